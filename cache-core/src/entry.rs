@@ -1,0 +1,164 @@
+//! Entries: a value and one timeline, the same at every level.
+
+use std::{any::Any, fmt, sync::Arc, time::Duration};
+
+use crate::clock::Moment;
+
+/// Names one stored version of one key, so that nodes can tell "the entry that I hold" from another. Random, never
+/// zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryId(pub u64);
+
+impl EntryId {
+    /// A new id.
+    pub fn random() -> Self {
+        Self(fastrand::u64(1..))
+    }
+}
+
+/// When an entry was born (when its load **started**), until when it is fresh, and until when it is usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    /// When the load of the value started.
+    pub born: Moment,
+    /// Exclusive: at this moment the entry is no longer fresh.
+    pub fresh_until: Moment,
+    /// Exclusive; never before `fresh_until`. Between the two the entry is stale: a choice, never an accident.
+    pub usable_until: Moment,
+}
+
+impl Timeline {
+    /// A timeline of an entry born at `born`.
+    pub fn new(born: Moment, fresh_for: Duration, usable_for: Duration) -> Self {
+        let fresh_until = born.after(fresh_for);
+        Self { born, fresh_until, usable_until: born.after(usable_for).max(fresh_until) }
+    }
+
+    /// How long the entry lives from birth.
+    pub fn lifetime(&self) -> Duration {
+        self.usable_until.since(self.born)
+    }
+
+    /// What is left at `now`.
+    pub fn remaining(&self, now: Moment) -> Duration {
+        self.usable_until.since(now)
+    }
+
+    /// The same timeline, ending no later than `by`.
+    #[must_use]
+    pub fn capped(self, by: Moment) -> Self {
+        Self { born: self.born, fresh_until: self.fresh_until.min(by), usable_until: self.usable_until.min(by) }
+    }
+}
+
+/// Where an entry stands on its cache's logical clock: the epoch, and the invalidation number that its loader knew
+/// before it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// Random; a new one makes every older entry invalid.
+    pub epoch: u64,
+    /// Number of the last invalidation known before the load began.
+    pub sequence: u64,
+}
+
+/// What few entries have, kept behind one pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Tags by which the entry can be invalidated.
+    pub tags: Vec<Box<str>>,
+    /// The source's validator, for conditional refresh.
+    pub etag: Option<Box<str>>,
+}
+
+impl Extra {
+    pub(crate) fn boxed(self) -> Option<Arc<Self>> {
+        (self != Self::default()).then(|| Arc::new(self))
+    }
+}
+
+/// A decoded entry on its way between levels.
+pub(crate) struct Entry<T> {
+    /// `None`: the source is known not to have it.
+    pub(crate) value: Option<Arc<T>>,
+    pub(crate) timeline: Timeline,
+    pub(crate) id: EntryId,
+    pub(crate) stamp: Stamp,
+    /// How long the load took: for XFetch and "time saved".
+    pub(crate) cost: Duration,
+    /// Made by an explicit `set`, not by a load.
+    pub(crate) by_set: bool,
+    pub(crate) extra: Option<Arc<Extra>>,
+    /// Size of the encoded payload in bytes, where the entry was decoded or encoded.
+    pub(crate) encoded: Option<u32>,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), extra: self.extra.clone(), ..*self }
+    }
+}
+
+/// What an in-process store keeps: the object itself, never its bytes, and a copy of its timeline.
+///
+/// Cloning costs two reference counts.
+#[derive(Clone)]
+pub struct Object {
+    pub(crate) value: Arc<dyn Any + Send + Sync>,
+    pub(crate) timeline: Timeline,
+    pub(crate) quiet_until: Moment,
+    pub(crate) id: EntryId,
+    pub(crate) stamp: Stamp,
+    pub(crate) extra: Option<Arc<Extra>>,
+    pub(crate) cost_us: u32,
+    pub(crate) seen: u32,
+    pub(crate) weight: u32,
+    pub(crate) by_set: bool,
+}
+
+/// Stands in for the value of an entry that says "the source does not have this key".
+pub(crate) struct AbsentMark;
+
+impl Object {
+    /// When the store may forget the object for good.
+    pub fn usable_until(&self) -> Moment {
+        self.timeline.usable_until
+    }
+
+    /// What is left of its life.
+    pub fn remaining(&self, now: Moment) -> Duration {
+        self.timeline.remaining(now)
+    }
+
+    /// Weight in bytes (0 where the store does not weigh).
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// An object without a cache around it, for testing a store.
+    pub fn for_tests(value: Arc<dyn Any + Send + Sync>, timeline: Timeline, weight: u32) -> Self {
+        Self {
+            value,
+            quiet_until: timeline.fresh_until,
+            timeline,
+            id: EntryId::random(),
+            stamp: Stamp::default(),
+            extra: None,
+            cost_us: 0,
+            seen: 0,
+            weight,
+            by_set: false,
+        }
+    }
+
+    /// The value, if it is a `T`.
+    pub fn value<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        Arc::clone(&self.value).downcast().ok()
+    }
+}
+
+/// Values stay out of `Debug` output.
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("timeline", &self.timeline).field("weight", &self.weight).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,151 @@
+//! The one error of this crate.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+/// Any error, boxed: what loaders, sources and providers may fail with.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, for callers that decide by it. A miss is never an error.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A setting is malformed or contradicts another. The message names field, value and fix.
+    Config,
+    /// The key cannot be used: it is empty.
+    Key,
+    /// The loader (or source) returned an error; [`Error::load_error`] gives it back.
+    Load,
+    /// The loader ran into the policy's hard limit, and nothing stale could stand in.
+    LoadTimeout,
+    /// The loader panicked. The key is free again.
+    LoadPanicked,
+    /// The load was aborted before it ended: its runtime shut down, or the cache was closed.
+    LoadAborted,
+    /// A loader asked, directly or through other loaders, for the key that it is loading.
+    Cycle,
+    /// The source is known not to have this key, and the loader promised a plain value.
+    Absent,
+    /// A level failed and its stance is to surface failures.
+    Level,
+    /// The value could not be encoded.
+    Encode,
+    /// The cache has been closed.
+    Closed,
+    /// No tokio runtime is running on this thread.
+    NoRuntime,
+}
+
+impl ErrorKind {
+    /// A low-cardinality word for telemetry (`error.type`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Key => "key",
+            Self::Load => "load",
+            Self::LoadTimeout => "load_timeout",
+            Self::LoadPanicked => "load_panicked",
+            Self::LoadAborted => "load_aborted",
+            Self::Cycle => "cycle",
+            Self::Absent => "absent",
+            Self::Level => "level",
+            Self::Encode => "encode",
+            Self::Closed => "closed",
+            Self::NoRuntime => "no_runtime",
+        }
+    }
+}
+
+/// A cheap, cloneable error: all waiters of one failed load share it, cause included.
+///
+/// No variant carries a cached value, a key or a credential.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of `kind` with a message for people.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    /// The same, keeping the cause in the source chain.
+    pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: impl Into<BoxError>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+    }
+
+    /// A bad setting: which field, the value it has, and what to do about it.
+    pub fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The loader's own error, when this is a [`ErrorKind::Load`] of that type.
+    ///
+    /// An `anyhow::Error` is found under `E = anyhow::Error`'s inner type only if it was boxed as that type:
+    /// give the loader a typed error where the caller wants it back.
+    pub fn load_error<E: StdError + 'static>(&self) -> Option<&E> {
+        self.0.source.as_deref().and_then(|e| e.downcast_ref())
+    }
+
+    /// Whether the same call may succeed later without any change.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::Load
+                | ErrorKind::LoadTimeout
+                | ErrorKind::LoadPanicked
+                | ErrorKind::LoadAborted
+                | ErrorKind::Level
+        )
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut d = f.debug_struct("Error");
+        d.field("kind", &self.0.kind).field("message", &self.0.message);
+        if let Some(source) = &self.0.source {
+            d.field("source", source);
+        }
+        d.finish()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_error_gives_the_cause_back() {
+        let io = std::io::Error::other("down");
+        let shared = Error::with_source(ErrorKind::Load, "load failed", io);
+        let other = shared.clone();
+        assert_eq!(other.load_error::<std::io::Error>().map(ToString::to_string).as_deref(), Some("down"));
+        assert!(other.source().is_some());
+        assert_eq!(std::mem::size_of::<Error>(), std::mem::size_of::<usize>());
+    }
+}

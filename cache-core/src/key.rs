@@ -1,0 +1,356 @@
+//! Keys: what a caller may ask for, and the form in which levels see it.
+
+use std::{fmt, hash::BuildHasher, hash::Hash, sync::OnceLock};
+
+use foldhash::fast::FixedState;
+
+/// Something that names an entry of one cache: `&str`, `String`, integers, `bool`, `char`, UUIDs, and
+/// tuples of them.
+///
+/// A single part renders as itself (`42`, `abc`), so that an operator finds it in `redis-cli`. A tuple renders
+/// as `(3:a:b,1:c)`: every part carries its length in bytes, so `("a:b", "c")` and `("a", "b:c")` are
+/// different keys. A string that starts with `(` gets that bracket doubled, which keeps strings and tuples apart.
+/// `42u64` and `"42"` are the same key: types do not take part. Bytes decide: `Foo` is not `foo`, and the composed
+/// and decomposed forms of one letter are two keys.
+///
+/// For a newtype, delegate:
+///
+/// ```
+/// use cache_core::{CacheKey, KeyBuf};
+/// struct UserId(u64);
+/// impl CacheKey for UserId {
+///     type Owned = u64;
+///     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+///         self.0.render(buf)
+///     }
+///     fn to_owned_key(&self) -> u64 {
+///         self.0
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a cache key",
+    note = "keys are strings, integers, UUIDs, tuples of keys and references to them; implement `CacheKey` for a newtype by delegating to its field"
+)]
+pub trait CacheKey: Sync {
+    /// The form handed to loaders: `String` for `&str`, itself for integers.
+    type Owned: CacheKey<Owned = Self::Owned> + Clone + Eq + Hash + Send + Sync + 'static;
+
+    /// Writes the key into `buf` or returns it in place. Allocates only beyond [`KeyBuf::INLINE`] bytes.
+    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str;
+
+    /// Called on a miss only.
+    fn to_owned_key(&self) -> Self::Owned;
+}
+
+/// A stack buffer for rendering keys; longer ones spill to the heap.
+pub struct KeyBuf {
+    inline: [u8; Self::INLINE],
+    len: usize,
+    spill: Option<String>,
+}
+
+impl KeyBuf {
+    /// Bytes that fit without an allocation.
+    pub const INLINE: usize = 64;
+
+    /// An empty buffer.
+    pub const fn new() -> Self {
+        Self { inline: [0; Self::INLINE], len: 0, spill: None }
+    }
+
+    /// Appends text.
+    pub fn push_str(&mut self, text: &str) {
+        if let Some(spill) = &mut self.spill {
+            spill.push_str(text);
+        } else if let Some(free) = self.inline.get_mut(self.len..self.len + text.len()) {
+            free.copy_from_slice(text.as_bytes());
+            self.len += text.len();
+        } else {
+            let mut spill = String::with_capacity((self.len + text.len()) * 2);
+            spill.push_str(self.as_str());
+            spill.push_str(text);
+            self.spill = Some(spill);
+        }
+    }
+
+    /// Appends a part with its length in front.
+    fn push_part(&mut self, part: &str) {
+        push_decimal(self, part.len() as u128, false);
+        self.push_str(":");
+        self.push_str(part);
+    }
+
+    /// What has been written so far.
+    pub fn as_str(&self) -> &str {
+        match &self.spill {
+            Some(spill) => spill,
+            // Only whole `&str`s are ever copied in, so the bytes are valid text.
+            None => std::str::from_utf8(&self.inline[..self.len]).unwrap_or_default(),
+        }
+    }
+}
+
+impl Default for KeyBuf {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for KeyBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyBuf").finish_non_exhaustive()
+    }
+}
+
+fn push_decimal(buf: &mut KeyBuf, mut n: u128, negative: bool) {
+    // 39 digits of u128::MAX and a sign.
+    let mut digits = [0u8; 40];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(n % 10).unwrap_or(0);
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    if negative {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    buf.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+}
+
+impl CacheKey for str {
+    type Owned = String;
+    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+        if self.as_bytes().first() == Some(&b'(') {
+            buf.push_str("(");
+            buf.push_str(self);
+            return buf.as_str();
+        }
+        self
+    }
+    fn to_owned_key(&self) -> String {
+        self.to_owned()
+    }
+}
+
+impl CacheKey for String {
+    type Owned = Self;
+    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+        self.as_str().render(buf)
+    }
+    fn to_owned_key(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl<K: CacheKey + ?Sized> CacheKey for &K {
+    type Owned = K::Owned;
+    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+        (**self).render(buf)
+    }
+    fn to_owned_key(&self) -> K::Owned {
+        (**self).to_owned_key()
+    }
+}
+
+macro_rules! integer_keys {
+    ($($t:ty),*) => {$(
+        impl CacheKey for $t {
+            type Owned = $t;
+            fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+                #[allow(unused_comparisons, clippy::cast_sign_loss, reason = "one macro for signed and unsigned")]
+                let (magnitude, negative) = if *self < 0 {
+                    ((*self as i128).unsigned_abs(), true)
+                } else {
+                    (*self as u128, false)
+                };
+                push_decimal(buf, magnitude, negative);
+                buf.as_str()
+            }
+            fn to_owned_key(&self) -> $t {
+                *self
+            }
+        }
+    )*};
+}
+integer_keys!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
+
+macro_rules! display_keys {
+    ($($t:ty),*) => {$(
+        impl CacheKey for $t {
+            type Owned = $t;
+            fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+                use fmt::Write;
+                // Writing to a buffer that grows cannot fail.
+                let _ = write!(buf, "{self}");
+                buf.as_str()
+            }
+            fn to_owned_key(&self) -> $t {
+                *self
+            }
+        }
+    )*};
+}
+display_keys!(bool, char);
+#[cfg(feature = "uuid")]
+display_keys!(uuid::Uuid);
+
+impl fmt::Write for KeyBuf {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        self.push_str(s);
+        Ok(())
+    }
+}
+
+macro_rules! tuple_keys {
+    ($($name:ident : $index:tt),+) => {
+        impl<$($name: CacheKey),+> CacheKey for ($($name,)+) {
+            type Owned = ($($name::Owned,)+);
+            fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+                $(
+                    buf.push_str(if $index == 0 { "(" } else { "," });
+                    let mut part = KeyBuf::new();
+                    let part = self.$index.render(&mut part);
+                    buf.push_part(part);
+                )+
+                buf.push_str(")");
+                buf.as_str()
+            }
+            fn to_owned_key(&self) -> Self::Owned {
+                ($(self.$index.to_owned_key(),)+)
+            }
+        }
+    };
+}
+tuple_keys!(A: 0);
+tuple_keys!(A: 0, B: 1);
+tuple_keys!(A: 0, B: 1, C: 2);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5);
+
+/// Identifies one `TracedCache` within this process. Two caches never share in-process entries, even when they
+/// have one name and one provider, so a type clash between them cannot happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheId(pub u32);
+
+/// A key as providers see it: borrowed, hashed once.
+#[derive(Clone, Copy)]
+pub struct RawKey<'a> {
+    /// Which cache of this process asks. In-process stores keep entries apart by it.
+    pub cache: CacheId,
+    /// The cache's name: letters, digits, `.`, `_`, `-`, `/`; never empty. Remote stores keep entries apart by it.
+    pub namespace: &'a str,
+    /// The rendered id: any text. Empty only for the cache's own marker, see [`RawKey::marker`].
+    pub id: &'a str,
+    /// Hash of `id` under one process-wide seed. Differs between processes and runs of a build: never store it.
+    pub hash: u64,
+}
+
+impl<'a> RawKey<'a> {
+    /// Hashes `id`.
+    pub fn new(cache: CacheId, namespace: &'a str, id: &'a str) -> Self {
+        Self { cache, namespace, id, hash: hash_id(id) }
+    }
+
+    /// The key under which a cache keeps its own marker at a level. Ids of users are never empty.
+    pub fn marker(cache: CacheId, namespace: &'a str) -> Self {
+        Self::new(cache, namespace, "")
+    }
+
+    /// `namespace:id`, injective because a namespace holds no colon.
+    pub fn joined(&self) -> String {
+        let mut out = String::with_capacity(self.namespace.len() + 1 + self.id.len());
+        out.push_str(self.namespace);
+        out.push(':');
+        out.push_str(self.id);
+        out
+    }
+
+    /// Length of [`RawKey::joined`] in bytes.
+    pub fn joined_len(&self) -> usize {
+        self.namespace.len() + 1 + self.id.len()
+    }
+}
+
+/// Keys stay out of `Debug` output: they may hold personal data.
+impl fmt::Debug for RawKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawKey").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn hash_id(id: &str) -> u64 {
+    static STATE: OnceLock<FixedState> = OnceLock::new();
+    // Seeded per process, so that a client who picks keys cannot aim at one bucket.
+    STATE.get_or_init(|| FixedState::with_seed(fastrand::u64(..))).hash_one(id)
+}
+
+/// Shortens a key that is over a backend's limit: head of the text, `~`, and 128 bits of XXH3 in hex over the whole.
+///
+/// Distinct long keys stay distinct (up to a 128-bit collision) and the head still tells an operator what it is.
+/// Stable across processes and releases. The cut never splits a character.
+pub fn shorten(key: &str, limit: usize) -> std::borrow::Cow<'_, str> {
+    if key.len() <= limit {
+        return key.into();
+    }
+    let digest = format!("~{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()));
+    let mut head = limit.saturating_sub(digest.len());
+    while !key.is_char_boundary(head) {
+        head -= 1;
+    }
+    format!("{}{digest}", &key[..head]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(key: impl CacheKey) -> String {
+        key.render(&mut KeyBuf::new()).to_owned()
+    }
+
+    #[test]
+    fn y10_composites_are_injective() {
+        assert_ne!(text(("a:b", "c")), text(("a", "b:c")));
+        assert_ne!(text(("a", "b")), text("(1:a,1:b)"));
+        assert_ne!(text((("a", "b"), "c")), text(("a", ("b", "c"))));
+        assert_eq!(text("(1:a,1:b)"), "((1:a,1:b)");
+    }
+
+    #[test]
+    fn integers_render_like_display() {
+        for n in [0i64, -1, 7, i64::MIN, i64::MAX] {
+            assert_eq!(text(n), n.to_string());
+        }
+        assert_eq!(text(u128::MAX), u128::MAX.to_string());
+        assert_eq!(text(i128::MIN), i128::MIN.to_string());
+    }
+
+    #[test]
+    fn long_keys_spill_and_stay_whole() {
+        let long = "x".repeat(200);
+        assert_eq!(text((long.as_str(), 1)), format!("(200:{long},1:1)"));
+    }
+
+    #[test]
+    fn y2_shortened_keys_stay_distinct() {
+        let a = "k".repeat(999) + "a";
+        let b = "k".repeat(999) + "b";
+        let (a, b) = (shorten(&a, 250), shorten(&b, 250));
+        assert_ne!(a, b);
+        assert!(a.len() <= 250);
+        assert_eq!(shorten("short", 250), "short");
+        assert!(shorten(&"é".repeat(300), 250).len() <= 250);
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let key = RawKey::new(CacheId(1), "users", "secret-42");
+        assert!(!format!("{key:?}").contains("secret"));
+    }
+}

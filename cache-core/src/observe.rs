@@ -1,0 +1,523 @@
+//! Watching a cache: events for what leaves the nearest level, spans for those who trace.
+
+use std::{fmt, pin::Pin, sync::Arc, task, time::Duration};
+
+use pin_project_lite::pin_project;
+
+use crate::{Description, ErrorKind, EvictionCause, Outcome, Unreadable, stats::Stats};
+
+/// The verbs of a cache, as telemetry names them (`cache.operation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verb {
+    /// `get` and `look`.
+    Get,
+    /// `get_or_set` in all its forms.
+    GetOrSet,
+    /// `get_many`.
+    GetMany,
+    /// `get_or_set_many`.
+    GetOrSetMany,
+    /// `set`.
+    Set,
+    /// `set_many`.
+    SetMany,
+    /// `invalidate`.
+    Invalidate,
+    /// `invalidate_many`.
+    InvalidateMany,
+    /// `expire`.
+    Expire,
+    /// `clear`.
+    Clear,
+    /// `refresh`, and refreshes in the background.
+    Refresh,
+    /// `save` and `delete` of a source behind the cache.
+    Save,
+    /// `warm`.
+    Warm,
+}
+
+impl Verb {
+    /// All verbs.
+    pub const ALL: [Self; 13] = [
+        Self::Get,
+        Self::GetOrSet,
+        Self::GetMany,
+        Self::GetOrSetMany,
+        Self::Set,
+        Self::SetMany,
+        Self::Invalidate,
+        Self::InvalidateMany,
+        Self::Expire,
+        Self::Clear,
+        Self::Refresh,
+        Self::Save,
+        Self::Warm,
+    ];
+
+    /// A low-cardinality word for telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::GetOrSet => "get_or_set",
+            Self::GetMany => "get_many",
+            Self::GetOrSetMany => "get_or_set_many",
+            Self::Set => "set",
+            Self::SetMany => "set_many",
+            Self::Invalidate => "invalidate",
+            Self::InvalidateMany => "invalidate_many",
+            Self::Expire => "expire",
+            Self::Clear => "clear",
+            Self::Refresh => "refresh",
+            Self::Save => "save",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// What is done at one level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LevelOp {
+    /// A read.
+    Get,
+    /// A write.
+    Put,
+    /// A removal.
+    Remove,
+}
+
+impl LevelOp {
+    /// A low-cardinality word for telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// Why a level did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LevelFault {
+    /// The provider answered with an error.
+    Error,
+    /// It did not answer within the level's budget.
+    Timeout,
+    /// It panicked.
+    Panic,
+}
+
+impl LevelFault {
+    /// A low-cardinality word for telemetry (`error.type`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// State of a level's breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BreakerState {
+    /// Requests go through.
+    Closed,
+    /// One request is on its way to find out.
+    HalfOpen,
+    /// Requests are not sent.
+    Open,
+}
+
+/// How a load ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LoadEnd {
+    /// With a value.
+    Value,
+    /// The source does not have the key.
+    Absent,
+    /// The held value is still right.
+    Unchanged,
+    /// An answer that is not stored.
+    NotStored,
+    /// It failed.
+    Failed(ErrorKind),
+}
+
+impl LoadEnd {
+    /// A low-cardinality word for telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Value => "value",
+            Self::Absent => "absent",
+            Self::Unchanged => "unchanged",
+            Self::NotStored => "not_stored",
+            Self::Failed(kind) => kind.as_str(),
+        }
+    }
+}
+
+/// Something that happened. Never carries a value; keys only as hashes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A call ended. Look-ups that the nearest level served are sampled: each such event stands for `weight` calls.
+    Operation {
+        /// Which verb.
+        verb: Verb,
+        /// For single look-ups, how it ended.
+        outcome: Option<Outcome>,
+        /// The level that served it.
+        level: Option<u8>,
+        /// Time from call to answer.
+        elapsed: Duration,
+        /// Number of keys.
+        keys: usize,
+        /// How many calls this event stands for.
+        weight: u32,
+        /// The error it ended with.
+        error: Option<ErrorKind>,
+    },
+    /// A level was asked, and answered or failed.
+    Level {
+        /// Which level, 0 being the nearest.
+        level: u8,
+        /// What it was asked.
+        op: LevelOp,
+        /// Number of keys.
+        keys: usize,
+        /// Time it took.
+        elapsed: Duration,
+        /// How it failed, if it did.
+        fault: Option<LevelFault>,
+        /// The provider's error.
+        error: Option<&'a (dyn std::error::Error + 'static)>,
+    },
+    /// A load ended.
+    Load {
+        /// Time from start to end.
+        elapsed: Duration,
+        /// How it ended.
+        end: LoadEnd,
+        /// Nobody waited for it when it was started.
+        background: bool,
+        /// Number of keys.
+        keys: usize,
+    },
+    /// A caller waited for another caller's load.
+    Coalesced {
+        /// How long.
+        waited: Duration,
+    },
+    /// An entry of a level could not be read and counts as a miss.
+    Unreadable {
+        /// Which level.
+        level: u8,
+        /// Why.
+        reason: Unreadable,
+    },
+    /// A value was not sent to a level because it is over the level's limit; what the level held of the key is removed.
+    TooLarge {
+        /// Which level.
+        level: u8,
+        /// Bytes of the item.
+        size: usize,
+        /// The level's limit in bytes.
+        limit: usize,
+    },
+    /// A value could not be encoded and was not sent to a level.
+    NotEncoded {
+        /// Which level.
+        level: u8,
+    },
+    /// An item was encoded for or decoded from a level.
+    Item {
+        /// Which level.
+        level: u8,
+        /// Read or written.
+        op: LevelOp,
+        /// Bytes of the item.
+        bytes: usize,
+    },
+    /// A fill was refused because an invalidation or a set had overtaken it.
+    Overtaken,
+    /// An in-process level let an entry go.
+    Evicted {
+        /// Which level.
+        level: u8,
+        /// Why.
+        cause: EvictionCause,
+    },
+    /// A level's breaker changed.
+    Breaker {
+        /// Which level.
+        level: u8,
+        /// Its new state.
+        state: BreakerState,
+    },
+    /// Something that an operator may want to put right. A sentence, without keys or values.
+    Advice(&'a str),
+}
+
+/// A cache, as telemetry knows it.
+#[derive(Clone, Debug)]
+pub struct CacheInfo {
+    pub(crate) name: Arc<str>,
+    pub(crate) levels: Arc<[LevelInfo]>,
+}
+
+impl CacheInfo {
+    /// `cache.name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its levels, nearest first.
+    pub fn levels(&self) -> &[LevelInfo] {
+        &self.levels
+    }
+}
+
+/// A level, as telemetry knows it.
+#[derive(Clone, Debug)]
+pub struct LevelInfo {
+    /// `l1`, `l2`, ... by position.
+    pub position: Arc<str>,
+    /// What the provider is.
+    pub provider: Description,
+    /// Whether it keeps objects rather than bytes.
+    pub in_process: bool,
+}
+
+/// Receives what happens in caches. OpenTelemetry is one observer, a test's recorder another.
+///
+/// Called inline, so it must be quick; a panic in it is caught and dropped. L1 hits produce no call but for the sampled
+/// [`Event::Operation`]: their counts are in [`Stats`].
+pub trait Observer: Send + Sync + 'static {
+    /// A cache was built. Keep a `Weak` of the statistics: they live as long as the cache.
+    fn attach(&self, stats: &Arc<Stats>) {
+        let _ = stats;
+    }
+
+    /// Something happened in a cache.
+    fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
+        let _ = (cache, event);
+    }
+
+    /// A piece of work begins. `None`: it is not recorded, and costs nothing more.
+    fn span(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {
+        let _ = (cache, start);
+        None
+    }
+
+    /// What surrounds the caller on this thread (a trace context, say), to be put around its load, which runs elsewhere.
+    fn ambient(&self) -> Option<Arc<dyn Ambient>> {
+        None
+    }
+}
+
+/// A piece of work that may become a span.
+#[derive(Clone, Debug)]
+pub struct SpanStart<'a> {
+    /// Its kind.
+    pub kind: SpanKind,
+    /// The key, for observers that were told to show some. Mask it.
+    pub key: Option<&'a str>,
+    /// Number of keys.
+    pub keys: usize,
+    /// Starts a trace of its own: background work.
+    pub root: bool,
+}
+
+/// Kinds of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpanKind {
+    /// A call that leaves the nearest level.
+    Operation(Verb),
+    /// One level's part in it.
+    Level {
+        /// Which level.
+        level: u8,
+        /// What it is asked.
+        op: LevelOp,
+    },
+    /// The loader.
+    Load,
+}
+
+/// A span under way. Ends when dropped.
+pub trait Span: Send + Sync + 'static {
+    /// Runs `work` with this span as the current one. Called around every poll.
+    fn within(&self, work: &mut dyn FnMut());
+
+    /// How the look-up ended.
+    fn found(&self, outcome: Outcome, level: Option<u8>) {
+        let _ = (outcome, level);
+    }
+
+    /// Size of the item in bytes.
+    fn size(&self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// It failed; a low-cardinality word for `error.type`.
+    fn failed(&self, error: &str) {
+        let _ = error;
+    }
+
+    /// This work waited for, or came from, that other span.
+    fn link(&self, other: &dyn Span) {
+        let _ = other;
+    }
+
+    /// For [`Span::link`] of the same observer.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// Puts something of the caller's around work that runs elsewhere: a trace context, a task-local.
+pub trait Ambient: Send + Sync + 'static {
+    /// Runs `work` inside. Called around every poll.
+    fn within(&self, work: &mut dyn FnMut());
+}
+
+
+pin_project! {
+    /// A future that is polled inside zero or more surroundings.
+    pub(crate) struct Within<F> {
+        #[pin]
+        future: F,
+        around: Vec<Arc<dyn Ambient>>,
+    }
+}
+
+pub(crate) fn within<F: Future>(around: Vec<Arc<dyn Ambient>>, future: F) -> Within<F> {
+    Within { future, around }
+}
+
+fn nest(around: &[Arc<dyn Ambient>], work: &mut dyn FnMut()) {
+    match around.split_first() {
+        None => work(),
+        Some((outer, inner)) => outer.within(&mut || nest(inner, work)),
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<F::Output> {
+        let this = self.project();
+        let mut future = this.future;
+        if this.around.is_empty() {
+            return future.poll(cx);
+        }
+        let mut polled = task::Poll::Pending;
+        nest(this.around, &mut || polled = future.as_mut().poll(cx));
+        polled
+    }
+}
+
+/// The observers of one cache. Empty costs a length check.
+#[derive(Clone)]
+pub(crate) struct Observers {
+    pub(crate) info: CacheInfo,
+    all: Arc<[Arc<dyn Observer>]>,
+}
+
+impl Observers {
+    pub(crate) fn new(info: CacheInfo, all: Vec<Arc<dyn Observer>>) -> Self {
+        Self { info, all: all.into() }
+    }
+
+    pub(crate) fn attach(&self, stats: &Arc<Stats>) {
+        for observer in self.all.iter() {
+            guard(|| observer.attach(stats));
+        }
+    }
+
+    pub(crate) fn event(&self, event: &Event<'_>) {
+        for observer in self.all.iter() {
+            guard(|| observer.event(&self.info, event));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Starts a span with every observer that records.
+    pub(crate) fn span(&self, start: &SpanStart<'_>) -> Spans {
+        let mut spans = Spans(Vec::new());
+        for observer in self.all.iter() {
+            if let Some(Some(span)) = guard(|| observer.span(&self.info, start)) {
+                spans.0.push(span);
+            }
+        }
+        spans
+    }
+
+    pub(crate) fn ambient(&self) -> Vec<Arc<dyn Ambient>> {
+        self.all.iter().filter_map(|o| guard(|| o.ambient()).flatten()).collect()
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observers").field("cache", &self.info.name).finish_non_exhaustive()
+    }
+}
+
+/// A broken observer must not break the cache.
+fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
+}
+
+/// One piece of work, as every recording observer sees it.
+#[derive(Clone, Default)]
+pub(crate) struct Spans(Vec<Arc<dyn Span>>);
+
+impl Spans {
+    pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>) {
+        self.each(|s| s.found(outcome, level));
+    }
+
+    pub(crate) fn size(&self, bytes: usize) {
+        self.each(|s| s.size(bytes));
+    }
+
+    pub(crate) fn failed(&self, error: &str) {
+        self.each(|s| s.failed(error));
+    }
+
+    /// Links span by span; a span of another observer's kind is for `link` to ignore.
+    pub(crate) fn link(&self, other: &Self) {
+        self.each(|s| other.0.iter().for_each(|o| s.link(&**o)));
+    }
+
+    fn each(&self, call: impl Fn(&dyn Span)) {
+        for span in &self.0 {
+            guard(|| call(&**span));
+        }
+    }
+
+    /// Runs `future` with these spans current.
+    pub(crate) fn around<F: Future>(&self, future: F) -> Within<F> {
+        within(self.ambient(), future)
+    }
+
+    pub(crate) fn ambient(&self) -> Vec<Arc<dyn Ambient>> {
+        self.0.iter().map(|span| Arc::new(Inside(Arc::clone(span))) as Arc<dyn Ambient>).collect()
+    }
+}
+
+struct Inside(Arc<dyn Span>);
+
+impl Ambient for Inside {
+    fn within(&self, work: &mut dyn FnMut()) {
+        self.0.within(work);
+    }
+}

@@ -1,0 +1,237 @@
+//! The trait that carries every backend.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{BoxError, CacheId, Object, RawKey};
+
+/// What a provider can do. The framework adapts to it; a provider never pretends.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Smallest step of a TTL. A TTL is rounded **up** to it; the entry's own timeline stays exact.
+    pub ttl_step: Duration,
+    /// Longest TTL; longer ones are kept without expiry or refused, as the provider documents. `None`: no limit.
+    pub ttl_max: Option<Duration>,
+    /// Most bytes of `namespace:id` that are stored as they are; longer keys are shortened with a digest.
+    pub key_max: Option<usize>,
+    /// Most bytes of one item. Larger ones are not sent.
+    pub value_max: Option<usize>,
+    /// Whether the provider is reached over a network: it can be down, slow, or shared with other processes.
+    pub remote: bool,
+}
+
+impl Capabilities {
+    /// A store in this process without limits.
+    pub const fn in_process() -> Self {
+        Self {
+            ttl_step: Duration::from_nanos(1),
+            ttl_max: None,
+            key_max: None,
+            value_max: None,
+            remote: false,
+        }
+    }
+
+    /// A store behind a network without limits; set what differs.
+    pub const fn remote() -> Self {
+        Self { ttl_step: Duration::from_millis(1), remote: true, ..Self::in_process() }
+    }
+
+    /// Sets the smallest TTL step.
+    #[must_use]
+    pub const fn ttl_step(mut self, step: Duration) -> Self {
+        self.ttl_step = step;
+        self
+    }
+
+    /// Sets the longest TTL.
+    #[must_use]
+    pub const fn ttl_max(mut self, max: Duration) -> Self {
+        self.ttl_max = Some(max);
+        self
+    }
+
+    /// Sets the longest key.
+    #[must_use]
+    pub const fn key_max(mut self, bytes: usize) -> Self {
+        self.key_max = Some(bytes);
+        self
+    }
+
+    /// Sets the largest item.
+    #[must_use]
+    pub const fn value_max(mut self, bytes: usize) -> Self {
+        self.value_max = Some(bytes);
+        self
+    }
+}
+
+/// One item to store.
+#[derive(Clone, Debug)]
+pub struct Put<'a> {
+    /// Under which key.
+    pub key: RawKey<'a>,
+    /// The whole item. Never empty: an envelope has a header.
+    pub bytes: Bytes,
+    /// Physical life, counted by the store from now, never zero. `Duration::MAX`: until evicted.
+    pub ttl: Duration,
+}
+
+/// What a provider is, for telemetry and errors. Holds no credential.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// `db.system.name` where there is one: `redis`, `memcached`, `memory`.
+    pub system: &'static str,
+    /// `server.address`.
+    pub address: Option<String>,
+    /// `server.port`.
+    pub port: Option<u16>,
+}
+
+impl Description {
+    /// A provider in this process.
+    pub const fn local(system: &'static str) -> Self {
+        Self { system, address: None, port: None }
+    }
+
+    /// A provider behind one address.
+    pub fn remote(system: &'static str, address: impl Into<String>, port: Option<u16>) -> Self {
+        Self { system, address: Some(address.into()), port }
+    }
+}
+
+/// A place that keeps entries: Redis, Memcached, process memory, yours.
+///
+/// Batches come first: a provider that has a multi-key command implements [`get_many`](Self::get_many) with it, and the
+/// single-key form follows. Results are per item, in the order of the request and of the same length, because a batch
+/// may fail in part. A miss is `Ok(None)`, never an error.
+///
+/// # Contract
+/// - Values are opaque bytes: what was put comes back bit for bit, or not at all.
+/// - A put replaces what was there. A put that is refused (too large, say) leaves **nothing** of the old value.
+/// - A removed, expired or evicted item is a miss. Removing what is not there succeeds.
+/// - The provider has connection timeouts of its own, but need not bound each call: a level does that, by dropping the
+///   future. Dropping a future must leave the provider usable, and must not mix up replies.
+/// - Nothing is retried blindly: a write whose outcome is unknown is an error.
+/// - Errors, `Debug` and logs hold no key, value or credential.
+///
+/// `cache_core::testing::conformance` (feature `testing`) holds every provider to it.
+#[async_trait]
+pub trait CacheProvider: Send + Sync + 'static {
+    /// What it can do. Constant over the provider's life.
+    fn capabilities(&self) -> Capabilities;
+
+    /// What it is.
+    fn describe(&self) -> Description;
+
+    /// Looks up each key.
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>>;
+
+    /// Stores each item.
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>>;
+
+    /// Makes each key a miss.
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>>;
+
+    /// Looks up one key. Override where single look-ups have a cheaper way, or are gathered.
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        one(self.get_many(&[key]).await)
+    }
+
+    /// Stores one item.
+    async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
+        one(self.put_many(&[item]).await)
+    }
+
+    /// Makes one key a miss.
+    async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
+        one(self.remove_many(&[key]).await)
+    }
+
+    /// Asks the store for a sign of life.
+    async fn ping(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// How far the store's wall clock is ahead of this node's, in milliseconds, as last measured.
+    fn time_offset_ms(&self) -> i64 {
+        0
+    }
+
+    /// The object store behind an in-process provider. Asked once, when a cache is built; a cache that gets one keeps
+    /// objects in it and never encodes for this level.
+    fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
+    async fn close(&self) {}
+}
+
+fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
+    match results.pop() {
+        Some(result) if results.is_empty() => result,
+        _ => Err("the provider did not answer with one result per key".into()),
+    }
+}
+
+/// A store of objects in this process. Synchronous: nothing here may block or await.
+///
+/// Entries of different caches are apart by [`RawKey::cache`]. The store may forget anything at any time; it must not
+/// keep anything past the object's `usable_until` for ever (lazily is fine, capacity is the bound).
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
+    fn get(&self, key: RawKey<'_>) -> Option<Object>;
+
+    /// Stores an object, replacing what was there.
+    fn put(&self, key: RawKey<'_>, object: Object);
+
+    /// Forgets a key; says whether it was there.
+    fn remove(&self, key: RawKey<'_>) -> bool;
+
+    /// Frees what entries of this cache it cheaply can. Correctness never depends on it: the cache does not serve what
+    /// it has cleared.
+    fn clear(&self, cache: CacheId);
+
+    /// Entries held now, over all caches; may count entries that have expired and were not yet swept.
+    fn len(&self) -> u64;
+
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Total weight held now.
+    fn weight(&self) -> u64;
+
+    /// Whether capacity is counted in bytes, so that objects must carry a weight.
+    fn weighs(&self) -> bool {
+        false
+    }
+
+    /// A cache begins to use this store. `evictions` is told of entries of that cache which leave on the store's own
+    /// decision.
+    fn attach(&self, cache: CacheId, evictions: Arc<dyn Evictions>);
+
+    /// The cache is gone.
+    fn detach(&self, cache: CacheId);
+}
+
+/// Why a store let an entry go without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EvictionCause {
+    /// Its time was over.
+    Expired,
+    /// The store was full.
+    Size,
+}
+
+/// Hears of evictions. Called by the store, perhaps on another thread: must be quick and must not call back.
+pub trait Evictions: Send + Sync + 'static {
+    /// An entry left.
+    fn evicted(&self, key_hash: u64, cause: EvictionCause);
+}

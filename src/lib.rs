@@ -1,0 +1,2 @@
+//! Facade.
+pub use cache_core::*;
