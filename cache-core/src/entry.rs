@@ -68,6 +68,8 @@ pub struct Extra {
     pub tags: Vec<Box<str>>,
     /// The source's validator, for conditional refresh.
     pub etag: Option<Box<str>>,
+    /// After a failed refresh: do not load again before this moment. Never written to a remote level.
+    pub(crate) retry_at: Option<Moment>,
 }
 
 impl Extra {
