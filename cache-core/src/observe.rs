@@ -277,6 +277,11 @@ impl CacheInfo {
         &self.name
     }
 
+    /// The name, to be kept without copying it.
+    pub const fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// Its levels, nearest first.
     pub fn levels(&self) -> &[LevelInfo] {
         &self.levels
