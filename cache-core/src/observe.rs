@@ -272,6 +272,11 @@ pub struct CacheInfo {
 }
 
 impl CacheInfo {
+    /// Without a cache around it, for testing an observer.
+    pub fn for_tests(name: &str, levels: Vec<LevelInfo>) -> Self {
+        Self { name: name.into(), levels: levels.into() }
+    }
+
     /// `cache.name`.
     pub fn name(&self) -> &str {
         &self.name
