@@ -6,7 +6,7 @@ use cache_core::{Ambient, CacheInfo, LevelInfo, Outcome, Span, SpanKind, SpanSta
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value,
     baggage::BaggageExt,
-    trace::{Span as _, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
+    trace::{Link, Span as _, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
 };
 
 use crate::{instruments, names, telemetry::ShowKey};
@@ -29,8 +29,16 @@ where
     if skip {
         return None;
     }
-    let parent = if start.root { Context::new() } else { Context::current() };
-    let span = tracer.build_with_context(builder(cache, start, show), &parent);
+    let mut builder = builder(cache, start, show);
+    let parent = if start.root {
+        // Background work has a trace of its own, which says what set it off.
+        builder =
+            builder.with_links(vec![Link::with_context(Context::current().span().span_context().clone())]);
+        Context::new()
+    } else {
+        Context::current()
+    };
+    let span = tracer.build_with_context(builder, &parent);
     // No tracer is installed.
     if !span.span_context().is_valid() {
         return None;

@@ -120,6 +120,8 @@ fn waiters_link_to_the_load_and_background_work_has_its_own_trace() {
     assert_eq!(load.parent_span_id, SpanId::INVALID);
     let linked: Vec<_> = waiter.links.iter().map(|link| link.span_context.span_id()).collect();
     assert_eq!(linked, [load.span_context.span_id()]);
+    let set_off_by: Vec<_> = load.links.iter().map(|link| link.span_context.span_id()).collect();
+    assert_eq!(set_off_by, [waiter.span_context.span_id()]);
 }
 
 #[test]
