@@ -67,9 +67,9 @@ impl Memory {
 
     fn put_one(&self, item: &Put<'_>) -> Result<(), BoxError> {
         let joined = item.key.joined();
-        let size = u64::try_from(item.bytes.len()).unwrap_or(u64::MAX);
+        let size = item.bytes.len();
         match self.capabilities().value_max {
-            Some(limit) if item.bytes.len() > limit => {
+            Some(limit) if size > limit => {
                 self.engine().remove_bytes(&joined);
                 Err(format!("an item of {size} bytes is over the store's bound of {limit} bytes").into())
             }
