@@ -272,8 +272,18 @@ pub struct CacheInfo {
 }
 
 impl CacheInfo {
+    /// Without a cache around it, for testing an observer.
+    pub fn for_tests(name: &str, levels: Vec<LevelInfo>) -> Self {
+        Self { name: name.into(), levels: levels.into() }
+    }
+
     /// `cache.name`.
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name, to be kept without copying it.
+    pub const fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
 
