@@ -113,12 +113,11 @@ impl Process {
         *running = loop {
             match launch_on(&*self.launch, self.port, self.dir()) {
                 Ok(running) => break Some(running),
-                Err(Failed::Exited(_)) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(50))
+                Err(Failed::Exited(why)) => {
+                    assert!(Instant::now() < deadline, "restart on port {}: {why}", self.port);
+                    thread::sleep(Duration::from_millis(50));
                 }
-                Err(Failed::Exited(why) | Failed::Deadline(why)) => {
-                    panic!("restart on port {}: {why}", self.port)
-                }
+                Err(Failed::Deadline(why)) => panic!("restart on port {}: {why}", self.port),
             }
         };
     }
