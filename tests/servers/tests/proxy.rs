@@ -1,4 +1,5 @@
 //! Each fault of the proxy, as a client sees it.
+#![allow(clippy::unwrap_used, reason = "clippy exempts test functions, not their helpers")]
 
 use std::{
     io::{self, Read, Write},
