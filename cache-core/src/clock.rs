@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::future::Either;
 use tokio::sync::Notify;
 
 /// A moment on the monotonic clock, in nanoseconds since its origin. `Moment::NEVER` is later than all others.
@@ -157,10 +158,12 @@ impl Clock {
 
     /// Runs `future` for at most `limit` on this clock; `None` when the limit came first. Drops the future then.
     pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            out = future => Some(out),
-            () = self.sleep(limit) => None,
+        let work = std::pin::pin!(future);
+        let limit = std::pin::pin!(self.sleep(limit));
+        // Asks the work first: an answer that is there counts, whatever the time.
+        match futures::future::select(work, limit).await {
+            Either::Left((out, _)) => Some(out),
+            Either::Right(((), _)) => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Object, RawKey};
+use crate::{BoxError, CacheId, Error, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -128,6 +128,12 @@ pub trait CacheProvider: Send + Sync + 'static {
     /// What it is.
     fn describe(&self) -> Description;
 
+    /// Refuses settings that contradict themselves. Called when a cache is built, before any I/O, so that a constructor
+    /// need not return a `Result`. The error names field, value and fix.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Looks up each key.
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>>;
 
@@ -187,8 +193,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;
 
-    /// Stores an object, replacing what was there.
-    fn put(&self, key: RawKey<'_>, object: Object);
+    /// Stores an object, replacing what was there. `now` is the time on the cache's own clock, which may be a virtual
+    /// one: a store that expires entries by itself counts the object's remaining life from it.
+    fn put(&self, key: RawKey<'_>, object: Object, now: Moment);
 
     /// Forgets a key; says whether it was there.
     fn remove(&self, key: RawKey<'_>) -> bool;

@@ -281,7 +281,7 @@ impl Stats {
                             _ => BreakerState::Open,
                         },
                         entries: store.map(|s| s.len()),
-                        weight: store.map(|s| s.weight()),
+                        weight: store.filter(|s| s.weighs()).map(|s| s.weight()),
                     }
                 })
                 .collect(),
@@ -328,7 +328,7 @@ pub struct LevelSnapshot {
     pub breaker: BreakerState,
     /// Entries held, where the store is in process.
     pub entries: Option<u64>,
-    /// Weight held, where the store is in process.
+    /// Bytes held, where the store is in process and counts them.
     pub weight: Option<u64>,
 }
 
