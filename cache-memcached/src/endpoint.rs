@@ -1,6 +1,6 @@
 //! Where a server is, from its URL.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use url::Url;
 
@@ -47,11 +47,6 @@ impl Endpoint {
             return Err(bad("the port is 0"));
         }
         Ok(Self { host: host.to_ascii_lowercase(), port })
-    }
-
-    /// Whether the host has to be looked up, and so may come to mean another machine.
-    pub(crate) fn is_name(&self) -> bool {
-        self.host.parse::<IpAddr>().is_err()
     }
 }
 

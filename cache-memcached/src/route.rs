@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn keys_spread_and_a_lost_server_moves_only_its_own() {
-        let (five, four) = (Routes::new(NAMES), Routes::new(&NAMES[..4]));
+        let (five, four) = (Routes::new(NAMES), Routes::new(NAMES[..4].iter().copied()));
         let mut held = [0; 5];
         for i in 0..10_000 {
             let key = format!("k:{i}");
