@@ -37,7 +37,7 @@ mod tests {
     /// A change here sends every key of every user to another server: it needs a new major release.
     #[test]
     fn routes_are_stable_across_releases() {
-        const GOLDEN: [usize; 20] = [0; 20];
+        const GOLDEN: [usize; 20] = [0, 3, 1, 1, 3, 0, 2, 0, 4, 4, 3, 0, 1, 2, 4, 0, 3, 0, 1, 0];
         let routes = Routes::new(NAMES);
         let homes: Vec<usize> = (0..20).map(|i| routes.home(format!("users:{i}").as_bytes())).collect();
         assert_eq!(homes, GOLDEN);

@@ -62,7 +62,7 @@ mod tests {
     fn y1_exactly_250_bytes_pass_as_they_are() {
         let id = "k".repeat(250 - "app:ns:".len());
         assert_eq!(wire("app:", &id), format!("app:ns:{id}"));
-        let long = wire("app:", &(id.clone() + "k"));
+        let long = wire("app:", &(id + "k"));
         assert_eq!(long.len(), 250);
         assert!(long.starts_with("app:ns:kkk") && long.contains('~'));
     }

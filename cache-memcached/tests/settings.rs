@@ -1,5 +1,7 @@
 //! Settings are checked before any I/O, and nothing secret is shown.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use std::time::Duration;
