@@ -123,7 +123,16 @@ impl Pool {
 impl Transport for Pool {
     async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Fault>> {
         let write = commands.iter().any(Command::is_write);
-        match self.in_time(write, self.exchange(&commands)).await {
+        let work = async {
+            let lost = |r: &Result<Reply, Fault>| r.as_ref().is_err_and(|f| f.kind == ErrorKind::Connect);
+            let results = self.exchange(&commands).await;
+            match &results {
+                // Reading twice is safe, and the loss of a connection that idled must not cost a request.
+                Ok(all) if !write && all.iter().all(lost) => self.exchange(&commands).await,
+                _ => results,
+            }
+        };
+        match self.in_time(write, work).await {
             Ok(results) => results,
             Err(fault) => commands.iter().map(|_| Err(fault.duplicate())).collect(),
         }

@@ -1,6 +1,6 @@
 //! A real memcached on a free loopback port, and a raw socket to it.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "shared by the test files, each uses its part")]
 
 pub mod fake;
 
