@@ -1,0 +1,180 @@
+//! Settings, checked before any I/O.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    Error, ErrorKind, MemcachedProvider,
+    breaker::Breaker,
+    endpoint::Endpoint,
+    exp::{Limits, Pool},
+    provider::{Inner, Server},
+    route::Routes,
+    wire::is_plain,
+};
+
+/// 1 MiB, the server's default item limit, less room for its item header, the key, and the headers of a chunked item
+/// (together under 330 bytes on 1.6.18).
+const VALUE_MAX: usize = (1 << 20) - (1 << 10);
+/// The server's own ceiling for `-I`.
+const VALUE_CEILING: usize = 1 << 30;
+/// Leaves room for a namespace and a digest.
+const PREFIX_MAX: usize = 100;
+
+/// Builds a [`MemcachedProvider`]; see the table in the [crate docs](crate#settings).
+#[must_use]
+#[derive(Clone)]
+pub struct Builder {
+    urls: Vec<String>,
+    key_prefix: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    max_value: usize,
+    connections: usize,
+    failures: u32,
+    cool_down: Duration,
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            urls: vec![url],
+            key_prefix: String::new(),
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_millis(500),
+            max_value: VALUE_MAX,
+            connections: 32,
+            failures: 5,
+            cool_down: Duration::from_millis(500),
+        }
+    }
+
+    /// Adds a server: `memcached://host[:port]`, port 11211 by default. Every process must name the servers alike (order
+    /// does not matter), since the name decides which keys live there.
+    pub fn server(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Adds several servers.
+    pub fn servers<S: Into<String>>(mut self, urls: impl IntoIterator<Item = S>) -> Self {
+        self.urls.extend(urls.into_iter().map(Into::into));
+        self
+    }
+
+    /// Goes in front of every key, so that applications can share a server. Printable, no spaces, at most 100 bytes.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
+    /// How long waiting for a free connection, a look-up and a connect may take together. Default 1 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long one exchange may take on an established connection. Default 500 ms.
+    pub fn response_timeout(mut self, limit: Duration) -> Self {
+        self.response_timeout = limit;
+        self
+    }
+
+    /// Largest item in bytes; larger ones are refused with [`ErrorKind::TooLarge`] and not sent. Default 1 MiB less 1 KiB,
+    /// which fits the server's default `-I 1m`; stay 1 KiB below the server's own limit.
+    pub fn max_value(mut self, bytes: usize) -> Self {
+        self.max_value = bytes;
+        self
+    }
+
+    /// Most connections per server. Default 32; the server's own limit (`-c`) is 1024 for all clients together.
+    pub fn connections(mut self, most: usize) -> Self {
+        self.connections = most;
+        self
+    }
+
+    /// After `failures` in a row a server is left alone for `cool_down`, then one request finds out. Default 5 and 500 ms.
+    pub fn breaker(mut self, failures: u32, cool_down: Duration) -> Self {
+        self.failures = failures;
+        self.cool_down = cool_down;
+        self
+    }
+
+    /// Checks the settings. Connects nothing: a server that is down now may be up when it is needed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`], naming field, value and fix.
+    pub fn build(self) -> Result<MemcachedProvider, Error> {
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.urls.len());
+        for url in &self.urls {
+            let endpoint = Endpoint::parse(url)?;
+            if endpoints.contains(&endpoint) {
+                return Err(config(format!("server = \"{endpoint}\": named twice; name each server once")));
+            }
+            endpoints.push(endpoint);
+        }
+        if endpoints.is_empty() {
+            return Err(config("server: none is given; name at least one as memcached://host:port"));
+        }
+        for (field, limit) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("breaker.cool_down", self.cool_down),
+        ] {
+            if limit.is_zero() {
+                return Err(config(format!("{field} = 0: no call could succeed; give it a time above zero")));
+            }
+        }
+        if !(1..=VALUE_CEILING).contains(&self.max_value) {
+            let value = self.max_value;
+            return Err(config(format!("max_value = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
+        }
+        if self.connections == 0 {
+            return Err(config("connections = 0: no call could succeed; allow at least 1"));
+        }
+        if self.failures == 0 {
+            return Err(config("breaker.failures = 0: it would never be closed; allow at least 1"));
+        }
+        if self.key_prefix.len() > PREFIX_MAX || !self.key_prefix.bytes().all(is_plain) {
+            let value = &self.key_prefix;
+            let fix = format!("use at most {PREFIX_MAX} bytes without spaces and control characters");
+            return Err(config(format!("key_prefix = {value:?}: {fix}")));
+        }
+        let names: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        let limits = Limits {
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            connections: self.connections,
+        };
+        let servers = endpoints.into_iter().map(|endpoint| Server {
+            transport: Box::new(Pool::new(endpoint.clone(), limits)),
+            breaker: Breaker::new(self.failures, self.cool_down),
+            endpoint,
+        });
+        Ok(MemcachedProvider(Arc::new(Inner {
+            servers: servers.collect(),
+            routes: Routes::new(names.iter().map(String::as_str)),
+            prefix: self.key_prefix,
+            max_value: self.max_value,
+            response_timeout: self.response_timeout,
+            closed: false.into(),
+        })))
+    }
+}
+
+fn config(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+/// URLs are not shown: before they are checked, they may hold a password.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("servers", &self.urls.len())
+            .field("key_prefix", &self.key_prefix)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_timeout", &self.response_timeout)
+            .field("max_value", &self.max_value)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,120 @@
+//! Where a server is, from its URL.
+
+use std::fmt;
+
+use url::Url;
+
+use crate::{Error, ErrorKind};
+
+const DEFAULT_PORT: u16 = 11211;
+
+/// One server. Its `Display` form, `host:port`, is also the name that routing hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Lower case, an IPv6 address without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Endpoint {
+    /// Parses `memcached://host[:port]`. Messages show the URL without user and password.
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        let bad = |why: &str| {
+            let message = format!("server = {:?}: {why}; write memcached://host:port", redacted(text));
+            Error::new(ErrorKind::Config, message)
+        };
+        let url = match Url::parse(text) {
+            Ok(url) => url,
+            // The parser's reason never repeats the input.
+            Err(reason) => return Err(bad(&reason.to_string())),
+        };
+        if url.scheme() != "memcached" {
+            return Err(bad("the scheme is not memcached"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("memcached's meta protocol has no login, so a user or password has no meaning"));
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("path, query and fragment have no meaning here (limits are set on the builder)"));
+        }
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+        if host.is_empty() || !host.bytes().all(plain) {
+            return Err(bad("the host is missing or not a name or address"));
+        }
+        let port = url.port().unwrap_or(DEFAULT_PORT);
+        if port == 0 {
+            return Err(bad("the port is 0"));
+        }
+        Ok(Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The URL with everything hidden that may be a credential, also where it cannot be parsed.
+fn redacted(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let rest = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => rest.to_owned(),
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> String {
+        Endpoint::parse(text).unwrap().to_string()
+    }
+
+    #[test]
+    fn good_urls() {
+        assert_eq!(parsed("memcached://127.0.0.1:11212"), "127.0.0.1:11212");
+        assert_eq!(parsed("memcached://Cache-1.Example.com"), "cache-1.example.com:11211");
+        assert_eq!(parsed("memcached://[::1]:11212/"), "[::1]:11212");
+    }
+
+    #[test]
+    fn bad_urls_name_field_value_and_fix() {
+        for text in [
+            "",
+            "127.0.0.1:11211",
+            "redis://127.0.0.1",
+            "memcached://",
+            "memcached://:11211",
+            "memcached://host:0",
+            "memcached://host:99999",
+            "memcached://host:port",
+            "memcached://a b:1",
+            "memcached://host/3",
+            "memcached://host?timeout=1",
+            "memcached:///run/memcached.sock",
+        ] {
+            let error = Endpoint::parse(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+            assert!(error.to_string().starts_with("server = "), "{error}");
+            assert!(error.to_string().ends_with("write memcached://host:port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn k_no_credential_in_messages() {
+        for text in ["memcached://user:hunter2@host:1", "memcached://user:hunter2@host:port", "x://h?hunter2"]
+        {
+            let error = Endpoint::parse(text).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The one error of this crate.
+
+use std::{error::Error as StdError, fmt, io, sync::Arc};
+
+use crate::endpoint::Endpoint;
+
+/// What went wrong, for callers that decide by it. A miss is never an error.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A setting is malformed. The message names field, value and fix.
+    Config,
+    /// The server could not be reached, or the connection ended before the request had been written in full: nothing
+    /// was changed.
+    Connect,
+    /// No answer in time. A read, or a write that had not been sent.
+    Timeout,
+    /// A write was sent and its answer did not come: it may or may not have happened, and may still happen.
+    InDoubt,
+    /// The item is over the configured limit or the server's. Nothing of an older value is left under the key.
+    TooLarge,
+    /// The server refused the command: out of memory, or it did not understand.
+    Refused,
+    /// The peer does not speak the meta protocol, or answered out of turn.
+    Protocol,
+    /// The server failed several times in a row and is left alone for a while; nothing was sent.
+    Sick,
+    /// The provider has been closed.
+    Closed,
+    /// No tokio runtime is running on this thread.
+    NoRuntime,
+}
+
+impl ErrorKind {
+    /// A low-cardinality word for telemetry (`error.type`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::InDoubt => "in_doubt",
+            Self::TooLarge => "too_large",
+            Self::Refused => "refused",
+            Self::Protocol => "protocol",
+            Self::Sick => "sick",
+            Self::Closed => "closed",
+            Self::NoRuntime => "no_runtime",
+        }
+    }
+}
+
+/// A cheap, cloneable error: the members of a failed batch share it, cause included.
+///
+/// Names the server, never a key, a value or a credential; nor the text of a reply, which a peer could fill with them.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn at(endpoint: &Endpoint, fault: Fault) -> Self {
+        let Fault { kind, what, source } = fault;
+        Self(Arc::new(Inner { kind, message: format!("memcached {endpoint}: {what}"), source }))
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Error");
+        out.field("kind", &self.0.kind).field("message", &self.0.message);
+        if let Some(source) = &self.0.source {
+            out.field("source", source);
+        }
+        out.finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|e| e as _)
+    }
+}
+
+/// A failure as a transport sees it, before it is known which server is meant.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) kind: ErrorKind,
+    pub(crate) what: &'static str,
+    pub(crate) source: Option<io::Error>,
+}
+
+impl Fault {
+    pub(crate) const fn new(kind: ErrorKind, what: &'static str) -> Self {
+        Self { kind, what, source: None }
+    }
+
+    pub(crate) fn caused(kind: ErrorKind, what: &'static str, source: io::Error) -> Self {
+        Self { kind, what, source: Some(source) }
+    }
+
+    /// The same for another member of a batch.
+    pub(crate) fn duplicate(&self) -> Self {
+        let source = self.source.as_ref().map(|e| match e.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => e.kind().into(),
+        });
+        Self { kind: self.kind, what: self.what, source }
+    }
+
+    /// Whether it tells against the server's health. A refusal is an answer.
+    pub(crate) const fn is_sickness(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::InDoubt | ErrorKind::Protocol
+        )
+    }
+}

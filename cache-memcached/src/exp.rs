@@ -1,0 +1,201 @@
+//! The transport on `memcache::exp`: a pool of connections, one exchange at a time on each.
+//!
+//! What it does that matters here: a connection is taken out of the pool for an exchange and put back only when every
+//! reply has been read, so a dropped future, a timeout or a refusal closes it. A batch carries opaque ids, which the
+//! replies must echo in order. A pooled connection that turns out dead before a byte was written is replaced once.
+//!
+//! What it does not do: it closes the connection at a `SERVER_ERROR`, which leaves the later writes of that batch in
+//! doubt; and it dials inside the caller's future, so a budget shorter than a connect never gets one.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use memcache::exp::{
+    AsyncMetaClient, Delete, Error as ExpError, Get, GetResult, GetStatus, MutationResult, MutationStatus,
+    Op, OpResult, Set, ValueState,
+};
+
+use crate::{
+    ErrorKind,
+    endpoint::Endpoint,
+    error::Fault,
+    transport::{Command, Reply, Transport},
+};
+
+/// Limits of a connection pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
+    pub(crate) connections: usize,
+}
+
+pub(crate) struct Pool {
+    endpoint: Endpoint,
+    limits: Limits,
+    /// Made at the first call: it looks the host up. Given up by `reset`, so that a host that has moved is found.
+    client: Mutex<Option<AsyncMetaClient>>,
+}
+
+impl Pool {
+    pub(crate) fn new(endpoint: Endpoint, limits: Limits) -> Self {
+        Self { endpoint, limits, client: Mutex::new(None) }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<AsyncMetaClient>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn client(&self) -> Result<AsyncMetaClient, Fault> {
+        if let Some(client) = &*self.slot() {
+            return Ok(client.clone());
+        }
+        let made = AsyncMetaClient::builder()
+            .max_idle(self.limits.connections)
+            .max_connections(Some(self.limits.connections))
+            .connect_timeout(Some(self.limits.connect_timeout))
+            .io_timeout(Some(self.limits.response_timeout))
+            .connect_async((self.endpoint.host.as_str(), self.endpoint.port))
+            .await
+            .map_err(|e| fault(e, false))?;
+        Ok(self.slot().get_or_insert(made).clone())
+    }
+
+    /// Waiting for a free connection, looking up, connecting and the exchange, all together.
+    async fn in_time<T>(
+        &self,
+        write: bool,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        match tokio::time::timeout(self.limits.connect_timeout + self.limits.response_timeout, work).await {
+            Ok(done) => done,
+            Err(_elapsed) if write => Err(IN_DOUBT),
+            Err(_elapsed) => Err(NO_ANSWER),
+        }
+    }
+
+    async fn exchange(&self, commands: &[Command]) -> Result<Vec<Result<Reply, Fault>>, Fault> {
+        let client = self.client().await?;
+        let results = match commands {
+            // Alone, a command needs no opaque id: the connection carries nothing else.
+            [command] => vec![match operation(command) {
+                Op::Get(get) => client.run(get).await.map(OpResult::Get),
+                Op::Set(set) => client.run(set).await.map(OpResult::Mutation),
+                Op::Delete(delete) => client.run(delete).await.map(OpResult::Mutation),
+                _ => return Err(UNEXPECTED),
+            }],
+            _ => client.run_batch(commands.iter().map(operation)).await.map_err(|e| fault(e, false))?,
+        };
+        if results.len() != commands.len() {
+            return Err(UNEXPECTED);
+        }
+        let mut over = false;
+        Ok(commands
+            .iter()
+            .zip(results)
+            .map(|(command, result)| match result {
+                Ok(OpResult::Get(got)) => Ok(Reply::Item(item(got))),
+                Ok(OpResult::Mutation(done)) => mutation(command, &done),
+                Ok(_) => Err(UNEXPECTED),
+                // The first command without a reply is the one that was refused, if one was. The others share its
+                // error, but their replies were just never read.
+                Err(error) => {
+                    Err(match (std::mem::replace(&mut over, true), fault(error, command.is_write())) {
+                        (true, Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. })
+                            if command.is_write() =>
+                        {
+                            IN_DOUBT
+                        }
+                        (true, Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }) => NO_ANSWER,
+                        (_, fault) => fault,
+                    })
+                }
+            })
+            .collect())
+    }
+}
+
+#[async_trait]
+impl Transport for Pool {
+    async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Fault>> {
+        let write = commands.iter().any(Command::is_write);
+        let work = async {
+            let lost = |r: &Result<Reply, Fault>| r.as_ref().is_err_and(|f| f.kind == ErrorKind::Connect);
+            let results = self.exchange(&commands).await;
+            match &results {
+                // Reading twice is safe, and the loss of a connection that idled must not cost a request.
+                Ok(all) if !write && all.iter().all(lost) => self.exchange(&commands).await,
+                _ => results,
+            }
+        };
+        match self.in_time(write, work).await {
+            Ok(results) => results,
+            Err(fault) => commands.iter().map(|_| Err(fault.duplicate())).collect(),
+        }
+    }
+
+    async fn ping(&self) -> Result<(), Fault> {
+        let work = async { self.client().await?.noop().await.map_err(|e| fault(e, false)) };
+        self.in_time(false, work).await
+    }
+
+    fn reset(&self) {
+        *self.slot() = None;
+    }
+}
+
+const IN_DOUBT: Fault =
+    Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
+const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
+const UNEXPECTED: Fault = Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have");
+
+fn operation(command: &Command) -> Op {
+    match command {
+        Command::Get { key } => Get::new(key).into(),
+        Command::Put { key, bytes, exptime } => Set::new(key, bytes).ttl_raw(*exptime).into(),
+        Command::Remove { key } => Delete::new(key).into(),
+    }
+}
+
+fn item(got: GetResult) -> Option<Bytes> {
+    // An item that somebody marked stale is not valid, and another client's placeholder is not an item.
+    let valid = got.status == GetStatus::Hit && got.value_state == ValueState::Fresh;
+    got.value.filter(|_| valid).map(Bytes::from)
+}
+
+fn mutation(command: &Command, done: &MutationResult) -> Result<Reply, Fault> {
+    match (command, done.status) {
+        (_, MutationStatus::Applied) | (Command::Remove { .. }, MutationStatus::NotFound) => Ok(Reply::Done),
+        _ => Err(UNEXPECTED),
+    }
+}
+
+/// Errors of the client hold keys and the peer's text; what comes out of here does not.
+fn fault(error: ExpError, write: bool) -> Fault {
+    match error {
+        ExpError::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => {
+            Fault::caused(ErrorKind::Timeout, "no connection in time", e)
+        }
+        ExpError::Io(e) => Fault::caused(ErrorKind::Connect, "no connection, or it was lost", e),
+        ExpError::Timeout { .. } => NO_ANSWER,
+        ExpError::Server(text) if text.contains("too large") => {
+            Fault::new(ErrorKind::TooLarge, "the item is over the server's limit (option -I)")
+        }
+        ExpError::Server(text) if text.contains("out of memory") => {
+            Fault::new(ErrorKind::Refused, "the server is out of memory (option -m, or evictions are off)")
+        }
+        ExpError::Server(_) => Fault::new(ErrorKind::Refused, "the server reported an error"),
+        ExpError::Rejected(_) => Fault::new(ErrorKind::Refused, "the server did not accept the command"),
+        // A refusal is an answer: nothing is in doubt.
+        ExpError::Ambiguous { source, .. } => match (fault(*source, write), write) {
+            (refused @ Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }, _) => refused,
+            (cause, _) => Fault { source: cause.source, ..IN_DOUBT },
+        },
+        ExpError::Protocol(_) if write => IN_DOUBT,
+        _ => UNEXPECTED,
+    }
+}
