@@ -122,7 +122,11 @@ impl<T: Value> Inner<T> {
     ) -> Part<T> {
         let now = self.now();
         if asked.fresh.is_some() || access == Access::CacheOnly {
-            return Part::Done(self.answer(&asked, access).or_else(|_| Ok(Found::miss())));
+            let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
+            if asked.met_a_load && found.outcome == Outcome::Hit {
+                found.outcome = Outcome::Coalesced;
+            }
+            return Part::Done(Ok(found));
         }
         let stale = asked.stale.take();
         if let Some(seen) = &stale {
@@ -134,7 +138,7 @@ impl<T: Value> Inner<T> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
-        match self.slots.role(&ticket, recheck, || Flight::new(load)) {
+        match self.slots.role(&ticket, recheck, || Flight::new(load, true, stale.clone())) {
             Role::Filled(Seen { entry, level }) => {
                 let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
                 Part::Done(Ok(entry.found(outcome, Some(level), now)))

@@ -177,8 +177,7 @@ impl Pass<'_> {
         if self.probe {
             state.now = Half::default();
             state.before = Half::default();
-            state.mode =
-                if ok { Mode::Closed } else { Mode::Open { until: now.after(settings.open_for) } };
+            state.mode = if ok { Mode::Closed } else { Mode::Open { until: now.after(settings.open_for) } };
             return Some(if ok { BreakerState::Closed } else { BreakerState::Open });
         }
         if !matches!(state.mode, Mode::Closed) {
@@ -187,8 +186,7 @@ impl Pass<'_> {
         if now >= state.half_ends {
             let half = settings.window / 2;
             // After a pause of a whole half, the previous half is empty too.
-            state.before =
-                if now < state.half_ends.after(half) { state.now } else { Half::default() };
+            state.before = if now < state.half_ends.after(half) { state.now } else { Half::default() };
             state.now = Half::default();
             state.half_ends = now.after(half);
         }

@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats, TracedCache, Value,
+    Access, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats, TracedCache,
+    Value,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
     slots::Slots,
@@ -98,7 +99,11 @@ impl<T: Value> Builder<T> {
         check_name(&name)?;
         policy.check()?;
         if levels.is_empty() {
-            return Err(Error::config("levels", "none", "a cache needs at least one level; add one with `level`"));
+            return Err(Error::config(
+                "levels",
+                "none",
+                "a cache needs at least one level; add one with `level`",
+            ));
         }
         if levels.len() > 16 {
             return Err(Error::config("levels", levels.len(), "at most 16 levels"));
@@ -147,7 +152,9 @@ impl<T: Value> Builder<T> {
                 near: tiers[0].store.clone(),
                 tiers,
                 around: Around { cache, name, clock, observers, stats },
-                permits: policy.loads.map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+                permits: policy
+                    .loads
+                    .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
                 policy,
                 schema,
                 weigher,
@@ -177,9 +184,9 @@ fn check_name(name: &str) -> Result<()> {
 fn check_ttl(levels: &[Level], policy: &Policy) -> Result<()> {
     let caps: Vec<_> = levels.iter().map(|l| l.provider.capabilities()).collect();
     let holds = |ttl: Duration| {
-        caps.iter()
-            .zip(levels)
-            .any(|(caps, level)| level.ttl_cap.unwrap_or(Duration::MAX).min(ttl) <= caps.ttl_max.unwrap_or(Duration::MAX))
+        caps.iter().zip(levels).any(|(caps, level)| {
+            level.ttl_cap.unwrap_or(Duration::MAX).min(ttl) <= caps.ttl_max.unwrap_or(Duration::MAX)
+        })
     };
     if !holds(policy.ttl) {
         let longest = caps.iter().filter_map(|c| c.ttl_max).max().unwrap_or_default();

@@ -5,12 +5,9 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded, Outcome, Policy,
-    RawKey, Result, Snapshot, SpanKind, SpanStart, Value, Verb,
-    flight::Loader,
-    inner::Inner,
-    observe::Spans,
-    stats::SAMPLE,
+    Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
+    Outcome, Policy, RawKey, Result, Snapshot, SpanKind, SpanStart, Value, Verb, flight::Loader,
+    inner::Inner, observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -201,7 +198,12 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// As [`get_or_set`](Self::get_or_set).
-    pub async fn get_or_set_if_changed<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Result<A::Out>
+    pub async fn get_or_set_if_changed<K, S, A, E, F, Fut>(
+        &self,
+        key: K,
+        state: &S,
+        load: F,
+    ) -> Result<A::Out>
     where
         K: CacheKey,
         S: Clone + Send + 'static,
@@ -284,7 +286,10 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn get_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Arc<T>>>> {
+    pub async fn get_many<K: CacheKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Arc<T>>>> {
         let ids = keys.into_iter().map(|k| self.render(&k)).collect::<Result<Vec<_>>>()?;
         let Self { inner, access } = self;
         if ids.is_empty() {
@@ -335,8 +340,7 @@ impl<T: Value> TracedCache<T> {
             Ok(ids.iter().map(|id| by_id.remove(id)).collect())
         };
         let Self { inner, access } = self;
-        let work =
-            async |spans: &Spans| inner.fetch_many(&inner.keys(&ids)?, *access, loader, spans).await;
+        let work = async |spans: &Spans| inner.fetch_many(&inner.keys(&ids)?, *access, loader, spans).await;
         let found = inner.operation(Verb::GetOrSetMany, None, ids.len(), work, |_| None).boxed().await?;
         Ok(found.into_iter().map(Found::into_value).collect())
     }
@@ -404,9 +408,7 @@ where
     F: FnOnce(Option<Held<T>>) -> Fut + Send + 'static,
     Fut: Future<Output = Result<A, E>> + Send + 'static,
 {
-    Box::new(move |held| {
-        async move { load(held).await.map(Answer::into_loaded).map_err(Into::into) }.boxed()
-    })
+    Box::new(move |held| async move { load(held).await.map(Answer::into_loaded).map_err(Into::into) }.boxed())
 }
 
 impl<T> Found<T> {

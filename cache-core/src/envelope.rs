@@ -27,10 +27,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{
-    EntryId, Extra, RawKey, Stamp, Timeline,
-    clock::Clock,
-};
+use crate::{EntryId, Extra, RawKey, Stamp, Timeline, clock::Clock};
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
 const VERSION: u8 = 1;
@@ -274,7 +271,8 @@ mod tests {
             usable_for: Duration::MAX,
             cost_us: 50_000,
             stamp: Stamp { epoch: 3, sequence: 4 },
-            extra: Extra { tags: vec!["a".into(), "".into()], etag: Some("W/1".into()) }.boxed(),
+            extra: Extra { tags: vec!["a".into(), "".into()], etag: Some("W/1".into()), ..Extra::default() }
+                .boxed(),
         }
     }
 

@@ -98,6 +98,14 @@ impl<T: Value> Inner<T> {
         loader: Loader<T>,
         counted: &mut Counted<'_>,
     ) -> Result<Found<T>> {
+        if access == Access::Normal
+            && let Some((flight, ticket)) = self.slots.awaited(key)
+        {
+            counted.coalesced();
+            return self
+                .attend(&flight, Part::Waiter, flight.stale.as_ref(), Some((ticket, loader)), counted)
+                .await;
+        }
         let mut asked = Asked::new(key);
         if !matches!(access, Access::Reload | Access::Bypass) {
             // One key; the batch form of one.
@@ -113,7 +121,8 @@ impl<T: Value> Inner<T> {
             if access != Access::CacheOnly && self.wants_early(entry, now) {
                 self.refresh_behind(key, entry, loader);
             }
-            return Ok(entry.found(Outcome::Hit, Some(*level), now));
+            let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
+            return Ok(entry.found(outcome, Some(*level), now));
         }
         let stale = asked.stale.take();
         if let Some(Seen { entry, level }) = &stale {
@@ -138,7 +147,7 @@ impl<T: Value> Inner<T> {
     /// Starts a refresh that nobody waits for, unless one is under way.
     fn refresh_behind(self: &Arc<Self>, key: RawKey<'_>, held: &Entry<T>, loader: Loader<T>) {
         let ticket = self.slots.open(key);
-        let start = || Flight::new(LoadId::next());
+        let start = || Flight::new(LoadId::next(), false, None);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
             let departure = Departure { flight, ticket: own, held: Some(held.clone()) };
             // Without a runtime there is no refresh; the caller has its answer.
@@ -160,7 +169,7 @@ impl<T: Value> Inner<T> {
             Access::Normal | Access::AllowStale | Access::CacheOnly => self.refilled(key),
             Access::Reload | Access::Bypass => None,
         };
-        match self.slots.role(&ticket, recheck, || Flight::new(LoadId::next())) {
+        match self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), true, stale.clone())) {
             Role::Filled(seen) => Ok(seen.entry.found(
                 if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent },
                 Some(seen.level),
@@ -239,7 +248,7 @@ impl<T: Value> Inner<T> {
         };
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
         // the other load holds.
-        let own = Flight::new(LoadId::next());
+        let own = Flight::new(LoadId::next(), true, None);
         let _edge = wait_for(&own)?;
         let departure = Departure { flight: Arc::clone(&own), ticket, held: None };
         self.launch(departure, loader, Terms { remote: false, ..Terms::NORMAL })?;
@@ -269,6 +278,9 @@ impl<T: Value> Inner<T> {
 /// Notes that this caller waits for a flight.
 pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
     cycle::wait_for(flight.load).ok_or_else(|| {
-        Error::new(ErrorKind::Cycle, "a loader asks, directly or through others, for the key that it is loading")
+        Error::new(
+            ErrorKind::Cycle,
+            "a loader asks, directly or through others, for the key that it is loading",
+        )
     })
 }

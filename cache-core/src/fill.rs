@@ -103,9 +103,11 @@ impl<T: Value> Inner<T> {
             plan.push(Plan::Put);
             puts.push(Put { key: item.key, bytes, ttl });
         }
-        let mut put = if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
+        let mut put =
+            if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
         let mut dropped =
-            if drops.is_empty() { Vec::new() } else { tier.remove_many(&self.around, &drops).await }.into_iter();
+            if drops.is_empty() { Vec::new() } else { tier.remove_many(&self.around, &drops).await }
+                .into_iter();
         plan.iter()
             .map(|plan| match plan {
                 Plan::Put => put.next(),
@@ -168,7 +170,13 @@ impl<T: Value> Inner<T> {
     }
 
     /// The same for a level that is written in the background.
-    fn fill_later(self: &Arc<Self>, level: u8, items: &[Outgoing<'_, T>], tickets: &[Ticket<T>], stamp: Stamp) {
+    fn fill_later(
+        self: &Arc<Self>,
+        level: u8,
+        items: &[Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        stamp: Stamp,
+    ) {
         let batch: Vec<_> = items
             .iter()
             .zip(tickets)
@@ -195,7 +203,10 @@ impl<T: Value> Inner<T> {
     }
 
     /// Runs work that outlives its caller. It ends at the latest when the cache is closed.
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> Option<tokio::task::AbortHandle> {
+    pub(crate) fn spawn(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<tokio::task::AbortHandle> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let closing = self.closing.clone();
         let task = runtime.spawn(self.tasks.track_future(async move {
@@ -233,7 +244,8 @@ impl<T: Value> Inner<T> {
                 pause = FIRST;
             } else {
                 // Jitter: nodes that lost one server together do not come back to it together.
-                let pause_now = pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
+                let pause_now =
+                    pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
                 self.around.clock.sleep(pause_now).await;
                 pause = (pause * 2).min(LONGEST);
             }
@@ -256,10 +268,8 @@ impl<T: Value> Inner<T> {
                 done
             }
             Some(crate::pending::Due::Keys(due)) => {
-                let keys: Vec<_> = due
-                    .iter()
-                    .map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id))
-                    .collect();
+                let keys: Vec<_> =
+                    due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
                 let mut well = true;
                 for ((id, number), result) in due.iter().zip(tier.remove_again(&self.around, &keys).await) {
                     match result {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
 
-use crate::{BoxError, Error, Held, Loaded, cycle::LoadId, entry::Entry, observe::Spans};
+use crate::{BoxError, Error, Held, Loaded, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans};
 
 /// A loader, with its types erased once, on a miss.
 pub(crate) type Loader<T> =
@@ -15,16 +15,17 @@ pub(crate) type Loader<T> =
 pub(crate) enum Ended<T> {
     /// The entry; its value is `None` for an absence.
     Entry(Entry<T>),
-    Failed { error: Error, surface: bool },
+    Failed {
+        error: Error,
+        surface: bool,
+    },
 }
 
 impl<T> Clone for Ended<T> {
     fn clone(&self) -> Self {
         match self {
             Self::Entry(entry) => Self::Entry(entry.clone()),
-            Self::Failed { error, surface } => {
-                Self::Failed { error: error.clone(), surface: *surface }
-            }
+            Self::Failed { error, surface } => Self::Failed { error: error.clone(), surface: *surface },
         }
     }
 }
@@ -32,6 +33,10 @@ impl<T> Clone for Ended<T> {
 /// One load of one key under way.
 pub(crate) struct Flight<T> {
     pub(crate) load: LoadId,
+    /// Somebody waits for it: no level had the key. A refresh behind a value that is being served is not.
+    pub(crate) awaited: bool,
+    /// What its leader had to fall back on, for callers who join without reading levels themselves.
+    pub(crate) stale: Option<Seen<T>>,
     /// The load's span, for waiters to link to.
     pub(crate) spans: OnceLock<Spans>,
     ended: OnceLock<Ended<T>>,
@@ -40,9 +45,11 @@ pub(crate) struct Flight<T> {
 }
 
 impl<T> Flight<T> {
-    pub(crate) fn new(load: LoadId) -> Arc<Self> {
+    pub(crate) fn new(load: LoadId, awaited: bool, stale: Option<Seen<T>>) -> Arc<Self> {
         Arc::new(Self {
             load,
+            awaited,
+            stale,
             spans: OnceLock::new(),
             ended: OnceLock::new(),
             landed: Notify::new(),

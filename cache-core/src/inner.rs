@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome, Moment,
-    Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
+    Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
@@ -56,6 +56,12 @@ pub(crate) struct Inner<T> {
 pub(crate) struct Seen<T> {
     pub(crate) entry: Entry<T>,
     pub(crate) level: u8,
+}
+
+impl<T> Clone for Seen<T> {
+    fn clone(&self) -> Self {
+        Self { entry: self.entry.clone(), level: self.level }
+    }
 }
 
 /// How an entry stands at a moment.
@@ -138,9 +144,9 @@ impl<T: Value> Inner<T> {
                 }
             }
             // Before this the chance is below 1e-7 per hit: exp(-16).
-            Early::XFetch { beta } => {
-                timeline.fresh_until.before(Duration::try_from_secs_f64(cost.as_secs_f64() * beta * 16.0).unwrap_or(Duration::MAX))
-            }
+            Early::XFetch { beta } => timeline.fresh_until.before(
+                Duration::try_from_secs_f64(cost.as_secs_f64() * beta * 16.0).unwrap_or(Duration::MAX),
+            ),
         };
         early.min(timeline.fresh_until)
     }
@@ -281,9 +287,8 @@ impl<T: Value> Inner<T> {
             },
         };
         tier.count(&self.around, outcome);
-        read.ok().filter(|_| {
-            matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale)
-        })
+        read.ok()
+            .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
     }
 
     fn decode_quietly(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
@@ -351,7 +356,14 @@ impl<T: Value> Inner<T> {
     }
 
     /// Puts an entry into an in-process level, if the ticket still holds. `false`: it has been overtaken.
-    pub(crate) fn keep(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, ticket: &Ticket<T>, seen: u32) -> bool {
+    pub(crate) fn keep(
+        &self,
+        key: RawKey<'_>,
+        entry: &Entry<T>,
+        tier: &Tier,
+        ticket: &Ticket<T>,
+        seen: u32,
+    ) -> bool {
         let Some(store) = &tier.store else { return true };
         let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
         let now = self.now();

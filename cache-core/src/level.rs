@@ -98,7 +98,11 @@ impl Level {
         let field = |name: &str| format!("level {position} ({system}) {name}");
         if let Some(cap) = self.ttl_cap {
             if cap.is_zero() {
-                return Err(Error::config(&field("ttl_cap"), "0s", "it could keep nothing; leave the level out"));
+                return Err(Error::config(
+                    &field("ttl_cap"),
+                    "0s",
+                    "it could keep nothing; leave the level out",
+                ));
             }
             if cap > policy.max_age() {
                 return Err(Error::config(
@@ -112,7 +116,11 @@ impl Level {
             }
         }
         if self.budget.is_zero() {
-            return Err(Error::config(&field("budget"), "0s", "no operation could end; give a time above zero"));
+            return Err(Error::config(
+                &field("budget"),
+                "0s",
+                "no operation could end; give a time above zero",
+            ));
         }
         if let Some(breaker) = &self.breaker {
             breaker.check()?;

@@ -46,8 +46,8 @@ pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use observe::{
-    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span, SpanKind,
-    SpanStart, Verb,
+    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span,
+    SpanKind, SpanStart, Verb,
 };
 pub use policy::{Access, Early, Policy};
 pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};

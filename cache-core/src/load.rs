@@ -63,10 +63,7 @@ impl<T: Value> Drop for Landing<T> {
             // Ends only flights that have not ended: the first ending counts.
             flight.end(ended);
         }
-        self.inner
-            .stats()
-            .flights()
-            .fetch_sub(self.open.len(), std::sync::atomic::Ordering::Relaxed);
+        self.inner.stats().flights().fetch_sub(self.open.len(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -115,12 +112,8 @@ impl<T: Value> Inner<T> {
             Some(permits) => permits.acquire().await.ok(),
             None => None,
         };
-        let spans = self.observers().span(&SpanStart {
-            kind: SpanKind::Load,
-            key: None,
-            keys,
-            root: background,
-        });
+        let spans =
+            self.observers().span(&SpanStart { kind: SpanKind::Load, key: None, keys, root: background });
         for flight in flights {
             // Set once, here.
             let _ = flight.spans.set(spans.clone());
@@ -128,8 +121,7 @@ impl<T: Value> Inner<T> {
         let stamps = self.stamps();
         let seen = self.generation();
         let born = self.now();
-        let guarded =
-            AssertUnwindSafe(spans.around(cycle::running(load, loader))).catch_unwind();
+        let guarded = AssertUnwindSafe(spans.around(cycle::running(load, loader))).catch_unwind();
         let ended = match self.policy.hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
@@ -137,9 +129,7 @@ impl<T: Value> Inner<T> {
         let answer = match ended {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(cause))) => Err(load_failed(cause).into()),
-            Some(Err(_panic)) => {
-                Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into())
-            }
+            Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
             None => Err(Error::new(
                 ErrorKind::LoadTimeout,
                 format!("the loader ran into its hard limit of {:?}", self.policy.hard.unwrap_or_default()),
@@ -168,9 +158,8 @@ impl<T: Value> Inner<T> {
         let flights = [Arc::clone(&flight)];
         let task = self.spawn(within(around, async move {
             let shown = held.as_ref().and_then(|entry| inner.held(entry));
-            let ran = inner
-                .run(load, 1, terms.background, &flights, async move { loader(shown).await })
-                .await;
+            let ran =
+                inner.run(load, 1, terms.background, &flights, async move { loader(shown).await }).await;
             let ticket = &landing.open[0].1;
             let key = ticket.key(&inner.around);
             let ended = inner.settle(key, ticket, ran, held.as_ref(), terms).await;
@@ -220,7 +209,8 @@ impl<T: Value> Inner<T> {
         let entry = made.entry.clone();
         if terms.store {
             let mut item = [Outgoing::new(key, made.entry)];
-            self.store(&mut item, std::slice::from_ref(ticket), &[made.keep], &stamps, seen, terms.remote).await;
+            self.store(&mut item, std::slice::from_ref(ticket), &[made.keep], &stamps, seen, terms.remote)
+                .await;
         }
         Ended::Entry(entry)
     }
@@ -241,7 +231,11 @@ impl<T: Value> Inner<T> {
                 self.forget(item.key, ticket, remote).await;
             }
         }
-        let below = if remote { self.tiers.len() } else { self.tiers.iter().take_while(|t| t.store.is_some()).count() };
+        let below = if remote {
+            self.tiers.len()
+        } else {
+            self.tiers.iter().take_while(|t| t.store.is_some()).count()
+        };
         if keep.iter().all(|k| *k == Keep::Store) {
             self.fill(items, tickets, below, stamps, seen).await;
             return;
@@ -286,7 +280,13 @@ impl<T: Value> Inner<T> {
     }
 
     /// Reports a load that ended.
-    pub(crate) fn loaded(&self, cost: Duration, background: bool, keys: usize, end: Result<LoadEnd, ErrorKind>) {
+    pub(crate) fn loaded(
+        &self,
+        cost: Duration,
+        background: bool,
+        keys: usize,
+        end: Result<LoadEnd, ErrorKind>,
+    ) {
         let end = end.unwrap_or_else(LoadEnd::Failed);
         self.stats().load(cost, end);
         self.observers().event(&Event::Load { elapsed: cost, end, background, keys });
@@ -306,7 +306,8 @@ impl<T: Value> Inner<T> {
             Answered::Absent => (None, LoadEnd::Absent, Keep::Store),
             Answered::DoNotStore(value) => (value, LoadEnd::NotStored, Keep::Nothing),
             Answered::Unchanged => {
-                let Some((value, old)) = held.and_then(|h| h.value.clone().map(|v| (v, h.extra.as_deref()))) else {
+                let Some((value, old)) = held.and_then(|h| h.value.clone().map(|v| (v, h.extra.as_deref())))
+                else {
                     let error = Error::new(
                         ErrorKind::Load,
                         "the loader answered `unchanged`, but no value was held for the key",

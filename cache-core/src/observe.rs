@@ -396,7 +396,6 @@ pub trait Ambient: Send + Sync + 'static {
     fn within(&self, work: &mut dyn FnMut());
 }
 
-
 pin_project! {
     /// A future that is polled inside zero or more surroundings.
     pub(crate) struct Within<F> {
@@ -495,6 +494,7 @@ impl Spans {
         self.each(|s| s.found(outcome, level));
     }
 
+    #[allow(dead_code, reason = "x")]
     pub(crate) fn size(&self, bytes: usize) {
         self.each(|s| s.size(bytes));
     }

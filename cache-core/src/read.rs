@@ -21,11 +21,13 @@ pub(crate) struct Asked<'k, T> {
     pub(crate) stale: Option<Seen<T>>,
     /// The failure of a level that surfaces failures.
     pub(crate) error: Option<Error>,
+    /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
+    pub(crate) met_a_load: bool,
 }
 
 impl<'k, T> Asked<'k, T> {
     pub(crate) fn new(key: RawKey<'k>) -> Self {
-        Self { key, ticket: None, fresh: None, stale: None, error: None }
+        Self { key, ticket: None, fresh: None, stale: None, error: None, met_a_load: false }
     }
 
     /// Takes what a level holds. An older entry never replaces a younger one.
@@ -110,13 +112,14 @@ impl<T: Value> Inner<T> {
 
     /// Fills the levels above the one that had each fresh entry.
     async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
-        for level in 1..self.tiers.len() {
+        for level in 0..self.tiers.len() {
             let mut items = Vec::new();
             let mut tickets = Vec::new();
             for asked in asked.iter_mut() {
                 if let Some(seen) = asked.fresh.as_ref().filter(|s| usize::from(s.level) == level)
                     && let Some(ticket) = asked.ticket.take()
                 {
+                    asked.met_a_load = ticket.met_a_load();
                     items.push(Outgoing::new(asked.key, seen.entry.clone()));
                     tickets.push(ticket);
                 }

@@ -124,6 +124,7 @@ impl<T> Slots<T> {
     }
 
     /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
+    #[cfg(test)]
     pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
         let mut shard = self.shard(key.hash);
         if let Some(slot) = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id) {
@@ -140,6 +141,14 @@ impl<T> Slots<T> {
                 slot.revoke();
             }
         }
+    }
+
+    /// The load that others are waiting for, if there is one: the levels below have been asked already.
+    pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
+        let mut shard = self.shard(key.hash);
+        let slot = shard.find(key.hash, |s| s.hash == key.hash && *s.id == *key.id)?;
+        let flight = slot.flight.as_ref().filter(|flight| flight.awaited).map(Arc::clone)?;
+        Some((flight, self.open_in(&mut shard, key.id, key.hash, false)))
     }
 
     /// Joins the load under way, or starts one. `recheck` looks at the nearest level once more, under the key's lock, so
@@ -172,12 +181,7 @@ impl<T> Slots<T> {
         Role::Lead(flight, own)
     }
 
-    /// The load under way, if any.
-    pub(crate) fn current(&self, ticket: &Ticket<T>) -> Option<Arc<Flight<T>>> {
-        self.shard(ticket.hash).find(ticket.hash, |s| ticket.is_of(s))?.flight.clone()
-    }
-
-    /// All flights that can still be joined.
+    /// Keys with something in flight.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
@@ -203,10 +207,6 @@ impl<T> Ticket<T> {
         &self.id
     }
 
-    pub(crate) fn hash(&self) -> u64 {
-        self.hash
-    }
-
     fn holds(&self, slot: &Slot<T>) -> bool {
         slot.revision == self.revision && self.clears == self.slots.clears.load(Ordering::Acquire)
     }
@@ -230,6 +230,15 @@ impl<T> Ticket<T> {
         self.slots.shard(self.hash).find(self.hash, |s| self.is_of(s)).is_some_and(|s| self.holds(s))
     }
 
+    /// Whether a load that callers wait for was under way, or ended, while this ticket was open: what its holder found
+    /// below may be what that load has just put there.
+    pub(crate) fn met_a_load(&self) -> bool {
+        self.slots.shard(self.hash).find(self.hash, |s| self.is_of(s)).is_some_and(|slot| {
+            slot.flight.as_ref().is_some_and(|f| f.awaited)
+                || slot.landed.as_ref().is_some_and(|(until, _)| self.number <= *until)
+        })
+    }
+
     /// Runs `fill` if the ticket still holds, with the key locked.
     pub(crate) fn commit<R>(&self, fill: impl FnOnce() -> R) -> Option<R> {
         let shard = self.slots.shard(self.hash);
@@ -246,7 +255,11 @@ impl<T> Ticket<T> {
             alone = self.holds(slot);
             slot.revoke();
         }
-        if alone { fill() } else { remove() }
+        if alone {
+            fill()
+        } else {
+            remove()
+        }
         alone
     }
 
@@ -329,21 +342,29 @@ mod tests {
     fn a_detached_flight_cannot_be_joined() {
         let slots = Slots::<u8>::new();
         let caller = slots.open(key("a"));
-        let start = || Flight::new(LoadId::next());
+        let start = || Flight::new(LoadId::next(), true, None);
         let Role::Lead(first, own) = slots.role(&caller, || None::<()>, start) else { panic!() };
-        assert!(matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first)));
+        assert!(
+            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
+        );
         slots.revoke(key("a"), || ());
         let Role::Lead(second, _) = slots.role(&caller, || None::<()>, start) else { panic!() };
         assert!(!Arc::ptr_eq(&first, &second));
-        own.land(&first, &Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false });
-        assert!(slots.current(&caller).is_some(), "the old flight's end leaves the new one alone");
+        own.land(
+            &first,
+            &Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false },
+        );
+        assert!(
+            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &second)),
+            "the old flight's end leaves the new one alone"
+        );
     }
 
     #[test]
     fn only_callers_from_before_the_end_get_a_landed_result() {
         let slots = Slots::<u8>::new();
         let early = slots.open(key("a"));
-        let start = || Flight::new(LoadId::next());
+        let start = || Flight::new(LoadId::next(), true, None);
         let Role::Lead(flight, own) = slots.role(&early, || None::<()>, start) else { panic!() };
         let ended = Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false };
         own.land(&flight, &ended);

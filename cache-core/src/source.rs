@@ -1,8 +1,6 @@
 //! Sources: the data behind a cache, for cache-aside and write-through.
 
-use std::{
-    fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc, time::Duration,
-};
+use std::{fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 
@@ -119,7 +117,9 @@ where
         keys: impl IntoIterator<Item = Q>,
     ) -> Result<Vec<Option<Arc<T>>>> {
         self.cache
-            .get_or_set_many(keys, &self.source, |source, keys: Vec<K>| async move { source.load_many(&keys).await })
+            .get_or_set_many(keys, &self.source, |source, keys: Vec<K>| async move {
+                source.load_many(&keys).await
+            })
             .await
     }
 
@@ -159,16 +159,28 @@ where
             let _ = done.send(result);
         }));
         if task.is_none() {
-            return Err(Error::new(ErrorKind::NoRuntime, "saves run as tokio tasks: call from inside a tokio runtime"));
+            return Err(Error::new(
+                ErrorKind::NoRuntime,
+                "saves run as tokio tasks: call from inside a tokio runtime",
+            ));
         }
         ended.await.unwrap_or_else(|_gone| {
-            Err(Error::new(ErrorKind::LoadAborted, "the save was aborted; whether the source took it is unknown"))
+            Err(Error::new(
+                ErrorKind::LoadAborted,
+                "the save was aborted; whether the source took it is unknown",
+            ))
         })
     }
 }
 
 impl<T: Value> Inner<T> {
-    async fn change<K, S>(self: &Arc<Self>, id: &str, key: &K, source: &S, change: Change<T>) -> Result<Delivery>
+    async fn change<K, S>(
+        self: &Arc<Self>,
+        id: &str,
+        key: &K,
+        source: &S,
+        change: Change<T>,
+    ) -> Result<Delivery>
     where
         K: CacheKey<Owned = K> + Clone + Send + Sync,
         S: Source<K, T>,
@@ -237,4 +249,3 @@ impl<K, T, S> fmt::Debug for Sourced<K, T, S> {
         f.debug_struct("Sourced").finish_non_exhaustive()
     }
 }
-

@@ -114,8 +114,11 @@ impl Tier {
             caps,
             ttl_cap: level.ttl_cap,
             codec: level.codec,
-            surface: level.stance.unwrap_or(if only && caps.remote { Stance::Surface } else { Stance::Absorb })
-                == Stance::Surface,
+            surface: level.stance.unwrap_or(if only && caps.remote {
+                Stance::Surface
+            } else {
+                Stance::Absorb
+            }) == Stance::Surface,
             background: level.background,
             pending: Pending::default(),
             budget: level.budget,
@@ -292,7 +295,11 @@ impl Tier {
     }
 
     /// Removes keys that are masked already.
-    pub(crate) async fn remove_again(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
+    pub(crate) async fn remove_again(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> Vec<Result<(), Failure>> {
         flatten(
             self.call(around, LevelOp::Remove, keys.len(), self.provider.remove_many(keys)).await,
             keys.len(),
@@ -320,7 +327,7 @@ impl Tier {
                 if self.changes() != changes {
                     return false;
                 }
-                self.new_epoch(around).await.is_ok_and(|old| old != 0)
+                self.new_epoch(around).await.unwrap_or(false)
             }
         }
     }
@@ -340,8 +347,9 @@ impl Tier {
         old != 0
     }
 
-    /// Gives the cache a new epoch at this level: everything stored in it before is void. Returns the old one.
-    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<u64, Failure> {
+    /// Gives the cache a new epoch at this level: everything stored in it before is void. Says whether another one was
+    /// known; a reader may have seen the new one already.
+    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<bool, Failure> {
         let epoch = fastrand::u64(1..);
         let key = RawKey::marker(around.cache, &around.name);
         let header = Header {
@@ -366,7 +374,8 @@ impl Tier {
         known.changes += 1;
         known.asked = Some(around.clock.now());
         self.epoch.value.store(epoch, Ordering::Release);
-        Ok(std::mem::replace(&mut known.value, epoch))
+        let old = std::mem::replace(&mut known.value, epoch);
+        Ok(old != 0 && old != epoch)
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -394,17 +403,13 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         Failure::Skipped => None,
         Failure::Failed(fault, _) => Some(*fault),
     };
-    let mut all: Vec<Failure> = (1..over)
-        .map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None)))
-        .collect();
+    let mut all: Vec<Failure> =
+        (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
 }
 
-fn flatten<R>(
-    called: Result<Vec<Result<R, BoxError>>, Failure>,
-    items: usize,
-) -> Vec<Result<R, Failure>> {
+fn flatten<R>(called: Result<Vec<Result<R, BoxError>>, Failure>, items: usize) -> Vec<Result<R, Failure>> {
     match called {
         Ok(results) => results
             .into_iter()

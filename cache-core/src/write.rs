@@ -79,12 +79,18 @@ impl<'k, T: Value> Writing<'k, T> {
                     Some((store, entry.and_then(|entry| inner.object(*key, entry, tier, seen))))
                 })
                 .collect();
-            let remove = || objects.iter().for_each(|(store, _)| drop(store.remove(*key)));
+            let remove = || {
+                for (store, _) in &objects {
+                    store.remove(*key);
+                }
+            };
             let fill = || {
                 for (store, object) in &objects {
                     match object {
                         Some(object) => store.put(*key, object.clone(), now),
-                        None => drop(store.remove(*key)),
+                        None => {
+                            store.remove(*key);
+                        }
                     }
                 }
             };
@@ -160,7 +166,11 @@ impl<T: Value> Inner<T> {
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
     /// the key's own lock orders.
     pub(crate) async fn order_of(&self, writing: &Writing<'_, T>) -> WriteOrder {
-        if self.has_remote() { self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await } else { Vec::new() }
+        if self.has_remote() {
+            self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await
+        } else {
+            Vec::new()
+        }
     }
 
     /// Writes entries to the remote levels, deepest first, in their turn.
@@ -206,10 +216,8 @@ impl<T: Value> Inner<T> {
         order: WriteOrder,
     ) {
         let inner = Arc::clone(self);
-        let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> = items
-            .iter()
-            .map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone()))
-            .collect();
+        let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
+            items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
         self.spawn(async move {
             let _order = order;
             for (level, stamp) in levels {
