@@ -44,7 +44,7 @@
 //! answers and calls that waited for another's load are neither: `cache.requests` has them all.
 //!
 //! Durations of hits at the nearest level are **sampled**, one in 64, and each sample is recorded once: so take rates
-//! from the counters, and look at durations by `cache.tier` and `cache.result`, where sampling does not matter.
+//! from the counters, and look at durations by `cache.level` and `cache.result`, where sampling does not matter.
 //!
 //! # Spans
 //! | span | when | child of |

@@ -93,8 +93,8 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
         "cache.hits{cache.name=users,cache.operation=get}",
         "cache.misses{cache.name=users,cache.operation=get_or_set}",
         "cache.operations{cache.name=users,cache.operation=invalidate}",
-        "cache.requests{cache.name=users,cache.result=stale,cache.tier=l1}",
-        "cache.requests{cache.name=users,cache.result=coalesced,cache.tier=none}",
+        "cache.requests{cache.level=l1,cache.name=users,cache.result=stale}",
+        "cache.requests{cache.level=none,cache.name=users,cache.result=coalesced}",
         "cache.loads{cache.name=users}",
         "cache.load.errors{cache.name=users}",
         "cache.entry.count{cache.level=l1,cache.name=users}",
@@ -104,7 +104,7 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
     ] {
         assert_eq!(zero.get(declared), Some(&0.0), "{declared}");
     }
-    assert!(!zero.contains_key("cache.requests{cache.name=users,cache.result=miss,cache.tier=l1}"));
+    assert!(!zero.contains_key("cache.requests{cache.level=l1,cache.name=users,cache.result=miss}"));
 
     for _ in 0..3 {
         cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
@@ -119,8 +119,8 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
         ("cache.misses{cache.name=users,cache.operation=get_or_set}", 2.0),
         ("cache.misses{cache.name=users,cache.operation=get}", 1.0),
         ("cache.operations{cache.name=users,cache.operation=get_or_set}", 4.0),
-        ("cache.requests{cache.name=users,cache.result=hit,cache.tier=l1}", 2.0),
-        ("cache.requests{cache.name=users,cache.result=miss,cache.tier=none}", 3.0),
+        ("cache.requests{cache.level=l1,cache.name=users,cache.result=hit}", 2.0),
+        ("cache.requests{cache.level=none,cache.name=users,cache.result=miss}", 3.0),
         ("cache.hit_rate{cache.name=users}", 0.4),
         ("cache.loads{cache.name=users}", 2.0),
         ("cache.load.errors{cache.name=users}", 1.0),
@@ -175,8 +175,8 @@ async fn one_collection_agrees_with_itself_while_calls_run() {
     while !calls.is_finished() {
         let series = reader.collect();
         let by_verb = sum(&series, names::HITS);
-        let by_tier = series["cache.requests{cache.name=users,cache.result=hit,cache.tier=l1}"];
-        assert_eq!(by_verb, by_tier);
+        let at_l1 = series["cache.requests{cache.level=l1,cache.name=users,cache.result=hit}"];
+        assert_eq!(by_verb, at_l1);
         tokio::task::yield_now().await;
     }
     calls.await.unwrap();
