@@ -358,6 +358,19 @@ impl<T: Value> TracedCache<T> {
         inner.operation(Verb::Invalidate, Some(&id), 1, work, |_| None).boxed().await
     }
 
+    /// Ends the freshness of a key at every level: the next `get_or_set` loads, and what levels hold stays as a fallback
+    /// (within its life) should that load fail. Beats every load that began before. At a remote level it is a read and a
+    /// write: a value that another node stores in between may be replaced by the older one, as a fallback only.
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate). A level that could not be reached hears an invalidation when it is back.
+    pub async fn expire(&self, key: impl CacheKey) -> Result<Delivery> {
+        let id = self.render(&key)?;
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.expire_all(vec![inner.key(&id)?]).await;
+        inner.operation(Verb::Expire, Some(&id), 1, work, |_| None).boxed().await
+    }
+
     /// [`invalidate`](Self::invalidate) for many keys, one round trip per level.
     ///
     /// # Errors
