@@ -136,9 +136,9 @@ fn damage_is_told_from_a_cut() {
         let error = error(bytes);
         assert!(matches!(error.fault(), Fault::Corrupt | Fault::Cut), "{packing}: {error}");
     }
-    let trailing = [gz(b"1\n"), b"garbage".to_vec()].concat();
+    let trailing = [gz(b"1\n"), b"trailing garbage".to_vec()].concat();
     assert_eq!(error(trailing).fault(), Fault::Corrupt);
-    let trailing = [xz(b"1\n"), b"garbage!".to_vec()].concat();
+    let trailing = [xz(b"1\n"), b"trailing garbage".to_vec()].concat();
     assert_eq!(error(trailing).fault(), Fault::Corrupt);
 }
 
