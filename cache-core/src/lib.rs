@@ -13,6 +13,8 @@ mod observe;
 mod policy;
 mod provider;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
