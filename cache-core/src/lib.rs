@@ -28,6 +28,8 @@ mod read;
 mod slots;
 mod source;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tier;
 mod warm;
 mod write;
