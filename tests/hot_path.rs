@@ -1,4 +1,5 @@
 //! The hot path: what a hit at the nearest level costs in allocations, and how large the public futures are.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,6 +63,9 @@ fn futures_are_small() {
         ("invalidate", size_of_val(&cache.invalidate(1u64)), 96),
     ];
     for (name, size, most) in sizes {
-        assert!(size <= most, "the future of `{name}` has {size} bytes, at most {most} were agreed; all: {sizes:?}");
+        assert!(
+            size <= most,
+            "the future of `{name}` has {size} bytes, at most {most} were agreed; all: {sizes:?}"
+        );
     }
 }
