@@ -40,7 +40,7 @@ pub use cache::{Closed, TracedCache, Undelivered};
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
-pub use envelope::Unreadable;
+pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
 pub use inner::Value;
@@ -52,7 +52,10 @@ pub use observe::{
     SpanKind, SpanStart, Verb,
 };
 pub use policy::{Access, Early, Policy};
-pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
+pub use provider::{
+    Acquire, Acquired, CacheProvider, Capabilities, Description, EvictionCause, Evictions, Fill, Lease,
+    Leases, ObjectStore, Put,
+};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, LevelSnapshot, Served, Snapshot, Stats};
 pub use warm::Warmed;

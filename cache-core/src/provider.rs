@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Moment, Object, RawKey};
+use crate::{BoxError, CacheId, EntryId, Error, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -168,6 +168,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         0
     }
 
+    /// The level's leases, where the store can keep them. With them one load runs across processes, and a fill that an
+    /// invalidation or a set has overtaken is refused by the store itself. Then [`put`](Self::put_many) and
+    /// [`remove`](Self::remove_many) revoke the lease of their key.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
+
     /// The object store behind an in-process provider. Asked once, when a cache is built; a cache that gets one keeps
     /// objects in it and never encodes for this level.
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
@@ -176,6 +183,64 @@ pub trait CacheProvider: Send + Sync + 'static {
 
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// The right to fill one key of a level. Opaque to the framework.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Lease(pub Bytes);
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
+}
+
+/// A wish to fill one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Acquire<'a> {
+    /// Which key.
+    pub key: RawKey<'a>,
+    /// The entry that the asker holds and wants to replace; it counts as nothing. Any other entry is an answer.
+    pub held: Option<EntryId>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub enum Acquired {
+    /// The right to fill, until it ends by time or an invalidation or set of the key revokes it.
+    Granted(Lease),
+    /// Somebody else has it.
+    Held,
+    /// There is an entry that the asker does not hold.
+    Found(Bytes),
+}
+
+/// One fill under a lease.
+#[derive(Clone, Debug)]
+pub struct Fill<'a> {
+    /// The item.
+    pub put: Put<'a>,
+    /// The right to store it.
+    pub lease: Lease,
+}
+
+/// Leases of a store: "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1.
+///
+/// Results are per item, in the order of the request and of the same length. A lease that is lost, expired or evicted
+/// refuses a fill: absence never grants.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Asks for the right to fill keys, for `life` at most (rounded to what the store can). One round trip.
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>>;
+
+    /// Stores each item whose lease still holds, and ends the lease. `false`: refused, the store holds what it held.
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>>;
+
+    /// Lengthens leases that still hold to `life` from now.
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>>;
+
+    /// Gives leases back unused, so that others need not wait for their end.
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>>;
 }
 
 fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
