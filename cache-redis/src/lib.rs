@@ -65,8 +65,10 @@ mod address;
 mod backoff;
 mod connection;
 mod error;
+mod gather;
 mod keeper;
 mod provider;
+mod read;
 mod settings;
 mod wire;
 
