@@ -7,6 +7,7 @@ use crate::{
     breaker::Breaker,
     endpoint::Endpoint,
     exp::{Limits, Pool},
+    pipeline::Pipeline,
     provider::{Inner, Server},
     route::Routes,
     wire::is_plain,
@@ -32,6 +33,7 @@ pub struct Builder {
     connections: usize,
     failures: u32,
     cool_down: Duration,
+    pipelined: bool,
 }
 
 impl Builder {
@@ -45,6 +47,7 @@ impl Builder {
             connections: 32,
             failures: 5,
             cool_down: Duration::from_millis(500),
+            pipelined: std::env::var_os("MC_PIPE").is_some(),
         }
     }
 
@@ -146,7 +149,11 @@ impl Builder {
             connections: self.connections,
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {
-            transport: Box::new(Pool::new(endpoint.clone(), limits)),
+            transport: if self.pipelined {
+                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value))
+            } else {
+                Box::new(Pool::new(endpoint.clone(), limits))
+            },
             breaker: Breaker::new(self.failures, self.cool_down),
             endpoint,
         });

@@ -146,6 +146,10 @@ impl Transport for Pool {
     fn reset(&self) {
         *self.slot() = None;
     }
+
+    fn close(&self) {
+        self.reset();
+    }
 }
 
 const IN_DOUBT: Fault =

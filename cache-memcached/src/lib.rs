@@ -63,7 +63,7 @@
 //! - A read that lost its connection is tried once more. A write is not: without an answer it is
 //!   [`ErrorKind::InDoubt`], since it may still happen. When a server refuses one item of a batch, the writes
 //!   behind it in the same exchange are in doubt, too.
-//! - Dropping a call closes its connection, unless it was idle: no reply ever reaches another call.
+//! - Dropping a call closes the connection that it was using: no reply ever reaches another call.
 //! - Errors name the server, never a key, a value, or the text of a reply.
 
 mod breaker;
@@ -71,6 +71,7 @@ mod builder;
 mod endpoint;
 mod error;
 mod exp;
+mod pipeline;
 mod provider;
 mod route;
 mod transport;

@@ -289,7 +289,7 @@ impl CacheProvider for MemcachedProvider {
     async fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
         for server in &self.0.servers {
-            server.transport.reset();
+            server.transport.close();
         }
     }
 }

@@ -73,4 +73,7 @@ pub(crate) trait Transport: Send + Sync {
 
     /// Gives up idle connections and what is known of the server's address.
     fn reset(&self);
+
+    /// Gives up all connections for good.
+    fn close(&self);
 }
