@@ -33,7 +33,7 @@ pub struct Builder {
     connections: usize,
     failures: u32,
     cool_down: Duration,
-    pipelined: bool,
+    pooled: bool,
 }
 
 impl Builder {
@@ -47,7 +47,7 @@ impl Builder {
             connections: 32,
             failures: 5,
             cool_down: Duration::from_millis(500),
-            pipelined: std::env::var_os("MC_PIPE").is_some(),
+            pooled: false,
         }
     }
 
@@ -102,6 +102,14 @@ impl Builder {
         self
     }
 
+    /// Whether to use a pool of connections with one exchange at a time on each (up to
+    /// [`connections`](Self::connections)), instead of one pipelined connection per server. Default false: a pool costs
+    /// more than twice the processor time under load. It may help where items are so large that one connection is full.
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
+    }
+
     /// Checks the settings. Connects nothing: a server that is down now may be up when it is needed.
     ///
     /// # Errors
@@ -149,10 +157,10 @@ impl Builder {
             connections: self.connections,
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {
-            transport: if self.pipelined {
-                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value))
-            } else {
+            transport: if self.pooled {
                 Box::new(Pool::new(endpoint.clone(), limits))
+            } else {
+                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value))
             },
             breaker: Breaker::new(self.failures, self.cool_down),
             endpoint,

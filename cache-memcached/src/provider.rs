@@ -62,6 +62,9 @@ impl MemcachedProvider {
 
     /// Runs commands where their keys live, all servers at once; results in the order of the commands.
     async fn run(&self, mut commands: Vec<Command>) -> Vec<Result<Reply, Error>> {
+        if commands.is_empty() {
+            return Vec::new();
+        }
         if let Err(error) = self.0.usable() {
             return commands.iter().map(|_| Err(error.clone())).collect();
         }
