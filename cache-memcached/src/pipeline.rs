@@ -25,13 +25,13 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
     link::{Link, Phase},
-    queue::{Exchange, IN_DOUBT, Kind, LOST, NO_ANSWER, Results},
+    queue::{Exchange, IN_DOUBT, Kind, LOST, NO_ANSWER, Results, Waiter},
 };
 use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
-    exp::Limits,
+    exp::{Limits, NO_RUNTIME},
     transport::{Command, Reply, Transport},
 };
 
@@ -43,26 +43,19 @@ const UNSENT_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Pipeline(Arc<Link>);
 
-/// What the caller of queued commands waits for.
-struct Sent {
-    receiver: oneshot::Receiver<Results>,
-    /// The connection's generation, when its task runs on another runtime.
-    away: Option<u64>,
-}
-
 impl Pipeline {
     pub(crate) fn new(endpoint: Endpoint, limits: Limits, value_max: usize) -> Self {
         Self(Arc::new(Link::new(endpoint, limits, value_max)))
     }
 
-    /// Queues commands, and sees to it that somebody writes them. The receiver gets all results.
-    fn send(&self, commands: &[Command]) -> Result<Sent, Fault> {
+    /// Queues commands, and sees to it that somebody writes them. Answers the connection's generation, when its task runs
+    /// on another runtime.
+    fn send(&self, commands: &[Command], waiter: Waiter) -> Result<Option<u64>, Fault> {
         let Ok(handle) = Handle::try_current() else {
-            return Err(Fault::new(ErrorKind::NoRuntime, "call it on a tokio runtime"));
+            return Err(NO_RUNTIME);
         };
         let now = Instant::now();
         let limits = &self.0.limits;
-        let (caller, receiver) = oneshot::channel();
         let mut state = self.0.lock();
         if state.queue.len() >= WAITING_MAX || state.out.len() >= UNSENT_MAX {
             return Err(Fault::new(ErrorKind::Overloaded, "too many calls wait; nothing was sent"));
@@ -89,16 +82,12 @@ impl Pipeline {
         for (id, command) in (first..).zip(commands) {
             frame::encode(command, id, &mut state.out);
         }
-        let kinds = if commands.is_empty() {
+        if commands.is_empty() {
             state.out.put_slice(b"mn\r\n");
-            vec![Kind::Ping]
-        } else {
-            commands.iter().map(Kind::from).collect()
-        };
+        }
         let start_at = state.total;
         state.total += (state.out.len() - before) as u64;
-        let results = Vec::with_capacity(kinds.len());
-        state.queue.push(Exchange { kinds, first, start: start_at, deadline, results, caller });
+        state.queue.push(Exchange { first, start: start_at, deadline, waiter });
         if idle && before == 0 {
             state.write_now();
         }
@@ -114,24 +103,36 @@ impl Pipeline {
             let home = handle.id();
             handle.spawn(driver::run(Arc::clone(&self.0), generation, home));
         }
-        Ok(Sent { receiver, away: (!at_home).then_some(generation) })
+        Ok((!at_home).then_some(generation))
     }
 
-    async fn exchange(&self, commands: &[Command]) -> Results {
-        let count = commands.len().max(1);
-        let answer = match self.send(commands) {
-            Ok(Sent { receiver, away: None }) => receiver.await.ok(),
-            Ok(Sent { receiver, away: Some(generation) }) => self.away(receiver, generation).await,
-            Err(fault) => Some((0..count).map(|_| Err(fault.duplicate())).collect()),
+    async fn many(&self, commands: &[Command]) -> Results {
+        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
+        let fault = match self.send(commands, waiter) {
+            Ok(away) => match self.wait(receiver, away).await {
+                Some(results) => return results,
+                None if commands.iter().any(Command::is_write) => IN_DOUBT,
+                None => NO_ANSWER,
+            },
+            Err(fault) => fault,
         };
-        answer.unwrap_or_else(|| {
-            let fault = if commands.iter().any(Command::is_write) { &IN_DOUBT } else { &NO_ANSWER };
-            (0..count).map(|_| Err(fault.duplicate())).collect()
+        commands.iter().map(|_| Err(fault.duplicate())).collect()
+    }
+
+    /// One command, or a ping.
+    async fn single(&self, command: Option<&Command>) -> Result<Reply, Fault> {
+        let (waiter, receiver) = Waiter::one(command.map_or(Kind::Ping, Kind::from));
+        let away = self.send(command.map_or(&[], std::slice::from_ref), waiter)?;
+        self.wait(receiver, away).await.unwrap_or_else(|| {
+            let write = command.is_some_and(Command::is_write);
+            Err(if write { IN_DOUBT } else { NO_ANSWER })
         })
     }
 
-    /// The task runs on another runtime, which perhaps nobody drives: then not even its deadline would end the call.
-    async fn away(&self, receiver: oneshot::Receiver<Results>, generation: u64) -> Option<Results> {
+    /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
+    /// nobody drives that, and then not even its deadline would end the call.
+    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, away: Option<u64>) -> Option<T> {
+        let Some(generation) = away else { return receiver.await.ok() };
         let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
         match tokio::time::timeout(limit, receiver).await {
             Ok(answer) => answer.ok(),
@@ -146,20 +147,24 @@ impl Pipeline {
 #[async_trait]
 impl Transport for Pipeline {
     async fn run(&self, commands: Vec<Command>) -> Results {
-        let results = self.exchange(&commands).await;
+        let results = self.many(&commands).await;
         // A lost connection: reading twice is safe, and so is sending what never left.
-        if results.iter().all(|r| r.as_ref().is_err_and(|f| f.kind == ErrorKind::Connect)) {
-            return self.exchange(&commands).await;
+        if results.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
+            self.many(&commands).await
+        } else {
+            results
         }
-        results
+    }
+
+    async fn one(&self, command: Command) -> Result<Reply, Fault> {
+        match self.single(Some(&command)).await {
+            Err(fault) if is_lost(&fault) => self.single(Some(&command)).await,
+            result => result,
+        }
     }
 
     async fn ping(&self) -> Result<(), Fault> {
-        match self.exchange(&[]).await.pop() {
-            Some(Ok(Reply::Done)) => Ok(()),
-            Some(Err(fault)) => Err(fault),
-            _ => Err(LOST),
-        }
+        self.single(None).await.map(drop)
     }
 
     fn reset(&self) {
@@ -171,6 +176,10 @@ impl Transport for Pipeline {
         state.end(&LOST, true);
         state.phase = Phase::Closed;
     }
+}
+
+fn is_lost(fault: &Fault) -> bool {
+    fault.kind == ErrorKind::Connect
 }
 
 impl Drop for Pipeline {

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     link::{Link, Phase, State},
     parse::{Body, Parser},
-    queue::{Exchange, GARBLED, LOST, NO_ANSWER},
+    queue::{Ended, GARBLED, LOST, NO_ANSWER},
 };
 use crate::{ErrorKind, error::Fault};
 
@@ -96,7 +96,7 @@ struct Driver<'a> {
     /// Whether the timer has been set and has not fired.
     ticking: bool,
     /// Exchanges that have all their replies, told outside the lock.
-    ended: Vec<Exchange>,
+    ended: Vec<Ended>,
     /// Whether it has just let the callers run.
     rested: bool,
 }
@@ -199,10 +199,7 @@ impl<'a> Driver<'a> {
             }
         }
         let count = ended.len();
-        for exchange in ended.drain(..) {
-            // A caller that has walked away is not missed.
-            let _ = exchange.caller.send(exchange.results);
-        }
+        ended.drain(..).for_each(Ended::tell);
         self.ended = ended;
         match over {
             Some(fault) => Err(fault),
@@ -220,15 +217,15 @@ impl<'a> Driver<'a> {
                 state.armed = self.ticking || oldest.is_some();
                 oldest
             };
-            if let Some(oldest) = oldest {
+            // Otherwise left alone until it fires: it is not moved with every call, and no clock is read.
+            if let Some(oldest) = oldest
+                && (!self.ticking || self.timer.deadline() > oldest.into())
+            {
                 if oldest <= Instant::now() {
                     return Err(NO_ANSWER);
                 }
-                // Otherwise left alone until it fires: it is not moved with every call.
-                if !self.ticking || self.timer.deadline() > oldest.into() {
-                    self.timer.as_mut().reset(oldest.into());
-                    self.ticking = true;
-                }
+                self.timer.as_mut().reset(oldest.into());
+                self.ticking = true;
             }
             if !self.ticking || self.timer.as_mut().poll(cx).is_pending() {
                 return Ok(());

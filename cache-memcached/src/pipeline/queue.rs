@@ -32,17 +32,68 @@ impl From<&Command> for Kind {
     }
 }
 
+/// Who waits for which replies.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    One(Kind, oneshot::Sender<Result<Reply, Fault>>),
+    Many { kinds: Vec<Kind>, results: Results, caller: oneshot::Sender<Results> },
+}
+
+impl Waiter {
+    /// A batch, and where its results come out.
+    pub(super) fn many(kinds: Vec<Kind>) -> (Self, oneshot::Receiver<Results>) {
+        let (caller, receiver) = oneshot::channel();
+        let results = Vec::with_capacity(kinds.len());
+        (Self::Many { kinds, results, caller }, receiver)
+    }
+
+    /// A single command, and where its result comes out.
+    pub(super) fn one(kind: Kind) -> (Self, oneshot::Receiver<Result<Reply, Fault>>) {
+        let (caller, receiver) = oneshot::channel();
+        (Self::One(kind, caller), receiver)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::One(..) => 1,
+            Self::Many { kinds, .. } => kinds.len(),
+        }
+    }
+
+    fn answered(&self) -> usize {
+        match self {
+            Self::One(..) => 0,
+            Self::Many { results, .. } => results.len(),
+        }
+    }
+}
+
+/// An exchange with all its replies.
+#[derive(Debug)]
+pub(super) enum Ended {
+    One(Result<Reply, Fault>, oneshot::Sender<Result<Reply, Fault>>),
+    Many(Results, oneshot::Sender<Results>),
+}
+
+impl Ended {
+    /// Wakes the caller. One that has walked away is not missed.
+    pub(super) fn tell(self) {
+        match self {
+            Self::One(result, caller) => drop(caller.send(result)),
+            Self::Many(results, caller) => drop(caller.send(results)),
+        }
+    }
+}
+
 /// One caller's commands.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    pub(super) kinds: Vec<Kind>,
     /// Opaque id of the first command; the others follow.
     pub(super) first: u64,
     /// Where its bytes start in the stream of all requests.
     pub(super) start: u64,
     pub(super) deadline: Instant,
-    pub(super) results: Results,
-    pub(super) caller: oneshot::Sender<Results>,
+    pub(super) waiter: Waiter,
 }
 
 /// The connection cannot go on: replies no longer belong to requests.
@@ -80,7 +131,7 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, exchange: Exchange) {
-        self.commands += exchange.kinds.len();
+        self.commands += exchange.waiter.len();
         self.waiting.push_back(exchange);
     }
 
@@ -90,9 +141,9 @@ impl Queue {
     }
 
     /// Gives a reply to the command that it answers; the exchange, when that was its last.
-    pub(super) fn answer(&mut self, answer: Answer) -> Result<Option<Exchange>, OutOfStep> {
+    pub(super) fn answer(&mut self, answer: Answer) -> Result<Option<Ended>, OutOfStep> {
         let Some(head) = self.waiting.front_mut() else { return Err(OutOfStep) };
-        let position = head.results.len();
+        let position = head.waiter.answered();
         let expected = head.first + position as u64;
         match (answer.id, &answer.body) {
             (Some(id), _) if id == expected => {}
@@ -103,7 +154,11 @@ impl Queue {
             ) => {}
             _ => return Err(OutOfStep),
         }
-        let result = match (head.kinds[position], answer.body) {
+        let kind = match &head.waiter {
+            Waiter::One(kind, _) => *kind,
+            Waiter::Many { kinds, .. } => kinds[position],
+        };
+        let result = match (kind, answer.body) {
             (Kind::Get, Body::Miss) => Ok(Reply::Item(None)),
             (Kind::Get, Body::Value(_)) if answer.stale => Ok(Reply::Item(None)),
             (Kind::Get, Body::Value(Some(bytes))) => Ok(Reply::Item(Some(bytes))),
@@ -117,27 +172,42 @@ impl Queue {
             (_, Body::Rejected) => Err(REJECTED),
             _ => return Err(OutOfStep),
         };
-        head.results.push(result);
         self.commands -= 1;
-        Ok(if head.results.len() == head.kinds.len() { self.waiting.pop_front() } else { None })
+        if let Waiter::Many { kinds, results, .. } = &mut head.waiter
+            && results.len() + 1 < kinds.len()
+        {
+            results.push(result);
+            return Ok(None);
+        }
+        Ok(self.waiting.pop_front().map(|exchange| match exchange.waiter {
+            Waiter::One(_, caller) => Ended::One(result, caller),
+            Waiter::Many { mut results, caller, .. } => {
+                results.push(result);
+                Ended::Many(results, caller)
+            }
+        }))
     }
 
     /// Ends everything. What starts at `sent` or later never left, so nothing was changed; of the rest, reads failed by
     /// `cause` and writes are in doubt.
     pub(super) fn fail(&mut self, cause: &Fault, sent: u64) {
         self.commands = 0;
-        for mut exchange in self.waiting.drain(..) {
-            let left = exchange.start < sent;
-            for kind in &exchange.kinds[exchange.results.len()..] {
-                exchange.results.push(Err(match kind {
-                    Kind::Put | Kind::Remove if left => {
-                        Fault { source: cause.duplicate().source, ..IN_DOUBT }
-                    }
-                    _ => cause.duplicate(),
-                }));
+        for Exchange { start, waiter, .. } in self.waiting.drain(..) {
+            let fate = |kind: Kind| match kind {
+                Kind::Put | Kind::Remove if start < sent => {
+                    Err(Fault { source: cause.duplicate().source, ..IN_DOUBT })
+                }
+                _ => Err(cause.duplicate()),
+            };
+            match waiter {
+                Waiter::One(kind, caller) => Ended::One(fate(kind), caller),
+                Waiter::Many { kinds, mut results, caller } => {
+                    let answered = results.len();
+                    results.extend(kinds.into_iter().skip(answered).map(fate));
+                    Ended::Many(results, caller)
+                }
             }
-            // A caller that has walked away is not missed.
-            let _ = exchange.caller.send(exchange.results);
+            .tell();
         }
     }
 }
