@@ -70,13 +70,15 @@ impl Builder {
         self
     }
 
-    /// How long waiting for a free connection, a look-up and a connect may take together. Default 1 s.
+    /// How long a look-up and a connect may take together; where [pooled](Self::pooled), waiting for a free connection
+    /// counts, too. Default 1 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How long one exchange may take on an established connection. Default 500 ms.
+    /// How long one exchange may take on an established connection. Default 500 ms. Short budgets of single callers belong
+    /// elsewhere (they may drop a call at any time): when this passes, the connection is given up.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
         self
@@ -89,7 +91,7 @@ impl Builder {
         self
     }
 
-    /// Most connections per server. Default 32; the server's own limit (`-c`) is 1024 for all clients together.
+    /// Most connections per server, where [pooled](Self::pooled). Default 32; the server's own limit (`-c`) is 1024 for all clients together.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self
