@@ -1,13 +1,16 @@
 //! Servers that die, stop, lie or crawl; callers that walk away.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::common::{
     Server, builder, eventually,
-    fake::{Fake, answer, value_of},
+    fake::{Fake, answer, opaque, value_of},
     item, key, kind, provider,
 };
 use cache_core::{BoxError, CacheProvider};
@@ -250,6 +253,36 @@ async fn r_a_write_cut_off_before_its_answer_is_in_doubt() {
     .await;
     let cache = provider_of(&fake);
     assert_eq!(kind(cache.put(item("a", b"v")).await), ErrorKind::InDoubt);
+}
+
+/// A server that keeps the old value when it refuses a new one, unlike 1.6.
+#[tokio::test]
+async fn z2_a_refused_put_is_followed_by_a_removal() {
+    for (reply, expected) in [
+        ("SERVER_ERROR out of memory storing object\r\n", ErrorKind::Refused),
+        ("SERVER_ERROR object too large for cache\r\n", ErrorKind::TooLarge),
+    ] {
+        let removed = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&removed);
+        let fake = Fake::start(move |mut peer, _| {
+            let seen = Arc::clone(&seen);
+            async move {
+                while let Some(line) = peer.line().await {
+                    if line.starts_with("ms ns:k ") {
+                        peer.line().await;
+                        peer.say(reply.as_bytes()).await;
+                    } else if line.starts_with("md ns:k") {
+                        seen.store(true, Ordering::Release);
+                        peer.say(format!("HD{}\r\n", opaque(&line)).as_bytes()).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let cache = provider_of(&fake);
+        assert_eq!(kind(cache.put(item("k", b"new")).await), expected);
+        assert!(removed.load(Ordering::Acquire));
+    }
 }
 
 #[tokio::test]
