@@ -129,7 +129,8 @@ impl Clock {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
             Kind::Manual(manual) => {
-                let elapsed = i64::try_from(manual.nanos.load(Ordering::Acquire) / 1_000_000).unwrap_or(i64::MAX);
+                let elapsed =
+                    i64::try_from(manual.nanos.load(Ordering::Acquire) / 1_000_000).unwrap_or(i64::MAX);
                 MANUAL_EPOCH_MS
                     .saturating_add(elapsed)
                     .saturating_add(manual.wall_offset_ms.load(Ordering::Acquire))

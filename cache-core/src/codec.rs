@@ -52,9 +52,9 @@ impl Codec {
             #[cfg(feature = "msgpack")]
             Self::MsgPack => rmp_serde::encode::write_named(out, value).map_err(Into::into),
             #[cfg(feature = "postcard")]
-            Self::Postcard => postcard::to_extend(value, std::mem::take(out))
-                .map(|grown| *out = grown)
-                .map_err(Into::into),
+            Self::Postcard => {
+                postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).map_err(Into::into)
+            }
         };
         // serde's messages may quote the value, so the cause is named but not carried.
         done.map_err(|_quotes_the_value| {

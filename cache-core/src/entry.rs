@@ -47,7 +47,11 @@ impl Timeline {
     /// The same timeline, ending no later than `by`.
     #[must_use]
     pub fn capped(self, by: Moment) -> Self {
-        Self { born: self.born, fresh_until: self.fresh_until.min(by), usable_until: self.usable_until.min(by) }
+        Self {
+            born: self.born,
+            fresh_until: self.fresh_until.min(by),
+            usable_until: self.usable_until.min(by),
+        }
     }
 }
 
@@ -68,6 +72,8 @@ pub struct Extra {
     pub tags: Vec<Box<str>>,
     /// The source's validator, for conditional refresh.
     pub etag: Option<Box<str>>,
+    /// After a failed refresh: do not load again before this moment. Never written to a remote level.
+    pub(crate) retry_at: Option<Moment>,
 }
 
 impl Extra {
@@ -159,6 +165,9 @@ impl Object {
 /// Values stay out of `Debug` output.
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Object").field("timeline", &self.timeline).field("weight", &self.weight).finish_non_exhaustive()
+        f.debug_struct("Object")
+            .field("timeline", &self.timeline)
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
     }
 }

@@ -1,33 +1,60 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
 
+mod batch;
+mod breaker;
+mod builder;
+mod cache;
 mod clock;
 mod codec;
+mod cycle;
 mod entry;
 mod envelope;
 mod error;
+mod fetch;
+mod fill;
+mod flight;
 mod found;
+mod inner;
 mod key;
+mod level;
+mod load;
 mod loaded;
 mod observe;
+mod pending;
 mod policy;
 mod provider;
+mod read;
+mod slots;
+mod source;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod tier;
+mod warm;
+mod write;
 
+pub use breaker::Breaker;
+pub use builder::Builder;
+pub use cache::{Closed, TracedCache, Undelivered};
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
 pub use envelope::Unreadable;
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
+pub use inner::Value;
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use observe::{
-    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span, SpanKind,
-    SpanStart, Verb,
+    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span,
+    SpanKind, SpanStart, Verb,
 };
 pub use policy::{Access, Early, Policy};
-pub use provider::{
-    CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
-};
+pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
+pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, LevelSnapshot, Served, Snapshot, Stats};
+pub use warm::Warmed;
+
+pub(crate) use entry::Entry;

@@ -102,6 +102,12 @@ impl<T> Loaded<T> {
     }
 }
 
+impl<T> From<Option<T>> for Loaded<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or_else(Self::absent, Self::value)
+    }
+}
+
 /// Values stay out of `Debug` output.
 impl<T> fmt::Debug for Loaded<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

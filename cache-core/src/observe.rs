@@ -272,8 +272,18 @@ pub struct CacheInfo {
 }
 
 impl CacheInfo {
+    /// Without a cache around it, for testing an observer.
+    pub fn for_tests(name: &str, levels: Vec<LevelInfo>) -> Self {
+        Self { name: name.into(), levels: levels.into() }
+    }
+
     /// `cache.name`.
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name, to be kept without copying it.
+    pub const fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
 
@@ -386,7 +396,6 @@ pub trait Ambient: Send + Sync + 'static {
     fn within(&self, work: &mut dyn FnMut());
 }
 
-
 pin_project! {
     /// A future that is polled inside zero or more surroundings.
     pub(crate) struct Within<F> {
@@ -485,6 +494,7 @@ impl Spans {
         self.each(|s| s.found(outcome, level));
     }
 
+    #[allow(dead_code, reason = "x")]
     pub(crate) fn size(&self, bytes: usize) {
         self.each(|s| s.size(bytes));
     }

@@ -185,7 +185,11 @@ impl Policy {
             }
             Early::XFetch { beta } if beta >= 0.0 && beta.is_finite() => {}
             Early::XFetch { beta } => {
-                return Err(Error::config("policy.early.beta", beta, "a finite number, 0 or above; 1 is usual"));
+                return Err(Error::config(
+                    "policy.early.beta",
+                    beta,
+                    "a finite number, 0 or above; 1 is usual",
+                ));
             }
         }
         if let (Some(soft), Some(hard)) = (soft, hard)
@@ -205,7 +209,11 @@ impl Policy {
             ));
         }
         if hard.is_some_and(|h| h.is_zero()) {
-            return Err(Error::config("policy.hard_limit", "0s", "no load could end; give a time above zero"));
+            return Err(Error::config(
+                "policy.hard_limit",
+                "0s",
+                "no load could end; give a time above zero",
+            ));
         }
         if self.loads == Some(0) {
             return Err(Error::config("policy.loads", 0, "no load could ever run; give at least 1"));

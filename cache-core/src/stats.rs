@@ -14,9 +14,7 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-use crate::{
-    BreakerState, CacheInfo, EvictionCause, LoadEnd, ObjectStore, Outcome, Verb,
-};
+use crate::{BreakerState, CacheInfo, EvictionCause, LoadEnd, ObjectStore, Outcome, Verb};
 
 const STRIPES: usize = 16;
 /// One look-up in this many that the nearest level serves is timed.
@@ -210,8 +208,7 @@ impl Stats {
     }
 
     pub(crate) fn load(&self, elapsed: Duration, end: LoadEnd) {
-        self.load_micros
-            .fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.load_micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if matches!(end, LoadEnd::Failed(_)) {
             self.load_errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -238,7 +235,8 @@ impl Stats {
         let levels = self.levels.len();
         let mut served = Vec::new();
         for verb in LOOKUPS {
-            for outcome in [Outcome::Hit, Outcome::Stale, Outcome::Absent, Outcome::Coalesced, Outcome::Miss] {
+            for outcome in [Outcome::Hit, Outcome::Stale, Outcome::Absent, Outcome::Coalesced, Outcome::Miss]
+            {
                 for level in (0..levels).map(Some).chain([None]) {
                     let at = level.and_then(|l| u8::try_from(l).ok());
                     let mut count = self.lookup_cell(verb, outcome, at).load(Ordering::Relaxed);
@@ -265,8 +263,8 @@ impl Stats {
                 .iter()
                 .enumerate()
                 .map(|(at, level)| {
-                    let mut outcomes = LevelOutcome::ALL
-                        .map(|o| (o, level.outcomes[o as usize].load(Ordering::Relaxed)));
+                    let mut outcomes =
+                        LevelOutcome::ALL.map(|o| (o, level.outcomes[o as usize].load(Ordering::Relaxed)));
                     if at == 0 {
                         outcomes[LevelOutcome::Hit as usize].1 += hot_hits;
                     }
@@ -397,7 +395,11 @@ impl Snapshot {
 
     /// Fresh hits served by one level.
     pub fn hits_at(&self, level: usize) -> u64 {
-        self.served.iter().filter(|s| s.outcome == Outcome::Hit && s.level == Some(level)).map(|s| s.count).sum()
+        self.served
+            .iter()
+            .filter(|s| s.outcome == Outcome::Hit && s.level == Some(level))
+            .map(|s| s.count)
+            .sum()
     }
 
     /// Hits over look-ups, 0 to 1; `None` before the first look-up.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,8 +26,9 @@ pub const ENTRY_OVERHEAD: u32 = 400;
 /// What the engine holds under a key.
 #[derive(Clone)]
 pub(crate) enum Slot {
-    /// Until when it is usable is the cache's to judge, on its own clock; `life` is for the engine's timer.
-    Object { object: Object, life: Option<Duration> },
+    /// Until when it is usable is the cache's to judge, on its own clock; `life` is for the engine's timer, in
+    /// nanoseconds.
+    Object { object: Object, life: Option<NonZeroU64> },
     /// Judged here, on the system's clock.
     Bytes { bytes: Bytes, until: Option<Instant> },
 }
@@ -114,7 +116,7 @@ struct ByLife;
 impl Expiry<Key, Slot> for ByLife {
     fn expire_after_create(&self, _key: &Key, slot: &Slot, _now: Instant) -> Option<Duration> {
         match slot {
-            Slot::Object { life, .. } => *life,
+            Slot::Object { life, .. } => life.map(|nanos| Duration::from_nanos(nanos.get())),
             Slot::Bytes { until, .. } => until.map(|until| until.saturating_duration_since(Instant::now())),
         }
     }
@@ -147,7 +149,8 @@ impl ObjectStore for Engine {
             self.moka.invalidate(&query);
             return;
         }
-        let life = (left != Duration::MAX).then_some(left);
+        // What does not fit, `Duration::MAX` above all, is as good as for ever.
+        let life = u64::try_from(left.as_nanos()).ok().and_then(NonZeroU64::new);
         self.moka.insert(query.to_key(), Slot::Object { object, life });
     }
 

@@ -1,0 +1,156 @@
+//! Batches: one round trip per level, and a loader that gets only what is missing.
+
+use std::sync::Arc;
+
+use crate::{
+    Access, BoxError, Found, Loaded, Outcome, RawKey, Result, Value, Verb,
+    cycle::LoadId,
+    fetch::{Counted, wait_for},
+    flight::Flight,
+    inner::{Inner, Seen, State},
+    load::{Departure, Terms},
+    observe::Spans,
+    read::Asked,
+    slots::Role,
+};
+
+/// How one key of a batch is answered.
+enum Part<T> {
+    Done(Result<Found<T>>),
+    Wait { flight: Arc<Flight<T>>, stale: Option<Seen<T>>, leads: bool },
+}
+
+impl<T: Value> Inner<T> {
+    /// Looks up many keys, in their order.
+    pub(crate) async fn look_many(
+        self: &Arc<Self>,
+        keys: &[RawKey<'_>],
+        access: Access,
+        spans: &Spans,
+    ) -> Result<Vec<Found<T>>> {
+        self.check_open()?;
+        let mut counted = self.count_each(keys.len(), Verb::GetMany, spans);
+        if matches!(access, Access::Reload | Access::Bypass) {
+            return Ok(keys.iter().map(|_| Found::miss()).collect());
+        }
+        let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
+        self.read_levels(&mut asked).await;
+        let mut all = Vec::with_capacity(keys.len());
+        for (asked, counted) in asked.iter().zip(&mut counted) {
+            let found = self.answer(asked, access)?;
+            counted.as_found(&found);
+            all.push(found);
+        }
+        Ok(all)
+    }
+
+    fn count_each<'a>(&'a self, keys: usize, verb: Verb, spans: &'a Spans) -> Vec<Counted<'a>> {
+        (0..keys).map(|_| Counted::new(self.stats(), verb, spans)).collect()
+    }
+
+    /// Looks up many keys and loads what is missing in one call of `loader`, which gets positions in `keys` and answers in
+    /// their order. Keys that are being loaded already, alone or in another batch, are waited for.
+    pub(crate) async fn fetch_many<F, Fut>(
+        self: &Arc<Self>,
+        keys: &[RawKey<'_>],
+        access: Access,
+        loader: F,
+        spans: &Spans,
+    ) -> Result<Vec<Found<T>>>
+    where
+        F: FnOnce(Vec<usize>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + 'static,
+    {
+        self.check_open()?;
+        let mut counted = self.count_each(keys.len(), Verb::GetOrSetMany, spans);
+        let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
+        if !matches!(access, Access::Reload | Access::Bypass) {
+            self.read_levels(&mut asked).await;
+        }
+        let load = LoadId::next();
+        let mut departures = Vec::new();
+        let mut wanted = Vec::new();
+        let mut parts = Vec::with_capacity(keys.len());
+        for (at, asked) in asked.into_iter().enumerate() {
+            let part = self.part(asked, access, load, |departure| {
+                departures.push(departure);
+                wanted.push(at);
+            });
+            if let Part::Wait { leads: false, .. } = part {
+                counted[at].coalesced();
+            }
+            parts.push(part);
+        }
+        if !departures.is_empty() {
+            // The loader is called inside its task: a panic of it stays there.
+            let terms = Terms { store: access != Access::Bypass, ..Terms::NORMAL };
+            self.launch_many(load, departures, terms, async move { loader(wanted).await })?;
+        }
+        let mut all = Vec::with_capacity(keys.len());
+        let mut error = None;
+        for (part, counted) in parts.into_iter().zip(&mut counted) {
+            let found = match part {
+                Part::Done(found) => found,
+                Part::Wait { flight, stale, leads } => {
+                    let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
+                    let _edge = wait_for(&flight)?;
+                    self.conclude(flight.wait().await, stale.as_ref(), outcome)
+                }
+            };
+            match found {
+                Ok(found) => {
+                    counted.as_found(&found);
+                    all.push(found);
+                }
+                Err(failed) => {
+                    error.get_or_insert(failed);
+                }
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(all),
+        }
+    }
+
+    fn part(
+        self: &Arc<Self>,
+        mut asked: Asked<'_, T>,
+        access: Access,
+        load: LoadId,
+        depart: impl FnOnce(Departure<T>),
+    ) -> Part<T> {
+        let now = self.now();
+        if asked.fresh.is_some() || access == Access::CacheOnly {
+            let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
+            if asked.met_a_load && found.outcome == Outcome::Hit {
+                found.outcome = Outcome::Coalesced;
+            }
+            return Part::Done(Ok(found));
+        }
+        let stale = asked.stale.take();
+        if let Some(seen) = &stale {
+            let throttled = seen.entry.retry_at().is_some_and(|at| now < at);
+            if access == Access::AllowStale || throttled {
+                return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
+            }
+        }
+        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
+        let reads = !matches!(access, Access::Reload | Access::Bypass);
+        let recheck = || if reads { self.refilled(asked.key) } else { None };
+        match self.slots.role(&ticket, recheck, || Flight::new(load, true, stale.clone())) {
+            Role::Filled(Seen { entry, level }) => {
+                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
+                Part::Done(Ok(entry.found(outcome, Some(level), now)))
+            }
+            Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
+            Role::Join(flight) => Part::Wait { flight, stale, leads: false },
+            Role::Lead(flight, own) => {
+                let held =
+                    stale.as_ref().filter(|s| s.entry.state(now) != State::Dead).map(|s| s.entry.clone());
+                depart(Departure { flight: Arc::clone(&flight), ticket: own, held });
+                Part::Wait { flight, stale, leads: true }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A circuit breaker: stops asking a sick level, and finds out with one request when it is well again.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::{BreakerState, Clock, Error, Moment, Result};
+
+/// When a level stops being asked.
+///
+/// The breaker opens when at least `min_calls` calls ended within the last `window` and the share of failures reached
+/// `failure_rate`. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
+/// for `open_for` more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    pub(crate) failure_rate: f64,
+    pub(crate) min_calls: u32,
+    pub(crate) window: Duration,
+    pub(crate) open_for: Duration,
+}
+
+impl Default for Breaker {
+    /// Half of at least 5 calls within 10 s; open for 1 s.
+    fn default() -> Self {
+        Self {
+            failure_rate: 0.5,
+            min_calls: 5,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Breaker {
+    /// Share of failures, above 0 up to 1, at which it opens.
+    #[must_use]
+    pub const fn failure_rate(mut self, rate: f64) -> Self {
+        self.failure_rate = rate;
+        self
+    }
+
+    /// Calls that must have ended within the window before the rate counts. 1 opens at the first failure.
+    #[must_use]
+    pub const fn min_calls(mut self, calls: u32) -> Self {
+        self.min_calls = calls;
+        self
+    }
+
+    /// How far back calls are counted.
+    #[must_use]
+    pub const fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Pause before the next try.
+    #[must_use]
+    pub const fn open_for(mut self, pause: Duration) -> Self {
+        self.open_for = pause;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if !(self.failure_rate > 0.0 && self.failure_rate <= 1.0) {
+            return Err(Error::config(
+                "level.breaker.failure_rate",
+                self.failure_rate,
+                "a share of calls, above 0 up to 1",
+            ));
+        }
+        for (field, zero) in [
+            ("level.breaker.min_calls", self.min_calls == 0),
+            ("level.breaker.window", self.window.is_zero()),
+            ("level.breaker.open_for", self.open_for.is_zero()),
+        ] {
+            if zero {
+                return Err(Error::config(field, 0, "must be above zero"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The breaker of one level at work.
+pub(crate) struct Gate {
+    settings: Breaker,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Half {
+    calls: u32,
+    failures: u32,
+}
+
+enum Mode {
+    Closed,
+    Open { until: Moment },
+    Probing,
+}
+
+struct State {
+    mode: Mode,
+    /// Counts of the current and the previous half of the window.
+    now: Half,
+    before: Half,
+    half_ends: Moment,
+}
+
+/// Leave to make one call. Dropping it without a verdict counts as a failure of a probe and as nothing otherwise.
+pub(crate) struct Pass<'a> {
+    gate: &'a Gate,
+    clock: &'a Clock,
+    probe: bool,
+    judged: bool,
+}
+
+impl Gate {
+    pub(crate) fn new(settings: Breaker) -> Self {
+        Self {
+            settings,
+            state: Mutex::new(State {
+                mode: Mode::Closed,
+                now: Half::default(),
+                before: Half::default(),
+                half_ends: Moment::ORIGIN,
+            }),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: do not ask. The flag says whether this call made the breaker half-open.
+    pub(crate) fn enter<'a>(&'a self, clock: &'a Clock) -> Option<Pass<'a>> {
+        let mut state = self.lock();
+        let probe = match state.mode {
+            Mode::Closed => false,
+            Mode::Probing => return None,
+            Mode::Open { until } if clock.now() < until => return None,
+            Mode::Open { .. } => {
+                state.mode = Mode::Probing;
+                true
+            }
+        };
+        Some(Pass { gate: self, clock, probe, judged: false })
+    }
+
+    /// Time until a call would be let through.
+    pub(crate) fn opens_in(&self, clock: &Clock) -> Duration {
+        match self.lock().mode {
+            Mode::Closed => Duration::ZERO,
+            Mode::Probing => self.settings.open_for,
+            Mode::Open { until } => until.since(clock.now()),
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Whether this call is the half-open probe.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The call ended. Returns the new state if it changed.
+    pub(crate) fn end(mut self, ok: bool) -> Option<BreakerState> {
+        self.judge(ok)
+    }
+
+    fn judge(&mut self, ok: bool) -> Option<BreakerState> {
+        self.judged = true;
+        let settings = self.gate.settings;
+        let now = self.clock.now();
+        let mut state = self.gate.lock();
+        if self.probe {
+            state.now = Half::default();
+            state.before = Half::default();
+            state.mode = if ok { Mode::Closed } else { Mode::Open { until: now.after(settings.open_for) } };
+            return Some(if ok { BreakerState::Closed } else { BreakerState::Open });
+        }
+        if !matches!(state.mode, Mode::Closed) {
+            return None;
+        }
+        if now >= state.half_ends {
+            let half = settings.window / 2;
+            // After a pause of a whole half, the previous half is empty too.
+            state.before = if now < state.half_ends.after(half) { state.now } else { Half::default() };
+            state.now = Half::default();
+            state.half_ends = now.after(half);
+        }
+        state.now.calls += 1;
+        state.now.failures += u32::from(!ok);
+        let calls = state.now.calls.saturating_add(state.before.calls);
+        let failures = state.now.failures.saturating_add(state.before.failures);
+        if !ok
+            && calls >= settings.min_calls
+            && f64::from(failures) >= settings.failure_rate * f64::from(calls)
+        {
+            state.mode = Mode::Open { until: now.after(settings.open_for) };
+            return Some(BreakerState::Open);
+        }
+        None
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.probe && !self.judged {
+            self.judge(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    const S: Duration = Duration::from_secs(1);
+
+    fn call(gate: &Gate, clock: &Clock, ok: bool) -> bool {
+        gate.enter(clock).map(|pass| pass.end(ok)).is_some()
+    }
+
+    #[test]
+    fn opens_at_the_rate_and_closes_by_one_probe() {
+        let (clock, time) = Clock::manual();
+        let gate = Gate::new(Breaker::default());
+        for ok in [true, true, false, false] {
+            assert!(call(&gate, &clock, ok));
+        }
+        assert!(call(&gate, &clock, false), "below five calls it stays closed");
+        assert!(!call(&gate, &clock, true), "three of five failed");
+        time.advance(S);
+        let probe = gate.enter(&clock).unwrap();
+        assert!(probe.is_probe());
+        assert!(gate.enter(&clock).is_none(), "a single probe");
+        assert_eq!(probe.end(false), Some(BreakerState::Open));
+        assert!(!call(&gate, &clock, true));
+        time.advance(S);
+        assert_eq!(gate.enter(&clock).unwrap().end(true), Some(BreakerState::Closed));
+        assert!(call(&gate, &clock, false), "old failures are forgotten");
+        assert!(call(&gate, &clock, true));
+    }
+
+    #[test]
+    fn a_dropped_probe_does_not_jam_the_breaker() {
+        let (clock, time) = Clock::manual();
+        let gate = Gate::new(Breaker::default().min_calls(1));
+        assert!(call(&gate, &clock, false));
+        time.advance(S);
+        drop(gate.enter(&clock).unwrap());
+        assert!(!call(&gate, &clock, true));
+        time.advance(S);
+        assert!(call(&gate, &clock, true));
+        assert!(call(&gate, &clock, true));
+    }
+
+    #[test]
+    fn old_failures_leave_the_window() {
+        let (clock, time) = Clock::manual();
+        let gate = Gate::new(Breaker::default());
+        for _ in 0..4 {
+            assert!(call(&gate, &clock, false));
+        }
+        time.advance(11 * S);
+        assert!(call(&gate, &clock, false));
+        assert!(call(&gate, &clock, true), "one failure within the window");
+    }
+}

@@ -1,0 +1,210 @@
+//! Building a cache: every contradiction is found here, before any I/O.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_utils::CachePadded;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Access, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats, TracedCache,
+    Value,
+    inner::{EvictionCounter, Inner, Weigher},
+    observe::Observers,
+    slots::Slots,
+    tier::{Around, Tier},
+};
+
+/// Puts a cache together; from [`TracedCache::builder`].
+pub struct Builder<T> {
+    name: String,
+    levels: Vec<Level>,
+    policy: Policy,
+    clock: Clock,
+    schema: u32,
+    weigher: Option<Weigher<T>>,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+impl<T: Value> Builder<T> {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            levels: Vec::new(),
+            policy: Policy::ttl(Duration::from_secs(60)),
+            clock: Clock::system(),
+            schema: 0,
+            weigher: None,
+            observers: Vec::new(),
+        }
+    }
+
+    /// Adds the next level, nearest first. Any provider is a level with the defaults of [`Level`].
+    #[must_use]
+    pub fn level(mut self, level: impl Into<Level>) -> Self {
+        self.levels.push(level.into());
+        self
+    }
+
+    /// How long entries live and how loads are held. A ttl of 60 s when not given.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The clock; the system's when not given.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Names the shape of `T` on the wire. Entries with another id are a clean miss: raise it when the type changes in a
+    /// way that its codec would misread.
+    #[must_use]
+    pub fn schema(mut self, id: u32) -> Self {
+        self.schema = id;
+        self
+    }
+
+    /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.
+    #[must_use]
+    pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// Adds an observer.
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Checks everything and builds the cache. Does no I/O and needs no runtime.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
+    /// policy or levels, or what a provider finds wrong with its own settings.
+    pub fn build(self) -> Result<TracedCache<T>> {
+        let Self { name, levels, policy, clock, schema, weigher, observers } = self;
+        check_name(&name)?;
+        policy.check()?;
+        if levels.is_empty() {
+            return Err(Error::config(
+                "levels",
+                "none",
+                "a cache needs at least one level; add one with `level`",
+            ));
+        }
+        if levels.len() > 16 {
+            return Err(Error::config("levels", levels.len(), "at most 16 levels"));
+        }
+        for (at, level) in levels.iter().enumerate() {
+            level.check(at + 1, &policy)?;
+        }
+        check_ttl(&levels, &policy)?;
+
+        let name: Arc<str> = name.into();
+        let only = levels.len() == 1;
+        let tiers: Box<[Tier]> = levels
+            .into_iter()
+            .enumerate()
+            .map(|(at, level)| Tier::new(u8::try_from(at).unwrap_or(u8::MAX), level, only))
+            .collect();
+        let info = CacheInfo {
+            name: Arc::clone(&name),
+            levels: tiers
+                .iter()
+                .map(|tier| LevelInfo {
+                    position: format!("l{}", tier.index + 1).into(),
+                    provider: tier.provider.describe(),
+                    in_process: tier.store.is_some(),
+                })
+                .collect(),
+        };
+        let observers = Observers::new(info.clone(), observers);
+        let stats = Arc::new(Stats::new(info, tiers.iter().map(|t| t.store.clone()).collect()));
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        // 0 is the space of byte providers.
+        let cache = CacheId(NEXT.fetch_add(1, Ordering::Relaxed));
+        for tier in &tiers {
+            if let Some(store) = &tier.store {
+                let counter = EvictionCounter {
+                    level: tier.index,
+                    stats: Arc::clone(&stats),
+                    observers: observers.clone(),
+                };
+                store.attach(cache, Arc::new(counter));
+            }
+        }
+        observers.attach(&stats);
+        Ok(TracedCache {
+            inner: Arc::new(Inner {
+                near: tiers[0].store.clone(),
+                tiers,
+                around: Around { cache, name, clock, observers, stats },
+                permits: policy
+                    .loads
+                    .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+                policy,
+                schema,
+                weigher,
+                generation: CachePadded::new(AtomicU32::new(0)),
+                slots: Slots::new(),
+                tasks: TaskTracker::new(),
+                closing: CancellationToken::new(),
+            }),
+            access: Access::Normal,
+        })
+    }
+}
+
+/// The name is part of every remote key and of every metric.
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    if name.is_empty() || name.len() > 100 || !name.chars().all(allowed) {
+        return Err(Error::config(
+            "name",
+            format_args!("{name:?}"),
+            "1 to 100 ASCII letters, digits, `.`, `_`, `-` or `/`; it is part of remote keys and of metrics",
+        ));
+    }
+    Ok(())
+}
+
+fn check_ttl(levels: &[Level], policy: &Policy) -> Result<()> {
+    let caps: Vec<_> = levels.iter().map(|l| l.provider.capabilities()).collect();
+    let holds = |ttl: Duration| {
+        caps.iter().zip(levels).any(|(caps, level)| {
+            level.ttl_cap.unwrap_or(Duration::MAX).min(ttl) <= caps.ttl_max.unwrap_or(Duration::MAX)
+        })
+    };
+    if !holds(policy.ttl) {
+        let longest = caps.iter().filter_map(|c| c.ttl_max).max().unwrap_or_default();
+        return Err(Error::config(
+            "policy.ttl",
+            format_args!("{:?}", policy.ttl),
+            format_args!("no level can hold it; at most {longest:?} here, or give a level a ttl_cap"),
+        ));
+    }
+    Ok(())
+}
+
+impl<T> fmt::Debug for Builder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("levels", &self.levels)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,594 @@
+//! `TracedCache`: the face.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use crate::{
+    Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
+    Outcome, Policy, RawKey, Result, Snapshot, SpanKind, SpanStart, Value, Verb, flight::Loader,
+    inner::Inner, observe::Spans, stats::SAMPLE,
+};
+
+/// A named, typed cache over an ordered list of levels, the nearest first.
+///
+/// Cloning is cheap and gives the same cache. Values come as `Arc<T>`: a hit at an in-process level neither copies nor
+/// decodes. Dropping any returned future is safe: loads belong to the runtime, not to callers.
+pub struct TracedCache<T> {
+    pub(crate) inner: Arc<Inner<T>>,
+    pub(crate) access: Access,
+}
+
+impl<T> Clone for TracedCache<T> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), access: self.access }
+    }
+}
+
+impl<T: Value> TracedCache<T> {
+    /// Starts a cache. The name is part of remote keys and of every metric: letters, digits, `.`, `_`, `-`, `/`.
+    pub fn builder(name: impl Into<String>) -> Builder<T> {
+        Builder::new(name.into())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.inner.around.name
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> &Policy {
+        &self.inner.policy
+    }
+
+    /// The same cache, for calls with another access mode: `users.access(Access::CacheOnly).get(42)`.
+    #[must_use]
+    pub fn access(&self, access: Access) -> Self {
+        Self { inner: Arc::clone(&self.inner), access }
+    }
+
+    /// The counts of this cache so far.
+    pub fn stats(&self) -> Snapshot {
+        self.inner.stats().snapshot()
+    }
+
+    /// The value, if a level has it fresh.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Key`] for an empty key; [`crate::ErrorKind::Level`] where a level surfaces its failures;
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn get(&self, key: impl CacheKey) -> Result<Option<Arc<T>>> {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let key = self.inner.key(key.render(&mut buf))?;
+            if let Some(value) = self.inner.hot(key, Verb::Get, self.access) {
+                return Ok(Some(value));
+            }
+            self.look_cold(key)
+        };
+        Ok(cold.await?.into_value())
+    }
+
+    /// The whole answer: value, outcome, level, age. Costs an exact clock read more than [`get`](Self::get).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn look(&self, key: impl CacheKey) -> Result<Found<T>> {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let key = self.inner.key(key.render(&mut buf))?;
+            self.look_cold(key)
+        };
+        cold.await
+    }
+
+    fn look_cold(&self, key: RawKey<'_>) -> BoxFuture<'static, Result<Found<T>>> {
+        let Self { inner, access } = self.clone();
+        let id: Arc<str> = key.id.into();
+        let hash = key.hash;
+        async move {
+            let key = inner.rekey(&id, hash);
+            let work = async |spans: &Spans| inner.look(key, Verb::Get, access, spans).await;
+            inner.operation(Verb::Get, Some(&id), 1, work, Found::brief).await
+        }
+        .boxed()
+    }
+
+    /// Stores a value at every level under the policy, and beats every load of the key that began before.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Key`]; [`crate::ErrorKind::Level`] where a level surfaces its failures (the other levels have
+    /// been written); [`crate::ErrorKind::Closed`]. On an error, or when the future is dropped midway, no in-process level
+    /// holds the key, and a remote level that may still hold an older value is not read for it until it has been told.
+    pub async fn set(&self, key: impl CacheKey, value: impl Into<Arc<T>>) -> Result<Delivery> {
+        self.set_loaded(key, Loaded::value(value)).await
+    }
+
+    /// Stores a value with its own ttl, tags or validator, or an absence. A ttl of zero removes the key.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set); [`crate::ErrorKind::Config`] for an answer that only a loader may give.
+    pub async fn set_loaded(&self, key: impl CacheKey, value: Loaded<T>) -> Result<Delivery> {
+        let id = self.render(&key)?;
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.set_all(vec![(inner.key(&id)?, value)]).await;
+        inner.operation(Verb::Set, Some(&id), 1, work, |_| None).boxed().await
+    }
+
+    /// Stores many values in one round trip per level. Of a key given twice the last value counts.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn set_many<K: CacheKey, V: Into<Arc<T>>>(
+        &self,
+        items: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Delivery> {
+        let mut values: HashMap<Arc<str>, Loaded<T>> = HashMap::new();
+        for (key, value) in items {
+            values.insert(self.render(&key)?, Loaded::value(value));
+        }
+        let inner = &self.inner;
+        let (ids, values): (Vec<_>, Vec<_>) = values.into_iter().unzip();
+        let work = async |_: &Spans| {
+            let keys = inner.keys(&ids)?;
+            inner.set_all(keys.into_iter().zip(values).collect()).await
+        };
+        if ids.is_empty() {
+            return Ok(Delivery::Confirmed);
+        }
+        inner.operation(Verb::SetMany, None, ids.len(), work, |_| None).boxed().await
+    }
+
+    /// The value, loaded on a miss. However many callers ask at once, the loader runs once; the others wait for it and
+    /// are counted as coalesced.
+    ///
+    /// The loader runs as a task of its own: it goes on when its caller leaves. Where it needs state, prefer
+    /// [`get_or_set_with`](Self::get_or_set_with), which clones nothing on a hit.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Load`] with the loader's own error ([`Error::load_error`] gives it back), `LoadTimeout`,
+    /// `LoadPanicked`, `LoadAborted`, `Cycle`, `Absent`, `Key`, `Closed`, `NoRuntime`. A failing level is never an error
+    /// here.
+    pub async fn get_or_set<A, E, F, Fut>(&self, key: impl CacheKey, load: F) -> Result<A::Out>
+    where
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let key = self.inner.key(key.render(&mut buf))?;
+            if let Some(value) = self.inner.hot(key, Verb::GetOrSet, self.access) {
+                return A::out(Some(value));
+            }
+            self.fetch_cold(key, loader(move |_| load()))
+        };
+        A::out(cold.await?.into_value())
+    }
+
+    /// The same with state for the loader, cloned on a miss only, and the key in its owned form:
+    /// `users.get_or_set_with(42, &db, |db, id| async move { db.user(id).await })`.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set).
+    pub async fn get_or_set_with<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Result<A::Out>
+    where
+        K: CacheKey,
+        S: Clone + Send + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: FnOnce(S, K::Owned) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let raw = self.inner.key(key.render(&mut buf))?;
+            if let Some(value) = self.inner.hot(raw, Verb::GetOrSet, self.access) {
+                return A::out(Some(value));
+            }
+            let (state, owned) = (state.clone(), key.to_owned_key());
+            self.fetch_cold(raw, loader(move |_| load(state, owned)))
+        };
+        A::out(cold.await?.into_value())
+    }
+
+    /// The same, and the loader sees the stale value and its validator, if one is held: for conditional requests. It may
+    /// answer [`Loaded::unchanged`].
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set).
+    pub async fn get_or_set_if_changed<K, S, A, E, F, Fut>(
+        &self,
+        key: K,
+        state: &S,
+        load: F,
+    ) -> Result<A::Out>
+    where
+        K: CacheKey,
+        S: Clone + Send + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: FnOnce(S, K::Owned, Option<Held<T>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let raw = self.inner.key(key.render(&mut buf))?;
+            if let Some(value) = self.inner.hot(raw, Verb::GetOrSet, self.access) {
+                return A::out(Some(value));
+            }
+            let (state, owned) = (state.clone(), key.to_owned_key());
+            self.fetch_cold(raw, loader(move |held| load(state, owned, held)))
+        };
+        A::out(cold.await?.into_value())
+    }
+
+    /// [`get_or_set_with`](Self::get_or_set_with), with the whole answer.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set), but an absence is an outcome, not an error.
+    pub async fn look_or_set_with<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Result<Found<T>>
+    where
+        K: CacheKey,
+        S: Clone + Send + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: FnOnce(S, K::Owned) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let raw = self.inner.key(key.render(&mut buf))?;
+            let (state, owned) = (state.clone(), key.to_owned_key());
+            self.fetch_cold(raw, loader(move |_| load(state, owned)))
+        };
+        cold.await
+    }
+
+    /// Loads the value anew and stores it, whatever levels hold. Joins a load of the key that is under way.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set).
+    pub async fn refresh<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Result<A::Out>
+    where
+        K: CacheKey,
+        S: Clone + Send + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: FnOnce(S, K::Owned) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let id = self.render(&key)?;
+        let (state, owned) = (state.clone(), key.to_owned_key());
+        let loader = loader(move |_| load(state, owned));
+        let inner = &self.inner;
+        let work = async |spans: &Spans| {
+            inner.fetch(inner.key(&id)?, Verb::Refresh, Access::Reload, loader, spans).await
+        };
+        let found = inner.operation(Verb::Refresh, Some(&id), 1, work, Found::brief).boxed().await?;
+        A::out(found.into_value())
+    }
+
+    fn fetch_cold(&self, key: RawKey<'_>, loader: Loader<T>) -> BoxFuture<'static, Result<Found<T>>> {
+        let Self { inner, access } = self.clone();
+        let id: Arc<str> = key.id.into();
+        let hash = key.hash;
+        async move {
+            let key = inner.rekey(&id, hash);
+            let work = async |spans: &Spans| inner.fetch(key, Verb::GetOrSet, access, loader, spans).await;
+            inner.operation(Verb::GetOrSet, Some(&id), 1, work, Found::brief).await
+        }
+        .boxed()
+    }
+
+    /// Looks up many keys, one round trip per level; answers in their order.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_many<K: CacheKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Arc<T>>>> {
+        let ids = keys.into_iter().map(|k| self.render(&k)).collect::<Result<Vec<_>>>()?;
+        let Self { inner, access } = self;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let work = async |spans: &Spans| inner.look_many(&inner.keys(&ids)?, *access, spans).await;
+        let found = inner.operation(Verb::GetMany, None, ids.len(), work, |_| None).boxed().await?;
+        Ok(found.into_iter().map(Found::into_value).collect())
+    }
+
+    /// Looks up many keys and loads those missing with one call of the loader, which gets only their ids and answers
+    /// with pairs in any order. Ids that it leaves out are absent; ids that nobody asked for are ignored. A key that is
+    /// being loaded already, alone or in another batch, is waited for, not loaded again. Answers in the asked order.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set); the first failure among the keys, after all have ended. What did load is
+    /// stored.
+    pub async fn get_or_set_many<K, S, A, I, E, F, Fut>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        state: &S,
+        load: F,
+    ) -> Result<Vec<Option<Arc<T>>>>
+    where
+        K: CacheKey,
+        S: Clone + Send + 'static,
+        A: Answer<T>,
+        I: IntoIterator<Item = (K::Owned, A)> + Send,
+        E: Into<BoxError>,
+        F: FnOnce(S, Vec<K::Owned>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<I, E>> + Send + 'static,
+    {
+        let mut ids = Vec::new();
+        let mut owned = Vec::new();
+        for key in keys {
+            ids.push(self.render(&key)?);
+            owned.push(key.to_owned_key());
+        }
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let state = state.clone();
+        let loader = move |wanted: Vec<usize>| async move {
+            let ids: Vec<K::Owned> = wanted.iter().map(|at| owned[*at].clone()).collect();
+            let answers = load(state, ids.clone()).await.map_err(Into::into)?;
+            let mut by_id: HashMap<K::Owned, Loaded<T>> =
+                answers.into_iter().map(|(id, answer)| (id, answer.into_loaded())).collect();
+            Ok(ids.iter().map(|id| by_id.remove(id)).collect())
+        };
+        let Self { inner, access } = self;
+        let work = async |spans: &Spans| inner.fetch_many(&inner.keys(&ids)?, *access, loader, spans).await;
+        let found = inner.operation(Verb::GetOrSetMany, None, ids.len(), work, |_| None).boxed().await?;
+        Ok(found.into_iter().map(Found::into_value).collect())
+    }
+
+    /// Makes a key gone: once this has answered, no read on this node that starts later returns a value whose load began
+    /// before, however late that load ends; once it has answered [`Delivery::Confirmed`], no level holds one either.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Key`]; [`crate::ErrorKind::Level`] where a level surfaces its failures: the key is then gone
+    /// from this node, and the level hears of it when it is back; [`crate::ErrorKind::Closed`].
+    pub async fn invalidate(&self, key: impl CacheKey) -> Result<Delivery> {
+        let id = self.render(&key)?;
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.invalidate_all(vec![inner.key(&id)?]).await;
+        inner.operation(Verb::Invalidate, Some(&id), 1, work, |_| None).boxed().await
+    }
+
+    /// Ends the freshness of a key at every level: the next `get_or_set` loads, and what levels hold stays as a fallback
+    /// (within its life) should that load fail. Beats every load that began before. At a remote level it is a read and a
+    /// write: a value that another node stores in between may be replaced by the older one, as a fallback only.
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate). A level that could not be reached hears an invalidation when it is back.
+    pub async fn expire(&self, key: impl CacheKey) -> Result<Delivery> {
+        let id = self.render(&key)?;
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.expire_all(vec![inner.key(&id)?]).await;
+        inner.operation(Verb::Expire, Some(&id), 1, work, |_| None).boxed().await
+    }
+
+    /// [`invalidate`](Self::invalidate) for many keys, one round trip per level.
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate).
+    pub async fn invalidate_many<K: CacheKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<Delivery> {
+        let mut ids = keys.into_iter().map(|k| self.render(&k)).collect::<Result<Vec<_>>>()?;
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            return Ok(Delivery::Confirmed);
+        }
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.invalidate_all(inner.keys(&ids)?).await;
+        inner.operation(Verb::InvalidateMany, None, ids.len(), work, |_| None).boxed().await
+    }
+
+    /// Makes every entry of this cache gone, as [`invalidate`](Self::invalidate) does for a key. Logical: nothing is
+    /// flushed, and other caches on the same servers keep theirs. One round trip per remote level.
+    ///
+    /// Other nodes learn of it with their next read of the level that is more than a second after their last look at the
+    /// cache's marker.
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate).
+    pub async fn clear(&self) -> Result<Delivery> {
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.clear_all().await;
+        inner.operation(Verb::Clear, None, 0, work, |_| None).boxed().await
+    }
+
+    /// Ends the cache: refuses new calls, waits up to `limit` for loads and background work under way, then aborts them.
+    /// Nothing is stored after it returns. Providers may be shared and stay open.
+    pub async fn close(&self, limit: Duration) -> Closed {
+        self.inner.close_within(limit).boxed().await
+    }
+
+    pub(crate) fn render(&self, key: &impl CacheKey) -> Result<Arc<str>> {
+        let mut buf = KeyBuf::new();
+        Ok(self.inner.key(key.render(&mut buf))?.id.into())
+    }
+}
+
+pub(crate) fn loader<T, A, E, F, Fut>(load: F) -> Loader<T>
+where
+    T: Value,
+    A: Answer<T>,
+    E: Into<BoxError>,
+    F: FnOnce(Option<Held<T>>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<A, E>> + Send + 'static,
+{
+    Box::new(move |held| async move { load(held).await.map(Answer::into_loaded).map_err(Into::into) }.boxed())
+}
+
+impl<T> Found<T> {
+    fn brief(&self) -> Option<(Outcome, Option<u8>)> {
+        Some((self.outcome, self.level))
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
+    #[inline]
+    pub(crate) fn hot(&self, key: RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
+        if matches!(access, Access::Reload | Access::Bypass) {
+            return None;
+        }
+        let stats = self.stats();
+        let started = (!self.observers().is_empty() && stats.sample(verb)).then(|| self.now());
+        let object = self.near.as_ref()?.get(key)?;
+        if object.seen != self.generation() || !self.around.clock.is_before(object.quiet_until) {
+            return None;
+        }
+        let value = object.value.downcast::<T>().ok()?;
+        stats.hot_hit(verb);
+        if let Some(started) = started {
+            self.sampled_hit(verb, started);
+        }
+        Some(value)
+    }
+
+    #[cold]
+    fn sampled_hit(&self, verb: Verb, started: crate::Moment) {
+        self.observers().event(&Event::Operation {
+            verb,
+            outcome: Some(Outcome::Hit),
+            level: Some(0),
+            elapsed: self.now().since(started),
+            keys: 1,
+            weight: u32::try_from(SAMPLE).unwrap_or(1),
+            error: None,
+        });
+    }
+
+    pub(crate) fn rekey<'a>(&'a self, id: &'a str, hash: u64) -> RawKey<'a> {
+        RawKey { cache: self.around.cache, namespace: &self.around.name, id, hash }
+    }
+
+    pub(crate) fn keys<'a>(&'a self, ids: &'a [Arc<str>]) -> Result<Vec<RawKey<'a>>> {
+        ids.iter().map(|id| self.key(id)).collect()
+    }
+
+    /// Runs one call that leaves the nearest level: counts it, times it, gives it a span.
+    pub(crate) async fn operation<R>(
+        &self,
+        verb: Verb,
+        id: Option<&str>,
+        keys: usize,
+        work: impl AsyncFnOnce(&Spans) -> Result<R>,
+        brief: impl Fn(&R) -> Option<(Outcome, Option<u8>)>,
+    ) -> Result<R> {
+        self.stats().operation(verb);
+        if self.observers().is_empty() {
+            return work(&Spans::default()).await;
+        }
+        let spans =
+            self.observers().span(&SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false });
+        let started = self.now();
+        let ended = spans.around(work(&spans)).await;
+        let (outcome, level) = match ended.as_ref().map(brief) {
+            Ok(Some((outcome, level))) => (Some(outcome), level),
+            Ok(None) | Err(_) => (None, None),
+        };
+        if let Some(outcome) = outcome {
+            spans.found(outcome, level);
+        }
+        let error = ended.as_ref().err().map(Error::kind);
+        if let Some(kind) = error {
+            spans.failed(kind.as_str());
+        }
+        self.observers().event(&Event::Operation {
+            verb,
+            outcome,
+            level,
+            elapsed: self.now().since(started),
+            keys,
+            weight: 1,
+            error,
+        });
+        ended
+    }
+
+    async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
+        // From here on calls are refused; the hot path finds nothing.
+        self.tasks.close();
+        self.cleared_elsewhere();
+        let drained = self.around.clock.timeout(limit, self.tasks.wait()).await.is_some();
+        self.closing.cancel();
+        self.tasks.wait().await;
+        for tier in &self.tiers {
+            if let Some(store) = &tier.store {
+                store.clear(self.around.cache);
+            }
+        }
+        let mut undelivered = Vec::new();
+        for tier in self.remote() {
+            let (keys, clear) = tier.pending.undelivered();
+            undelivered.extend(keys.into_iter().map(|key| Undelivered { level: tier.index, key: Some(key) }));
+            if clear {
+                undelivered.push(Undelivered { level: tier.index, key: None });
+            }
+        }
+        Closed { drained, undelivered }
+    }
+}
+
+impl<T> Drop for Inner<T> {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        for tier in &self.tiers {
+            if let Some(store) = &tier.store {
+                store.detach(self.around.cache);
+            }
+        }
+    }
+}
+
+/// What `close` came to.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Closed {
+    drained: bool,
+    undelivered: Vec<Undelivered>,
+}
+
+impl Closed {
+    /// Whether all loads and background work ended by themselves within the limit.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// Invalidations that a level has not acknowledged: it may serve older values until they end.
+    pub fn undelivered(&self) -> &[Undelivered] {
+        &self.undelivered
+    }
+}
+
+/// An invalidation that a level has not acknowledged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Which level, 0 being the nearest.
+    pub level: u8,
+    /// The key; `None` for the whole cache.
+    pub key: Option<String>,
+}
+
+/// Keys stay out of `Debug` output.
+impl fmt::Debug for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scope = if self.key.is_some() { "key" } else { "cache" };
+        f.debug_struct("Undelivered").field("level", &self.level).field("scope", &scope).finish()
+    }
+}
+
+impl<T> fmt::Debug for TracedCache<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TracedCache")
+            .field("name", &self.inner.around.name)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,286 @@
+//! `get` and `get_or_set` beyond the nearest level.
+
+use std::sync::Arc;
+
+use crate::{
+    Access, Entry, Error, ErrorKind, Event, Found, Outcome, RawKey, Result, Stats, Value, Verb,
+    cycle::{self, LoadId},
+    flight::{Ended, Flight, Loader},
+    inner::{Inner, Seen, State},
+    load::{Departure, Terms},
+    observe::Spans,
+    read::Asked,
+    slots::{Role, Ticket},
+};
+
+/// Counts one look-up exactly once, also when its caller leaves.
+pub(crate) struct Counted<'a> {
+    stats: &'a Stats,
+    verb: Verb,
+    outcome: Outcome,
+    level: Option<u8>,
+    /// The call's span, to link to the load that it waits for.
+    spans: &'a Spans,
+}
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(stats: &'a Stats, verb: Verb, spans: &'a Spans) -> Self {
+        Self { stats, verb, outcome: Outcome::Miss, level: None, spans }
+    }
+
+    pub(crate) fn as_found<T>(&mut self, found: &Found<T>) {
+        self.outcome = found.outcome;
+        self.level = found.level;
+    }
+
+    pub(crate) fn coalesced(&mut self) {
+        self.outcome = Outcome::Coalesced;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.stats.lookup(self.verb, self.outcome, self.level, 1);
+    }
+}
+
+/// Whether this caller started the load that it waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Leader,
+    Waiter,
+}
+
+impl<T: Value> Inner<T> {
+    /// A look-up without a loader.
+    pub(crate) async fn look(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        verb: Verb,
+        access: Access,
+        spans: &Spans,
+    ) -> Result<Found<T>> {
+        self.check_open()?;
+        let mut counted = Counted::new(self.stats(), verb, spans);
+        if matches!(access, Access::Reload | Access::Bypass) {
+            return Ok(Found::miss());
+        }
+        let mut asked = [Asked::new(key)];
+        self.read_levels(&mut asked).await;
+        let found = self.answer(&asked[0], access)?;
+        counted.as_found(&found);
+        Ok(found)
+    }
+
+    /// A look-up with a loader.
+    pub(crate) async fn fetch(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        verb: Verb,
+        access: Access,
+        loader: Loader<T>,
+        spans: &Spans,
+    ) -> Result<Found<T>> {
+        self.check_open()?;
+        let mut counted = Counted::new(self.stats(), verb, spans);
+        let found = self.fetch_counted(key, access, loader, &mut counted).await;
+        // After an error the look-up stays what it was counted as: a miss, or a wait for another's load.
+        if let Ok(found) = &found {
+            counted.as_found(found);
+        }
+        found
+    }
+
+    async fn fetch_counted(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        access: Access,
+        loader: Loader<T>,
+        counted: &mut Counted<'_>,
+    ) -> Result<Found<T>> {
+        if access == Access::Normal
+            && let Some((flight, ticket)) = self.slots.awaited(key)
+        {
+            counted.coalesced();
+            return self
+                .attend(&flight, Part::Waiter, flight.stale.as_ref(), Some((ticket, loader)), counted)
+                .await;
+        }
+        let mut asked = Asked::new(key);
+        if !matches!(access, Access::Reload | Access::Bypass) {
+            // One key; the batch form of one.
+            let mut one = [asked];
+            self.read_levels(&mut one).await;
+            [asked] = one;
+        }
+        let now = self.now();
+        if let Some(Seen { entry, level }) = &asked.fresh {
+            if entry.value.is_none() {
+                return Ok(entry.found(Outcome::Absent, Some(*level), now));
+            }
+            if access != Access::CacheOnly && self.wants_early(entry, now) {
+                self.refresh_behind(key, entry, loader);
+            }
+            let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
+            return Ok(entry.found(outcome, Some(*level), now));
+        }
+        let stale = asked.stale.take();
+        if let Some(Seen { entry, level }) = &stale {
+            let at_once = match access {
+                Access::AllowStale => true,
+                _ => entry.retry_at().is_some_and(|at| now < at),
+            };
+            if at_once {
+                return Ok(entry.found(Outcome::Stale, Some(*level), now));
+            }
+            if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy.revalidate) {
+                self.refresh_behind(key, entry, loader);
+                return Ok(entry.found(Outcome::Stale, Some(*level), now));
+            }
+        }
+        if access == Access::CacheOnly {
+            return Ok(Found::miss());
+        }
+        self.load_or_join(key, access, asked, stale, loader, counted).await
+    }
+
+    /// Starts a refresh that nobody waits for, unless one is under way.
+    fn refresh_behind(self: &Arc<Self>, key: RawKey<'_>, held: &Entry<T>, loader: Loader<T>) {
+        let ticket = self.slots.open(key);
+        let start = || Flight::new(LoadId::next(), false, None);
+        if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
+            let departure = Departure { flight, ticket: own, held: Some(held.clone()) };
+            // Without a runtime there is no refresh; the caller has its answer.
+            let _ = self.launch(departure, loader, Terms { background: true, ..Terms::NORMAL });
+        }
+    }
+
+    async fn load_or_join(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        access: Access,
+        mut asked: Asked<'_, T>,
+        stale: Option<Seen<T>>,
+        loader: Loader<T>,
+        counted: &mut Counted<'_>,
+    ) -> Result<Found<T>> {
+        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
+        let recheck = || match access {
+            Access::Normal | Access::AllowStale | Access::CacheOnly => self.refilled(key),
+            Access::Reload | Access::Bypass => None,
+        };
+        match self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), true, stale.clone())) {
+            Role::Filled(seen) => Ok(seen.entry.found(
+                if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent },
+                Some(seen.level),
+                self.now(),
+            )),
+            Role::Landed(ended) => {
+                counted.coalesced();
+                self.conclude(ended, stale.as_ref(), Outcome::Coalesced)
+            }
+            Role::Lead(flight, own) => {
+                let held = stale.as_ref().map(|s| s.entry.clone());
+                let terms = Terms { store: access != Access::Bypass, ..Terms::NORMAL };
+                self.launch(Departure { flight: Arc::clone(&flight), ticket: own, held }, loader, terms)?;
+                self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).await
+            }
+            Role::Join(flight) => {
+                counted.coalesced();
+                self.attend(&flight, Part::Waiter, stale.as_ref(), Some((ticket, loader)), counted).await
+            }
+        }
+    }
+
+    /// Whether the nearest level has been filled since this caller looked.
+    pub(crate) fn refilled(&self, key: RawKey<'_>) -> Option<Seen<T>> {
+        let tier = self.tiers.first()?;
+        let (entry, _) = self.peek_quietly(key, &**tier.store.as_ref()?, tier.index);
+        entry
+            .filter(|entry| entry.state(self.now()) == State::Fresh)
+            .map(|entry| Seen { entry, level: tier.index })
+    }
+
+    /// Waits for a flight as long as this caller should. `alone` is what a waiter needs to load for itself.
+    async fn attend(
+        self: &Arc<Self>,
+        flight: &Arc<Flight<T>>,
+        part: Part,
+        stale: Option<&Seen<T>>,
+        alone: Option<(Ticket<T>, Loader<T>)>,
+        counted: &Counted<'_>,
+    ) -> Result<Found<T>> {
+        let _edge = wait_for(flight)?;
+        let waited_from = self.now();
+        let soft = stale.and(self.policy.soft);
+        let wait = if part == Part::Waiter { self.policy.wait } else { None };
+        let limit = match (soft, wait) {
+            (Some(soft), Some(wait)) => Some(soft.min(wait)),
+            (soft, wait) => soft.or(wait),
+        };
+        let ended = match limit {
+            Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
+            None => Some(flight.wait().await),
+        };
+        let outcome = match part {
+            Part::Leader => Outcome::Loaded,
+            Part::Waiter => {
+                self.observers().event(&Event::Coalesced { waited: self.now().since(waited_from) });
+                if let Some(load) = flight.spans.get() {
+                    counted.spans.link(load);
+                }
+                Outcome::Coalesced
+            }
+        };
+        if let Some(ended) = ended {
+            return self.conclude(ended, stale, outcome);
+        }
+        let now = self.now();
+        if let Some(Seen { entry, level }) = stale.filter(|s| s.entry.state(now) != State::Dead) {
+            if part == Part::Leader && !self.policy.complete {
+                flight.abort();
+            }
+            return Ok(entry.found(Outcome::Stale, Some(*level), now));
+        }
+        let Some((ticket, loader)) = alone.filter(|_| wait.is_some()) else {
+            // The stale value died while waiting: only the load can answer.
+            return self.conclude(flight.wait().await, None, outcome);
+        };
+        // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
+        // the other load holds.
+        let own = Flight::new(LoadId::next(), true, None);
+        let _edge = wait_for(&own)?;
+        let departure = Departure { flight: Arc::clone(&own), ticket, held: None };
+        self.launch(departure, loader, Terms { remote: false, ..Terms::NORMAL })?;
+        self.conclude(own.wait().await, stale, Outcome::Loaded)
+    }
+
+    /// A flight's end, as one caller sees it.
+    pub(crate) fn conclude(
+        &self,
+        ended: Ended<T>,
+        stale: Option<&Seen<T>>,
+        outcome: Outcome,
+    ) -> Result<Found<T>> {
+        let now = self.now();
+        match ended {
+            Ended::Entry(entry) => Ok(entry.found(outcome, None, now)),
+            Ended::Failed { error, surface } => match stale {
+                Some(seen) if !surface && seen.entry.state(now) != State::Dead => {
+                    Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now))
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// Notes that this caller waits for a flight.
+pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
+    cycle::wait_for(flight.load).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Cycle,
+            "a loader asks, directly or through others, for the key that it is loading",
+        )
+    })
+}

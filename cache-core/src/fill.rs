@@ -1,0 +1,289 @@
+//! Writing entries to levels: encoding once per codec, fills under a ticket, order per key.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::{
+    Codec, Entry, Event, LevelOp, Put, RawKey, Stamp, Value, envelope,
+    inner::Inner,
+    slots::Ticket,
+    tier::{Failure, Tier},
+};
+
+/// An entry on its way to levels.
+pub(crate) struct Outgoing<'k, T> {
+    pub(crate) key: RawKey<'k>,
+    pub(crate) entry: Entry<T>,
+    /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
+    payload: Option<(Codec, Option<Bytes>)>,
+}
+
+impl<'k, T: Value> Outgoing<'k, T> {
+    pub(crate) fn new(key: RawKey<'k>, entry: Entry<T>) -> Self {
+        Self { key, entry, payload: None }
+    }
+
+    fn payload(&mut self, codec: Codec) -> Option<Bytes> {
+        if let Some((by, payload)) = &self.payload
+            && *by == codec
+        {
+            return payload.clone();
+        }
+        let payload = match &self.entry.value {
+            None => Some(Bytes::new()),
+            Some(value) => {
+                let mut out = Vec::new();
+                codec.encode(&**value, &mut out).ok().map(|()| Bytes::from(out))
+            }
+        };
+        self.entry.encoded = payload.as_ref().and_then(|p| u32::try_from(p.len()).ok());
+        self.payload = Some((codec, payload.clone()));
+        payload
+    }
+}
+
+/// Keeps writers of some keys apart at remote levels while held.
+pub(crate) type WriteOrder = Vec<OwnedMutexGuard<()>>;
+
+impl<T: Value> Inner<T> {
+    /// Waits until the writes that came before, on these keys, have ended.
+    pub(crate) async fn in_order(&self, tickets: &[&Ticket<T>]) -> WriteOrder {
+        // One order for all, so that two batches cannot wait for each other.
+        let mut locks: Vec<_> = tickets.iter().map(|t| (Arc::clone(t.id()), t.writer())).collect();
+        locks.sort_by(|a, b| a.0.cmp(&b.0));
+        locks.dedup_by(|a, b| a.0 == b.0);
+        let mut held = Vec::with_capacity(locks.len());
+        for (_, lock) in locks {
+            held.push(lock.lock_owned().await);
+        }
+        held
+    }
+
+    /// Sends entries to one remote level in one batch. A value that the level cannot take leaves nothing behind there.
+    pub(crate) async fn send(
+        &self,
+        tier: &Tier,
+        items: &mut [&mut Outgoing<'_, T>],
+        stamp: Stamp,
+    ) -> Vec<Result<(), Failure>> {
+        let mut puts = Vec::with_capacity(items.len());
+        let mut drops = Vec::new();
+        // For each item: sent as a put, dropped from the level, or nothing left of its life.
+        let mut plan = Vec::with_capacity(items.len());
+        for item in items.iter_mut() {
+            let Some((header, ttl)) = self.header(&item.entry, tier, stamp) else {
+                plan.push(Plan::Drop);
+                drops.push(item.key);
+                continue;
+            };
+            let Some(payload) = item.payload(tier.codec) else {
+                self.observers().event(&Event::NotEncoded { level: tier.index });
+                plan.push(Plan::Drop);
+                drops.push(item.key);
+                continue;
+            };
+            let bytes = envelope::seal(item.key, &header, &payload);
+            if let Some(limit) = tier.caps.value_max
+                && bytes.len() > limit
+            {
+                self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
+                plan.push(Plan::Drop);
+                drops.push(item.key);
+                continue;
+            }
+            if !self.observers().is_empty() {
+                self.observers().event(&Event::Item {
+                    level: tier.index,
+                    op: LevelOp::Put,
+                    bytes: bytes.len(),
+                });
+            }
+            plan.push(Plan::Put);
+            puts.push(Put { key: item.key, bytes, ttl });
+        }
+        let mut put =
+            if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
+        let mut dropped =
+            if drops.is_empty() { Vec::new() } else { tier.remove_many(&self.around, &drops).await }
+                .into_iter();
+        plan.iter()
+            .map(|plan| match plan {
+                Plan::Put => put.next(),
+                Plan::Drop => dropped.next(),
+            })
+            .map(|result| result.unwrap_or(Err(Failure::Skipped)))
+            .collect()
+    }
+
+    /// Fills the levels nearer than `below` with entries that were read or loaded, deepest first, each under its ticket.
+    /// `stamps` and `seen` were taken before that began. Says, per entry, whether it was not overtaken.
+    pub(crate) async fn fill(
+        self: &Arc<Self>,
+        items: &mut [Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        below: usize,
+        stamps: &[Stamp],
+        seen: u32,
+    ) -> Vec<bool> {
+        let mut held = vec![true; items.len()];
+        for tier in self.tiers[..below].iter().rev() {
+            if tier.store.is_some() {
+                for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
+                    *held &= self.keep(item.key, &item.entry, tier, ticket, seen);
+                }
+                continue;
+            }
+            let stamp = stamps.get(usize::from(tier.index)).copied().unwrap_or_default();
+            // Not known, or cleared since: nothing that carries it would be believed.
+            if stamp.epoch == 0 || stamp != tier.stamp() {
+                continue;
+            }
+            if tier.background {
+                self.fill_later(tier.index, items, tickets, stamp);
+                continue;
+            }
+            let mut batch = Vec::new();
+            let mut order = Vec::new();
+            for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(&mut held) {
+                *held &= ticket.is_current();
+                if *held && !tier.pending.masks(item.key.id) {
+                    batch.push(item);
+                    order.push(ticket);
+                }
+            }
+            let _order = self.in_order(&order).await;
+            // A writer that came before may have revoked it while this one waited.
+            let mut current = order.iter().map(|t| t.is_current());
+            batch.retain(|_| current.next().unwrap_or(false));
+            self.send(tier, &mut batch, stamp).await;
+        }
+        for (held, ticket) in held.iter_mut().zip(tickets) {
+            *held &= ticket.is_current();
+            if !*held {
+                self.stats().overtaken();
+                self.observers().event(&Event::Overtaken);
+            }
+        }
+        held
+    }
+
+    /// The same for a level that is written in the background.
+    fn fill_later(
+        self: &Arc<Self>,
+        level: u8,
+        items: &[Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        stamp: Stamp,
+    ) {
+        let batch: Vec<_> = items
+            .iter()
+            .zip(tickets)
+            .filter(|(_, ticket)| ticket.is_current())
+            .map(|(item, ticket)| (item.entry.clone(), ticket.again()))
+            .collect();
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            let tickets: Vec<_> = batch.iter().map(|(_, t)| t).collect();
+            let _order = inner.in_order(&tickets).await;
+            let mut items: Vec<_> = batch
+                .iter()
+                .filter(|(_, ticket)| ticket.is_current())
+                .map(|(entry, ticket)| Outgoing::new(ticket.key(&inner.around), entry.clone()))
+                .collect();
+            let mut refs: Vec<_> = items.iter_mut().collect();
+            inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
+        });
+    }
+
+    /// The stamps that entries loaded or read from now on will carry.
+    pub(crate) fn stamps(&self) -> Vec<Stamp> {
+        self.tiers.iter().map(Tier::stamp).collect()
+    }
+
+    /// Runs work that outlives its caller. It ends at the latest when the cache is closed.
+    pub(crate) fn spawn(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<tokio::task::AbortHandle> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let closing = self.closing.clone();
+        let task = runtime.spawn(self.tasks.track_future(async move {
+            closing.run_until_cancelled(work).await;
+        }));
+        Some(task.abort_handle())
+    }
+
+    /// Sees to it that levels hear of the invalidations that they have not acknowledged.
+    pub(crate) fn replay(self: &Arc<Self>) {
+        for tier in self.remote() {
+            if tier.pending.claim() {
+                let inner = Arc::clone(self);
+                let level = usize::from(tier.index);
+                let started = self.spawn(async move { inner.replay_level(&inner.tiers[level]).await });
+                if started.is_none() {
+                    tier.pending.release();
+                }
+            }
+        }
+        self.count_pending();
+    }
+
+    fn count_pending(&self) {
+        let pending = self.remote().map(|t| t.pending.len()).sum();
+        self.stats().pending().store(pending, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    async fn replay_level(self: &Arc<Self>, tier: &Tier) {
+        const FIRST: Duration = Duration::from_millis(20);
+        const LONGEST: Duration = Duration::from_secs(1);
+        let mut pause = FIRST;
+        loop {
+            if self.deliver(tier).await {
+                pause = FIRST;
+            } else {
+                // Jitter: nodes that lost one server together do not come back to it together.
+                let pause_now =
+                    pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
+                self.around.clock.sleep(pause_now).await;
+                pause = (pause * 2).min(LONGEST);
+            }
+            self.count_pending();
+            if tier.pending.len() == 0 && tier.pending.release() {
+                return;
+            }
+        }
+    }
+
+    /// One round of the replay. `false`: the level is not well.
+    pub(crate) async fn deliver(self: &Arc<Self>, tier: &Tier) -> bool {
+        match tier.pending.due(256) {
+            None => true,
+            Some(crate::pending::Due::Clear(number)) => {
+                let done = tier.new_epoch(&self.around).await.is_ok();
+                if done {
+                    tier.pending.delivered_clear(number);
+                }
+                done
+            }
+            Some(crate::pending::Due::Keys(due)) => {
+                let keys: Vec<_> =
+                    due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
+                let mut well = true;
+                for ((id, number), result) in due.iter().zip(tier.remove_again(&self.around, &keys).await) {
+                    match result {
+                        Ok(()) => tier.pending.delivered(id, *number),
+                        Err(_) => well = false,
+                    }
+                }
+                well
+            }
+        }
+    }
+}
+
+enum Plan {
+    Put,
+    Drop,
+}

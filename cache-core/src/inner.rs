@@ -1,0 +1,437 @@
+//! The shared state of a cache, and entries in their two forms: object and envelope.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
+    Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    entry::AbsentMark,
+    envelope::{self, Header},
+    observe::Observers,
+    slots::{Slots, Ticket},
+    tier::{Around, Tier},
+};
+
+/// A value that a cache can hold. Implemented for every type that serde can write and read back.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be cached",
+    note = "a cached value is `Serialize + DeserializeOwned + Send + Sync + 'static`: derive serde's two traits for it"
+)]
+pub trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
+
+pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u32 + Send + Sync>;
+
+pub(crate) struct Inner<T> {
+    pub(crate) around: Around,
+    pub(crate) tiers: Box<[Tier]>,
+    /// The nearest level's objects, where it is in process.
+    pub(crate) near: Option<Arc<dyn ObjectStore>>,
+    pub(crate) policy: Policy,
+    pub(crate) schema: u32,
+    pub(crate) weigher: Option<Weigher<T>>,
+    /// Counts the invalidations of more than a key that this node has learned of. An object remembers the count at
+    /// which it was last found valid.
+    pub(crate) generation: CachePadded<AtomicU32>,
+    pub(crate) slots: Arc<Slots<T>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
+    pub(crate) permits: Option<Arc<Semaphore>>,
+}
+
+/// An entry that a level holds, and where.
+pub(crate) struct Seen<T> {
+    pub(crate) entry: Entry<T>,
+    pub(crate) level: u8,
+}
+
+impl<T> Clone for Seen<T> {
+    fn clone(&self) -> Self {
+        Self { entry: self.entry.clone(), level: self.level }
+    }
+}
+
+/// How an entry stands at a moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Fresh,
+    Stale,
+    Dead,
+}
+
+impl<T> Entry<T> {
+    pub(crate) fn state(&self, now: Moment) -> State {
+        if now < self.timeline.fresh_until {
+            State::Fresh
+        } else if now < self.timeline.usable_until && self.value.is_some() {
+            State::Stale
+        } else {
+            State::Dead
+        }
+    }
+
+    pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
+        Found { value: self.value.clone(), outcome, level, age: now.since(self.timeline.born) }
+    }
+
+    /// Until when no refresh should be tried after a failed one.
+    pub(crate) fn retry_at(&self) -> Option<Moment> {
+        self.extra.as_ref().and_then(|e| e.retry_at)
+    }
+}
+
+fn micros(d: Duration) -> u32 {
+    u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
+}
+
+impl<T: Value> Inner<T> {
+    pub(crate) fn now(&self) -> Moment {
+        self.around.clock.now()
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.around.stats
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.around.observers
+    }
+
+    pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {
+        if id.is_empty() {
+            return Err(Error::new(ErrorKind::Key, "key is empty: give it at least one character"));
+        }
+        Ok(RawKey::new(self.around.cache, &self.around.name, id))
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closing.is_cancelled() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                format!("cache `{}` has been closed", self.around.name),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Up to this moment a hit needs no second thought: no early refresh, not stale.
+    pub(crate) fn quiet_until(&self, timeline: &Timeline, cost: Duration) -> Moment {
+        let early = match self.policy.early {
+            Early::Off => Moment::NEVER,
+            Early::Fraction(share) => {
+                let fresh_for = timeline.fresh_until.since(timeline.born);
+                if fresh_for == Duration::MAX {
+                    Moment::NEVER
+                } else {
+                    timeline.born.after(fresh_for.mul_f64(share))
+                }
+            }
+            // Before this the chance is below 1e-7 per hit: exp(-16).
+            Early::XFetch { beta } => timeline.fresh_until.before(
+                Duration::try_from_secs_f64(cost.as_secs_f64() * beta * 16.0).unwrap_or(Duration::MAX),
+            ),
+        };
+        early.min(timeline.fresh_until)
+    }
+
+    /// Whether a hit inside its quiet time's end and its freshness's end should start a refresh.
+    pub(crate) fn wants_early(&self, entry: &Entry<T>, now: Moment) -> bool {
+        if entry.value.is_none() || entry.retry_at().is_some_and(|at| now < at) {
+            return false;
+        }
+        if now < self.quiet_until(&entry.timeline, entry.cost) {
+            return false;
+        }
+        match self.policy.early {
+            Early::Off => false,
+            Early::Fraction(_) => true,
+            Early::XFetch { beta } => {
+                let remaining = entry.timeline.fresh_until.since(now).as_secs_f64();
+                // Vattani et al.: refresh if now - beta * cost * ln(u) reaches the end.
+                -fastrand::f64().ln() * beta * entry.cost.as_secs_f64() >= remaining
+            }
+        }
+    }
+
+    pub(crate) fn object(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, seen: u32) -> Option<Object> {
+        let now = self.now();
+        let mut timeline = entry.timeline;
+        if let Some(cap) = tier.ttl_cap {
+            timeline = timeline.capped(now.after(cap));
+        }
+        if timeline.usable_until <= now {
+            return None;
+        }
+        let weight = match &tier.store {
+            Some(store) if store.weighs() => self.weight(key, entry),
+            _ => 0,
+        };
+        let quiet_until = match entry.retry_at() {
+            // Throttled: a fresh entry is left in peace until then; a stale one never takes the quick path.
+            Some(at) if at > now => at.min(timeline.fresh_until),
+            _ => self.quiet_until(&timeline, entry.cost),
+        };
+        Some(Object {
+            value: match &entry.value {
+                Some(value) => Arc::clone(value) as Arc<dyn Any + Send + Sync>,
+                None => Arc::new(AbsentMark),
+            },
+            quiet_until: if entry.value.is_some() { quiet_until } else { Moment::ORIGIN },
+            timeline,
+            id: entry.id,
+            stamp: entry.stamp,
+            extra: entry.extra.clone(),
+            cost_us: micros(entry.cost),
+            seen,
+            weight,
+            by_set: entry.by_set,
+        })
+    }
+
+    /// Bytes that an entry counts for: the user's own measure, else the encoded size.
+    fn weight(&self, key: RawKey<'_>, entry: &Entry<T>) -> u32 {
+        let value = match (&entry.value, &self.weigher, entry.encoded) {
+            (None, ..) => 0,
+            (Some(value), Some(weigher), _) => weigher(value),
+            (Some(_), None, Some(encoded)) => encoded,
+            (Some(value), None, None) => {
+                let mut out = Vec::new();
+                match Codec::default().encode(&**value, &mut out) {
+                    Ok(()) => u32::try_from(out.len()).unwrap_or(u32::MAX),
+                    Err(_) => u32::try_from(size_of::<T>()).unwrap_or(u32::MAX),
+                }
+            }
+        };
+        value.saturating_add(u32::try_from(key.id.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Looks into an in-process level. Counts the look-up.
+    pub(crate) fn peek(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
+        let store = tier.store.as_ref()?;
+        let (entry, outcome) = self.peek_quietly(key, &**store, tier.index);
+        tier.count(&self.around, outcome);
+        entry
+    }
+
+    pub(crate) fn peek_quietly(
+        &self,
+        key: RawKey<'_>,
+        store: &dyn ObjectStore,
+        level: u8,
+    ) -> (Option<Entry<T>>, LevelOutcome) {
+        let Some(object) = store.get(key) else { return (None, LevelOutcome::Miss) };
+        if object.seen != self.generation() {
+            store.remove(key);
+            return (None, LevelOutcome::Invalidated);
+        }
+        let value = match Arc::clone(&object.value).downcast::<T>() {
+            Ok(value) => Some(value),
+            Err(other) if other.is::<AbsentMark>() => None,
+            Err(_) => {
+                self.observers().event(&Event::Unreadable { level, reason: Unreadable::Type });
+                return (None, LevelOutcome::Unreadable);
+            }
+        };
+        let entry = Entry {
+            value,
+            timeline: object.timeline,
+            id: object.id,
+            stamp: object.stamp,
+            cost: Duration::from_micros(object.cost_us.into()),
+            by_set: object.by_set,
+            extra: object.extra,
+            encoded: None,
+        };
+        let outcome = match entry.state(self.now()) {
+            State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
+            State::Fresh => LevelOutcome::Negative,
+            State::Stale => LevelOutcome::Stale,
+            State::Dead => LevelOutcome::Miss,
+        };
+        (Some(entry).filter(|_| outcome != LevelOutcome::Miss), outcome)
+    }
+
+    /// Reads an entry from a remote level's bytes. Counts the look-up.
+    pub(crate) fn decode(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Option<Entry<T>> {
+        let read = self.decode_quietly(key, tier, bytes);
+        let outcome = match &read {
+            Err(reason) => {
+                self.observers().event(&Event::Unreadable { level: tier.index, reason: *reason });
+                LevelOutcome::Unreadable
+            }
+            Ok(entry) if entry.stamp.epoch != tier.stamp().epoch || entry.stamp.epoch == 0 => {
+                LevelOutcome::Invalidated
+            }
+            Ok(entry) => match entry.state(self.now()) {
+                State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
+                State::Fresh => LevelOutcome::Negative,
+                State::Stale => LevelOutcome::Stale,
+                State::Dead => LevelOutcome::Miss,
+            },
+        };
+        tier.count(&self.around, outcome);
+        read.ok()
+            .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
+    }
+
+    fn decode_quietly(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
+        if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
+            return Err(Unreadable::TooLarge);
+        }
+        let (header, payload) = envelope::open(key, bytes)?;
+        if header.schema != self.schema {
+            return Err(Unreadable::Schema);
+        }
+        if !self.observers().is_empty() {
+            self.observers().event(&Event::Item {
+                level: tier.index,
+                op: crate::LevelOp::Get,
+                bytes: bytes.len(),
+            });
+        }
+        let value = match header.codec {
+            None => None,
+            Some(id) => {
+                let codec = Codec::from_id(id).ok_or(Unreadable::Codec)?;
+                Some(Arc::new(codec.decode(&payload).ok_or(Unreadable::Payload)?))
+            }
+        };
+        Ok(Entry {
+            value,
+            timeline: header.timeline(&self.around.clock, tier.provider.time_offset_ms()),
+            id: header.id,
+            stamp: header.stamp,
+            cost: Duration::from_micros(header.cost_us.into()),
+            by_set: header.by_set,
+            extra: header.extra,
+            encoded: u32::try_from(payload.len()).ok(),
+        })
+    }
+
+    /// The header under which an entry goes to a remote level, and the physical life there. `None`: nothing is left of
+    /// its life.
+    pub(crate) fn header(&self, entry: &Entry<T>, tier: &Tier, stamp: Stamp) -> Option<(Header, Duration)> {
+        let now = self.now();
+        let mut timeline = entry.timeline;
+        if let Some(cap) = tier.ttl_cap {
+            timeline = timeline.capped(now.after(cap));
+        }
+        let ttl = timeline.remaining(now);
+        if ttl.is_zero() {
+            return None;
+        }
+        let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
+        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
+        let header = Header {
+            codec: entry.value.is_some().then(|| tier.codec.id()),
+            by_set: entry.by_set,
+            expired: false,
+            id: entry.id,
+            schema: self.schema,
+            born_ms: u64::try_from(store_now.saturating_sub(age)).unwrap_or(0),
+            fresh_for: timeline.fresh_until.since(timeline.born),
+            usable_for: timeline.usable_until.since(timeline.born),
+            cost_us: micros(entry.cost),
+            stamp,
+            extra: Extra::for_wire(entry.extra.as_ref()),
+        };
+        Some((header, ttl))
+    }
+
+    /// Puts an entry into an in-process level, if the ticket still holds. `false`: it has been overtaken.
+    pub(crate) fn keep(
+        &self,
+        key: RawKey<'_>,
+        entry: &Entry<T>,
+        tier: &Tier,
+        ticket: &Ticket<T>,
+        seen: u32,
+    ) -> bool {
+        let Some(store) = &tier.store else { return true };
+        let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
+        let now = self.now();
+        ticket.commit(|| store.put(key, object, now)).is_some()
+    }
+
+    /// The timeline and extras of a new entry.
+    pub(crate) fn timeline(
+        &self,
+        born: Moment,
+        absent: bool,
+        ttl: Option<Duration>,
+        grace: Option<Duration>,
+    ) -> Timeline {
+        let policy = &self.policy;
+        let ttl = ttl.unwrap_or(if absent { policy.absent_ttl } else { policy.ttl });
+        let jitter = if policy.jitter.is_zero() || absent || ttl == Duration::MAX {
+            Duration::ZERO
+        } else {
+            policy.jitter.mul_f64(fastrand::f64())
+        };
+        let fresh_for = ttl.saturating_add(jitter);
+        let usable_for = if absent { fresh_for } else { grace.unwrap_or(policy.grace).max(fresh_for) };
+        Timeline::new(born, fresh_for, usable_for)
+    }
+
+    pub(crate) fn remote(&self) -> impl DoubleEndedIterator<Item = &Tier> {
+        self.tiers.iter().filter(|t| t.store.is_none())
+    }
+
+    pub(crate) fn has_remote(&self) -> bool {
+        self.remote().next().is_some()
+    }
+
+    /// A clear of this cache by another node has been learned of.
+    pub(crate) fn cleared_elsewhere(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.slots.revoke_all();
+    }
+
+    /// Marks an entry so that no refresh is tried until the throttle is over.
+    pub(crate) fn throttled(&self, entry: &Entry<T>, now: Moment) -> Entry<T> {
+        let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
+        extra.retry_at = Some(now.after(self.policy.throttle));
+        Entry { extra: extra.boxed(), ..entry.clone() }
+    }
+}
+
+impl Extra {
+    /// Without what concerns only this node.
+    pub(crate) fn for_wire(this: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        match this {
+            Some(extra) if extra.retry_at.is_some() => Self { retry_at: None, ..(**extra).clone() }.boxed(),
+            other => other.cloned(),
+        }
+    }
+}
+
+/// Counts what an in-process level lets go.
+pub(crate) struct EvictionCounter {
+    pub(crate) level: u8,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) observers: Observers,
+}
+
+impl Evictions for EvictionCounter {
+    fn evicted(&self, _key_hash: u64, cause: EvictionCause) {
+        self.stats.evicted(self.level, cause);
+        self.observers.event(&Event::Evicted { level: self.level, cause });
+    }
+}

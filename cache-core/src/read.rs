@@ -1,0 +1,150 @@
+//! Reading levels: nearest first, one round trip per level, backfill with the remaining time.
+
+use std::sync::Arc;
+
+use crate::{
+    Access, Error, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
+    fill::Outgoing,
+    inner::{Inner, Seen, State},
+    slots::Ticket,
+    tier::{Failure, Read},
+};
+
+/// One key on its way down the levels.
+pub(crate) struct Asked<'k, T> {
+    pub(crate) key: RawKey<'k>,
+    /// Opened before anything below the nearest in-process level is read.
+    pub(crate) ticket: Option<Ticket<T>>,
+    /// A fresh entry, or a remembered absence.
+    pub(crate) fresh: Option<Seen<T>>,
+    /// The youngest stale entry.
+    pub(crate) stale: Option<Seen<T>>,
+    /// The failure of a level that surfaces failures.
+    pub(crate) error: Option<Error>,
+    /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
+    pub(crate) met_a_load: bool,
+}
+
+impl<'k, T> Asked<'k, T> {
+    pub(crate) fn new(key: RawKey<'k>) -> Self {
+        Self { key, ticket: None, fresh: None, stale: None, error: None, met_a_load: false }
+    }
+
+    /// Takes what a level holds. An older entry never replaces a younger one.
+    fn take(&mut self, seen: Seen<T>, state: State) {
+        match state {
+            State::Fresh => self.fresh = Some(seen),
+            State::Stale
+                if self
+                    .stale
+                    .as_ref()
+                    .is_none_or(|held| held.entry.timeline.born < seen.entry.timeline.born) =>
+            {
+                self.stale = Some(seen);
+            }
+            State::Stale | State::Dead => {}
+        }
+    }
+}
+
+/// What was known when a read began: fills made from it carry this.
+pub(crate) struct Begun {
+    pub(crate) stamps: Vec<Stamp>,
+    pub(crate) seen: u32,
+}
+
+impl<T: Value> Inner<T> {
+    pub(crate) fn begin(&self) -> Begun {
+        Begun { stamps: self.stamps(), seen: self.generation() }
+    }
+
+    /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
+    pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>]) {
+        let mut begun = self.begin();
+        for tier in &self.tiers {
+            let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            if tier.store.is_some() {
+                for asked in open {
+                    if let Some(entry) = self.peek(asked.key, tier) {
+                        let state = entry.state(self.now());
+                        asked.take(Seen { entry, level: tier.index }, state);
+                    }
+                }
+                continue;
+            }
+            for asked in &mut open {
+                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            }
+            let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
+            let (answers, cleared) = tier.read_many(&self.around, &keys).await;
+            if cleared {
+                self.cleared_elsewhere();
+                begun.seen = self.generation();
+            }
+            for (asked, answer) in open.into_iter().zip(answers) {
+                match answer {
+                    Read::Bytes(bytes) => {
+                        if let Some(entry) = self.decode(asked.key, tier, &bytes) {
+                            let state = entry.state(self.now());
+                            asked.take(Seen { entry, level: tier.index }, state);
+                        }
+                    }
+                    Read::Nothing => tier.count(&self.around, LevelOutcome::Miss),
+                    Read::Masked => tier.count(&self.around, LevelOutcome::Skipped),
+                    Read::Failed(failure) => {
+                        let outcome = match failure {
+                            Failure::Skipped => LevelOutcome::Skipped,
+                            Failure::Failed(..) => LevelOutcome::Error,
+                        };
+                        tier.count(&self.around, outcome);
+                        if tier.surface {
+                            asked.error.get_or_insert_with(|| failure.into_error(tier.index));
+                        }
+                    }
+                }
+            }
+        }
+        self.backfill(asked, &begun).await;
+    }
+
+    /// Fills the levels above the one that had each fresh entry.
+    async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
+        for level in 0..self.tiers.len() {
+            let mut items = Vec::new();
+            let mut tickets = Vec::new();
+            for asked in asked.iter_mut() {
+                if let Some(seen) = asked.fresh.as_ref().filter(|s| usize::from(s.level) == level)
+                    && let Some(ticket) = asked.ticket.take()
+                {
+                    asked.met_a_load = ticket.met_a_load();
+                    items.push(Outgoing::new(asked.key, seen.entry.clone()));
+                    tickets.push(ticket);
+                }
+            }
+            if !items.is_empty() {
+                self.fill(&mut items, &tickets, level, &begun.stamps, begun.seen).await;
+            }
+        }
+    }
+
+    /// What a look-up without a loader answers.
+    pub(crate) fn answer(&self, asked: &Asked<'_, T>, access: Access) -> Result<Found<T>> {
+        let now = self.now();
+        if let Some(seen) = &asked.fresh {
+            let outcome = if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
+            return Ok(seen.entry.found(outcome, Some(seen.level), now));
+        }
+        if access == Access::AllowStale
+            && let Some(seen) = &asked.stale
+        {
+            return Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now));
+        }
+        match &asked.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(Found::miss()),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The per-key table of what is in flight: tickets, the current load, and the order of writers.
+//!
+//! A *ticket* is the right to fill the nearest level with what is read below it. It is opened before anything below is
+//! read, and revoked by any invalidation or set of the key. Checking a ticket and inserting, and revoking tickets and
+//! removing, are one critical section each, so neither can slip between the other's halves. A record exists only while a
+//! ticket of its key is open: the table is bounded by what is in flight.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crossbeam_utils::CachePadded;
+use hashbrown::HashTable;
+
+use crate::{
+    RawKey,
+    flight::{Ended, Flight},
+};
+
+const SHARDS: usize = 64;
+
+type Shard<T> = Mutex<HashTable<Slot<T>>>;
+
+pub(crate) struct Slots<T> {
+    shards: Box<[CachePadded<Shard<T>>]>,
+    /// Counts clears of the whole cache: each revokes every ticket.
+    clears: AtomicU64,
+}
+
+struct Slot<T> {
+    id: Arc<str>,
+    hash: u64,
+    /// Open tickets.
+    open: usize,
+    /// Counts invalidations and sets while the record exists.
+    revision: u64,
+    /// Counts tickets opened, to tell "before the load ended" from "after".
+    opened: u64,
+    flight: Option<Arc<Flight<T>>>,
+    /// The last load that ended without being overtaken, for callers who were here before it did.
+    landed: Option<(u64, Ended<T>)>,
+    /// Remote levels are written by one at a time, so that an older write cannot arrive after a newer one.
+    writer: Option<Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl<T> Slot<T> {
+    fn revoke(&mut self) {
+        self.revision += 1;
+        self.flight = None;
+        self.landed = None;
+    }
+}
+
+/// What a caller with an open ticket and nothing to read should do.
+pub(crate) enum Role<T, R> {
+    /// Wait for the load under way.
+    Join(Arc<Flight<T>>),
+    /// A load ended while this caller was reading below.
+    Landed(Ended<T>),
+    /// The nearest level was filled while this caller was reading below.
+    Filled(R),
+    /// Load; the ticket is the flight's own.
+    Lead(Arc<Flight<T>>, Ticket<T>),
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::new(HashTable::new()))).collect(),
+            clears: AtomicU64::new(0),
+        })
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Slot<T>>> {
+        // The low bits choose the bucket within the table.
+        let at = usize::try_from(hash >> 48).unwrap_or(0) % SHARDS;
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_in(
+        self: &Arc<Self>,
+        shard: &mut HashTable<Slot<T>>,
+        id: &str,
+        hash: u64,
+        revoke: bool,
+    ) -> Ticket<T> {
+        let slot = shard
+            .entry(hash, |s| s.hash == hash && *s.id == *id, |s| s.hash)
+            .or_insert_with(|| Slot {
+                id: id.into(),
+                hash,
+                open: 0,
+                revision: 0,
+                opened: 0,
+                flight: None,
+                landed: None,
+                writer: None,
+            })
+            .into_mut();
+        if revoke {
+            slot.revoke();
+        }
+        slot.open += 1;
+        slot.opened += 1;
+        Ticket {
+            slots: Arc::clone(self),
+            id: Arc::clone(&slot.id),
+            hash,
+            revision: slot.revision,
+            number: slot.opened,
+            clears: self.clears.load(Ordering::Acquire),
+        }
+    }
+
+    /// Opens a ticket. Call before reading below the nearest level.
+    pub(crate) fn open(self: &Arc<Self>, key: RawKey<'_>) -> Ticket<T> {
+        self.open_in(&mut self.shard(key.hash), key.id, key.hash, false)
+    }
+
+    /// Opens a writer's ticket: revokes all others of the key.
+    pub(crate) fn open_write(self: &Arc<Self>, key: RawKey<'_>) -> Ticket<T> {
+        self.open_in(&mut self.shard(key.hash), key.id, key.hash, true)
+    }
+
+    /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
+    #[cfg(test)]
+    pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
+        let mut shard = self.shard(key.hash);
+        if let Some(slot) = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id) {
+            slot.revoke();
+        }
+        remove();
+    }
+
+    /// Revokes all tickets and detaches all flights. When it returns, no fill of an older ticket is under way.
+    pub(crate) fn revoke_all(&self) {
+        self.clears.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            for slot in shard.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+                slot.revoke();
+            }
+        }
+    }
+
+    /// The load that others are waiting for, if there is one: the levels below have been asked already.
+    pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
+        let mut shard = self.shard(key.hash);
+        let slot = shard.find(key.hash, |s| s.hash == key.hash && *s.id == *key.id)?;
+        let flight = slot.flight.as_ref().filter(|flight| flight.awaited).map(Arc::clone)?;
+        Some((flight, self.open_in(&mut shard, key.id, key.hash, false)))
+    }
+
+    /// Joins the load under way, or starts one. `recheck` looks at the nearest level once more, under the key's lock, so
+    /// that a caller who comes late does not load twice.
+    pub(crate) fn role<R>(
+        self: &Arc<Self>,
+        ticket: &Ticket<T>,
+        recheck: impl FnOnce() -> Option<R>,
+        start: impl FnOnce() -> Arc<Flight<T>>,
+    ) -> Role<T, R> {
+        let mut shard = self.shard(ticket.hash);
+        if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
+            if let Some(flight) = &slot.flight {
+                return Role::Join(Arc::clone(flight));
+            }
+            if let Some((until, ended)) = &slot.landed
+                && ticket.number <= *until
+            {
+                return Role::Landed(ended.clone());
+            }
+        }
+        if let Some(filled) = recheck() {
+            return Role::Filled(filled);
+        }
+        let flight = start();
+        let own = self.open_in(&mut shard, &ticket.id, ticket.hash, false);
+        if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
+            slot.flight = Some(Arc::clone(&flight));
+        }
+        Role::Lead(flight, own)
+    }
+
+    /// Keys with something in flight.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// The right to fill, until revoked. Closes when dropped.
+pub(crate) struct Ticket<T> {
+    slots: Arc<Slots<T>>,
+    id: Arc<str>,
+    hash: u64,
+    revision: u64,
+    number: u64,
+    clears: u64,
+}
+
+impl<T> Ticket<T> {
+    fn is_of(&self, slot: &Slot<T>) -> bool {
+        slot.hash == self.hash && slot.id == self.id
+    }
+
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    fn holds(&self, slot: &Slot<T>) -> bool {
+        slot.revision == self.revision && self.clears == self.slots.clears.load(Ordering::Acquire)
+    }
+
+    /// The same right once more, for work that outlives this one.
+    pub(crate) fn again(&self) -> Self {
+        let mut shard = self.slots.shard(self.hash);
+        if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
+            slot.open += 1;
+        }
+        Self { slots: Arc::clone(&self.slots), id: Arc::clone(&self.id), ..*self }
+    }
+
+    /// The key that it is for.
+    pub(crate) fn key<'a>(&'a self, around: &'a crate::tier::Around) -> RawKey<'a> {
+        RawKey { cache: around.cache, namespace: &around.name, id: &self.id, hash: self.hash }
+    }
+
+    /// Whether nothing has revoked it yet. It may be revoked right after: use [`Ticket::commit`] to act on it.
+    pub(crate) fn is_current(&self) -> bool {
+        self.slots.shard(self.hash).find(self.hash, |s| self.is_of(s)).is_some_and(|s| self.holds(s))
+    }
+
+    /// Whether a load that callers wait for was under way, or ended, while this ticket was open: what its holder found
+    /// below may be what that load has just put there.
+    pub(crate) fn met_a_load(&self) -> bool {
+        self.slots.shard(self.hash).find(self.hash, |s| self.is_of(s)).is_some_and(|slot| {
+            slot.flight.as_ref().is_some_and(|f| f.awaited)
+                || slot.landed.as_ref().is_some_and(|(until, _)| self.number <= *until)
+        })
+    }
+
+    /// Runs `fill` if the ticket still holds, with the key locked.
+    pub(crate) fn commit<R>(&self, fill: impl FnOnce() -> R) -> Option<R> {
+        let shard = self.slots.shard(self.hash);
+        let holds = shard.find(self.hash, |s| self.is_of(s)).is_some_and(|s| self.holds(s));
+        holds.then(fill)
+    }
+
+    /// Ends a write: revokes once more, because reads that began during the write may have seen what it replaced. Runs
+    /// `fill` if no other write or invalidation of the key came in between, else `remove`.
+    pub(crate) fn end_write(&mut self, fill: impl FnOnce(), remove: impl FnOnce()) -> bool {
+        let mut shard = self.slots.shard(self.hash);
+        let mut alone = false;
+        if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
+            alone = self.holds(slot);
+            slot.revoke();
+        }
+        if alone {
+            fill()
+        } else {
+            remove()
+        }
+        alone
+    }
+
+    /// Takes a flight off its key when it has ended, leaving its result to those who came before.
+    pub(crate) fn land(&self, flight: &Arc<Flight<T>>, ended: &Ended<T>) {
+        let mut shard = self.slots.shard(self.hash);
+        if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s))
+            && slot.flight.as_ref().is_some_and(|f| Arc::ptr_eq(f, flight))
+        {
+            slot.flight = None;
+            if self.holds(slot) {
+                slot.landed = Some((slot.opened, ended.clone()));
+            }
+        }
+    }
+
+    /// The lock that orders writers of the key at remote levels.
+    pub(crate) fn writer(&self) -> Arc<tokio::sync::Mutex<()>> {
+        let mut shard = self.slots.shard(self.hash);
+        match shard.find_mut(self.hash, |s| self.is_of(s)) {
+            Some(slot) => Arc::clone(slot.writer.get_or_insert_default()),
+            // A record lives as long as its tickets, so this is never reached.
+            None => Arc::default(),
+        }
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        let mut shard = self.slots.shard(self.hash);
+        if let Ok(mut entry) = shard.find_entry(self.hash, |s| s.hash == self.hash && s.id == self.id) {
+            entry.get_mut().open -= 1;
+            if entry.get().open == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CacheId, cycle::LoadId};
+
+    fn key(id: &str) -> RawKey<'_> {
+        RawKey::new(CacheId(1), "t", id)
+    }
+
+    #[test]
+    fn a_revoked_ticket_fills_nothing_and_the_table_empties() {
+        let slots = Slots::<u8>::new();
+        let a = slots.open(key("a"));
+        let b = slots.open(key("a"));
+        assert!(a.commit(|| ()).is_some());
+        slots.revoke(key("a"), || ());
+        assert!(a.commit(|| ()).is_none() && !b.is_current());
+        let c = slots.open(key("a"));
+        assert!(c.commit(|| ()).is_some());
+        slots.revoke_all();
+        assert!(c.commit(|| ()).is_none());
+        drop((a, b, c));
+        assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn reads_during_a_write_do_not_fill_and_overlapping_writes_leave_nothing() {
+        let slots = Slots::<u8>::new();
+        let mut write = slots.open_write(key("a"));
+        let read = slots.open(key("a"));
+        assert!(write.end_write(|| (), || panic!("alone")));
+        assert!(read.commit(|| ()).is_none(), "it may have read what the write replaced");
+
+        let mut first = slots.open_write(key("a"));
+        let mut second = slots.open_write(key("a"));
+        assert!(!first.end_write(|| panic!("overlapped"), || ()));
+        assert!(!second.end_write(|| panic!("overlapped"), || ()));
+    }
+
+    #[test]
+    fn a_detached_flight_cannot_be_joined() {
+        let slots = Slots::<u8>::new();
+        let caller = slots.open(key("a"));
+        let start = || Flight::new(LoadId::next(), true, None);
+        let Role::Lead(first, own) = slots.role(&caller, || None::<()>, start) else { panic!() };
+        assert!(
+            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
+        );
+        slots.revoke(key("a"), || ());
+        let Role::Lead(second, _) = slots.role(&caller, || None::<()>, start) else { panic!() };
+        assert!(!Arc::ptr_eq(&first, &second));
+        own.land(
+            &first,
+            &Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false },
+        );
+        assert!(
+            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &second)),
+            "the old flight's end leaves the new one alone"
+        );
+    }
+
+    #[test]
+    fn only_callers_from_before_the_end_get_a_landed_result() {
+        let slots = Slots::<u8>::new();
+        let early = slots.open(key("a"));
+        let start = || Flight::new(LoadId::next(), true, None);
+        let Role::Lead(flight, own) = slots.role(&early, || None::<()>, start) else { panic!() };
+        let ended = Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false };
+        own.land(&flight, &ended);
+        let late = slots.open(key("a"));
+        assert!(matches!(slots.role(&early, || None::<()>, start), Role::Landed(_)));
+        assert!(matches!(slots.role(&late, || None::<()>, start), Role::Lead(..)));
+    }
+}

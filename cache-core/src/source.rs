@@ -1,0 +1,251 @@
+//! Sources: the data behind a cache, for cache-aside and write-through.
+
+use std::{fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+
+use crate::{
+    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Loaded, Result, TracedCache, Value, Verb,
+    fill::Outgoing,
+    inner::Inner,
+    write::{Writing, Written},
+};
+
+/// Where values come from and go to: a database, a service.
+///
+/// Only [`load`](Self::load) must be written. Errors are boxed, so `?` works on any; callers get their own type back from
+/// [`Error::load_error`].
+///
+/// ```
+/// use cache_core::{BoxError, Loaded, Source};
+/// struct Users;
+/// impl Source<u64, String> for Users {
+///     async fn load(&self, id: &u64) -> Result<Loaded<String>, BoxError> {
+///         Ok(Loaded::value(format!("user {id}")))
+///     }
+/// }
+/// ```
+pub trait Source<K, T>: Send + Sync + 'static
+where
+    K: Send + Sync + Clone,
+    T: Send + Sync,
+{
+    /// Reads one value. An `Option` converts with `.into()`.
+    fn load(&self, key: &K) -> impl Future<Output = Result<Loaded<T>, BoxError>> + Send;
+
+    /// Reads many; keys left out are absent. One after the other unless overridden.
+    fn load_many(&self, keys: &[K]) -> impl Future<Output = Result<Vec<(K, Loaded<T>)>, BoxError>> + Send {
+        async move {
+            let mut all = Vec::with_capacity(keys.len());
+            for key in keys {
+                all.push((key.clone(), self.load(key).await?));
+            }
+            Ok(all)
+        }
+    }
+
+    /// Writes one value. When this is an error, the outcome counts as unknown.
+    fn save(&self, key: &K, value: &T) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = (key, value);
+        async { Err("this source cannot be written to: implement `Source::save`".into()) }
+    }
+
+    /// Deletes one value. When this is an error, the outcome counts as unknown.
+    fn delete(&self, key: &K) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = key;
+        async { Err("this source cannot be deleted from: implement `Source::delete`".into()) }
+    }
+}
+
+/// A cache with its source: [`TracedCache::with_source`].
+pub struct Sourced<K, T, S> {
+    cache: TracedCache<T>,
+    source: Arc<S>,
+    keys: PhantomData<fn(K)>,
+}
+
+impl<K, T, S> Clone for Sourced<K, T, S> {
+    fn clone(&self) -> Self {
+        Self { cache: self.cache.clone(), source: Arc::clone(&self.source), keys: PhantomData }
+    }
+}
+
+impl<T: Value> TracedCache<T> {
+    /// Puts a source behind this cache: `let by_id = users.with_source(UserTable(db)); by_id.get(42).await?`.
+    pub fn with_source<K, S>(&self, source: S) -> Sourced<K, T, S>
+    where
+        K: CacheKey<Owned = K> + Clone + Eq + Hash + Send + Sync + 'static,
+        S: Source<K, T>,
+    {
+        Sourced { cache: self.clone(), source: Arc::new(source), keys: PhantomData }
+    }
+}
+
+/// What is written to a source.
+enum Change<T> {
+    Save(Arc<T>),
+    Delete,
+}
+
+impl<K, T, S> Sourced<K, T, S>
+where
+    K: CacheKey<Owned = K> + Clone + Eq + Hash + Send + Sync + 'static,
+    T: Value,
+    S: Source<K, T>,
+{
+    /// The cache.
+    pub fn cache(&self) -> &TracedCache<T> {
+        &self.cache
+    }
+
+    /// The value, from a level or the source (cache-aside).
+    ///
+    /// # Errors
+    /// As [`TracedCache::get_or_set`].
+    pub async fn get(&self, key: impl CacheKey<Owned = K>) -> Result<Option<Arc<T>>> {
+        self.cache
+            .get_or_set_with(key, &self.source, |source, key: K| async move { source.load(&key).await })
+            .await
+    }
+
+    /// Many values, in the asked order; what is missing comes from one [`Source::load_many`].
+    ///
+    /// # Errors
+    /// As [`TracedCache::get_or_set_many`].
+    pub async fn get_many<Q: CacheKey<Owned = K>>(
+        &self,
+        keys: impl IntoIterator<Item = Q>,
+    ) -> Result<Vec<Option<Arc<T>>>> {
+        self.cache
+            .get_or_set_many(keys, &self.source, |source, keys: Vec<K>| async move {
+                source.load_many(&keys).await
+            })
+            .await
+    }
+
+    /// Writes to the source, then to every level (write-through). Writes of one key through this cache take turns.
+    ///
+    /// If the source fails, or its outcome is unknown (an error, a panic, the policy's hard limit), the new value is not
+    /// visible in the cache, and the old one is gone from it. Once the source has succeeded, no level that can be
+    /// reached serves the old value. Goes on when its caller leaves.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Load`] with the source's error, `LoadTimeout`, `LoadPanicked`; `Level` where a level surfaces its
+    /// failures; `Key`, `Closed`, `NoRuntime`.
+    pub async fn save(&self, key: impl CacheKey<Owned = K>, value: impl Into<Arc<T>>) -> Result<Delivery> {
+        self.change(key.to_owned_key(), Change::Save(value.into())).await
+    }
+
+    /// Deletes from the source, then from every level.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub async fn delete(&self, key: impl CacheKey<Owned = K>) -> Result<Delivery> {
+        self.change(key.to_owned_key(), Change::Delete).await
+    }
+
+    async fn change(&self, key: K, change: Change<T>) -> Result<Delivery> {
+        let id = self.cache.render(&key)?;
+        let inner = Arc::clone(&self.cache.inner);
+        inner.check_open()?;
+        let source = Arc::clone(&self.source);
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let ambient = inner.observers().ambient();
+        let owner = Arc::clone(&inner);
+        let task = inner.spawn(crate::observe::within(ambient, async move {
+            let work = async |_: &crate::observe::Spans| owner.change(&id, &key, &*source, change).await;
+            let result = owner.operation(Verb::Save, Some(&id), 1, work, |_| None).await;
+            // The caller may have left.
+            let _ = done.send(result);
+        }));
+        if task.is_none() {
+            return Err(Error::new(
+                ErrorKind::NoRuntime,
+                "saves run as tokio tasks: call from inside a tokio runtime",
+            ));
+        }
+        ended.await.unwrap_or_else(|_gone| {
+            Err(Error::new(
+                ErrorKind::LoadAborted,
+                "the save was aborted; whether the source took it is unknown",
+            ))
+        })
+    }
+}
+
+impl<T: Value> Inner<T> {
+    async fn change<K, S>(
+        self: &Arc<Self>,
+        id: &str,
+        key: &K,
+        source: &S,
+        change: Change<T>,
+    ) -> Result<Delivery>
+    where
+        K: CacheKey<Owned = K> + Clone + Send + Sync,
+        S: Source<K, T>,
+    {
+        let raw = self.key(id)?;
+        // Loads that begin while the source is being written may have read either value: ending the write revokes them.
+        // Dropped midway (an abort), it leaves nothing at in-process levels.
+        let writing = Writing::begin(self, vec![raw]);
+        let order = self.order_of(&writing).await;
+        let call = async {
+            match &change {
+                Change::Save(value) => source.save(key, value).await,
+                Change::Delete => source.delete(key).await,
+            }
+        };
+        let guarded = AssertUnwindSafe(call).catch_unwind();
+        let ended = match self.policy.hard {
+            Some(limit) => self.around.clock.timeout(limit, guarded).await,
+            None => Some(guarded.await),
+        };
+        let failed = match ended {
+            Some(Ok(Ok(()))) => None,
+            Some(Ok(Err(cause))) => {
+                Some(Error::with_source(ErrorKind::Load, format!("the source failed: {cause}"), cause))
+            }
+            Some(Err(_panic)) => Some(Error::new(ErrorKind::LoadPanicked, "the source panicked")),
+            None => Some(Error::new(
+                ErrorKind::LoadTimeout,
+                "the source ran into the policy's hard limit; whether it took the change is unknown",
+            )),
+        };
+        let mut written = Written::new();
+        match change {
+            Change::Save(value) if failed.is_none() => {
+                let now = self.now();
+                let entry = Entry {
+                    timeline: self.timeline(now, false, None, None),
+                    value: Some(value),
+                    id: EntryId::random(),
+                    stamp: crate::Stamp::default(),
+                    cost: Duration::ZERO,
+                    by_set: true,
+                    extra: None,
+                    encoded: None,
+                };
+                let mut items = [Outgoing::new(raw, entry)];
+                self.write_through(&mut items, order, &mut written).await;
+                let [item] = items;
+                writing.end(Some(&[item.entry]), self.generation());
+            }
+            _ => {
+                self.remove_below(&writing, &mut written).await;
+                writing.end(None, 0);
+            }
+        }
+        self.replay();
+        match failed {
+            Some(error) => Err(error),
+            None => written.end(),
+        }
+    }
+}
+
+impl<K, T, S> fmt::Debug for Sourced<K, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sourced").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,421 @@
+//! A level at work: asks its provider within budget and breaker, and reports what came of it.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+
+use crate::{
+    BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error, ErrorKind, Event,
+    LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind, SpanStart, Stamp, Stance,
+    Stats,
+    breaker::Gate,
+    envelope::{self, Header},
+    level::Level,
+    observe::Observers,
+    pending::Pending,
+};
+
+/// How often a remote level's marker is read along with a look-up. The period within which a clear by another node shows.
+pub(crate) const MARKER_PERIOD: Duration = Duration::from_secs(1);
+
+pub(crate) struct Tier {
+    pub(crate) index: u8,
+    pub(crate) provider: Arc<dyn CacheProvider>,
+    pub(crate) store: Option<Arc<dyn ObjectStore>>,
+    pub(crate) caps: Capabilities,
+    pub(crate) ttl_cap: Option<Duration>,
+    pub(crate) codec: Codec,
+    pub(crate) surface: bool,
+    pub(crate) background: bool,
+    pub(crate) pending: Pending,
+    budget: Duration,
+    gate: Option<Gate>,
+    epoch: Epoch,
+}
+
+/// The level's idea of the cache's epoch: entries that carry another one have been cleared away.
+#[derive(Default)]
+struct Epoch {
+    known: Mutex<Known>,
+    /// Mirrors `known.value` for readers.
+    value: AtomicU64,
+    /// One caller creates the marker; the others wait for it.
+    creating: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// 0: not yet.
+    value: u64,
+    asked: Option<Moment>,
+    /// Counts changes, so that an answer that was under way during a clear is not believed.
+    changes: u64,
+}
+
+/// Why a level has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Not asked: the breaker is open.
+    Skipped,
+    Failed(LevelFault, Option<BoxError>),
+}
+
+impl Failure {
+    pub(crate) fn into_error(self, level: u8) -> Error {
+        let at = usize::from(level) + 1;
+        match self {
+            Self::Skipped => Error::new(
+                ErrorKind::Level,
+                format!("level {at} is not being asked: its breaker is open after failures"),
+            ),
+            Self::Failed(fault, None) => {
+                Error::new(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()))
+            }
+            Self::Failed(fault, Some(cause)) => {
+                Error::with_source(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()), cause)
+            }
+        }
+    }
+}
+
+/// What a level said about one key.
+pub(crate) enum Read {
+    Bytes(Bytes),
+    Nothing,
+    Failed(Failure),
+    /// An invalidation has not reached the level yet.
+    Masked,
+}
+
+/// What every level needs to know about its cache.
+pub(crate) struct Around {
+    pub(crate) cache: CacheId,
+    pub(crate) name: Arc<str>,
+    pub(crate) clock: Clock,
+    pub(crate) observers: Observers,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Tier {
+    pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
+        let caps = level.provider.capabilities();
+        let store = level.provider.in_process();
+        Self {
+            index,
+            store,
+            caps,
+            ttl_cap: level.ttl_cap,
+            codec: level.codec,
+            surface: level.stance.unwrap_or(if only && caps.remote {
+                Stance::Surface
+            } else {
+                Stance::Absorb
+            }) == Stance::Surface,
+            background: level.background,
+            pending: Pending::default(),
+            budget: level.budget,
+            gate: level.breaker.filter(|_| caps.remote).map(Gate::new),
+            epoch: Epoch::default(),
+            provider: level.provider,
+        }
+    }
+
+    /// The epoch that new entries of this level carry; 0 while it is unknown.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { epoch: self.epoch.value.load(Ordering::Acquire), sequence: 0 }
+    }
+
+    /// Time until the breaker would let a call through.
+    pub(crate) fn opens_in(&self, clock: &Clock) -> Duration {
+        self.gate.as_ref().map_or(Duration::ZERO, |gate| gate.opens_in(clock))
+    }
+
+    /// Runs one call to the provider: breaker, budget, panic, telemetry. `keys` results are expected.
+    async fn call<R>(
+        &self,
+        around: &Around,
+        op: LevelOp,
+        keys: usize,
+        call: impl Future<Output = Vec<Result<R, BoxError>>> + Send,
+    ) -> Result<Vec<Result<R, BoxError>>, Failure> {
+        let pass = match &self.gate {
+            Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
+            None => None,
+        };
+        if pass.as_ref().is_some_and(crate::breaker::Pass::is_probe) {
+            self.breaker_is(around, BreakerState::HalfOpen);
+        }
+        let span = around.observers.span(&SpanStart {
+            kind: SpanKind::Level { level: self.index, op },
+            key: None,
+            keys,
+            root: false,
+        });
+        let started = (!around.observers.is_empty()).then(|| around.clock.now());
+        let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
+        let ended = if self.caps.remote {
+            around.clock.timeout(self.budget, guarded).await
+        } else {
+            Some(guarded.await)
+        };
+        let ended = match ended {
+            Some(Ok(results)) if results.len() == keys => Ok(results),
+            Some(Ok(_)) => Err(Failure::Failed(
+                LevelFault::Error,
+                Some("the provider did not answer with one result per key".into()),
+            )),
+            Some(Err(_panic)) => Err(Failure::Failed(LevelFault::Panic, None)),
+            None => Err(Failure::Failed(LevelFault::Timeout, None)),
+        };
+        let (fault, cause) = match &ended {
+            Ok(results) => match results.iter().find_map(|r| r.as_ref().err()) {
+                Some(cause) => (Some(LevelFault::Error), Some(cause)),
+                None => (None, None),
+            },
+            Err(Failure::Failed(fault, cause)) => (Some(*fault), cause.as_ref()),
+            Err(Failure::Skipped) => (None, None),
+        };
+        // Part of a batch failing is one server of many, or one key: the level as a whole is well.
+        let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
+        if let Some(change) = pass.and_then(|pass| pass.end(well)) {
+            self.breaker_is(around, change);
+        }
+        if let Some(fault) = fault {
+            span.failed(fault.as_str());
+        }
+        if let Some(started) = started {
+            around.observers.event(&Event::Level {
+                level: self.index,
+                op,
+                keys,
+                elapsed: around.clock.now().since(started),
+                fault,
+                error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
+            });
+        }
+        ended
+    }
+
+    fn breaker_is(&self, around: &Around, state: BreakerState) {
+        around.stats.breaker(self.index, state);
+        around.observers.event(&Event::Breaker { level: self.index, state });
+    }
+
+    /// Reads keys, and the marker along with them when that is due. The second answer says that the marker has changed:
+    /// another node has cleared the cache.
+    pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, bool) {
+        let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
+        let asked: Vec<RawKey<'_>> =
+            keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
+        if asked.is_empty() {
+            return (keys.iter().map(|_| Read::Masked).collect(), false);
+        }
+        let due = self.marker_due(&around.clock);
+        let mut changed = false;
+        let answers = match due {
+            // The usual case keeps to the provider's single-key path, where it may gather.
+            None if asked.len() == 1 => {
+                let call = async { vec![self.provider.get(asked[0]).await] };
+                self.call(around, LevelOp::Get, 1, call).await
+            }
+            None => self.call(around, LevelOp::Get, asked.len(), self.provider.get_many(&asked)).await,
+            Some(changes) => {
+                let mut with_marker = asked.clone();
+                with_marker.push(RawKey::marker(around.cache, &around.name));
+                let count = with_marker.len();
+                let answers =
+                    self.call(around, LevelOp::Get, count, self.provider.get_many(&with_marker)).await;
+                match answers {
+                    Ok(mut all) => {
+                        if let Some(Ok(marker)) = all.pop() {
+                            changed = self.learn(around, marker, changes).await;
+                        }
+                        Ok(all)
+                    }
+                    failed => failed,
+                }
+            }
+        };
+        let mut answers = match answers {
+            Ok(answers) => answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Ok(Some(bytes)) => Read::Bytes(bytes),
+                    Ok(None) => Read::Nothing,
+                    Err(cause) => Read::Failed(Failure::Failed(LevelFault::Error, Some(cause))),
+                })
+                .collect::<Vec<_>>(),
+            Err(failure) => spread(failure, asked.len()).into_iter().map(Read::Failed).collect(),
+        }
+        .into_iter();
+        let all = keys
+            .iter()
+            .zip(masked)
+            // Masked while the call was under way counts too: what was read may be what is being invalidated.
+            .map(|(key, masked)| {
+                let answer = if masked { None } else { answers.next() };
+                answer.filter(|_| !self.pending.masks(key.id)).unwrap_or(Read::Masked)
+            })
+            .collect();
+        (all, changed)
+    }
+
+    /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
+    /// hears an invalidation of it when it is back.
+    pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
+        let results = flatten(
+            self.call(around, LevelOp::Put, items.len(), self.provider.put_many(items)).await,
+            items.len(),
+        );
+        for (item, result) in items.iter().zip(&results) {
+            if let Err(Failure::Failed(..)) = result {
+                self.pending.add(item.key.id);
+            }
+        }
+        results
+    }
+
+    /// Removes keys. Those not acknowledged are masked and heard of later.
+    pub(crate) async fn remove_many(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
+        let results = self.remove_again(around, keys).await;
+        for (key, result) in keys.iter().zip(&results) {
+            if result.is_err() {
+                self.pending.add(key.id);
+            }
+        }
+        results
+    }
+
+    /// Removes keys that are masked already.
+    pub(crate) async fn remove_again(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> Vec<Result<(), Failure>> {
+        flatten(
+            self.call(around, LevelOp::Remove, keys.len(), self.provider.remove_many(keys)).await,
+            keys.len(),
+        )
+    }
+
+    /// `Some(changes)` when the marker should be read.
+    fn marker_due(&self, clock: &Clock) -> Option<u64> {
+        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock.now();
+        let due = known.value == 0 || known.asked.is_none_or(|asked| now.since(asked) >= MARKER_PERIOD);
+        // The next reader need not ask as well. While the epoch is unknown every reader must.
+        known.asked = due.then_some(now).or(known.asked);
+        due.then_some(known.changes)
+    }
+
+    /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
+    async fn learn(&self, around: &Around, marker: Option<Bytes>, changes: u64) -> bool {
+        let key = RawKey::marker(around.cache, &around.name);
+        match marker.and_then(|bytes| envelope::open(key, &bytes).ok()) {
+            Some((header, _)) if header.stamp.epoch != 0 => self.adopt(header.stamp.epoch, changes),
+            // Lost or damaged: whatever it said, no entry of before may be believed.
+            _ => {
+                let _one = self.epoch.creating.lock().await;
+                if self.changes() != changes {
+                    return false;
+                }
+                self.new_epoch(around).await.unwrap_or(false)
+            }
+        }
+    }
+
+    fn changes(&self) -> u64 {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).changes
+    }
+
+    fn adopt(&self, epoch: u64, changes: u64) -> bool {
+        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.changes != changes || known.value == epoch {
+            return false;
+        }
+        let old = std::mem::replace(&mut known.value, epoch);
+        known.changes += 1;
+        self.epoch.value.store(epoch, Ordering::Release);
+        old != 0
+    }
+
+    /// Gives the cache a new epoch at this level: everything stored in it before is void. Says whether another one was
+    /// known; a reader may have seen the new one already.
+    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<bool, Failure> {
+        let epoch = fastrand::u64(1..);
+        let key = RawKey::marker(around.cache, &around.name);
+        let header = Header {
+            codec: None,
+            by_set: true,
+            expired: false,
+            id: crate::EntryId::random(),
+            schema: 0,
+            born_ms: u64::try_from(around.clock.wall_ms()).unwrap_or(0),
+            fresh_for: Duration::MAX,
+            usable_for: Duration::MAX,
+            cost_us: 0,
+            stamp: Stamp { epoch, sequence: 0 },
+            extra: None,
+        };
+        let put = [Put { key, bytes: envelope::seal(key, &header, &[]), ttl: Duration::MAX }];
+        let results = flatten(self.call(around, LevelOp::Put, 1, self.provider.put_many(&put)).await, 1);
+        for result in results {
+            result?;
+        }
+        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.changes += 1;
+        known.asked = Some(around.clock.now());
+        self.epoch.value.store(epoch, Ordering::Release);
+        let old = std::mem::replace(&mut known.value, epoch);
+        Ok(old != 0 && old != epoch)
+    }
+
+    /// Makes sure that the epoch is known, for writers that have read nothing.
+    pub(crate) async fn know_epoch(&self, around: &Around) {
+        if self.caps.remote && self.stamp().epoch == 0 {
+            let changes = self.changes();
+            let marker = [RawKey::marker(around.cache, &around.name)];
+            let answer = self.call(around, LevelOp::Get, 1, self.provider.get_many(&marker)).await;
+            if let Ok(mut answers) = answer
+                && let Some(Ok(marker)) = answers.pop()
+            {
+                self.learn(around, marker, changes).await;
+            }
+        }
+    }
+
+    /// Counts one level look-up.
+    pub(crate) fn count(&self, around: &Around, outcome: LevelOutcome) {
+        around.stats.level(self.index, outcome);
+    }
+}
+
+fn spread(failure: Failure, over: usize) -> Vec<Failure> {
+    let again = match &failure {
+        Failure::Skipped => None,
+        Failure::Failed(fault, _) => Some(*fault),
+    };
+    let mut all: Vec<Failure> =
+        (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
+    all.insert(0, failure);
+    all
+}
+
+fn flatten<R>(called: Result<Vec<Result<R, BoxError>>, Failure>, items: usize) -> Vec<Result<R, Failure>> {
+    match called {
+        Ok(results) => results
+            .into_iter()
+            .map(|r| r.map_err(|cause| Failure::Failed(LevelFault::Error, Some(cause))))
+            .collect(),
+        Err(failure) if items > 0 => spread(failure, items).into_iter().map(Err).collect(),
+        Err(_) => Vec::new(),
+    }
+}

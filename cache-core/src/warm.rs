@@ -1,0 +1,87 @@
+//! Warming: filling a cache before its callers ask.
+
+use std::{fmt, sync::Arc};
+
+use futures::StreamExt;
+
+use crate::{Answer, BoxError, CacheKey, Error, Result, TracedCache, Value};
+
+/// What warming came to.
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Warmed<K> {
+    /// Keys that levels now hold.
+    pub warmed: usize,
+    /// Keys that failed, and how.
+    pub failed: Vec<(K, Error)>,
+}
+
+/// Keys stay out of `Debug` output.
+impl<K> fmt::Debug for Warmed<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Warmed").field("warmed", &self.warmed).field("failed", &self.failed.len()).finish()
+    }
+}
+
+impl<T: Value> TracedCache<T> {
+    /// Makes sure that these keys are held, with at most `at_once` loads under way. Keys that a level already has fresh
+    /// are left as they are.
+    ///
+    /// Dropping the future stops starting loads; those under way go on.
+    pub async fn warm<K, S, A, E, F, Fut>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        at_once: usize,
+        state: &S,
+        load: F,
+    ) -> Warmed<K>
+    where
+        K: CacheKey,
+        S: Clone + Send + Sync + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: Fn(S, K::Owned) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let pairs = keys.into_iter().map(|key| {
+            let load = load.clone();
+            async move {
+                let result = self.look_or_set_with(&key, state, load).await.map(drop);
+                (key, result)
+            }
+        });
+        gather(futures::stream::iter(pairs), at_once).await
+    }
+
+    /// Stores a stream of pairs, from a database cursor say, with at most `at_once` writes under way.
+    pub async fn warm_from<K, V>(
+        &self,
+        pairs: impl futures::Stream<Item = (K, V)>,
+        at_once: usize,
+    ) -> Warmed<K>
+    where
+        K: CacheKey,
+        V: Into<Arc<T>>,
+    {
+        let writes = pairs.map(|(key, value)| async move {
+            let result = self.set(&key, value).await.map(drop);
+            (key, result)
+        });
+        gather(writes, at_once).await
+    }
+}
+
+async fn gather<K, F>(work: impl futures::Stream<Item = F>, at_once: usize) -> Warmed<K>
+where
+    F: Future<Output = (K, Result<()>)>,
+{
+    work.buffer_unordered(at_once.max(1))
+        .fold(Warmed { warmed: 0, failed: Vec::new() }, |mut all, (key, result)| {
+            match result {
+                Ok(()) => all.warmed += 1,
+                Err(error) => all.failed.push((key, error)),
+            }
+            std::future::ready(all)
+        })
+        .await
+}

@@ -1,0 +1,351 @@
+//! `set`, `invalidate` and `clear`: bottom-up, in order per key, the nearest level last.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
+    fill::{Outgoing, WriteOrder},
+    inner::Inner,
+    loaded::Answered,
+    slots::Ticket,
+    tier::{Failure, Read, Tier},
+};
+
+/// What a write has come to so far, over its levels.
+pub(crate) struct Written {
+    delivery: Delivery,
+    error: Option<crate::Error>,
+}
+
+impl Written {
+    pub(crate) fn new() -> Self {
+        Self { delivery: Delivery::Confirmed, error: None }
+    }
+
+    fn take(&mut self, tier: &Tier, result: Result<(), Failure>) {
+        if let Err(failure) = result {
+            self.delivery = Delivery::Pending;
+            if tier.surface {
+                self.error.get_or_insert_with(|| failure.into_error(tier.index));
+            }
+        }
+    }
+
+    pub(crate) fn pending(&mut self) {
+        self.delivery = Delivery::Pending;
+    }
+
+    pub(crate) fn end(self) -> Result<Delivery> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.delivery),
+        }
+    }
+}
+
+/// A write under way on some keys. If its caller leaves in the middle, nothing of the keys stays at in-process levels.
+pub(crate) struct Writing<'k, T: Value> {
+    inner: Arc<Inner<T>>,
+    keys: Vec<RawKey<'k>>,
+    pub(crate) tickets: Vec<Ticket<T>>,
+    ended: bool,
+}
+
+impl<'k, T: Value> Writing<'k, T> {
+    /// Revokes every ticket of the keys: what was loaded or read before now is older than what is being written.
+    pub(crate) fn begin(inner: &Arc<Inner<T>>, keys: Vec<RawKey<'k>>) -> Self {
+        let tickets = keys.iter().map(|key| inner.slots.open_write(*key)).collect();
+        Self { inner: Arc::clone(inner), keys, tickets, ended: false }
+    }
+
+    /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
+    /// another write of the key overlapped; without them the keys are gone from there.
+    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+        self.ended = true;
+        self.finish(entries, seen);
+    }
+
+    /// Ends it, leaving at in-process levels what they hold, no longer fresh.
+    fn end_expired(&mut self) {
+        self.ended = true;
+        let Self { inner, keys, tickets, .. } = self;
+        let now = inner.now();
+        for (key, ticket) in keys.iter().zip(tickets) {
+            let expire = || {
+                for store in inner.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
+                    if let Some(mut object) = store.get(*key) {
+                        object.timeline.fresh_until = object.timeline.fresh_until.min(now);
+                        object.quiet_until = Moment::ORIGIN;
+                        store.put(*key, object, now);
+                    }
+                }
+            };
+            ticket.end_write(expire, expire);
+        }
+    }
+
+    fn finish(&mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+        let Self { inner, keys, tickets, .. } = self;
+        let now = inner.now();
+        for (at, (key, ticket)) in keys.iter().zip(tickets).enumerate() {
+            let entry = entries.map(|entries| &entries[at]);
+            let objects: Vec<_> = inner
+                .tiers
+                .iter()
+                .rev()
+                .filter_map(|tier| {
+                    let store = tier.store.as_ref()?;
+                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier, seen))))
+                })
+                .collect();
+            let remove = || {
+                for (store, _) in &objects {
+                    store.remove(*key);
+                }
+            };
+            let fill = || {
+                for (store, object) in &objects {
+                    match object {
+                        Some(object) => store.put(*key, object.clone(), now),
+                        None => {
+                            store.remove(*key);
+                        }
+                    }
+                }
+            };
+            ticket.end_write(fill, remove);
+        }
+    }
+}
+
+impl<T: Value> Drop for Writing<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(None, 0);
+        }
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Stores values given by the caller. Each key once.
+    pub(crate) async fn set_all(self: &Arc<Self>, items: Vec<(RawKey<'_>, Loaded<T>)>) -> Result<Delivery> {
+        self.check_open()?;
+        let now = self.now();
+        let (mut stored, mut gone) = (Vec::new(), Vec::new());
+        for (key, loaded) in items {
+            let Loaded { answer, ttl, grace, extra, .. } = loaded;
+            let value = match answer {
+                Answered::Value(value) => Some(value),
+                Answered::Absent => None,
+                Answered::Unchanged | Answered::DoNotStore(_) | Answered::Failed(_) => {
+                    return Err(crate::Error::new(
+                        ErrorKind::Config,
+                        "a set takes a value or an absence; `unchanged`, `do_not_store` and `failed` are answers of loaders",
+                    ));
+                }
+            };
+            let timeline = self.timeline(now, value.is_none(), ttl, grace);
+            if timeline.fresh_until <= now {
+                gone.push(key);
+                continue;
+            }
+            let entry = Entry {
+                value,
+                timeline,
+                id: EntryId::random(),
+                stamp: crate::Stamp::default(),
+                cost: std::time::Duration::ZERO,
+                by_set: true,
+                extra: Extra { retry_at: None, ..extra }.boxed(),
+                encoded: None,
+            };
+            stored.push(Outgoing::new(key, entry));
+        }
+        let mut delivery = Delivery::Confirmed;
+        if !gone.is_empty() {
+            delivery = self.invalidate_all(gone).await?;
+        }
+        if !stored.is_empty() {
+            delivery = delivery.and(self.put_all(stored).await?);
+        }
+        Ok(delivery)
+    }
+
+    async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
+        let writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
+        let mut written = Written::new();
+        let order = self.order_of(&writing).await;
+        self.write_through(&mut items, order, &mut written).await;
+        let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
+        writing.end(Some(&entries), self.generation());
+        self.replay();
+        written.end()
+    }
+
+    /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
+    /// the key's own lock orders.
+    pub(crate) async fn order_of(&self, writing: &Writing<'_, T>) -> WriteOrder {
+        if self.has_remote() {
+            self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Writes entries to the remote levels, deepest first, in their turn.
+    pub(crate) async fn write_through(
+        self: &Arc<Self>,
+        items: &mut [Outgoing<'_, T>],
+        order: WriteOrder,
+        written: &mut Written,
+    ) {
+        let mut later = Vec::new();
+        for tier in self.remote().rev() {
+            tier.know_epoch(&self.around).await;
+            let stamp = tier.stamp();
+            if tier.background {
+                written.pending();
+                later.push((tier.index, stamp));
+                continue;
+            }
+            let results = if stamp.epoch == 0 {
+                items.iter().map(|_| Err(Failure::Skipped)).collect()
+            } else {
+                let mut refs: Vec<_> = items.iter_mut().collect();
+                self.send(tier, &mut refs, stamp).await
+            };
+            for (item, result) in items.iter().zip(results) {
+                if result.is_err() {
+                    // The level may hold what this write replaces.
+                    tier.pending.add(item.key.id);
+                }
+                written.take(tier, result);
+            }
+        }
+        if !later.is_empty() {
+            self.write_later(items, later, order);
+        }
+    }
+
+    /// Background levels. The order is handed on, so that a later writer of a key waits for this one.
+    fn write_later(
+        self: &Arc<Self>,
+        items: &[Outgoing<'_, T>],
+        levels: Vec<(u8, crate::Stamp)>,
+        order: WriteOrder,
+    ) {
+        let inner = Arc::clone(self);
+        let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
+            items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
+        self.spawn(async move {
+            let _order = order;
+            for (level, stamp) in levels {
+                let tier = &inner.tiers[usize::from(level)];
+                let mut items: Vec<_> = batch
+                    .iter()
+                    .map(|(_, ticket, entry)| Outgoing::new(ticket.key(&inner.around), entry.clone()))
+                    .collect();
+                let mut refs: Vec<_> = items.iter_mut().collect();
+                let results = inner.send(tier, &mut refs, stamp).await;
+                for ((id, ..), result) in batch.iter().zip(results) {
+                    if result.is_err() {
+                        tier.pending.add(id);
+                    }
+                }
+            }
+            inner.replay();
+        });
+    }
+
+    /// Makes keys gone at every level. Each key once.
+    pub(crate) async fn invalidate_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
+        self.check_open()?;
+        let writing = Writing::begin(self, keys);
+        let mut written = Written::new();
+        let _order = self.order_of(&writing).await;
+        self.remove_below(&writing, &mut written).await;
+        writing.end(None, 0);
+        self.replay();
+        written.end()
+    }
+
+    /// Removes the keys of a write from the remote levels, deepest first, in their turn.
+    pub(crate) async fn remove_below(self: &Arc<Self>, writing: &Writing<'_, T>, written: &mut Written) {
+        for tier in self.remote().rev() {
+            for result in tier.remove_many(&self.around, &writing.keys).await {
+                written.take(tier, result);
+            }
+        }
+    }
+
+    /// Ends the freshness of keys at every level; what they hold stays usable as a fallback. Each key once.
+    pub(crate) async fn expire_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
+        self.check_open()?;
+        let mut writing = Writing::begin(self, keys);
+        let mut written = Written::new();
+        let order = self.order_of(&writing).await;
+        for tier in self.remote().rev() {
+            let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
+            if cleared {
+                self.cleared_elsewhere();
+            }
+            let mut puts = Vec::new();
+            for (key, held) in writing.keys.iter().zip(held) {
+                match held {
+                    Read::Bytes(bytes) => {
+                        // Unreadable is a miss already.
+                        let Ok((header, _)) = envelope::open(*key, &bytes) else { continue };
+                        let timeline = header.timeline(&self.around.clock, tier.provider.time_offset_ms());
+                        let ttl = timeline.remaining(self.now());
+                        if !ttl.is_zero() {
+                            puts.push(Put { key: *key, bytes: envelope::expire(&bytes), ttl });
+                        }
+                    }
+                    Read::Nothing => {}
+                    Read::Masked => written.pending(),
+                    Read::Failed(failure) => {
+                        // What it holds may be fresh: without it the level is not asked for the key until it has heard
+                        // an invalidation.
+                        tier.pending.add(key.id);
+                        written.take(tier, Err(failure));
+                    }
+                }
+            }
+            if !puts.is_empty() {
+                for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
+                    if result.is_err() {
+                        tier.pending.add(put.key.id);
+                    }
+                    written.take(tier, result);
+                }
+            }
+        }
+        drop(order);
+        writing.end_expired();
+        self.replay();
+        written.end()
+    }
+
+    /// Makes every entry of this cache void, at every level, without touching another cache's.
+    pub(crate) async fn clear_all(self: &Arc<Self>) -> Result<Delivery> {
+        self.check_open()?;
+        let mut written = Written::new();
+        for tier in self.remote().rev() {
+            let result = tier.new_epoch(&self.around).await.map(drop);
+            if result.is_err() {
+                tier.pending.add_clear();
+            }
+            written.take(tier, result);
+        }
+        // Now the nearest: from here on no object of before is believed, and no older fill gets in.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.slots.revoke_all();
+        for tier in &self.tiers {
+            if let Some(store) = &tier.store {
+                store.clear(self.around.cache);
+            }
+        }
+        self.replay();
+        written.end()
+    }
+}

@@ -1,0 +1,102 @@
+//! Durations, recorded from events.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cache_core::{
+    CacheInfo, Description, ErrorKind, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Outcome,
+    Verb,
+};
+use cache_otel::{Telemetry, names};
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData},
+};
+
+type Points = BTreeMap<String, (u64, f64)>;
+
+/// `attributes -> (count, sum)` of one histogram.
+fn histogram(exporter: &InMemoryMetricExporter, name: &str) -> (String, Points) {
+    let metrics = exporter.get_finished_metrics().unwrap();
+    let metric = metrics
+        .iter()
+        .flat_map(|resource| resource.scope_metrics())
+        .flat_map(|scope| scope.metrics())
+        .find(|metric| metric.name() == name)
+        .unwrap();
+    let AggregatedMetrics::F64(MetricData::Histogram(data)) = metric.data() else {
+        panic!("not a histogram")
+    };
+    let points = data.data_points().map(|point| {
+        assert_eq!(point.bounds().next(), Some(1e-6));
+        assert_eq!(point.bounds().last(), Some(10.0));
+        let mut words: Vec<_> =
+            point.attributes().map(|kv| format!("{}={}", kv.key.as_str(), kv.value.as_str())).collect();
+        words.sort();
+        (words.join(" "), (point.count(), point.sum()))
+    });
+    (metric.unit().to_owned(), points.collect())
+}
+
+#[test]
+fn durations_are_in_seconds_by_what_was_done() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let telemetry = Telemetry::builder().meter_provider(&provider).build();
+    let level = LevelInfo { position: "l1".into(), provider: Description::local("memory"), in_process: true };
+    let cache = CacheInfo::for_tests("users", vec![level]);
+    let elapsed = Duration::from_millis(250);
+    let operation = |outcome, level, weight, error| Event::Operation {
+        verb: Verb::Get,
+        outcome,
+        level,
+        elapsed,
+        keys: 1,
+        weight,
+        error,
+    };
+    telemetry.event(&cache, &operation(Some(Outcome::Hit), Some(0), 64, None));
+    telemetry.event(&cache, &operation(Some(Outcome::Loaded), None, 1, None));
+    telemetry.event(&cache, &operation(Some(Outcome::Miss), None, 1, Some(ErrorKind::Load)));
+    let level = |fault| Event::Level { level: 0, op: LevelOp::Get, keys: 1, elapsed, fault, error: None };
+    telemetry.event(&cache, &level(None));
+    telemetry.event(&cache, &level(Some(LevelFault::Timeout)));
+    let load = |end| Event::Load { elapsed, end, background: false, keys: 1 };
+    telemetry.event(&cache, &load(LoadEnd::Value));
+    telemetry.event(&cache, &load(LoadEnd::Failed(ErrorKind::LoadPanicked)));
+    provider.force_flush().unwrap();
+
+    let each = |points: &[&str]| -> Points { points.iter().map(|p| ((*p).to_owned(), (1, 0.25))).collect() };
+    let seconds = "s".to_owned();
+    assert_eq!(
+        histogram(&exporter, names::OPERATION_DURATION),
+        (
+            seconds.clone(),
+            each(&[
+                "cache.level=l1 cache.name=users cache.operation=get cache.result=hit",
+                "cache.level=none cache.name=users cache.operation=get cache.result=miss",
+                "cache.level=none cache.name=users cache.operation=get cache.result=miss error.type=load",
+            ])
+        )
+    );
+    assert_eq!(
+        histogram(&exporter, names::LEVEL_DURATION),
+        (
+            seconds.clone(),
+            each(&[
+                "cache.level=l1 cache.name=users cache.operation=get",
+                "cache.level=l1 cache.name=users cache.operation=get error.type=timeout",
+            ])
+        )
+    );
+    assert_eq!(
+        histogram(&exporter, names::LOAD_DURATION),
+        (
+            seconds,
+            each(&[
+                "cache.load.result=failed cache.name=users error.type=load_panicked",
+                "cache.load.result=value cache.name=users",
+            ])
+        )
+    );
+}

@@ -1,0 +1,282 @@
+//! One connection: how it is made, and what is done on it before anyone else may use it.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{
+    net::TcpStream,
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
+
+use crate::{Error, ErrorKind, address::Endpoint, settings::Settings};
+
+/// Requests that may wait for the socket before their callers do. Above the client's 50, which costs throughput as soon
+/// as more callers than that are at work.
+const QUEUE: usize = 512;
+
+/// A connection that is ready for requests. Ends when the last holder lets go.
+pub(crate) struct Link {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+    end: Arc<End>,
+    /// Counts up over the provider's life; no two links share one.
+    pub(crate) generation: u64,
+    pub(crate) server: Server,
+    sent: AtomicU64,
+    answered: AtomicU64,
+}
+
+/// What the server said about itself when the connection was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Random per start of the server.
+    pub(crate) run_id: Option<String>,
+    /// This connection's id there; of use only together with the run id.
+    pub(crate) client_id: Option<i64>,
+    /// How far its wall clock is ahead, in milliseconds.
+    pub(crate) time_offset_ms: Option<i64>,
+}
+
+/// Connects, and takes all steps on the new connection before it is handed to any caller. Bounded by the connect timeout.
+///
+/// The driver's handle ends when the connection is lost, for whatever reason.
+pub(crate) async fn establish(settings: &Settings, generation: u64) -> Result<(Link, JoinHandle<()>), Error> {
+    let limit = settings.connect_timeout;
+    let attempt = async {
+        let (connection, driver) = connect(settings).await?;
+        let end = Arc::new(End::default());
+        let told = TellsEnd(Arc::clone(&end));
+        let driver = tokio::spawn(async move {
+            let _told = told;
+            driver.await;
+        });
+        // From here on the link's drop ends the driver, also when a step fails or the time is over.
+        let mut link = Link {
+            connection,
+            driver: driver.abort_handle(),
+            end,
+            generation,
+            server: Server::default(),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        };
+        link.server = identify(&link).await?;
+        Ok((link, driver))
+    };
+    match timeout(limit, attempt).await {
+        Ok(result) => result.map_err(|e: RedisError| Error::connect(&settings.endpoint.to_string(), e)),
+        Err(_elapsed) => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("Redis at {} did not answer within the connect timeout of {limit:?}", settings.endpoint),
+        )),
+    }
+}
+
+type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn connect(settings: &Settings) -> Result<(MultiplexedConnection, Driver), RedisError> {
+    let mut info = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_db(settings.database)
+        .set_lib_name("traced-cache", env!("CARGO_PKG_VERSION"));
+    if let Some(user) = &settings.user {
+        info = info.set_username(&user.0);
+    }
+    if let Some(password) = &settings.password {
+        info = info.set_password(&password.0);
+    }
+    // No timer per request: levels bound their calls, and the keeper watches for a connection that is stuck.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+    match &settings.endpoint {
+        Endpoint::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
+            stream.set_nodelay(true)?;
+            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+            Ok((connection, Box::pin(driver)))
+        }
+        #[cfg(unix)]
+        Endpoint::Unix { path } => {
+            let stream = tokio::net::UnixStream::connect(path).await?;
+            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+            Ok((connection, Box::pin(driver)))
+        }
+        #[cfg(not(unix))]
+        Endpoint::Unix { .. } => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
+    }
+}
+
+/// Asks who the server is. A user without the permission to ask gets a provider that does not know.
+async fn identify(link: &Link) -> Result<Server, RedisError> {
+    let mut ask = redis::pipe();
+    ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID");
+    let before = wall_ms();
+    let mut replies = link.pipeline(&ask, 3).await?.into_iter();
+    let after = wall_ms();
+    Ok(Server {
+        time_offset_ms: replies
+            .next()
+            .as_ref()
+            .and_then(time_ms)
+            .map(|server| server - (before + (after - before) / 2)),
+        run_id: replies.next().and_then(|info| field(&info, "run_id:")),
+        client_id: replies.next().and_then(|id| if let Value::Int(id) = id { Some(id) } else { None }),
+    })
+}
+
+fn wall_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// Milliseconds since the epoch out of a reply to `TIME`; anything beyond a few thousand years is nonsense.
+fn time_ms(reply: &Value) -> Option<i64> {
+    let Value::Array(parts) = reply else { return None };
+    let [seconds, micros] = parts.as_slice() else { return None };
+    let seconds: u32 = text(seconds)?.parse().ok()?;
+    let micros: u32 = text(micros)?.parse().ok()?;
+    Some(i64::from(seconds) * 1000 + i64::from(micros / 1000))
+}
+
+fn field(info: &Value, name: &str) -> Option<String> {
+    let value = text(info)?.lines().find_map(|line| line.strip_prefix(name))?.trim();
+    (!value.is_empty() && value.len() <= 64).then(|| value.to_owned())
+}
+
+impl Link {
+    /// Sends one command and waits for its reply. Dropping the future leaves the connection usable: the reply is read
+    /// and thrown away.
+    pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.connection.clone();
+        let reply = self.unless_ended(connection.send_packed_command(command)).await;
+        self.note(reply)
+    }
+
+    /// Sends `count` commands in one go. Error replies are among the values.
+    pub(crate) async fn pipeline(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.connection.clone();
+        let replies = self.unless_ended(connection.send_packed_commands(commands, 0, count)).await;
+        self.note(replies)
+    }
+
+    /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when
+    /// it goes, but the queue itself lives as long as its senders, of which each waiting request holds one. Such a
+    /// request would wait for ever.
+    async fn unless_ended<T>(
+        &self,
+        reply: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        let mut reply = pin!(reply);
+        let mut told = pin!(self.end.told.notified());
+        poll_fn(|cx| {
+            // The reply first: what has been answered counts. And before the flag: the request may end up in the queue
+            // only now.
+            if let Poll::Ready(reply) = reply.as_mut().poll(cx) {
+                return Poll::Ready(reply);
+            }
+            if told.as_mut().poll(cx).is_ready() || self.end.reached.load(Ordering::SeqCst) {
+                return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn note<T>(&self, reply: Result<T, RedisError>) -> Result<T, RedisError> {
+        match &reply {
+            Ok(_) => {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            // Most often the driver has already ended. Where the client would go on after such an error, we do not.
+            Err(error) if error.is_io_error() || error.kind() == redis::ErrorKind::Parse => self.condemn(),
+            Err(_) => {}
+        }
+        reply
+    }
+
+    /// Ends the connection. Requests under way fail as disconnected.
+    pub(crate) fn condemn(&self) {
+        self.driver.abort();
+    }
+
+    /// Requests sent, and answers received.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed))
+    }
+
+    /// Whether the server answers within `limit`.
+    pub(crate) async fn answers_within(&self, limit: Duration) -> bool {
+        timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok()
+    }
+}
+
+/// Whether the driver has ended, and the bell for those who wait on it.
+#[derive(Default)]
+struct End {
+    reached: AtomicBool,
+    told: Notify,
+}
+
+/// Lives in the driver's task, however that ends.
+struct TellsEnd(Arc<End>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.0.reached.store(true, Ordering::SeqCst);
+        self.0.told.notify_waiters();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn time_is_read_or_not_at_all() {
+        assert_eq!(time_ms(&Value::Array(vec![bulk("1700000000"), bulk("123456")])), Some(1_700_000_000_123));
+        assert_eq!(time_ms(&Value::Array(vec![bulk("99999999999999999999"), bulk("0")])), None);
+        assert_eq!(time_ms(&Value::Array(vec![bulk("1")])), None);
+        assert_eq!(time_ms(&Value::Nil), None);
+    }
+
+    #[test]
+    fn info_fields_are_read() {
+        let info = bulk("# Server\r\nredis_version:7.0.15\r\nrun_id:abc123\r\n");
+        assert_eq!(field(&info, "run_id:").as_deref(), Some("abc123"));
+        assert_eq!(field(&info, "nope:"), None);
+    }
+}

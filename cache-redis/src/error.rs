@@ -1,0 +1,235 @@
+//! The one error of this crate.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use redis::{RedisError, ServerError, ServerErrorKind};
+
+/// What went wrong, for callers that decide by it.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A setting is malformed. The message names field, value and fix. Found before any I/O.
+    Config,
+    /// The server cannot be reached; nothing was sent. A reconnect goes on in the background.
+    Connect,
+    /// The connection broke while the request was under way. Whether a write took effect is unknown.
+    Disconnected,
+    /// The server did not answer in time while connecting.
+    Timeout,
+    /// The server refused the credentials, or wants some.
+    Auth,
+    /// The user may not run this command or touch this key.
+    Denied,
+    /// The server is reading its data set and does not serve yet.
+    Loading,
+    /// The server takes no writes: a replica, perhaps after a failover. Makes the provider connect anew.
+    ReadOnly,
+    /// The server is over its memory limit and evicts nothing.
+    OutOfMemory,
+    /// The server or its cluster cannot serve this key now (`CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`).
+    Unavailable,
+    /// The value is over the limit. Nothing is stored under its key any more.
+    TooLarge,
+    /// The answer makes no sense, or is no RESP3.
+    Protocol,
+    /// The server answered with another error.
+    Server,
+    /// The provider has been closed.
+    Closed,
+    /// No tokio runtime is running on this thread, so there is nothing to connect on.
+    NoRuntime,
+}
+
+impl ErrorKind {
+    /// A low-cardinality word for telemetry (`error.type`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Connect => "connect",
+            Self::Disconnected => "disconnected",
+            Self::Timeout => "timeout",
+            Self::Auth => "auth",
+            Self::Denied => "denied",
+            Self::Loading => "loading",
+            Self::ReadOnly => "read_only",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Unavailable => "unavailable",
+            Self::TooLarge => "too_large",
+            Self::Protocol => "protocol",
+            Self::Server => "server",
+            Self::Closed => "closed",
+            Self::NoRuntime => "no_runtime",
+        }
+    }
+}
+
+/// A cheap, cloneable error. Carries no key, value or credential.
+///
+/// Providers hand it out boxed: `boxed.downcast_ref::<cache_redis::Error>()` gives it back.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<RedisError>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "the Redis provider has been closed")
+    }
+
+    pub(crate) fn protocol(what: &str) -> Self {
+        Self::new(ErrorKind::Protocol, format!("Redis gave an unexpected answer: {what}"))
+    }
+
+    /// From the client, about a request. Its text is kept only where it cannot quote the request.
+    pub(crate) fn request(error: RedisError) -> Self {
+        let kind = match error.kind() {
+            redis::ErrorKind::Io => ErrorKind::Disconnected,
+            redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => ErrorKind::Protocol,
+            redis::ErrorKind::AuthenticationFailed => ErrorKind::Auth,
+            redis::ErrorKind::RESP3NotSupported => {
+                return Self::new(
+                    ErrorKind::Protocol,
+                    "the server does not speak RESP3: Redis 6, Valkey or later is needed",
+                );
+            }
+            _ => return Self::from_code(error.code(), error.detail()),
+        };
+        let message = match kind {
+            ErrorKind::Disconnected => "the connection to Redis broke",
+            ErrorKind::Auth => "Redis refused the credentials: check user and password",
+            _ => "Redis gave an answer that cannot be read",
+        };
+        let source = (kind == ErrorKind::Disconnected).then_some(error);
+        Self(Arc::new(Inner { kind, message: message.into(), source }))
+    }
+
+    /// From the client, about connecting to `address`.
+    pub(crate) fn connect(address: &str, error: RedisError) -> Self {
+        if error.kind() != redis::ErrorKind::Io {
+            return Self::request(error);
+        }
+        let message = format!("cannot connect to Redis at {address}");
+        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error) }))
+    }
+
+    /// From an error reply.
+    pub(crate) fn reply(error: &ServerError) -> Self {
+        match error.kind() {
+            Some(ServerErrorKind::ReadOnly) => Self::from_code(Some("READONLY"), None),
+            _ => Self::from_code(Some(error.code()), error.details()),
+        }
+    }
+
+    fn from_code(code: Option<&str>, detail: Option<&str>) -> Self {
+        let code = code.unwrap_or("ERR");
+        let (kind, hint) = match code {
+            "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "check user and password"),
+            "NOPERM" => (ErrorKind::Denied, "the user lacks a permission"),
+            "LOADING" => (ErrorKind::Loading, "the server is loading its data set"),
+            "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),
+            "OOM" => (ErrorKind::OutOfMemory, "the server is over maxmemory and evicts nothing"),
+            "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT" => {
+                (ErrorKind::Unavailable, "the server cannot serve this key now")
+            }
+            _ => (ErrorKind::Server, ""),
+        };
+        let text = if hint.is_empty() { quotable(detail.unwrap_or_default()) } else { hint };
+        let code = if is_code(code) { code } else { "ERR" };
+        Self::new(kind, format!("Redis answered {code} {text}").trim_end())
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may succeed later without any change.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::Connect
+                | ErrorKind::Disconnected
+                | ErrorKind::Timeout
+                | ErrorKind::Loading
+                | ErrorKind::ReadOnly
+                | ErrorKind::OutOfMemory
+                | ErrorKind::Unavailable
+        )
+    }
+}
+
+/// Servers quote commands and arguments in their errors ("unknown command 'X', with args beginning with: 'key'"), so
+/// only what comes before the first quote may be passed on.
+fn quotable(detail: &str) -> &str {
+    let end = detail.find(['\'', '"', '`']).unwrap_or(detail.len()).min(120);
+    let end = (0..=end).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
+    detail[..end].trim_end()
+}
+
+fn is_code(code: &str) -> bool {
+    (1..=24).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut d = f.debug_struct("Error");
+        d.field("kind", &self.0.kind).field("message", &self.0.message);
+        if let Some(source) = &self.0.source {
+            d.field("source", source);
+        }
+        d.finish()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_arguments_are_cut_off() {
+        let error =
+            Error::from_code(Some("ERR"), Some("unknown command 'X', with args beginning with: 'key'"));
+        assert_eq!(error.to_string(), "Redis answered ERR unknown command");
+        let error = Error::from_code(Some("v:{users:42}"), None);
+        assert_eq!(error.to_string(), "Redis answered ERR");
+        assert_eq!(quotable(&"é".repeat(100)).len(), 120);
+    }
+
+    #[test]
+    fn codes_have_kinds() {
+        for (code, kind) in [
+            ("LOADING", ErrorKind::Loading),
+            ("READONLY", ErrorKind::ReadOnly),
+            ("NOAUTH", ErrorKind::Auth),
+            ("OOM", ErrorKind::OutOfMemory),
+            ("NOPERM", ErrorKind::Denied),
+            ("MISCONF", ErrorKind::Server),
+        ] {
+            assert_eq!(Error::from_code(Some(code), None).kind(), kind, "{code}");
+        }
+    }
+}

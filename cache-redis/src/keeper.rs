@@ -1,0 +1,304 @@
+//! Keeps one connection: connects when first asked, notices loss, reconnects in the background.
+//!
+//! One task per provider does all of it; callers only look at the state that it publishes. The task runs on the runtime
+//! of the caller that started it. Should that runtime end first, the next caller starts another.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+};
+
+use crate::{
+    Error, ErrorKind,
+    backoff::Backoff,
+    connection::{Link, establish},
+    settings::Settings,
+};
+
+/// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
+/// away (`READONLY`) makes us connect anew at most this often.
+const STABLE: Duration = Duration::from_secs(1);
+
+pub(crate) enum State {
+    /// Nobody has asked yet, or the runtime that kept the connection is gone.
+    Idle,
+    /// A connection is being made: wait for it.
+    Connecting,
+    Up(Arc<Link>),
+    /// The last attempt failed and the next is not due: fail at once.
+    Down(Error),
+    Closed,
+}
+
+impl State {
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Up(_) => "up",
+            Self::Down(_) => "down",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// What callers and the task share.
+pub(crate) struct Keeper {
+    pub(crate) settings: Settings,
+    state: watch::Sender<State>,
+    generations: AtomicU64,
+    time_offset_ms: AtomicI64,
+    renew: Notify,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            state: watch::Sender::new(State::Idle),
+            generations: AtomicU64::new(0),
+            time_offset_ms: AtomicI64::new(0),
+            renew: Notify::new(),
+            task: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        self.time_offset_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
+    /// The connection. Waits while one is being made; fails at once while the server is known to be away. Dropping the
+    /// future does not stop the attempt, which other callers share.
+    pub(crate) async fn link(self: &Arc<Self>) -> Result<Arc<Link>, Error> {
+        match self.settled(None) {
+            Some(settled) => settled,
+            None => self.wait(None).await,
+        }
+    }
+
+    /// The connection that comes after the one of that generation, which has been seen to break.
+    pub(crate) async fn link_after(self: &Arc<Self>, generation: u64) -> Result<Arc<Link>, Error> {
+        self.wait(Some(generation)).await
+    }
+
+    fn settled(&self, lost: Option<u64>) -> Option<Result<Arc<Link>, Error>> {
+        match &*self.state.borrow() {
+            State::Up(link) if lost == Some(link.generation) => None,
+            State::Up(link) => Some(Ok(Arc::clone(link))),
+            State::Down(error) => Some(Err(error.clone())),
+            State::Closed => Some(Err(Error::closed())),
+            State::Idle | State::Connecting => None,
+        }
+    }
+
+    async fn wait(self: &Arc<Self>, lost: Option<u64>) -> Result<Arc<Link>, Error> {
+        // Subscribed before the first look, so that no change is missed.
+        let mut changes = self.state.subscribe();
+        loop {
+            self.start_if_idle()?;
+            if let Some(settled) = self.settled(lost) {
+                return settled;
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::closed());
+            }
+        }
+    }
+
+    fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
+        if !matches!(*self.state.borrow(), State::Idle) {
+            return Ok(());
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
+        };
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.state.send_if_modified(|state| {
+            let idle = matches!(state, State::Idle);
+            if idle {
+                *state = State::Connecting;
+            }
+            idle
+        });
+        if first {
+            *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
+        }
+        Ok(())
+    }
+
+    /// Asks for a new connection, as the server behind this one seems to be the wrong one by now.
+    pub(crate) fn renew(&self) {
+        self.renew.notify_one();
+    }
+
+    /// No more requests. Those under way may end, within the response timeout.
+    pub(crate) fn close_soon(&self) {
+        let before = self.state.send_replace(State::Closed);
+        drop(before);
+    }
+
+    /// Closes, and waits until the connection is gone.
+    pub(crate) async fn close(&self) {
+        self.close_soon();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // An error says that its runtime ended it, which is as good.
+            let _ = task.await;
+        }
+    }
+
+    /// Publishes, unless closed; says whether it did.
+    fn publish(&self, next: State) -> bool {
+        let mut slot = Some(next);
+        self.state.send_if_modified(|state| {
+            if !matches!(state, State::Closed)
+                && let Some(next) = slot.take()
+            {
+                slot = Some(std::mem::replace(state, next));
+                return true;
+            }
+            false
+        })
+        // `slot`, with a link perhaps, is dropped here, outside of the lock.
+    }
+
+    async fn closed(&self) {
+        // An error means that the sender is gone, which `self` holds.
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await;
+    }
+
+    async fn connect(&self) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        let (link, driver) = establish(&self.settings, generation).await?;
+        if let Some(offset) = link.server.time_offset_ms {
+            self.time_offset_ms.store(offset, Ordering::Relaxed);
+        }
+        Ok((Arc::new(link), driver))
+    }
+}
+
+/// Says so when the task ends, however it does, so that callers do not wait for a task that is no more.
+struct IdleAtEnd(Arc<Keeper>);
+
+impl Drop for IdleAtEnd {
+    fn drop(&mut self) {
+        self.0.publish(State::Idle);
+    }
+}
+
+async fn run(guard: IdleAtEnd) {
+    let keeper = &*guard.0;
+    let mut backoff = Backoff::new();
+    loop {
+        let attempt = tokio::select! {
+            biased;
+            () = keeper.closed() => return,
+            attempt = keeper.connect() => attempt,
+        };
+        match attempt {
+            Ok((link, driver)) => {
+                let since = Instant::now();
+                if !keeper.publish(State::Up(Arc::clone(&link)))
+                    || stay(keeper, link, driver).await == End::Closed
+                {
+                    return;
+                }
+                keeper.publish(State::Connecting);
+                if since.elapsed() >= STABLE {
+                    backoff.reset();
+                } else if pause(keeper, backoff.after_loss()).await == End::Closed {
+                    return;
+                }
+            }
+            Err(error) => {
+                keeper.publish(State::Down(error));
+                if pause(keeper, backoff.after_failure()).await == End::Closed {
+                    return;
+                }
+                keeper.publish(State::Connecting);
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum End {
+    Lost,
+    Closed,
+}
+
+async fn pause(keeper: &Keeper, by: Duration) -> End {
+    tokio::select! {
+        biased;
+        () = keeper.closed() => End::Closed,
+        () = sleep(by) => End::Lost,
+    }
+}
+
+/// Stays with a connection until it ends.
+///
+/// A connection on which nothing comes back any more is as good as lost, though the kernel may not know for minutes: when
+/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time.
+async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) -> End {
+    let limit = keeper.settings.response_timeout;
+    let mut looks = interval_at(Instant::now() + limit / 2, limit / 2);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut quiet_from, mut heard) = link.progress();
+    let mut renewed = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = keeper.closed() => {
+                // Requests under way hold the link and may end; then the driver ends, too.
+                drop(link);
+                if timeout(limit, &mut driver).await.is_err() {
+                    driver.abort();
+                }
+                return End::Closed;
+            }
+            _ = &mut driver => return End::Lost,
+            () = keeper.renew.notified() => {
+                if renewed.elapsed() < STABLE {
+                    continue;
+                }
+                renewed = Instant::now();
+                if let Ok((next, next_driver)) = keeper.connect().await {
+                    keeper.publish(State::Up(Arc::clone(&next)));
+                    // The old driver goes on for requests under way and ends with the last of them.
+                    (link, driver) = (next, next_driver);
+                    (quiet_from, heard) = link.progress();
+                }
+            }
+            _ = looks.tick() => {
+                let (sent, answered) = link.progress();
+                if answered == heard && sent > quiet_from {
+                    let alive = tokio::select! {
+                        alive = link.answers_within(limit) => alive,
+                        _ = &mut driver => return End::Lost,
+                    };
+                    if !alive {
+                        link.condemn();
+                        return End::Lost;
+                    }
+                    quiet_from = sent + 1;
+                }
+                heard = answered.max(link.progress().1);
+            }
+        }
+    }
+}

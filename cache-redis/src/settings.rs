@@ -1,0 +1,150 @@
+//! What a provider is built from.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    Error, RedisProvider,
+    address::{Address, Endpoint, Secret},
+};
+
+/// The server's own limit on one value.
+const VALUE_MAX: usize = 512 * 1024 * 1024;
+const PREFIX_MAX: usize = 256;
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) user: Option<Secret>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) database: i64,
+    pub(crate) prefix: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
+    pub(crate) value_max: usize,
+}
+
+/// Builds a [`RedisProvider`]. See the [crate's front page](crate) for a table of the settings.
+#[derive(Clone)]
+#[must_use]
+pub struct RedisProviderBuilder {
+    url: String,
+    user: Option<Secret>,
+    password: Option<Secret>,
+    database: Option<u32>,
+    prefix: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    value_max: usize,
+}
+
+impl RedisProviderBuilder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            url,
+            user: None,
+            password: None,
+            database: None,
+            prefix: String::new(),
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(2),
+            value_max: VALUE_MAX,
+        }
+    }
+
+    /// The ACL user; wins over the URL's.
+    pub fn username(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(Secret(user.into()));
+        self
+    }
+
+    /// The password; wins over the URL's. Nothing needs percent-encoding here.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(Secret(password.into()));
+        self
+    }
+
+    /// The database's index; wins over the URL's.
+    pub fn database(mut self, index: u32) -> Self {
+        self.database = Some(index);
+        self
+    }
+
+    /// Goes in front of every key, to share a database with others. No braces, at most 256 bytes. Default: none.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long one attempt to connect may take, handshake included. Default: 1 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long the server may be silent while requests wait, before the connection counts as lost. Default: 2 s.
+    ///
+    /// A safety net, noticed within twice this time: single calls are bounded by the level that makes them. It must be
+    /// long enough for the largest value to come over the network.
+    pub fn response_timeout(mut self, limit: Duration) -> Self {
+        self.response_timeout = limit;
+        self
+    }
+
+    /// Largest item in bytes. Larger ones are refused and not sent. Default and most: 512 MiB, the server's own limit.
+    pub fn value_max(mut self, bytes: usize) -> Self {
+        self.value_max = bytes;
+        self
+    }
+
+    /// Checks the settings. No I/O, and no runtime needed: the first call (or [`RedisProvider::connect`]) connects.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming field, value and fix.
+    pub fn build(self) -> Result<RedisProvider, Error> {
+        let address = Address::parse(&self.url)?;
+        if self.prefix.contains(['{', '}']) || self.prefix.len() > PREFIX_MAX {
+            let fix =
+                format!("leave out braces, which name the cluster slot, and stay within {PREFIX_MAX} bytes");
+            return Err(Error::config("key_prefix", format_args!("({} bytes)", self.prefix.len()), fix));
+        }
+        let span = Duration::from_millis(1)..=Duration::from_secs(3600);
+        for (field, value) in
+            [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)]
+        {
+            if !span.contains(&value) {
+                return Err(Error::config(field, format_args!("{value:?}"), "choose between 1 ms and 1 h"));
+            }
+        }
+        if !(1..=VALUE_MAX).contains(&self.value_max) {
+            return Err(Error::config("value_max", self.value_max, "choose between 1 byte and 512 MiB"));
+        }
+        let password = self.password.or(address.password);
+        let user = self.user.or(address.user);
+        if user.is_some() && password.is_none() {
+            return Err(Error::config("password", "(none)", "a user is given: set its password, too"));
+        }
+        Ok(RedisProvider::new(Settings {
+            endpoint: address.endpoint,
+            user,
+            password,
+            database: self.database.map_or(address.database, i64::from),
+            prefix: self.prefix,
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            value_max: self.value_max,
+        }))
+    }
+}
+
+/// Neither URL nor credentials are shown.
+impl fmt::Debug for RedisProviderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisProviderBuilder")
+            .field("key_prefix", &self.prefix)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_timeout", &self.response_timeout)
+            .field("value_max", &self.value_max)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! Keys, TTLs and replies as Redis has them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cache_core::{RawKey, shorten};
+use redis::Value;
+
+use crate::Error;
+
+/// Most bytes of `namespace:id` that go to the server as they are.
+pub(crate) const KEY_MAX: usize = 4096;
+
+/// `{prefix}v:{ns:id}`, with the braces, so that all keys of one id are in one cluster slot; `{prefix}m:{ns}` for the
+/// cache's own marker.
+pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
+    let mut out = String::with_capacity(prefix.len() + 4 + key.joined_len().min(KEY_MAX));
+    out.push_str(prefix);
+    if key.id.is_empty() {
+        out.push_str("m:{");
+        out.push_str(key.namespace);
+    } else if key.joined_len() > KEY_MAX {
+        out.push_str("v:{");
+        out.push_str(&shorten(&key.joined(), KEY_MAX));
+    } else {
+        out.push_str("v:{");
+        out.push_str(key.namespace);
+        out.push(':');
+        out.push_str(key.id);
+    }
+    out.push('}');
+    out
+}
+
+/// Milliseconds for `PX`: rounded up, at least 1, at most what the server can add to its clock. `None`: no expiry.
+pub(crate) fn px(ttl: Duration) -> Option<u64> {
+    const MOST: u128 = 1 << 62;
+    if ttl == Duration::MAX {
+        return None;
+    }
+    let ms = ttl.as_nanos().div_ceil(1_000_000).clamp(1, MOST);
+    u64::try_from(ms).ok()
+}
+
+/// A reply to one `GET`, or one element of a reply to `MGET`.
+///
+/// A key that holds something else than a string is a miss, as in `MGET`; the next put replaces it.
+pub(crate) fn found(reply: Value) -> Result<Option<Bytes>, Error> {
+    match reply {
+        Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
+        Value::Nil => Ok(None),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
+        Value::ServerError(error) => Err(Error::reply(&error)),
+        _ => Err(Error::protocol("no string where a value was asked for")),
+    }
+}
+
+/// A reply to `MGET` of `count` keys.
+pub(crate) fn found_many(reply: Value, count: usize) -> Vec<Result<Option<Bytes>, Error>> {
+    let error = match reply {
+        Value::Array(items) if items.len() == count => return items.into_iter().map(found).collect(),
+        Value::ServerError(error) => Error::reply(&error),
+        _ => Error::protocol("not one value per key"),
+    };
+    vec![Err(error); count]
+}
+
+/// A reply of which only success matters.
+pub(crate) fn done(reply: Value) -> Result<(), Error> {
+    match reply {
+        Value::ServerError(error) => Err(Error::reply(&error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cache_core::CacheId;
+
+    use super::*;
+
+    fn text(namespace: &str, id: &str) -> String {
+        key("app:", RawKey::new(CacheId(1), namespace, id))
+    }
+
+    #[test]
+    fn keys_carry_their_slot_in_braces() {
+        assert_eq!(text("users", "42"), "app:v:{users:42}");
+        assert_eq!(text("users", ""), "app:m:{users}");
+        assert_eq!(text("users", "a}b"), "app:v:{users:a}b}");
+    }
+
+    #[test]
+    fn y2_long_keys_are_shortened_and_stay_apart() {
+        let long = "k".repeat(10_000);
+        let (a, b) = (text("users", &(long.clone() + "a")), text("users", &(long + "b")));
+        assert_ne!(a, b);
+        assert!(a.len() <= KEY_MAX + 8 && a.starts_with("app:v:{users:kkk") && a.ends_with('}'));
+    }
+
+    #[test]
+    fn t11_a_ttl_is_never_lost() {
+        assert_eq!(px(Duration::from_micros(400)), Some(1));
+        assert_eq!(px(Duration::ZERO), Some(1));
+        assert_eq!(px(Duration::from_micros(1001)), Some(2));
+        assert_eq!(px(Duration::from_millis(250)), Some(250));
+        assert_eq!(px(Duration::from_secs(u64::MAX)), Some(1 << 62));
+        assert_eq!(px(Duration::MAX), None);
+    }
+
+    #[test]
+    fn replies_that_make_no_sense_are_errors() {
+        assert!(found(Value::Int(1)).is_err());
+        assert!(found_many(Value::Array(vec![Value::Nil]), 2).iter().all(Result::is_err));
+        assert_eq!(found_many(Value::Nil, 2).len(), 2);
+    }
+}

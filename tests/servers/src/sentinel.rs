@@ -1,0 +1,83 @@
+//! A Redis master with a replica, watched by sentinels.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{RedisServer, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SENTINELS: usize = 3;
+
+/// A master, a replica and three sentinels of which two must agree. A dead master is replaced within seconds.
+#[derive(Debug)]
+pub struct RedisSentinel {
+    servers: [RedisServer; 2],
+    sentinels: Vec<RedisServer>,
+}
+
+impl RedisSentinel {
+    /// The name under which the sentinels know the master.
+    pub const MASTER: &str = "mymaster";
+
+    /// Starts all five and waits until the sentinels know each other and the replica. `None`: not installed, see
+    /// [`require`](crate::require).
+    pub fn start() -> Option<Self> {
+        let master = RedisServer::start()?;
+        let replica =
+            RedisServer::builder().config("replicaof", &format!("127.0.0.1 {}", master.port())).start()?;
+        let config = format!(
+            "sentinel monitor {name} 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds {name} 1000\n\
+             sentinel failover-timeout {name} 5000\n\
+             sentinel parallel-syncs {name} 1\n",
+            name = Self::MASTER,
+            port = master.port()
+        );
+        let sentinels = (0..SENTINELS)
+            .map(|_| RedisServer::builder().sentinel(&config).start())
+            .collect::<Option<Vec<_>>>()?;
+        let all = Self { servers: [master, replica], sentinels };
+        let ready = until(LIMIT, || all.sentinels.iter().all(knows_all));
+        assert!(ready, "the sentinels did not find each other; {}", all.sentinels[0].log());
+        Some(all)
+    }
+
+    /// The two servers; the first one began as the master.
+    pub fn servers(&self) -> &[RedisServer] {
+        &self.servers
+    }
+
+    /// The sentinels.
+    pub fn sentinels(&self) -> &[RedisServer] {
+        &self.sentinels
+    }
+
+    /// `redis://127.0.0.1:PORT` of each sentinel.
+    pub fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(RedisServer::url).collect()
+    }
+
+    /// The master's port, by the word of the first sentinel that answers.
+    pub fn master_port(&self) -> Option<u16> {
+        self.sentinels.iter().find_map(|sentinel| {
+            let (_, port): (String, u16) =
+                sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER]).ok()?;
+            Some(port)
+        })
+    }
+
+    /// The server that is the master now, by the sentinels' word.
+    pub fn master(&self) -> Option<&RedisServer> {
+        let port = self.master_port()?;
+        self.servers.iter().find(|server| server.port() == port)
+    }
+}
+
+fn knows_all(sentinel: &RedisServer) -> bool {
+    let known: HashMap<String, String> =
+        sentinel.command(&["SENTINEL", "MASTER", RedisSentinel::MASTER]).unwrap_or_default();
+    let count = |field: &str| known.get(field).and_then(|text| text.parse::<usize>().ok());
+    let flags = known.get("flags").map(String::as_str);
+    count("num-other-sentinels") == Some(SENTINELS - 1)
+        && count("num-slaves") == Some(1)
+        && flags == Some("master")
+}
