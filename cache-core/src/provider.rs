@@ -178,6 +178,62 @@ pub trait CacheProvider: Send + Sync + 'static {
     async fn close(&self) {}
 }
 
+/// A shared provider is a provider: several caches may stand on one.
+#[async_trait]
+impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        (**self).describe()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        (**self).get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).remove_many(keys).await
+    }
+
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        (**self).get(key).await
+    }
+
+    async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
+        (**self).put(item).await
+    }
+
+    async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
+        (**self).remove(key).await
+    }
+
+    async fn ping(&self) -> Result<(), BoxError> {
+        (**self).ping().await
+    }
+
+    fn time_offset_ms(&self) -> i64 {
+        (**self).time_offset_ms()
+    }
+
+    fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+        (**self).in_process()
+    }
+
+    async fn close(&self) {
+        (**self).close().await;
+    }
+}
+
 fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
     match results.pop() {
         Some(result) if results.is_empty() => result,
