@@ -17,6 +17,7 @@ mod flight;
 mod found;
 mod inner;
 mod key;
+mod lease;
 mod level;
 mod load;
 mod loaded;

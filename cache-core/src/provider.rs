@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, EntryId, Error, Moment, Object, RawKey};
+use crate::{BoxError, CacheId, Error, Leases, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -185,62 +185,64 @@ pub trait CacheProvider: Send + Sync + 'static {
     async fn close(&self) {}
 }
 
-/// The right to fill one key of a level. Opaque to the framework.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Lease(pub Bytes);
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Lease")
-    }
-}
-
-/// A wish to fill one key.
-#[derive(Clone, Copy, Debug)]
-pub struct Acquire<'a> {
-    /// Which key.
-    pub key: RawKey<'a>,
-    /// The entry that the asker holds and wants to replace; it counts as nothing. Any other entry is an answer.
-    pub held: Option<EntryId>,
-}
-
-/// What became of it.
-#[derive(Clone, Debug)]
-pub enum Acquired {
-    /// The right to fill, until it ends by time or an invalidation or set of the key revokes it.
-    Granted(Lease),
-    /// Somebody else has it.
-    Held,
-    /// There is an entry that the asker does not hold.
-    Found(Bytes),
-}
-
-/// One fill under a lease.
-#[derive(Clone, Debug)]
-pub struct Fill<'a> {
-    /// The item.
-    pub put: Put<'a>,
-    /// The right to store it.
-    pub lease: Lease,
-}
-
-/// Leases of a store: "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1.
-///
-/// Results are per item, in the order of the request and of the same length. A lease that is lost, expired or evicted
-/// refuses a fill: absence never grants.
+/// A shared provider is a provider: several caches may stand on one.
 #[async_trait]
-pub trait Leases: Send + Sync {
-    /// Asks for the right to fill keys, for `life` at most (rounded to what the store can). One round trip.
-    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>>;
+impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
 
-    /// Stores each item whose lease still holds, and ends the lease. `false`: refused, the store holds what it held.
-    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>>;
+    fn describe(&self) -> Description {
+        (**self).describe()
+    }
 
-    /// Lengthens leases that still hold to `life` from now.
-    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>>;
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
 
-    /// Gives leases back unused, so that others need not wait for their end.
-    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>>;
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        (**self).get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).remove_many(keys).await
+    }
+
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        (**self).get(key).await
+    }
+
+    async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
+        (**self).put(item).await
+    }
+
+    async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
+        (**self).remove(key).await
+    }
+
+    async fn ping(&self) -> Result<(), BoxError> {
+        (**self).ping().await
+    }
+
+    fn time_offset_ms(&self) -> i64 {
+        (**self).time_offset_ms()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        (**self).leases()
+    }
+
+    fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+        (**self).in_process()
+    }
+
+    async fn close(&self) {
+        (**self).close().await;
+    }
 }
 
 fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
