@@ -46,6 +46,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
 pub use inner::Value;
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use lease::{Acquire, Acquired, Fill, Lease, Leases, Seen};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use observe::{
@@ -53,10 +54,7 @@ pub use observe::{
     SpanKind, SpanStart, Verb,
 };
 pub use policy::{Access, Early, Policy};
-pub use provider::{
-    Acquire, Acquired, CacheProvider, Capabilities, Description, EvictionCause, Evictions, Fill, Lease,
-    Leases, ObjectStore, Put,
-};
+pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, LevelSnapshot, Served, Snapshot, Stats};
 pub use warm::Warmed;
