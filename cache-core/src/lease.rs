@@ -22,13 +22,13 @@ impl std::fmt::Debug for Lease {
 pub struct Acquire<'a> {
     /// Which key.
     pub key: RawKey<'a>,
-    /// What the asker has seen there and wants to replace; it counts as nothing. Any other entry is an answer.
-    pub seen: Seen,
+    /// What the asker holds of it and wants to replace; it counts as nothing. Any other entry is an answer.
+    pub holding: Holding,
 }
 
-/// What an asker has seen under a key.
+/// What an asker holds of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Holding {
     /// Nothing.
     Nothing,
     /// An entry with this id, at [`ENTRY_ID_AT`](crate::ENTRY_ID_AT) of its bytes.

@@ -46,7 +46,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
 pub use inner::Value;
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
-pub use lease::{Acquire, Acquired, Fill, Lease, Leases, Seen};
+pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use observe::{
