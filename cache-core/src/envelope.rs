@@ -38,6 +38,9 @@ const FLAG_BY_SET: u8 = 2;
 const KNOWN_FLAGS: u8 = FLAG_ABSENT | FLAG_BY_SET;
 const FOREVER: u64 = u64::MAX;
 
+/// Where an envelope carries its [`EntryId`], little-endian: for store-side scripts that compare it.
+pub const ENTRY_ID_AT: std::ops::Range<usize> = 14..22;
+
 /// Why bytes from a store are a miss.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

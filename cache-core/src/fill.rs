@@ -127,6 +127,8 @@ impl<T: Value> Inner<T> {
         stamps: &[Stamp],
         seen: u32,
     ) -> Vec<bool> {
+        // A put that fails leaves its key in doubt, and masked: the level has to hear of it, or it would stay so.
+        let _replay = Replay(self);
         let mut held = vec![true; items.len()];
         for tier in self.tiers[..below].iter().rev() {
             if tier.store.is_some() {
@@ -194,6 +196,7 @@ impl<T: Value> Inner<T> {
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
             inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
+            inner.replay();
         });
     }
 
@@ -280,6 +283,15 @@ impl<T: Value> Inner<T> {
                 well
             }
         }
+    }
+}
+
+/// Starts the replay of what is pending when it is dropped: when a fill has ended, or its caller has left.
+struct Replay<'a, T: Value>(&'a Arc<Inner<T>>);
+
+impl<T: Value> Drop for Replay<'_, T> {
+    fn drop(&mut self) {
+        self.0.replay();
     }
 }
 

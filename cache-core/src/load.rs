@@ -387,9 +387,9 @@ impl<T: Value> Inner<T> {
             }
             Err(Failed { error, surface }) => {
                 self.loaded(cost, false, count, Err(error.kind()));
-                for at in 0..count {
+                for (at, held) in held.iter().enumerate() {
                     let ticket = &landing.open[at].1;
-                    self.throttle(ticket.key(&self.around), ticket, held[at].as_ref(), seen);
+                    self.throttle(ticket.key(&self.around), ticket, held.as_ref(), seen);
                     landing.land(at, Ended::Failed { error: error.clone(), surface });
                 }
                 return;

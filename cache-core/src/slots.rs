@@ -256,9 +256,9 @@ impl<T> Ticket<T> {
             slot.revoke();
         }
         if alone {
-            fill()
+            fill();
         } else {
-            remove()
+            remove();
         }
         alone
     }

@@ -1,0 +1,234 @@
+//! A provider that can be stopped at any point of a call, made to fail, and asked what it was told.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use traced_cache::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey, Result};
+
+use crate::kit::patient;
+
+/// Holds up one passer until the test opens it.
+pub(crate) struct Gate {
+    arrived: Semaphore,
+    way: Semaphore,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { arrived: Semaphore::new(0), way: Semaphore::new(0) })
+    }
+
+    /// Says that it is here, and waits.
+    pub(crate) async fn pass(&self) {
+        self.arrived.add_permits(1);
+        self.way.acquire().await.unwrap().forget();
+    }
+
+    /// Waits until somebody stands before it.
+    pub(crate) async fn reached(&self) {
+        patient(self.arrived.acquire()).await.unwrap().forget();
+    }
+
+    /// Whether somebody has come that nobody has asked for yet.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.arrived.available_permits() > 0
+    }
+
+    pub(crate) fn open(&self) {
+        self.way.add_permits(1);
+    }
+
+    /// Lets everybody pass from now on.
+    pub(crate) fn open_wide(&self) {
+        self.way.add_permits(1_000_000);
+    }
+}
+
+/// Where a call can be stopped. Calls that concern only a cache's marker have points of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum At {
+    BeforeGet,
+    AfterGet,
+    BeforePut,
+    AfterPut,
+    BeforeRemove,
+    AfterRemove,
+    BeforeMarker,
+    AfterMarker,
+}
+
+#[derive(Default)]
+pub(crate) struct Hooks {
+    gates: Mutex<HashMap<At, Arc<Gate>>>,
+    down: AtomicBool,
+    puts_fail: AtomicBool,
+    calls: Mutex<Vec<(&'static str, usize)>>,
+    ttls: Mutex<Vec<Duration>>,
+}
+
+impl Hooks {
+    /// Stops the next call at this point, once.
+    pub(crate) fn hold(&self, at: At) -> Arc<Gate> {
+        let gate = Gate::new();
+        self.gates.lock().unwrap().insert(at, Arc::clone(&gate));
+        gate
+    }
+
+    async fn point(&self, at: At) {
+        let gate = self.gates.lock().unwrap().remove(&at);
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+    }
+
+    /// Every call fails without being sent.
+    pub(crate) fn down(&self, yes: bool) {
+        self.down.store(yes, Ordering::SeqCst);
+    }
+
+    /// Every put fails without being sent.
+    pub(crate) fn puts_fail(&self, yes: bool) {
+        self.puts_fail.store(yes, Ordering::SeqCst);
+    }
+
+    /// Calls so far: the operation and its number of keys, markers not counted.
+    pub(crate) fn calls(&self) -> Vec<(&'static str, usize)> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// How many calls of one operation there were.
+    pub(crate) fn count(&self, op: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|(o, keys)| *o == op && *keys > 0).count()
+    }
+
+    /// Physical lives of the items that were put, in order.
+    pub(crate) fn ttls(&self) -> Vec<Duration> {
+        self.ttls.lock().unwrap().clone()
+    }
+
+    fn refuse<R>(&self, count: usize) -> Option<Vec<Result<R, BoxError>>> {
+        self.down.load(Ordering::SeqCst).then(|| refused(count))
+    }
+
+    fn note(&self, op: &'static str, keys: usize) {
+        self.calls.lock().unwrap().push((op, keys));
+    }
+}
+
+fn refused<R>(count: usize) -> Vec<Result<R, BoxError>> {
+    (0..count).map(|_| Err("refused by the test".into())).collect()
+}
+
+/// A provider with hooks around it.
+#[derive(Clone)]
+pub(crate) struct Hooked {
+    inner: Arc<dyn CacheProvider>,
+    pub(crate) hooks: Arc<Hooks>,
+}
+
+impl Hooked {
+    pub(crate) fn new(inner: Arc<dyn CacheProvider>) -> Self {
+        Self { inner, hooks: Arc::default() }
+    }
+
+    /// The same store as another node sees it: with hooks of its own.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.inner))
+    }
+}
+
+fn users(keys: &[RawKey<'_>]) -> usize {
+    keys.iter().filter(|key| !key.id.is_empty()).count()
+}
+
+#[async_trait]
+impl CacheProvider for Hooked {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.inner.check()
+    }
+
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        let (before, after) = match users(&[key]) {
+            0 => (At::BeforeMarker, At::AfterMarker),
+            _ => (At::BeforeGet, At::AfterGet),
+        };
+        self.hooks.note("get", users(&[key]));
+        self.hooks.point(before).await;
+        let answer = match self.hooks.refuse(1).and_then(|mut all| all.pop()) {
+            Some(refused) => refused,
+            None => self.inner.get(key).await,
+        };
+        self.hooks.point(after).await;
+        answer
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        let (before, after) = match users(keys) {
+            0 => (At::BeforeMarker, At::AfterMarker),
+            _ => (At::BeforeGet, At::AfterGet),
+        };
+        self.hooks.note("get", users(keys));
+        self.hooks.point(before).await;
+        let answers = match self.hooks.refuse(keys.len()) {
+            Some(refused) => refused,
+            None => self.inner.get_many(keys).await,
+        };
+        self.hooks.point(after).await;
+        answers
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        let keys: Vec<_> = items.iter().map(|item| item.key).collect();
+        let (before, after) = match users(&keys) {
+            0 => (At::BeforeMarker, At::AfterMarker),
+            _ => (At::BeforePut, At::AfterPut),
+        };
+        self.hooks.note("put", users(&keys));
+        let ttls = items.iter().filter(|item| !item.key.id.is_empty()).map(|item| item.ttl);
+        self.hooks.ttls.lock().unwrap().extend(ttls);
+        self.hooks.point(before).await;
+        let results = match self.hooks.refuse(items.len()) {
+            Some(refused) => refused,
+            None if self.hooks.puts_fail.load(Ordering::SeqCst) => refused(items.len()),
+            None => self.inner.put_many(items).await,
+        };
+        self.hooks.point(after).await;
+        results
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        self.hooks.note("remove", users(keys));
+        self.hooks.point(At::BeforeRemove).await;
+        let results = match self.hooks.refuse(keys.len()) {
+            Some(refused) => refused,
+            None => self.inner.remove_many(keys).await,
+        };
+        self.hooks.point(At::AfterRemove).await;
+        results
+    }
+
+    async fn ping(&self) -> Result<(), BoxError> {
+        self.inner.ping().await
+    }
+
+    fn time_offset_ms(&self) -> i64 {
+        self.inner.time_offset_ms()
+    }
+}

@@ -1,0 +1,24 @@
+//! The behaviour of whole stacks, case by case: what SCENARIOS calls B, C, L, M, N, T, V, X, Y, Z, and the promises that
+//! races could break. Each case runs on every stack that it applies to, under a clock that the test moves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests: what goes wrong here must fail the test, and say on which stack"
+)]
+
+mod hooks;
+mod kit;
+mod stacks;
+mod stores;
+
+mod basic;
+mod batch;
+mod clear;
+mod keys;
+mod levels;
+mod negative;
+mod size;
+mod ttl;
+mod wire;
