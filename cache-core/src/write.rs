@@ -31,6 +31,12 @@ impl Written {
         }
     }
 
+    /// With what came of telling the other nodes.
+    pub(crate) fn told(mut self, told: Delivery) -> Self {
+        self.delivery = self.delivery.and(told);
+        self
+    }
+
     pub(crate) fn pending(&mut self) {
         self.delivery = Delivery::Pending;
     }
@@ -177,9 +183,10 @@ impl<T: Value> Inner<T> {
         let order = self.order_of(&writing).await;
         self.write_through(&mut items, order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
+        let told = self.tell(&writing.keys).await;
         writing.end(Some(&entries), self.generation());
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
@@ -264,9 +271,10 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let _order = self.order_of(&writing).await;
         self.remove_below(&writing, &mut written).await;
+        let told = self.tell(&writing.keys).await;
         writing.end(None, 0);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Removes the keys of a write from the remote levels, deepest first, in their turn.
@@ -321,9 +329,10 @@ impl<T: Value> Inner<T> {
             }
         }
         drop(order);
+        let told = self.tell(&writing.keys).await;
         writing.end_expired();
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Makes every entry of this cache void, at every level, without touching another cache's.
@@ -345,7 +354,8 @@ impl<T: Value> Inner<T> {
                 store.clear(self.around.cache);
             }
         }
+        let told = self.tell_clear().await;
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 }
