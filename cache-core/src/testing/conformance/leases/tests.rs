@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use futures::FutureExt;
 
 use super::*;
-use crate::{BoxError, Capabilities, Description, Put, RawKey, testing::MapProvider};
+use crate::{
+    BoxError, Capabilities, Description, Put, RawKey,
+    testing::{Chaos, MapProvider},
+};
 
 #[tokio::test]
 async fn the_map_conforms() {
@@ -19,6 +22,12 @@ async fn the_map_conforms() {
 async fn the_map_conforms_with_coarse_steps() {
     let coarse = Capabilities::remote().ttl_step(Duration::from_secs(1));
     run(Arc::new(MapProvider::with(coarse).leasing()), Options::default()).await;
+}
+
+#[tokio::test]
+async fn a_decorator_without_faults_conforms() {
+    let chaos = Chaos::new(MapProvider::new().leasing());
+    run(Arc::new(chaos), Options::default()).await;
 }
 
 #[tokio::test]
