@@ -41,6 +41,8 @@ pub(crate) struct Flight<T> {
     pub(crate) spans: OnceLock<Spans>,
     ended: OnceLock<Ended<T>>,
     landed: Notify,
+    /// Another load waits for this one.
+    needed: Notify,
     task: OnceLock<AbortHandle>,
 }
 
@@ -53,6 +55,7 @@ impl<T> Flight<T> {
             spans: OnceLock::new(),
             ended: OnceLock::new(),
             landed: Notify::new(),
+            needed: Notify::new(),
             task: OnceLock::new(),
         })
     }
@@ -60,6 +63,16 @@ impl<T> Flight<T> {
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// A load waits for this one: it must not queue behind that load for its turn.
+    pub(crate) fn is_needed(&self) {
+        self.needed.notify_one();
+    }
+
+    /// Waits until a load needs this one, if ever.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
     }
 
     /// Ends the flight. The first ending counts.

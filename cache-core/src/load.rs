@@ -1,8 +1,13 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{
+    FutureExt, StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
@@ -97,6 +102,17 @@ fn load_failed(cause: BoxError) -> Error {
     }
 }
 
+/// Waits for a turn among the loads of the cache. A load that another one waits for goes ahead without: that one may
+/// hold the turn which it would wait for.
+async fn turn<'a, T>(permits: &'a Semaphore, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'a>> {
+    let mut needed: FuturesUnordered<_> = flights.iter().map(|flight| flight.needed()).collect();
+    match select(pin!(permits.acquire()), needed.next()).await {
+        // Closed never: the semaphore lives as long as the cache.
+        Either::Left((permit, _)) => permit.ok(),
+        Either::Right(_) => None,
+    }
+}
+
 impl<T: Value> Inner<T> {
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, telemetry.
     pub(crate) async fn run<A>(
@@ -107,9 +123,8 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        // Closed never: the semaphore lives as long as the cache.
         let _permit = match &self.permits {
-            Some(permits) => permits.acquire().await.ok(),
+            Some(permits) => turn(permits, flights).await,
             None => None,
         };
         let spans =
