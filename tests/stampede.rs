@@ -1,4 +1,5 @@
 //! Promise 1: one load per key, however many ask; waiters are counted as coalesced.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 use std::{
     sync::{
@@ -44,7 +45,7 @@ async fn s1_on_memory_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_with_redis() {
     let Some(server) = RedisServer::start() else { return };
-    let redis = RedisProvider::builder(&server.url()).build().unwrap();
+    let redis = RedisProvider::builder(server.url()).build().unwrap();
     let patient = |redis: RedisProvider| Level::new(redis).budget(Duration::from_secs(10));
     let both =
         TracedCache::builder("s1").level(Memory::entries(100)).level(patient(redis.clone())).build().unwrap();
@@ -55,7 +56,7 @@ async fn s1_with_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_with_memcached() {
     let Some(server) = MemcachedServer::start() else { return };
-    let memcached = MemcachedProvider::builder(&server.url()).build().unwrap();
+    let memcached = MemcachedProvider::builder(server.url()).build().unwrap();
     let patient = |p: MemcachedProvider| Level::new(p).budget(Duration::from_secs(10));
     let both = TracedCache::builder("s1")
         .level(Memory::entries(100))

@@ -38,6 +38,9 @@ const FLAG_BY_SET: u8 = 2;
 const KNOWN_FLAGS: u8 = FLAG_ABSENT | FLAG_BY_SET;
 const FOREVER: u64 = u64::MAX;
 
+/// Where an envelope carries its [`EntryId`], little-endian: for store-side scripts that compare it.
+pub const ENTRY_ID_AT: std::ops::Range<usize> = 14..22;
+
 /// Why bytes from a store are a miss.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +169,15 @@ pub(crate) fn seal(key: RawKey<'_>, header: &Header, payload: &[u8]) -> Bytes {
     out.put_slice(payload);
     let sum = xxh3_64_with_seed(&out[CHECKED_FROM..], seed(key));
     out[3..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
+    out.freeze()
+}
+
+/// The same envelope, expired by hand.
+pub(crate) fn expire(bytes: &Bytes) -> Bytes {
+    let mut out = BytesMut::from(&bytes[..]);
+    if let Some(state) = out.get_mut(2) {
+        *state = 1;
+    }
     out.freeze()
 }
 

@@ -144,6 +144,7 @@ mod tests {
         let io = std::io::Error::other("down");
         let shared = Error::with_source(ErrorKind::Load, "load failed", io);
         let other = shared.clone();
+        drop(shared);
         assert_eq!(other.load_error::<std::io::Error>().map(ToString::to_string).as_deref(), Some("down"));
         assert!(other.source().is_some());
         assert_eq!(std::mem::size_of::<Error>(), std::mem::size_of::<usize>());

@@ -294,16 +294,24 @@ pub(crate) fn hash_id(id: &str) -> u64 {
 ///
 /// Distinct long keys stay distinct (up to a 128-bit collision) and the head still tells an operator what it is.
 /// Stable across processes and releases. The cut never splits a character.
+///
+/// A key that already looks like a shortened one is shortened too, whatever its length: else whoever may choose a key
+/// could choose the one under which another's long key is kept.
 pub fn shorten(key: &str, limit: usize) -> std::borrow::Cow<'_, str> {
-    if key.len() <= limit {
+    if key.len() <= limit && !looks_shortened(key) {
         return key.into();
     }
     let digest = format!("~{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()));
-    let mut head = limit.saturating_sub(digest.len());
+    let mut head = limit.saturating_sub(digest.len()).min(key.len());
     while !key.is_char_boundary(head) {
         head -= 1;
     }
     format!("{}{digest}", &key[..head]).into()
+}
+
+fn looks_shortened(key: &str) -> bool {
+    let tail = key.len().checked_sub(33).map(|at| &key.as_bytes()[at..]);
+    matches!(tail, Some([b'~', hex @ ..]) if hex.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 #[cfg(test)]
@@ -346,6 +354,11 @@ mod tests {
         assert!(a.len() <= 250);
         assert_eq!(shorten("short", 250), "short");
         assert!(shorten(&"é".repeat(300), 250).len() <= 250);
+        // Nobody can name the place of another's key.
+        assert_ne!(shorten(&a, 250), a);
+        assert!(shorten(&a, 250).len() <= 250);
+        let brief = format!("k~{:032x}", 7);
+        assert_ne!(shorten(&brief, 250), brief);
     }
 
     #[test]

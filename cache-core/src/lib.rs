@@ -1,6 +1,7 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
 
+mod backplane;
 mod batch;
 mod breaker;
 mod builder;
@@ -17,6 +18,7 @@ mod flight;
 mod found;
 mod inner;
 mod key;
+mod lease;
 mod level;
 mod load;
 mod loaded;
@@ -25,24 +27,29 @@ mod pending;
 mod policy;
 mod provider;
 mod read;
+mod rights;
 mod slots;
 mod source;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tier;
 mod warm;
 mod write;
 
+pub use backplane::{Backplane, Listener};
 pub use breaker::Breaker;
 pub use builder::Builder;
 pub use cache::{Closed, TracedCache, Undelivered};
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
-pub use envelope::Unreadable;
+pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
 pub use inner::Value;
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use observe::{

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Moment, Object, RawKey};
+use crate::{BoxError, CacheId, Error, Leases, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -168,6 +168,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         0
     }
 
+    /// The level's leases, where the store can keep them. With them one load runs across processes, and a fill that an
+    /// invalidation or a set has overtaken is refused by the store itself. Then [`put`](Self::put_many) and
+    /// [`remove`](Self::remove_many) revoke the lease of their key.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
+
     /// The object store behind an in-process provider. Asked once, when a cache is built; a cache that gets one keeps
     /// objects in it and never encodes for this level.
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
@@ -176,6 +183,66 @@ pub trait CacheProvider: Send + Sync + 'static {
 
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// A shared provider is a provider: several caches may stand on one.
+#[async_trait]
+impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        (**self).describe()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        (**self).get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        (**self).remove_many(keys).await
+    }
+
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        (**self).get(key).await
+    }
+
+    async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
+        (**self).put(item).await
+    }
+
+    async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
+        (**self).remove(key).await
+    }
+
+    async fn ping(&self) -> Result<(), BoxError> {
+        (**self).ping().await
+    }
+
+    fn time_offset_ms(&self) -> i64 {
+        (**self).time_offset_ms()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        (**self).leases()
+    }
+
+    fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+        (**self).in_process()
+    }
+
+    async fn close(&self) {
+        (**self).close().await;
+    }
 }
 
 fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {

@@ -124,7 +124,6 @@ impl<T> Slots<T> {
     }
 
     /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
-    #[cfg(test)]
     pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
         let mut shard = self.shard(key.hash);
         if let Some(slot) = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id) {
@@ -256,9 +255,9 @@ impl<T> Ticket<T> {
             slot.revoke();
         }
         if alone {
-            fill()
+            fill();
         } else {
-            remove()
+            remove();
         }
         alone
     }

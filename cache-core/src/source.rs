@@ -229,10 +229,12 @@ impl<T: Value> Inner<T> {
                 let mut items = [Outgoing::new(raw, entry)];
                 self.write_through(&mut items, &order, &mut written).await;
                 let [item] = items;
+                written = written.told(self.tell(&[raw]).await);
                 writing.end(Some(&[item.entry]), self.generation());
             }
             _ => {
                 self.remove_below(&writing, &mut written).await;
+                written = written.told(self.tell(&[raw]).await);
                 writing.end(None, 0);
             }
         }

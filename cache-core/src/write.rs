@@ -3,12 +3,12 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, RawKey, Result, Value,
+    Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
     fill::{Outgoing, WriteOrder},
     inner::Inner,
     loaded::Answered,
     slots::Ticket,
-    tier::{Failure, Tier},
+    tier::{Failure, Read, Tier},
 };
 
 /// What a write has come to so far, over its levels.
@@ -29,6 +29,12 @@ impl Written {
                 self.error.get_or_insert_with(|| failure.into_error(tier.index));
             }
         }
+    }
+
+    /// With what came of telling the other nodes.
+    pub(crate) fn told(mut self, told: Delivery) -> Self {
+        self.delivery = self.delivery.and(told);
+        self
     }
 
     pub(crate) fn pending(&mut self) {
@@ -63,6 +69,25 @@ impl<'k, T: Value> Writing<'k, T> {
     pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>, seen: u32) {
         self.ended = true;
         self.finish(entries, seen);
+    }
+
+    /// Ends it, leaving at in-process levels what they hold, no longer fresh.
+    fn end_expired(&mut self) {
+        self.ended = true;
+        let Self { inner, keys, tickets, .. } = self;
+        let now = inner.now();
+        for (key, ticket) in keys.iter().zip(tickets) {
+            let expire = || {
+                for store in inner.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
+                    if let Some(mut object) = store.get(*key) {
+                        object.timeline.fresh_until = object.timeline.fresh_until.min(now);
+                        object.quiet_until = Moment::ORIGIN;
+                        store.put(*key, object, now);
+                    }
+                }
+            };
+            ticket.end_write(expire, expire);
+        }
     }
 
     fn finish(&mut self, entries: Option<&[Entry<T>]>, seen: u32) {
@@ -159,10 +184,11 @@ impl<T: Value> Inner<T> {
         let order = Arc::new(self.order_of(&writing).await);
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
+        let told = self.tell(&writing.keys).await;
         writing.end(Some(&entries), self.generation());
         drop(order);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
@@ -202,7 +228,7 @@ impl<T: Value> Inner<T> {
                     // The level may hold what this write replaces.
                     tier.pending.add(item.key.id);
                 }
-                written.take(tier, result);
+                written.take(tier, result.map(drop));
             }
         }
         if !later.is_empty() {
@@ -247,9 +273,10 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let _order = self.order_of(&writing).await;
         self.remove_below(&writing, &mut written).await;
+        let told = self.tell(&writing.keys).await;
         writing.end(None, 0);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Removes the keys of a write from the remote levels, deepest first, in their turn.
@@ -259,6 +286,55 @@ impl<T: Value> Inner<T> {
                 written.take(tier, result);
             }
         }
+    }
+
+    /// Ends the freshness of keys at every level; what they hold stays usable as a fallback. Each key once.
+    pub(crate) async fn expire_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
+        self.check_open()?;
+        let mut writing = Writing::begin(self, keys);
+        let mut written = Written::new();
+        let order = self.order_of(&writing).await;
+        for tier in self.remote().rev() {
+            let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
+            if cleared {
+                self.cleared_elsewhere();
+            }
+            let mut puts = Vec::new();
+            for (key, held) in writing.keys.iter().zip(held) {
+                match held {
+                    Read::Bytes(bytes) => {
+                        // Unreadable is a miss already.
+                        let Ok((header, _)) = envelope::open(*key, &bytes) else { continue };
+                        let timeline = header.timeline(&self.around.clock, tier.provider.time_offset_ms());
+                        let ttl = timeline.remaining(self.now());
+                        if !ttl.is_zero() {
+                            puts.push(Put { key: *key, bytes: envelope::expire(&bytes), ttl });
+                        }
+                    }
+                    Read::Nothing => {}
+                    Read::Masked => written.pending(),
+                    Read::Failed(failure) => {
+                        // What it holds may be fresh: without it the level is not asked for the key until it has heard
+                        // an invalidation.
+                        tier.pending.add(key.id);
+                        written.take(tier, Err(failure));
+                    }
+                }
+            }
+            if !puts.is_empty() {
+                for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
+                    if result.is_err() {
+                        tier.pending.add(put.key.id);
+                    }
+                    written.take(tier, result);
+                }
+            }
+        }
+        drop(order);
+        let told = self.tell(&writing.keys).await;
+        writing.end_expired();
+        self.replay();
+        written.told(told).end()
     }
 
     /// Makes every entry of this cache void, at every level, without touching another cache's.
@@ -280,7 +356,8 @@ impl<T: Value> Inner<T> {
                 store.clear(self.around.cache);
             }
         }
+        let told = self.tell_clear().await;
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 }

@@ -1,7 +1,10 @@
 //! One breaker per server: a server that fails several times in a row is left alone for a while.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,6 +14,8 @@ pub(crate) struct Breaker {
     failures: u32,
     cool_down: Duration,
     state: Mutex<State>,
+    /// Nothing has failed since the last answer: so it is nearly always, and then nobody takes the lock.
+    quiet: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -36,11 +41,14 @@ pub(crate) enum Verdict {
 
 impl Breaker {
     pub(crate) fn new(failures: u32, cool_down: Duration) -> Self {
-        Self { failures, cool_down, state: Mutex::new(State::Closed(0)) }
+        Self { failures, cool_down, state: Mutex::new(State::Closed(0)), quiet: AtomicBool::new(true) }
     }
 
     /// Whether a request may be sent. Each `true` must be followed by one [`Breaker::learn`].
     pub(crate) fn admit(&self, now: Instant) -> bool {
+        if self.is_quiet() {
+            return true;
+        }
         let mut state = self.lock();
         match *state {
             State::Closed(_) => true,
@@ -53,9 +61,20 @@ impl Breaker {
         }
     }
 
+    /// Whether an answer is no news.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
     /// Says how a request ended; `true` when that opened the breaker, or kept it open.
     pub(crate) fn learn(&self, verdict: Verdict, now: Instant) -> bool {
         let mut state = self.lock();
+        let opened = self.apply(&mut state, verdict, now);
+        self.quiet.store(matches!(*state, State::Closed(0)), Ordering::Relaxed);
+        opened
+    }
+
+    fn apply(&self, state: &mut State, verdict: Verdict, now: Instant) -> bool {
         match (&*state, verdict) {
             (State::Closed(0), Verdict::Well) | (State::Closed(_), Verdict::Unknown) => return false,
             (_, Verdict::Well) => *state = State::Closed(0),

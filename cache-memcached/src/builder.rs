@@ -7,6 +7,7 @@ use crate::{
     breaker::Breaker,
     endpoint::Endpoint,
     exp::{Limits, Pool},
+    pipeline::Pipeline,
     provider::{Inner, Server},
     route::Routes,
     wire::is_plain,
@@ -32,6 +33,7 @@ pub struct Builder {
     connections: usize,
     failures: u32,
     cool_down: Duration,
+    pooled: bool,
 }
 
 impl Builder {
@@ -45,6 +47,7 @@ impl Builder {
             connections: 32,
             failures: 5,
             cool_down: Duration::from_millis(500),
+            pooled: false,
         }
     }
 
@@ -67,13 +70,15 @@ impl Builder {
         self
     }
 
-    /// How long waiting for a free connection, a look-up and a connect may take together. Default 1 s.
+    /// How long a look-up and a connect may take together; where [pooled](Self::pooled), waiting for a free connection
+    /// counts, too. Default 1 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How long one exchange may take on an established connection. Default 500 ms.
+    /// How long one exchange may take on an established connection. Default 500 ms. Short budgets of single callers belong
+    /// elsewhere (they may drop a call at any time): when this passes, the connection is given up.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
         self
@@ -86,7 +91,7 @@ impl Builder {
         self
     }
 
-    /// Most connections per server. Default 32; the server's own limit (`-c`) is 1024 for all clients together.
+    /// Most connections per server, where [pooled](Self::pooled). Default 32; the server's own limit (`-c`) is 1024 for all clients together.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self
@@ -96,6 +101,14 @@ impl Builder {
     pub fn breaker(mut self, failures: u32, cool_down: Duration) -> Self {
         self.failures = failures;
         self.cool_down = cool_down;
+        self
+    }
+
+    /// Whether to use a pool of connections with one exchange at a time on each (up to
+    /// [`connections`](Self::connections)), instead of one pipelined connection per server. Default false: a pool costs
+    /// more than twice the processor time under load. It may help where items are so large that one connection is full.
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
         self
     }
 
@@ -146,7 +159,11 @@ impl Builder {
             connections: self.connections,
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {
-            transport: Box::new(Pool::new(endpoint.clone(), limits)),
+            transport: if self.pooled {
+                Box::new(Pool::new(endpoint.clone(), limits))
+            } else {
+                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value))
+            },
             breaker: Breaker::new(self.failures, self.cool_down),
             endpoint,
         });

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Protocol,
     /// The server failed several times in a row and is left alone for a while; nothing was sent.
     Sick,
+    /// Too many calls wait for this server already; nothing was sent.
+    Overloaded,
     /// The provider has been closed.
     Closed,
     /// No tokio runtime is running on this thread.
@@ -43,6 +45,7 @@ impl ErrorKind {
             Self::Refused => "refused",
             Self::Protocol => "protocol",
             Self::Sick => "sick",
+            Self::Overloaded => "overloaded",
             Self::Closed => "closed",
             Self::NoRuntime => "no_runtime",
         }

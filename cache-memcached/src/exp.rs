@@ -71,6 +71,9 @@ impl Pool {
         write: bool,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(NO_RUNTIME);
+        }
         match tokio::time::timeout(self.limits.connect_timeout + self.limits.response_timeout, work).await {
             Ok(done) => done,
             Err(_elapsed) if write => Err(IN_DOUBT),
@@ -146,10 +149,15 @@ impl Transport for Pool {
     fn reset(&self) {
         *self.slot() = None;
     }
+
+    fn close(&self) {
+        self.reset();
+    }
 }
 
 const IN_DOUBT: Fault =
     Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
+pub(crate) const NO_RUNTIME: Fault = Fault::new(ErrorKind::NoRuntime, "call it on a tokio runtime");
 const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 const UNEXPECTED: Fault = Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have");
 

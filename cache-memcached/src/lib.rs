@@ -26,10 +26,11 @@
 //! | --- | --- | --- |
 //! | [`server`](Builder::server) | | `memcached://host[:port]`; as many as you have, named alike in every process |
 //! | [`key_prefix`](Builder::key_prefix) | none | in front of every key |
-//! | [`connect_timeout`](Builder::connect_timeout) | 1 s | waiting for a free connection, look-up and connect together |
+//! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
 //! | [`max_value`](Builder::max_value) | 1 MiB less 1 KiB | larger items are refused; see `-I` of the server |
-//! | [`connections`](Builder::connections) | 32 | per server |
+//! | [`pooled`](Builder::pooled) | false | a pool of connections instead of one pipelined connection per server |
+//! | [`connections`](Builder::connections) | 32 | per server, where pooled |
 //! | [`breaker`](Builder::breaker) | 5, 500 ms | failures in a row that close a server off, and for how long |
 //!
 //! # Limits
@@ -58,12 +59,18 @@
 //! - After five failures in a row its keys fail at once ([`ErrorKind::Sick`]) for half a second; then one request finds out.
 //!   Calls that were dropped after 20 ms count as well, so that budgets shorter than the response timeout open it, too.
 //!   [`ping`](cache_core::CacheProvider::ping) asks every server regardless, and closes the breaker when it answers.
-//! - A call ends within `connect_timeout + response_timeout`, on an established connection within the latter; a batch that
-//!   needs several exchanges, within so many times that.
-//! - A read that lost its connection is tried once more. A write is not: without an answer it is
-//!   [`ErrorKind::InDoubt`], since it may still happen. When a server refuses one item of a batch, the writes
-//!   behind it in the same exchange are in doubt, too.
-//! - Dropping a call closes its connection, unless it was idle: no reply ever reaches another call.
+//! - An exchange ends within `connect_timeout + response_timeout`, on an established connection within the latter. A batch of
+//!   writes takes one exchange for every 256 KiB. What lost its connection and had not been sent, and any read, is tried once
+//!   more within the same limits.
+//! - A write that was sent and has no answer is [`ErrorKind::InDoubt`], since it may still happen; it is not retried.
+//! - When the oldest call on a connection is overdue, the connection ends with all calls on it: replies come in order, and
+//!   none can be skipped. Large values and short timeouts do not go together.
+//! - After a failed connect, calls fail at once for 5 to 500 ms. A connect goes on when its caller has left.
+//! - Every request carries an id that its reply must echo. Dropped calls cost nothing: their replies are read and dropped.
+//!   (A pooled connection is closed instead.) No reply ever reaches another call.
+//! - Bounded per server: 65,536 commands and 64 MiB of requests that wait ([`ErrorKind::Overloaded`] beyond), 2 KiB for a reply
+//!   line, and an item over `max_value` is skipped without being allocated. (Pooled, the client underneath bounds values by
+//!   1 GiB only, and when a server refuses one item of a batch, the writes behind it are in doubt.)
 //! - Errors name the server, never a key, a value, or the text of a reply.
 
 mod breaker;
@@ -71,6 +78,7 @@ mod builder;
 mod endpoint;
 mod error;
 mod exp;
+mod pipeline;
 mod provider;
 mod route;
 mod transport;

@@ -62,6 +62,9 @@ impl MemcachedProvider {
 
     /// Runs commands where their keys live, all servers at once; results in the order of the commands.
     async fn run(&self, mut commands: Vec<Command>) -> Vec<Result<Reply, Error>> {
+        if commands.is_empty() {
+            return Vec::new();
+        }
         if let Err(error) = self.0.usable() {
             return commands.iter().map(|_| Err(error.clone())).collect();
         }
@@ -103,9 +106,6 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "memcached: the provider has been closed"));
         }
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::NoRuntime, "memcached: call it on a tokio runtime"));
-        }
         Ok(())
     }
 }
@@ -144,6 +144,16 @@ impl Server {
         results.into_iter().map(|result| result.map_err(|fault| Error::at(&self.endpoint, fault))).collect()
     }
 
+    async fn one(&self, command: Command, slow: Duration) -> Result<Reply, Error> {
+        let Some(mut outcome) = Outcome::admitted(self, slow) else {
+            return Err(Error::at(&self.endpoint, SICK));
+        };
+        let result = self.transport.one(command).await;
+        let sick = result.as_ref().is_err_and(Fault::is_sickness);
+        outcome.0 = Some(if sick { Verdict::Sick } else { Verdict::Well });
+        result.map_err(|fault| Error::at(&self.endpoint, fault))
+    }
+
     /// Asks past the breaker, so that an operator's check says how things are, and closes it early.
     async fn ping(&self) -> Result<(), Error> {
         let result = self.transport.ping().await;
@@ -172,6 +182,9 @@ impl<'a> Outcome<'a> {
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
         let Self(verdict, server, since, patience) = self;
+        if *verdict == Some(Verdict::Well) && server.breaker.is_quiet() {
+            return;
+        }
         let now = Instant::now();
         let given_up = now.duration_since(*since) >= *patience;
         let verdict = verdict.unwrap_or(if given_up { Verdict::Sick } else { Verdict::Unknown });
@@ -226,6 +239,16 @@ impl CacheProvider for MemcachedProvider {
                 Err(error) => Err(error.into()),
             })
             .collect()
+    }
+
+    async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
+        self.0.usable()?;
+        let key = self.key(&key);
+        let server = &self.0.servers[self.0.routes.home(key.as_bytes())];
+        match server.one(Command::Get { key }, self.0.response_timeout).await? {
+            Reply::Item(item) => Ok(item),
+            Reply::Done => Ok(None),
+        }
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -289,7 +312,7 @@ impl CacheProvider for MemcachedProvider {
     async fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
         for server in &self.0.servers {
-            server.transport.reset();
+            server.transport.close();
         }
     }
 }

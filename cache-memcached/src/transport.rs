@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::error::Fault;
+use crate::{ErrorKind, error::Fault};
 
 /// One command. Keys are wire keys: short enough, but not yet encoded.
 #[derive(Clone)]
@@ -57,6 +57,8 @@ pub(crate) enum Reply {
     Done,
 }
 
+const NO_RESULT: Fault = Fault::new(ErrorKind::Protocol, "a command has no result");
+
 /// Connections to one server.
 ///
 /// - One result per command, in order.
@@ -68,9 +70,17 @@ pub(crate) trait Transport: Send + Sync {
     /// Runs commands, in one round trip where they are small.
     async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Fault>>;
 
+    /// Runs one command, at less cost.
+    async fn one(&self, command: Command) -> Result<Reply, Fault> {
+        self.run(vec![command]).await.pop().unwrap_or(Err(NO_RESULT))
+    }
+
     /// Asks for a sign of life.
     async fn ping(&self) -> Result<(), Fault>;
 
     /// Gives up idle connections and what is known of the server's address.
     fn reset(&self);
+
+    /// Gives up all connections for good.
+    fn close(&self);
 }

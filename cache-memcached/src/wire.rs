@@ -1,6 +1,9 @@
 //! Keys and times as the protocol wants them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use cache_core::{RawKey, shorten};
 
@@ -20,10 +23,10 @@ pub(crate) fn wire_key(prefix: &str, key: &RawKey<'_>) -> String {
         out.push_str(part);
     }
     let limit = if out.bytes().all(is_plain) { KEY_MAX } else { ENCODED_MAX };
-    if out.len() > limit {
-        out = shorten(&out, limit).into_owned();
+    match shorten(&out, limit) {
+        Cow::Owned(short) => short,
+        Cow::Borrowed(_) => out,
     }
-    out
 }
 
 /// Bytes that may stand in a key token. Those above 0x7f may: the server splits at spaces and line ends only.

@@ -39,7 +39,7 @@ pub(crate) fn cache_name(cache: &CacheInfo) -> KeyValue {
 pub(crate) fn position(cache: &CacheInfo, level: u8, key: &'static str) -> KeyValue {
     match cache.levels().get(usize::from(level)) {
         Some(level) => KeyValue::new(key, Arc::clone(&level.position)),
-        None => KeyValue::new(key, names::NO_TIER),
+        None => KeyValue::new(key, names::NO_LEVEL),
     }
 }
 
@@ -79,8 +79,8 @@ impl Durations {
                 let verb = KeyValue::new(names::CACHE_OPERATION, verb.as_str());
                 let found = outcome.map(|outcome| {
                     let tier = match level {
-                        Some(level) => position(cache, *level, names::CACHE_TIER),
-                        None => KeyValue::new(names::CACHE_TIER, names::NO_TIER),
+                        Some(level) => position(cache, *level, names::CACHE_LEVEL),
+                        None => KeyValue::new(names::CACHE_LEVEL, names::NO_LEVEL),
                     };
                     (tier, KeyValue::new(names::CACHE_RESULT, result(outcome)))
                 });
@@ -273,8 +273,8 @@ fn requests(name: &KeyValue, totals: &Totals, to: Observe<'_, u64>) {
             continue;
         }
         let tier = match level.and_then(|at| totals.levels.get(at)) {
-            Some(level) => KeyValue::new(names::CACHE_TIER, Arc::clone(&level.position)),
-            None => KeyValue::new(names::CACHE_TIER, names::NO_TIER),
+            Some(level) => KeyValue::new(names::CACHE_LEVEL, Arc::clone(&level.position)),
+            None => KeyValue::new(names::CACHE_LEVEL, names::NO_LEVEL),
         };
         to.observe(count, &[name.clone(), tier, KeyValue::new(names::CACHE_RESULT, result(outcome))]);
     }

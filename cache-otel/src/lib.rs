@@ -1,4 +1,61 @@
 //! OpenTelemetry for caches: exact counts, durations and spans, tagged with the name of the cache.
+//!
+//! One [`Telemetry`] per process, given to each cache as its observer; metrics and spans go to the providers of your
+//! application. This crate knows the API of OpenTelemetry only, neither the SDK nor any exporter.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use cache_core::{Policy, TracedCache};
+//! use cache_memory::Memory;
+//! use cache_otel::{Telemetry, names};
+//! use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Your application has these, with an exporter that leads somewhere.
+//! let exporter = InMemoryMetricExporter::default();
+//! let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+//!
+//! // `Telemetry::global()` takes the global providers.
+//! let telemetry = Telemetry::builder().meter_provider(&provider).build();
+//! let users: TracedCache<String> = TracedCache::builder("users")
+//!     .level(Memory::entries(10_000))
+//!     .policy(Policy::ttl(Duration::from_secs(60)))
+//!     .observer(telemetry.clone())
+//!     .build()?;
+//!
+//! users.set(42, "Ada".to_owned()).await?;
+//! users.get(42).await?;
+//!
+//! provider.force_flush()?;
+//! let exported = format!("{:?}", exporter.get_finished_metrics()?);
+//! assert!(exported.contains(names::HITS) && exported.contains("users"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Metrics
+//! [`names`] lists every metric, its unit and its attributes. Counters are read from the cache's own when telemetry
+//! collects, so a hit pays nothing for them; every series that can move is there from zero on; look-ups equal the sum
+//! of [`names::REQUESTS`] over tiers and results. Caches of one name count together.
+//!
+//! `cache.hits` are look-ups that a level served fresh, `cache.misses` those that found nothing. Stale and negative
+//! answers and calls that waited for another's load are neither: `cache.requests` has them all.
+//!
+//! Durations of hits at the nearest level are **sampled**, one in 64, and each sample is recorded once: so take rates
+//! from the counters, and look at durations by `cache.level` and `cache.result`, where sampling does not matter.
+//!
+//! # Spans
+//! | span | when | child of |
+//! | --- | --- | --- |
+//! | `cache.get users` and other verbs | a call leaves the nearest level | what is current at the caller |
+//! | `cache.get users l2` | a level is asked | the call |
+//! | `cache.load users` | the loader runs; current inside it | the call that started it; nothing, with a link, in the background |
+//!
+//! All are of kind INTERNAL. A call that waited for another's load links to that load. Where the parent is not sampled,
+//! telemetry is suppressed or no tracer is installed, none is made. Values are never recorded; keys only through
+//! [`TelemetryBuilder::show_keys`].
 
 mod collector;
 mod instruments;

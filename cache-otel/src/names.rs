@@ -13,7 +13,7 @@ pub const HITS: &str = "cache.hits";
 pub const MISSES: &str = "cache.misses";
 /// Counter `{operation}`: calls. By [`CACHE_NAME`], [`CACHE_OPERATION`].
 pub const OPERATIONS: &str = "cache.operations";
-/// Counter `{request}`: look-ups, each in exactly one result. By [`CACHE_NAME`], [`CACHE_TIER`], [`CACHE_RESULT`].
+/// Counter `{request}`: look-ups, each in exactly one result. By [`CACHE_NAME`], [`CACHE_LEVEL`], [`CACHE_RESULT`].
 pub const REQUESTS: &str = "cache.requests";
 /// Gauge, 0 to 1: hits over look-ups since the start. By [`CACHE_NAME`]; not there before the first look-up.
 pub const HIT_RATE: &str = "cache.hit_rate";
@@ -31,7 +31,7 @@ pub const EVICTIONS: &str = "cache.evictions";
 /// Counter `{request}`: keys that a level was asked for, by its answer. By [`CACHE_NAME`], [`CACHE_LEVEL`],
 /// [`CACHE_RESULT`].
 pub const LEVEL_REQUESTS: &str = "cache.level.requests";
-/// Histogram `s`: time from call to answer. By [`CACHE_NAME`], [`CACHE_OPERATION`], for look-ups [`CACHE_TIER`] and
+/// Histogram `s`: time from call to answer. By [`CACHE_NAME`], [`CACHE_OPERATION`], for look-ups [`CACHE_LEVEL`] and
 /// [`CACHE_RESULT`], for failures [`ERROR_TYPE`].
 pub const OPERATION_DURATION: &str = "cache.operation.duration";
 /// Histogram `s`: time that a level took. By [`CACHE_NAME`], [`CACHE_LEVEL`], [`CACHE_OPERATION`], for failures
@@ -44,12 +44,10 @@ pub const LOAD_DURATION: &str = "cache.load.duration";
 pub const CACHE_NAME: &str = "cache.name";
 /// The verb (`get`, `get_or_set`, ...), or what a level was asked (`get`, `put`, `remove`).
 pub const CACHE_OPERATION: &str = "cache.operation";
-/// Who served a look-up: `l1`, `l2`, ... or [`NO_TIER`].
-pub const CACHE_TIER: &str = "cache.tier";
 /// How a look-up ended: `hit`, `stale`, `negative`, `coalesced`, `miss`; for a level also `invalidated`,
 /// `unreadable`, `error`, `skipped`.
 pub const CACHE_RESULT: &str = "cache.result";
-/// A level by its position: `l1`, `l2`, ...
+/// A level by its position: `l1`, `l2`, ...; for look-ups the one that served them, or [`NO_LEVEL`].
 pub const CACHE_LEVEL: &str = "cache.level";
 /// Why an entry was let go: `expired`, `size`.
 pub const EVICTION_CAUSE: &str = "cache.eviction.cause";
@@ -67,8 +65,8 @@ pub const KEY_COUNT: &str = "cache.key.count";
 /// Span attribute, an array: the key, as far as the user's function lets it be seen. Off by default.
 pub const CACHE_KEY: &str = "cache.key";
 
-/// [`CACHE_TIER`] of look-ups that no level served.
-pub const NO_TIER: &str = "none";
+/// [`CACHE_LEVEL`] of look-ups that no level served.
+pub const NO_LEVEL: &str = "none";
 
 #[cfg(test)]
 mod tests {
@@ -92,10 +90,9 @@ mod tests {
         LEVEL_DURATION,
         LOAD_DURATION,
     ];
-    const ATTRIBUTES: [&str; 12] = [
+    const ATTRIBUTES: [&str; 11] = [
         CACHE_NAME,
         CACHE_OPERATION,
-        CACHE_TIER,
         CACHE_RESULT,
         CACHE_LEVEL,
         EVICTION_CAUSE,
@@ -116,7 +113,7 @@ mod tests {
     #[test]
     fn the_lists_of_this_test_are_whole() {
         let constants = include_str!("names.rs").lines().filter(|line| line.starts_with("pub const")).count();
-        // SCOPE and NO_TIER are neither.
+        // SCOPE and NO_LEVEL are neither.
         assert_eq!(constants, METRICS.len() + ATTRIBUTES.len() + 2);
     }
 }

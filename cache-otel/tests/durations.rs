@@ -73,9 +73,9 @@ fn durations_are_in_seconds_by_what_was_done() {
         (
             seconds.clone(),
             each(&[
-                "cache.name=users cache.operation=get cache.result=hit cache.tier=l1",
-                "cache.name=users cache.operation=get cache.result=miss cache.tier=none",
-                "cache.name=users cache.operation=get cache.result=miss cache.tier=none error.type=load",
+                "cache.level=l1 cache.name=users cache.operation=get cache.result=hit",
+                "cache.level=none cache.name=users cache.operation=get cache.result=miss",
+                "cache.level=none cache.name=users cache.operation=get cache.result=miss error.type=load",
             ])
         )
     );

@@ -1,8 +1,13 @@
 //! One connection: how it is made, and what is done on it before anyone else may use it.
 
 use std::{
-    future::Future,
-    sync::atomic::{AtomicU64, Ordering},
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,6 +17,7 @@ use redis::{
 };
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     task::{AbortHandle, JoinHandle},
     time::timeout,
 };
@@ -26,6 +32,7 @@ const QUEUE: usize = 512;
 pub(crate) struct Link {
     connection: MultiplexedConnection,
     driver: AbortHandle,
+    end: Arc<End>,
     /// Counts up over the provider's life; no two links share one.
     pub(crate) generation: u64,
     pub(crate) server: Server,
@@ -51,11 +58,17 @@ pub(crate) async fn establish(settings: &Settings, generation: u64) -> Result<(L
     let limit = settings.connect_timeout;
     let attempt = async {
         let (connection, driver) = connect(settings).await?;
-        let driver = tokio::spawn(driver);
+        let end = Arc::new(End::default());
+        let told = TellsEnd(Arc::clone(&end));
+        let driver = tokio::spawn(async move {
+            let _told = told;
+            driver.await;
+        });
         // From here on the link's drop ends the driver, also when a step fails or the time is over.
         let mut link = Link {
             connection,
             driver: driver.abort_handle(),
+            end,
             generation,
             server: Server::default(),
             sent: AtomicU64::new(0),
@@ -157,15 +170,40 @@ impl Link {
     /// and thrown away.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let reply = self.connection.clone().send_packed_command(command).await;
+        let mut connection = self.connection.clone();
+        let reply = self.unless_ended(connection.send_packed_command(command)).await;
         self.note(reply)
     }
 
     /// Sends `count` commands in one go. Error replies are among the values.
     pub(crate) async fn pipeline(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let replies = self.connection.clone().send_packed_commands(commands, 0, count).await;
+        let mut connection = self.connection.clone();
+        let replies = self.unless_ended(connection.send_packed_commands(commands, 0, count)).await;
         self.note(replies)
+    }
+
+    /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when
+    /// it goes, but the queue itself lives as long as its senders, of which each waiting request holds one. Such a
+    /// request would wait for ever.
+    async fn unless_ended<T>(
+        &self,
+        reply: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        let mut reply = pin!(reply);
+        let mut told = pin!(self.end.told.notified());
+        poll_fn(|cx| {
+            // The reply first: what has been answered counts. And before the flag: the request may end up in the queue
+            // only now.
+            if let Poll::Ready(reply) = reply.as_mut().poll(cx) {
+                return Poll::Ready(reply);
+            }
+            if told.as_mut().poll(cx).is_ready() || self.end.reached.load(Ordering::SeqCst) {
+                return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     fn note<T>(&self, reply: Result<T, RedisError>) -> Result<T, RedisError> {
@@ -193,6 +231,23 @@ impl Link {
     /// Whether the server answers within `limit`.
     pub(crate) async fn answers_within(&self, limit: Duration) -> bool {
         timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok()
+    }
+}
+
+/// Whether the driver has ended, and the bell for those who wait on it.
+#[derive(Default)]
+struct End {
+    reached: AtomicBool,
+    told: Notify,
+}
+
+/// Lives in the driver's task, however that ends.
+struct TellsEnd(Arc<End>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.0.reached.store(true, Ordering::SeqCst);
+        self.0.told.notify_waiters();
     }
 }
 

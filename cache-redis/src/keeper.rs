@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -58,6 +58,8 @@ pub(crate) struct Keeper {
     state: watch::Sender<State>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
+    /// Whether the connection lives on a runtime of several workers.
+    several_workers: AtomicBool,
     renew: Notify,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -69,6 +71,7 @@ impl Keeper {
             state: watch::Sender::new(State::Idle),
             generations: AtomicU64::new(0),
             time_offset_ms: AtomicI64::new(0),
+            several_workers: AtomicBool::new(false),
             renew: Notify::new(),
             task: Mutex::new(None),
         })
@@ -76,6 +79,11 @@ impl Keeper {
 
     pub(crate) fn time_offset_ms(&self) -> i64 {
         self.time_offset_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether single look-ups are to be gathered. On one worker that only adds to their way.
+    pub(crate) fn gathers(&self) -> bool {
+        self.several_workers.load(Ordering::Relaxed)
     }
 
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -185,6 +193,7 @@ impl Keeper {
     async fn connect(&self) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let (link, driver) = establish(&self.settings, generation).await?;
+        self.several_workers.store(Handle::current().metrics().num_workers() > 1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);
         }

@@ -5,12 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey};
-use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use redis::{Pipeline, Value, cmd};
 
 use crate::{
     Error, ErrorKind, RedisProviderBuilder,
     address::Endpoint,
+    gather::Gatherer,
     keeper::{Keeper, State},
+    read::expect_replies,
     settings::Settings,
     wire,
 };
@@ -27,11 +29,14 @@ const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 pub struct RedisProvider(Arc<Owner>);
 
 /// The last clone's drop ends the keeper, which holds itself.
-struct Owner(Arc<Keeper>);
+struct Owner {
+    keeper: Arc<Keeper>,
+    gatherer: Arc<Gatherer>,
+}
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.close_soon();
+        self.keeper.close_soon();
     }
 }
 
@@ -44,7 +49,9 @@ impl RedisProvider {
     }
 
     pub(crate) fn new(settings: Settings) -> Self {
-        Self(Arc::new(Owner(Keeper::new(settings))))
+        let keeper = Keeper::new(settings);
+        let gatherer = Gatherer::new(Arc::clone(&keeper));
+        Self(Arc::new(Owner { keeper, gatherer }))
     }
 
     /// Connects now instead of at the first call, for those who would rather fail at start.
@@ -56,42 +63,17 @@ impl RedisProvider {
     }
 
     fn keeper(&self) -> &Arc<Keeper> {
-        &self.0.0
+        &self.0.keeper
     }
 
     fn key(&self, key: RawKey<'_>) -> String {
         wire::key(&self.keeper().settings.prefix, key)
     }
 
-    /// Runs a read. If the connection breaks under it, once more on the next one.
-    async fn read(&self, command: &Cmd) -> Result<Value, Error> {
-        let link = self.keeper().link().await?;
-        match link.command(command).await {
-            Err(error) if error.is_io_error() => {
-                let next = self.keeper().link_after(link.generation).await?;
-                next.command(command).await.map_err(Error::request)
-            }
-            other => other.map_err(Error::request),
-        }
-    }
-
-    /// The same for several reads at once.
-    async fn read_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, Error> {
-        let link = self.keeper().link().await?;
-        let replies = match link.pipeline(commands, count).await {
-            Err(error) if error.is_io_error() => {
-                let next = self.keeper().link_after(link.generation).await?;
-                next.pipeline(commands, count).await
-            }
-            other => other,
-        };
-        expect(replies, count)
-    }
-
     /// Runs writes, never twice: what the first run did before the connection broke is unknown.
     async fn write_all(&self, commands: &Pipeline, count: usize) -> Vec<Result<(), Error>> {
         let replies = match self.keeper().link().await {
-            Ok(link) => expect(link.pipeline(commands, count).await, count),
+            Ok(link) => expect_replies(link.pipeline(commands, count).await, count),
             Err(error) => Err(error),
         };
         match replies {
@@ -158,11 +140,6 @@ fn set(command: &mut Pipeline, ttl: Duration) {
     }
 }
 
-fn expect(replies: Result<Vec<Value>, RedisError>, count: usize) -> Result<Vec<Value>, Error> {
-    let replies = replies.map_err(Error::request)?;
-    if replies.len() == count { Ok(replies) } else { Err(Error::protocol("not one reply per command")) }
-}
-
 fn boxed<T>(results: Vec<Result<T, Error>>) -> Vec<Result<T, BoxError>> {
     results.into_iter().map(|result| result.map_err(BoxError::from)).collect()
 }
@@ -206,7 +183,7 @@ impl CacheProvider for RedisProvider {
                 mget.arg(self.key(*key));
             }
         }
-        let results = match self.read_all(&pipeline, count).await {
+        let results = match self.keeper().read_all(&pipeline, count).await {
             Ok(replies) => keys
                 .chunks(CHUNK)
                 .zip(replies)
@@ -241,12 +218,15 @@ impl CacheProvider for RedisProvider {
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
-        let reply = self.read(cmd("GET").arg(self.key(key))).await?;
-        Ok(wire::found(reply)?)
+        let key = self.key(key);
+        if self.keeper().gathers() {
+            return Ok(self.0.gatherer.get(key).await?);
+        }
+        Ok(wire::found(self.keeper().read(cmd("GET").arg(key)).await?)?)
     }
 
     async fn ping(&self) -> Result<(), BoxError> {
-        Ok(wire::done(self.read(&cmd("PING")).await?)?)
+        Ok(wire::done(self.keeper().read(&cmd("PING")).await?)?)
     }
 
     fn time_offset_ms(&self) -> i64 {

@@ -1,6 +1,6 @@
 //! Keys, TTLs and replies as Redis has them.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use cache_core::{RawKey, shorten};
@@ -19,14 +19,15 @@ pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
     if key.id.is_empty() {
         out.push_str("m:{");
         out.push_str(key.namespace);
-    } else if key.joined_len() > KEY_MAX {
-        out.push_str("v:{");
-        out.push_str(&shorten(&key.joined(), KEY_MAX));
     } else {
         out.push_str("v:{");
+        let from = out.len();
         out.push_str(key.namespace);
         out.push(':');
         out.push_str(key.id);
+        if let Cow::Owned(short) = shorten(&out[from..], KEY_MAX) {
+            out.replace_range(from.., &short);
+        }
     }
     out.push('}');
     out

@@ -1,4 +1,5 @@
 //! What happens to the provider when the server, or the connection, does not behave.
+#![allow(clippy::unwrap_used, reason = "in tests, what goes wrong must fail the test")]
 
 mod common;
 
@@ -9,6 +10,9 @@ use cache_redis::{Error, ErrorKind, RedisProvider};
 use common::{RedisServer, get, item, key, kind, put, until, until_async};
 use futures::future::join_all;
 use tokio::{net::TcpListener, time::timeout};
+
+/// A call that takes this long hangs.
+const HANG: Duration = Duration::from_secs(20);
 
 fn provider(server: &RedisServer) -> RedisProvider {
     RedisProvider::builder(server.url()).build().unwrap()
@@ -60,10 +64,11 @@ async fn after_a_lost_connection_no_request_fails() {
     for _ in 0..20 {
         kill_clients(&server);
         for _ in 0..3 {
-            assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+            let found = timeout(HANG, get(&provider, "k")).await.unwrap();
+            assert_eq!(found.unwrap().as_deref(), Some("v"));
         }
         kill_clients(&server);
-        let found = provider.get_many(&[key("k"), key("nope")]).await;
+        let found = timeout(HANG, provider.get_many(&[key("k"), key("nope")])).await.unwrap();
         assert_eq!(found.into_iter().map(|f| f.unwrap().is_some()).collect::<Vec<_>>(), [true, false]);
     }
 }
@@ -161,9 +166,9 @@ async fn a_connection_on_which_nothing_comes_back_is_given_up() {
     put(&provider, "k", "v").await;
     server.stop();
     // No budget of the caller's: the safety net has to end it. The retry ends at the connect timeout.
-    let read = timeout(Duration::from_secs(20), provider.get(key("k"))).await.unwrap();
+    let read = timeout(HANG, provider.get(key("k"))).await.unwrap();
     assert!(matches!(kind(read), ErrorKind::Timeout | ErrorKind::Disconnected));
-    let write = timeout(Duration::from_secs(20), provider.put(item("k", b"w"))).await.unwrap();
+    let write = timeout(HANG, provider.put(item("k", b"w"))).await.unwrap();
     assert!(matches!(kind(write), ErrorKind::Timeout | ErrorKind::Disconnected));
     server.cont();
     until_async("connected", || async { provider.ping().await.is_ok() }).await;

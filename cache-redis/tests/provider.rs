@@ -1,4 +1,5 @@
 //! The provider's contract on a real server.
+#![allow(clippy::unwrap_used, reason = "in tests, what goes wrong must fail the test")]
 
 mod common;
 

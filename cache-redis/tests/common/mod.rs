@@ -1,5 +1,6 @@
 //! A redis-server of a test's own.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests, what goes wrong must fail the test")]
 
 use std::{
     cell::RefCell,

@@ -1,7 +1,5 @@
 //! A real memcached on a free loopback port, and a raw socket to it.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by the test files, each uses its part")]
-
 pub mod fake;
 
 use std::{
@@ -13,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use cache_core::{BoxError, CacheId, Put, RawKey};
-use cache_memcached::{Error, ErrorKind, MemcachedProvider};
+use cache_memcached::{Builder, Error, ErrorKind, MemcachedProvider};
 
 pub struct Server {
     child: Child,
@@ -53,6 +51,12 @@ impl Server {
     /// Stops the process (SIGSTOP) until the guard is dropped.
     pub fn stop(&self) -> Stopped {
         signal(self.child.id(), "STOP");
+        // The signal reaches one thread after the other.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_stopped(self.child.id()) {
+            assert!(Instant::now() < deadline, "memcached does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Stopped(self.child.id())
     }
 
@@ -105,6 +109,13 @@ fn signal(pid: u32, name: &str) {
     assert!(done.success());
 }
 
+fn is_stopped(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    })
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -135,8 +146,13 @@ fn answers(port: u16) -> bool {
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
+/// A builder with the transport that this test program is about.
+pub fn builder(url: impl Into<String>) -> Builder {
+    MemcachedProvider::builder(url).pooled(crate::POOLED)
+}
+
 pub fn provider(server: &Server) -> MemcachedProvider {
-    MemcachedProvider::builder(server.url()).build().unwrap()
+    builder(server.url()).build().unwrap()
 }
 
 pub fn key(id: &str) -> RawKey<'_> {

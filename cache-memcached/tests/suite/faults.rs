@@ -1,28 +1,27 @@
 //! Servers that die, stop, lie or crawl; callers that walk away.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use cache_core::{BoxError, CacheProvider};
-use cache_memcached::{ErrorKind, MemcachedProvider};
-use common::{
-    Server, eventually,
-    fake::{Fake, answer, value_of},
+use super::common::{
+    Server, builder, eventually,
+    fake::{Fake, answer, opaque, value_of},
     item, key, kind, provider,
 };
+use cache_core::{BoxError, CacheProvider};
+use cache_memcached::{ErrorKind, MemcachedProvider};
 use tokio::time::timeout;
 
 /// Longer than any call may take, on a noisy machine.
 const LONG: Duration = Duration::from_secs(10);
 
 fn quick(url: String) -> MemcachedProvider {
-    MemcachedProvider::builder(url)
+    builder(url)
         .response_timeout(Duration::from_millis(150))
         .connect_timeout(Duration::from_millis(150))
         .breaker(1_000_000, Duration::from_millis(1))
@@ -45,8 +44,7 @@ async fn r_a_restarted_server_is_used_again_at_once() {
 #[tokio::test]
 async fn r_a_killed_server_refuses_then_recovers() {
     let mut server = Server::start();
-    let cache =
-        MemcachedProvider::builder(server.url()).breaker(3, Duration::from_millis(50)).build().unwrap();
+    let cache = builder(server.url()).breaker(3, Duration::from_millis(50)).build().unwrap();
     cache.put(item("k", b"v")).await.unwrap();
     server.kill();
     for _ in 0..3 {
@@ -62,7 +60,7 @@ async fn r_a_killed_server_refuses_then_recovers() {
 #[tokio::test]
 async fn r_a_ping_closes_the_breaker_early() {
     let mut server = Server::start();
-    let cache = MemcachedProvider::builder(server.url()).breaker(1, LONG * 100).build().unwrap();
+    let cache = builder(server.url()).breaker(1, LONG * 100).build().unwrap();
     server.kill();
     assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Connect);
     assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Sick);
@@ -98,7 +96,7 @@ async fn r_a_stopped_server_costs_the_response_timeout_and_writes_are_in_doubt()
 #[tokio::test]
 async fn r_callers_with_short_budgets_open_the_breaker_too() {
     let server = Server::start();
-    let cache = MemcachedProvider::builder(server.url()).breaker(3, LONG).build().unwrap();
+    let cache = builder(server.url()).breaker(3, LONG).build().unwrap();
     cache.put(item("k", b"v")).await.unwrap();
     let _stopped = server.stop();
     for _ in 0..3 {
@@ -110,7 +108,7 @@ async fn r_callers_with_short_budgets_open_the_breaker_too() {
 #[tokio::test]
 async fn m10_a_dead_server_fails_only_its_own_keys() {
     let mut servers = [Server::start(), Server::start(), Server::start()];
-    let cache = MemcachedProvider::builder(servers[0].url())
+    let cache = builder(servers[0].url())
         .servers(servers[1..].iter().map(Server::url))
         .breaker(2, LONG)
         .build()
@@ -162,8 +160,7 @@ async fn x_a_connection_dropped_in_mid_reply_is_not_used_again() {
         }
     })
     .await;
-    let cache =
-        MemcachedProvider::builder(fake.url()).connections(1).breaker(1_000_000, LONG).build().unwrap();
+    let cache = builder(fake.url()).connections(1).breaker(1_000_000, LONG).build().unwrap();
     for i in 0..20 {
         let slow = format!("slow-{i}");
         assert!(timeout(Duration::from_millis(30), cache.get(key(&slow))).await.is_err());
@@ -175,7 +172,7 @@ async fn x_a_connection_dropped_in_mid_reply_is_not_used_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x_dropped_callers_never_mix_up_replies() {
     let server = Server::start();
-    let cache = Arc::new(MemcachedProvider::builder(server.url()).connections(8).build().unwrap());
+    let cache = Arc::new(builder(server.url()).connections(8).build().unwrap());
     let ids: Vec<String> = (0..64).map(|i| format!("id-{i}")).collect();
     let items: Vec<_> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
     assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
@@ -258,10 +255,40 @@ async fn r_a_write_cut_off_before_its_answer_is_in_doubt() {
     assert_eq!(kind(cache.put(item("a", b"v")).await), ErrorKind::InDoubt);
 }
 
+/// A server that keeps the old value when it refuses a new one, unlike 1.6.
+#[tokio::test]
+async fn z2_a_refused_put_is_followed_by_a_removal() {
+    for (reply, expected) in [
+        ("SERVER_ERROR out of memory storing object\r\n", ErrorKind::Refused),
+        ("SERVER_ERROR object too large for cache\r\n", ErrorKind::TooLarge),
+    ] {
+        let removed = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&removed);
+        let fake = Fake::start(move |mut peer, _| {
+            let seen = Arc::clone(&seen);
+            async move {
+                while let Some(line) = peer.line().await {
+                    if line.starts_with("ms ns:k ") {
+                        peer.line().await;
+                        peer.say(reply.as_bytes()).await;
+                    } else if line.starts_with("md ns:k") {
+                        seen.store(true, Ordering::Release);
+                        peer.say(format!("HD{}\r\n", opaque(&line)).as_bytes()).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let cache = provider_of(&fake);
+        assert_eq!(kind(cache.put(item("k", b"new")).await), expected);
+        assert!(removed.load(Ordering::Acquire));
+    }
+}
+
 #[tokio::test]
 async fn r_a_server_that_never_answers_costs_bounded_time() {
     let fake = Fake::start(|mut peer, _| async move { while peer.line().await.is_some() {} }).await;
-    let cache = MemcachedProvider::builder(fake.url())
+    let cache = builder(fake.url())
         .response_timeout(Duration::from_millis(100))
         .connect_timeout(Duration::from_millis(100))
         .connections(2)
@@ -327,5 +354,5 @@ async fn v_replies_out_of_turn_are_an_error_never_another_keys_value() {
 }
 
 fn provider_of(fake: &Fake) -> MemcachedProvider {
-    MemcachedProvider::builder(fake.url()).build().unwrap()
+    builder(fake.url()).build().unwrap()
 }

@@ -1,29 +1,25 @@
 //! Settings are checked before any I/O, and nothing secret is shown.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
 use std::time::Duration;
 
+use super::common::{Server, builder, eventually, free_port, item, key, kind, provider};
 use cache_core::{CacheProvider, Description};
-use cache_memcached::{Builder, ErrorKind, MemcachedProvider};
-use common::{Server, free_port, item, key, kind, provider};
+use cache_memcached::{Builder, ErrorKind};
 
 const URL: &str = "memcached://127.0.0.1:11211";
 
 #[test]
 fn k_bad_settings_name_field_value_and_fix() {
     let bad: [(&str, Builder); 9] = [
-        ("server = \"127.0.0.1:11211\": named twice", MemcachedProvider::builder(URL).server(URL)),
-        ("server = \"redis://h\": the scheme", MemcachedProvider::builder("redis://h")),
-        ("connect_timeout = 0", MemcachedProvider::builder(URL).connect_timeout(Duration::ZERO)),
-        ("response_timeout = 0", MemcachedProvider::builder(URL).response_timeout(Duration::ZERO)),
-        ("max_value = 0", MemcachedProvider::builder(URL).max_value(0)),
-        ("max_value = 2147483648", MemcachedProvider::builder(URL).max_value(2 << 30)),
-        ("connections = 0", MemcachedProvider::builder(URL).connections(0)),
-        ("key_prefix = \"a b\"", MemcachedProvider::builder(URL).key_prefix("a b")),
-        ("breaker.failures = 0", MemcachedProvider::builder(URL).breaker(0, Duration::from_secs(1))),
+        ("server = \"127.0.0.1:11211\": named twice", builder(URL).server(URL)),
+        ("server = \"redis://h\": the scheme", builder("redis://h")),
+        ("connect_timeout = 0", builder(URL).connect_timeout(Duration::ZERO)),
+        ("response_timeout = 0", builder(URL).response_timeout(Duration::ZERO)),
+        ("max_value = 0", builder(URL).max_value(0)),
+        ("max_value = 2147483648", builder(URL).max_value(2 << 30)),
+        ("connections = 0", builder(URL).connections(0)),
+        ("key_prefix = \"a b\"", builder(URL).key_prefix("a b")),
+        ("breaker.failures = 0", builder(URL).breaker(0, Duration::from_secs(1))),
     ];
     for (start, builder) in bad {
         let error = builder.build().unwrap_err();
@@ -35,16 +31,16 @@ fn k_bad_settings_name_field_value_and_fix() {
 
 #[test]
 fn k_debug_shows_no_password() {
-    let builder = MemcachedProvider::builder("memcached://me:hunter2@host:1");
+    let builder = builder("memcached://me:hunter2@host:1");
     assert!(!format!("{builder:?}").contains("hunter2"));
     assert!(!format!("{:?}", builder.build()).contains("hunter2"));
 }
 
 #[test]
 fn describes_itself() {
-    let one = MemcachedProvider::builder("memcached://Cache:11300").build().unwrap();
+    let one = builder("memcached://Cache:11300").build().unwrap();
     assert_eq!(one.describe(), Description::remote("memcached", "cache", Some(11300)));
-    let two = MemcachedProvider::builder(URL).server("memcached://b").build().unwrap();
+    let two = builder(URL).server("memcached://b").build().unwrap();
     assert_eq!(two.describe(), Description::local("memcached"));
     assert!(one.capabilities().remote);
     assert_eq!(one.capabilities().ttl_step, Duration::from_secs(1));
@@ -53,21 +49,21 @@ fn describes_itself() {
 #[tokio::test]
 async fn r17_a_server_that_is_down_at_start_is_used_once_it_is_up() {
     let port = free_port();
-    let cache = MemcachedProvider::builder(format!("memcached://127.0.0.1:{port}"))
+    let cache = builder(format!("memcached://127.0.0.1:{port}"))
         .breaker(2, Duration::from_millis(20))
         .build()
         .unwrap();
     assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Connect);
     assert_eq!(kind(cache.ping().await), ErrorKind::Connect);
     let server = Server::on(port);
-    common::eventually("it is used", async || cache.put(item("k", b"v")).await.is_ok()).await;
+    eventually("it is used", async || cache.put(item("k", b"v")).await.is_ok()).await;
     assert!(cache.get(key("k")).await.unwrap().is_some());
     drop(server);
 }
 
 #[tokio::test]
 async fn a_host_that_does_not_exist_is_a_connect_error() {
-    let cache = MemcachedProvider::builder("memcached://no-such-host.invalid").build().unwrap();
+    let cache = builder("memcached://no-such-host.invalid").build().unwrap();
     assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Connect);
 }
 

@@ -1,0 +1,77 @@
+//! Leases: the right to fill a key of a remote level.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{BoxError, EntryId, Put, RawKey};
+
+/// The right to fill one key of a level. Opaque to the framework.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Lease(pub Bytes);
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
+}
+
+/// A wish to fill one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Acquire<'a> {
+    /// Which key.
+    pub key: RawKey<'a>,
+    /// What the asker holds of it and wants to replace; it counts as nothing. Any other entry is an answer.
+    pub holding: Holding,
+}
+
+/// What an asker holds of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing.
+    Nothing,
+    /// An entry with this id, at [`ENTRY_ID_AT`](crate::ENTRY_ID_AT) of its bytes.
+    Entry(EntryId),
+    /// Something that cannot be read: whatever is there is to be replaced.
+    Unreadable,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub enum Acquired {
+    /// The right to fill, until it ends by time or an invalidation or set of the key revokes it.
+    Granted(Lease),
+    /// Somebody else has it.
+    Held,
+    /// There is an entry that the asker does not hold.
+    Found(Bytes),
+}
+
+/// One fill under a lease.
+#[derive(Clone, Debug)]
+pub struct Fill<'a> {
+    /// The item.
+    pub put: Put<'a>,
+    /// The right to store it.
+    pub lease: Lease,
+}
+
+/// Leases of a store: "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1.
+///
+/// Results are per item, in the order of the request and of the same length. A lease that is lost, expired or evicted
+/// refuses a fill: absence never grants.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Asks for the right to fill keys, for `life` at most (rounded to what the store can). One round trip.
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>>;
+
+    /// Stores each item whose lease still holds, and ends the lease. `false`: refused, the store holds what it held.
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>>;
+
+    /// Lengthens leases that still hold to `life` from now.
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>>;
+
+    /// Gives leases back unused, so that others need not wait for their end.
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>>;
+}

@@ -1,0 +1,216 @@
+//! The list over providers without a server, and over providers that break it.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    BoxError, Description, Put, RawKey,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
+
+fn narrow() -> Capabilities {
+    Capabilities::remote().ttl_step(Duration::from_millis(100)).key_max(250).value_max(1 << 17)
+}
+
+#[test]
+fn names_are_unique() {
+    let names: std::collections::BTreeSet<_> = all().map(|behaviour| behaviour.name).collect();
+    assert_eq!(names.len(), all().count());
+}
+
+#[tokio::test]
+async fn a_map_conforms() {
+    let report = run(Arc::new(MapProvider::new()), Options::default()).await;
+    assert!(report.not_applicable.contains(&"too_large_leaves_nothing"));
+    assert!(report.excepted.is_empty());
+}
+
+#[tokio::test]
+async fn a_map_with_limits_conforms() {
+    let report = run(Arc::new(MapProvider::with(narrow())), Options::default()).await;
+    assert_eq!(report.not_applicable, ["sub_second_ttl"]);
+}
+
+#[tokio::test]
+async fn a_decorator_without_faults_conforms() {
+    let chaos = Arc::new(Chaos::new(MapProvider::with(narrow().ttl_step(Duration::from_millis(1)))));
+    let report = run(Arc::clone(&chaos) as Arc<dyn CacheProvider>, Options::default()).await;
+    assert_eq!(report.checked.len(), all().count());
+    assert!(chaos.calls(ChaosOp::Get) > 100);
+}
+
+#[tokio::test]
+async fn a_slow_decorator_conforms() {
+    let chaos = Chaos::new(MapProvider::new());
+    chaos.set_all(Fault::Delay(Duration::from_micros(1)));
+    let some = ["put_then_get", "concurrent_calls_do_not_mix_up", "dropped_calls_leave_it_usable"];
+    for behaviour in all().filter(|behaviour| some.contains(&behaviour.name)) {
+        behaviour.check(&chaos).await;
+    }
+}
+
+/// How a provider can be wrong.
+#[derive(Clone, Copy, PartialEq)]
+enum Wrong {
+    FoldsCase,
+    TrimsKeys,
+    CutsLongKeys,
+    IgnoresNamespaces,
+    IgnoresTtl,
+    ForgetsTooEarly,
+    RoundsToSeconds,
+    KeepsOldWhenRefused,
+    Reverses,
+    DropsMissing,
+    RemovesNothing,
+    ReplacesNothing,
+    FailsOnMiss,
+    EndsAtZero,
+    SpoilsBatches,
+}
+
+struct Broken(MapProvider, Wrong);
+
+impl Broken {
+    fn id(&self, key: &RawKey<'_>) -> String {
+        match self.1 {
+            Wrong::FoldsCase => key.id.to_lowercase(),
+            Wrong::TrimsKeys => key.id.trim().to_owned(),
+            Wrong::CutsLongKeys => key.id.chars().take(250).collect(),
+            _ => key.id.to_owned(),
+        }
+    }
+
+    fn namespace<'a>(&self, key: &RawKey<'a>) -> &'a str {
+        if self.1 == Wrong::IgnoresNamespaces {
+            key.namespace.split_once('.').map_or("", |(t, _)| t)
+        } else {
+            key.namespace
+        }
+    }
+}
+
+#[async_trait]
+impl CacheProvider for Broken {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.0.describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        let mut found = Vec::new();
+        for key in keys {
+            let id = self.id(key);
+            found.push(self.0.get(RawKey::new(key.cache, self.namespace(key), &id)).await);
+        }
+        match self.1 {
+            Wrong::Reverses => found.reverse(),
+            Wrong::DropsMissing => found.retain(|found| matches!(found, Ok(Some(_)))),
+            Wrong::FailsOnMiss if found.iter().any(|found| matches!(found, Ok(None))) => {
+                return keys.iter().map(|_| Err("not found".into())).collect();
+            }
+            _ => {}
+        }
+        found
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        let mut results = Vec::new();
+        for item in items {
+            let id = self.id(&item.key);
+            let key = RawKey::new(item.key.cache, self.namespace(&item.key), &id);
+            let large = self.capabilities().value_max.is_some_and(|max| item.bytes.len() > max);
+            if large && self.1 == Wrong::KeepsOldWhenRefused {
+                results.push(Err("too large".into()));
+                continue;
+            }
+            if large && self.1 == Wrong::SpoilsBatches {
+                return items.iter().map(|_| Err("too large".into())).collect();
+            }
+            if self.1 == Wrong::ReplacesNothing && self.0.get(key).await.is_ok_and(|found| found.is_some()) {
+                results.push(Ok(()));
+                continue;
+            }
+            let seconds = Duration::from_secs(item.ttl.as_secs());
+            let ttl = match self.1 {
+                Wrong::IgnoresTtl => Duration::MAX,
+                Wrong::ForgetsTooEarly => item.ttl / 4,
+                Wrong::RoundsToSeconds => seconds.saturating_add(Duration::from_secs(1)),
+                _ => item.ttl,
+            };
+            let end = item.bytes.iter().position(|byte| *byte == 0 && self.1 == Wrong::EndsAtZero);
+            let bytes = item.bytes.slice(..end.unwrap_or(item.bytes.len()));
+            results.push(self.0.put(Put { key, bytes, ttl }).await);
+        }
+        results
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        if self.1 != Wrong::RemovesNothing {
+            for key in keys {
+                let id = self.id(key);
+                self.0.remove(RawKey::new(key.cache, self.namespace(key), &id)).await.unwrap();
+            }
+        }
+        keys.iter().map(|_| Ok(())).collect()
+    }
+}
+
+/// A list that nothing can fail would be worth nothing.
+#[tokio::test]
+async fn each_breach_is_found() {
+    let breaches = [
+        (Wrong::FoldsCase, "keys_are_case_sensitive"),
+        (Wrong::TrimsKeys, "odd_characters_in_keys"),
+        (Wrong::CutsLongKeys, "long_keys_are_apart"),
+        (Wrong::IgnoresNamespaces, "namespaces_are_apart"),
+        (Wrong::ForgetsTooEarly, "ttl_expires"),
+        (Wrong::KeepsOldWhenRefused, "too_large_leaves_nothing"),
+        (Wrong::KeepsOldWhenRefused, "a_refused_item_spoils_no_batch"),
+        (Wrong::SpoilsBatches, "a_refused_item_spoils_no_batch"),
+        (Wrong::Reverses, "batch_keeps_order_and_length"),
+        (Wrong::Reverses, "a_thousand_keys_in_a_batch"),
+        (Wrong::DropsMissing, "duplicates_in_a_batch"),
+        (Wrong::DropsMissing, "miss_is_none"),
+        (Wrong::RemovesNothing, "remove_makes_a_miss"),
+        (Wrong::RemovesNothing, "batch_removes"),
+        (Wrong::ReplacesNothing, "overwrite_replaces"),
+        (Wrong::ReplacesNothing, "overwrite_replaces_the_ttl"),
+        (Wrong::FailsOnMiss, "miss_is_none"),
+        (Wrong::EndsAtZero, "every_byte_survives"),
+        (Wrong::EndsAtZero, "one_byte_value"),
+    ];
+    for (wrong, name) in breaches {
+        assert!(fails(wrong, name).await, "{name} did not notice");
+    }
+}
+
+#[tokio::test]
+async fn wrong_ttls_are_found() {
+    let rounds = fails(Wrong::RoundsToSeconds, "sub_second_ttl");
+    let ignores = fails(Wrong::IgnoresTtl, "ttl_expires");
+    assert_eq!(futures::join!(rounds, ignores), (true, true));
+}
+
+async fn fails(wrong: Wrong, name: &str) -> bool {
+    let broken = Broken(MapProvider::with(narrow().ttl_step(Duration::from_millis(1))), wrong);
+    let behaviour = all().find(|behaviour| behaviour.name == name).unwrap();
+    assert!(behaviour.applies(&broken.capabilities()));
+    AssertUnwindSafe(behaviour.check(&broken)).catch_unwind().await.is_err()
+}
+
+#[tokio::test]
+#[should_panic(expected = "map does not conform: ping_answers (not over after")]
+async fn a_call_that_hangs_is_a_failure_with_a_name() {
+    let chaos = Chaos::new(MapProvider::new());
+    chaos.set(ChaosOp::Ping, Fault::Hang);
+    let mut options = Options { limit: Duration::from_millis(50), ..Options::default() };
+    for behaviour in all().filter(|behaviour| behaviour.name != "ping_answers") {
+        options = options.except(behaviour.name, "not the point");
+    }
+    run(Arc::new(chaos), options).await;
+}

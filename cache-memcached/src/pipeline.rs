@@ -1,0 +1,189 @@
+//! The transport on one pipelined connection per server.
+//!
+//! Callers append requests to one buffer; one task writes them, reads the replies in order, and hands them out. Where
+//! nothing is under way, the caller writes its request itself, so an idle connection costs no switch of tasks. Under load,
+//! the task lets callers run after it has handed out several replies, and writes what they ask next at once.
+//!
+//! - Every request carries an opaque id, which its reply must echo: else the connection ends.
+//! - A caller may leave at any time; its reply is read and dropped.
+//! - Deadlines belong to the connection: when the oldest exchange is overdue, it ends, since a queue cannot skip.
+//! - Connecting belongs to the task, so a caller's budget does not cut it short. After a failed connect, calls fail at once
+//!   for 5 ms, doubling up to 500 ms; after a lost connection, the next call connects.
+//! - Bounded: commands and bytes that wait, length of a reply line, size of a value before it is allocated.
+
+mod driver;
+mod frame;
+mod link;
+mod parse;
+mod queue;
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use bytes::BufMut;
+use tokio::{runtime::Handle, sync::oneshot};
+
+use self::{
+    link::{Link, Phase},
+    queue::{Exchange, IN_DOUBT, Kind, LOST, NO_ANSWER, Results, Waiter},
+};
+use crate::{
+    ErrorKind,
+    endpoint::Endpoint,
+    error::Fault,
+    exp::{Limits, NO_RUNTIME},
+    transport::{Command, Reply, Transport},
+};
+
+/// Most commands without a reply.
+const WAITING_MAX: usize = 1 << 16;
+/// Most bytes of requests that have not been written; one exchange always fits.
+const UNSENT_MAX: usize = 64 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Pipeline(Arc<Link>);
+
+impl Pipeline {
+    pub(crate) fn new(endpoint: Endpoint, limits: Limits, value_max: usize) -> Self {
+        Self(Arc::new(Link::new(endpoint, limits, value_max)))
+    }
+
+    /// Queues commands, and sees to it that somebody writes them. Answers the connection's generation, when its task runs
+    /// on another runtime.
+    fn send(&self, commands: &[Command], waiter: Waiter) -> Result<Option<u64>, Fault> {
+        let Ok(handle) = Handle::try_current() else {
+            return Err(NO_RUNTIME);
+        };
+        let now = Instant::now();
+        let limits = &self.0.limits;
+        let mut state = self.0.lock();
+        if state.queue.len() >= WAITING_MAX || state.out.len() >= UNSENT_MAX {
+            return Err(Fault::new(ErrorKind::Overloaded, "too many calls wait; nothing was sent"));
+        }
+        let (mut start, mut at_home) = (false, true);
+        let mut deadline = now + limits.response_timeout;
+        match &state.phase {
+            Phase::Down { until, because: Some(fault) } if now < *until => return Err(fault.duplicate()),
+            Phase::Down { .. } => {
+                state.phase = Phase::Connecting(handle.id());
+                start = true;
+                deadline += limits.connect_timeout;
+            }
+            Phase::Connecting(home) => {
+                deadline += limits.connect_timeout;
+                at_home = *home == handle.id();
+            }
+            Phase::Up(_, home) => at_home = *home == handle.id(),
+            Phase::Closed => return Err(Fault::new(ErrorKind::Closed, "the provider has been closed")),
+        }
+        let (idle, before) = (state.queue.is_empty() && state.writing == 0, state.out.len());
+        let first = state.next_id;
+        state.next_id += commands.len().max(1) as u64;
+        for (id, command) in (first..).zip(commands) {
+            frame::encode(command, id, &mut state.out);
+        }
+        if commands.is_empty() {
+            state.out.put_slice(b"mn\r\n");
+        }
+        let start_at = state.total;
+        state.total += (state.out.len() - before) as u64;
+        state.queue.push(Exchange { first, start: start_at, deadline, waiter });
+        if idle && before == 0 {
+            state.write_now();
+        }
+        // The task already knows of earlier requests, and of a deadline.
+        let rest = before == 0 && !state.out.is_empty();
+        let wake = if rest || !state.armed { state.waker.take() } else { None };
+        let generation = state.generation;
+        drop(state);
+        if let Some(waker) = wake {
+            waker.wake();
+        }
+        if start {
+            let home = handle.id();
+            handle.spawn(driver::run(Arc::clone(&self.0), generation, home));
+        }
+        Ok((!at_home).then_some(generation))
+    }
+
+    async fn many(&self, commands: &[Command]) -> Results {
+        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
+        let fault = match self.send(commands, waiter) {
+            Ok(away) => match self.wait(receiver, away).await {
+                Some(results) => return results,
+                None if commands.iter().any(Command::is_write) => IN_DOUBT,
+                None => NO_ANSWER,
+            },
+            Err(fault) => fault,
+        };
+        commands.iter().map(|_| Err(fault.duplicate())).collect()
+    }
+
+    /// One command, or a ping.
+    async fn single(&self, command: Option<&Command>) -> Result<Reply, Fault> {
+        let (waiter, receiver) = Waiter::one(command.map_or(Kind::Ping, Kind::from));
+        let away = self.send(command.map_or(&[], std::slice::from_ref), waiter)?;
+        self.wait(receiver, away).await.unwrap_or_else(|| {
+            let write = command.is_some_and(Command::is_write);
+            Err(if write { IN_DOUBT } else { NO_ANSWER })
+        })
+    }
+
+    /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
+    /// nobody drives that, and then not even its deadline would end the call.
+    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, away: Option<u64>) -> Option<T> {
+        let Some(generation) = away else { return receiver.await.ok() };
+        let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
+        match tokio::time::timeout(limit, receiver).await {
+            Ok(answer) => answer.ok(),
+            Err(_elapsed) => {
+                self.0.end(generation, &NO_ANSWER, true);
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for Pipeline {
+    async fn run(&self, commands: Vec<Command>) -> Results {
+        let results = self.many(&commands).await;
+        // A lost connection: reading twice is safe, and so is sending what never left.
+        if results.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
+            self.many(&commands).await
+        } else {
+            results
+        }
+    }
+
+    async fn one(&self, command: Command) -> Result<Reply, Fault> {
+        match self.single(Some(&command)).await {
+            Err(fault) if is_lost(&fault) => self.single(Some(&command)).await,
+            result => result,
+        }
+    }
+
+    async fn ping(&self) -> Result<(), Fault> {
+        self.single(None).await.map(drop)
+    }
+
+    fn reset(&self) {
+        self.0.lock().end(&LOST, true);
+    }
+
+    fn close(&self) {
+        let mut state = self.0.lock();
+        state.end(&LOST, true);
+        state.phase = Phase::Closed;
+    }
+}
+
+fn is_lost(fault: &Fault) -> bool {
+    fault.kind == ErrorKind::Connect
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,245 @@
+//! The task of one connection: connects, writes, reads, watches deadlines.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, MutexGuard},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::AsyncReadExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    runtime,
+    time::{Sleep, sleep_until, timeout},
+};
+
+use super::{
+    link::{Link, Phase, State},
+    parse::{Body, Parser},
+    queue::{Ended, GARBLED, LOST, NO_ANSWER},
+};
+use crate::{ErrorKind, error::Fault};
+
+/// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, every waiter gets its answer.
+pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
+    let mut guard = Guard { link: &link, generation, connected: false, cause: LOST };
+    let (reader, writer) = match connect(&link).await {
+        Ok(stream) => stream.into_split(),
+        Err(fault) => {
+            guard.cause = fault;
+            return;
+        }
+    };
+    let writer = Arc::new(writer);
+    {
+        let mut state = link.lock();
+        if state.generation != generation {
+            return;
+        }
+        state.phase = Phase::Up(Arc::clone(&writer), home);
+    }
+    guard.connected = true;
+    let mut driver = Driver {
+        link: &link,
+        reader,
+        writer,
+        generation,
+        parser: Parser::new(link.value_max),
+        writing: BytesMut::new(),
+        timer: Box::pin(sleep_until(Instant::now().into())),
+        ticking: false,
+        ended: Vec::new(),
+        rested: false,
+    };
+    guard.cause = poll_fn(|cx| driver.poll(cx)).await;
+}
+
+async fn connect(link: &Link) -> Result<TcpStream, Fault> {
+    let address = (link.endpoint.host.as_str(), link.endpoint.port);
+    let broken = |e| Fault::caused(ErrorKind::Connect, "no connection", e);
+    let stream = match timeout(link.limits.connect_timeout, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(broken)?,
+        Err(_elapsed) => return Err(Fault::new(ErrorKind::Timeout, "no connection in time")),
+    };
+    stream.set_nodelay(true).map_err(broken)?;
+    Ok(stream)
+}
+
+struct Guard<'a> {
+    link: &'a Link,
+    generation: u64,
+    connected: bool,
+    cause: Fault,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.link.end(self.generation, &self.cause, self.connected);
+    }
+}
+
+struct Driver<'a> {
+    link: &'a Link,
+    reader: OwnedReadHalf,
+    writer: Arc<OwnedWriteHalf>,
+    generation: u64,
+    parser: Parser,
+    writing: BytesMut,
+    timer: Pin<Box<Sleep>>,
+    /// Whether the timer has been set and has not fired.
+    ticking: bool,
+    /// Exchanges that have all their replies, told outside the lock.
+    ended: Vec<Ended>,
+    /// Whether it has just let the callers run.
+    rested: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// Ready with the reason when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        match self.step(cx) {
+            Ok(()) => Poll::Pending,
+            Err(fault) => Poll::Ready(fault),
+        }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        self.write(cx)?;
+        // Never waits for the write before it reads: a server that is blocked on its replies reads nothing.
+        let answered = self.read(cx)?;
+        if answered > 1 && !self.rested {
+            // Callers who were answered ask again: let them, and write all that at once.
+            self.rested = true;
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        self.rested = false;
+        self.watch(cx)
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        loop {
+            if self.writing.is_empty() {
+                let mut state = self.state()?;
+                if !state.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    state.waker = Some(cx.waker().clone());
+                }
+                std::mem::swap(&mut self.writing, &mut state.out);
+                state.writing = self.writing.len();
+                if self.writing.is_empty() {
+                    return Ok(());
+                }
+            }
+            match self.writer.try_write(&self.writing) {
+                Ok(written) => {
+                    self.writing.advance(written);
+                    self.state()?.writing = self.writing.len();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    match self.writer.as_ref().as_ref().poll_write_ready(cx) {
+                        Poll::Ready(ready) => ready.map_err(lost)?,
+                        Poll::Pending => {
+                            // A reset or a new request must still be noticed.
+                            self.state()?.waker = Some(cx.waker().clone());
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(lost(e)),
+            }
+        }
+    }
+
+    /// Reads until there is nothing more; how many exchanges got their answer.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, Fault> {
+        let mut answered = 0;
+        loop {
+            // Not `try_read`: this one remembers that a short read has emptied the socket.
+            match pin!(self.reader.read_buf(self.parser.room())).poll(cx) {
+                Poll::Ready(Ok(0)) => return Err(LOST),
+                Poll::Ready(Ok(_)) => answered += self.hand_out()?,
+                Poll::Ready(Err(e)) => return Err(lost(e)),
+                Poll::Pending => return Ok(answered),
+            }
+        }
+    }
+
+    fn hand_out(&mut self) -> Result<usize, Fault> {
+        let mut ended = std::mem::take(&mut self.ended);
+        let mut over = None;
+        {
+            let mut state = self.state()?;
+            loop {
+                match self.parser.next() {
+                    Ok(Some(answer)) => {
+                        // What follows a command that was not understood may be its data, read as commands.
+                        let rejected = matches!(answer.body, Body::Rejected);
+                        match state.queue.answer(answer) {
+                            Ok(done) => ended.extend(done),
+                            Err(_out_of_step) => over = Some(GARBLED),
+                        }
+                        if rejected {
+                            over = Some(GARBLED);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_garbled) => over = Some(GARBLED),
+                }
+                if over.is_some() {
+                    break;
+                }
+            }
+        }
+        let count = ended.len();
+        ended.drain(..).for_each(Ended::tell);
+        self.ended = ended;
+        match over {
+            Some(fault) => Err(fault),
+            None => Ok(count),
+        }
+    }
+
+    /// Ends the connection when its oldest exchange is overdue: a queue cannot skip.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        loop {
+            let oldest = {
+                let mut state = self.state()?;
+                let oldest = state.queue.deadline();
+                // The timer runs on through idle moments, so that a single caller need not wake this task each time.
+                state.armed = self.ticking || oldest.is_some();
+                oldest
+            };
+            // Otherwise left alone until it fires: it is not moved with every call, and no clock is read.
+            if let Some(oldest) = oldest
+                && (!self.ticking || self.timer.deadline() > oldest.into())
+            {
+                if oldest <= Instant::now() {
+                    return Err(NO_ANSWER);
+                }
+                self.timer.as_mut().reset(oldest.into());
+                self.ticking = true;
+            }
+            if !self.ticking || self.timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.ticking = false;
+        }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'a, State>, Fault> {
+        let state = self.link.lock();
+        if state.generation == self.generation { Ok(state) } else { Err(LOST) }
+    }
+}
+
+fn lost(e: io::Error) -> Fault {
+    Fault::caused(ErrorKind::Connect, "the connection was lost", e)
+}

@@ -1,0 +1,128 @@
+//! State that callers and the connection's task share.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{net::tcp::OwnedWriteHalf, runtime};
+
+use super::queue::Queue;
+use crate::{endpoint::Endpoint, error::Fault, exp::Limits};
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) endpoint: Endpoint,
+    pub(super) limits: Limits,
+    pub(super) value_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// Names the connection's task; an older one has no say any more.
+    pub(super) generation: u64,
+    pub(super) queue: Queue,
+    /// Requests that nobody has begun to write.
+    pub(super) out: BytesMut,
+    /// Bytes that the task is writing now. While there are any, callers do not write.
+    pub(super) writing: usize,
+    /// Bytes of all requests on this connection, written or not.
+    pub(super) total: u64,
+    pub(super) next_id: u64,
+    /// Wakes the task: there are requests to write, or a deadline to watch.
+    pub(super) waker: Option<Waker>,
+    /// Whether the task watches deadlines.
+    pub(super) armed: bool,
+    /// Connects that failed in a row.
+    failures: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Not connected, and not before then: the last connect failed like this.
+    Down {
+        until: Instant,
+        because: Option<Fault>,
+    },
+    /// A task connects; requests wait.
+    Connecting(runtime::Id),
+    Up(Arc<OwnedWriteHalf>, runtime::Id),
+    /// For good.
+    Closed,
+}
+
+/// Pause after the first failed connect; doubles up to [`BACKOFF_MAX`].
+const BACKOFF: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+impl Link {
+    pub(super) fn new(endpoint: Endpoint, limits: Limits, value_max: usize) -> Self {
+        let state = State {
+            phase: Phase::Down { until: Instant::now(), because: None },
+            generation: 0,
+            queue: Queue::default(),
+            out: BytesMut::new(),
+            writing: 0,
+            total: 0,
+            next_id: 0,
+            waker: None,
+            armed: false,
+            failures: 0,
+        };
+        Self { endpoint, limits, value_max, state: Mutex::new(state) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection of that generation, if it is still the one. `connected`: it had been up, so the next call may
+    /// try again at once.
+    pub(super) fn end(&self, generation: u64, cause: &Fault, connected: bool) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.end(cause, connected);
+        }
+    }
+}
+
+impl State {
+    pub(super) fn end(&mut self, cause: &Fault, connected: bool) {
+        self.generation += 1;
+        self.failures = if connected { 0 } else { (self.failures + 1).min(16) };
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            n => (BACKOFF * 2u32.pow(n - 1)).min(BACKOFF_MAX),
+        };
+        let because = (!connected).then(|| cause.duplicate());
+        self.phase = Phase::Down { until: Instant::now() + pause, because };
+        let sent = self.total - (self.out.len() + self.writing) as u64;
+        self.queue.fail(cause, sent);
+        self.out = BytesMut::new();
+        self.writing = 0;
+        self.total = 0;
+        self.armed = false;
+        // The old task notices that it is over.
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Writes what is queued, as far as the socket takes it. For a caller who finds the connection idle.
+    pub(super) fn write_now(&mut self) {
+        let Phase::Up(stream, _) = &self.phase else { return };
+        while !self.out.is_empty() {
+            match stream.try_write(&self.out) {
+                Ok(written) => self.out.advance(written),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Full, or broken: the task takes over, and finds out which.
+                Err(_) => return,
+            }
+        }
+    }
+}

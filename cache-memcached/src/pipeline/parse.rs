@@ -1,0 +1,266 @@
+//! Replies from bytes that arrive in any pieces.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Longest reply line. The meta protocol's are far shorter.
+const LINE_MAX: usize = 2048;
+/// The server's own ceiling for an item.
+const ITEM_MAX: u64 = 1 << 30;
+/// Values up to this size are copied out of the input buffer, so that they do not pin it.
+const COPY_MAX: usize = 8 << 10;
+/// Room for the next read.
+const READ_ROOM: usize = 16 << 10;
+
+/// What a reply says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// `VA`: the item; `None` when it is over the limit, and was skipped.
+    Value(Option<Bytes>),
+    /// `HD`.
+    Done,
+    /// `EN`.
+    Miss,
+    /// `NF`.
+    NotFound,
+    /// `MN`.
+    Pong,
+    /// `SERVER_ERROR object too large for cache`.
+    TooLarge,
+    /// `SERVER_ERROR out of memory ...`.
+    NoMemory,
+    /// Another `SERVER_ERROR`: the line is an answer, the stream goes on.
+    Failed,
+    /// `CLIENT_ERROR`, `ERROR`: the command was not understood; what follows may be anything.
+    Rejected,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) body: Body,
+    /// The opaque id, where the reply carries one.
+    pub(super) id: Option<u64>,
+    /// The item is marked stale, or somebody's placeholder.
+    pub(super) stale: bool,
+}
+
+/// The peer does not speak the meta protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Garbled;
+
+#[derive(Debug)]
+pub(super) struct Parser {
+    input: BytesMut,
+    state: State,
+    value_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    Line,
+    /// A value and its line end.
+    Value(Answer, usize),
+    /// So many bytes of a value that nobody wants.
+    Skip(Answer, u64),
+}
+
+impl Parser {
+    pub(super) fn new(value_max: usize) -> Self {
+        Self { input: BytesMut::with_capacity(READ_ROOM), state: State::Line, value_max }
+    }
+
+    /// Where the next bytes go. No more than an announced value within the limit needs, or one read's worth.
+    pub(super) fn room(&mut self) -> &mut BytesMut {
+        let missing = match self.state {
+            State::Value(_, length) => (length + 2).saturating_sub(self.input.len()),
+            State::Line | State::Skip(..) => 0,
+        };
+        if self.input.capacity() - self.input.len() < missing.max(READ_ROOM / 4) {
+            self.input.reserve(missing.max(READ_ROOM));
+        }
+        &mut self.input
+    }
+
+    /// Whether a reply has begun and not ended.
+    #[cfg(test)]
+    fn in_mid_reply(&self) -> bool {
+        !matches!(self.state, State::Line) || !self.input.is_empty()
+    }
+
+    /// The next complete reply.
+    pub(super) fn next(&mut self) -> Result<Option<Answer>, Garbled> {
+        if matches!(self.state, State::Line) {
+            let Some(end) = self.input.iter().position(|b| *b == b'\n') else {
+                return if self.input.len() > LINE_MAX { Err(Garbled) } else { Ok(None) };
+            };
+            let line = &self.input[..end];
+            if line.len() > LINE_MAX {
+                return Err(Garbled);
+            }
+            let (answer, length) = line_of(line.strip_suffix(b"\r").ok_or(Garbled)?)?;
+            self.input.advance(end + 1);
+            match length {
+                None => return Ok(Some(answer)),
+                Some(length) if length > self.value_max as u64 => {
+                    self.state = State::Skip(answer, length + 2);
+                }
+                // Within the limit, which is a `usize`.
+                Some(length) => self.state = State::Value(answer, usize::try_from(length).unwrap_or(0)),
+            }
+        }
+        match &mut self.state {
+            State::Value(_, length) if self.input.len() < *length + 2 => return Ok(None),
+            State::Value(_, length) => {
+                let length = *length;
+                if &self.input[length..length + 2] != b"\r\n" {
+                    return Err(Garbled);
+                }
+                let value = if length <= COPY_MAX {
+                    let value = Bytes::copy_from_slice(&self.input[..length]);
+                    self.input.advance(length);
+                    value
+                } else {
+                    self.input.split_to(length).freeze()
+                };
+                self.input.advance(2);
+                if let State::Value(mut answer, _) = std::mem::replace(&mut self.state, State::Line) {
+                    answer.body = Body::Value(Some(value));
+                    return Ok(Some(answer));
+                }
+            }
+            State::Skip(_, left) => {
+                let now = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                self.input.advance(now);
+                *left -= now as u64;
+                if *left > 0 {
+                    return Ok(None);
+                }
+                if let State::Skip(answer, _) = std::mem::replace(&mut self.state, State::Line) {
+                    return Ok(Some(answer));
+                }
+            }
+            State::Line => {}
+        }
+        Err(Garbled)
+    }
+}
+
+/// A reply line, and the length of the value that follows it.
+fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
+    let mut tokens = line.split(|b| *b == b' ').filter(|t| !t.is_empty());
+    let verb = tokens.next().ok_or(Garbled)?;
+    let mut length = None;
+    let body = match verb {
+        b"HD" => Body::Done,
+        b"EN" => Body::Miss,
+        b"NF" => Body::NotFound,
+        b"MN" => Body::Pong,
+        b"VA" => {
+            let announced = number(tokens.next().ok_or(Garbled)?).ok_or(Garbled)?;
+            if announced > ITEM_MAX {
+                return Err(Garbled);
+            }
+            length = Some(announced);
+            Body::Value(None)
+        }
+        b"SERVER_ERROR" if line.ends_with(b"object too large for cache") => Body::TooLarge,
+        b"SERVER_ERROR" if line[verb.len()..].starts_with(b" out of memory") => Body::NoMemory,
+        b"SERVER_ERROR" => Body::Failed,
+        b"CLIENT_ERROR" | b"ERROR" => Body::Rejected,
+        _ => return Err(Garbled),
+    };
+    let mut answer = Answer { body, id: None, stale: false };
+    if matches!(answer.body, Body::Value(_) | Body::Done | Body::Miss | Body::NotFound) {
+        let mut leased = false;
+        for token in tokens {
+            match token {
+                [b'O', id @ ..] => answer.id = Some(number(id).ok_or(Garbled)?),
+                b"X" => answer.stale = true,
+                b"W" | b"Z" => leased = true,
+                _ => {}
+            }
+        }
+        answer.stale |= leased && length == Some(0);
+    }
+    Ok((answer, length))
+}
+
+fn number(token: &[u8]) -> Option<u64> {
+    std::str::from_utf8(token).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(input: &[u8], step: usize, value_max: usize) -> Result<Vec<Answer>, Garbled> {
+        let mut parser = Parser::new(value_max);
+        let mut answers = Vec::new();
+        for piece in input.chunks(step) {
+            parser.room().extend_from_slice(piece);
+            while let Some(answer) = parser.next()? {
+                answers.push(answer);
+            }
+        }
+        assert!(!parser.in_mid_reply());
+        Ok(answers)
+    }
+
+    fn answer(body: Body, id: Option<u64>) -> Answer {
+        Answer { body, id, stale: false }
+    }
+
+    #[test]
+    fn r_any_cut_gives_the_same_answers() {
+        let big = "x".repeat(20_000);
+        let input = format!(
+            "VA 3 O1\r\nabc\r\nEN O2\r\nHD O3\r\nNF O4\r\nMN\r\nVA 4 O5\r\n\r\n\r\n\r\nEN\r\nVA 20000 O6\r\n{big}\r\n\
+             SERVER_ERROR object too large for cache\r\nSERVER_ERROR out of memory storing object\r\n\
+             VA 20001 O7\r\n{big}y\r\nSERVER_ERROR what\r\nVA 0 O8 W\r\n\r\nVA 1 X O9\r\na\r\n"
+        );
+        let value = |text: &str| Body::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
+        let stale = |body, id| Answer { stale: true, ..answer(body, Some(id)) };
+        let expected = [
+            answer(value("abc"), Some(1)),
+            answer(Body::Miss, Some(2)),
+            answer(Body::Done, Some(3)),
+            answer(Body::NotFound, Some(4)),
+            answer(Body::Pong, None),
+            answer(value("\r\n\r\n"), Some(5)),
+            answer(Body::Miss, None),
+            answer(value(&big), Some(6)),
+            answer(Body::TooLarge, None),
+            answer(Body::NoMemory, None),
+            answer(Body::Value(None), Some(7)),
+            answer(Body::Failed, None),
+            stale(value(""), 8),
+            stale(value("a"), 9),
+        ];
+        for step in [1, 2, 3, 7, 1_000, 16_384, usize::MAX] {
+            assert_eq!(all(input.as_bytes(), step, 20_000).unwrap(), expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn v_garbage_is_refused_and_never_allocated_for() {
+        for input in [
+            "\r\n",
+            "hello\r\n",
+            "VA\r\n",
+            "VA x\r\n",
+            "VA -1\r\n",
+            "VA +1\r\n",
+            "VA 1073741825\r\n",
+            "VA 99999999999999999999\r\n",
+            "VA 3\r\nabcde",
+            "HD Ox\r\n",
+            "HD\n",
+        ] {
+            assert_eq!(all(input.as_bytes(), usize::MAX, 100), Err(Garbled), "{input:?}");
+        }
+        assert_eq!(all(&[b'x'; LINE_MAX + 1], 100, 100), Err(Garbled));
+        let mut parser = Parser::new(100);
+        parser.room().extend_from_slice(b"VA 1073741824\r\n");
+        assert_eq!(parser.next(), Ok(None));
+        assert!(parser.room().capacity() < 2 * READ_ROOM);
+    }
+}

@@ -1,0 +1,15 @@
+//! The suite on the pool of connections.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "suite/common/mod.rs"]
+mod common;
+#[path = "suite/faults.rs"]
+mod faults;
+#[path = "suite/real.rs"]
+mod real;
+#[path = "suite/settings.rs"]
+mod settings;
+
+const POOLED: bool = true;

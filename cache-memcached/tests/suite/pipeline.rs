@@ -1,0 +1,264 @@
+//! What only the pipelined connection does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cache_core::CacheProvider;
+use cache_memcached::ErrorKind;
+use tokio::time::timeout;
+
+use super::common::{
+    Server, builder, eventually,
+    fake::{Fake, answer, opaque},
+    item, key, kind, provider,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn z2_a_refused_item_leaves_its_neighbours_alone() {
+    let server = Server::with(&["-I", "512k"]);
+    let cache = provider(&server);
+    cache.put(item("k", b"old")).await.unwrap();
+    let big = vec![1; 600_000];
+    let batch = [item("a", b"1"), item("k", &big), item("b", b"2")];
+    let kinds: Vec<_> =
+        cache.put_many(&batch).await.into_iter().map(|r| r.map_err(|e| kind::<()>(Err(e)))).collect();
+    assert_eq!(kinds, [Ok(()), Err(ErrorKind::TooLarge), Ok(())]);
+    for (id, expected) in [("a", Some("1")), ("k", None), ("b", Some("2"))] {
+        assert_eq!(cache.get(key(id)).await.unwrap().as_deref(), expected.map(str::as_bytes));
+    }
+}
+
+#[tokio::test]
+async fn z_a_foreign_item_over_the_limit_is_skipped_and_the_connection_goes_on() {
+    let server = Server::start();
+    let cache = builder(server.url()).max_value(1000).build().unwrap();
+    let mut request = b"ms ns:big 900000 T0\r\n".to_vec();
+    request.extend_from_slice(&vec![b'x'; 900_000]);
+    request.extend_from_slice(b"\r\nms ns:small 1 T0\r\ny\r\n");
+    assert_eq!(server.raw(&request), "HD\r\nHD\r\n");
+    let before = server.stat("total_connections");
+    let mut got = cache.get_many(&[key("small"), key("big"), key("small")]).await;
+    assert_eq!(got.pop().unwrap().unwrap().unwrap(), "y");
+    assert_eq!(kind(got.pop().unwrap()), ErrorKind::TooLarge);
+    assert_eq!(got.pop().unwrap().unwrap().unwrap(), "y");
+    assert!(cache.get(key("small")).await.unwrap().is_some());
+    assert_eq!(server.stat("total_connections") - before, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_dropped_waiters_cost_no_connection_and_mix_nothing_up() {
+    let server = Server::start();
+    let cache = provider(&server);
+    let ids: Vec<String> = (0..64).map(|i| format!("id-{i}")).collect();
+    let items: Vec<_> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
+    assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
+    let before = server.stat("total_connections");
+    let tasks = (0..64usize).map(|task| {
+        let (cache, ids) = (cache.clone(), ids.clone());
+        tokio::spawn(async move {
+            for round in 0..500usize {
+                let id = &ids[(task * 7 + round * 13) % 64];
+                let mut call = cache.get(key(id));
+                if (task + round) % 9 == 0 {
+                    for _ in 0..round % 3 {
+                        if futures::poll!(&mut call).is_ready() {
+                            break;
+                        }
+                    }
+                } else {
+                    assert_eq!(call.await.unwrap().unwrap(), id.as_bytes());
+                }
+            }
+        })
+    });
+    for task in futures::future::join_all(tasks).await {
+        task.unwrap();
+    }
+    assert_eq!(server.stat("total_connections") - before, 1, "only the one that asks");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_killed_under_load_every_call_ends_and_all_recover() {
+    let mut server = Server::start();
+    let cache = builder(server.url()).breaker(5, Duration::from_millis(20)).build().unwrap();
+    let (wrong, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let load = |calls: usize| {
+        let tasks = (0..32usize).map(|task| {
+            let (cache, wrong, ended) = (cache.clone(), Arc::clone(&wrong), Arc::clone(&ended));
+            tokio::spawn(async move {
+                let id = format!("id-{task}");
+                for _ in 0..calls {
+                    let _ = cache.put(item(&id, id.as_bytes())).await;
+                    if let Ok(Some(got)) = cache.get(key(&id)).await {
+                        wrong.fetch_add(usize::from(got != id.as_bytes()), Ordering::Relaxed);
+                    }
+                    ended.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            })
+        });
+        futures::future::join_all(tasks)
+    };
+    for _ in 0..3 {
+        let running = tokio::spawn(load(300));
+        eventually("load has begun", async || ended.swap(0, Ordering::Relaxed) > 50).await;
+        tokio::task::block_in_place(|| server.restart());
+        timeout(LONG, running).await.expect("no call hangs").unwrap().into_iter().for_each(Result::unwrap);
+    }
+    eventually("recovery", async || cache.put(item("k", b"v")).await.is_ok()).await;
+    assert_eq!(wrong.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r_stopped_under_load_every_call_ends() {
+    let server = Server::start();
+    let cache = builder(server.url())
+        .response_timeout(Duration::from_millis(150))
+        .breaker(5, Duration::from_millis(20))
+        .build()
+        .unwrap();
+    let ids: Vec<String> = (0..64).map(|i| format!("id-{i}")).collect();
+    let items: Vec<_> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
+    assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
+    let stopped = server.stop();
+    let calls = futures::future::join_all(ids.iter().map(|id| cache.get(key(id))));
+    let ends = timeout(LONG, calls).await.expect("no call hangs");
+    assert!(ends.into_iter().all(|r| kind(r) == ErrorKind::Timeout));
+    drop(stopped);
+    eventually("recovery", async || cache.get(key("id-0")).await.is_ok()).await;
+    for id in &ids {
+        assert_eq!(cache.get(key(id)).await.unwrap().unwrap(), id.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn r_large_values_both_ways_on_one_connection() {
+    let server = Server::with(&["-m", "256"]);
+    let cache = builder(server.url()).response_timeout(LONG).build().unwrap();
+    let values: Vec<Vec<u8>> = (0..40u32)
+        .map(|i| (0..1_000_000u32).map(|b| ((b * (i + 1)) >> 3).to_le_bytes()[0]).collect())
+        .collect();
+    let ids: Vec<String> = (0..40).map(|i| format!("id-{i}")).collect();
+    // Far more than the socket's buffers hold, in both directions at once.
+    let writes = futures::future::join_all(ids.iter().zip(&values).map(async |(id, value)| {
+        cache.put(item(id, value)).await.unwrap();
+        cache.get(key(id)).await.unwrap().unwrap()
+    }));
+    for (got, value) in writes.await.into_iter().zip(&values) {
+        assert!(got == value);
+    }
+}
+
+#[tokio::test]
+async fn r_a_budget_shorter_than_a_connect_gets_its_connection_in_the_end() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let fake = Fake::start({
+        let accepted = Arc::clone(&accepted);
+        move |mut peer, _| {
+            accepted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                while let Some(line) = peer.line().await {
+                    peer.say(answer(&line).as_bytes()).await;
+                }
+            }
+        }
+    })
+    .await;
+    let cache = builder(fake.url()).build().unwrap();
+    // Polled once: the connect goes on without its caller.
+    let mut call = cache.get(key("k"));
+    assert!(futures::poll!(&mut call).is_pending());
+    drop(call);
+    eventually("connected", async || accepted.load(Ordering::Relaxed) == 1).await;
+    assert_eq!(cache.get(key("k")).await.unwrap().unwrap(), "value of ns:k");
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn r_a_lost_connection_costs_no_call() {
+    let fake = Fake::start(|mut peer, _| async move {
+        // Every connection answers once, then hangs up on the next request.
+        if let Some(line) = peer.line().await {
+            peer.say(answer(&line).as_bytes()).await;
+        }
+        peer.line().await;
+        peer.reset();
+    })
+    .await;
+    let cache = builder(fake.url()).build().unwrap();
+    for _ in 0..10 {
+        assert_eq!(cache.get(key("a")).await.unwrap().unwrap(), "value of ns:a");
+    }
+}
+
+#[tokio::test]
+async fn v_an_id_of_another_call_ends_the_connection() {
+    let fake = Fake::start(|mut peer, _| async move {
+        while let Some(line) = peer.line().await {
+            let other = opaque(&line).replace(" O", " O9");
+            peer.say(format!("VA 1{other}\r\nx\r\n").as_bytes()).await;
+        }
+    })
+    .await;
+    let cache = builder(fake.url()).build().unwrap();
+    assert_eq!(kind(cache.get(key("a")).await), ErrorKind::Protocol);
+    assert_eq!(kind(cache.put(item("a", b"v")).await), ErrorKind::InDoubt);
+}
+
+#[tokio::test]
+async fn v_an_endless_line_is_not_collected() {
+    let fake = Fake::start(|mut peer, _| async move {
+        peer.line().await;
+        while peer.say(&[b'x'; 4096]).await {}
+    })
+    .await;
+    let cache = builder(fake.url()).build().unwrap();
+    assert_eq!(kind(timeout(LONG, cache.get(key("a"))).await.unwrap()), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn r_too_many_calls_are_refused_not_collected() {
+    let fake = Fake::start(|mut peer, _| async move { while peer.line().await.is_some() {} }).await;
+    let cache = builder(fake.url()).response_timeout(LONG).build().unwrap();
+    let big = Bytes::from(vec![1; 1_000_000]);
+    let ids: Vec<String> = (0..200).map(|i| i.to_string()).collect();
+    let mut calls = Vec::new();
+    let mut refused = 0;
+    for id in &ids {
+        let mut put = item(id, b"");
+        put.bytes = big.clone();
+        let mut call = cache.put(put);
+        if let std::task::Poll::Ready(result) = futures::poll!(&mut call) {
+            assert_eq!(kind(result), ErrorKind::Overloaded);
+            refused += 1;
+        }
+        calls.push(call);
+    }
+    assert!(refused > 50, "{refused}");
+}
+
+#[test]
+fn x_a_runtime_that_nobody_drives_does_not_hang_calls_on_another() {
+    let server = Server::start();
+    let cache = builder(server.url())
+        .connect_timeout(Duration::from_millis(100))
+        .response_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asleep = runtime();
+    asleep.block_on(cache.put(item("k", b"v"))).unwrap();
+    runtime().block_on(async {
+        eventually("it moves over", async || cache.get(key("k")).await.is_ok()).await;
+        assert_eq!(timeout(LONG, cache.get(key("k"))).await.unwrap().unwrap().unwrap(), "v");
+    });
+    drop(asleep);
+}

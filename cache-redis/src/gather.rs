@@ -1,0 +1,183 @@
+//! Single look-ups that come while another is under way are gathered into one `MGET`.
+//!
+//! A look-up that comes alone is sent at once as a plain `GET`: no task, no delay. Others queue; a round takes what has
+//! queued as soon as that look-up is answered, or as soon as enough are waiting. A look-up never joins a command that
+//! was sent before it came, so nobody gets an answer older than the question.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
+
+use crate::{Error, ErrorKind, keeper::Keeper, wire};
+
+/// Waiting look-ups that start a round of their own, though others are under way.
+const ENOUGH: usize = 8;
+/// Rounds at a time.
+const ROUNDS: usize = 6;
+/// Keys per `MGET`.
+const KEYS: usize = 512;
+/// Waiting look-ups beyond which the next ones go alone. Reached only while the server is stuck.
+const QUEUE: usize = 8 * KEYS;
+
+type Answer = Result<Option<Bytes>, Error>;
+
+struct Waiting {
+    key: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Plain `GET`s that others wait behind, and rounds.
+    running: usize,
+    queue: Vec<Waiting>,
+}
+
+impl State {
+    /// What goes into the next round. Whoever has left is left out.
+    fn batch(&mut self) -> Vec<Waiting> {
+        self.queue.retain(|waiting| !waiting.answer.is_closed());
+        let rest = self.queue.split_off(self.queue.len().min(KEYS));
+        mem::replace(&mut self.queue, rest)
+    }
+}
+
+pub(crate) struct Gatherer {
+    keeper: Arc<Keeper>,
+    state: Mutex<State>,
+}
+
+impl Gatherer {
+    pub(crate) fn new(keeper: Arc<Keeper>) -> Arc<Self> {
+        Arc::new(Self { keeper, state: Mutex::default() })
+    }
+
+    /// Looks up one key, given as it is on the wire.
+    pub(crate) async fn get(self: &Arc<Self>, key: String) -> Answer {
+        match self.enter(key) {
+            Turn::Lead(key, turn) => {
+                let answer = self.alone(&key).await;
+                drop(turn);
+                answer
+            }
+            Turn::Alone(key) => self.alone(&key).await,
+            Turn::Wait(key, answer) => match answer.await {
+                Ok(answer) => answer,
+                // The round ended without an answer for us.
+                Err(_gone) => self.alone(&key).await,
+            },
+        }
+    }
+
+    async fn alone(&self, key: &str) -> Answer {
+        wire::found(self.keeper.read(redis::cmd("GET").arg(key)).await?)
+    }
+
+    fn enter(self: &Arc<Self>, key: String) -> Turn {
+        let mut state = self.lock();
+        if state.running == 0 {
+            state.running = 1;
+            drop(state);
+            return Turn::Lead(key, Running(Arc::clone(self)));
+        }
+        if state.queue.len() >= QUEUE {
+            return Turn::Alone(key);
+        }
+        let (sender, receiver) = oneshot::channel();
+        state.queue.push(Waiting { key: key.clone(), answer: sender });
+        if state.queue.len() >= ENOUGH
+            && state.running < ROUNDS
+            && let Ok(runtime) = Handle::try_current()
+        {
+            state.running += 1;
+            let batch = state.batch();
+            drop(state);
+            runtime.spawn(rounds(Running(Arc::clone(self)), batch));
+        }
+        Turn::Wait(key, receiver)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn round(&self, batch: Vec<Waiting>) {
+        let mut keys = Vec::with_capacity(batch.len());
+        let mut waiting: Vec<Vec<oneshot::Sender<Answer>>> = Vec::with_capacity(batch.len());
+        let mut places: HashMap<String, usize> = HashMap::with_capacity(batch.len());
+        for Waiting { key, answer } in batch {
+            match places.entry(key) {
+                Entry::Occupied(place) => waiting[*place.get()].push(answer),
+                Entry::Vacant(place) => {
+                    keys.push(place.key().clone());
+                    place.insert(waiting.len());
+                    waiting.push(vec![answer]);
+                }
+            }
+        }
+        let answers = match self.keeper.read(redis::cmd("MGET").arg(&keys)).await {
+            Ok(reply) => wire::found_many(reply, keys.len()),
+            Err(error) => vec![Err(error); keys.len()],
+        };
+        if let Some(Err(error)) = answers.first()
+            && error.kind() == ErrorKind::Denied
+        {
+            // One key that the user may not read fails the whole command. Each goes alone, as its drop tells it.
+            return;
+        }
+        for (waiting, answer) in waiting.into_iter().zip(answers) {
+            for sender in waiting {
+                // Who has left wants no answer.
+                let _ = sender.send(answer.clone());
+            }
+        }
+    }
+}
+
+enum Turn {
+    Lead(String, Running),
+    Wait(String, oneshot::Receiver<Answer>),
+    Alone(String),
+}
+
+/// One that others may wait behind. However it ends, by a drop or a panic too, it hands the queue on.
+struct Running(Arc<Gatherer>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.running -= 1;
+        if state.queue.is_empty() || state.running > 0 {
+            return;
+        }
+        let batch = state.batch();
+        let Ok(runtime) = Handle::try_current() else {
+            // Nothing to run a round on: those who wait are woken by the drop and go alone.
+            let rest = mem::take(&mut state.queue);
+            drop(state);
+            drop((batch, rest));
+            return;
+        };
+        if batch.is_empty() {
+            return;
+        }
+        state.running += 1;
+        drop(state);
+        runtime.spawn(rounds(Self(Arc::clone(&self.0)), batch));
+    }
+}
+
+async fn rounds(running: Running, mut batch: Vec<Waiting>) {
+    let gatherer = &running.0;
+    while !batch.is_empty() {
+        gatherer.round(batch).await;
+        // Lets those who have been answered ask again, so that the next round is a full one.
+        yield_now().await;
+        batch = gatherer.lock().batch();
+    }
+}

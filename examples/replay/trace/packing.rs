@@ -1,0 +1,72 @@
+//! What a file is packed with, told by its first bytes.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+
+use flate2::bufread::MultiGzDecoder;
+use liblzma::{
+    bufread::XzDecoder,
+    stream::{CONCATENATED, Stream},
+};
+
+/// How much memory unpacking may take. `xz -9` needs 65 MiB; a file can claim any amount.
+const XZ_MEMORY: u64 = 128 << 20;
+const BUFFER: usize = 64 << 10;
+/// The longest magic number below.
+const MAGIC: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Plain,
+    Gzip,
+    Xz,
+}
+
+impl Packing {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+        }
+    }
+}
+
+/// What is not a trace, and how to make one of it.
+const FOREIGN: [(&[u8], &str); 12] = [
+    (b"\x28\xb5\x2f\xfd", "zstd is not supported; unpack it, or pack it with xz or gzip"),
+    (b"BZh", "bzip2 is not supported; unpack it, or pack it with xz or gzip"),
+    (b"\x04\x22\x4d\x18", "lz4 is not supported; unpack it, or pack it with xz or gzip"),
+    (b"PK\x03\x04", "a zip archive; unpack it and give the trace in it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it and give the trace in it"),
+    (b"\xff\xfe", "UTF-16 text; convert it to UTF-8"),
+    (b"\xfe\xff", "UTF-16 text; convert it to UTF-8"),
+    (b"\x7fELF", "a program"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a picture"),
+    (b"SQLite f", "an SQLite database; export the keys, one a line"),
+    (b"PAR1", "a Parquet file; export the keys, one a line"),
+];
+
+/// Why `head` cannot be the beginning of a trace.
+pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
+    FOREIGN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
+}
+
+/// Unpacks `input`; also gives its first bytes as they are.
+pub(crate) fn unpack(
+    mut input: impl Read + Send + 'static,
+) -> io::Result<(Packing, Vec<u8>, Box<dyn BufRead + Send>)> {
+    let mut head = Vec::with_capacity(MAGIC);
+    input.by_ref().take(MAGIC as u64).read_to_end(&mut head)?;
+    let whole = BufReader::with_capacity(BUFFER, Cursor::new(head.clone()).chain(input));
+    if head.starts_with(b"\xfd7zXZ\0") {
+        let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+        let plain = BufReader::with_capacity(BUFFER, XzDecoder::new_stream(whole, stream));
+        Ok((Packing::Xz, head, Box::new(plain)))
+    } else if head.starts_with(b"\x1f\x8b") {
+        let plain = BufReader::with_capacity(BUFFER, MultiGzDecoder::new(whole));
+        Ok((Packing::Gzip, head, Box::new(plain)))
+    } else {
+        Ok((Packing::Plain, head, Box::new(whole)))
+    }
+}

@@ -1,0 +1,59 @@
+//! Every backend, and one decorator, held to the one list of behaviours.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+use std::sync::Arc;
+
+use test_servers::{MemcachedServer, RedisServer};
+use traced_cache::{
+    CacheProvider, MemcachedProvider, Memory, RedisProvider,
+    testing::{
+        Chaos,
+        conformance::{self, Options, object_store},
+    },
+};
+
+async fn held(provider: impl CacheProvider) {
+    conformance::run(Arc::new(provider), Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_as_a_provider_of_bytes() {
+    held(Memory::entries(100_000)).await;
+}
+
+#[test]
+fn memory_as_a_store_of_objects() {
+    object_store::run(|entries| Memory::entries(entries).in_process().unwrap());
+    object_store::run(|entries| Memory::entries(entries).engine_expiry(false).in_process().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis() {
+    let Some(server) = RedisServer::start() else { return };
+    held(RedisProvider::builder(server.url()).build().unwrap()).await;
+    held(RedisProvider::builder(server.url()).key_prefix("app:").build().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_behind_a_decorator() {
+    let Some(server) = RedisServer::start() else { return };
+    held(Chaos::new(RedisProvider::builder(server.url()).build().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memcached() {
+    let Some(server) = MemcachedServer::start() else { return };
+    held(MemcachedProvider::builder(server.url()).build().unwrap()).await;
+    held(MemcachedProvider::builder(server.url()).key_prefix("app:").build().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_memcached_servers() {
+    let (Some(a), Some(b), Some(c)) =
+        (MemcachedServer::start(), MemcachedServer::start(), MemcachedServer::start())
+    else {
+        return;
+    };
+    held(MemcachedProvider::builder(a.url()).server(b.url()).server(c.url()).build().unwrap()).await;
+}

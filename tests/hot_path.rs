@@ -1,0 +1,71 @@
+//! The hot path: what a hit at the nearest level costs in allocations, and how large the public futures are.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+use std::{sync::Arc, time::Duration};
+
+use allocation_counter::measure;
+use futures::FutureExt;
+use traced_cache::{Memory, Policy, TracedCache, ok};
+
+fn cache() -> TracedCache<String> {
+    TracedCache::builder("hot")
+        .level(Memory::entries(10_000))
+        .policy(Policy::ttl(Duration::from_secs(3600)))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_hit_allocates_nothing() {
+    const HITS: u64 = 20_000;
+    let cache = cache();
+    let state = Arc::new(());
+    for id in 0..100u64 {
+        assert!(cache.set(id, id.to_string()).await.unwrap().is_confirmed());
+        assert!(cache.set(("user", id), id.to_string()).await.unwrap().is_confirmed());
+        assert!(cache.set(format!("user:{id}"), id.to_string()).await.unwrap().is_confirmed());
+    }
+    let names: Vec<String> = (0..100).map(|id| format!("user:{id}")).collect();
+    let mut found = 0;
+    let info = measure(|| {
+        for n in 0..HITS {
+            let id = n % 100;
+            // Ready at once: a hit never waits.
+            let name = &names[usize::try_from(id).unwrap()];
+            found += u64::from(cache.get(id).now_or_never().unwrap().unwrap().is_some());
+            found += u64::from(cache.get(name).now_or_never().unwrap().unwrap().is_some());
+            found += u64::from(cache.get(("user", id)).now_or_never().unwrap().unwrap().is_some());
+            let loaded = cache.get_or_set_with(id, &state, |_, id| async move { ok(id.to_string()) });
+            found += u64::from(!loaded.now_or_never().unwrap().unwrap().is_empty());
+        }
+    });
+    assert_eq!(found, 4 * HITS);
+    assert_eq!(cache.stats().hits(), 4 * HITS);
+    // moka records reads in batches and now and then allocates for one: about 0.01 a read.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
+    let per_hit = info.count_total as f64 / (4 * HITS) as f64;
+    assert!(per_hit < 0.05, "{per_hit} allocations per hit");
+}
+
+#[test]
+fn futures_are_small() {
+    let cache = cache();
+    let state = Arc::new(());
+    let sizes = [
+        ("get", size_of_val(&cache.get(1u64)), 64),
+        ("look", size_of_val(&cache.look(1u64)), 64),
+        ("get_or_set", size_of_val(&cache.get_or_set(1u64, || async { ok(String::new()) })), 72),
+        (
+            "get_or_set_with",
+            size_of_val(&cache.get_or_set_with(1u64, &state, |_, _| async { ok(String::new()) })),
+            72,
+        ),
+        ("invalidate", size_of_val(&cache.invalidate(1u64)), 96),
+    ];
+    for (name, size, most) in sizes {
+        assert!(
+            size <= most,
+            "the future of `{name}` has {size} bytes, at most {most} were agreed; all: {sizes:?}"
+        );
+    }
+}
