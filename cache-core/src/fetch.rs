@@ -315,10 +315,14 @@ impl<T: Value> Inner<T> {
 
 /// Notes that this caller waits for a flight.
 pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
-    cycle::wait_for(flight.load).ok_or_else(|| {
+    let waiting = cycle::wait_for(flight.load).ok_or_else(|| {
         Error::new(
             ErrorKind::Cycle,
             "a loader asks, directly or through others, for the key that it is loading",
         )
-    })
+    })?;
+    if waiting.is_of_a_load() {
+        flight.is_needed();
+    }
+    Ok(waiting)
 }

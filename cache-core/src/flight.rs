@@ -54,6 +54,8 @@ pub(crate) struct Flight<T> {
     begun: AtomicBool,
     ended: OnceLock<Ended<T>>,
     landed: Notify,
+    /// Another load waits for this one.
+    needed: Notify,
     task: OnceLock<AbortHandle>,
 }
 
@@ -67,6 +69,7 @@ impl<T> Flight<T> {
             begun: AtomicBool::new(false),
             ended: OnceLock::new(),
             landed: Notify::new(),
+            needed: Notify::new(),
             task: OnceLock::new(),
         })
     }
@@ -74,6 +77,16 @@ impl<T> Flight<T> {
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// A load waits for this one: it must not queue behind that load for its turn.
+    pub(crate) fn is_needed(&self) {
+        self.needed.notify_one();
+    }
+
+    /// Waits until a load needs this one, if ever.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
     }
 
     pub(crate) fn begin(&self) {

@@ -1,8 +1,13 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, select},
+    stream::FuturesUnordered,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
@@ -125,6 +130,17 @@ fn load_failed(cause: BoxError) -> Error {
     }
 }
 
+/// Waits for a turn among the loads of the cache. A load that another one waits for goes ahead without: that one may
+/// hold the turn which it would wait for.
+async fn turn<'a, T>(permits: &'a Semaphore, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'a>> {
+    let mut needed: FuturesUnordered<_> = flights.iter().map(|flight| flight.needed()).collect();
+    match select(pin!(permits.acquire()), needed.next()).await {
+        // Closed never: the semaphore lives as long as the cache.
+        Either::Left((permit, _)) => permit.ok(),
+        Either::Right(_) => None,
+    }
+}
+
 impl<T: Value> Inner<T> {
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
     async fn run<A>(
@@ -136,9 +152,9 @@ impl<T: Value> Inner<T> {
         let renewal = self.keep_alive(&load.rights);
         let work = self.run_alone(load, flights, loader);
         futures::pin_mut!(renewal, work);
-        match futures::future::select(work, renewal).await {
-            futures::future::Either::Left((ran, _)) => ran,
-            futures::future::Either::Right((never, _)) => match never {},
+        match select(work, renewal).await {
+            Either::Left((ran, _)) => ran,
+            Either::Right((never, _)) => match never {},
         }
     }
 
@@ -148,9 +164,8 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        // Closed never: the semaphore lives as long as the cache.
         let _permit = match &self.permits {
-            Some(permits) => permits.acquire().await.ok(),
+            Some(permits) => turn(permits, flights).await,
             None => None,
         };
         let spans = self.observers().span(&SpanStart {
@@ -488,7 +503,7 @@ impl<T: Value> Inner<T> {
             }
         }
         // A batch is one load: it has failed if nothing came of it.
-        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
+        let end = ends.iter().find(|end| end.is_ok()).or(ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
         let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
         for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {

@@ -189,7 +189,7 @@ impl<T: Value> Inner<T> {
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
         let writing = Writing::begin(self, vec![raw]);
-        let order = self.order_of(&writing).await;
+        let order = Arc::new(self.order_of(&writing).await);
         let call = async {
             match &change {
                 Change::Save(value) => source.save(key, value).await,
@@ -227,7 +227,7 @@ impl<T: Value> Inner<T> {
                     encoded: None,
                 };
                 let mut items = [Outgoing::new(raw, entry)];
-                self.write_through(&mut items, order, &mut written).await;
+                self.write_through(&mut items, &order, &mut written).await;
                 let [item] = items;
                 written = written.told(self.tell(&[raw]).await);
                 writing.end(Some(&[item.entry]), self.generation());
@@ -238,6 +238,7 @@ impl<T: Value> Inner<T> {
                 writing.end(None, 0);
             }
         }
+        drop(order);
         self.replay();
         match failed {
             Some(error) => Err(error),

@@ -180,11 +180,13 @@ impl<T: Value> Inner<T> {
     async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
         let writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
         let mut written = Written::new();
-        let order = self.order_of(&writing).await;
-        self.write_through(&mut items, order, &mut written).await;
+        // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
+        let order = Arc::new(self.order_of(&writing).await);
+        self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = self.tell(&writing.keys).await;
         writing.end(Some(&entries), self.generation());
+        drop(order);
         self.replay();
         written.told(told).end()
     }
@@ -203,7 +205,7 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn write_through(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
-        order: WriteOrder,
+        order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
         let mut later = Vec::new();
@@ -234,14 +236,14 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Background levels. The order is handed on, so that a later writer of a key waits for this one.
+    /// Background levels. They share the order, so that a later writer of a key waits for this one.
     fn write_later(
         self: &Arc<Self>,
         items: &[Outgoing<'_, T>],
         levels: Vec<(u8, crate::Stamp)>,
-        order: WriteOrder,
+        order: &Arc<WriteOrder>,
     ) {
-        let inner = Arc::clone(self);
+        let (inner, order) = (Arc::clone(self), Arc::clone(order));
         let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
             items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
         self.spawn(async move {

@@ -15,10 +15,12 @@ mod stores;
 
 mod basic;
 mod batch;
+mod callers;
 mod clear;
 mod keys;
 mod levels;
 mod negative;
+mod races;
 mod size;
 mod ttl;
 mod wire;
