@@ -26,7 +26,7 @@ struct Node {
 
 /// Nodes with a level in memory each, one store between them, and a hub.
 fn nodes(count: usize) -> (Vec<Node>, Arc<MapProvider>) {
-    let store = Arc::new(MapProvider::new());
+    let store = Arc::new(MapProvider::new().leasing());
     let hub = Hub::new();
     let nodes = (0..count)
         .map(|_| {

@@ -522,7 +522,7 @@ impl<T: Value> Inner<T> {
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
         // From here on calls are refused; the hot path finds nothing.
         self.tasks.close();
-        self.cleared_elsewhere();
+        self.void_in_process();
         let drained = self.around.clock.timeout(limit, self.tasks.wait()).await.is_some();
         self.closing.cancel();
         self.tasks.wait().await;

@@ -405,8 +405,14 @@ impl<T: Value> Inner<T> {
         self.remote().next().is_some()
     }
 
-    /// A clear of this cache by another node has been learned of.
+    /// A clear of this cache by another node has been learned of, or may have been missed.
     pub(crate) fn cleared_elsewhere(&self) {
+        self.remote().for_each(Tier::doubt_epoch);
+        self.void_in_process();
+    }
+
+    /// No object of before is believed, and no older fill gets in.
+    pub(crate) fn void_in_process(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.slots.revoke_all();
     }

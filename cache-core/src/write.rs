@@ -1,6 +1,6 @@
 //! `set`, `invalidate` and `clear`: bottom-up, in order per key, the nearest level last.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use crate::{
     Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
@@ -297,7 +297,7 @@ impl<T: Value> Inner<T> {
         for tier in self.remote().rev() {
             let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
             if cleared {
-                self.cleared_elsewhere();
+                self.void_in_process();
             }
             let mut puts = Vec::new();
             for (key, held) in writing.keys.iter().zip(held) {
@@ -349,8 +349,7 @@ impl<T: Value> Inner<T> {
             written.take(tier, result);
         }
         // Now the nearest: from here on no object of before is believed, and no older fill gets in.
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.slots.revoke_all();
+        self.void_in_process();
         for tier in &self.tiers {
             if let Some(store) = &tier.store {
                 store.clear(self.around.cache);
