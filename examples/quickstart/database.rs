@@ -1,4 +1,4 @@
-//! The database behind the cache: SQLite in a file, with the names of some ten thousand Unicode characters.
+//! The database behind the cache: SQLite in a file, with the names of some thirty thousand Unicode characters.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use traced_cache::BoxError;
 
-/// Characters up to here go into the database.
-const LAST: u32 = 0x2fff;
+/// Characters up to here go into the database, but for those whose names are mere numbers or spellings.
+const LAST: u32 = 0x1ffff;
+const LEFT_OUT: [&str; 3] = ["CJK ", "HANGUL SYLLABLE ", "TANGUT "];
 
 const TABLES: &str = "
     CREATE TABLE characters (code INTEGER PRIMARY KEY, name TEXT NOT NULL, note TEXT NOT NULL DEFAULT '');
@@ -66,6 +67,9 @@ impl Database {
                 for code in 0..=LAST {
                     let Some(name) = char::from_u32(code).and_then(unicode_names2::name) else { continue };
                     let name = name.to_string();
+                    if LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
+                        continue;
+                    }
                     character.execute(params![code, name])?;
                     for part in name.split([' ', '-']) {
                         word.execute(params![part, code])?;

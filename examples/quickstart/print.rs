@@ -39,7 +39,8 @@ pub(crate) fn tables(rows: usize, l2: Option<&str>, steps: &[Step], reading: &Re
     }
     format!(
         "A cache of `Character` in L1 (memory){below}, in front of SQLite with {rows} rows.\n{tour}\n\
-         waited: answered by a load that another caller had started. loads: runs of the loader, one for a batch.\n\n\
+         took: the mean; of L1 hits one in 64 is timed. waited: answered by a load that another caller had started.\n\
+         loads: runs of the loader, one for a batch.\n\n\
          What OpenTelemetry recorded in all, as your dashboard would get it:\n{}\n",
         recorded(reading)
     )
