@@ -195,7 +195,7 @@ async fn a_load_on_one_node_that_another_overtakes_is_stored_nowhere() {
     assert_eq!(*late.await.unwrap(), "new", "it called after");
     assert_eq!(loads.load(Ordering::SeqCst), 2);
     assert_eq!(a.cache.get("k").await.unwrap().unwrap().as_str(), "new");
-    assert!(store.len() >= 1);
+    assert!(!store.is_empty());
 }
 
 #[tokio::test]
