@@ -188,8 +188,8 @@ impl<T: Value> Inner<T> {
         let raw = self.key(id)?;
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
-        let writing = Writing::begin(self, vec![raw]);
-        let order = Arc::new(self.order_of(&writing).await);
+        let mut writing = Writing::begin(self, vec![raw]);
+        let order = Arc::new(self.order_of(&mut writing).await);
         let call = async {
             match &change {
                 Change::Save(value) => source.save(key, value).await,

@@ -49,11 +49,14 @@ impl Written {
     }
 }
 
-/// A write under way on some keys. If its caller leaves in the middle, nothing of the keys stays at in-process levels.
+/// A write under way on some keys. If its caller leaves in the middle, nothing of the keys stays at in-process levels,
+/// and remote ones, which may hold either value then, hear an invalidation before they are read again.
 pub(crate) struct Writing<'k, T: Value> {
     inner: Arc<Inner<T>>,
     keys: Vec<RawKey<'k>>,
     pub(crate) tickets: Vec<Ticket<T>>,
+    /// It has had its turn: remote levels may have been sent something.
+    sent: bool,
     ended: bool,
 }
 
@@ -61,7 +64,7 @@ impl<'k, T: Value> Writing<'k, T> {
     /// Revokes every ticket of the keys: what was loaded or read before now is older than what is being written.
     pub(crate) fn begin(inner: &Arc<Inner<T>>, keys: Vec<RawKey<'k>>) -> Self {
         let tickets = keys.iter().map(|key| inner.slots.open_write(*key)).collect();
-        Self { inner: Arc::clone(inner), keys, tickets, ended: false }
+        Self { inner: Arc::clone(inner), keys, tickets, sent: false, ended: false }
     }
 
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
@@ -126,8 +129,17 @@ impl<'k, T: Value> Writing<'k, T> {
 
 impl<T: Value> Drop for Writing<'_, T> {
     fn drop(&mut self) {
-        if !self.ended {
-            self.finish(None, 0);
+        if self.ended {
+            return;
+        }
+        self.finish(None, 0);
+        if self.sent {
+            for tier in self.inner.remote() {
+                for key in &self.keys {
+                    tier.pending.add(key.id);
+                }
+            }
+            self.inner.replay();
         }
     }
 }
@@ -178,10 +190,10 @@ impl<T: Value> Inner<T> {
     }
 
     async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
-        let writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
+        let mut writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
         let mut written = Written::new();
         // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
-        let order = Arc::new(self.order_of(&writing).await);
+        let order = Arc::new(self.order_of(&mut writing).await);
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = self.tell(&writing.keys).await;
@@ -193,12 +205,13 @@ impl<T: Value> Inner<T> {
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
     /// the key's own lock orders.
-    pub(crate) async fn order_of(&self, writing: &Writing<'_, T>) -> WriteOrder {
-        if self.has_remote() {
-            self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await
-        } else {
-            Vec::new()
+    pub(crate) async fn order_of(&self, writing: &mut Writing<'_, T>) -> WriteOrder {
+        if !self.has_remote() {
+            return Vec::new();
         }
+        let order = self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await;
+        writing.sent = true;
+        order
     }
 
     /// Writes entries to the remote levels, deepest first, in their turn.
@@ -269,9 +282,9 @@ impl<T: Value> Inner<T> {
     /// Makes keys gone at every level. Each key once.
     pub(crate) async fn invalidate_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
         self.check_open()?;
-        let writing = Writing::begin(self, keys);
+        let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let _order = self.order_of(&writing).await;
+        let _order = self.order_of(&mut writing).await;
         self.remove_below(&writing, &mut written).await;
         let told = self.tell(&writing.keys).await;
         writing.end(None, 0);
@@ -293,7 +306,7 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let order = self.order_of(&writing).await;
+        let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
             let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
             if cleared {
@@ -330,9 +343,9 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
-        drop(order);
         let told = self.tell(&writing.keys).await;
         writing.end_expired();
+        drop(order);
         self.replay();
         written.told(told).end()
     }
@@ -341,6 +354,7 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn clear_all(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
         let mut written = Written::new();
+        let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(drop);
             if result.is_err() {
@@ -348,15 +362,33 @@ impl<T: Value> Inner<T> {
             }
             written.take(tier, result);
         }
-        // Now the nearest: from here on no object of before is believed, and no older fill gets in.
-        self.void_in_process();
-        for tier in &self.tiers {
+        clearing.ended = true;
+        drop(clearing);
+        let told = self.tell_clear().await;
+        written.told(told).end()
+    }
+}
+
+/// A clear under way. Its end is the nearest levels' turn. If its caller leaves in the middle, a remote level may have
+/// a new epoch that this node does not know: they are all cleared once more.
+struct Clearing<'a, T: Value> {
+    inner: &'a Arc<Inner<T>>,
+    ended: bool,
+}
+
+impl<T: Value> Drop for Clearing<'_, T> {
+    fn drop(&mut self) {
+        let inner = self.inner;
+        if !self.ended {
+            inner.remote().for_each(|tier| tier.pending.add_clear());
+        }
+        // From here on no object of before is believed, and no older fill gets in.
+        inner.void_in_process();
+        for tier in &inner.tiers {
             if let Some(store) = &tier.store {
-                store.clear(self.around.cache);
+                store.clear(inner.around.cache);
             }
         }
-        let told = self.tell_clear().await;
-        self.replay();
-        written.told(told).end()
+        inner.replay();
     }
 }
