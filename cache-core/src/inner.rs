@@ -291,7 +291,12 @@ impl<T: Value> Inner<T> {
             .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
     }
 
-    fn decode_quietly(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
+    pub(crate) fn decode_quietly(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &Bytes,
+    ) -> Result<Entry<T>, Unreadable> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }

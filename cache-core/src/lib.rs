@@ -26,6 +26,7 @@ mod pending;
 mod policy;
 mod provider;
 mod read;
+mod rights;
 mod slots;
 mod source;
 mod stats;

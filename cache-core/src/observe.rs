@@ -82,6 +82,8 @@ impl Verb {
 pub enum LevelOp {
     /// A read.
     Get,
+    /// The right to fill: taken or renewed.
+    Acquire,
     /// A write.
     Put,
     /// A removal.
@@ -93,6 +95,7 @@ impl LevelOp {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "get",
+            Self::Acquire => "acquire",
             Self::Put => "put",
             Self::Remove => "remove",
         }

@@ -219,7 +219,7 @@ impl<T: Value> Inner<T> {
                     // The level may hold what this write replaces.
                     tier.pending.add(item.key.id);
                 }
-                written.take(tier, result);
+                written.take(tier, result.map(drop));
             }
         }
         if !later.is_empty() {
