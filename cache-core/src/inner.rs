@@ -4,7 +4,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,9 @@ pub(crate) struct Inner<T> {
     pub(crate) generation: CachePadded<AtomicU32>,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
+    /// `close` has been called.
+    pub(crate) refusing: AtomicBool,
+    /// Its limit is over: tasks end, and nothing is stored any more.
     pub(crate) closing: CancellationToken,
     pub(crate) permits: Option<Arc<Semaphore>>,
 }
@@ -118,7 +121,7 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() {
+        if self.refusing.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Closed,
                 format!("cache `{}` has been closed", self.around.name),
@@ -370,6 +373,9 @@ impl<T: Value> Inner<T> {
         seen: u32,
     ) -> bool {
         let Some(store) = &tier.store else { return true };
+        if self.closing.is_cancelled() {
+            return false;
+        }
         let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
         let now = self.now();
         ticket.commit(|| store.put(key, object, now)).is_some()
