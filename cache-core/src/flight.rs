@@ -2,11 +2,12 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{BoxError, Error, Held, Loaded, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans};
 
@@ -44,7 +45,8 @@ impl<T> Clone for Ended<T> {
 /// One load of one key under way.
 pub(crate) struct Flight<T> {
     pub(crate) load: LoadId,
-    /// Somebody waits for it: no level had the key. A refresh behind a value that is being served is not.
+    /// Somebody waits for it: no level had the key. Not so for a refresh behind a value that is being served, nor for a load
+    /// that has not asked the levels.
     pub(crate) awaited: bool,
     /// What its leader had to fall back on, for callers who join without reading levels themselves.
     pub(crate) stale: Option<Seen<T>>,
@@ -55,6 +57,24 @@ pub(crate) struct Flight<T> {
     ended: OnceLock<Ended<T>>,
     landed: Notify,
     task: OnceLock<AbortHandle>,
+    /// Callers who wait now.
+    callers: AtomicUsize,
+    urgent: CancellationToken,
+}
+
+/// A caller who waits.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 1
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl<T> Flight<T> {
@@ -68,7 +88,23 @@ impl<T> Flight<T> {
             ended: OnceLock::new(),
             landed: Notify::new(),
             task: OnceLock::new(),
+            callers: AtomicUsize::new(0),
+            urgent: CancellationToken::new(),
         })
+    }
+
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        self.callers.fetch_add(1, Ordering::AcqRel);
+        Waiting(&self.callers)
+    }
+
+    /// Another load waits for this one, and may hold the very place that this one queues for: it must not queue.
+    pub(crate) fn hurry(&self) {
+        self.urgent.cancel();
+    }
+
+    pub(crate) async fn hurried(&self) {
+        self.urgent.cancelled().await;
     }
 
     pub(crate) fn runs_as(&self, task: AbortHandle) {

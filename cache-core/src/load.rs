@@ -2,7 +2,11 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either},
+};
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
@@ -125,7 +129,39 @@ fn load_failed(cause: BoxError) -> Error {
     }
 }
 
+/// Reports a load that is dropped before it has ended.
+struct Running<'a, T: Value> {
+    inner: &'a Inner<T>,
+    born: Moment,
+    background: bool,
+    keys: usize,
+    ended: bool,
+}
+
+impl<T: Value> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let cost = self.inner.now().since(self.born);
+            self.inner.loaded(cost, self.background, self.keys, Err(ErrorKind::LoadAborted));
+        }
+    }
+}
+
 impl<T: Value> Inner<T> {
+    /// A place under the cap on loads, waited for in order. A load that other loads wait for takes none.
+    async fn permit(&self, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'_>> {
+        let permits = self.permits.as_ref()?;
+        if let Ok(permit) = permits.try_acquire() {
+            return Some(permit);
+        }
+        let hurried = futures::future::select_all(flights.iter().map(|flight| Box::pin(flight.hurried())));
+        match futures::future::select(Box::pin(permits.acquire()), hurried).await {
+            // Never closed: the semaphore lives as long as the cache.
+            Either::Left((permit, _)) => permit.ok(),
+            Either::Right(_) => None,
+        }
+    }
+
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
     async fn run<A>(
         self: &Arc<Self>,
@@ -148,11 +184,7 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        // Closed never: the semaphore lives as long as the cache.
-        let _permit = match &self.permits {
-            Some(permits) => permits.acquire().await.ok(),
-            None => None,
-        };
+        let _permit = self.permit(flights).await;
         let spans = self.observers().span(&SpanStart {
             kind: SpanKind::Load,
             key: None,
@@ -166,11 +198,14 @@ impl<T: Value> Inner<T> {
             let _ = flight.spans.set(spans.clone());
             flight.begin();
         }
+        let background = load.terms.background;
+        let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
         let ended = match self.policy.hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
+        running.ended = true;
         let answer = match ended {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(cause))) => Err(load_failed(cause).into()),
