@@ -55,6 +55,7 @@ async fn r2_a_level_may_surface_its_errors() {
     }
     // With the breaker open the level is not asked: that is an error of the same kind, without a cause.
     assert_eq!(cache.set("k", "1".to_owned()).await.unwrap_err().kind(), ErrorKind::Level);
+    assert_eq!(look(&cache).await, MISS, "what could not be set is not there");
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"), "get_or_set loads");
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));
 }
@@ -81,7 +82,7 @@ async fn r4_alone_a_remote_level_surfaces_by_default() {
 #[tokio::test]
 async fn r5_what_a_level_missed_is_not_served_from_it() {
     let world = World::new();
-    let breaker = Breaker::default().min_calls(1).open_for(2 * S);
+    let breaker = Breaker::default().failure_rate(0.1).min_calls(1).open_for(2 * S);
     // Memory loses it after a second.
     let near = Level::new(memory()).ttl_cap(S);
     let far = Level::new(Arc::clone(&world.l2)).breaker(Some(breaker));
@@ -247,7 +248,8 @@ async fn the_breaker_opens_and_closes_by_one_probe() {
         })
         .collect();
     settled().await;
-    assert_eq!(world.l2.calls(ChaosOp::Get), 1);
+    // It may be the replay's: what was in doubt when the level fell sick.
+    assert_eq!(ChaosOp::ALL.map(|op| world.l2.calls(op)).iter().sum::<u64>(), 1);
     assert!(callers.iter().filter(|c| c.is_finished()).count() >= 49);
     world.up();
     world.pass(100 * MS).await;

@@ -180,7 +180,7 @@ async fn close_delivers_what_a_level_hears_in_time() {
 async fn close_waits_for_background_writes() {
     let world = World::new();
     let cache = world.node_with(policy(), |level| level.background(true).budget(10 * S));
-    confirmed(cache.set("a", "1".to_owned()).await);
+    assert_eq!(cache.set("a", "1".to_owned()).await.unwrap(), Delivery::Pending);
     settled().await;
     world.l2.set_all(Fault::Delay(S));
     assert_eq!(cache.set("k", "1".to_owned()).await.unwrap(), Delivery::Pending);
