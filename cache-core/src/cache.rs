@@ -1,6 +1,11 @@
 //! `TracedCache`: the face.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -520,12 +525,15 @@ impl<T: Value> Inner<T> {
     }
 
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
-        // From here on calls are refused; the hot path finds nothing.
+        // From here on calls are refused; the hot path finds nothing. Loads under way still store what they bring.
+        self.refusing.store(true, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.tasks.close();
-        self.void_in_process();
         let drained = self.around.clock.timeout(limit, self.tasks.wait()).await.is_some();
         self.closing.cancel();
         self.tasks.wait().await;
+        // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
+        self.cleared_elsewhere();
         for tier in &self.tiers {
             if let Some(store) = &tier.store {
                 store.clear(self.around.cache);
