@@ -4,7 +4,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -50,6 +50,10 @@ pub(crate) struct Inner<T> {
     pub(crate) generation: CachePadded<AtomicU32>,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
+    /// Calls under way beyond the nearest level.
+    pub(crate) callers: TaskTracker,
+    /// `close` has done with waiting: calls that are still under way go no further.
+    pub(crate) ended: AtomicBool,
     pub(crate) closing: CancellationToken,
     pub(crate) permits: Option<Arc<Semaphore>>,
 }
@@ -120,13 +124,11 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                format!("cache `{}` has been closed", self.around.name),
-            ));
-        }
-        Ok(())
+        if self.tasks.is_closed() { Err(self.closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("cache `{}` has been closed", self.around.name))
     }
 
     pub(crate) fn generation(&self) -> u32 {
