@@ -50,9 +50,10 @@ pub(crate) struct Inner<T> {
     pub(crate) generation: CachePadded<AtomicU32>,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
-    /// `close` has been called.
-    pub(crate) refusing: AtomicBool,
-    /// Its limit is over: tasks end, and nothing is stored any more.
+    /// Calls under way beyond the nearest level.
+    pub(crate) callers: TaskTracker,
+    /// `close` has done with waiting: calls that are still under way go no further.
+    pub(crate) ended: AtomicBool,
     pub(crate) closing: CancellationToken,
     pub(crate) permits: Option<Arc<Semaphore>>,
 }
@@ -129,13 +130,11 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.refusing.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                format!("cache `{}` has been closed", self.around.name),
-            ));
-        }
-        Ok(())
+        if self.tasks.is_closed() { Err(self.closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("cache `{}` has been closed", self.around.name))
     }
 
     pub(crate) fn generation(&self) -> u32 {
