@@ -485,7 +485,7 @@ impl<T: Value> Inner<T> {
 
     /// Runs one call that leaves the nearest level: counts it, times it, gives it a span.
     pub(crate) async fn operation<R>(
-        &self,
+        self: &Arc<Self>,
         verb: Verb,
         id: Option<&str>,
         keys: usize,
@@ -493,6 +493,7 @@ impl<T: Value> Inner<T> {
         brief: impl Fn(&R) -> Option<(Outcome, Option<u8>)>,
     ) -> Result<R> {
         self.stats().operation(verb);
+        self.listen();
         if self.observers().is_empty() {
             return work(&Spans::default()).await;
         }

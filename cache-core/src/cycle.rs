@@ -40,7 +40,7 @@ pub(crate) struct Waiting(Option<(LoadId, LoadId)>);
 
 impl Waiting {
     /// Whether it is a load that waits.
-    pub(crate) fn is_load(&self) -> bool {
+    pub(crate) fn is_of_a_load(&self) -> bool {
         self.0.is_some()
     }
 }

@@ -330,8 +330,8 @@ pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
             "a loader asks, directly or through others, for the key that it is loading",
         )
     })?;
-    if waiting.is_load() {
-        flight.hurry();
+    if waiting.is_of_a_load() {
+        flight.is_needed();
     }
     Ok(waiting)
 }

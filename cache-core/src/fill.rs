@@ -168,7 +168,8 @@ impl<T: Value> Inner<T> {
         for tier in self.tiers[..below].iter().rev() {
             if tier.store.is_some() {
                 for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
-                    *held &= self.keep(item.key, &item.entry, tier, ticket, seen);
+                    // What a deeper level has refused is not kept nearer.
+                    *held = *held && self.keep(item.key, &item.entry, tier, ticket, seen);
                 }
                 continue;
             }

@@ -7,7 +7,6 @@ use std::sync::{
 
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
-use tokio_util::sync::CancellationToken;
 
 use crate::{BoxError, Error, Held, Loaded, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans};
 
@@ -56,10 +55,11 @@ pub(crate) struct Flight<T> {
     begun: AtomicBool,
     ended: OnceLock<Ended<T>>,
     landed: Notify,
+    /// Another load waits for this one.
+    needed: Notify,
     task: OnceLock<AbortHandle>,
     /// Callers who wait now.
     callers: AtomicUsize,
-    urgent: CancellationToken,
 }
 
 /// A caller who waits.
@@ -87,9 +87,9 @@ impl<T> Flight<T> {
             begun: AtomicBool::new(false),
             ended: OnceLock::new(),
             landed: Notify::new(),
+            needed: Notify::new(),
             task: OnceLock::new(),
             callers: AtomicUsize::new(0),
-            urgent: CancellationToken::new(),
         })
     }
 
@@ -98,18 +98,19 @@ impl<T> Flight<T> {
         Waiting(&self.callers)
     }
 
-    /// Another load waits for this one, and may hold the very place that this one queues for: it must not queue.
-    pub(crate) fn hurry(&self) {
-        self.urgent.cancel();
-    }
-
-    pub(crate) async fn hurried(&self) {
-        self.urgent.cancelled().await;
-    }
-
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// A load waits for this one: it must not queue behind that load for its turn.
+    pub(crate) fn is_needed(&self) {
+        self.needed.notify_one();
+    }
+
+    /// Waits until a load needs this one, if ever.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
     }
 
     pub(crate) fn begin(&self) {

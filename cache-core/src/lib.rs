@@ -1,6 +1,7 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
 
+mod backplane;
 mod batch;
 mod breaker;
 mod builder;
@@ -36,6 +37,7 @@ mod tier;
 mod warm;
 mod write;
 
+pub use backplane::{Backplane, Listener};
 pub use breaker::Breaker;
 pub use builder::Builder;
 pub use cache::{Closed, TracedCache, Undelivered};

@@ -1,12 +1,13 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures::{
-    FutureExt,
-    future::{BoxFuture, Either},
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, select},
+    stream::FuturesUnordered,
 };
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
@@ -129,6 +130,17 @@ fn load_failed(cause: BoxError) -> Error {
     }
 }
 
+/// Waits for a turn among the loads of the cache. A load that another one waits for goes ahead without: that one may
+/// hold the turn which it would wait for.
+async fn turn<'a, T>(permits: &'a Semaphore, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'a>> {
+    let mut needed: FuturesUnordered<_> = flights.iter().map(|flight| flight.needed()).collect();
+    match select(pin!(permits.acquire()), needed.next()).await {
+        // Closed never: the semaphore lives as long as the cache.
+        Either::Left((permit, _)) => permit.ok(),
+        Either::Right(_) => None,
+    }
+}
+
 /// Reports a load that is dropped before it has ended.
 struct Running<'a, T: Value> {
     inner: &'a Inner<T>,
@@ -148,20 +160,6 @@ impl<T: Value> Drop for Running<'_, T> {
 }
 
 impl<T: Value> Inner<T> {
-    /// A place under the cap on loads, waited for in order. A load that other loads wait for takes none.
-    async fn permit(&self, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'_>> {
-        let permits = self.permits.as_ref()?;
-        if let Ok(permit) = permits.try_acquire() {
-            return Some(permit);
-        }
-        let hurried = futures::future::select_all(flights.iter().map(|flight| Box::pin(flight.hurried())));
-        match futures::future::select(Box::pin(permits.acquire()), hurried).await {
-            // Never closed: the semaphore lives as long as the cache.
-            Either::Left((permit, _)) => permit.ok(),
-            Either::Right(_) => None,
-        }
-    }
-
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
     async fn run<A>(
         self: &Arc<Self>,
@@ -172,9 +170,9 @@ impl<T: Value> Inner<T> {
         let renewal = self.keep_alive(&load.rights);
         let work = self.run_alone(load, flights, loader);
         futures::pin_mut!(renewal, work);
-        match futures::future::select(work, renewal).await {
-            futures::future::Either::Left((ran, _)) => ran,
-            futures::future::Either::Right((never, _)) => match never {},
+        match select(work, renewal).await {
+            Either::Left((ran, _)) => ran,
+            Either::Right((never, _)) => match never {},
         }
     }
 
@@ -184,7 +182,10 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let _permit = self.permit(flights).await;
+        let _permit = match &self.permits {
+            Some(permits) => turn(permits, flights).await,
+            None => None,
+        };
         let spans = self.observers().span(&SpanStart {
             kind: SpanKind::Load,
             key: None,
@@ -523,7 +524,7 @@ impl<T: Value> Inner<T> {
             }
         }
         // A batch is one load: it has failed if nothing came of it.
-        let end = ends.iter().find(|end| end.is_ok()).or(ends.first()).copied();
+        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
         let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
         for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {

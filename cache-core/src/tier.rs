@@ -374,6 +374,11 @@ impl Tier {
         due.then_some(known.changes)
     }
 
+    /// The next read looks at the marker, whenever the last one did.
+    pub(crate) fn doubt_epoch(&self) {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
+    }
+
     /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
     async fn learn(&self, around: &Around, marker: Option<Bytes>, changes: u64) -> bool {
         let key = RawKey::marker(around.cache, &around.name);
