@@ -1,6 +1,9 @@
 //! Flights: the unit of loading. Owned by the runtime; callers only wait.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
@@ -14,7 +17,13 @@ pub(crate) type Loader<T> =
 /// How a flight ended, as its callers see it.
 pub(crate) enum Ended<T> {
     /// The entry; its value is `None` for an absence.
-    Entry(Entry<T>),
+    Entry {
+        entry: Entry<T>,
+        /// The level that had it after all: another process has filled it.
+        level: Option<u8>,
+        /// Whether it was not overtaken. If it was, only callers from before its load began may use it.
+        accepted: bool,
+    },
     Failed {
         error: Error,
         surface: bool,
@@ -24,7 +33,9 @@ pub(crate) enum Ended<T> {
 impl<T> Clone for Ended<T> {
     fn clone(&self) -> Self {
         match self {
-            Self::Entry(entry) => Self::Entry(entry.clone()),
+            Self::Entry { entry, level, accepted } => {
+                Self::Entry { entry: entry.clone(), level: *level, accepted: *accepted }
+            }
             Self::Failed { error, surface } => Self::Failed { error: error.clone(), surface: *surface },
         }
     }
@@ -33,15 +44,37 @@ impl<T> Clone for Ended<T> {
 /// One load of one key under way.
 pub(crate) struct Flight<T> {
     pub(crate) load: LoadId,
-    /// Somebody waits for it: no level had the key. A refresh behind a value that is being served is not.
+    /// Somebody waits for it: no level had the key. Not so for a refresh behind a value that is being served, nor for a load
+    /// that has not asked the levels.
     pub(crate) awaited: bool,
     /// What its leader had to fall back on, for callers who join without reading levels themselves.
     pub(crate) stale: Option<Seen<T>>,
     /// The load's span, for waiters to link to.
     pub(crate) spans: OnceLock<Spans>,
+    /// The loader has begun to run.
+    begun: AtomicBool,
     ended: OnceLock<Ended<T>>,
     landed: Notify,
+    /// Another load waits for this one.
+    needed: Notify,
     task: OnceLock<AbortHandle>,
+    /// Callers who wait now.
+    callers: AtomicUsize,
+}
+
+/// A caller who waits.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 1
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl<T> Flight<T> {
@@ -51,15 +84,42 @@ impl<T> Flight<T> {
             awaited,
             stale,
             spans: OnceLock::new(),
+            begun: AtomicBool::new(false),
             ended: OnceLock::new(),
             landed: Notify::new(),
+            needed: Notify::new(),
             task: OnceLock::new(),
+            callers: AtomicUsize::new(0),
         })
+    }
+
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        self.callers.fetch_add(1, Ordering::AcqRel);
+        Waiting(&self.callers)
     }
 
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// A load waits for this one: it must not queue behind that load for its turn.
+    pub(crate) fn is_needed(&self) {
+        self.needed.notify_one();
+    }
+
+    /// Waits until a load needs this one, if ever.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
+    }
+
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// Whether a caller who joins now comes after the load began.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// Ends the flight. The first ending counts.

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
     Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    backplane::Plane,
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
@@ -40,6 +41,7 @@ pub(crate) struct Inner<T> {
     pub(crate) tiers: Box<[Tier]>,
     /// The nearest level's objects, where it is in process.
     pub(crate) near: Option<Arc<dyn ObjectStore>>,
+    pub(crate) plane: Option<Plane>,
     pub(crate) policy: Policy,
     pub(crate) schema: u32,
     pub(crate) weigher: Option<Weigher<T>>,
@@ -48,6 +50,9 @@ pub(crate) struct Inner<T> {
     pub(crate) generation: CachePadded<AtomicU32>,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
+    /// `close` has been called.
+    pub(crate) refusing: AtomicBool,
+    /// Its limit is over: tasks end, and nothing is stored any more.
     pub(crate) closing: CancellationToken,
     pub(crate) permits: Option<Arc<Semaphore>>,
 }
@@ -93,6 +98,12 @@ impl<T> Entry<T> {
     }
 }
 
+/// Vattani et al.: refresh if now - beta * cost * ln(draw) reaches the end, the draw being uniform in 0..1. The chance of
+/// that is exp(-remaining / (beta * cost)).
+fn xfetch(beta: f64, cost: Duration, remaining: Duration, draw: f64) -> bool {
+    -draw.ln() * beta * cost.as_secs_f64() >= remaining.as_secs_f64()
+}
+
 fn micros(d: Duration) -> u32 {
     u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
 }
@@ -118,7 +129,7 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() {
+        if self.refusing.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Closed,
                 format!("cache `{}` has been closed", self.around.name),
@@ -163,9 +174,7 @@ impl<T: Value> Inner<T> {
             Early::Off => false,
             Early::Fraction(_) => true,
             Early::XFetch { beta } => {
-                let remaining = entry.timeline.fresh_until.since(now).as_secs_f64();
-                // Vattani et al.: refresh if now - beta * cost * ln(u) reaches the end.
-                -fastrand::f64().ln() * beta * entry.cost.as_secs_f64() >= remaining
+                xfetch(beta, entry.cost, entry.timeline.fresh_until.since(now), fastrand::f64())
             }
         }
     }
@@ -291,7 +300,12 @@ impl<T: Value> Inner<T> {
             .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
     }
 
-    fn decode_quietly(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
+    pub(crate) fn decode_quietly(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &Bytes,
+    ) -> Result<Entry<T>, Unreadable> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
@@ -365,6 +379,9 @@ impl<T: Value> Inner<T> {
         seen: u32,
     ) -> bool {
         let Some(store) = &tier.store else { return true };
+        if self.closing.is_cancelled() {
+            return false;
+        }
         let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
         let now = self.now();
         ticket.commit(|| store.put(key, object, now)).is_some()
@@ -398,8 +415,14 @@ impl<T: Value> Inner<T> {
         self.remote().next().is_some()
     }
 
-    /// A clear of this cache by another node has been learned of.
+    /// A clear of this cache by another node has been learned of, or may have been missed.
     pub(crate) fn cleared_elsewhere(&self) {
+        self.remote().for_each(Tier::doubt_epoch);
+        self.void_in_process();
+    }
+
+    /// No object of before is believed, and no older fill gets in.
+    pub(crate) fn void_in_process(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.slots.revoke_all();
     }
@@ -433,5 +456,28 @@ impl Evictions for EvictionCounter {
     fn evicted(&self, _key_hash: u64, cause: EvictionCause) {
         self.stats.evicted(self.level, cause);
         self.observers.event(&Event::Evicted { level: self.level, cause });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e8_xfetch_has_its_distribution() {
+        const DRAWS: u32 = 100_000;
+        let share = |beta: f64, remaining: u64| {
+            let mut dice = fastrand::Rng::with_seed(8);
+            let (cost, remaining) = (Duration::from_secs(1), Duration::from_secs(remaining));
+            let refreshed = (0..DRAWS).filter(|_| xfetch(beta, cost, remaining, dice.f64())).count();
+            f64::from(u32::try_from(refreshed).unwrap()) / f64::from(DRAWS)
+        };
+        for (beta, remaining, expected, within) in
+            [(1.0, 1, 0.368, 0.01), (1.0, 5, 0.0067, 0.002), (2.0, 1, 0.607, 0.01), (0.0, 1, 0.0, 0.0)]
+        {
+            let share = share(beta, remaining);
+            assert!((share - expected).abs() <= within, "beta {beta}, {remaining} s left: {share}");
+        }
+        assert!(!xfetch(0.0, Duration::from_secs(1), Duration::from_secs(1), 0.0), "0 * infinity");
     }
 }

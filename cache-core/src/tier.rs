@@ -13,10 +13,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error, ErrorKind, Event,
-    LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind, SpanStart, Stamp, Stance,
-    Stats,
-    breaker::Gate,
+    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
+    ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
+    SpanKind, SpanStart, Stamp, Stance, Stats,
+    breaker::{Gate, Pass},
     envelope::{self, Header},
     level::Level,
     observe::Observers,
@@ -104,6 +104,24 @@ pub(crate) struct Around {
     pub(crate) stats: Arc<Stats>,
 }
 
+/// A call under way, which its caller may leave.
+struct Calling<'a> {
+    tier: &'a Tier,
+    around: &'a Around,
+    since: Moment,
+    pass: Option<Pass<'a>>,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        let Some(pass) = self.pass.take() else { return };
+        let waited = self.around.clock.now().since(self.since);
+        if let Some(change) = pass.abandon(waited >= self.tier.budget / 2) {
+            self.tier.breaker_is(self.around, change);
+        }
+    }
+}
+
 impl Tier {
     pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
         let caps = level.provider.capabilities();
@@ -150,9 +168,10 @@ impl Tier {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
         };
-        if pass.as_ref().is_some_and(crate::breaker::Pass::is_probe) {
+        if pass.as_ref().is_some_and(Pass::is_probe) {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
+        let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op },
             key: None,
@@ -185,7 +204,7 @@ impl Tier {
         };
         // Part of a batch failing is one server of many, or one key: the level as a whole is well.
         let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
-        if let Some(change) = pass.and_then(|pass| pass.end(well)) {
+        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well)) {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
@@ -283,6 +302,45 @@ impl Tier {
         results
     }
 
+    /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
+    pub(crate) fn leases(&self) -> bool {
+        self.store.is_none() && self.provider.leases().is_some()
+    }
+
+    pub(crate) async fn acquire_many(
+        &self,
+        around: &Around,
+        wanted: &[Acquire<'_>],
+        life: Duration,
+    ) -> Vec<Result<Acquired, Failure>> {
+        let Some(leases) = self.provider.leases() else { return skipped(wanted.len()) };
+        flatten(
+            self.call(around, LevelOp::Acquire, wanted.len(), leases.acquire_many(wanted, life)).await,
+            wanted.len(),
+        )
+    }
+
+    /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
+    /// arrive late, an invalidation or a set that came first has revoked its lease.
+    pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
+        let Some(leases) = self.provider.leases() else { return skipped(fills.len()) };
+        flatten(self.call(around, LevelOp::Put, fills.len(), leases.fill_many(fills)).await, fills.len())
+    }
+
+    pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
+        if let Some(leases) = self.provider.leases() {
+            // A lease that could not be renewed refuses its fill: nothing to do about it here.
+            let _ = self.call(around, LevelOp::Acquire, held.len(), leases.renew_many(held, life)).await;
+        }
+    }
+
+    pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
+        if let Some(leases) = self.provider.leases() {
+            // It ends by time otherwise.
+            let _ = self.call(around, LevelOp::Remove, held.len(), leases.release_many(held)).await;
+        }
+    }
+
     /// Removes keys. Those not acknowledged are masked and heard of later.
     pub(crate) async fn remove_many(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
         let results = self.remove_again(around, keys).await;
@@ -314,6 +372,11 @@ impl Tier {
         // The next reader need not ask as well. While the epoch is unknown every reader must.
         known.asked = due.then_some(now).or(known.asked);
         due.then_some(known.changes)
+    }
+
+    /// The next read looks at the marker, whenever the last one did.
+    pub(crate) fn doubt_epoch(&self) {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
     }
 
     /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
@@ -407,6 +470,10 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
+}
+
+fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
+    (0..items).map(|_| Err(Failure::Skipped)).collect()
 }
 
 fn flatten<R>(called: Result<Vec<Result<R, BoxError>>, Failure>, items: usize) -> Vec<Result<R, Failure>> {
