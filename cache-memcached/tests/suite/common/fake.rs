@@ -85,7 +85,6 @@ pub fn asks_for_life(line: &str) -> bool {
 
 /// A right answer to an `mg` line.
 pub fn answer(line: &str) -> String {
-    let value =
-        if asks_for_life(line) { format!("E{LIFE}") } else { format!("V{LIFE}{}", value_of(line)) };
+    let value = if asks_for_life(line) { format!("E{LIFE}") } else { format!("V{LIFE}{}", value_of(line)) };
     format!("VA {} c1{}\r\n{value}\r\n", value.len(), opaque(line))
 }
