@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, BoxError, Found, Loaded, Outcome, RawKey, Result, Value, Verb,
+    Access, Found, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
     fetch::{Counted, wait_for},
     flight::Flight,
     inner::{Inner, Seen, State},
-    load::{Departure, Terms},
+    load::{Departure, ManyLoader, Terms},
     observe::Spans,
     read::Asked,
+    rights::Rights,
     slots::Role,
 };
 
@@ -50,17 +51,13 @@ impl<T: Value> Inner<T> {
 
     /// Looks up many keys and loads what is missing in one call of `loader`, which gets positions in `keys` and answers in
     /// their order. Keys that are being loaded already, alone or in another batch, are waited for.
-    pub(crate) async fn fetch_many<F, Fut>(
+    pub(crate) async fn fetch_many(
         self: &Arc<Self>,
         keys: &[RawKey<'_>],
         access: Access,
-        loader: F,
+        loader: ManyLoader<T>,
         spans: &Spans,
-    ) -> Result<Vec<Found<T>>>
-    where
-        F: FnOnce(Vec<usize>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + 'static,
-    {
+    ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
         let mut counted = self.count_each(keys.len(), Verb::GetOrSetMany, spans);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
@@ -82,9 +79,9 @@ impl<T: Value> Inner<T> {
             parts.push(part);
         }
         if !departures.is_empty() {
-            // The loader is called inside its task: a panic of it stays there.
-            let terms = Terms { store: access != Access::Bypass, ..Terms::NORMAL };
-            self.launch_many(load, departures, terms, async move { loader(wanted).await })?;
+            let read = !matches!(access, Access::Reload | Access::Bypass);
+            let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
+            self.launch_many(load, departures, wanted, terms, loader)?;
         }
         let mut all = Vec::with_capacity(keys.len());
         let mut error = None;
@@ -138,7 +135,15 @@ impl<T: Value> Inner<T> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
-        match self.slots.role(&ticket, recheck, || Flight::new(load, true, stale.clone())) {
+        let rights = std::mem::take(&mut asked.rights);
+        let role = self.slots.role(&ticket, recheck, || Flight::new(load, true, stale.clone()));
+        let rights = if matches!(role, Role::Lead(..)) {
+            rights
+        } else {
+            self.give_back(asked.key, rights);
+            Rights::new()
+        };
+        match role {
             Role::Filled(Seen { entry, level }) => {
                 let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
                 Part::Done(Ok(entry.found(outcome, Some(level), now)))
@@ -148,7 +153,7 @@ impl<T: Value> Inner<T> {
             Role::Lead(flight, own) => {
                 let held =
                     stale.as_ref().filter(|s| s.entry.state(now) != State::Dead).map(|s| s.entry.clone());
-                depart(Departure { flight: Arc::clone(&flight), ticket: own, held });
+                depart(Departure { flight: Arc::clone(&flight), ticket: own, held, rights });
                 Part::Wait { flight, stale, leads: true }
             }
         }

@@ -14,8 +14,9 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats, TracedCache,
-    Value,
+    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats,
+    TracedCache, Value,
+    backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
     slots::Slots,
@@ -31,6 +32,7 @@ pub struct Builder<T> {
     schema: u32,
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
+    backplane: Option<Arc<dyn Backplane>>,
 }
 
 impl<T: Value> Builder<T> {
@@ -43,6 +45,7 @@ impl<T: Value> Builder<T> {
             schema: 0,
             weigher: None,
             observers: Vec::new(),
+            backplane: None,
         }
     }
 
@@ -82,6 +85,13 @@ impl<T: Value> Builder<T> {
         self
     }
 
+    /// How the other nodes of this cache learn of its invalidations, and this one of theirs.
+    #[must_use]
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
+        self
+    }
+
     /// Adds an observer.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
@@ -95,7 +105,7 @@ impl<T: Value> Builder<T> {
     /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
     /// policy or levels, or what a provider finds wrong with its own settings.
     pub fn build(self) -> Result<TracedCache<T>> {
-        let Self { name, levels, policy, clock, schema, weigher, observers } = self;
+        let Self { name, levels, policy, clock, schema, weigher, observers, backplane } = self;
         check_name(&name)?;
         policy.check()?;
         if levels.is_empty() {
@@ -155,6 +165,7 @@ impl<T: Value> Builder<T> {
                 permits: policy
                     .loads
                     .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+                plane: backplane.map(Plane::new),
                 policy,
                 schema,
                 weigher,

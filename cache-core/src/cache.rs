@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use crate::{
     Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
     Outcome, Policy, RawKey, Result, Snapshot, SpanKind, SpanStart, Value, Verb, flight::Loader,
-    inner::Inner, observe::Spans, stats::SAMPLE,
+    inner::Inner, load::ManyLoader, observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -300,7 +300,8 @@ impl<T: Value> TracedCache<T> {
         Ok(found.into_iter().map(Found::into_value).collect())
     }
 
-    /// Looks up many keys and loads those missing with one call of the loader, which gets only their ids and answers
+    /// Looks up many keys and loads those missing with one call of the loader (a second one for ids that another process
+    /// was loading and gave up), which gets only their ids and answers
     /// with pairs in any order. Ids that it leaves out are absent; ids that nobody asked for are ignored. A key that is
     /// being loaded already, alone or in another batch, is waited for, not loaded again. Answers in the asked order.
     ///
@@ -315,11 +316,11 @@ impl<T: Value> TracedCache<T> {
     ) -> Result<Vec<Option<Arc<T>>>>
     where
         K: CacheKey,
-        S: Clone + Send + 'static,
+        S: Clone + Send + Sync + 'static,
         A: Answer<T>,
         I: IntoIterator<Item = (K::Owned, A)> + Send,
         E: Into<BoxError>,
-        F: FnOnce(S, Vec<K::Owned>) -> Fut + Send + 'static,
+        F: Fn(S, Vec<K::Owned>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<I, E>> + Send + 'static,
     {
         let mut ids = Vec::new();
@@ -332,13 +333,18 @@ impl<T: Value> TracedCache<T> {
             return Ok(Vec::new());
         }
         let state = state.clone();
-        let loader = move |wanted: Vec<usize>| async move {
+        let owned: Arc<[K::Owned]> = owned.into();
+        let loader: ManyLoader<T> = Arc::new(move |wanted: Vec<usize>| {
             let ids: Vec<K::Owned> = wanted.iter().map(|at| owned[*at].clone()).collect();
-            let answers = load(state, ids.clone()).await.map_err(Into::into)?;
-            let mut by_id: HashMap<K::Owned, Loaded<T>> =
-                answers.into_iter().map(|(id, answer)| (id, answer.into_loaded())).collect();
-            Ok(ids.iter().map(|id| by_id.remove(id)).collect())
-        };
+            let (state, load) = (state.clone(), load.clone());
+            async move {
+                let answers = load(state, ids.clone()).await.map_err(Into::into)?;
+                let mut by_id: HashMap<K::Owned, Loaded<T>> =
+                    answers.into_iter().map(|(id, answer)| (id, answer.into_loaded())).collect();
+                Ok(ids.iter().map(|id| by_id.remove(id)).collect())
+            }
+            .boxed()
+        });
         let Self { inner, access } = self;
         let work = async |spans: &Spans| inner.fetch_many(&inner.keys(&ids)?, *access, loader, spans).await;
         let found = inner.operation(Verb::GetOrSetMany, None, ids.len(), work, |_| None).boxed().await?;
@@ -474,7 +480,7 @@ impl<T: Value> Inner<T> {
 
     /// Runs one call that leaves the nearest level: counts it, times it, gives it a span.
     pub(crate) async fn operation<R>(
-        &self,
+        self: &Arc<Self>,
         verb: Verb,
         id: Option<&str>,
         keys: usize,
@@ -482,6 +488,7 @@ impl<T: Value> Inner<T> {
         brief: impl Fn(&R) -> Option<(Outcome, Option<u8>)>,
     ) -> Result<R> {
         self.stats().operation(verb);
+        self.listen();
         if self.observers().is_empty() {
             return work(&Spans::default()).await;
         }
@@ -515,7 +522,7 @@ impl<T: Value> Inner<T> {
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
         // From here on calls are refused; the hot path finds nothing.
         self.tasks.close();
-        self.cleared_elsewhere();
+        self.void_in_process();
         let drained = self.around.clock.timeout(limit, self.tasks.wait()).await.is_some();
         self.closing.cancel();
         self.tasks.wait().await;

@@ -38,6 +38,13 @@ pub(crate) async fn running<F: Future>(id: LoadId, loader: F) -> F::Output {
 /// An edge, for as long as the caller waits.
 pub(crate) struct Waiting(Option<(LoadId, LoadId)>);
 
+impl Waiting {
+    /// Whether it is a load that waits.
+    pub(crate) fn is_of_a_load(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// About to wait for `target`. `None`: that would never end.
 pub(crate) fn wait_for(target: LoadId) -> Option<Waiting> {
     let Ok(me) = CURRENT.try_with(|id| *id) else {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::{FutureExt, future::BoxFuture};
+
 use crate::{
     Access, Entry, Error, ErrorKind, Event, Found, Outcome, RawKey, Result, Stats, Value, Verb,
     cycle::{self, LoadId},
@@ -10,6 +12,7 @@ use crate::{
     load::{Departure, Terms},
     observe::Spans,
     read::Asked,
+    rights::Rights,
     slots::{Role, Ticket},
 };
 
@@ -21,11 +24,13 @@ pub(crate) struct Counted<'a> {
     level: Option<u8>,
     /// The call's span, to link to the load that it waits for.
     spans: &'a Spans,
+    /// The look-up has joined a load that was overtaken, and tries once more.
+    again: bool,
 }
 
 impl<'a> Counted<'a> {
     pub(crate) fn new(stats: &'a Stats, verb: Verb, spans: &'a Spans) -> Self {
-        Self { stats, verb, outcome: Outcome::Miss, level: None, spans }
+        Self { stats, verb, outcome: Outcome::Miss, level: None, spans, again: false }
     }
 
     pub(crate) fn as_found<T>(&mut self, found: &Found<T>) {
@@ -149,7 +154,8 @@ impl<T: Value> Inner<T> {
         let ticket = self.slots.open(key);
         let start = || Flight::new(LoadId::next(), false, None);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
-            let departure = Departure { flight, ticket: own, held: Some(held.clone()) };
+            let departure =
+                Departure { flight, ticket: own, held: Some(held.clone()), rights: Rights::new() };
             // Without a runtime there is no refresh; the caller has its answer.
             let _ = self.launch(departure, loader, Terms { background: true, ..Terms::NORMAL });
         }
@@ -165,11 +171,19 @@ impl<T: Value> Inner<T> {
         counted: &mut Counted<'_>,
     ) -> Result<Found<T>> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
-        let recheck = || match access {
-            Access::Normal | Access::AllowStale | Access::CacheOnly => self.refilled(key),
-            Access::Reload | Access::Bypass => None,
-        };
-        match self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), true, stale.clone())) {
+        let read = !matches!(access, Access::Reload | Access::Bypass);
+        let recheck = || if read { self.refilled(key) } else { None };
+        let role = self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), true, stale.clone()));
+        let rights = std::mem::take(&mut asked.rights);
+        if let Role::Lead(flight, own) = role {
+            let held = stale.as_ref().map(|s| s.entry.clone());
+            let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
+            let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
+            self.launch(departure, loader, terms)?;
+            return self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).await;
+        }
+        self.give_back(key, rights);
+        match role {
             Role::Filled(seen) => Ok(seen.entry.found(
                 if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent },
                 Some(seen.level),
@@ -179,13 +193,7 @@ impl<T: Value> Inner<T> {
                 counted.coalesced();
                 self.conclude(ended, stale.as_ref(), Outcome::Coalesced)
             }
-            Role::Lead(flight, own) => {
-                let held = stale.as_ref().map(|s| s.entry.clone());
-                let terms = Terms { store: access != Access::Bypass, ..Terms::NORMAL };
-                self.launch(Departure { flight: Arc::clone(&flight), ticket: own, held }, loader, terms)?;
-                self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).await
-            }
-            Role::Join(flight) => {
+            Role::Lead(flight, _) | Role::Join(flight) => {
                 counted.coalesced();
                 self.attend(&flight, Part::Waiter, stale.as_ref(), Some((ticket, loader)), counted).await
             }
@@ -208,9 +216,10 @@ impl<T: Value> Inner<T> {
         part: Part,
         stale: Option<&Seen<T>>,
         alone: Option<(Ticket<T>, Loader<T>)>,
-        counted: &Counted<'_>,
+        counted: &mut Counted<'_>,
     ) -> Result<Found<T>> {
-        let _edge = wait_for(flight)?;
+        let late = part == Part::Waiter && !counted.again && flight.has_begun();
+        let edge = wait_for(flight)?;
         let waited_from = self.now();
         let soft = stale.and(self.policy.soft);
         let wait = if part == Part::Waiter { self.policy.wait } else { None };
@@ -232,7 +241,14 @@ impl<T: Value> Inner<T> {
                 Outcome::Coalesced
             }
         };
+        drop(edge);
         if let Some(ended) = ended {
+            if let Ended::Entry { accepted: false, .. } = ended
+                && late
+                && let Some((ticket, loader)) = alone
+            {
+                return self.load_again(&ticket, stale.cloned(), loader, counted).await;
+            }
             return self.conclude(ended, stale, outcome);
         }
         let now = self.now();
@@ -250,9 +266,27 @@ impl<T: Value> Inner<T> {
         // the other load holds.
         let own = Flight::new(LoadId::next(), true, None);
         let _edge = wait_for(&own)?;
-        let departure = Departure { flight: Arc::clone(&own), ticket, held: None };
+        let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
         self.launch(departure, loader, Terms { remote: false, ..Terms::NORMAL })?;
         self.conclude(own.wait().await, stale, Outcome::Loaded)
+    }
+
+    /// The load that this caller joined was overtaken, and had begun before this call: its value may be older than an
+    /// invalidation that this caller must see. Those in the same place share one new load, which begins after they called.
+    fn load_again<'a>(
+        self: &'a Arc<Self>,
+        ticket: &'a Ticket<T>,
+        stale: Option<Seen<T>>,
+        loader: Loader<T>,
+        counted: &'a mut Counted<'_>,
+    ) -> BoxFuture<'a, Result<Found<T>>> {
+        async move {
+            let key = ticket.key(&self.around);
+            // Once: whatever it joins now began after it called.
+            counted.again = true;
+            self.load_or_join(key, Access::Normal, Asked::new(key), stale, loader, counted).await
+        }
+        .boxed()
     }
 
     /// A flight's end, as one caller sees it.
@@ -264,7 +298,11 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         let now = self.now();
         match ended {
-            Ended::Entry(entry) => Ok(entry.found(outcome, None, now)),
+            Ended::Entry { entry, level: Some(level), .. } if outcome == Outcome::Loaded => {
+                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
+                Ok(entry.found(outcome, Some(level), now))
+            }
+            Ended::Entry { entry, .. } => Ok(entry.found(outcome, None, now)),
             Ended::Failed { error, surface } => match stale {
                 Some(seen) if !surface && seen.entry.state(now) != State::Dead => {
                     Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now))
@@ -277,10 +315,14 @@ impl<T: Value> Inner<T> {
 
 /// Notes that this caller waits for a flight.
 pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
-    cycle::wait_for(flight.load).ok_or_else(|| {
+    let waiting = cycle::wait_for(flight.load).ok_or_else(|| {
         Error::new(
             ErrorKind::Cycle,
             "a loader asks, directly or through others, for the key that it is loading",
         )
-    })
+    })?;
+    if waiting.is_of_a_load() {
+        flight.is_needed();
+    }
+    Ok(waiting)
 }

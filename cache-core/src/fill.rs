@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    Codec, Entry, Event, LevelOp, Put, RawKey, Stamp, Value, envelope,
+    Codec, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, Stamp, Value, envelope,
     inner::Inner,
+    rights::Rights,
     slots::Ticket,
     tier::{Failure, Tier},
 };
@@ -16,13 +17,29 @@ use crate::{
 pub(crate) struct Outgoing<'k, T> {
     pub(crate) key: RawKey<'k>,
     pub(crate) entry: Entry<T>,
+    /// The leases under which levels that keep some may be filled.
+    pub(crate) rights: Rights,
     /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
     payload: Option<(Codec, Option<Bytes>)>,
 }
 
 impl<'k, T: Value> Outgoing<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, entry: Entry<T>) -> Self {
-        Self { key, entry, payload: None }
+        Self { key, entry, rights: Rights::new(), payload: None }
+    }
+
+    pub(crate) fn with_rights(mut self, rights: Rights) -> Self {
+        self.rights = rights;
+        self
+    }
+
+    fn has_right(&self, level: u8) -> bool {
+        self.rights.iter().any(|(at, _)| *at == level)
+    }
+
+    fn use_right(&mut self, level: u8) -> Option<Lease> {
+        let at = self.rights.iter().position(|(at, _)| *at == level)?;
+        Some(self.rights.swap_remove(at).1)
     }
 
     fn payload(&mut self, codec: Codec) -> Option<Bytes> {
@@ -61,14 +78,16 @@ impl<T: Value> Inner<T> {
         held
     }
 
-    /// Sends entries to one remote level in one batch. A value that the level cannot take leaves nothing behind there.
+    /// Sends entries to one remote level in one batch, under their leases where they hold one for it. A value that the
+    /// level cannot take leaves nothing behind there. `false`: the lease was refused.
     pub(crate) async fn send(
         &self,
         tier: &Tier,
         items: &mut [&mut Outgoing<'_, T>],
         stamp: Stamp,
-    ) -> Vec<Result<(), Failure>> {
+    ) -> Vec<Result<bool, Failure>> {
         let mut puts = Vec::with_capacity(items.len());
+        let mut fills = Vec::new();
         let mut drops = Vec::new();
         // For each item: sent as a put, dropped from the level, or nothing left of its life.
         let mut plan = Vec::with_capacity(items.len());
@@ -100,9 +119,21 @@ impl<T: Value> Inner<T> {
                     bytes: bytes.len(),
                 });
             }
-            plan.push(Plan::Put);
-            puts.push(Put { key: item.key, bytes, ttl });
+            let put = Put { key: item.key, bytes, ttl };
+            match item.use_right(tier.index) {
+                Some(lease) => {
+                    plan.push(Plan::Fill);
+                    fills.push(Fill { put, lease });
+                }
+                None => {
+                    plan.push(Plan::Put);
+                    puts.push(put);
+                }
+            }
         }
+        let mut filled =
+            if fills.is_empty() { Vec::new() } else { tier.fill_many(&self.around, &fills).await }
+                .into_iter();
         let mut put =
             if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
         let mut dropped =
@@ -110,8 +141,9 @@ impl<T: Value> Inner<T> {
                 .into_iter();
         plan.iter()
             .map(|plan| match plan {
-                Plan::Put => put.next(),
-                Plan::Drop => dropped.next(),
+                Plan::Fill => filled.next(),
+                Plan::Put => put.next().map(stored),
+                Plan::Drop => dropped.next().map(stored),
             })
             .map(|result| result.unwrap_or(Err(Failure::Skipped)))
             .collect()
@@ -133,7 +165,8 @@ impl<T: Value> Inner<T> {
         for tier in self.tiers[..below].iter().rev() {
             if tier.store.is_some() {
                 for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
-                    *held &= self.keep(item.key, &item.entry, tier, ticket, seen);
+                    // What a deeper level has refused is not kept nearer.
+                    *held = *held && self.keep(item.key, &item.entry, tier, ticket, seen);
                 }
                 continue;
             }
@@ -143,7 +176,11 @@ impl<T: Value> Inner<T> {
                 continue;
             }
             if tier.background {
-                self.fill_later(tier.index, items, tickets, stamp);
+                self.fill_later(tier, items, tickets, stamp);
+                continue;
+            }
+            if tier.leases() {
+                self.fill_leased(tier, items, tickets, &mut held, stamp).await;
                 continue;
             }
             let mut batch = Vec::new();
@@ -161,7 +198,8 @@ impl<T: Value> Inner<T> {
             batch.retain(|_| current.next().unwrap_or(false));
             self.send(tier, &mut batch, stamp).await;
         }
-        for (held, ticket) in held.iter_mut().zip(tickets) {
+        for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
+            self.give_back(item.key, std::mem::take(&mut item.rights));
             *held &= ticket.is_current();
             if !*held {
                 self.stats().overtaken();
@@ -171,28 +209,63 @@ impl<T: Value> Inner<T> {
         held
     }
 
+    /// Fills a level that keeps leases. The store itself refuses what has been overtaken, so writers need not take turns.
+    async fn fill_leased(
+        self: &Arc<Self>,
+        tier: &Tier,
+        items: &mut [Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        held: &mut [bool],
+        stamp: Stamp,
+    ) {
+        let mut batch = Vec::new();
+        let mut of = Vec::new();
+        for (at, (item, ticket)) in items.iter_mut().zip(tickets).enumerate() {
+            held[at] &= ticket.is_current();
+            if held[at] && item.has_right(tier.index) && !tier.pending.masks(item.key.id) {
+                batch.push(item);
+                of.push(at);
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp).await) {
+            // Not known is not refused: the level is not well, and the value may be kept nearer.
+            held[at] &= !matches!(sent, Ok(false));
+        }
+    }
+
     /// The same for a level that is written in the background.
     fn fill_later(
         self: &Arc<Self>,
-        level: u8,
-        items: &[Outgoing<'_, T>],
+        tier: &Tier,
+        items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
         stamp: Stamp,
     ) {
+        let level = tier.index;
+        let leased = tier.leases();
         let batch: Vec<_> = items
-            .iter()
+            .iter_mut()
             .zip(tickets)
-            .filter(|(_, ticket)| ticket.is_current())
-            .map(|(item, ticket)| (item.entry.clone(), ticket.again()))
+            .filter(|(item, ticket)| ticket.is_current() && (!leased || item.has_right(level)))
+            .map(|(item, ticket)| {
+                let rights =
+                    item.use_right(level).map(|lease| (level, lease)).into_iter().collect::<Rights>();
+                (item.entry.clone(), ticket.again(), rights)
+            })
             .collect();
         let inner = Arc::clone(self);
         self.spawn(async move {
-            let tickets: Vec<_> = batch.iter().map(|(_, t)| t).collect();
+            let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
             let _order = inner.in_order(&tickets).await;
             let mut items: Vec<_> = batch
                 .iter()
-                .filter(|(_, ticket)| ticket.is_current())
-                .map(|(entry, ticket)| Outgoing::new(ticket.key(&inner.around), entry.clone()))
+                .filter(|(_, ticket, _)| ticket.is_current())
+                .map(|(entry, ticket, rights)| {
+                    Outgoing::new(ticket.key(&inner.around), entry.clone()).with_rights(rights.clone())
+                })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
             inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
@@ -295,7 +368,12 @@ impl<T: Value> Drop for Replay<'_, T> {
     }
 }
 
+fn stored(result: Result<(), Failure>) -> Result<bool, Failure> {
+    result.map(|()| true)
+}
+
 enum Plan {
+    Fill,
     Put,
     Drop,
 }

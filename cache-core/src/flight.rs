@@ -1,6 +1,9 @@
 //! Flights: the unit of loading. Owned by the runtime; callers only wait.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
@@ -14,7 +17,13 @@ pub(crate) type Loader<T> =
 /// How a flight ended, as its callers see it.
 pub(crate) enum Ended<T> {
     /// The entry; its value is `None` for an absence.
-    Entry(Entry<T>),
+    Entry {
+        entry: Entry<T>,
+        /// The level that had it after all: another process has filled it.
+        level: Option<u8>,
+        /// Whether it was not overtaken. If it was, only callers from before its load began may use it.
+        accepted: bool,
+    },
     Failed {
         error: Error,
         surface: bool,
@@ -24,7 +33,9 @@ pub(crate) enum Ended<T> {
 impl<T> Clone for Ended<T> {
     fn clone(&self) -> Self {
         match self {
-            Self::Entry(entry) => Self::Entry(entry.clone()),
+            Self::Entry { entry, level, accepted } => {
+                Self::Entry { entry: entry.clone(), level: *level, accepted: *accepted }
+            }
             Self::Failed { error, surface } => Self::Failed { error: error.clone(), surface: *surface },
         }
     }
@@ -39,8 +50,12 @@ pub(crate) struct Flight<T> {
     pub(crate) stale: Option<Seen<T>>,
     /// The load's span, for waiters to link to.
     pub(crate) spans: OnceLock<Spans>,
+    /// The loader has begun to run.
+    begun: AtomicBool,
     ended: OnceLock<Ended<T>>,
     landed: Notify,
+    /// Another load waits for this one.
+    needed: Notify,
     task: OnceLock<AbortHandle>,
 }
 
@@ -51,8 +66,10 @@ impl<T> Flight<T> {
             awaited,
             stale,
             spans: OnceLock::new(),
+            begun: AtomicBool::new(false),
             ended: OnceLock::new(),
             landed: Notify::new(),
+            needed: Notify::new(),
             task: OnceLock::new(),
         })
     }
@@ -60,6 +77,25 @@ impl<T> Flight<T> {
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// A load waits for this one: it must not queue behind that load for its turn.
+    pub(crate) fn is_needed(&self) {
+        self.needed.notify_one();
+    }
+
+    /// Waits until a load needs this one, if ever.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
+    }
+
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// Whether a caller who joins now comes after the load began.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// Ends the flight. The first ending counts.

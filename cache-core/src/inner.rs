@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
     Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    backplane::Plane,
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
@@ -40,6 +41,7 @@ pub(crate) struct Inner<T> {
     pub(crate) tiers: Box<[Tier]>,
     /// The nearest level's objects, where it is in process.
     pub(crate) near: Option<Arc<dyn ObjectStore>>,
+    pub(crate) plane: Option<Plane>,
     pub(crate) policy: Policy,
     pub(crate) schema: u32,
     pub(crate) weigher: Option<Weigher<T>>,
@@ -291,7 +293,12 @@ impl<T: Value> Inner<T> {
             .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
     }
 
-    fn decode_quietly(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
+    pub(crate) fn decode_quietly(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &Bytes,
+    ) -> Result<Entry<T>, Unreadable> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
@@ -398,8 +405,14 @@ impl<T: Value> Inner<T> {
         self.remote().next().is_some()
     }
 
-    /// A clear of this cache by another node has been learned of.
+    /// A clear of this cache by another node has been learned of, or may have been missed.
     pub(crate) fn cleared_elsewhere(&self) {
+        self.remote().for_each(Tier::doubt_epoch);
+        self.void_in_process();
+    }
+
+    /// No object of before is believed, and no older fill gets in.
+    pub(crate) fn void_in_process(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.slots.revoke_all();
     }

@@ -1,6 +1,7 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
 
+mod backplane;
 mod batch;
 mod breaker;
 mod builder;
@@ -26,6 +27,7 @@ mod pending;
 mod policy;
 mod provider;
 mod read;
+mod rights;
 mod slots;
 mod source;
 mod stats;
@@ -35,6 +37,7 @@ mod tier;
 mod warm;
 mod write;
 
+pub use backplane::{Backplane, Listener};
 pub use breaker::Breaker;
 pub use builder::Builder;
 pub use cache::{Closed, TracedCache, Undelivered};

@@ -1,8 +1,13 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, select},
+    stream::FuturesUnordered,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
@@ -10,9 +15,11 @@ use crate::{
     cycle::LoadId,
     fill::Outgoing,
     flight::{Ended, Flight, Loader},
-    inner::Inner,
+    inner::{Inner, Seen},
     loaded::Answered,
-    observe::{Ambient, within},
+    observe::within,
+    read::Begun,
+    rights::{Rights, Wish},
     slots::Ticket,
 };
 
@@ -25,10 +32,12 @@ pub(crate) struct Terms {
     pub(crate) remote: bool,
     /// Its value is stored at all.
     pub(crate) store: bool,
+    /// Levels were read before: what is not in `held` they do not have.
+    pub(crate) read: bool,
 }
 
 impl Terms {
-    pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true };
+    pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
 }
 
 /// A flight to start: the ticket is its own.
@@ -36,7 +45,14 @@ pub(crate) struct Departure<T> {
     pub(crate) flight: Arc<Flight<T>>,
     pub(crate) ticket: Ticket<T>,
     pub(crate) held: Option<Entry<T>>,
+    /// Leases taken while levels were read.
+    pub(crate) rights: Rights,
 }
+
+/// A batch's loader: gets positions among the keys asked for, answers in their order. Called once, and once more for keys
+/// that another process was loading and gave up.
+pub(crate) type ManyLoader<T> =
+    Arc<dyn Fn(Vec<usize>) -> BoxFuture<'static, Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + Sync>;
 
 /// Ends flights whatever happens to their task: a panic of ours, an abort, a runtime that shuts down.
 struct Landing<T: Value> {
@@ -45,7 +61,11 @@ struct Landing<T: Value> {
 }
 
 impl<T: Value> Landing<T> {
-    fn land(&mut self, at: usize, ended: Ended<T>) {
+    fn key(&self, at: usize) -> RawKey<'_> {
+        self.open[at].1.key(&self.inner.around)
+    }
+
+    fn land(&self, at: usize, ended: Ended<T>) {
         let (flight, ticket) = &self.open[at];
         ticket.land(flight, &ended);
         flight.end(ended);
@@ -67,16 +87,29 @@ impl<T: Value> Drop for Landing<T> {
     }
 }
 
-/// What came of running a loader.
-pub(crate) struct Ran<A> {
-    pub(crate) answer: Result<A, Failed>,
-    pub(crate) born: Moment,
-    pub(crate) cost: Duration,
-    /// Taken before the loader began.
-    pub(crate) stamps: Vec<crate::Stamp>,
-    pub(crate) seen: u32,
+/// A load about to run: for which of a task's flights, and with which leases.
+struct Load<'k> {
+    load: LoadId,
+    at: Vec<usize>,
+    rights: Vec<(RawKey<'k>, Rights)>,
+    terms: Terms,
 }
 
+/// What came of running a loader.
+struct Ran<A> {
+    answer: Result<A, Failed>,
+    began: Began,
+}
+
+/// When it ran, and what was known then.
+struct Began {
+    born: Moment,
+    cost: Duration,
+    stamps: Vec<crate::Stamp>,
+    seen: u32,
+}
+
+#[derive(Clone)]
 pub(crate) struct Failed {
     pub(crate) error: Error,
     pub(crate) surface: bool,
@@ -97,31 +130,58 @@ fn load_failed(cause: BoxError) -> Error {
     }
 }
 
+/// Waits for a turn among the loads of the cache. A load that another one waits for goes ahead without: that one may
+/// hold the turn which it would wait for.
+async fn turn<'a, T>(permits: &'a Semaphore, flights: &[Arc<Flight<T>>]) -> Option<SemaphorePermit<'a>> {
+    let mut needed: FuturesUnordered<_> = flights.iter().map(|flight| flight.needed()).collect();
+    match select(pin!(permits.acquire()), needed.next()).await {
+        // Closed never: the semaphore lives as long as the cache.
+        Either::Left((permit, _)) => permit.ok(),
+        Either::Right(_) => None,
+    }
+}
+
 impl<T: Value> Inner<T> {
-    /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, telemetry.
-    pub(crate) async fn run<A>(
-        &self,
-        load: LoadId,
-        keys: usize,
-        background: bool,
+    /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
+    async fn run<A>(
+        self: &Arc<Self>,
+        load: &Load<'_>,
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        // Closed never: the semaphore lives as long as the cache.
+        let renewal = self.keep_alive(&load.rights);
+        let work = self.run_alone(load, flights, loader);
+        futures::pin_mut!(renewal, work);
+        match select(work, renewal).await {
+            Either::Left((ran, _)) => ran,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    async fn run_alone<A>(
+        &self,
+        load: &Load<'_>,
+        flights: &[Arc<Flight<T>>],
+        loader: impl Future<Output = Result<A, BoxError>> + Send,
+    ) -> Ran<A> {
         let _permit = match &self.permits {
-            Some(permits) => permits.acquire().await.ok(),
+            Some(permits) => turn(permits, flights).await,
             None => None,
         };
-        let spans =
-            self.observers().span(&SpanStart { kind: SpanKind::Load, key: None, keys, root: background });
+        let spans = self.observers().span(&SpanStart {
+            kind: SpanKind::Load,
+            key: None,
+            keys: flights.len(),
+            root: load.terms.background,
+        });
+        let Begun { stamps, seen } = self.begin();
+        let born = self.now();
         for flight in flights {
             // Set once, here.
             let _ = flight.spans.set(spans.clone());
+            flight.begin();
         }
-        let stamps = self.stamps();
-        let seen = self.generation();
-        let born = self.now();
-        let guarded = AssertUnwindSafe(spans.around(cycle::running(load, loader))).catch_unwind();
+        let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
         let ended = match self.policy.hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
@@ -139,7 +199,7 @@ impl<T: Value> Inner<T> {
         if let Err(Failed { error, .. }) = &answer {
             spans.failed(error.kind().as_str());
         }
-        Ran { answer, born, cost: self.now().since(born), stamps, seen }
+        Ran { answer, began: Began { born, cost: self.now().since(born), stamps, seen } }
     }
 
     /// Starts the flight of one key in a task of its own.
@@ -149,32 +209,128 @@ impl<T: Value> Inner<T> {
         loader: Loader<T>,
         terms: Terms,
     ) -> Result<()> {
-        let Departure { flight, ticket, held } = departure;
+        let Departure { flight, ticket, held, rights } = departure;
         let inner = Arc::clone(self);
-        let around: Vec<Arc<dyn Ambient>> = self.observers().ambient();
-        self.stats().flights().fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut landing = Landing { inner: Arc::clone(self), open: vec![(Arc::clone(&flight), ticket)] };
+        let landing = self.board(vec![(Arc::clone(&flight), ticket)]);
         let load = flight.load;
-        let flights = [Arc::clone(&flight)];
-        let task = self.spawn(within(around, async move {
-            let shown = held.as_ref().and_then(|entry| inner.held(entry));
-            let ran =
-                inner.run(load, 1, terms.background, &flights, async move { loader(shown).await }).await;
-            let ticket = &landing.open[0].1;
-            let key = ticket.key(&inner.around);
-            let ended = inner.settle(key, ticket, ran, held.as_ref(), terms).await;
-            landing.land(0, ended);
-        }));
-        match task {
-            Some(task) => {
-                flight.runs_as(task);
-                Ok(())
+        let task = self.spawn(within(self.observers().ambient(), async move {
+            let begun = inner.begin();
+            let mut wish = Wish::new(landing.key(0), held.as_ref(), rights);
+            if terms.remote && terms.store {
+                inner.stand(std::slice::from_mut(&mut wish)).await;
             }
-            None => Err(Error::new(
-                ErrorKind::NoRuntime,
-                "loads run as tokio tasks: call from inside a tokio runtime",
-            )),
+            let Wish { found, rights, .. } = wish;
+            if let Some(seen) = found {
+                return inner.arrive(&landing, 0, seen, rights, &begun).await;
+            }
+            let shown = held.as_ref().and_then(|entry| inner.held(entry));
+            let load = Load { load, at: vec![0], rights: vec![(landing.key(0), rights)], terms };
+            let loader = async move { Ok(vec![Some(loader(shown).await?)]) };
+            inner.load(&landing, load, loader, std::slice::from_ref(&held)).await;
+        }));
+        flight.runs_as(task.ok_or_else(no_runtime)?);
+        Ok(())
+    }
+
+    /// Starts one task for the flights of a batch. `positions` are those of the departures among the keys asked for.
+    pub(crate) fn launch_many(
+        self: &Arc<Self>,
+        load: LoadId,
+        departures: Vec<Departure<T>>,
+        positions: Vec<usize>,
+        terms: Terms,
+        loader: ManyLoader<T>,
+    ) -> Result<()> {
+        let inner = Arc::clone(self);
+        let mut open = Vec::with_capacity(departures.len());
+        let mut held = Vec::with_capacity(departures.len());
+        let mut had = Vec::with_capacity(departures.len());
+        for Departure { flight, ticket, held: entry, rights } in departures {
+            open.push((flight, ticket));
+            held.push(entry);
+            had.push(rights);
         }
+        let landing = self.board(open);
+        let task = self.spawn(within(self.observers().ambient(), async move {
+            let begun = inner.begin();
+            let mut wishes: Vec<_> = had
+                .into_iter()
+                .enumerate()
+                .map(|(at, rights)| Wish::new(landing.key(at), held[at].as_ref(), rights))
+                .collect();
+            if terms.remote && terms.store {
+                inner.ask(&mut wishes).await;
+            }
+            let (later, now): (Vec<_>, Vec<_>) =
+                wishes.into_iter().enumerate().partition(|(_, wish)| inner.waits(wish));
+            let go = async |wishes: Vec<(usize, Wish<'_, T>)>| {
+                let mut load = Load { load, at: Vec::new(), rights: Vec::new(), terms };
+                for (at, Wish { key, found, rights, .. }) in wishes {
+                    match found {
+                        Some(seen) => inner.arrive(&landing, at, seen, rights, &begun).await,
+                        None => {
+                            load.at.push(at);
+                            load.rights.push((key, rights));
+                        }
+                    }
+                }
+                if !load.at.is_empty() {
+                    let wanted = load.at.iter().map(|at| positions[*at]).collect();
+                    // Called inside the guard of the load: a panic of it stays there.
+                    let loader = async { loader(wanted).await };
+                    inner.load(&landing, load, loader, &held).await;
+                }
+            };
+            // Keys that another process is loading do not hold up the others, nor the other way round: two batches that
+            // overlap crosswise would wait for each other.
+            let others = async {
+                let (at, mut wishes): (Vec<_>, Vec<_>) = later.into_iter().unzip();
+                if !wishes.is_empty() {
+                    inner.stand(&mut wishes).await;
+                    go(at.into_iter().zip(wishes).collect()).await;
+                }
+            };
+            futures::future::join(go(now), others).await;
+        }));
+        task.map(drop).ok_or_else(no_runtime)
+    }
+
+    fn board(self: &Arc<Self>, open: Vec<(Arc<Flight<T>>, Ticket<T>)>) -> Landing<T> {
+        self.stats().flights().fetch_add(open.len(), std::sync::atomic::Ordering::Relaxed);
+        Landing { inner: Arc::clone(self), open }
+    }
+
+    /// Another process has filled a level while this one waited for its right: that answers the flight.
+    async fn arrive(
+        self: &Arc<Self>,
+        landing: &Landing<T>,
+        at: usize,
+        seen: Seen<T>,
+        rights: Rights,
+        begun: &Begun,
+    ) {
+        let Seen { entry, level } = seen;
+        let mut item = [Outgoing::new(landing.key(at), entry.clone()).with_rights(rights)];
+        let ticket = [landing.open[at].1.again()];
+        let accepted = self
+            .fill(&mut item, &ticket, usize::from(level), &begun.stamps, begun.seen)
+            .await
+            .iter()
+            .all(|a| *a);
+        landing.land(at, Ended::Entry { entry, level: Some(level), accepted });
+    }
+
+    /// Runs the loader for some of the flights and ends them.
+    async fn load(
+        self: &Arc<Self>,
+        landing: &Landing<T>,
+        load: Load<'_>,
+        loader: impl Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send,
+        held: &[Option<Entry<T>>],
+    ) {
+        let flights: Vec<_> = load.at.iter().map(|at| Arc::clone(&landing.open[*at].0)).collect();
+        let ran = self.run(&load, &flights, loader).await;
+        self.settle(landing, load, ran, held).await;
     }
 
     fn held(&self, entry: &Entry<T>) -> Option<Held<T>> {
@@ -185,69 +341,20 @@ impl<T: Value> Inner<T> {
         })
     }
 
-    /// Stores what a load of one key answered, as far as it has not been overtaken.
-    async fn settle(
-        self: &Arc<Self>,
-        key: RawKey<'_>,
-        ticket: &Ticket<T>,
-        ran: Ran<Loaded<T>>,
-        held: Option<&Entry<T>>,
-        terms: Terms,
-    ) -> Ended<T> {
-        let Ran { answer, born, cost, stamps, seen } = ran;
-        let made = answer.and_then(|loaded| self.make(loaded, born, cost, held));
-        self.loaded(cost, terms.background, 1, made.as_ref().map(|m| m.end).map_err(|f| f.error.kind()));
-        let made = match made {
-            Ok(made) => made,
-            Err(Failed { error, surface }) => {
-                if !surface {
-                    self.throttle(key, ticket, held, seen);
-                }
-                return Ended::Failed { error, surface };
-            }
-        };
-        let entry = made.entry.clone();
-        if terms.store {
-            let mut item = [Outgoing::new(key, made.entry)];
-            self.store(&mut item, std::slice::from_ref(ticket), &[made.keep], &stamps, seen, terms.remote)
-                .await;
-        }
-        Ended::Entry(entry)
-    }
-
-    /// Stores new entries at every level, or removes what they replace.
-    pub(crate) async fn store(
+    /// Stores new entries at every level. Says, per entry, whether it was not overtaken.
+    async fn store(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
-        keep: &[Keep],
-        stamps: &[crate::Stamp],
-        seen: u32,
+        ran: &Began,
         remote: bool,
-    ) {
-        for ((item, ticket), keep) in items.iter().zip(tickets).zip(keep) {
-            if *keep == Keep::Forget && ticket.is_current() {
-                // Not an invalidation: what is forgotten is older than what the caller got.
-                self.forget(item.key, ticket, remote).await;
-            }
-        }
+    ) -> Vec<bool> {
         let below = if remote {
             self.tiers.len()
         } else {
             self.tiers.iter().take_while(|t| t.store.is_some()).count()
         };
-        if keep.iter().all(|k| *k == Keep::Store) {
-            self.fill(items, tickets, below, stamps, seen).await;
-            return;
-        }
-        let (mut kept, mut kept_tickets) = (Vec::new(), Vec::new());
-        for ((item, ticket), keep) in items.iter().zip(tickets).zip(keep) {
-            if *keep == Keep::Store {
-                kept.push(Outgoing::new(item.key, item.entry.clone()));
-                kept_tickets.push(ticket.again());
-            }
-        }
-        self.fill(&mut kept, &kept_tickets, below, stamps, seen).await;
+        self.fill(items, tickets, below, &ran.stamps, ran.seen).await
     }
 
     /// Removes what levels hold of a key that the source no longer has.
@@ -343,85 +450,70 @@ impl<T: Value> Inner<T> {
         Ok(Made { entry, end, keep })
     }
 
-    /// Starts one task for the flights of a batch.
-    pub(crate) fn launch_many(
+    /// Stores what a load answered, as far as it has not been overtaken, and ends its flights.
+    async fn settle(
         self: &Arc<Self>,
-        load: LoadId,
-        departures: Vec<Departure<T>>,
-        terms: Terms,
-        loader: impl Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + 'static,
-    ) -> Result<()> {
-        let inner = Arc::clone(self);
-        let around = self.observers().ambient();
-        self.stats().flights().fetch_add(departures.len(), std::sync::atomic::Ordering::Relaxed);
-        let (open, held): (Vec<_>, Vec<_>) =
-            departures.into_iter().map(|d| ((d.flight, d.ticket), d.held)).unzip();
-        let flights: Vec<_> = open.iter().map(|(flight, _)| Arc::clone(flight)).collect();
-        let mut landing = Landing { inner: Arc::clone(self), open };
-        let spawned = self.spawn(within(around, async move {
-            let ran = inner.run(load, flights.len(), false, &flights, loader).await;
-            inner.settle_many(&mut landing, ran, &held, terms).await;
-        }));
-        if spawned.is_none() {
-            return Err(Error::new(
-                ErrorKind::NoRuntime,
-                "loads run as tokio tasks: call from inside a tokio runtime",
-            ));
-        }
-        Ok(())
-    }
-
-    async fn settle_many(
-        self: &Arc<Self>,
-        landing: &mut Landing<T>,
+        landing: &Landing<T>,
+        load: Load<'_>,
         ran: Ran<Vec<Option<Loaded<T>>>>,
         held: &[Option<Entry<T>>],
-        terms: Terms,
     ) {
-        let Ran { answer, born, cost, stamps, seen } = ran;
-        let count = held.len();
-        let answers = match answer {
-            Ok(answers) => {
-                self.loaded(cost, false, count, Ok(LoadEnd::Value));
-                answers
-            }
-            Err(Failed { error, surface }) => {
-                self.loaded(cost, false, count, Err(error.kind()));
-                for (at, held) in held.iter().enumerate() {
-                    let ticket = &landing.open[at].1;
-                    self.throttle(ticket.key(&self.around), ticket, held.as_ref(), seen);
-                    landing.land(at, Ended::Failed { error: error.clone(), surface });
-                }
-                return;
-            }
+        let Load { at: flights, rights, terms, .. } = load;
+        let Ran { answer, began } = ran;
+        let cost = began.cost;
+        let (answers, failed) = match answer {
+            Ok(answers) => (answers, None),
+            Err(failed) => (Vec::new(), Some(failed)),
         };
-        let mut ended = Vec::with_capacity(count);
-        let mut items = Vec::new();
-        let mut tickets = Vec::new();
-        let mut keep = Vec::new();
-        let open: Vec<_> = landing.open.iter().map(|(_, ticket)| ticket.again()).collect();
-        for ((ticket, held), loaded) in open.iter().zip(held).zip(answers) {
-            let loaded = loaded.unwrap_or_else(Loaded::absent);
-            match self.make(loaded, born, cost, held.as_ref()) {
-                Ok(made) => {
-                    ended.push(Ended::Entry(made.entry.clone()));
-                    items.push(Outgoing::new(ticket.key(&self.around), made.entry));
-                    tickets.push(ticket.again());
-                    keep.push(made.keep);
+        let mut answers = answers.into_iter();
+        let (mut items, mut tickets, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ends = Vec::with_capacity(flights.len());
+        for (at, (key, rights)) in flights.into_iter().zip(rights) {
+            let ticket = &landing.open[at].1;
+            let made = match &failed {
+                None => {
+                    let loaded = answers.next().flatten().unwrap_or_else(Loaded::absent);
+                    self.make(loaded, began.born, cost, held[at].as_ref())
+                }
+                Some(failed) => Err(failed.clone()),
+            };
+            match made {
+                Ok(Made { entry, end, keep }) => {
+                    ends.push(Ok(end));
+                    if keep == Keep::Store && terms.store {
+                        items.push(Outgoing::new(key, entry).with_rights(rights));
+                        tickets.push(ticket.again());
+                        stored.push(at);
+                        continue;
+                    }
+                    self.give_back(key, rights);
+                    if keep == Keep::Forget && terms.store && (held[at].is_some() || !terms.read) {
+                        self.forget(key, ticket, terms.remote).await;
+                    }
+                    landing.land(at, Ended::Entry { entry, level: None, accepted: ticket.is_current() });
                 }
                 Err(Failed { error, surface }) => {
-                    self.throttle(ticket.key(&self.around), ticket, held.as_ref(), seen);
-                    ended.push(Ended::Failed { error, surface });
+                    ends.push(Err(error.kind()));
+                    self.give_back(key, rights);
+                    if !surface {
+                        self.throttle(key, ticket, held[at].as_ref(), began.seen);
+                    }
+                    landing.land(at, Ended::Failed { error, surface });
                 }
             }
         }
-        if terms.store {
-            self.store(&mut items, &tickets, &keep, &stamps, seen, terms.remote).await;
-        }
-        for (at, ended) in ended.into_iter().enumerate() {
-            landing.land(at, ended);
+        // A batch is one load: it has failed if nothing came of it.
+        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
+        self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
+        let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
+        for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
+            landing.land(at, Ended::Entry { entry: item.entry, level: None, accepted });
         }
     }
+}
+
+fn no_runtime() -> Error {
+    Error::new(ErrorKind::NoRuntime, "loads run as tokio tasks: call from inside a tokio runtime")
 }
 
 /// What to do with an entry that a load made.

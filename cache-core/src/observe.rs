@@ -82,6 +82,8 @@ impl Verb {
 pub enum LevelOp {
     /// A read.
     Get,
+    /// The right to fill: taken or renewed.
+    Acquire,
     /// A write.
     Put,
     /// A removal.
@@ -93,6 +95,7 @@ impl LevelOp {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "get",
+            Self::Acquire => "acquire",
             Self::Put => "put",
             Self::Remove => "remove",
         }
@@ -260,6 +263,14 @@ pub enum Event<'a> {
         /// Its new state.
         state: BreakerState,
     },
+    /// A message about an invalidation has been handed to the backplane.
+    BackplaneSent,
+    /// A message of another node has been applied.
+    BackplaneReceived,
+    /// Something on the backplane is not a message of this release: dropped.
+    BackplaneNoise,
+    /// Messages may have been lost: in-process entries of before are not believed any more.
+    BackplaneGap,
     /// Something that an operator may want to put right. A sentence, without keys or values.
     Advice(&'a str),
 }

@@ -141,7 +141,8 @@ impl Policy {
         self
     }
 
-    /// At most this many loads of this cache run at once; more queue. A cold start cannot flatten the source.
+    /// At most this many loads of this cache run at once; more queue. A cold start cannot flatten the source. A load that
+    /// another load waits for does not queue: it would wait for itself.
     #[must_use]
     pub const fn loads(mut self, at_once: usize) -> Self {
         self.loads = Some(at_once);

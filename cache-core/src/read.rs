@@ -6,8 +6,9 @@ use crate::{
     Access, Error, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
     fill::Outgoing,
     inner::{Inner, Seen, State},
+    rights::{Rights, Wish},
     slots::Ticket,
-    tier::{Failure, Read},
+    tier::{Failure, Read, Tier},
 };
 
 /// One key on its way down the levels.
@@ -23,11 +24,21 @@ pub(crate) struct Asked<'k, T> {
     pub(crate) error: Option<Error>,
     /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
     pub(crate) met_a_load: bool,
+    /// Leases taken at levels that had nothing, before deeper ones were read.
+    pub(crate) rights: Rights,
 }
 
 impl<'k, T> Asked<'k, T> {
     pub(crate) fn new(key: RawKey<'k>) -> Self {
-        Self { key, ticket: None, fresh: None, stale: None, error: None, met_a_load: false }
+        Self {
+            key,
+            ticket: None,
+            fresh: None,
+            stale: None,
+            error: None,
+            met_a_load: false,
+            rights: Rights::new(),
+        }
     }
 
     /// Takes what a level holds. An older entry never replaces a younger one.
@@ -81,7 +92,7 @@ impl<T: Value> Inner<T> {
             let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
             let (answers, cleared) = tier.read_many(&self.around, &keys).await;
             if cleared {
-                self.cleared_elsewhere();
+                self.void_in_process();
                 begun.seen = self.generation();
             }
             for (asked, answer) in open.into_iter().zip(answers) {
@@ -106,8 +117,24 @@ impl<T: Value> Inner<T> {
                     }
                 }
             }
+            let deeper = usize::from(tier.index) + 1 < self.tiers.len();
+            if deeper && tier.leases() {
+                self.reserve(tier, asked).await;
+            }
         }
         self.backfill(asked, &begun).await;
+    }
+
+    /// Takes the leases of a level for what it does not have, before anything deeper is read.
+    async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>]) {
+        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
+        let mut wishes: Vec<_> =
+            missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
+        self.ask_level(tier, &mut wishes).await;
+        for (asked, wish) in missing.iter_mut().zip(wishes) {
+            asked.rights.extend(wish.rights);
+            asked.fresh = wish.found;
+        }
     }
 
     /// Fills the levels above the one that had each fresh entry.
@@ -120,7 +147,8 @@ impl<T: Value> Inner<T> {
                     && let Some(ticket) = asked.ticket.take()
                 {
                     asked.met_a_load = ticket.met_a_load();
-                    items.push(Outgoing::new(asked.key, seen.entry.clone()));
+                    let rights = std::mem::take(&mut asked.rights);
+                    items.push(Outgoing::new(asked.key, seen.entry.clone()).with_rights(rights));
                     tickets.push(ticket);
                 }
             }

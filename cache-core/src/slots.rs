@@ -35,6 +35,8 @@ struct Slot<T> {
     open: usize,
     /// Counts invalidations and sets while the record exists.
     revision: u64,
+    /// Writes under way.
+    writing: usize,
     /// Counts tickets opened, to tell "before the load ended" from "after".
     opened: u64,
     flight: Option<Arc<Flight<T>>>,
@@ -92,6 +94,7 @@ impl<T> Slots<T> {
                 hash,
                 open: 0,
                 revision: 0,
+                writing: 0,
                 opened: 0,
                 flight: None,
                 landed: None,
@@ -100,14 +103,18 @@ impl<T> Slots<T> {
             .into_mut();
         if revoke {
             slot.revoke();
+            slot.writing += 1;
         }
         slot.open += 1;
         slot.opened += 1;
+        // The end of a write revokes what began during it. Its holder may as well know now, and not wait for the turn to
+        // fill a level: the writer may be waiting for a slow source.
+        let doomed = !revoke && slot.writing > 0;
         Ticket {
             slots: Arc::clone(self),
             id: Arc::clone(&slot.id),
             hash,
-            revision: slot.revision,
+            revision: if doomed { slot.revision.wrapping_sub(1) } else { slot.revision },
             number: slot.opened,
             clears: self.clears.load(Ordering::Acquire),
         }
@@ -124,7 +131,6 @@ impl<T> Slots<T> {
     }
 
     /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
-    #[cfg(test)]
     pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
         let mut shard = self.shard(key.hash);
         if let Some(slot) = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id) {
@@ -254,6 +260,7 @@ impl<T> Ticket<T> {
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
             alone = self.holds(slot);
             slot.revoke();
+            slot.writing = slot.writing.saturating_sub(1);
         }
         if alone {
             fill();
@@ -270,7 +277,8 @@ impl<T> Ticket<T> {
             && slot.flight.as_ref().is_some_and(|f| Arc::ptr_eq(f, flight))
         {
             slot.flight = None;
-            if self.holds(slot) {
+            let overtaken = matches!(ended, Ended::Entry { accepted: false, .. });
+            if self.holds(slot) && !overtaken {
                 slot.landed = Some((slot.opened, ended.clone()));
             }
         }

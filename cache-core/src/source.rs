@@ -188,8 +188,8 @@ impl<T: Value> Inner<T> {
         let raw = self.key(id)?;
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
-        let writing = Writing::begin(self, vec![raw]);
-        let order = self.order_of(&writing).await;
+        let mut writing = Writing::begin(self, vec![raw]);
+        let order = Arc::new(self.order_of(&mut writing).await);
         let call = async {
             match &change {
                 Change::Save(value) => source.save(key, value).await,
@@ -227,15 +227,18 @@ impl<T: Value> Inner<T> {
                     encoded: None,
                 };
                 let mut items = [Outgoing::new(raw, entry)];
-                self.write_through(&mut items, order, &mut written).await;
+                self.write_through(&mut items, &order, &mut written).await;
                 let [item] = items;
+                written = written.told(self.tell(&[raw]).await);
                 writing.end(Some(&[item.entry]), self.generation());
             }
             _ => {
                 self.remove_below(&writing, &mut written).await;
+                written = written.told(self.tell(&[raw]).await);
                 writing.end(None, 0);
             }
         }
+        drop(order);
         self.replay();
         match failed {
             Some(error) => Err(error),

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error, ErrorKind, Event,
-    LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind, SpanStart, Stamp, Stance,
-    Stats,
+    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
+    ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
+    SpanKind, SpanStart, Stamp, Stance, Stats,
     breaker::Gate,
     envelope::{self, Header},
     level::Level,
@@ -283,6 +283,45 @@ impl Tier {
         results
     }
 
+    /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
+    pub(crate) fn leases(&self) -> bool {
+        self.store.is_none() && self.provider.leases().is_some()
+    }
+
+    pub(crate) async fn acquire_many(
+        &self,
+        around: &Around,
+        wanted: &[Acquire<'_>],
+        life: Duration,
+    ) -> Vec<Result<Acquired, Failure>> {
+        let Some(leases) = self.provider.leases() else { return skipped(wanted.len()) };
+        flatten(
+            self.call(around, LevelOp::Acquire, wanted.len(), leases.acquire_many(wanted, life)).await,
+            wanted.len(),
+        )
+    }
+
+    /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
+    /// arrive late, an invalidation or a set that came first has revoked its lease.
+    pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
+        let Some(leases) = self.provider.leases() else { return skipped(fills.len()) };
+        flatten(self.call(around, LevelOp::Put, fills.len(), leases.fill_many(fills)).await, fills.len())
+    }
+
+    pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
+        if let Some(leases) = self.provider.leases() {
+            // A lease that could not be renewed refuses its fill: nothing to do about it here.
+            let _ = self.call(around, LevelOp::Acquire, held.len(), leases.renew_many(held, life)).await;
+        }
+    }
+
+    pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
+        if let Some(leases) = self.provider.leases() {
+            // It ends by time otherwise.
+            let _ = self.call(around, LevelOp::Remove, held.len(), leases.release_many(held)).await;
+        }
+    }
+
     /// Removes keys. Those not acknowledged are masked and heard of later.
     pub(crate) async fn remove_many(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
         let results = self.remove_again(around, keys).await;
@@ -314,6 +353,11 @@ impl Tier {
         // The next reader need not ask as well. While the epoch is unknown every reader must.
         known.asked = due.then_some(now).or(known.asked);
         due.then_some(known.changes)
+    }
+
+    /// The next read looks at the marker, whenever the last one did.
+    pub(crate) fn doubt_epoch(&self) {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
     }
 
     /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
@@ -407,6 +451,10 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
+}
+
+fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
+    (0..items).map(|_| Err(Failure::Skipped)).collect()
 }
 
 fn flatten<R>(called: Result<Vec<Result<R, BoxError>>, Failure>, items: usize) -> Vec<Result<R, Failure>> {

@@ -1,6 +1,6 @@
 //! `set`, `invalidate` and `clear`: bottom-up, in order per key, the nearest level last.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use crate::{
     Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
@@ -31,6 +31,12 @@ impl Written {
         }
     }
 
+    /// With what came of telling the other nodes.
+    pub(crate) fn told(mut self, told: Delivery) -> Self {
+        self.delivery = self.delivery.and(told);
+        self
+    }
+
     pub(crate) fn pending(&mut self) {
         self.delivery = Delivery::Pending;
     }
@@ -43,11 +49,14 @@ impl Written {
     }
 }
 
-/// A write under way on some keys. If its caller leaves in the middle, nothing of the keys stays at in-process levels.
+/// A write under way on some keys. If its caller leaves in the middle, nothing of the keys stays at in-process levels,
+/// and remote ones, which may hold either value then, hear an invalidation before they are read again.
 pub(crate) struct Writing<'k, T: Value> {
     inner: Arc<Inner<T>>,
     keys: Vec<RawKey<'k>>,
     pub(crate) tickets: Vec<Ticket<T>>,
+    /// It has had its turn: remote levels may have been sent something.
+    sent: bool,
     ended: bool,
 }
 
@@ -55,7 +64,7 @@ impl<'k, T: Value> Writing<'k, T> {
     /// Revokes every ticket of the keys: what was loaded or read before now is older than what is being written.
     pub(crate) fn begin(inner: &Arc<Inner<T>>, keys: Vec<RawKey<'k>>) -> Self {
         let tickets = keys.iter().map(|key| inner.slots.open_write(*key)).collect();
-        Self { inner: Arc::clone(inner), keys, tickets, ended: false }
+        Self { inner: Arc::clone(inner), keys, tickets, sent: false, ended: false }
     }
 
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
@@ -120,8 +129,17 @@ impl<'k, T: Value> Writing<'k, T> {
 
 impl<T: Value> Drop for Writing<'_, T> {
     fn drop(&mut self) {
-        if !self.ended {
-            self.finish(None, 0);
+        if self.ended {
+            return;
+        }
+        self.finish(None, 0);
+        if self.sent {
+            for tier in self.inner.remote() {
+                for key in &self.keys {
+                    tier.pending.add(key.id);
+                }
+            }
+            self.inner.replay();
         }
     }
 }
@@ -172,31 +190,35 @@ impl<T: Value> Inner<T> {
     }
 
     async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
-        let writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
+        let mut writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
         let mut written = Written::new();
-        let order = self.order_of(&writing).await;
-        self.write_through(&mut items, order, &mut written).await;
+        // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
+        let order = Arc::new(self.order_of(&mut writing).await);
+        self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
+        let told = self.tell(&writing.keys).await;
         writing.end(Some(&entries), self.generation());
+        drop(order);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
     /// the key's own lock orders.
-    pub(crate) async fn order_of(&self, writing: &Writing<'_, T>) -> WriteOrder {
-        if self.has_remote() {
-            self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await
-        } else {
-            Vec::new()
+    pub(crate) async fn order_of(&self, writing: &mut Writing<'_, T>) -> WriteOrder {
+        if !self.has_remote() {
+            return Vec::new();
         }
+        let order = self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await;
+        writing.sent = true;
+        order
     }
 
     /// Writes entries to the remote levels, deepest first, in their turn.
     pub(crate) async fn write_through(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
-        order: WriteOrder,
+        order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
         let mut later = Vec::new();
@@ -219,7 +241,7 @@ impl<T: Value> Inner<T> {
                     // The level may hold what this write replaces.
                     tier.pending.add(item.key.id);
                 }
-                written.take(tier, result);
+                written.take(tier, result.map(drop));
             }
         }
         if !later.is_empty() {
@@ -227,14 +249,14 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Background levels. The order is handed on, so that a later writer of a key waits for this one.
+    /// Background levels. They share the order, so that a later writer of a key waits for this one.
     fn write_later(
         self: &Arc<Self>,
         items: &[Outgoing<'_, T>],
         levels: Vec<(u8, crate::Stamp)>,
-        order: WriteOrder,
+        order: &Arc<WriteOrder>,
     ) {
-        let inner = Arc::clone(self);
+        let (inner, order) = (Arc::clone(self), Arc::clone(order));
         let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
             items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
         self.spawn(async move {
@@ -260,13 +282,14 @@ impl<T: Value> Inner<T> {
     /// Makes keys gone at every level. Each key once.
     pub(crate) async fn invalidate_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
         self.check_open()?;
-        let writing = Writing::begin(self, keys);
+        let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let _order = self.order_of(&writing).await;
+        let _order = self.order_of(&mut writing).await;
         self.remove_below(&writing, &mut written).await;
+        let told = self.tell(&writing.keys).await;
         writing.end(None, 0);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Removes the keys of a write from the remote levels, deepest first, in their turn.
@@ -283,11 +306,11 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let order = self.order_of(&writing).await;
+        let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
             let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
             if cleared {
-                self.cleared_elsewhere();
+                self.void_in_process();
             }
             let mut puts = Vec::new();
             for (key, held) in writing.keys.iter().zip(held) {
@@ -320,16 +343,18 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
-        drop(order);
+        let told = self.tell(&writing.keys).await;
         writing.end_expired();
+        drop(order);
         self.replay();
-        written.end()
+        written.told(told).end()
     }
 
     /// Makes every entry of this cache void, at every level, without touching another cache's.
     pub(crate) async fn clear_all(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
         let mut written = Written::new();
+        let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(drop);
             if result.is_err() {
@@ -337,15 +362,33 @@ impl<T: Value> Inner<T> {
             }
             written.take(tier, result);
         }
-        // Now the nearest: from here on no object of before is believed, and no older fill gets in.
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.slots.revoke_all();
-        for tier in &self.tiers {
+        clearing.ended = true;
+        drop(clearing);
+        let told = self.tell_clear().await;
+        written.told(told).end()
+    }
+}
+
+/// A clear under way. Its end is the nearest levels' turn. If its caller leaves in the middle, a remote level may have
+/// a new epoch that this node does not know: they are all cleared once more.
+struct Clearing<'a, T: Value> {
+    inner: &'a Arc<Inner<T>>,
+    ended: bool,
+}
+
+impl<T: Value> Drop for Clearing<'_, T> {
+    fn drop(&mut self) {
+        let inner = self.inner;
+        if !self.ended {
+            inner.remote().for_each(|tier| tier.pending.add_clear());
+        }
+        // From here on no object of before is believed, and no older fill gets in.
+        inner.void_in_process();
+        for tier in &inner.tiers {
             if let Some(store) = &tier.store {
-                store.clear(self.around.cache);
+                store.clear(inner.around.cache);
             }
         }
-        self.replay();
-        written.end()
+        inner.replay();
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use cache_core::{CacheId, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey};
-use moka::{Expiry, notification::RemovalCause, sync::Cache};
+use moka::{Expiry, notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     attached::Attached,
@@ -65,6 +65,9 @@ impl Engine {
                 }
             },
         );
+        // moka's TinyLFU has no window for newcomers: a new entry is let in only if it was asked for more often than the
+        // one that would leave. Look-ups of entities by id, which come in bursts, lose by that: see the crate's page.
+        builder = builder.eviction_policy(EvictionPolicy::lru());
         if settings.weighs {
             builder = builder.weigher(weigh);
         }

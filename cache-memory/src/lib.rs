@@ -22,8 +22,10 @@
 //! Clones share one store and one bound: give `memory.clone()` to several caches to bound them together.
 //!
 //! # What leaves, and when
-//! When the store is full, moka's TinyLFU keeps what is asked for often; a new entry that nobody asked for before may
-//! leave at once. Size and expiry are looked after in passing, so a store may be over its bound for a moment, and an
+//! When the store is full, what was used longest ago leaves (LRU). moka's other policy, a TinyLFU without a window for
+//! newcomers, is not used: on recorded look-ups of an ORM (5 million, 4,096 entries) it hits 78.5 % where LRU hits 84.6 %,
+//! on those of a web shop (76,118, same size) 60.0 % against 61.1 %; it is better where programs loop over more than the
+//! store holds. Size and expiry are looked after in passing, so a store may be over its bound for a moment, and an
 //! idle one keeps what has expired: [`Memory::maintain`] does at once what is due.
 //!
 //! | | [`Memory::entries`] | [`Memory::bytes`] |

@@ -14,6 +14,8 @@ mod report;
 mod run;
 #[path = "../shared/table.rs"]
 mod table;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::{
@@ -79,17 +81,18 @@ fn replay(options: &Options) -> Result<String, Failure> {
     let trace = trace.map_err(Failure::run)?;
     let about = format!("{}: {}, {}.\n", options.file.display(), trace.packing(), trace.form().as_str());
 
-    let asked = runtime.block_on(async {
+    let (asked, stats) = runtime.block_on(async {
         if let Some(remote) = &remote {
             remote.reach().await.map_err(Failure::run)?;
         }
         let asked = run::replay(&cache, trace, threads, options.load_time, progress).await;
         let asked = asked.map_err(Failure::run)?;
+        let stats = cache.stats();
         // Writes to the second level may still be under way.
         let _ = cache.close(Duration::from_secs(10)).await;
-        Ok(asked)
+        Ok((asked, stats))
     })?;
-    let report = Report::new(asked, &cache.stats(), &latencies, &systems).map_err(Failure::run)?;
+    let report = Report::new(options, asked, &stats, &latencies, &systems).map_err(Failure::run)?;
     if options.json {
         serde_json::to_string(&report).map(|json| json + "\n").map_err(Failure::run)
     } else {

@@ -71,6 +71,7 @@ pub(crate) struct Hooks {
     gates: Mutex<HashMap<At, Arc<Gate>>>,
     down: AtomicBool,
     puts_fail: AtomicBool,
+    lazy: AtomicBool,
     calls: Mutex<Vec<(&'static str, usize)>>,
     ttls: Mutex<Vec<Duration>>,
 }
@@ -83,7 +84,15 @@ impl Hooks {
         gate
     }
 
+    /// Every call yields before and after it runs: more places at which its caller may leave.
+    pub(crate) fn lazy(&self, yes: bool) {
+        self.lazy.store(yes, Ordering::SeqCst);
+    }
+
     async fn point(&self, at: At) {
+        if self.lazy.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         let gate = self.gates.lock().unwrap().remove(&at);
         if let Some(gate) = gate {
             gate.pass().await;

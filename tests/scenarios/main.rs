@@ -15,10 +15,15 @@ mod stores;
 
 mod basic;
 mod batch;
+mod callers;
 mod clear;
+mod dropped;
 mod keys;
 mod levels;
 mod negative;
+mod races;
 mod size;
+mod through;
 mod ttl;
+mod verbs;
 mod wire;

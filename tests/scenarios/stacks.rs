@@ -17,6 +17,7 @@ use traced_cache::{
 use crate::{
     hooks::{Hooked, Hooks},
     kit::S,
+    stores::MapProvider,
 };
 
 /// Nothing in these tests may run into a limit of a provider or a level because the machine is slow.
@@ -148,6 +149,20 @@ pub(crate) fn shared() -> impl Iterator<Item = Stack> {
         on("memory and memcached", true, memcached()),
         on("memcached", false, memcached()),
     ])
+}
+
+/// Memory before bytes in a map, and each alone: nothing here depends on a runtime or on another process.
+pub(crate) fn local() -> impl Iterator<Item = Stack> {
+    named(vec![
+        Some(Stack::new("memory", true, None)),
+        on("memory and map", true, Some(MapProvider::new())),
+        on("map", false, Some(MapProvider::new())),
+    ])
+}
+
+/// Memory before bytes in a map.
+pub(crate) fn mapped() -> Stack {
+    Stack::new("memory and map", true, Some(Arc::new(MapProvider::new())))
 }
 
 /// Memory before a server.

@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::{BoxError, CacheProvider, Capabilities, Clock, Description, Put, RawKey};
+use crate::{
+    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease, Leases, Put,
+    RawKey,
+};
 
 /// A call of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +30,28 @@ pub enum ChaosOp {
     Remove,
     /// `ping`.
     Ping,
+    /// `acquire_many`.
+    Acquire,
+    /// `fill_many`.
+    Fill,
+    /// `renew_many`.
+    Renew,
+    /// `release_many`.
+    Release,
 }
 
 impl ChaosOp {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Get, Self::Put, Self::Remove, Self::Ping];
+    pub const ALL: [Self; 8] = [
+        Self::Get,
+        Self::Put,
+        Self::Remove,
+        Self::Ping,
+        Self::Acquire,
+        Self::Fill,
+        Self::Renew,
+        Self::Release,
+    ];
 }
 
 /// What goes wrong.
@@ -62,7 +82,7 @@ pub enum Fault {
 pub struct Chaos<P> {
     inner: P,
     clock: Clock,
-    ops: [Op; 4],
+    ops: [Op; ChaosOp::ALL.len()],
 }
 
 struct Op {
@@ -198,8 +218,8 @@ impl<P: CacheProvider> Chaos<P> {
         Ok(fault)
     }
 
-    fn spoilt<'a>(&self, fault: Fault, item: &Put<'a>) -> Put<'a> {
-        Put { bytes: self.op(ChaosOp::Put).spoil(fault, item.bytes.clone()), ..*item }
+    fn spoilt<'a>(&self, op: ChaosOp, fault: Fault, item: &Put<'a>) -> Put<'a> {
+        Put { bytes: self.op(op).spoil(fault, item.bytes.clone()), ..*item }
     }
 }
 
@@ -240,7 +260,7 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
         let Ok(fault) = self.enter(ChaosOp::Put, items.len()).await else { return fail_all(items.len()) };
-        let items: Vec<_> = items.iter().map(|item| self.spoilt(fault, item)).collect();
+        let items: Vec<_> = items.iter().map(|item| self.spoilt(ChaosOp::Put, fault, item)).collect();
         self.inner.put_many(&items).await.into_iter().map(|result| lose(fault, result)).collect()
     }
 
@@ -257,7 +277,7 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
 
     async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
         let fault = self.enter(ChaosOp::Put, 1).await?;
-        lose(fault, self.inner.put(self.spoilt(fault, &item)).await)
+        lose(fault, self.inner.put(self.spoilt(ChaosOp::Put, fault, &item)).await)
     }
 
     async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
@@ -274,8 +294,53 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
         self.inner.time_offset_ms()
     }
 
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.inner.leases().is_some().then_some(self)
+    }
+
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl<P: CacheProvider> Leases for Chaos<P> {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        let Some(inner) = self.inner.leases() else { return fail_all(wanted.len()) };
+        let op = ChaosOp::Acquire;
+        let Ok(fault) = self.enter(op, wanted.len()).await else { return fail_all(wanted.len()) };
+        let spoil = |acquired| match acquired {
+            Acquired::Found(bytes) => Acquired::Found(self.op(op).spoil(fault, bytes)),
+            other => other,
+        };
+        let answers = inner.acquire_many(wanted, life).await.into_iter();
+        answers.map(|answer| lose(fault, answer.map(spoil))).collect()
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        let Some(inner) = self.inner.leases() else { return fail_all(fills.len()) };
+        let op = ChaosOp::Fill;
+        let Ok(fault) = self.enter(op, fills.len()).await else { return fail_all(fills.len()) };
+        let spoilt = |fill: &Fill<'_>| self.spoilt(op, fault, &fill.put).bytes;
+        let fills: Vec<_> = fills
+            .iter()
+            .map(|fill| Fill { put: Put { bytes: spoilt(fill), ..fill.put }, lease: fill.lease.clone() })
+            .collect();
+        inner.fill_many(&fills).await.into_iter().map(|result| lose(fault, result)).collect()
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        let Some(inner) = self.inner.leases() else { return fail_all(leases.len()) };
+        let op = ChaosOp::Renew;
+        let Ok(fault) = self.enter(op, leases.len()).await else { return fail_all(leases.len()) };
+        inner.renew_many(leases, life).await.into_iter().map(|result| lose(fault, result)).collect()
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        let Some(inner) = self.inner.leases() else { return fail_all(leases.len()) };
+        let op = ChaosOp::Release;
+        let Ok(fault) = self.enter(op, leases.len()).await else { return fail_all(leases.len()) };
+        inner.release_many(leases).await.into_iter().map(|result| lose(fault, result)).collect()
     }
 }
 
@@ -338,6 +403,37 @@ mod tests {
             failed += u32::from(chaos.get(key("a")).await.is_err());
         }
         assert!((100..300).contains(&failed), "{failed} of 400");
+    }
+
+    #[tokio::test]
+    async fn leases_fail_like_everything_else() {
+        assert!(Chaos::new(MapProvider::new()).leases().is_none(), "no leases behind it");
+        let chaos = Chaos::new(MapProvider::new().leasing());
+        let leases = chaos.leases().unwrap();
+        let key = RawKey::new(CacheId(1), "users", "42");
+        let wish = [Acquire { key, holding: crate::Holding::Nothing }];
+        let life = Duration::from_secs(60);
+        chaos.set(ChaosOp::Acquire, Fault::LoseReply);
+        assert!(leases.acquire_many(&wish, life).await.remove(0).is_err());
+        assert!(chaos.inner().is_leased("users:42"), "it reached the provider behind");
+        chaos.set_all(Fault::None);
+        chaos.inner().wipe();
+        let Acquired::Granted(lease) = leases.acquire_many(&wish, life).await.remove(0).unwrap() else {
+            panic!("granted")
+        };
+        let put = Put { key, bytes: Bytes::from_static(b"value!"), ttl: Duration::MAX };
+        chaos.set_all(Fault::Fail);
+        assert!(leases.fill_many(&[Fill { put: put.clone(), lease: lease.clone() }]).await[0].is_err());
+        assert!(leases.renew_many(&[(key, lease.clone())], life).await[0].is_err());
+        assert!(leases.release_many(&[(key, lease.clone())]).await[0].is_err());
+        assert!(chaos.inner().is_leased("users:42") && chaos.inner().is_empty());
+        chaos.set_all(Fault::Truncate);
+        assert!(leases.fill_many(&[Fill { put, lease }]).await.remove(0).unwrap());
+        assert_eq!(chaos.inner().peek("users:42").as_deref(), Some(&b"val"[..]));
+        assert_eq!(
+            (chaos.calls(ChaosOp::Acquire), chaos.calls(ChaosOp::Fill), chaos.keys(ChaosOp::Release)),
+            (2, 2, 1)
+        );
     }
 
     #[tokio::test]

@@ -13,20 +13,51 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheProvider, Capabilities, Clock, Description, Moment, Put, RawKey, shorten};
+use crate::{
+    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, ENTRY_ID_AT, Fill, Holding,
+    Lease, Leases, Moment, Put, RawKey, shorten,
+};
 
 /// Keeps bytes in a hash map and says of itself that it is remote. Keeps to whatever capabilities it is given: rounds
-/// TTLs up, shortens long keys, refuses large items. Nothing is evicted.
+/// TTLs up, shortens long keys, refuses large items. Nothing is evicted. Gives leases if told to
+/// ([`leasing`](Self::leasing)).
 pub struct MapProvider {
-    items: Mutex<HashMap<String, Item>>,
+    held: Mutex<Held>,
+    leasing: bool,
     capabilities: Capabilities,
     clock: Clock,
     offset_ms: AtomicI64,
 }
 
+#[derive(Default)]
+struct Held {
+    items: HashMap<String, Item>,
+    /// Under one lock with the items: whoever writes an item ends its lease in one step.
+    leases: HashMap<String, Lent>,
+}
+
 struct Item {
     bytes: Bytes,
     until: Moment,
+}
+
+struct Lent {
+    lease: Lease,
+    until: Moment,
+}
+
+impl Held {
+    fn item(&self, key: &str, now: Moment) -> Option<&Item> {
+        self.items.get(key).filter(|item| now < item.until)
+    }
+
+    fn lent(&mut self, key: &str, now: Moment) -> Option<&mut Lent> {
+        self.leases.get_mut(key).filter(|lent| now < lent.until)
+    }
+
+    fn holds(&mut self, key: &str, lease: &Lease, now: Moment) -> bool {
+        self.lent(key, now).is_some_and(|lent| lent.lease == *lease)
+    }
 }
 
 impl MapProvider {
@@ -37,7 +68,20 @@ impl MapProvider {
 
     /// An empty provider with these capabilities.
     pub fn with(capabilities: Capabilities) -> Self {
-        Self { items: Mutex::default(), capabilities, clock: Clock::system(), offset_ms: AtomicI64::new(0) }
+        Self {
+            held: Mutex::default(),
+            leasing: false,
+            capabilities,
+            clock: Clock::system(),
+            offset_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// Gives leases.
+    #[must_use]
+    pub fn leasing(mut self) -> Self {
+        self.leasing = true;
+        self
     }
 
     /// Counts TTLs on this clock.
@@ -55,7 +99,7 @@ impl MapProvider {
     /// Items that have not expired.
     pub fn len(&self) -> usize {
         let now = self.clock.now();
-        self.lock().values().filter(|item| now < item.until).count()
+        self.lock().items.values().filter(|item| now < item.until).count()
     }
 
     /// Whether nothing is held.
@@ -66,8 +110,9 @@ impl MapProvider {
     /// The stored keys, `namespace:id`, in order.
     pub fn keys(&self) -> Vec<String> {
         let now = self.clock.now();
+        let held = self.lock();
         let mut keys: Vec<_> =
-            self.lock().iter().filter(|(_, item)| now < item.until).map(|(key, _)| key.clone()).collect();
+            held.items.iter().filter(|(_, item)| now < item.until).map(|(key, _)| key.clone()).collect();
         keys.sort_unstable();
         keys
     }
@@ -75,27 +120,49 @@ impl MapProvider {
     /// The stored bytes of a key (`namespace:id`), behind the back of whoever uses the provider.
     pub fn peek(&self, key: &str) -> Option<Bytes> {
         let now = self.clock.now();
-        self.lock().get(key).filter(|item| now < item.until).map(|item| item.bytes.clone())
+        self.lock().item(key, now).map(|item| item.bytes.clone())
     }
 
     /// What is left of an item's life; `Duration::MAX` if it does not expire.
     pub fn ttl(&self, key: &str) -> Option<Duration> {
         let now = self.clock.now();
-        self.lock().get(key).filter(|item| now < item.until).map(|item| item.until.since(now))
+        self.lock().item(key, now).map(|item| item.until.since(now))
     }
 
-    /// Stores bytes without expiry, as a foreign writer would.
+    /// Whether somebody has the lease of a key (`namespace:id`).
+    pub fn is_leased(&self, key: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().lent(key, now).is_some()
+    }
+
+    /// Stores bytes without expiry, as a foreign writer would: one who knows of no leases.
     pub fn plant(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.lock().insert(key.to_owned(), Item { bytes: bytes.into(), until: Moment::NEVER });
+        self.lock().items.insert(key.to_owned(), Item { bytes: bytes.into(), until: Moment::NEVER });
     }
 
-    /// Forgets everything, as a server does that restarts.
+    /// Makes a lease of a key (`namespace:id`) out of nothing, in the place of whatever there is.
+    pub fn lend(&self, key: &str, lease: Lease, life: Duration) {
+        let until = self.until(life);
+        self.lock().leases.insert(key.to_owned(), Lent { lease, until });
+    }
+
+    /// Ends the lease of a key (`namespace:id`), as an eviction does.
+    pub fn revoke(&self, key: &str) {
+        self.lock().leases.remove(key);
+    }
+
+    /// Forgets the item of a key (`namespace:id`) and leaves its lease, as an eviction does.
+    pub fn evict(&self, key: &str) {
+        self.lock().items.remove(key);
+    }
+
+    /// Forgets everything, leases too, as a server does that restarts.
     pub fn wipe(&self) {
-        self.lock().clear();
+        *self.lock() = Held::default();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Item>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stored_key(&self, key: &RawKey<'_>) -> String {
@@ -104,6 +171,16 @@ impl MapProvider {
             Some(max) => shorten(&joined, max).into_owned(),
             None => joined,
         }
+    }
+
+    /// A refused item leaves nothing of the old one.
+    fn store(&self, held: &mut Held, key: String, item: &Put<'_>) -> Result<(), BoxError> {
+        if self.capabilities.value_max.is_some_and(|max| item.bytes.len() > max) {
+            held.items.remove(&key);
+            return Err("the item is larger than value_max".into());
+        }
+        held.items.insert(key, Item { bytes: item.bytes.clone(), until: self.until(item.ttl) });
+        Ok(())
     }
 
     fn until(&self, ttl: Duration) -> Moment {
@@ -155,12 +232,8 @@ impl CacheProvider for MapProvider {
             .iter()
             .map(|item| {
                 let key = self.stored_key(&item.key);
-                if self.capabilities.value_max.is_some_and(|max| item.bytes.len() > max) {
-                    held.remove(&key);
-                    return Err("the item is larger than value_max".into());
-                }
-                held.insert(key, Item { bytes: item.bytes.clone(), until: self.until(item.ttl) });
-                Ok(())
+                held.leases.remove(&key);
+                self.store(&mut held, key, item)
             })
             .collect()
     }
@@ -168,13 +241,94 @@ impl CacheProvider for MapProvider {
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         let mut held = self.lock();
         for key in keys {
-            held.remove(&self.stored_key(key));
+            let key = self.stored_key(key);
+            held.leases.remove(&key);
+            held.items.remove(&key);
         }
         keys.iter().map(|_| Ok(())).collect()
     }
 
     fn time_offset_ms(&self) -> i64 {
         self.offset_ms.load(Ordering::Acquire)
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.leasing.then_some(self)
+    }
+}
+
+#[async_trait]
+impl Leases for MapProvider {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        let mut held = self.lock();
+        let now = self.clock.now();
+        wanted
+            .iter()
+            .map(|wish| {
+                let key = self.stored_key(&wish.key);
+                if let Some(item) = held.item(&key, now)
+                    && !is_held(&item.bytes, wish.holding)
+                {
+                    return Ok(Acquired::Found(item.bytes.clone()));
+                }
+                if held.lent(&key, now).is_some() {
+                    return Ok(Acquired::Held);
+                }
+                let lease = Lease(Bytes::copy_from_slice(&fastrand::u128(..).to_le_bytes()));
+                held.leases.insert(key, Lent { lease: lease.clone(), until: self.until(life) });
+                Ok(Acquired::Granted(lease))
+            })
+            .collect()
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        let mut held = self.lock();
+        let now = self.clock.now();
+        fills
+            .iter()
+            .map(|fill| {
+                let key = self.stored_key(&fill.put.key);
+                if !held.holds(&key, &fill.lease, now) {
+                    return Ok(false);
+                }
+                held.leases.remove(&key);
+                self.store(&mut held, key, &fill.put).map(|()| true)
+            })
+            .collect()
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        let mut held = self.lock();
+        let now = self.clock.now();
+        for (key, lease) in leases {
+            if let Some(lent) = held.lent(&self.stored_key(key), now)
+                && lent.lease == *lease
+            {
+                lent.until = self.until(life);
+            }
+        }
+        leases.iter().map(|_| Ok(())).collect()
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        let mut held = self.lock();
+        let now = self.clock.now();
+        for (key, lease) in leases {
+            let key = self.stored_key(key);
+            if held.holds(&key, lease, now) {
+                held.leases.remove(&key);
+            }
+        }
+        leases.iter().map(|_| Ok(())).collect()
+    }
+}
+
+/// Whether these bytes are what the asker holds, and so no answer.
+fn is_held(bytes: &[u8], holding: Holding) -> bool {
+    match holding {
+        Holding::Nothing => false,
+        Holding::Entry(id) => bytes.get(ENTRY_ID_AT) == Some(&id.0.to_le_bytes()),
+        Holding::Unreadable => true,
     }
 }
 
@@ -206,5 +360,25 @@ mod tests {
         assert_eq!(map.get(key).await.unwrap().as_deref(), Some(&b"garbage"[..]));
         map.wipe();
         assert_eq!(map.get(key).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn leases_end_on_its_clock() {
+        let (clock, time) = Clock::manual();
+        let map = MapProvider::new().leasing().clock(clock);
+        let key = RawKey::new(CacheId(1), "users", "42");
+        let wish = [Acquire { key, holding: Holding::Nothing }];
+        let ask = || map.acquire_many(&wish, Duration::from_secs(2));
+        let Acquired::Granted(lease) = ask().await.remove(0).unwrap() else { panic!("granted") };
+        time.advance(Duration::from_millis(1_999));
+        assert!(matches!(ask().await.remove(0).unwrap(), Acquired::Held));
+        map.renew_many(&[(key, lease.clone())], Duration::from_secs(2)).await.remove(0).unwrap();
+        time.advance(Duration::from_millis(1_999));
+        assert!(map.is_leased("users:42"));
+        time.advance(Duration::from_millis(1));
+        assert!(!map.is_leased("users:42"));
+        let put = Put { key, bytes: Bytes::from_static(b"v"), ttl: Duration::MAX };
+        assert!(!map.fill_many(&[Fill { put, lease }]).await.remove(0).unwrap());
+        assert!(map.is_empty() && matches!(ask().await.remove(0).unwrap(), Acquired::Granted(_)));
     }
 }

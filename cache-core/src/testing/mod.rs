@@ -4,9 +4,11 @@
 
 mod chaos;
 pub mod conformance;
+mod hub;
 mod map;
 mod recorder;
 
 pub use chaos::{Chaos, ChaosError, ChaosOp, Fault};
+pub use hub::{Hub, Link};
 pub use map::MapProvider;
 pub use recorder::{Recorded, Recorder};

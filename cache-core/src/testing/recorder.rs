@@ -47,6 +47,14 @@ pub enum Recorded {
     Evicted { level: u8, cause: EvictionCause },
     /// [`Event::Breaker`].
     Breaker { level: u8, state: BreakerState },
+    /// [`Event::BackplaneSent`].
+    BackplaneSent,
+    /// [`Event::BackplaneReceived`].
+    BackplaneReceived,
+    /// [`Event::BackplaneNoise`].
+    BackplaneNoise,
+    /// [`Event::BackplaneGap`].
+    BackplaneGap,
     /// [`Event::Advice`].
     Advice(String),
 }
@@ -69,6 +77,10 @@ impl From<&Event<'_>> for Recorded {
             Event::Overtaken => Self::Overtaken,
             Event::Evicted { level, cause } => Self::Evicted { level, cause },
             Event::Breaker { level, state } => Self::Breaker { level, state },
+            Event::BackplaneSent => Self::BackplaneSent,
+            Event::BackplaneReceived => Self::BackplaneReceived,
+            Event::BackplaneNoise => Self::BackplaneNoise,
+            Event::BackplaneGap => Self::BackplaneGap,
             Event::Advice(text) => Self::Advice(text.to_owned()),
         }
     }

@@ -1,0 +1,278 @@
+//! The backplane: how other nodes learn of invalidations, so that their in-process levels let go of old values.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    BoxError, Delivery, Event, RawKey, Value,
+    inner::Inner,
+    pending::{Due, Pending},
+};
+
+/// A channel between the nodes of a cache.
+///
+/// # Contract
+/// - Messages are opaque bytes, small, and may be lost only with a [`Listener::gap`] for those who lost them.
+/// - Listeners are called in the order of arrival, one call at a time per listener, and never block.
+/// - A node may or may not hear its own messages.
+#[async_trait]
+pub trait Backplane: Send + Sync + 'static {
+    /// Hands a message to every node of `cache`. `Ok` once the channel has it; it need not have arrived.
+    async fn publish(&self, cache: &str, message: Bytes) -> Result<(), BoxError>;
+
+    /// Begins to hear the messages of `cache`. Called once per cache, from inside a runtime; ends when the listener is
+    /// dropped elsewhere (keep a `Weak`).
+    fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>);
+}
+
+/// One node's ear.
+pub trait Listener: Send + Sync + 'static {
+    /// A message has arrived.
+    fn message(&self, bytes: &[u8]);
+
+    /// Messages may have been lost: the channel was down or silent, or has just come up for the first time.
+    fn gap(&self);
+
+    /// Whether nobody listens any more: the cache is gone.
+    fn is_closed(&self) -> bool;
+}
+
+const VERSION: u8 = 1;
+const CLEAR: u8 = 0;
+const KEY: u8 = 1;
+/// Longest id that a message carries; a longer one travels as a clear.
+const LONGEST_ID: usize = 16 * 1024;
+
+/// A cache's end of its backplane.
+pub(crate) struct Plane {
+    channel: Arc<dyn Backplane>,
+    /// This node, so that it knows its own messages.
+    node: u64,
+    subscribed: OnceLock<()>,
+    /// What the channel has not taken yet.
+    pub(crate) pending: Pending,
+    received: AtomicU64,
+}
+
+impl Plane {
+    pub(crate) fn new(channel: Arc<dyn Backplane>) -> Self {
+        Self {
+            channel,
+            node: fastrand::u64(..),
+            subscribed: OnceLock::new(),
+            pending: Pending::default(),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// `None` for the whole cache.
+    fn encode(&self, id: Option<&str>) -> Bytes {
+        let id = id.filter(|id| id.len() <= LONGEST_ID);
+        let mut out = BytesMut::with_capacity(10 + id.map_or(0, str::len));
+        out.put_u8(VERSION);
+        out.put_u64_le(self.node);
+        out.put_u8(if id.is_some() { KEY } else { CLEAR });
+        out.put_slice(id.unwrap_or_default().as_bytes());
+        out.freeze()
+    }
+}
+
+/// What a message says. Anything that is not one is dropped.
+enum Heard<'a> {
+    Own,
+    Clear,
+    Key(&'a str),
+    Noise,
+}
+
+fn decode(bytes: &[u8], me: u64) -> Heard<'_> {
+    let [VERSION, rest @ ..] = bytes else { return Heard::Noise };
+    let Some((node, rest)) = rest.split_first_chunk::<8>() else { return Heard::Noise };
+    if u64::from_le_bytes(*node) == me {
+        return Heard::Own;
+    }
+    match rest {
+        [CLEAR] => Heard::Clear,
+        [KEY, id @ ..] if !id.is_empty() && id.len() <= LONGEST_ID => {
+            std::str::from_utf8(id).map_or(Heard::Noise, Heard::Key)
+        }
+        _ => Heard::Noise,
+    }
+}
+
+/// Listens for a cache without keeping it alive.
+struct Ear<T>(std::sync::Weak<Inner<T>>);
+
+impl<T: Value> Listener for Ear<T> {
+    fn message(&self, bytes: &[u8]) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let Some(plane) = &inner.plane else { return };
+        match decode(bytes, plane.node) {
+            Heard::Own => return,
+            Heard::Clear => inner.cleared_elsewhere(),
+            Heard::Key(id) => inner.invalidated_elsewhere(id),
+            Heard::Noise => {
+                inner.observers().event(&Event::BackplaneNoise);
+                return;
+            }
+        }
+        plane.received.fetch_add(1, Ordering::Relaxed);
+        inner.observers().event(&Event::BackplaneReceived);
+    }
+
+    fn gap(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            // What was missed is not known: no entry of before is believed.
+            inner.observers().event(&Event::BackplaneGap);
+            inner.cleared_elsewhere();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Begins to listen, with the first call that leaves the nearest level: a cache may be built outside of a runtime.
+    pub(crate) fn listen(self: &Arc<Self>) {
+        let Some(plane) = &self.plane else { return };
+        if plane.subscribed.get().is_none()
+            && tokio::runtime::Handle::try_current().is_ok()
+            && plane.subscribed.set(()).is_ok()
+        {
+            plane.channel.subscribe(&self.around.name, Arc::new(Ear(Arc::downgrade(self))));
+        }
+    }
+
+    /// Another node has changed a key: revokes what is in flight and lets go of it, also where nothing is held.
+    fn invalidated_elsewhere(&self, id: &str) {
+        let Ok(key) = self.key(id) else { return };
+        self.slots.revoke(key, || {
+            for store in self.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
+                store.remove(key);
+            }
+        });
+    }
+
+    /// Tells the other nodes that keys have changed. What the channel does not take is told when it is back.
+    pub(crate) async fn tell(self: &Arc<Self>, keys: &[RawKey<'_>]) -> Delivery {
+        let Some(plane) = &self.plane else { return Delivery::Confirmed };
+        let sent =
+            futures::future::join_all(keys.iter().map(|key| self.send_message(plane, Some(key.id)))).await;
+        let mut delivery = Delivery::Confirmed;
+        for (key, sent) in keys.iter().zip(sent) {
+            if !sent {
+                plane.pending.add(key.id);
+                delivery = Delivery::Pending;
+            }
+        }
+        self.tell_later(plane);
+        delivery
+    }
+
+    /// Tells the other nodes that the whole cache has been cleared.
+    pub(crate) async fn tell_clear(self: &Arc<Self>) -> Delivery {
+        let Some(plane) = &self.plane else { return Delivery::Confirmed };
+        if self.send_message(plane, None).await {
+            return Delivery::Confirmed;
+        }
+        plane.pending.add_clear();
+        self.tell_later(plane);
+        Delivery::Pending
+    }
+
+    async fn send_message(&self, plane: &Plane, id: Option<&str>) -> bool {
+        const BUDGET: Duration = Duration::from_millis(250);
+        let call = plane.channel.publish(&self.around.name, plane.encode(id));
+        let sent = self.around.clock.timeout(BUDGET, call).await.is_some_and(|sent| sent.is_ok());
+        if sent {
+            self.observers().event(&Event::BackplaneSent);
+        }
+        sent
+    }
+
+    fn tell_later(self: &Arc<Self>, plane: &Plane) {
+        if plane.pending.claim() {
+            let inner = Arc::clone(self);
+            if self.spawn(async move { inner.retell().await }).is_none() {
+                plane.pending.release();
+            }
+        }
+    }
+
+    async fn retell(self: &Arc<Self>) {
+        let Some(plane) = &self.plane else { return };
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let mut well = true;
+            match plane.pending.due(256) {
+                None => {}
+                Some(Due::Clear(number)) => {
+                    well = self.send_message(plane, None).await;
+                    if well {
+                        plane.pending.delivered_clear(number);
+                    }
+                }
+                Some(Due::Keys(due)) => {
+                    for (id, number) in due {
+                        well = self.send_message(plane, Some(&id)).await;
+                        if !well {
+                            break;
+                        }
+                        plane.pending.delivered(&id, number);
+                    }
+                }
+            }
+            if plane.pending.len() == 0 && plane.pending.release() {
+                return;
+            }
+            if !well {
+                self.around.clock.sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+    #[async_trait]
+    impl Backplane for Nowhere {
+        async fn publish(&self, _: &str, _: Bytes) -> Result<(), BoxError> {
+            Ok(())
+        }
+        fn subscribe(&self, _: &str, _: Arc<dyn Listener>) {}
+    }
+
+    #[test]
+    fn messages_are_read_back_and_noise_is_not() {
+        let plane = Plane::new(Arc::new(Nowhere));
+        let other = plane.node ^ 1;
+        assert!(matches!(decode(&plane.encode(Some("k")), plane.node), Heard::Own));
+        assert!(matches!(decode(&plane.encode(Some("k")), other), Heard::Key("k")));
+        assert!(matches!(decode(&plane.encode(None), other), Heard::Clear));
+        let long = "x".repeat(LONGEST_ID + 1);
+        assert!(matches!(decode(&plane.encode(Some(&long)), other), Heard::Clear));
+        let message = plane.encode(Some("k"));
+        for cut in 0..message.len() {
+            assert!(matches!(decode(&message[..cut], other), Heard::Noise), "p10: cut at {cut}");
+        }
+        for (at, byte) in [(0, 2), (9, 7)] {
+            let mut bytes = message.to_vec();
+            bytes[at] = byte;
+            assert!(matches!(decode(&bytes, other), Heard::Noise));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Taking the leases of remote levels before a load begins, and keeping them while it runs.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use crate::{
+    Acquire, Acquired, Entry, Holding, Lease, RawKey, Value, envelope,
+    inner::{Inner, Seen, State},
+    tier::Tier,
+};
+
+/// Life of a lease. Renewed while its load runs, so that a process that dies keeps others waiting no longer than this.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// How long to wait for another process's load where the policy sets neither a wait budget nor a hard limit.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The leases that one fill holds, by level.
+pub(crate) type Rights = Vec<(u8, Lease)>;
+
+/// One key on its way to the right to be loaded.
+pub(crate) struct Wish<'k, T> {
+    pub(crate) key: RawKey<'k>,
+    pub(crate) rights: Rights,
+    /// Another process has filled it meanwhile.
+    pub(crate) found: Option<Seen<T>>,
+    holding: Holding,
+    /// The next level to ask.
+    at: u8,
+    tries: u8,
+}
+
+impl<'k, T> Wish<'k, T> {
+    pub(crate) fn new(key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Self {
+        let holding = held.map_or(Holding::Nothing, |entry| Holding::Entry(entry.id));
+        Self { key, rights, found: None, holding, at: 0, tries: 0 }
+    }
+
+    /// For one level only.
+    pub(crate) fn at(key: RawKey<'k>, held: Option<&Entry<T>>, level: u8) -> Self {
+        Self { at: level, ..Self::new(key, held, Rights::new()) }
+    }
+}
+
+impl<T: Value> Inner<T> {
+    fn open(&self, wish: &Wish<'_, T>) -> bool {
+        wish.found.is_none() && usize::from(wish.at) < self.tiers.len()
+    }
+
+    /// Asks every level that has leases once. Wishes that stay open wait for somebody else.
+    pub(crate) async fn ask(self: &Arc<Self>, wishes: &mut [Wish<'_, T>]) {
+        for tier in self.tiers.iter() {
+            for wish in wishes.iter_mut().filter(|w| w.at == tier.index) {
+                let has = wish.rights.iter().any(|(level, _)| *level == tier.index);
+                if !tier.leases() || has || tier.pending.masks(wish.key.id) {
+                    wish.at += 1;
+                }
+            }
+            if tier.leases() {
+                tier.know_epoch(&self.around).await;
+                self.ask_level(tier, wishes).await;
+            }
+        }
+    }
+
+    pub(crate) async fn ask_level(self: &Arc<Self>, tier: &Tier, wishes: &mut [Wish<'_, T>]) {
+        loop {
+            let mut asking: Vec<_> =
+                wishes.iter_mut().filter(|w| w.found.is_none() && w.at == tier.index).collect();
+            let wanted: Vec<_> = asking.iter().map(|w| Acquire { key: w.key, holding: w.holding }).collect();
+            if wanted.is_empty() {
+                return;
+            }
+            let mut again = false;
+            for (wish, answer) in asking.iter_mut().zip(tier.acquire_many(&self.around, &wanted, LEASE).await)
+            {
+                match answer {
+                    Ok(Acquired::Granted(lease)) => {
+                        wish.rights.push((tier.index, lease));
+                        wish.at += 1;
+                    }
+                    Ok(Acquired::Held) => {}
+                    Ok(Acquired::Found(bytes)) => {
+                        again |= self.found(tier, wish, &bytes);
+                    }
+                    // Without its lease the level is not filled.
+                    Err(_) => wish.at += 1,
+                }
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+
+    /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
+    fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &bytes::Bytes) -> bool {
+        let read = self.decode_quietly(wish.key, tier, bytes);
+        if let Ok(entry) = &read
+            && entry.stamp.epoch == tier.stamp().epoch
+            && entry.state(self.now()) == State::Fresh
+        {
+            wish.found = read.ok().map(|entry| Seen { entry, level: tier.index });
+            return false;
+        }
+        wish.holding = match envelope::open(wish.key, bytes) {
+            Ok((header, _)) => Holding::Entry(header.id),
+            Err(_) => Holding::Unreadable,
+        };
+        wish.tries += 1;
+        if wish.tries > 3 {
+            wish.at += 1;
+            return false;
+        }
+        true
+    }
+
+    /// Waits until each wish has its rights or an answer, or the wait budget is over: then it loads without the right to
+    /// fill the level that somebody else is about to fill.
+    pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>]) {
+        let started = self.now();
+        let budget = self.policy.wait.or(self.policy.hard).unwrap_or(LONGEST_WAIT);
+        loop {
+            self.ask(wishes).await;
+            if !wishes.iter().any(|w| self.open(w)) {
+                return;
+            }
+            let waited = self.now().since(started);
+            if waited >= budget {
+                return;
+            }
+            // A share of what has been waited already: the answer comes at most that much late.
+            let pause = (waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.around.clock.sleep(pause).await;
+        }
+    }
+
+    /// Whether this wish waits for another process.
+    pub(crate) fn waits(&self, wish: &Wish<'_, T>) -> bool {
+        self.open(wish)
+    }
+
+    /// Keeps leases alive for as long as it is polled.
+    pub(crate) async fn keep_alive(self: &Arc<Self>, rights: &[(RawKey<'_>, Rights)]) -> Infallible {
+        loop {
+            self.around.clock.sleep(LEASE / 3).await;
+            for tier in self.tiers.iter().filter(|t| t.leases()) {
+                let held = at_level(rights, tier.index);
+                if !held.is_empty() {
+                    tier.renew_many(&self.around, &held, LEASE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives leases back that no fill has used, without making anybody wait for it.
+    pub(crate) fn give_back(self: &Arc<Self>, key: RawKey<'_>, rights: Rights) {
+        if rights.is_empty() {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let id: Arc<str> = key.id.into();
+        let hash = key.hash;
+        self.spawn(async move {
+            let key = inner.rekey(&id, hash);
+            for (level, lease) in rights {
+                let tier = &inner.tiers[usize::from(level)];
+                tier.release_many(&inner.around, &[(key, lease)]).await;
+            }
+        });
+    }
+}
+
+fn at_level<'k>(rights: &[(RawKey<'k>, Rights)], level: u8) -> Vec<(RawKey<'k>, Lease)> {
+    rights
+        .iter()
+        .flat_map(|(key, rights)| rights.iter().map(move |right| (*key, right)))
+        .filter(|(_, (at, _))| *at == level)
+        .map(|(key, (_, lease))| (key, lease.clone()))
+        .collect()
+}

@@ -1,0 +1,486 @@
+//! X: callers who leave, stall or call back.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture, poll};
+use traced_cache::{Error, ErrorKind, Outcome, Policy, Result, TracedCache, Verb, ok};
+
+use crate::{
+    hooks::Gate,
+    kit::{self, Down, Loads, MS, Recorder, S},
+    stacks::{self, unique},
+};
+
+/// Calls of `get_or_set` that have begun so far.
+fn begun(cache: &TracedCache<u64>) -> u64 {
+    cache.stats().operations.iter().filter(|(verb, _)| *verb == Verb::GetOrSet).map(|(_, n)| *n).sum()
+}
+
+/// A caller whose loader stops at the gate, then answers 1.
+fn gated(
+    cache: &TracedCache<u64>,
+    loads: &Loads,
+    gate: &Arc<Gate>,
+) -> impl Future<Output = Result<Arc<u64>>> + Send + 'static {
+    let (cache, state) = (cache.clone(), (loads.clone(), Arc::clone(gate)));
+    async move {
+        let load = |(loads, gate): (Loads, Arc<Gate>), _| async move {
+            loads.add();
+            gate.pass().await;
+            ok(1_u64)
+        };
+        cache.get_or_set_with("k", &state, load).await
+    }
+}
+
+#[tokio::test]
+async fn x1_x2_those_who_leave_disturb_nobody() {
+    for stack in stacks::all() {
+        // The one who stays is the last, the first (who started the load), and one in between.
+        for stays in [9, 0, 4] {
+            let cache = stack.plain::<u64>();
+            let (loads, gate) = (Loads::default(), Gate::new());
+            let mut callers = Vec::new();
+            for at in 0..10 {
+                callers.push(tokio::spawn(gated(&cache, &loads, &gate)));
+                if at == 0 {
+                    gate.reached().await;
+                }
+            }
+            kit::until(|| begun(&cache) == 10).await;
+            kit::settle().await;
+            let stayer = callers.remove(stays);
+            for leaver in &callers {
+                leaver.abort();
+            }
+            for leaver in callers {
+                assert!(leaver.await.unwrap_err().is_cancelled());
+            }
+            gate.open();
+            assert_eq!(*kit::patient(stayer).await.unwrap().unwrap(), 1);
+            assert_eq!((loads.count(), kit::get(&cache, "k").await), (1, Some(1)));
+            let stats = cache.stats();
+            assert_eq!((stats.misses(), stats.coalesced(), stats.flights), (1, 9, 0), "{stats:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn x2_a_load_goes_on_when_everybody_has_left() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let (loads, gate) = (Loads::default(), Gate::new());
+        let caller = tokio::spawn(gated(&cache, &loads, &gate));
+        gate.reached().await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        gate.open();
+        kit::until(|| cache.stats().flights == 0).await;
+        assert_eq!(kit::get(&cache, "k").await, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn x4_a_caller_who_stalls_holds_up_nobody() {
+    for stack in stacks::all() {
+        for polls in [1, 2, 3, 5] {
+            let cache = stack.plain::<u64>();
+            let loads = Loads::default();
+            let mut stalled = Box::pin(kit::load(&cache, "k", &loads, 1_u64));
+            for _ in 0..polls {
+                if poll!(&mut stalled).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(kit::load(&cache, "k", &loads, 1_u64).await, 1);
+            assert_eq!(kit::get(&cache, "k").await, Some(1));
+            kit::set(&cache, "k", 2_u64).await;
+            kit::invalidate(&cache, "k").await;
+            assert_eq!(kit::get(&cache, "k").await, None);
+            drop(stalled);
+        }
+    }
+}
+
+#[tokio::test]
+async fn x5_waiters_of_an_aborted_load_get_a_typed_error() {
+    for stack in stacks::local() {
+        let cache = stack.plain::<u64>();
+        let (loads, gate) = (Loads::default(), Gate::new());
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(gated(&cache, &loads, &gate));
+        gate.reached().await;
+        let waiters: Vec<_> = (0..5).map(|_| tokio::spawn(gated(&cache, &loads, &gate))).collect();
+        kit::until(|| begun(&cache) == 6).await;
+        kit::settle().await;
+        runtime.shutdown_background();
+        for waiter in waiters {
+            let error = kit::patient(waiter).await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::LoadAborted);
+            assert!(error.is_retryable());
+        }
+        kit::until(|| cache.stats().flights == 0).await;
+        assert_eq!(kit::load(&cache, "k", &loads, 2_u64).await, 2, "the key is free");
+        assert_eq!(loads.count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn x5_a_batch_whose_task_is_aborted_frees_all_its_keys() {
+    for stack in stacks::local() {
+        let cache = stack.plain::<u64>();
+        let gate = Gate::new();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (theirs, at) = (cache.clone(), Arc::clone(&gate));
+        runtime.spawn(async move {
+            let load = |gate: Arc<Gate>, _: Vec<u64>| async move {
+                gate.pass().await;
+                Ok::<Vec<(u64, u64)>, Infallible>(Vec::new())
+            };
+            theirs.get_or_set_many([1_u64, 2, 3], &at, load).await
+        });
+        gate.reached().await;
+        runtime.shutdown_background();
+        kit::until(|| cache.stats().flights == 0).await;
+        for key in 1..=3_u64 {
+            assert_eq!(kit::load(&cache, key, &Loads::default(), key).await, key);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loader_that_panics_gives_an_error_and_frees_the_key() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let boom = || async { if true { panic!("on purpose") } else { ok(1_u64) } };
+        assert_eq!(cache.get_or_set("k", boom).await.unwrap_err().kind(), ErrorKind::LoadPanicked);
+        let batch =
+            |(), _: Vec<u64>| async { if true { panic!("on purpose") } else { ok(vec![(1_u64, 1_u64)]) } };
+        let error = cache.get_or_set_many([1_u64, 2], &(), batch).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoadPanicked);
+        assert_eq!(kit::load(&cache, "k", &Loads::default(), 2_u64).await, 2);
+        assert_eq!(kit::load(&cache, 1_u64, &Loads::default(), 3_u64).await, 3);
+        assert_eq!(cache.stats().flights, 0);
+        // The panic may come from the closure itself, before there is a future.
+        let at_once = || -> futures::future::Ready<Result<u64, Infallible>> { panic!("on purpose") };
+        assert_eq!(cache.get_or_set("other", at_once).await.unwrap_err().kind(), ErrorKind::LoadPanicked);
+    }
+}
+
+#[tokio::test]
+async fn x7_a_panic_in_the_background_leaves_the_value() {
+    for stack in stacks::all() {
+        let events = Recorder::default();
+        let policy = Policy::ttl(100 * S).grace(1_000 * S).revalidate(500 * S).throttle(Duration::ZERO);
+        let cache: TracedCache<u64> =
+            stack.builder(&unique("x7")).policy(policy).observer(events.clone()).build().unwrap();
+        kit::set(&cache, "k", 1_u64).await;
+        stack.time.advance(150 * S);
+        for round in 1..=3 {
+            let boom = |(), _| async { if true { panic!("on purpose") } else { ok(2_u64) } };
+            let found = kit::patient(cache.look_or_set_with("k", &(), boom)).await.unwrap();
+            assert_eq!((found.outcome(), found.value().map(|v| **v)), (Outcome::Stale, Some(1)));
+            kit::until(|| cache.stats().flights == 0).await;
+            assert_eq!(events.count("load_failed"), round);
+        }
+        let loads = Loads::default();
+        assert_eq!(kit::load(&cache, "k", &loads, 2_u64).await, 1);
+        kit::until(|| cache.stats().flights == 0).await;
+        assert_eq!(kit::get(&cache, "k").await, Some(2));
+    }
+}
+
+type Caches = Arc<Vec<TracedCache<u64>>>;
+
+/// Loads the first key; its loader loads the second, and so on; the last answers 1.
+fn chain(
+    caches: Caches,
+    path: Vec<(usize, &'static str)>,
+    loads: Loads,
+) -> BoxFuture<'static, Result<Arc<u64>>> {
+    async move {
+        let Some((&(cache, key), rest)) = path.split_first() else { return Ok(Arc::new(1)) };
+        let (theirs, rest) = (Arc::clone(&caches), rest.to_vec());
+        let load = move || {
+            loads.add();
+            chain(theirs, rest, loads)
+        };
+        caches[cache].get_or_set(key, load).await
+    }
+    .boxed()
+}
+
+#[tokio::test]
+async fn x8_a_loader_may_load_other_keys() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let loads = Loads::default();
+        let path = vec![(0, "a"), (0, "b"), (0, "c")];
+        assert_eq!(
+            *kit::patient(chain(Arc::new(vec![cache.clone()]), path, loads.clone())).await.unwrap(),
+            1
+        );
+        assert_eq!(loads.count(), 3);
+        for key in ["a", "b", "c"] {
+            assert_eq!(kit::get(&cache, key).await, Some(1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn x8_a_bound_on_loads_does_not_lock_nested_ones_out() {
+    for stack in stacks::all() {
+        let cache = stack.cache::<u64>(Policy::ttl(100 * S).loads(1));
+        let path = vec![(0, "a"), (0, "b"), (0, "c")];
+        let nested = chain(Arc::new(vec![cache.clone()]), path, Loads::default());
+        assert_eq!(*kit::patient(nested).await.unwrap(), 1);
+        // The inner load may have been asked for by somebody else, and be waiting for its turn.
+        let gate = Gate::new();
+        let outer = tokio::spawn({
+            let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+            async move {
+                let inner = cache.clone();
+                let load = || async move {
+                    gate.pass().await;
+                    inner.get_or_set("inner", || async { ok(2_u64) }).await
+                };
+                cache.get_or_set("outer", load).await
+            }
+        });
+        gate.reached().await;
+        let other = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.get_or_set("inner", || async { ok(3_u64) }).await }
+        });
+        kit::until(|| cache.stats().flights == 2).await;
+        gate.open();
+        assert_eq!(*kit::patient(outer).await.unwrap().unwrap(), 3);
+        assert_eq!(*kit::patient(other).await.unwrap().unwrap(), 3);
+    }
+}
+
+#[tokio::test]
+async fn x10_a_circle_of_loaders_is_an_error() {
+    for stack in stacks::all() {
+        for path in [
+            vec![(0, "a"), (0, "a")],
+            vec![(0, "a"), (0, "b"), (0, "a")],
+            vec![(0, "a"), (0, "b"), (0, "c"), (0, "a")],
+            vec![(0, "x"), (0, "a"), (0, "b"), (0, "a")],
+            vec![(0, "a"), (1, "a"), (0, "a")],
+            vec![(0, "a"), (1, "b"), (0, "c"), (1, "b")],
+        ] {
+            let caches = Arc::new(vec![stack.plain::<u64>(), stack.plain::<u64>()]);
+            let error =
+                kit::patient(chain(Arc::clone(&caches), path.clone(), Loads::default())).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cycle, "{path:?}: {error}");
+            for cache in &*caches {
+                kit::until(|| cache.stats().flights == 0).await;
+                assert_eq!(kit::load(cache, "a", &Loads::default(), 5_u64).await, 5, "the keys are free");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn x10_two_tasks_that_need_each_other() {
+    for stack in stacks::all() {
+        // With a fallback in one of the loaders, and without.
+        for fallback in [true, false] {
+            let caches = Arc::new(vec![stack.plain::<u64>(), stack.plain::<u64>()]);
+            let gate = Gate::new();
+            let task = |at: usize| {
+                let (caches, gate) = (Arc::clone(&caches), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    let inner = Arc::clone(&caches);
+                    let load = move || async move {
+                        gate.pass().await;
+                        let other = inner[1 - at].get_or_set("k", || async { ok(7_u64) }).await;
+                        match other {
+                            Err(error) if fallback && error.kind() == ErrorKind::Cycle => Ok(Arc::new(9)),
+                            other => other,
+                        }
+                    };
+                    caches[at].get_or_set("k", load).await
+                })
+            };
+            let tasks = [task(0), task(1)];
+            gate.reached().await;
+            gate.reached().await;
+            gate.open_wide();
+            let mut ended = Vec::new();
+            for task in tasks {
+                ended.push(kit::patient(task).await.unwrap());
+            }
+            if fallback {
+                assert!(ended.iter().all(|end| end.as_ref().is_ok_and(|value| **value == 9)), "{ended:?}");
+            } else {
+                let cycles =
+                    ended.iter().filter(|end| end.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cycle));
+                assert!(cycles.count() >= 1, "{ended:?}");
+            }
+            assert!(caches.iter().all(|cache| cache.stats().flights == 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn x10_through_batches() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        // A batch whose loader asks for one of its own keys.
+        let load = |cache: TracedCache<u64>, ids: Vec<u64>| async move {
+            let one = cache.get_or_set(2_u64, || async { ok(0_u64) }).await?;
+            Ok::<_, Error>(ids.into_iter().map(|id| (id, Arc::clone(&one))).collect::<Vec<_>>())
+        };
+        let error = kit::patient(cache.get_or_set_many([1_u64, 2], &cache.clone(), load)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cycle);
+        // A single load whose loader asks for a batch with its own key in it.
+        let load = |cache: TracedCache<u64>, _| async move {
+            let all = |(), ids: Vec<u64>| async move {
+                ok(ids.into_iter().map(|id| (id, id)).collect::<HashMap<_, _>>())
+            };
+            cache.get_or_set_many([4_u64, 3], &(), all).await.map(|_| 0_u64)
+        };
+        let error = kit::patient(cache.get_or_set_with(3_u64, &cache.clone(), load)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cycle);
+        kit::until(|| cache.stats().flights == 0).await;
+        for key in 1..=3_u64 {
+            assert_eq!(kit::load(&cache, key, &Loads::default(), key).await, key);
+        }
+    }
+}
+
+#[tokio::test]
+async fn x11_a_caller_with_a_deadline_leaves_and_the_load_goes_on() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let (loads, gate) = (Loads::default(), Gate::new());
+        let caller = tokio::spawn({
+            let (clock, call) = (stack.clock.clone(), gated(&cache, &loads, &gate));
+            async move { clock.timeout(200 * MS, call).await }
+        });
+        gate.reached().await;
+        stack.time.advance(199 * MS);
+        kit::settle().await;
+        assert!(!caller.is_finished());
+        stack.time.advance(MS);
+        assert!(kit::patient(caller).await.unwrap().is_none());
+        gate.open();
+        kit::until(|| cache.stats().flights == 0).await;
+        assert_eq!(kit::get(&cache, "k").await, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn x13_callers_with_other_error_types_share_a_load() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let gate = Gate::new();
+        let lead = tokio::spawn({
+            let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+            async move {
+                let load = || async move {
+                    gate.pass().await;
+                    Err::<u64, _>(Down(3))
+                };
+                cache.get_or_set("k", load).await
+            }
+        });
+        gate.reached().await;
+        let other = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                cache.get_or_set("k", || async { Err::<Option<u64>, _>(io::Error::other("never run")) }).await
+            }
+        });
+        let third = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.get_or_set("k", || async { ok(Arc::new(1_u64)) }).await }
+        });
+        kit::until(|| begun(&cache) == 3).await;
+        kit::settle().await;
+        gate.open();
+        let errors = [
+            kit::patient(lead).await.unwrap().unwrap_err(),
+            kit::patient(other).await.unwrap().unwrap_err(),
+            kit::patient(third).await.unwrap().unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!((error.kind(), error.load_error::<Down>()), (ErrorKind::Load, Some(&Down(3))));
+        }
+        assert_eq!((cache.stats().loads, cache.stats().coalesced()), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn s2_loads_of_other_keys_overlap() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let gate = Gate::new();
+        let tasks: Vec<_> = (0..20_u64)
+            .map(|key| {
+                let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    let load = |gate: Arc<Gate>, key| async move {
+                        gate.pass().await;
+                        ok(key)
+                    };
+                    cache.get_or_set_with(key, &gate, load).await
+                })
+            })
+            .collect();
+        for _ in 0..20 {
+            gate.reached().await;
+        }
+        gate.open_wide();
+        for (key, task) in (0_u64..).zip(tasks) {
+            assert_eq!(*kit::patient(task).await.unwrap().unwrap(), key);
+        }
+    }
+}
+
+#[tokio::test]
+async fn s4_s5_waiters_share_the_error_and_the_next_caller_loads_anew() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let (gate, started) = (Gate::new(), Arc::new(Mutex::new(0_u32)));
+        let call = || {
+            let (cache, state) = (cache.clone(), (Arc::clone(&gate), Arc::clone(&started)));
+            tokio::spawn(async move {
+                let load = |(gate, started): (Arc<Gate>, Arc<Mutex<u32>>), _| async move {
+                    let number = {
+                        let mut started = started.lock().unwrap();
+                        *started += 1;
+                        *started
+                    };
+                    gate.pass().await;
+                    Err::<u64, _>(Down(number))
+                };
+                cache.get_or_set_with("k", &state, load).await
+            })
+        };
+        let mut callers = vec![call()];
+        gate.reached().await;
+        callers.extend((0..99).map(|_| call()));
+        kit::until(|| begun(&cache) == 100).await;
+        kit::settle().await;
+        gate.open_wide();
+        for caller in callers {
+            let error = kit::patient(caller).await.unwrap().unwrap_err();
+            assert_eq!(error.load_error::<Down>(), Some(&Down(1)));
+        }
+        assert_eq!(*started.lock().unwrap(), 1);
+        let error = kit::patient(call()).await.unwrap().unwrap_err();
+        assert_eq!(error.load_error::<Down>(), Some(&Down(2)));
+    }
+}
