@@ -231,7 +231,8 @@ fn fault(error: ExpError, write: bool) -> Fault {
         // A refusal is an answer: nothing is in doubt.
         ExpError::Ambiguous { source, .. } => match (fault(*source, write), write) {
             (refused @ Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }, _) => refused,
-            (cause, _) => Fault { source: cause.source, ..IN_DOUBT },
+            (cause, true) => Fault { source: cause.source, ..IN_DOUBT },
+            (cause, false) => cause,
         },
         ExpError::Protocol(_) if write => IN_DOUBT,
         _ => UNEXPECTED,

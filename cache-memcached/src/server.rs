@@ -127,10 +127,12 @@ impl Server {
             };
             let (_, replies) = self.transport.run(sent, link).await;
             // A lost connection: reading twice is safe, and so is sending what never left.
-            if !last && !replies.is_empty() && replies.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
-                last = true;
+            if !replies.is_empty() && replies.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
                 link.into_iter().for_each(|link| self.life.forget(link));
-                continue;
+                if !last {
+                    last = true;
+                    continue;
+                }
             }
             let mut replies = replies.into_iter();
             let answer = |under| match may(under) {
@@ -155,13 +157,15 @@ impl Server {
         let mut last = false;
         loop {
             let known = self.known(now).await?;
-            match self.transport.one(command, Some(known.link)).await.1 {
-                Err(fault) if !last && is_lost(&fault) => {
+            let result = self.transport.one(command, Some(known.link)).await.1;
+            if result.as_ref().is_err_and(is_lost) {
+                self.life.forget(known.link);
+                if !last {
                     last = true;
-                    self.life.forget(known.link);
+                    continue;
                 }
-                result => return result.map(|reply| Answer { reply, life: known.life }),
             }
+            return result.map(|reply| Answer { reply, life: known.life });
         }
     }
 
