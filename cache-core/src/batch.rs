@@ -197,10 +197,7 @@ impl<T: Value> Inner<T> {
             Rights::new()
         };
         match role {
-            Role::Filled(Seen { entry, level }) => {
-                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
-                Part::Done(Ok(entry.found(outcome, Some(level), now)))
-            }
+            Role::Filled(seen) => Part::Done(Ok(self.served(&seen))),
             Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
             Role::Join(flight) => Part::Wait { flight, stale, leads: false },
             Role::Lead(flight, own) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Access, Entry, Error, ErrorKind, Event, Found, Outcome, RawKey, Result, Stats, Value, Verb,
+    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, Outcome, RawKey, Result, Stats, Value, Verb,
     cycle::{self, LoadId},
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
@@ -184,11 +184,7 @@ impl<T: Value> Inner<T> {
         }
         self.give_back(key, rights);
         match role {
-            Role::Filled(seen) => Ok(seen.entry.found(
-                if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent },
-                Some(seen.level),
-                self.now(),
-            )),
+            Role::Filled(seen) => Ok(self.served(&seen)),
             Role::Landed(ended) => {
                 counted.coalesced();
                 self.conclude(ended, stale.as_ref(), Outcome::Coalesced)
@@ -298,6 +294,16 @@ impl<T: Value> Inner<T> {
         .boxed()
     }
 
+    /// A level has answered after all, when it was asked once more.
+    pub(crate) fn served(&self, seen: &Seen<T>) -> Found<T> {
+        let (outcome, at_level) = match seen.entry.value {
+            Some(_) => (Outcome::Hit, LevelOutcome::Hit),
+            None => (Outcome::Absent, LevelOutcome::Negative),
+        };
+        self.stats().level(seen.level, at_level);
+        seen.entry.found(outcome, Some(seen.level), self.now())
+    }
+
     /// A flight's end, as one caller sees it.
     pub(crate) fn conclude(
         &self,
@@ -308,8 +314,7 @@ impl<T: Value> Inner<T> {
         let now = self.now();
         match ended {
             Ended::Entry { entry, level: Some(level), .. } if outcome == Outcome::Loaded => {
-                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
-                Ok(entry.found(outcome, Some(level), now))
+                Ok(self.served(&Seen { entry, level }))
             }
             Ended::Entry { entry, .. } => Ok(entry.found(outcome, None, now)),
             Ended::Failed { error, surface } => match stale {
