@@ -174,6 +174,12 @@ impl<T: Value> Inner<T> {
             keys: flights.len(),
             root: load.terms.background,
         });
+        if !load.terms.read && load.terms.store {
+            // No level has been asked yet: one whose epoch is unknown could not be filled.
+            for tier in self.remote() {
+                tier.know_epoch(&self.around).await;
+            }
+        }
         let Begun { stamps, seen } = self.begin();
         let born = self.now();
         for flight in flights {
@@ -503,7 +509,7 @@ impl<T: Value> Inner<T> {
             }
         }
         // A batch is one load: it has failed if nothing came of it.
-        let end = ends.iter().find(|end| end.is_ok()).or(ends.first()).copied();
+        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
         let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
         for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
