@@ -554,6 +554,8 @@ impl<T: Value> Inner<T> {
         self.closing.cancel();
         // Tasks only: a caller may hold its future for ever without polling it.
         self.tasks.wait().await;
+        // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
+        self.void_in_process();
         for tier in &self.tiers {
             if let Some(store) = &tier.store {
                 store.clear(self.around.cache);

@@ -86,6 +86,9 @@ impl<T: Value> Inner<T> {
         items: &mut [&mut Outgoing<'_, T>],
         stamp: Stamp,
     ) -> Vec<Result<bool, Failure>> {
+        if self.closing.is_cancelled() {
+            return items.iter().map(|_| Err(Failure::Skipped)).collect();
+        }
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();
@@ -165,7 +168,8 @@ impl<T: Value> Inner<T> {
         for tier in self.tiers[..below].iter().rev() {
             if tier.store.is_some() {
                 for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
-                    *held &= self.keep(item.key, &item.entry, tier, ticket, seen);
+                    // What a deeper level has refused is not kept nearer.
+                    *held = *held && self.keep(item.key, &item.entry, tier, ticket, seen);
                 }
                 continue;
             }

@@ -92,7 +92,7 @@ impl<T: Value> Inner<T> {
             let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
             let (answers, cleared) = tier.read_many(&self.around, &keys).await;
             if cleared {
-                self.cleared_elsewhere();
+                self.void_in_process();
                 begun.seen = self.generation();
             }
             for (asked, answer) in open.into_iter().zip(answers) {

@@ -277,7 +277,8 @@ impl<T> Ticket<T> {
             && slot.flight.as_ref().is_some_and(|f| Arc::ptr_eq(f, flight))
         {
             slot.flight = None;
-            if self.holds(slot) {
+            let overtaken = matches!(ended, Ended::Entry { accepted: false, .. });
+            if self.holds(slot) && !overtaken {
                 slot.landed = Some((slot.opened, ended.clone()));
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
     ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
     SpanKind, SpanStart, Stamp, Stance, Stats,
-    breaker::Gate,
+    breaker::{Gate, Pass},
     envelope::{self, Header},
     level::Level,
     observe::Observers,
@@ -104,6 +104,24 @@ pub(crate) struct Around {
     pub(crate) stats: Arc<Stats>,
 }
 
+/// A call under way, which its caller may leave.
+struct Calling<'a> {
+    tier: &'a Tier,
+    around: &'a Around,
+    since: Moment,
+    pass: Option<Pass<'a>>,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        let Some(pass) = self.pass.take() else { return };
+        let waited = self.around.clock.now().since(self.since);
+        if let Some(change) = pass.abandon(waited >= self.tier.budget / 2) {
+            self.tier.breaker_is(self.around, change);
+        }
+    }
+}
+
 impl Tier {
     pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
         let caps = level.provider.capabilities();
@@ -150,9 +168,10 @@ impl Tier {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
         };
-        if pass.as_ref().is_some_and(crate::breaker::Pass::is_probe) {
+        if pass.as_ref().is_some_and(Pass::is_probe) {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
+        let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op },
             key: None,
@@ -185,7 +204,7 @@ impl Tier {
         };
         // Part of a batch failing is one server of many, or one key: the level as a whole is well.
         let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
-        if let Some(change) = pass.and_then(|pass| pass.end(well)) {
+        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well)) {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
@@ -353,6 +372,11 @@ impl Tier {
         // The next reader need not ask as well. While the epoch is unknown every reader must.
         known.asked = due.then_some(now).or(known.asked);
         due.then_some(known.changes)
+    }
+
+    /// The next read looks at the marker, whenever the last one did.
+    pub(crate) fn doubt_epoch(&self) {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
     }
 
     /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.

@@ -1,6 +1,6 @@
 //! `set`, `invalidate` and `clear`: bottom-up, in order per key, the nearest level last.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use crate::{
     Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
@@ -197,7 +197,9 @@ impl<T: Value> Inner<T> {
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = self.tell(&writing.keys).await;
-        writing.end(Some(&entries), self.generation());
+        // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
+        let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
+        writing.end(kept, self.generation());
         drop(order);
         self.replay();
         written.told(told).end()
@@ -310,7 +312,7 @@ impl<T: Value> Inner<T> {
         for tier in self.remote().rev() {
             let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
             if cleared {
-                self.cleared_elsewhere();
+                self.void_in_process();
             }
             let mut puts = Vec::new();
             for (key, held) in writing.keys.iter().zip(held) {
@@ -383,8 +385,7 @@ impl<T: Value> Drop for Clearing<'_, T> {
             inner.remote().for_each(|tier| tier.pending.add_clear());
         }
         // From here on no object of before is believed, and no older fill gets in.
-        inner.generation.fetch_add(1, Ordering::AcqRel);
-        inner.slots.revoke_all();
+        inner.void_in_process();
         for tier in &inner.tiers {
             if let Some(store) = &tier.store {
                 store.clear(inner.around.cache);

@@ -7,9 +7,13 @@ use crate::{
     breaker::Breaker,
     endpoint::Endpoint,
     exp::{Limits, Pool},
+    item::HEAD,
+    life::{Knowledge, Polling},
     pipeline::Pipeline,
-    provider::{Inner, Server},
+    provider::Inner,
     route::Routes,
+    server::Server,
+    transport::Transport,
     wire::is_plain,
 };
 
@@ -158,22 +162,30 @@ impl Builder {
             response_timeout: self.response_timeout,
             connections: self.connections,
         };
-        let servers = endpoints.into_iter().map(|endpoint| Server {
-            transport: if self.pooled {
+        let servers = endpoints.into_iter().map(|endpoint| {
+            let transport: Box<dyn Transport> = if self.pooled {
                 Box::new(Pool::new(endpoint.clone(), limits))
             } else {
-                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value))
-            },
-            breaker: Breaker::new(self.failures, self.cool_down),
-            endpoint,
+                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value + HEAD))
+            };
+            Server {
+                transport,
+                breaker: Breaker::new(self.failures, self.cool_down),
+                endpoint,
+                life_key: format!("{}~life", self.key_prefix),
+                life: Knowledge::default(),
+                response_timeout: self.response_timeout,
+            }
         });
+        let servers: Vec<Server> = servers.collect();
         Ok(MemcachedProvider(Arc::new(Inner {
-            servers: servers.collect(),
+            leases: servers.iter().all(|server| server.transport.is_linked()),
+            servers,
             routes: Routes::new(names.iter().map(String::as_str)),
             prefix: self.key_prefix,
             max_value: self.max_value,
-            response_timeout: self.response_timeout,
             closed: false.into(),
+            polling: Polling::default(),
         })))
     }
 }

@@ -5,7 +5,8 @@
 //! replies must echo in order. A pooled connection that turns out dead before a byte was written is replaced once.
 //!
 //! What it does not do: it closes the connection at a `SERVER_ERROR`, which leaves the later writes of that batch in
-//! doubt; and it dials inside the caller's future, so a budget shorter than a connect never gets one.
+//! doubt; it dials inside the caller's future, so a budget shorter than a connect never gets one; and it does not say
+//! which connection a command ran on, so a restarted server can pass for the old one, and there can be no leases.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,17 +14,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use memcache::exp::{
-    AsyncMetaClient, Delete, Error as ExpError, Get, GetResult, GetStatus, MutationResult, MutationStatus,
-    Op, OpResult, Set, ValueState,
+    AsyncMetaClient, Delete, Error as ExpError, Get, GetResult, LeaseState, Meta, MutationResult,
+    MutationStatus, Op, OpResult, Set, ValueState,
 };
 
 use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
-    transport::{Command, Reply, Transport},
+    transport::{Command, Link, Reply, Seen, Transport, When},
 };
 
 /// Limits of a connection pool.
@@ -124,26 +125,17 @@ impl Pool {
 
 #[async_trait]
 impl Transport for Pool {
-    async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Fault>> {
+    async fn run(&self, commands: &[Command], _on: Option<Link>) -> (Link, Vec<Result<Reply, Fault>>) {
         let write = commands.iter().any(Command::is_write);
-        let work = async {
-            let lost = |r: &Result<Reply, Fault>| r.as_ref().is_err_and(|f| f.kind == ErrorKind::Connect);
-            let results = self.exchange(&commands).await;
-            match &results {
-                // Reading twice is safe, and the loss of a connection that idled must not cost a request.
-                Ok(all) if !write && all.iter().all(lost) => self.exchange(&commands).await,
-                _ => results,
-            }
-        };
-        match self.in_time(write, work).await {
+        let results = match self.in_time(write, self.exchange(commands)).await {
             Ok(results) => results,
             Err(fault) => commands.iter().map(|_| Err(fault.duplicate())).collect(),
-        }
+        };
+        (0, results)
     }
 
-    async fn ping(&self) -> Result<(), Fault> {
-        let work = async { self.client().await?.noop().await.map_err(|e| fault(e, false)) };
-        self.in_time(false, work).await
+    fn is_linked(&self) -> bool {
+        false
     }
 
     fn reset(&self) {
@@ -163,21 +155,59 @@ const UNEXPECTED: Fault = Fault::new(ErrorKind::Protocol, "an answer that the me
 
 fn operation(command: &Command) -> Op {
     match command {
-        Command::Get { key } => Get::new(key).into(),
-        Command::Put { key, bytes, exptime } => Set::new(key, bytes).ttl_raw(*exptime).into(),
-        Command::Remove { key } => Delete::new(key).into(),
+        Command::Get { key, look } => {
+            let mut get = Get::new(key);
+            if let Some(look) = look {
+                get = get.meta(Meta::NONE.cas());
+                get.lease_ttl = look.vivify;
+                if let Some(seconds) = look.touch {
+                    get = get.touch_raw(seconds);
+                }
+            }
+            get.into()
+        }
+        Command::Put { key, item, exptime, when } => {
+            let mut bytes = BytesMut::with_capacity(item.len());
+            item.write(&mut bytes);
+            let set = Set::new(key, bytes).ttl_raw(*exptime);
+            match when {
+                When::Always => set,
+                When::Absent => set.add().return_cas(),
+                When::Cas(cas) => set.compare_cas(*cas).return_cas(),
+            }
+            .into()
+        }
+        Command::Remove { key, cas } => {
+            let mut delete = Delete::new(key);
+            delete.compare_cas = *cas;
+            delete.into()
+        }
     }
 }
 
-fn item(got: GetResult) -> Option<Bytes> {
-    // An item that somebody marked stale is not valid, and another client's placeholder is not an item.
-    let valid = got.status == GetStatus::Hit && got.value_state == ValueState::Fresh;
-    got.value.filter(|_| valid).map(Bytes::from)
+fn item(got: GetResult) -> Option<Seen> {
+    let cas = got.item.cas.unwrap_or(0);
+    let won = got.lease_state == LeaseState::Granted;
+    let stale = got.value_state == ValueState::Stale;
+    let value = match got.value {
+        Some(value) => Bytes::from(value),
+        // A placeholder.
+        None if got.lease_state != LeaseState::None => Bytes::new(),
+        None => return None,
+    };
+    Some(Seen { value: Some(value), cas, won, stale })
 }
 
 fn mutation(command: &Command, done: &MutationResult) -> Result<Reply, Fault> {
+    let conditional = match command {
+        Command::Put { when, .. } => *when != When::Always,
+        Command::Remove { cas, .. } => cas.is_some(),
+        Command::Get { .. } => false,
+    };
     match (command, done.status) {
-        (_, MutationStatus::Applied) | (Command::Remove { .. }, MutationStatus::NotFound) => Ok(Reply::Done),
+        (_, MutationStatus::Applied) => Ok(Reply::Done(done.cas.unwrap_or(0))),
+        (Command::Remove { cas: None, .. }, MutationStatus::NotFound) => Ok(Reply::Done(0)),
+        _ if conditional => Ok(Reply::Refused),
         _ => Err(UNEXPECTED),
     }
 }
@@ -201,7 +231,8 @@ fn fault(error: ExpError, write: bool) -> Fault {
         // A refusal is an answer: nothing is in doubt.
         ExpError::Ambiguous { source, .. } => match (fault(*source, write), write) {
             (refused @ Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }, _) => refused,
-            (cause, _) => Fault { source: cause.source, ..IN_DOUBT },
+            (cause, true) => Fault { source: cause.source, ..IN_DOUBT },
+            (cause, false) => cause,
         },
         ExpError::Protocol(_) if write => IN_DOUBT,
         _ => UNEXPECTED,

@@ -78,9 +78,13 @@ mod builder;
 mod endpoint;
 mod error;
 mod exp;
+mod item;
+mod lease;
+mod life;
 mod pipeline;
 mod provider;
 mod route;
+mod server;
 mod transport;
 mod wire;
 

@@ -20,7 +20,6 @@ mod queue;
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use bytes::BufMut;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
@@ -48,9 +47,8 @@ impl Pipeline {
         Self(Arc::new(Link::new(endpoint, limits, value_max)))
     }
 
-    /// Queues commands, and sees to it that somebody writes them. Answers the connection's generation, when its task runs
-    /// on another runtime.
-    fn send(&self, commands: &[Command], waiter: Waiter) -> Result<Option<u64>, Fault> {
+    /// Queues commands, and sees to it that somebody writes them.
+    fn send(&self, commands: &[Command], waiter: Waiter, on: Option<Generation>) -> Result<Sent, Fault> {
         let Ok(handle) = Handle::try_current() else {
             return Err(NO_RUNTIME);
         };
@@ -59,6 +57,9 @@ impl Pipeline {
         let mut state = self.0.lock();
         if state.queue.len() >= WAITING_MAX || state.out.len() >= UNSENT_MAX {
             return Err(Fault::new(ErrorKind::Overloaded, "too many calls wait; nothing was sent"));
+        }
+        if on.is_some_and(|on| on != state.generation) {
+            return Err(LOST);
         }
         let (mut start, mut at_home) = (false, true);
         let mut deadline = now + limits.response_timeout;
@@ -78,12 +79,9 @@ impl Pipeline {
         }
         let (idle, before) = (state.queue.is_empty() && state.writing == 0, state.out.len());
         let first = state.next_id;
-        state.next_id += commands.len().max(1) as u64;
+        state.next_id += commands.len() as u64;
         for (id, command) in (first..).zip(commands) {
             frame::encode(command, id, &mut state.out);
-        }
-        if commands.is_empty() {
-            state.out.put_slice(b"mn\r\n");
         }
         let start_at = state.total;
         state.total += (state.out.len() - before) as u64;
@@ -103,68 +101,68 @@ impl Pipeline {
             let home = handle.id();
             handle.spawn(driver::run(Arc::clone(&self.0), generation, home));
         }
-        Ok((!at_home).then_some(generation))
-    }
-
-    async fn many(&self, commands: &[Command]) -> Results {
-        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
-        let fault = match self.send(commands, waiter) {
-            Ok(away) => match self.wait(receiver, away).await {
-                Some(results) => return results,
-                None if commands.iter().any(Command::is_write) => IN_DOUBT,
-                None => NO_ANSWER,
-            },
-            Err(fault) => fault,
-        };
-        commands.iter().map(|_| Err(fault.duplicate())).collect()
-    }
-
-    /// One command, or a ping.
-    async fn single(&self, command: Option<&Command>) -> Result<Reply, Fault> {
-        let (waiter, receiver) = Waiter::one(command.map_or(Kind::Ping, Kind::from));
-        let away = self.send(command.map_or(&[], std::slice::from_ref), waiter)?;
-        self.wait(receiver, away).await.unwrap_or_else(|| {
-            let write = command.is_some_and(Command::is_write);
-            Err(if write { IN_DOUBT } else { NO_ANSWER })
-        })
+        Ok(Sent { on: generation, away: !at_home })
     }
 
     /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
     /// nobody drives that, and then not even its deadline would end the call.
-    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, away: Option<u64>) -> Option<T> {
-        let Some(generation) = away else { return receiver.await.ok() };
+    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
+        if !sent.away {
+            return receiver.await.ok();
+        }
         let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
         match tokio::time::timeout(limit, receiver).await {
             Ok(answer) => answer.ok(),
             Err(_elapsed) => {
-                self.0.end(generation, &NO_ANSWER, true);
+                self.0.end(sent.on, &NO_ANSWER, true);
                 None
             }
         }
     }
 }
 
+type Generation = crate::transport::Link;
+
+/// What has been queued.
+struct Sent {
+    on: Generation,
+    /// The connection's task runs on another runtime.
+    away: bool,
+}
+
+fn unanswered(command: &Command) -> Fault {
+    if command.is_write() { IN_DOUBT } else { NO_ANSWER }
+}
+
 #[async_trait]
 impl Transport for Pipeline {
-    async fn run(&self, commands: Vec<Command>) -> Results {
-        let results = self.many(&commands).await;
-        // A lost connection: reading twice is safe, and so is sending what never left.
-        if results.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
-            self.many(&commands).await
-        } else {
-            results
+    async fn run(&self, commands: &[Command], on: Option<Generation>) -> (Generation, Results) {
+        if commands.is_empty() {
+            return (on.unwrap_or_default(), Vec::new());
+        }
+        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
+        match self.send(commands, waiter, on) {
+            Ok(sent) => {
+                let none = || commands.iter().map(|command| Err(unanswered(command))).collect();
+                (sent.on, self.wait(receiver, &sent).await.unwrap_or_else(none))
+            }
+            Err(fault) => (on.unwrap_or_default(), commands.iter().map(|_| Err(fault.duplicate())).collect()),
         }
     }
 
-    async fn one(&self, command: Command) -> Result<Reply, Fault> {
-        match self.single(Some(&command)).await {
-            Err(fault) if is_lost(&fault) => self.single(Some(&command)).await,
-            result => result,
+    async fn one(&self, command: &Command, on: Option<Generation>) -> (Generation, Result<Reply, Fault>) {
+        let (waiter, receiver) = Waiter::one(command.into());
+        match self.send(std::slice::from_ref(command), waiter, on) {
+            Ok(sent) => {
+                let answer = self.wait(receiver, &sent).await;
+                (sent.on, answer.unwrap_or_else(|| Err(unanswered(command))))
+            }
+            Err(fault) => (on.unwrap_or_default(), Err(fault)),
         }
     }
 
-    async fn ping(&self) -> Result<(), Fault> {
-        self.single(None).await.map(drop)
+    fn is_linked(&self) -> bool {
+        true
     }
 
     fn reset(&self) {
@@ -176,10 +174,6 @@ impl Transport for Pipeline {
         state.end(&LOST, true);
         state.phase = Phase::Closed;
     }
-}
-
-fn is_lost(fault: &Fault) -> bool {
-    fault.kind == ErrorKind::Connect
 }
 
 impl Drop for Pipeline {

@@ -6,21 +6,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Put, RawKey};
 use futures::future::join_all;
 
 use crate::{
     Builder, Error, ErrorKind,
-    breaker::{Breaker, Verdict},
-    endpoint::Endpoint,
     error::Fault,
+    item::{Item, TOMBSTONE_SECONDS},
+    life::{self, Polling},
     route::Routes,
-    transport::{Command, Reply, Transport},
+    server::{Answer, Server, Task, Under},
+    transport::{Command, NO_RESULT, Reply, When},
     wire::{KEY_MAX, exptime, wire_key},
 };
 
@@ -35,24 +36,20 @@ pub(crate) struct Inner {
     pub(crate) routes: Routes,
     pub(crate) prefix: String,
     pub(crate) max_value: usize,
-    pub(crate) response_timeout: Duration,
     pub(crate) closed: AtomicBool,
+    pub(crate) polling: Polling,
+    /// Whether every server can keep leases.
+    pub(crate) leases: bool,
 }
 
-pub(crate) struct Server {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) breaker: Breaker,
-    pub(crate) transport: Box<dyn Transport>,
+/// A command for a server.
+pub(crate) struct Routed {
+    pub(crate) home: usize,
+    pub(crate) command: Command,
+    pub(crate) under: Under,
 }
 
-/// Requests of one exchange, in bytes. A whole request is written before replies are read, so requests for values must
-/// fit into the socket's buffers, or both sides would wait for each other.
-const READ_CHUNK: usize = 32 << 10;
-/// Replies to writes are short: these chunks only bound the copy that is made.
-const WRITE_CHUNK: usize = 256 << 10;
-/// A call that is dropped after this time counts against the server: callers whose budgets end before the response
-/// timeout must open the breaker, too. Harmless for slow calls, since one answer in between resets the count.
-const PATIENCE: Duration = Duration::from_millis(20);
+const TOO_LARGE_HERE: Fault = Fault::new(ErrorKind::TooLarge, "the item under the key is over max_value");
 
 impl MemcachedProvider {
     /// Starts with the URL of a server, `memcached://host[:port]`; [`Builder::server`] adds more.
@@ -60,155 +57,107 @@ impl MemcachedProvider {
         Builder::new(url.into())
     }
 
-    /// Runs commands where their keys live, all servers at once; results in the order of the commands.
-    async fn run(&self, mut commands: Vec<Command>) -> Vec<Result<Reply, Error>> {
-        if commands.is_empty() {
-            return Vec::new();
-        }
-        if let Err(error) = self.0.usable() {
+    /// Runs commands on their servers, all at once; results in the order of the commands.
+    pub(crate) async fn run(&self, commands: Vec<Routed>) -> Vec<Result<Answer, Error>> {
+        let Some(first) = commands.first().map(|command| command.home) else { return Vec::new() };
+        if let Err(error) = self.usable() {
             return commands.iter().map(|_| Err(error.clone())).collect();
         }
-        if commands.len() <= 1 {
-            let home = commands.first().map_or(0, |command| self.0.routes.home(command.key().as_bytes()));
-            return self.0.servers[home].run(commands, self.0.response_timeout).await;
-        }
-        let mut groups: Vec<(Vec<usize>, Vec<Command>)> = vec![Default::default(); self.0.servers.len()];
         let count = commands.len();
-        for (index, command) in commands.drain(..).enumerate() {
-            let group = &mut groups[self.0.routes.home(command.key().as_bytes())];
-            group.0.push(index);
-            group.1.push(command);
+        let split = |Routed { home, command, under }| (home, Task { command, under });
+        if commands.iter().all(|command| command.home == first) {
+            let tasks = commands.into_iter().map(|command| split(command).1).collect();
+            return self.0.servers[first].run(tasks).await;
         }
-        let runs = groups.into_iter().zip(&self.0.servers).filter(|(group, _)| !group.0.is_empty()).map(
-            async |((indices, commands), server)| {
-                (indices, server.run_chunks(commands, self.0.response_timeout).await)
-            },
-        );
-        let mut results: Vec<Option<Result<Reply, Error>>> = Vec::new();
+        let mut groups: Vec<(Vec<usize>, Vec<Task>)> = Vec::new();
+        groups.resize_with(self.0.servers.len(), Default::default);
+        for (index, (home, task)) in commands.into_iter().map(split).enumerate() {
+            groups[home].0.push(index);
+            groups[home].1.push(task);
+        }
+        let runs = groups
+            .into_iter()
+            .zip(&self.0.servers)
+            .filter(|(group, _)| !group.0.is_empty())
+            .map(async |((indices, tasks), server)| (indices, server.run(tasks).await));
+        let mut results: Vec<Option<Result<Answer, Error>>> = Vec::new();
         results.resize_with(count, || None);
         for (indices, answers) in join_all(runs).await {
             for (index, answer) in indices.into_iter().zip(answers) {
                 results[index] = Some(answer);
             }
         }
-        let missing =
-            || Err(Error::new(ErrorKind::Protocol, "memcached: a command of a batch has no result"));
+        let missing = || Err(self.0.servers[first].error(NO_RESULT));
         results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
-    fn key(&self, key: &RawKey<'_>) -> String {
+    /// Runs one command for each key, on the key's server.
+    async fn run_each(
+        &self,
+        commands: impl Iterator<Item = Command>,
+        under: Under,
+    ) -> Vec<Result<Answer, Error>> {
+        let routed = commands.map(|command| Routed { home: self.0.home(command.key()), command, under });
+        self.run(routed.collect()).await
+    }
+
+    pub(crate) fn key(&self, key: &RawKey<'_>) -> String {
         wire_key(&self.0.prefix, key)
+    }
+
+    fn usable(&self) -> Result<(), Error> {
+        if self.0.is_closed() {
+            return Err(Error::new(ErrorKind::Closed, "memcached: the provider has been closed"));
+        }
+        life::used(&self.0);
+        Ok(())
+    }
+
+    pub(crate) fn too_large(&self, bytes: usize) -> Error {
+        let most = self.0.max_value;
+        let message = format!("memcached: the item has {bytes} bytes, over max_value = {most}; not stored");
+        Error::new(ErrorKind::TooLarge, message)
+    }
+
+    /// The value in an answer to a get.
+    fn value(&self, home: usize, answer: Answer) -> Result<Option<Bytes>, BoxError> {
+        match answer.reply {
+            Reply::Item(Some(seen)) if seen.value.is_none() => {
+                Err(self.0.servers[home].error(TOO_LARGE_HERE).into())
+            }
+            Reply::Item(Some(seen)) => Ok(seen.envelope(answer.life)),
+            Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
+        }
+    }
+
+    /// Removes what is there, where the server did not store what was to take its place. `voids`: that will do.
+    async fn clear_refused(
+        &self,
+        keys: impl Fn(usize) -> String,
+        answers: &mut [Result<Answer, Error>],
+        voids: bool,
+    ) {
+        let is_refused = |e: &Error| matches!(e.kind(), ErrorKind::TooLarge | ErrorKind::Refused);
+        let refused: Vec<usize> =
+            (0..answers.len()).filter(|&i| answers[i].as_ref().is_err_and(is_refused)).collect();
+        let removals = refused.iter().map(|&i| Command::Remove { key: keys(i), cas: None });
+        for (&i, removal) in refused.iter().zip(self.run_each(removals, Under::Unknown).await) {
+            if voids || removal.is_err() {
+                answers[i] = removal;
+            }
+        }
     }
 }
 
 impl Inner {
-    fn usable(&self) -> Result<(), Error> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "memcached: the provider has been closed"));
-        }
-        Ok(())
-    }
-}
-
-impl Server {
-    async fn run_chunks(&self, commands: Vec<Command>, slow: Duration) -> Vec<Result<Reply, Error>> {
-        let chunks = chunks(commands);
-        if chunks.iter().flatten().any(Command::is_write) {
-            // One after the other: of two writes of a key, the later one must win.
-            let mut results = Vec::new();
-            for chunk in chunks {
-                results.append(&mut self.run(chunk, slow).await);
-            }
-            results
-        } else {
-            join_all(chunks.into_iter().map(|chunk| self.run(chunk, slow)))
-                .await
-                .into_iter()
-                .flatten()
-                .collect()
-        }
+    /// Which server a key lives on.
+    pub(crate) fn home(&self, key: &str) -> usize {
+        self.routes.home(key.as_bytes())
     }
 
-    /// One exchange, if the breaker lets it.
-    async fn run(&self, commands: Vec<Command>, slow: Duration) -> Vec<Result<Reply, Error>> {
-        let count = commands.len();
-        let Some(mut outcome) = Outcome::admitted(self, slow) else {
-            let sick = Error::at(&self.endpoint, SICK);
-            return (0..count).map(|_| Err(sick.clone())).collect();
-        };
-        let results = self.transport.run(commands).await;
-        let sick = results.iter().any(|r| r.as_ref().is_err_and(Fault::is_sickness));
-        // Where a part was answered, the server lives.
-        let well = results.iter().any(|r| !r.as_ref().is_err_and(Fault::is_sickness));
-        outcome.0 = Some(if sick && !well { Verdict::Sick } else { Verdict::Well });
-        results.into_iter().map(|result| result.map_err(|fault| Error::at(&self.endpoint, fault))).collect()
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
-
-    async fn one(&self, command: Command, slow: Duration) -> Result<Reply, Error> {
-        let Some(mut outcome) = Outcome::admitted(self, slow) else {
-            return Err(Error::at(&self.endpoint, SICK));
-        };
-        let result = self.transport.one(command).await;
-        let sick = result.as_ref().is_err_and(Fault::is_sickness);
-        outcome.0 = Some(if sick { Verdict::Sick } else { Verdict::Well });
-        result.map_err(|fault| Error::at(&self.endpoint, fault))
-    }
-
-    /// Asks past the breaker, so that an operator's check says how things are, and closes it early.
-    async fn ping(&self) -> Result<(), Error> {
-        let result = self.transport.ping().await;
-        if result.is_ok() {
-            self.breaker.learn(Verdict::Well, Instant::now());
-        }
-        result.map_err(|fault| Error::at(&self.endpoint, fault))
-    }
-}
-
-const SICK: Fault = Fault::new(
-    ErrorKind::Sick,
-    "failed several times in a row and is left alone for a while; nothing was sent",
-);
-
-/// Reports to the breaker, also when the call is dropped.
-struct Outcome<'a>(Option<Verdict>, &'a Server, Instant, Duration);
-
-impl<'a> Outcome<'a> {
-    fn admitted(server: &'a Server, slow: Duration) -> Option<Self> {
-        let now = Instant::now();
-        server.breaker.admit(now).then_some(Self(None, server, now, slow.min(PATIENCE)))
-    }
-}
-
-impl Drop for Outcome<'_> {
-    fn drop(&mut self) {
-        let Self(verdict, server, since, patience) = self;
-        if *verdict == Some(Verdict::Well) && server.breaker.is_quiet() {
-            return;
-        }
-        let now = Instant::now();
-        let given_up = now.duration_since(*since) >= *patience;
-        let verdict = verdict.unwrap_or(if given_up { Verdict::Sick } else { Verdict::Unknown });
-        if server.breaker.learn(verdict, now) {
-            // The next attempt starts afresh: a name may have come to mean another machine.
-            server.transport.reset();
-        }
-    }
-}
-
-/// Splits a batch into exchanges that fit.
-fn chunks(commands: Vec<Command>) -> Vec<Vec<Command>> {
-    let (mut chunks, mut chunk, mut weight) = (Vec::new(), Vec::new(), 0);
-    for command in commands {
-        let limit = if command.is_write() { WRITE_CHUNK } else { READ_CHUNK };
-        if !chunk.is_empty() && weight + command.weight() > limit {
-            chunks.push(std::mem::take(&mut chunk));
-            weight = 0;
-        }
-        weight += command.weight();
-        chunk.push(command);
-    }
-    chunks.push(chunk);
-    chunks
 }
 
 #[async_trait]
@@ -230,25 +179,19 @@ impl CacheProvider for MemcachedProvider {
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        let commands = keys.iter().map(|key| Command::Get { key: self.key(key) }).collect();
-        let answers = self.run(commands).await.into_iter();
-        answers
-            .map(|answer| match answer {
-                Ok(Reply::Item(item)) => Ok(item),
-                Ok(Reply::Done) => Ok(None),
-                Err(error) => Err(error.into()),
-            })
-            .collect()
+        let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
+        let homes: Vec<usize> = keys.iter().map(|key| self.0.home(key)).collect();
+        let commands = keys.into_iter().map(Command::get).zip(&homes);
+        let routed = commands.map(|(command, &home)| Routed { home, command, under: Under::Known });
+        let answers = self.run(routed.collect()).await;
+        answers.into_iter().zip(homes).map(|(answer, home)| self.value(home, answer?)).collect()
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
-        self.0.usable()?;
+        self.usable()?;
         let key = self.key(&key);
-        let server = &self.0.servers[self.0.routes.home(key.as_bytes())];
-        match server.one(Command::Get { key }, self.0.response_timeout).await? {
-            Reply::Item(item) => Ok(item),
-            Reply::Done => Ok(None),
-        }
+        let home = self.0.home(&key);
+        self.value(home, self.0.servers[home].one(Command::get(key)).await?)
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -257,56 +200,48 @@ impl CacheProvider for MemcachedProvider {
             let key = self.key(&item.key);
             if item.bytes.len() > self.0.max_value {
                 // Not stored; but the value that it was to replace must go.
-                return Command::Remove { key };
+                return Command::Remove { key, cas: None };
             }
-            Command::Put { key, bytes: item.bytes.clone(), exptime: exptime(item.ttl, now) }
+            let (exptime, item) = (exptime(item.ttl, now), Item::Entry(0, item.bytes.clone()));
+            Command::Put { key, item, exptime, when: When::Always }
         });
-        let mut answers = self.run(commands.collect()).await;
-
+        let mut answers = self.run_each(commands, Under::Known).await;
         // The server has dropped the old value when it refuses a new one (1.6 does); this makes sure, with any server.
-        let refused: Vec<usize> = (0..answers.len())
-            .filter(|&i| {
-                answers[i]
-                    .as_ref()
-                    .is_err_and(|e| matches!(e.kind(), ErrorKind::TooLarge | ErrorKind::Refused))
-            })
-            .collect();
-        if !refused.is_empty() {
-            let removals = refused.iter().map(|&i| Command::Remove { key: self.key(&items[i].key) });
-            for (&i, removal) in refused.iter().zip(self.run(removals.collect()).await) {
-                if let Err(error) = removal {
-                    answers[i] = Err(error);
-                }
-            }
-        }
-        let too_large = |bytes: usize| {
-            let most = self.0.max_value;
-            let message =
-                format!("memcached: the item has {bytes} bytes, over max_value = {most}; not stored");
-            Error::new(ErrorKind::TooLarge, message)
-        };
+        self.clear_refused(|i| self.key(&items[i].key), &mut answers, false).await;
         items
             .iter()
             .zip(answers)
             .map(|(item, answer)| match answer {
-                Ok(_) if item.bytes.len() > self.0.max_value => Err(too_large(item.bytes.len()).into()),
+                Ok(_) if item.bytes.len() > self.0.max_value => Err(self.too_large(item.bytes.len()).into()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.into()),
             })
             .collect()
     }
 
+    /// Leaves a tombstone for a minute, which refuses fills under way.
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        let commands = keys.iter().map(|key| Command::Remove { key: self.key(key) }).collect();
-        self.run(commands).await.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect()
+        let commands = keys.iter().map(|key| Command::Put {
+            key: self.key(key),
+            item: Item::Tombstone,
+            exptime: TOMBSTONE_SECONDS,
+            when: When::Always,
+        });
+        let mut answers = self.run_each(commands, Under::Unknown).await;
+        self.clear_refused(|i| self.key(&keys[i]), &mut answers, true).await;
+        answers.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect()
     }
 
     async fn ping(&self) -> Result<(), BoxError> {
-        self.0.usable()?;
+        self.usable()?;
         for answer in join_all(self.0.servers.iter().map(Server::ping)).await {
             answer?;
         }
         Ok(())
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.0.leases.then_some(self as &dyn Leases)
     }
 
     async fn close(&self) {

@@ -5,20 +5,53 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{ErrorKind, error::Fault};
+use crate::{ErrorKind, error::Fault, item::Item};
 
 /// One command. Keys are wire keys: short enough, but not yet encoded.
 #[derive(Clone)]
 pub(crate) enum Command {
-    Get { key: String },
-    Put { key: String, bytes: Bytes, exptime: u32 },
-    Remove { key: String },
+    /// Reads an item. Only with [`Look`] does it change anything, and are the reply's `cas` and `won` set.
+    Get { key: String, look: Option<Look> },
+    /// Stores an item.
+    Put { key: String, item: Item, exptime: u32, when: When },
+    /// Removes an item; with `cas`, only that one.
+    Remove { key: String, cas: Option<u64> },
+}
+
+/// What a reader wants besides the value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// Leave an empty item of so many seconds where there is none, and say who was the first to find none.
+    pub(crate) vivify: Option<u32>,
+    /// Let the item live for so many seconds from now.
+    pub(crate) touch: Option<u32>,
+}
+
+/// When a put is to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Always,
+    /// Only where there is nothing.
+    Absent,
+    /// Only over this very item.
+    Cas(u64),
 }
 
 impl Command {
+    pub(crate) fn get(key: String) -> Self {
+        Self::Get { key, look: None }
+    }
+
     pub(crate) fn key(&self) -> &str {
         match self {
-            Self::Get { key } | Self::Put { key, .. } | Self::Remove { key } => key,
+            Self::Get { key, .. } | Self::Put { key, .. } | Self::Remove { key, .. } => key,
+        }
+    }
+
+    /// Puts the server's life on an entry.
+    pub(crate) fn stamp(&mut self, life: u64) {
+        if let Self::Put { item: Item::Entry(of, _), .. } = self {
+            *of = life;
         }
     }
 
@@ -29,10 +62,10 @@ impl Command {
     /// About how many bytes the request has.
     pub(crate) fn weight(&self) -> usize {
         // Verb, flags, opaque id, line ends.
-        const REST: usize = 32;
+        const REST: usize = 64;
         match self {
-            Self::Get { key } | Self::Remove { key } => key.len() + REST,
-            Self::Put { key, bytes, .. } => key.len() + bytes.len() + REST,
+            Self::Get { key, .. } | Self::Remove { key, .. } => key.len() + REST,
+            Self::Put { key, item, .. } => key.len() + item.len() + REST,
         }
     }
 }
@@ -49,34 +82,54 @@ impl fmt::Debug for Command {
 }
 
 /// An answer.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// To a get: the item, or that there is none.
-    Item(Option<Bytes>),
-    /// To a write.
-    Done,
+    Item(Option<Seen>),
+    /// To a write; with the item's new version, 0 where the server does not say.
+    Done(u64),
+    /// To a conditional write: the condition does not hold, and nothing was changed.
+    Refused,
 }
 
-const NO_RESULT: Fault = Fault::new(ErrorKind::Protocol, "a command has no result");
+/// An item as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// `None` when it is over the limit, and was not read.
+    pub(crate) value: Option<Bytes>,
+    /// Its version, unique on this server until it restarts. 0 where it was not asked for.
+    pub(crate) cas: u64,
+    /// The server says that this reader is to fill it.
+    pub(crate) won: bool,
+    /// Somebody has marked it stale.
+    pub(crate) stale: bool,
+}
+
+pub(crate) const NO_RESULT: Fault = Fault::new(ErrorKind::Protocol, "a command has no result");
+
+/// Names a connection. None that comes later has the same name.
+pub(crate) type Link = u64;
 
 /// Connections to one server.
 ///
 /// - One result per command, in order.
 /// - Ends within the timeouts that it was made with.
 /// - Dropping the future leaves no half-used connection behind: a reply never reaches another command.
-/// - Retries nothing that may have been sent.
+/// - Retries nothing. What failed with [`ErrorKind::Connect`] was a read, or has never been sent.
 #[async_trait]
 pub(crate) trait Transport: Send + Sync {
-    /// Runs commands, in one round trip where they are small.
-    async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Fault>>;
+    /// Runs commands, in one round trip where they are small; and names the connection. `on`: that connection, or none:
+    /// they fail with [`ErrorKind::Connect`] when it is gone.
+    async fn run(&self, commands: &[Command], on: Option<Link>) -> (Link, Vec<Result<Reply, Fault>>);
 
     /// Runs one command, at less cost.
-    async fn one(&self, command: Command) -> Result<Reply, Fault> {
-        self.run(vec![command]).await.pop().unwrap_or(Err(NO_RESULT))
+    async fn one(&self, command: &Command, on: Option<Link>) -> (Link, Result<Reply, Fault>) {
+        let (link, mut results) = self.run(std::slice::from_ref(command), on).await;
+        (link, results.pop().unwrap_or(Err(NO_RESULT)))
     }
 
-    /// Asks for a sign of life.
-    async fn ping(&self) -> Result<(), Fault>;
+    /// Whether a connection has a name at all. Where it does not, nobody can tell whether the server is still the same.
+    fn is_linked(&self) -> bool;
 
     /// Gives up idle connections and what is known of the server's address.
     fn reset(&self);

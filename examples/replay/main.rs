@@ -14,6 +14,8 @@ mod report;
 mod run;
 #[path = "../shared/table.rs"]
 mod table;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::{
@@ -90,7 +92,7 @@ fn replay(options: &Options) -> Result<String, Failure> {
         let _ = cache.close(Duration::from_secs(10)).await;
         Ok((asked, stats))
     })?;
-    let report = Report::new(asked, &stats, &latencies, &systems).map_err(Failure::run)?;
+    let report = Report::new(options, asked, &stats, &latencies, &systems).map_err(Failure::run)?;
     if options.json {
         serde_json::to_string(&report).map(|json| json + "\n").map_err(Failure::run)
     } else {

@@ -29,8 +29,8 @@ pub(crate) struct Options {
 
     /// Callers at once, each on a thread; they take turns at pieces of 1,024 keys. 1 replays in the exact order of the
     /// trace. [default: number of cores]
-    #[arg(long)]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 
     /// What a load takes, `5ms` say; in steps of a millisecond
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
@@ -47,8 +47,8 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        self.threads.unwrap_or_else(cores).get()
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.threads.map_or_else(cores, usize::from)
     }
 }
 

@@ -7,6 +7,7 @@ use traced_cache::{LevelOutcome, LevelSnapshot, Snapshot};
 
 use crate::{
     latency::{Latencies, Quantiles, Row},
+    options::Options,
     run::Asked,
     table::table,
 };
@@ -26,8 +27,10 @@ pub(crate) struct Report {
     seconds: f64,
     requests_per_second: f64,
     levels: Vec<LevelReport>,
-    /// In microseconds, by outcome.
-    latency: BTreeMap<String, LatencyReport>,
+    capacity: u64,
+    threads: usize,
+    /// By outcome.
+    latency_micros: BTreeMap<String, LatencyReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,6 +71,7 @@ impl std::error::Error for Disagree {}
 
 impl Report {
     pub(crate) fn new(
+        options: &Options,
         asked: Asked,
         stats: &Snapshot,
         latencies: &Latencies,
@@ -93,7 +97,9 @@ impl Report {
             seconds,
             requests_per_second: float(requests) / seconds.max(f64::MIN_POSITIVE),
             levels: systems.map(|(system, level)| LevelReport::new(system, level)).collect(),
-            latency: latencies.quantiles().iter().map(|(row, q)| (row.name(), (*q).into())).collect(),
+            capacity: options.capacity,
+            threads: options.threads(),
+            latency_micros: latencies.quantiles().iter().map(|(row, q)| (row.name(), (*q).into())).collect(),
         })
     }
 
@@ -122,7 +128,7 @@ impl Report {
         }
 
         let mut times = table(&["outcome", "p50", "p99", "p99.9", "timed"]);
-        for (name, row) in &self.latency {
+        for (name, row) in &self.latency_micros {
             let time = |micros: f64| format!("{:.1?}", Duration::from_secs_f64(micros / 1e6));
             times.add_row([name.clone(), time(row.p50), time(row.p99), time(row.p99_9), grouped(row.timed)]);
         }

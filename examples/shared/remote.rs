@@ -1,6 +1,6 @@
 //! The second level that `--l2` names.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use traced_cache::{BoxError, CacheProvider, Error as CacheError, Level, MemcachedProvider, RedisProvider};
 
@@ -30,10 +30,12 @@ impl Remote {
     }
 
     pub(crate) fn level(&self) -> Level {
-        match self.clone() {
-            Self::Redis(redis) => redis.into(),
-            Self::Memcached(memcached) => memcached.into(),
-        }
+        let level = match self.clone() {
+            Self::Redis(redis) => Level::from(redis),
+            Self::Memcached(memcached) => Level::from(memcached),
+        };
+        // A service would rather load than wait that long; here the waiting is what is measured.
+        level.budget(Duration::from_secs(1))
     }
 
     pub(crate) fn system(&self) -> &'static str {

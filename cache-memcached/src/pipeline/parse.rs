@@ -22,8 +22,8 @@ pub(super) enum Body {
     Miss,
     /// `NF`.
     NotFound,
-    /// `MN`.
-    Pong,
+    /// `EX` or `NS`: a condition that does not hold.
+    NotStored,
     /// `SERVER_ERROR object too large for cache`.
     TooLarge,
     /// `SERVER_ERROR out of memory ...`.
@@ -39,8 +39,12 @@ pub(super) struct Answer {
     pub(super) body: Body,
     /// The opaque id, where the reply carries one.
     pub(super) id: Option<u64>,
-    /// The item is marked stale, or somebody's placeholder.
+    /// The item's version, 0 where the reply carries none.
+    pub(super) cas: u64,
+    /// The item is marked stale.
     pub(super) stale: bool,
+    /// The reader is to fill it.
+    pub(super) won: bool,
 }
 
 /// The peer does not speak the meta protocol.
@@ -153,7 +157,7 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
         b"HD" => Body::Done,
         b"EN" => Body::Miss,
         b"NF" => Body::NotFound,
-        b"MN" => Body::Pong,
+        b"EX" | b"NS" => Body::NotStored,
         b"VA" => {
             let announced = number(tokens.next().ok_or(Garbled)?).ok_or(Garbled)?;
             if announced > ITEM_MAX {
@@ -168,18 +172,17 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
         b"CLIENT_ERROR" | b"ERROR" => Body::Rejected,
         _ => return Err(Garbled),
     };
-    let mut answer = Answer { body, id: None, stale: false };
-    if matches!(answer.body, Body::Value(_) | Body::Done | Body::Miss | Body::NotFound) {
-        let mut leased = false;
+    let mut answer = Answer { body, id: None, cas: 0, stale: false, won: false };
+    if matches!(answer.body, Body::Value(_) | Body::Done | Body::Miss | Body::NotFound | Body::NotStored) {
         for token in tokens {
             match token {
                 [b'O', id @ ..] => answer.id = Some(number(id).ok_or(Garbled)?),
+                [b'c', cas @ ..] => answer.cas = number(cas).ok_or(Garbled)?,
                 b"X" => answer.stale = true,
-                b"W" | b"Z" => leased = true,
+                b"W" => answer.won = true,
                 _ => {}
             }
         }
-        answer.stale |= leased && length == Some(0);
     }
     Ok((answer, length))
 }
@@ -206,25 +209,26 @@ mod tests {
     }
 
     fn answer(body: Body, id: Option<u64>) -> Answer {
-        Answer { body, id, stale: false }
+        Answer { body, id, cas: 0, stale: false, won: false }
     }
 
     #[test]
     fn r_any_cut_gives_the_same_answers() {
         let big = "x".repeat(20_000);
         let input = format!(
-            "VA 3 O1\r\nabc\r\nEN O2\r\nHD O3\r\nNF O4\r\nMN\r\nVA 4 O5\r\n\r\n\r\n\r\nEN\r\nVA 20000 O6\r\n{big}\r\n\
+            "VA 3 O1\r\nabc\r\nEN O2\r\nHD O3\r\nNF O4\r\nEX c0 O10\r\nNS O11\r\nVA 4 O5\r\n\r\n\r\n\r\nEN\r\nVA 20000 O6\r\n{big}\r\n\
              SERVER_ERROR object too large for cache\r\nSERVER_ERROR out of memory storing object\r\n\
-             VA 20001 O7\r\n{big}y\r\nSERVER_ERROR what\r\nVA 0 O8 W\r\n\r\nVA 1 X O9\r\na\r\n"
+             VA 20001 O7\r\n{big}y\r\nSERVER_ERROR what\r\nVA 0 c18446744073709551615 O8 W\r\n\r\nVA 1 X O9\r\na\r\n\
+             HD c12 O12\r\n"
         );
         let value = |text: &str| Body::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
-        let stale = |body, id| Answer { stale: true, ..answer(body, Some(id)) };
         let expected = [
             answer(value("abc"), Some(1)),
             answer(Body::Miss, Some(2)),
             answer(Body::Done, Some(3)),
             answer(Body::NotFound, Some(4)),
-            answer(Body::Pong, None),
+            answer(Body::NotStored, Some(10)),
+            answer(Body::NotStored, Some(11)),
             answer(value("\r\n\r\n"), Some(5)),
             answer(Body::Miss, None),
             answer(value(&big), Some(6)),
@@ -232,8 +236,9 @@ mod tests {
             answer(Body::NoMemory, None),
             answer(Body::Value(None), Some(7)),
             answer(Body::Failed, None),
-            stale(value(""), 8),
-            stale(value("a"), 9),
+            Answer { won: true, cas: u64::MAX, ..answer(value(""), Some(8)) },
+            Answer { stale: true, ..answer(value("a"), Some(9)) },
+            Answer { cas: 12, ..answer(Body::Done, Some(12)) },
         ];
         for step in [1, 2, 3, 7, 1_000, 16_384, usize::MAX] {
             assert_eq!(all(input.as_bytes(), step, 20_000).unwrap(), expected, "{step}");
@@ -253,6 +258,8 @@ mod tests {
             "VA 99999999999999999999\r\n",
             "VA 3\r\nabcde",
             "HD Ox\r\n",
+            "HD c-1\r\n",
+            "HD c18446744073709551616\r\n",
             "HD\n",
         ] {
             assert_eq!(all(input.as_bytes(), usize::MAX, 100), Err(Garbled), "{input:?}");

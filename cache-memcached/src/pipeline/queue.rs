@@ -8,7 +8,7 @@ use super::parse::{Answer, Body};
 use crate::{
     ErrorKind,
     error::Fault,
-    transport::{Command, Reply},
+    transport::{Command, Reply, Seen, When},
 };
 
 pub(super) type Results = Vec<Result<Reply, Fault>>;
@@ -17,17 +17,18 @@ pub(super) type Results = Vec<Result<Reply, Fault>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Get,
-    Put,
-    Remove,
-    Ping,
+    /// A put; whether it has a condition.
+    Put(bool),
+    /// A removal; whether it has a condition.
+    Remove(bool),
 }
 
 impl From<&Command> for Kind {
     fn from(command: &Command) -> Self {
         match command {
             Command::Get { .. } => Self::Get,
-            Command::Put { .. } => Self::Put,
-            Command::Remove { .. } => Self::Remove,
+            Command::Put { when, .. } => Self::Put(*when != When::Always),
+            Command::Remove { cas, .. } => Self::Remove(cas.is_some()),
         }
     }
 }
@@ -107,7 +108,6 @@ pub(super) const LOST: Fault = Fault::new(ErrorKind::Connect, "the connection wa
 pub(super) const GARBLED: Fault =
     Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have, or out of turn");
 const TOO_LARGE: Fault = Fault::new(ErrorKind::TooLarge, "the item is over the server's limit (option -I)");
-const TOO_LARGE_HERE: Fault = Fault::new(ErrorKind::TooLarge, "the item under the key is over max_value");
 const NO_MEMORY: Fault =
     Fault::new(ErrorKind::Refused, "the server is out of memory (option -m, or evictions are off)");
 const FAILED: Fault = Fault::new(ErrorKind::Refused, "the server reported an error");
@@ -147,26 +147,23 @@ impl Queue {
         let expected = head.first + position as u64;
         match (answer.id, &answer.body) {
             (Some(id), _) if id == expected => {}
-            // Some releases leave the id out of a miss; errors and pongs never have one.
-            (
-                None,
-                Body::Miss | Body::Pong | Body::TooLarge | Body::NoMemory | Body::Failed | Body::Rejected,
-            ) => {}
+            // Some releases leave the id out of a miss; errors never have one.
+            (None, Body::Miss | Body::TooLarge | Body::NoMemory | Body::Failed | Body::Rejected) => {}
             _ => return Err(OutOfStep),
         }
         let kind = match &head.waiter {
             Waiter::One(kind, _) => *kind,
             Waiter::Many { kinds, .. } => kinds[position],
         };
+        let (cas, won, stale) = (answer.cas, answer.won, answer.stale);
         let result = match (kind, answer.body) {
             (Kind::Get, Body::Miss) => Ok(Reply::Item(None)),
-            (Kind::Get, Body::Value(_)) if answer.stale => Ok(Reply::Item(None)),
-            (Kind::Get, Body::Value(Some(bytes))) => Ok(Reply::Item(Some(bytes))),
-            (Kind::Get, Body::Value(None)) => Err(TOO_LARGE_HERE),
-            (Kind::Put | Kind::Remove, Body::Done)
-            | (Kind::Remove, Body::NotFound)
-            | (Kind::Ping, Body::Pong) => Ok(Reply::Done),
-            (Kind::Put, Body::TooLarge) => Err(TOO_LARGE),
+            (Kind::Get, Body::Value(value)) => Ok(Reply::Item(Some(Seen { value, cas, won, stale }))),
+            (Kind::Put(_) | Kind::Remove(_), Body::Done) | (Kind::Remove(false), Body::NotFound) => {
+                Ok(Reply::Done(cas))
+            }
+            (Kind::Put(true) | Kind::Remove(true), Body::NotStored | Body::NotFound) => Ok(Reply::Refused),
+            (Kind::Put(_), Body::TooLarge) => Err(TOO_LARGE),
             (_, Body::NoMemory) => Err(NO_MEMORY),
             (_, Body::TooLarge | Body::Failed) => Err(FAILED),
             (_, Body::Rejected) => Err(REJECTED),
@@ -194,7 +191,7 @@ impl Queue {
         self.commands = 0;
         for Exchange { start, waiter, .. } in self.waiting.drain(..) {
             let fate = |kind: Kind| match kind {
-                Kind::Put | Kind::Remove if start < sent => {
+                Kind::Put(_) | Kind::Remove(_) if start < sent => {
                     Err(Fault { source: cause.duplicate().source, ..IN_DOUBT })
                 }
                 _ => Err(cause.duplicate()),

@@ -119,7 +119,7 @@ async fn y1_250_bytes_pass_as_they_are_251_are_shortened() {
     let cache = builder(server.url()).key_prefix("app:").build().unwrap();
     let id = "k".repeat(250 - "app:ns:".len());
     cache.put(item(&id, b"250")).await.unwrap();
-    assert_eq!(server.raw(format!("mg app:ns:{id} v\r\n").as_bytes()), "VA 3\r\n250\r\n");
+    assert!(holds(&server, &format!("mg app:ns:{id} v\r\n"), "250"));
     let longer = id.clone() + "k";
     cache.put(item(&longer, b"251")).await.unwrap();
     assert_eq!(cache.get(key(&longer)).await.unwrap().unwrap(), &b"251"[..]);
@@ -138,6 +138,12 @@ async fn y2_long_keys_that_differ_at_the_end_are_distinct() {
         assert_eq!(cache.get(key(&a)).await.unwrap().unwrap(), &b"a"[..]);
         assert_eq!(cache.get(key(&b)).await.unwrap().unwrap(), &b"b"[..]);
     }
+}
+
+/// Whether the answer is an entry with these bytes behind its tag and life.
+fn holds(server: &Server, request: &str, bytes: &str) -> bool {
+    let answer = server.raw(request.as_bytes());
+    answer.starts_with(&format!("VA {}\r\nV", bytes.len() + 9)) && answer.ends_with(&format!("{bytes}\r\n"))
 }
 
 /// Each id is another item, alone and in batches, and each reads back.
@@ -181,7 +187,7 @@ async fn y4_odd_bytes_round_trip_and_cannot_inject() {
     assert_eq!(server.raw(b"mg injected v\r\n"), "EN\r\n");
     // Other clients see the raw bytes.
     cache.put(item("a b", b"v")).await.unwrap();
-    assert_eq!(server.raw(b"mg bnM6YSBi v b\r\n"), "VA 1\r\nv\r\n");
+    assert!(holds(&server, "mg bnM6YSBi v b\r\n", "v"));
 }
 
 #[tokio::test]
@@ -211,7 +217,7 @@ async fn y_the_marker_is_a_key_of_its_own() {
     let marker = RawKey::marker(CacheId(1), "ns");
     cache.put(Put { key: marker, bytes: Bytes::from_static(b"m"), ttl: HOUR }).await.unwrap();
     assert_eq!(cache.get(marker).await.unwrap().unwrap(), &b"m"[..]);
-    assert_eq!(server.raw(b"mg ns: v\r\n"), "VA 1\r\nm\r\n");
+    assert!(holds(&server, "mg ns: v\r\n", "m"));
 }
 
 #[tokio::test]
@@ -292,7 +298,8 @@ async fn m10_several_servers_share_the_keys() {
     for (id, got) in ids.iter().zip(cache.get_many(&keys).await) {
         assert_eq!(got.unwrap().unwrap(), id.as_bytes());
     }
-    let held: Vec<i64> = servers.iter().map(|s| s.stat("curr_items")).collect();
+    // All but the life items.
+    let held: Vec<i64> = servers.iter().map(|s| s.stat("curr_items") - 1).collect();
     assert_eq!(held.iter().sum::<i64>(), 300);
     assert!(held.iter().all(|n| *n > 50), "{held:?}");
     // The order of the list does not matter.

@@ -51,7 +51,7 @@ fn error(bytes: impl Into<Vec<u8>>) -> TraceError {
 }
 
 /// Noise that packs badly, so that a cut in the middle of the packed bytes is one in the middle of the keys.
-fn noise(count: u32) -> impl Iterator<Item = u32> {
+fn noise(count: usize) -> impl Iterator<Item = u32> {
     (0..count).scan(1u32, |state, _| {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         Some(*state >> 8)
@@ -60,7 +60,7 @@ fn noise(count: u32) -> impl Iterator<Item = u32> {
 
 #[test]
 fn integers_in_any_packing() {
-    let wanted: Vec<_> = noise(3 * CHUNK as u32 + 7).collect();
+    let wanted: Vec<_> = noise(3 * CHUNK + 7).collect();
     for (packing, bytes) in packed(&integers(wanted.iter().copied())) {
         let trace = open(bytes).unwrap();
         assert_eq!((trace.packing(), trace.form()), (packing, Form::Integers));
@@ -77,7 +77,7 @@ fn lines_in_any_packing_and_with_any_line_ends() {
         let wanted = ["17", "/a page?q=1", "name with \t tab", "ж", "17", "last without an end"];
         assert_eq!(keys(trace).unwrap(), wanted);
     }
-    let many: Vec<_> = noise(2 * CHUNK as u32).map(|n| n.to_string()).collect();
+    let many: Vec<_> = noise(2 * CHUNK).map(|n| n.to_string()).collect();
     assert_eq!(keys(open(many.join("\n")).unwrap()).unwrap(), many);
 }
 

@@ -75,8 +75,16 @@ pub fn value_of(line: &str) -> String {
     format!("value of {}", line.split(' ').nth(1).unwrap_or_default())
 }
 
+/// The life that a fake lives.
+pub const LIFE: &str = "12345678";
+
+/// Whether this request line asks for the life item.
+pub fn asks_for_life(line: &str) -> bool {
+    line.starts_with("mg ~life ")
+}
+
 /// A right answer to an `mg` line.
 pub fn answer(line: &str) -> String {
-    let value = value_of(line);
-    format!("VA {}{}\r\n{value}\r\n", value.len(), opaque(line))
+    let value = if asks_for_life(line) { format!("E{LIFE}") } else { format!("V{LIFE}{}", value_of(line)) };
+    format!("VA {} c1{}\r\n{value}\r\n", value.len(), opaque(line))
 }

@@ -1,0 +1,429 @@
+//! Leases: the meta protocol's vivify, compare-and-swap and win flags.
+//!
+//! The right to fill a key that is absent is a placeholder in its place; the right to fill one that is not (a refresh) is
+//! an item of its own, named after the key and the entry to replace: the server gives its own "win" for a live item once
+//! only, and never again if the winner dies. Either way the fill replaces exactly the version that the lease saw, so
+//! whatever is put or removed in between refuses it, and no write of anybody has to think of leases.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::{BufMut, BytesMut};
+use cache_core::{Acquire, Acquired, BoxError, Fill, Holding, Lease, Leases, RawKey};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::{
+    Error, ErrorKind, MemcachedProvider,
+    error::Fault,
+    item::{Item, Kind, TOMBSTONE_SECONDS, entry_id},
+    provider::Routed,
+    server::{Answer, Under},
+    transport::{Command, Look, Reply, Seen, When},
+    wire::exptime,
+};
+
+/// What a [`Lease`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Token {
+    /// The server's life.
+    life: u64,
+    /// The version that the fill is to replace.
+    cas: u64,
+    refresh: Option<Refresh>,
+}
+
+/// The right to replace an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Refresh {
+    /// The entry's id, 0 for one that cannot be read.
+    of: u64,
+    /// The version of the item that is the right.
+    cas: u64,
+}
+
+impl Token {
+    fn seal(self) -> Lease {
+        let mut out = BytesMut::with_capacity(32);
+        out.put_u64_le(self.life);
+        out.put_u64_le(self.cas);
+        if let Some(Refresh { of, cas }) = self.refresh {
+            out.put_u64_le(of);
+            out.put_u64_le(cas);
+        }
+        Lease(out.freeze())
+    }
+
+    /// `None`: not one of ours.
+    fn open(lease: &Lease) -> Option<Self> {
+        let mut numbers = [0; 4];
+        let (words, rest) = lease.0.as_chunks();
+        if !rest.is_empty() || words.len() > numbers.len() {
+            return None;
+        }
+        for (number, word) in numbers.iter_mut().zip(words) {
+            *number = u64::from_le_bytes(*word);
+        }
+        let [life, cas, of, right] = numbers;
+        match words.len() {
+            2 => Some(Self { life, cas, refresh: None }),
+            4 => Some(Self { life, cas, refresh: Some(Refresh { of, cas: right }) }),
+            _ => None,
+        }
+    }
+
+    /// The item that is the lease, and its version.
+    fn item(&self, key: String, prefix: &str) -> (String, u64) {
+        match self.refresh {
+            None => (key, self.cas),
+            Some(Refresh { of, cas }) => (right_key(prefix, &key, of), cas),
+        }
+    }
+}
+
+/// Where the right to replace an entry lies. No key of a cache looks like it: those have a colon behind the prefix.
+fn right_key(prefix: &str, key: &str, of: u64) -> String {
+    format!("{prefix}~lease-{:032x}", xxh3_128_with_seed(key.as_bytes(), of))
+}
+
+/// Rounded up, and one second on top: the server counts whole seconds of its own, and ends 2 s after 1 to 2 s.
+fn lease_seconds(life: Duration) -> u32 {
+    const MOST: u64 = 30 * 24 * 60 * 60;
+    let seconds = life.as_secs().saturating_add(u64::from(life.subsec_nanos() > 0)).saturating_add(1);
+    u32::try_from(seconds.min(MOST)).unwrap_or(0)
+}
+
+const NO_CAS: Fault = Fault::new(ErrorKind::Protocol, "the server does not tell versions of items");
+
+/// What is known of one wish after the first round.
+enum First {
+    Told(Acquired),
+    /// To be replaced by a placeholder: this version, under this life.
+    Void(u64, u64),
+}
+
+impl MemcachedProvider {
+    fn routed(&self, key: &str, command: Command, under: Under) -> Routed {
+        Routed { home: self.0.home(key), command, under }
+    }
+
+    /// What the answers of the first round mean.
+    fn judge(home: &crate::server::Server, seen: &Seen, life: u64, holding: Holding, right: Right) -> Judged {
+        if seen.cas == 0 {
+            return Err(home.error(NO_CAS));
+        }
+        let told = match seen.kind() {
+            Kind::Placeholder if seen.won => {
+                First::Told(Acquired::Granted(Token { life, cas: seen.cas, refresh: None }.seal()))
+            }
+            Kind::Placeholder => First::Told(Acquired::Held),
+            Kind::Entry(of, envelope) if of == life => {
+                let held = match holding {
+                    Holding::Nothing => false,
+                    Holding::Entry(id) => entry_id(&envelope) == Some(id),
+                    Holding::Unreadable => true,
+                };
+                First::Told(match right {
+                    _ if !held => Acquired::Found(envelope),
+                    Right::Mine(refresh) => {
+                        Acquired::Granted(Token { life, cas: seen.cas, refresh: Some(refresh) }.seal())
+                    }
+                    Right::Another | Right::NotAsked => Acquired::Held,
+                })
+            }
+            Kind::Entry(..) | Kind::Life(_) | Kind::Void => First::Void(seen.cas, life),
+        };
+        Ok(told)
+    }
+}
+
+type Judged = Result<First, Error>;
+
+/// The separate right to refresh.
+#[derive(Clone, Copy)]
+enum Right {
+    NotAsked,
+    Mine(Refresh),
+    Another,
+}
+
+#[async_trait]
+impl Leases for MemcachedProvider {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        let seconds = lease_seconds(life);
+        let keys: Vec<String> = wanted.iter().map(|wish| self.key(&wish.key)).collect();
+
+        // The right to refresh is asked for before the entry is read: what is read after that is what it is for.
+        let mut asked = Vec::with_capacity(wanted.len());
+        for (wish, key) in wanted.iter().zip(&keys) {
+            if let Some(of) = refreshed(wish.holding) {
+                let key_of_right = right_key(&self.0.prefix, key, of);
+                let put = Command::Put {
+                    key: key_of_right,
+                    item: Item::Placeholder,
+                    exptime: seconds,
+                    when: When::Absent,
+                };
+                asked.push(self.routed(key, put, Under::Known));
+            }
+            let look = Some(Look { vivify: Some(seconds), touch: None });
+            asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
+        }
+        let mut answers = self.run(asked).await.into_iter();
+
+        let mut results: Vec<Judged> = Vec::with_capacity(wanted.len());
+        let mut unused = Vec::new();
+        let mut lives = BTreeMap::new();
+        for (wish, key) in wanted.iter().zip(&keys) {
+            let home = self.0.home(key);
+            let server = &self.0.servers[home];
+            let mut next =
+                || answers.next().unwrap_or_else(|| Err(server.error(crate::transport::NO_RESULT)));
+            let right = match refreshed(wish.holding) {
+                None => Ok(Right::NotAsked),
+                Some(of) => match next() {
+                    Ok(Answer { reply: Reply::Done(cas), .. }) => Ok(Right::Mine(Refresh { of, cas })),
+                    Ok(_) => Ok(Right::Another),
+                    Err(error) => Err(error),
+                },
+            };
+            let judged = match (next(), right) {
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+                (Ok(Answer { reply: Reply::Item(Some(seen)), life }), Ok(right)) => {
+                    let mut judged = Self::judge(server, &seen, life, wish.holding, right);
+                    if let (Ok(First::Void(..)), Kind::Entry(..)) = (&judged, seen.kind()) {
+                        // Of another life: perhaps it is ours that is over. Asked once per server.
+                        let life = match lives.get(&home) {
+                            Some(life) => Ok(*life),
+                            None => server.life_now().await,
+                        };
+                        judged = life.and_then(|life| {
+                            lives.insert(home, life);
+                            Self::judge(server, &seen, life, wish.holding, right)
+                        });
+                    }
+                    let refreshes = matches!(&judged, Ok(First::Told(Acquired::Granted(lease)))
+                        if Token::open(lease).is_some_and(|token| token.refresh.is_some()));
+                    if let (Right::Mine(Refresh { of, cas }), false) = (right, refreshes) {
+                        let remove =
+                            Command::Remove { key: right_key(&self.0.prefix, key, of), cas: Some(cas) };
+                        unused.push(self.routed(key, remove, Under::Known));
+                    }
+                    judged
+                }
+                // Vivify leaves no miss; a server may have no memory for a placeholder.
+                (Ok(_), Ok(_)) => Ok(First::Told(Acquired::Held)),
+            };
+            results.push(judged);
+        }
+
+        // Tombstones and the like become placeholders.
+        let (mut places, mut second) = (Vec::new(), Vec::new());
+        for (index, judged) in results.iter().enumerate() {
+            if let Ok(First::Void(cas, life)) = judged {
+                let key = keys[index].clone();
+                let when = When::Cas(*cas);
+                let put = Command::Put { key, item: Item::Placeholder, exptime: seconds, when };
+                second.push(self.routed(&keys[index], put, Under::Exactly(*life)));
+                places.push(index);
+            }
+        }
+        second.append(&mut unused);
+        for (index, answer) in places.into_iter().zip(self.run(second).await) {
+            results[index] = match answer {
+                Ok(Answer { reply: Reply::Done(0), .. }) => {
+                    Err(self.0.servers[self.0.home(&keys[index])].error(NO_CAS))
+                }
+                Ok(Answer { reply: Reply::Done(cas), life }) => {
+                    Ok(First::Told(Acquired::Granted(Token { life, cas, refresh: None }.seal())))
+                }
+                Ok(_) => Ok(First::Told(Acquired::Held)),
+                Err(error) => Err(error),
+            };
+        }
+        results
+            .into_iter()
+            .map(|judged| match judged {
+                Ok(First::Told(acquired)) => Ok(acquired),
+                Ok(First::Void(..)) => Ok(Acquired::Held),
+                Err(error) => Err(error.into()),
+            })
+            .collect()
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        let now = SystemTime::now();
+        let mut results: Vec<Result<bool, Error>> = fills.iter().map(|_| Ok(false)).collect();
+        let tokens: Vec<Option<Token>> = fills.iter().map(|fill| Token::open(&fill.lease)).collect();
+        let keys: Vec<String> = fills.iter().map(|fill| self.key(&fill.put.key)).collect();
+
+        // A refresh ends its right first: one that has ended already refuses, though nothing has overtaken it.
+        let (mut holds, mut ended, mut places) = (vec![true; fills.len()], Vec::new(), Vec::new());
+        for (index, token) in tokens.iter().enumerate() {
+            if let Some(token) = token.filter(|token| token.refresh.is_some()) {
+                let (key, cas) = token.item(keys[index].clone(), &self.0.prefix);
+                let remove = Command::Remove { key, cas: Some(cas) };
+                ended.push(self.routed(&keys[index], remove, Under::Exactly(token.life)));
+                places.push(index);
+            }
+        }
+        for (index, answer) in places.into_iter().zip(self.run(ended).await) {
+            holds[index] = matches!(answer, Ok(Answer { reply: Reply::Done(_), .. }));
+            if let Err(error) = answer {
+                results[index] = Err(error);
+            }
+        }
+
+        let (mut stores, mut places) = (Vec::new(), Vec::new());
+        for (index, fill) in fills.iter().enumerate() {
+            let Some(token) = tokens[index].filter(|_| holds[index]) else { continue };
+            let (key, bytes) = (keys[index].clone(), fill.put.bytes.clone());
+            let command = if bytes.len() > self.0.max_value {
+                // Not stored. The lease ends, and the value that it was to replace must go, as with a put.
+                Command::Remove { key, cas: Some(token.cas) }
+            } else {
+                let (item, exptime) = (Item::Entry(token.life, bytes), exptime(fill.put.ttl, now));
+                Command::Put { key, item, exptime, when: When::Cas(token.cas) }
+            };
+            stores.push(self.routed(&keys[index], command, Under::Exactly(token.life)));
+            places.push(index);
+        }
+        let (mut cleared, mut ends) = (Vec::new(), Vec::new());
+        for (index, answer) in places.into_iter().zip(self.run(stores).await) {
+            results[index] = match answer {
+                Ok(_) if fills[index].put.bytes.len() > self.0.max_value => {
+                    Err(self.too_large(fills[index].put.bytes.len()))
+                }
+                Ok(answer) => Ok(matches!(answer.reply, Reply::Done(_))),
+                Err(error) => Err(error),
+            };
+            // Where the server refuses an item, the lease must not stay behind.
+            if let (Err(error), Some(token)) = (&results[index], tokens[index])
+                && matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Refused)
+            {
+                let remove = Command::Remove { key: keys[index].clone(), cas: Some(token.cas) };
+                ends.push(self.routed(&keys[index], remove, Under::Exactly(token.life)));
+                cleared.push(index);
+            }
+        }
+        for (index, answer) in cleared.into_iter().zip(self.run(ends).await) {
+            if let Err(error) = answer {
+                results[index] = Err(error);
+            }
+        }
+        results.into_iter().map(|result| result.map_err(Into::into)).collect()
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        let seconds = lease_seconds(life);
+        let look = |wanted: &[Held], touch| {
+            let look = Some(Look { vivify: None, touch });
+            let get = |held: &Held| Command::Get { key: held.item.clone(), look };
+            self.run(wanted.iter().map(|held| self.routed(&held.key, get(held), held.under)).collect())
+        };
+        let mut results: Vec<Result<(), Error>> = leases.iter().map(|_| Ok(())).collect();
+        let mut wanted = self.held(leases);
+
+        // Looks before it touches: what has overtaken the lease is not to live as short as that.
+        let mut answers = look(&wanted, None).await.into_iter();
+        wanted.retain(|held| match answers.next() {
+            Some(Ok(answer)) => held.is_in(&answer),
+            Some(Err(error)) => {
+                results[held.index] = Err(error);
+                false
+            }
+            None => false,
+        });
+        let answers = look(&wanted, Some(seconds)).await;
+        let mut mend = Vec::new();
+        for (held, answer) in wanted.into_iter().zip(answers) {
+            match answer {
+                // Overtaken in between. An entry that ends early is a miss early; a tombstone has to stay.
+                Ok(answer) => {
+                    if matches!(&answer.reply, Reply::Item(Some(seen)) if seen.is_tombstone()) {
+                        mend.push(held);
+                    }
+                }
+                Err(error) => results[held.index] = Err(error),
+            }
+        }
+        look(&mend, Some(TOMBSTONE_SECONDS)).await;
+        results.into_iter().map(|result| result.map_err(Into::into)).collect()
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        let mut results: Vec<Result<(), BoxError>> = leases.iter().map(|_| Ok(())).collect();
+        let held = self.held(leases);
+        let remove = |held: &Held| Command::Remove { key: held.item.clone(), cas: Some(held.cas) };
+        let removals = held.iter().map(|held| self.routed(&held.key, remove(held), held.under)).collect();
+        for (held, answer) in held.iter().zip(self.run(removals).await) {
+            if let Err(error) = answer {
+                results[held.index] = Err(error.into());
+            }
+        }
+        results
+    }
+}
+
+/// A lease as an item.
+struct Held {
+    index: usize,
+    /// Decides which server it is on.
+    key: String,
+    item: String,
+    cas: u64,
+    under: Under,
+}
+
+impl Held {
+    fn is_in(&self, answer: &Answer) -> bool {
+        matches!(&answer.reply, Reply::Item(Some(seen)) if seen.cas == self.cas)
+    }
+}
+
+impl MemcachedProvider {
+    /// Those that are ours.
+    fn held(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Held> {
+        let of = |(index, (key, lease)): (usize, &(RawKey<'_>, Lease))| {
+            let (token, key) = (Token::open(lease)?, self.key(key));
+            let (item, cas) = token.item(key.clone(), &self.0.prefix);
+            Some(Held { index, key, item, cas, under: Under::Exactly(token.life) })
+        };
+        leases.iter().enumerate().filter_map(of).collect()
+    }
+}
+
+/// Which entry is to be replaced: its id, 0 for one that cannot be read; `None` for nothing.
+fn refreshed(holding: Holding) -> Option<u64> {
+    match holding {
+        Holding::Nothing => None,
+        Holding::Entry(id) => Some(id.0),
+        Holding::Unreadable => Some(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_and_strangers_do_not() {
+        let token = Token { life: 1, cas: u64::MAX, refresh: None };
+        for token in [token, Token { refresh: Some(Refresh { of: 0, cas: 3 }), ..token }] {
+            assert_eq!(Token::open(&token.seal()), Some(token));
+        }
+        for len in [0, 1, 8, 15, 17, 24, 31, 33, 40, 64] {
+            assert_eq!(Token::open(&Lease(vec![0; len].into())), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn lease_time_is_never_shorter_than_asked() {
+        for (asked, seconds) in [(0, 1), (1, 2), (1_000, 2), (1_001, 3), (10_000, 11)] {
+            assert_eq!(lease_seconds(Duration::from_millis(asked)), seconds);
+        }
+        assert_eq!(lease_seconds(Duration::MAX), 2_592_000);
+    }
+}
