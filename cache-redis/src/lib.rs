@@ -67,7 +67,9 @@
 
 mod address;
 mod backoff;
+mod backplane;
 mod connection;
+mod ears;
 mod error;
 mod gather;
 mod keeper;
@@ -80,6 +82,7 @@ mod units;
 mod wire;
 mod write;
 
+pub use backplane::RedisBackplane;
 pub use error::{Error, ErrorKind};
 pub use provider::RedisProvider;
 pub use settings::RedisProviderBuilder;
