@@ -1,4 +1,82 @@
-//! Typed, layered, observable caches over memory, Redis and Memcached.
+//! Typed, layered, observable caches over memory, Redis and memcached.
+//!
+//! A [`TracedCache`] has a name, a type, and levels: process memory first, then, if you like, Redis or memcached. It
+//! loads what no level has, once per key however many callers ask, and counts every look-up exactly.
+//!
+#![cfg_attr(feature = "memory", doc = "```")]
+#![cfg_attr(not(feature = "memory"), doc = "```ignore")]
+//! use std::time::Duration;
+//!
+//! use serde::{Deserialize, Serialize};
+//! use traced_cache::{Error, Memory, Policy, TracedCache, ok};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct User {
+//!     name: String,
+//! }
+//!
+//! # #[derive(Clone)]
+//! # struct Db;
+//! # impl Db {
+//! #     async fn user(&self, id: u64) -> User {
+//! #         User { name: format!("user {id}") }
+//! #     }
+//! # }
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Error> {
+//! # let db = Db;
+//! let users: TracedCache<User> = TracedCache::builder("users")
+//!     .level(Memory::entries(10_000))
+//!     .policy(Policy::ttl(Duration::from_secs(60)))
+//!     .build()?;
+//!
+//! // From the cache, or else from the database. The loader gets a clone of `&db` and the key, on a miss only.
+//! for _ in 0..3 {
+//!     let user = users.get_or_set_with(42u64, &db, |db, id| async move { ok(db.user(id).await) }).await?;
+//!     assert_eq!(user.name, "user 42");
+//! }
+//! let stats = users.stats();
+//! assert_eq!((stats.loads, stats.misses(), stats.hits()), (1, 1, 2));
+//!
+//! // The row has changed: nobody gets the old one any more.
+//! assert!(users.invalidate(42u64).await?.is_confirmed());
+//! assert!(users.get(42u64).await?.is_none());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A second level is one more line, `.level(RedisProvider::builder("redis://127.0.0.1:6379").build()?)`, metrics and spans
+//! another, `.observer(Telemetry::global())`.
+//!
+//! # Main types
+//!
+//! | type | what it is |
+//! | --- | --- |
+//! | [`TracedCache`] | the cache; clones are the same one |
+//! | [`Builder`] | puts it together and finds contradictions before any I/O |
+//! | [`Level`] | a provider in the stack: ttl cap, time budget, breaker, codec, stance on errors |
+//! | [`Policy`] | how long entries live and how loads are held |
+//! | [`CacheKey`] | strings, integers, tuples of them, your newtypes |
+//! | [`Loaded`] | all that a loader may answer; a plain `Ok(value)` or `Ok(Some(value))` will do |
+//! | [`Found`] | all that a look-up answers: value, outcome, level, age |
+//! | [`Delivery`] | whether every level has acknowledged a write or an invalidation |
+//! | [`Source`] | the data behind a cache, for cache-aside and write-through |
+//! | [`Access`] | what one call may use: [`TracedCache::access`] |
+//! | [`Snapshot`] | the counts: [`TracedCache::stats`] |
+//! | [`Error`] | the one error; its [`ErrorKind`] is for decisions |
+//! | [`CacheProvider`] | a place that keeps entries; implement it for your own |
+//! | [`Observer`] | hears what happens |
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! | --- | --- | --- |
+//! | `memory` | yes | `Memory`: this process, on moka |
+//! | `redis` | yes | `RedisProvider`: Redis 6+ and Valkey |
+//! | `memcached` | yes | `MemcachedProvider`: one server or many |
+//! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
+//! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
+//! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
 
 pub use cache_core::*;
 #[cfg(feature = "memcached")]
@@ -9,3 +87,8 @@ pub use cache_memory::Memory;
 pub use cache_otel::Telemetry;
 #[cfg(feature = "redis")]
 pub use cache_redis::RedisProvider;
+
+/// The README's code is compiled with the tests.
+#[cfg(all(doctest, feature = "memory", feature = "redis"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

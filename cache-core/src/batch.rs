@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Found, Outcome, RawKey, Result, Value, Verb,
+    Access, Entry, Found, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
     fetch::{Counted, wait_for},
-    flight::Flight,
+    flight::{Ended, Flight},
     inner::{Inner, Seen, State},
     load::{Departure, ManyLoader, Terms},
     observe::Spans,
@@ -80,9 +80,12 @@ impl<T: Value> Inner<T> {
         }
         if !departures.is_empty() {
             let read = !matches!(access, Access::Reload | Access::Bypass);
-            let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
+            // Nobody waits if all of it are refreshes behind values that are served.
+            let background = !parts.iter().any(|part| matches!(part, Part::Wait { leads: true, .. }));
+            let terms = Terms { store: access != Access::Bypass, read, background, ..Terms::NORMAL };
             self.launch_many(load, departures, wanted, terms, loader)?;
         }
+        let waited_from = self.now();
         let mut all = Vec::with_capacity(keys.len());
         let mut error = None;
         for (part, counted) in parts.into_iter().zip(&mut counted) {
@@ -91,7 +94,14 @@ impl<T: Value> Inner<T> {
                 Part::Wait { flight, stale, leads } => {
                     let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
                     let _edge = wait_for(&flight)?;
-                    self.conclude(flight.wait().await, stale.as_ref(), outcome)
+                    let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
+                    match (ended, stale) {
+                        (None, Some(seen)) => {
+                            Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))
+                        }
+                        (None, None) => self.conclude(flight.wait().await, None, outcome),
+                        (Some(ended), stale) => self.conclude(ended, stale.as_ref(), outcome),
+                    }
                 }
             };
             match found {
@@ -110,6 +120,39 @@ impl<T: Value> Inner<T> {
         }
     }
 
+    /// Waits for a flight: with a stale value at hand for the soft limit only, counted from when the batch began to wait.
+    async fn wait_briefly(
+        &self,
+        flight: &Flight<T>,
+        stale: Option<&Seen<T>>,
+        waited_from: Moment,
+    ) -> Option<Ended<T>> {
+        if let Some(soft) = stale.and(self.policy.soft) {
+            let rest = soft.saturating_sub(self.now().since(waited_from));
+            let ended = self.around.clock.timeout(rest, flight.wait()).await;
+            if ended.is_some() || stale.is_some_and(|s| s.entry.state(self.now()) != State::Dead) {
+                return ended;
+            }
+        }
+        Some(flight.wait().await)
+    }
+
+    /// Has a value that is being served loaded anew, unless somebody does so already.
+    fn refresh_with(
+        &self,
+        key: RawKey<'_>,
+        held: &Entry<T>,
+        load: LoadId,
+        depart: impl FnOnce(Departure<T>),
+    ) {
+        let ticket = self.slots.open(key);
+        if let Role::Lead(flight, own) =
+            self.slots.role(&ticket, || None::<()>, || Flight::new(load, false, None))
+        {
+            depart(Departure { flight, ticket: own, held: Some(held.clone()), rights: Rights::new() });
+        }
+    }
+
     fn part(
         self: &Arc<Self>,
         mut asked: Asked<'_, T>,
@@ -119,6 +162,11 @@ impl<T: Value> Inner<T> {
     ) -> Part<T> {
         let now = self.now();
         if asked.fresh.is_some() || access == Access::CacheOnly {
+            if let Some(seen) = asked.fresh.as_ref().filter(|_| access != Access::CacheOnly)
+                && self.wants_early(&seen.entry, now)
+            {
+                self.refresh_with(asked.key, &seen.entry, load, depart);
+            }
             let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
             if asked.met_a_load && found.outcome == Outcome::Hit {
                 found.outcome = Outcome::Coalesced;
@@ -131,12 +179,17 @@ impl<T: Value> Inner<T> {
             if access == Access::AllowStale || throttled {
                 return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
             }
+            if access == Access::Normal && now < seen.entry.timeline.fresh_until.after(self.policy.revalidate)
+            {
+                self.refresh_with(asked.key, &seen.entry, load, depart);
+                return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
+            }
         }
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
-        let role = self.slots.role(&ticket, recheck, || Flight::new(load, true, stale.clone()));
+        let role = self.slots.role(&ticket, recheck, || Flight::new(load, reads, stale.clone()));
         let rights = if matches!(role, Role::Lead(..)) {
             rights
         } else {
@@ -144,10 +197,7 @@ impl<T: Value> Inner<T> {
             Rights::new()
         };
         match role {
-            Role::Filled(Seen { entry, level }) => {
-                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
-                Part::Done(Ok(entry.found(outcome, Some(level), now)))
-            }
+            Role::Filled(seen) => Part::Done(Ok(self.served(&seen))),
             Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
             Role::Join(flight) => Part::Wait { flight, stale, leads: false },
             Role::Lead(flight, own) => {

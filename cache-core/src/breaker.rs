@@ -108,7 +108,8 @@ struct State {
     half_ends: Moment,
 }
 
-/// Leave to make one call. Dropping it without a verdict counts as a failure of a probe and as nothing otherwise.
+/// Leave to make one call. Dropping it without a verdict counts as a failure of a probe and as nothing otherwise; see also
+/// [`Pass::abandon`].
 pub(crate) struct Pass<'a> {
     gate: &'a Gate,
     clock: &'a Clock,
@@ -162,6 +163,15 @@ impl Pass<'_> {
     /// Whether this call is the half-open probe.
     pub(crate) fn is_probe(&self) -> bool {
         self.probe
+    }
+
+    /// The caller has left before the call ended. A failure if it was `overdue`: else impatient callers would keep a level
+    /// that does not answer from ever counting as sick.
+    pub(crate) fn abandon(mut self, overdue: bool) -> Option<BreakerState> {
+        if !overdue && !self.probe {
+            return None;
+        }
+        self.judge(false)
     }
 
     /// The call ended. Returns the new state if it changed.

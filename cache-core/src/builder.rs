@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -172,6 +172,8 @@ impl<T: Value> Builder<T> {
                 generation: CachePadded::new(AtomicU32::new(0)),
                 slots: Slots::new(),
                 tasks: TaskTracker::new(),
+                callers: TaskTracker::new(),
+                ended: AtomicBool::new(false),
                 closing: CancellationToken::new(),
             }),
             access: Access::Normal,

@@ -1,6 +1,14 @@
 //! `TracedCache`: the face.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -490,12 +498,12 @@ impl<T: Value> Inner<T> {
         self.stats().operation(verb);
         self.listen();
         if self.observers().is_empty() {
-            return work(&Spans::default()).await;
+            return self.until_closed(work(&Spans::default())).await;
         }
         let spans =
             self.observers().span(&SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false });
         let started = self.now();
-        let ended = spans.around(work(&spans)).await;
+        let ended = spans.around(self.until_closed(work(&spans))).await;
         let (outcome, level) = match ended.as_ref().map(brief) {
             Ok(Some((outcome, level))) => (Some(outcome), level),
             Ok(None) | Err(_) => (None, None),
@@ -519,13 +527,35 @@ impl<T: Value> Inner<T> {
         ended
     }
 
+    /// Runs a call unless the cache is closed under it. `close` waits for it within its limit.
+    async fn until_closed<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
+        self.check_open()?;
+        let _caller = self.callers.token();
+        let mut work = pin!(work);
+        // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
+        poll_fn(|cx| match self.ended.load(Ordering::Acquire) {
+            true => Poll::Ready(Err(self.closed())),
+            false => work.as_mut().poll(cx),
+        })
+        .await
+    }
+
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
-        // From here on calls are refused; the hot path finds nothing.
+        // From here on calls are refused; the hot path finds nothing. Loads that end in time are still kept below.
         self.tasks.close();
-        self.void_in_process();
-        let drained = self.around.clock.timeout(limit, self.tasks.wait()).await.is_some();
+        self.callers.close();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let ended = async {
+            self.callers.wait().await;
+            self.tasks.wait().await;
+        };
+        let drained = self.around.clock.timeout(limit, ended).await.is_some();
+        self.ended.store(true, Ordering::Release);
         self.closing.cancel();
+        // Tasks only: a caller may hold its future for ever without polling it.
         self.tasks.wait().await;
+        // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
+        self.void_in_process();
         for tier in &self.tiers {
             if let Some(store) = &tier.store {
                 store.clear(self.around.cache);

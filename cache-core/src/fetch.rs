@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Access, Entry, Error, ErrorKind, Event, Found, Outcome, RawKey, Result, Stats, Value, Verb,
+    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, Outcome, RawKey, Result, Stats, Value, Verb,
     cycle::{self, LoadId},
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
@@ -173,7 +173,7 @@ impl<T: Value> Inner<T> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
         let read = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if read { self.refilled(key) } else { None };
-        let role = self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), true, stale.clone()));
+        let role = self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), read, stale.clone()));
         let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
             let held = stale.as_ref().map(|s| s.entry.clone());
@@ -184,11 +184,7 @@ impl<T: Value> Inner<T> {
         }
         self.give_back(key, rights);
         match role {
-            Role::Filled(seen) => Ok(seen.entry.found(
-                if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent },
-                Some(seen.level),
-                self.now(),
-            )),
+            Role::Filled(seen) => Ok(self.served(&seen)),
             Role::Landed(ended) => {
                 counted.coalesced();
                 self.conclude(ended, stale.as_ref(), Outcome::Coalesced)
@@ -220,6 +216,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         let late = part == Part::Waiter && !counted.again && flight.has_begun();
         let edge = wait_for(flight)?;
+        let waiting = flight.waiting();
         let waited_from = self.now();
         let soft = stale.and(self.policy.soft);
         let wait = if part == Part::Waiter { self.policy.wait } else { None };
@@ -227,10 +224,19 @@ impl<T: Value> Inner<T> {
             (Some(soft), Some(wait)) => Some(soft.min(wait)),
             (soft, wait) => soft.or(wait),
         };
-        let ended = match limit {
+        let mut ended = match limit {
             Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
             None => Some(flight.wait().await),
         };
+        let fallback = stale.filter(|s| s.entry.state(self.now()) != State::Dead);
+        let waited = self.now().since(waited_from);
+        if ended.is_none()
+            && fallback.is_none()
+            && let Some(rest) = wait.map(|wait| wait.saturating_sub(waited)).filter(|rest| !rest.is_zero())
+        {
+            // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
+            ended = self.around.clock.timeout(rest, flight.wait()).await;
+        }
         let outcome = match part {
             Part::Leader => Outcome::Loaded,
             Part::Waiter => {
@@ -251,15 +257,14 @@ impl<T: Value> Inner<T> {
             }
             return self.conclude(ended, stale, outcome);
         }
-        let now = self.now();
-        if let Some(Seen { entry, level }) = stale.filter(|s| s.entry.state(now) != State::Dead) {
-            if part == Part::Leader && !self.policy.complete {
+        if let Some(Seen { entry, level }) = fallback {
+            // Others may have nothing to fall back on.
+            if !self.policy.complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
                 flight.abort();
             }
-            return Ok(entry.found(Outcome::Stale, Some(*level), now));
+            return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
         }
         let Some((ticket, loader)) = alone.filter(|_| wait.is_some()) else {
-            // The stale value died while waiting: only the load can answer.
             return self.conclude(flight.wait().await, None, outcome);
         };
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
@@ -289,6 +294,16 @@ impl<T: Value> Inner<T> {
         .boxed()
     }
 
+    /// A level has answered after all, when it was asked once more.
+    pub(crate) fn served(&self, seen: &Seen<T>) -> Found<T> {
+        let (outcome, at_level) = match seen.entry.value {
+            Some(_) => (Outcome::Hit, LevelOutcome::Hit),
+            None => (Outcome::Absent, LevelOutcome::Negative),
+        };
+        self.stats().level(seen.level, at_level);
+        seen.entry.found(outcome, Some(seen.level), self.now())
+    }
+
     /// A flight's end, as one caller sees it.
     pub(crate) fn conclude(
         &self,
@@ -299,8 +314,7 @@ impl<T: Value> Inner<T> {
         let now = self.now();
         match ended {
             Ended::Entry { entry, level: Some(level), .. } if outcome == Outcome::Loaded => {
-                let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
-                Ok(entry.found(outcome, Some(level), now))
+                Ok(self.served(&Seen { entry, level }))
             }
             Ended::Entry { entry, .. } => Ok(entry.found(outcome, None, now)),
             Ended::Failed { error, surface } => match stale {

@@ -86,6 +86,9 @@ impl<T: Value> Inner<T> {
         items: &mut [&mut Outgoing<'_, T>],
         stamp: Stamp,
     ) -> Vec<Result<bool, Failure>> {
+        if self.closing.is_cancelled() {
+            return items.iter().map(|_| Err(Failure::Skipped)).collect();
+        }
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use futures::future::BoxFuture;
@@ -44,7 +44,8 @@ impl<T> Clone for Ended<T> {
 /// One load of one key under way.
 pub(crate) struct Flight<T> {
     pub(crate) load: LoadId,
-    /// Somebody waits for it: no level had the key. A refresh behind a value that is being served is not.
+    /// Somebody waits for it: no level had the key. Not so for a refresh behind a value that is being served, nor for a load
+    /// that has not asked the levels.
     pub(crate) awaited: bool,
     /// What its leader had to fall back on, for callers who join without reading levels themselves.
     pub(crate) stale: Option<Seen<T>>,
@@ -57,6 +58,23 @@ pub(crate) struct Flight<T> {
     /// Another load waits for this one.
     needed: Notify,
     task: OnceLock<AbortHandle>,
+    /// Callers who wait now.
+    callers: AtomicUsize,
+}
+
+/// A caller who waits.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 1
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl<T> Flight<T> {
@@ -71,7 +89,13 @@ impl<T> Flight<T> {
             landed: Notify::new(),
             needed: Notify::new(),
             task: OnceLock::new(),
+            callers: AtomicUsize::new(0),
         })
+    }
+
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        self.callers.fetch_add(1, Ordering::AcqRel);
+        Waiting(&self.callers)
     }
 
     pub(crate) fn runs_as(&self, task: AbortHandle) {

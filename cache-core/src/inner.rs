@@ -4,7 +4,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -50,6 +50,10 @@ pub(crate) struct Inner<T> {
     pub(crate) generation: CachePadded<AtomicU32>,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
+    /// Calls under way beyond the nearest level.
+    pub(crate) callers: TaskTracker,
+    /// `close` has done with waiting: calls that are still under way go no further.
+    pub(crate) ended: AtomicBool,
     pub(crate) closing: CancellationToken,
     pub(crate) permits: Option<Arc<Semaphore>>,
 }
@@ -95,6 +99,12 @@ impl<T> Entry<T> {
     }
 }
 
+/// Vattani et al.: refresh if now - beta * cost * ln(draw) reaches the end, the draw being uniform in 0..1. The chance of
+/// that is exp(-remaining / (beta * cost)).
+fn xfetch(beta: f64, cost: Duration, remaining: Duration, draw: f64) -> bool {
+    -draw.ln() * beta * cost.as_secs_f64() >= remaining.as_secs_f64()
+}
+
 fn micros(d: Duration) -> u32 {
     u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
 }
@@ -120,13 +130,11 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                format!("cache `{}` has been closed", self.around.name),
-            ));
-        }
-        Ok(())
+        if self.tasks.is_closed() { Err(self.closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("cache `{}` has been closed", self.around.name))
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -165,9 +173,7 @@ impl<T: Value> Inner<T> {
             Early::Off => false,
             Early::Fraction(_) => true,
             Early::XFetch { beta } => {
-                let remaining = entry.timeline.fresh_until.since(now).as_secs_f64();
-                // Vattani et al.: refresh if now - beta * cost * ln(u) reaches the end.
-                -fastrand::f64().ln() * beta * entry.cost.as_secs_f64() >= remaining
+                xfetch(beta, entry.cost, entry.timeline.fresh_until.since(now), fastrand::f64())
             }
         }
     }
@@ -372,6 +378,9 @@ impl<T: Value> Inner<T> {
         seen: u32,
     ) -> bool {
         let Some(store) = &tier.store else { return true };
+        if self.closing.is_cancelled() {
+            return false;
+        }
         let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
         let now = self.now();
         ticket.commit(|| store.put(key, object, now)).is_some()
@@ -446,5 +455,28 @@ impl Evictions for EvictionCounter {
     fn evicted(&self, _key_hash: u64, cause: EvictionCause) {
         self.stats.evicted(self.level, cause);
         self.observers.event(&Event::Evicted { level: self.level, cause });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e8_xfetch_has_its_distribution() {
+        const DRAWS: u32 = 100_000;
+        let share = |beta: f64, remaining: u64| {
+            let mut dice = fastrand::Rng::with_seed(8);
+            let (cost, remaining) = (Duration::from_secs(1), Duration::from_secs(remaining));
+            let refreshed = (0..DRAWS).filter(|_| xfetch(beta, cost, remaining, dice.f64())).count();
+            f64::from(u32::try_from(refreshed).unwrap()) / f64::from(DRAWS)
+        };
+        for (beta, remaining, expected, within) in
+            [(1.0, 1, 0.368, 0.01), (1.0, 5, 0.0067, 0.002), (2.0, 1, 0.607, 0.01), (0.0, 1, 0.0, 0.0)]
+        {
+            let share = share(beta, remaining);
+            assert!((share - expected).abs() <= within, "beta {beta}, {remaining} s left: {share}");
+        }
+        assert!(!xfetch(0.0, Duration::from_secs(1), Duration::from_secs(1), 0.0), "0 * infinity");
     }
 }

@@ -141,6 +141,24 @@ async fn turn<'a, T>(permits: &'a Semaphore, flights: &[Arc<Flight<T>>]) -> Opti
     }
 }
 
+/// Reports a load that is dropped before it has ended.
+struct Running<'a, T: Value> {
+    inner: &'a Inner<T>,
+    born: Moment,
+    background: bool,
+    keys: usize,
+    ended: bool,
+}
+
+impl<T: Value> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let cost = self.inner.now().since(self.born);
+            self.inner.loaded(cost, self.background, self.keys, Err(ErrorKind::LoadAborted));
+        }
+    }
+}
+
 impl<T: Value> Inner<T> {
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
     async fn run<A>(
@@ -181,11 +199,14 @@ impl<T: Value> Inner<T> {
             let _ = flight.spans.set(spans.clone());
             flight.begin();
         }
+        let background = load.terms.background;
+        let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
         let ended = match self.policy.hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
+        running.ended = true;
         let answer = match ended {
             Some(Ok(Ok(answer))) => Ok(answer),
             Some(Ok(Err(cause))) => Err(load_failed(cause).into()),

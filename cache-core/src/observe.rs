@@ -505,7 +505,6 @@ impl Spans {
         self.each(|s| s.found(outcome, level));
     }
 
-    #[allow(dead_code, reason = "x")]
     pub(crate) fn size(&self, bytes: usize) {
         self.each(|s| s.size(bytes));
     }

@@ -16,7 +16,7 @@ use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
     ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
     SpanKind, SpanStart, Stamp, Stance, Stats,
-    breaker::Gate,
+    breaker::{Gate, Pass},
     envelope::{self, Header},
     level::Level,
     observe::Observers,
@@ -104,6 +104,24 @@ pub(crate) struct Around {
     pub(crate) stats: Arc<Stats>,
 }
 
+/// A call under way, which its caller may leave.
+struct Calling<'a> {
+    tier: &'a Tier,
+    around: &'a Around,
+    since: Moment,
+    pass: Option<Pass<'a>>,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        let Some(pass) = self.pass.take() else { return };
+        let waited = self.around.clock.now().since(self.since);
+        if let Some(change) = pass.abandon(waited >= self.tier.budget / 2) {
+            self.tier.breaker_is(self.around, change);
+        }
+    }
+}
+
 impl Tier {
     pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
         let caps = level.provider.capabilities();
@@ -139,20 +157,22 @@ impl Tier {
     }
 
     /// Runs one call to the provider: breaker, budget, panic, telemetry. `keys` results are expected.
-    async fn call<R>(
+    async fn call<R: Received>(
         &self,
         around: &Around,
         op: LevelOp,
         keys: usize,
+        sent: usize,
         call: impl Future<Output = Vec<Result<R, BoxError>>> + Send,
     ) -> Result<Vec<Result<R, BoxError>>, Failure> {
         let pass = match &self.gate {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
         };
-        if pass.as_ref().is_some_and(crate::breaker::Pass::is_probe) {
+        if pass.as_ref().is_some_and(Pass::is_probe) {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
+        let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op },
             key: None,
@@ -185,11 +205,15 @@ impl Tier {
         };
         // Part of a batch failing is one server of many, or one key: the level as a whole is well.
         let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
-        if let Some(change) = pass.and_then(|pass| pass.end(well)) {
+        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well)) {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
             span.failed(fault.as_str());
+        }
+        let received: usize = ended.iter().flatten().flatten().map(Received::bytes).sum();
+        if sent + received > 0 {
+            span.size(sent + received);
         }
         if let Some(started) = started {
             around.observers.event(&Event::Level {
@@ -224,15 +248,15 @@ impl Tier {
             // The usual case keeps to the provider's single-key path, where it may gather.
             None if asked.len() == 1 => {
                 let call = async { vec![self.provider.get(asked[0]).await] };
-                self.call(around, LevelOp::Get, 1, call).await
+                self.call(around, LevelOp::Get, 1, 0, call).await
             }
-            None => self.call(around, LevelOp::Get, asked.len(), self.provider.get_many(&asked)).await,
+            None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
             Some(changes) => {
                 let mut with_marker = asked.clone();
                 with_marker.push(RawKey::marker(around.cache, &around.name));
                 let count = with_marker.len();
                 let answers =
-                    self.call(around, LevelOp::Get, count, self.provider.get_many(&with_marker)).await;
+                    self.call(around, LevelOp::Get, count, 0, self.provider.get_many(&with_marker)).await;
                 match answers {
                     Ok(mut all) => {
                         if let Some(Ok(marker)) = all.pop() {
@@ -271,8 +295,9 @@ impl Tier {
     /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
     /// hears an invalidation of it when it is back.
     pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
+        let sent = items.iter().map(|item| item.bytes.len()).sum();
         let results = flatten(
-            self.call(around, LevelOp::Put, items.len(), self.provider.put_many(items)).await,
+            self.call(around, LevelOp::Put, items.len(), sent, self.provider.put_many(items)).await,
             items.len(),
         );
         for (item, result) in items.iter().zip(&results) {
@@ -296,7 +321,7 @@ impl Tier {
     ) -> Vec<Result<Acquired, Failure>> {
         let Some(leases) = self.provider.leases() else { return skipped(wanted.len()) };
         flatten(
-            self.call(around, LevelOp::Acquire, wanted.len(), leases.acquire_many(wanted, life)).await,
+            self.call(around, LevelOp::Acquire, wanted.len(), 0, leases.acquire_many(wanted, life)).await,
             wanted.len(),
         )
     }
@@ -305,20 +330,24 @@ impl Tier {
     /// arrive late, an invalidation or a set that came first has revoked its lease.
     pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
         let Some(leases) = self.provider.leases() else { return skipped(fills.len()) };
-        flatten(self.call(around, LevelOp::Put, fills.len(), leases.fill_many(fills)).await, fills.len())
+        let sent = fills.iter().map(|fill| fill.put.bytes.len()).sum();
+        flatten(
+            self.call(around, LevelOp::Put, fills.len(), sent, leases.fill_many(fills)).await,
+            fills.len(),
+        )
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
         if let Some(leases) = self.provider.leases() {
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
-            let _ = self.call(around, LevelOp::Acquire, held.len(), leases.renew_many(held, life)).await;
+            let _ = self.call(around, LevelOp::Acquire, held.len(), 0, leases.renew_many(held, life)).await;
         }
     }
 
     pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
         if let Some(leases) = self.provider.leases() {
             // It ends by time otherwise.
-            let _ = self.call(around, LevelOp::Remove, held.len(), leases.release_many(held)).await;
+            let _ = self.call(around, LevelOp::Remove, held.len(), 0, leases.release_many(held)).await;
         }
     }
 
@@ -340,7 +369,7 @@ impl Tier {
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
         flatten(
-            self.call(around, LevelOp::Remove, keys.len(), self.provider.remove_many(keys)).await,
+            self.call(around, LevelOp::Remove, keys.len(), 0, self.provider.remove_many(keys)).await,
             keys.len(),
         )
     }
@@ -410,7 +439,7 @@ impl Tier {
             extra: None,
         };
         let put = [Put { key, bytes: envelope::seal(key, &header, &[]), ttl: Duration::MAX }];
-        let results = flatten(self.call(around, LevelOp::Put, 1, self.provider.put_many(&put)).await, 1);
+        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider.put_many(&put)).await, 1);
         for result in results {
             result?;
         }
@@ -427,7 +456,7 @@ impl Tier {
         if self.caps.remote && self.stamp().epoch == 0 {
             let changes = self.changes();
             let marker = [RawKey::marker(around.cache, &around.name)];
-            let answer = self.call(around, LevelOp::Get, 1, self.provider.get_many(&marker)).await;
+            let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
             if let Ok(mut answers) = answer
                 && let Some(Ok(marker)) = answers.pop()
             {
@@ -451,6 +480,30 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
+}
+
+/// What a call brings back, for its span.
+trait Received {
+    /// Bytes of items.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Received for () {}
+impl Received for bool {}
+impl Received for Option<Bytes> {
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, Bytes::len)
+    }
+}
+impl Received for Acquired {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Found(bytes) => bytes.len(),
+            Self::Granted(_) | Self::Held => 0,
+        }
+    }
 }
 
 fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {

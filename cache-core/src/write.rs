@@ -197,7 +197,9 @@ impl<T: Value> Inner<T> {
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = self.tell(&writing.keys).await;
-        writing.end(Some(&entries), self.generation());
+        // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
+        let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
+        writing.end(kept, self.generation());
         drop(order);
         self.replay();
         written.told(told).end()

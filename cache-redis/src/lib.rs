@@ -71,10 +71,14 @@ mod connection;
 mod error;
 mod gather;
 mod keeper;
+mod lease;
 mod provider;
 mod read;
+mod scripts;
 mod settings;
+mod units;
 mod wire;
+mod write;
 
 pub use error::{Error, ErrorKind};
 pub use provider::RedisProvider;

@@ -4,23 +4,18 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey};
-use redis::{Pipeline, Value, cmd};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Put, RawKey};
+use redis::cmd;
 
 use crate::{
-    Error, ErrorKind, RedisProviderBuilder,
+    Error, RedisProviderBuilder,
     address::Endpoint,
     gather::Gatherer,
     keeper::{Keeper, State},
-    read::expect_replies,
     settings::Settings,
     wire,
+    write::{CHUNK, chunks},
 };
-
-/// Keys per `MGET`, and commands per pipeline. One command blocks the server for all others while it runs.
-const CHUNK: usize = 512;
-/// Bytes of values per pipeline.
-const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Keeps entries in Redis or Valkey. Cheap to clone; clones share one connection.
 ///
@@ -62,96 +57,17 @@ impl RedisProvider {
         self.keeper().link().await.map(drop)
     }
 
-    fn keeper(&self) -> &Arc<Keeper> {
+    pub(crate) fn keeper(&self) -> &Arc<Keeper> {
         &self.0.keeper
     }
 
     fn key(&self, key: RawKey<'_>) -> String {
         wire::key(&self.keeper().settings.prefix, key)
     }
-
-    /// Runs writes, never twice: what the first run did before the connection broke is unknown.
-    async fn write_all(&self, commands: &Pipeline, count: usize) -> Vec<Result<(), Error>> {
-        let replies = match self.keeper().link().await {
-            Ok(link) => expect_replies(link.pipeline(commands, count).await, count),
-            Err(error) => Err(error),
-        };
-        match replies {
-            Ok(replies) => replies.into_iter().map(|reply| self.wrote(reply)).collect(),
-            Err(error) => vec![Err(error); count],
-        }
-    }
-
-    fn wrote(&self, reply: Value) -> Result<(), Error> {
-        let done = wire::done(reply);
-        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::ReadOnly) {
-            // After a failover the address may lead to the new master by now.
-            self.keeper().renew();
-        }
-        done
-    }
-
-    async fn put_chunk(&self, items: &[Put<'_>]) -> Vec<Result<(), Error>> {
-        let most = self.keeper().settings.value_max;
-        let mut pipeline = redis::pipe();
-        for item in items {
-            let key = self.key(item.key);
-            if item.bytes.len() > most {
-                // What is refused must not leave the old value behind.
-                pipeline.cmd("UNLINK").arg(key);
-            } else {
-                set(pipeline.cmd("SET").arg(key).arg(&item.bytes[..]), item.ttl);
-            }
-        }
-        let mut results = self.write_all(&pipeline, items.len()).await;
-        for (item, result) in items.iter().zip(&mut results) {
-            if result.is_ok() && item.bytes.len() > most {
-                let size = item.bytes.len();
-                *result = Err(Error::new(
-                    ErrorKind::TooLarge,
-                    format!("an item of {size} bytes is over value_max = {most}"),
-                ));
-            }
-        }
-        self.forget_refused(items, &results).await;
-        results
-    }
-
-    /// A server out of memory refuses `SET` but allows `UNLINK`.
-    async fn forget_refused(&self, items: &[Put<'_>], results: &[Result<(), Error>]) {
-        let mut pipeline = redis::pipe();
-        let mut count = 0;
-        for (item, result) in items.iter().zip(results) {
-            if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::OutOfMemory) {
-                pipeline.cmd("UNLINK").arg(self.key(item.key));
-                count += 1;
-            }
-        }
-        if count > 0 {
-            // The caller is told of the refusal; that the removal may fail, too, adds nothing.
-            let _ = self.write_all(&pipeline, count).await;
-        }
-    }
 }
 
-fn set(command: &mut Pipeline, ttl: Duration) {
-    if let Some(ms) = wire::px(ttl) {
-        command.arg("PX").arg(ms);
-    }
-}
-
-fn boxed<T>(results: Vec<Result<T, Error>>) -> Vec<Result<T, BoxError>> {
+pub(crate) fn boxed<T>(results: impl IntoIterator<Item = Result<T, Error>>) -> Vec<Result<T, BoxError>> {
     results.into_iter().map(|result| result.map_err(BoxError::from)).collect()
-}
-
-/// Where the next pipeline's items end: after [`CHUNK`] of them or [`CHUNK_BYTES`], but after one at least.
-fn chunk_end(items: &[Put<'_>]) -> usize {
-    let mut bytes = 0usize;
-    let fits = |item: &&Put<'_>| {
-        bytes = bytes.saturating_add(item.bytes.len());
-        bytes <= CHUNK_BYTES
-    };
-    items.iter().take(CHUNK).take_while(fits).count().max(1)
 }
 
 #[async_trait]
@@ -196,11 +112,8 @@ impl CacheProvider for RedisProvider {
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
         let mut results = Vec::with_capacity(items.len());
-        let mut rest = items;
-        while !rest.is_empty() {
-            let (chunk, next) = rest.split_at(chunk_end(rest));
+        for chunk in chunks(items, |item| item.bytes.len()) {
             results.extend(self.put_chunk(chunk).await);
-            rest = next;
         }
         boxed(results)
     }
@@ -208,11 +121,7 @@ impl CacheProvider for RedisProvider {
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         let mut results = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
-            let mut pipeline = redis::pipe();
-            for key in chunk {
-                pipeline.cmd("UNLINK").arg(self.key(*key));
-            }
-            results.extend(self.write_all(&pipeline, chunk.len()).await);
+            results.extend(self.remove_chunk(chunk).await);
         }
         boxed(results)
     }
@@ -231,6 +140,10 @@ impl CacheProvider for RedisProvider {
 
     fn time_offset_ms(&self) -> i64 {
         self.keeper().time_offset_ms()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
     }
 
     async fn close(&self) {

@@ -11,18 +11,30 @@ use crate::Error;
 /// Most bytes of `namespace:id` that go to the server as they are.
 pub(crate) const KEY_MAX: usize = 4096;
 
+/// What stands under a removed key for a while, so that those who track the key hear of its removal. Read as a miss. No
+/// envelope, no text and no number begins so.
+pub(crate) const TOMBSTONE: &[u8] = b"\0removed";
+/// How long a tombstone stands.
+pub(crate) const TOMBSTONE_MS: u64 = 60_000;
+
 /// `{prefix}v:{ns:id}`, with the braces, so that all keys of one id are in one cluster slot; `{prefix}m:{ns}` for the
 /// cache's own marker.
 pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
-    let mut out = String::with_capacity(prefix.len() + 4 + key.joined_len().min(KEY_MAX));
+    named(prefix, if key.id.is_empty() { "m:{" } else { "v:{" }, key)
+}
+
+/// Of value, lease (`l:`) and scratch (`f:`).
+pub(crate) fn keys(prefix: &str, key: RawKey<'_>) -> [String; 3] {
+    [self::key(prefix, key), named(prefix, "l:{", key), named(prefix, "f:{", key)]
+}
+
+fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
+    let mut out = String::with_capacity(prefix.len() + 5 + key.joined_len().min(KEY_MAX));
     out.push_str(prefix);
-    if key.id.is_empty() {
-        out.push_str("m:{");
-        out.push_str(key.namespace);
-    } else {
-        out.push_str("v:{");
-        let from = out.len();
-        out.push_str(key.namespace);
+    out.push_str(kind);
+    let from = out.len();
+    out.push_str(key.namespace);
+    if !key.id.is_empty() {
         out.push(':');
         out.push_str(key.id);
         if let Cow::Owned(short) = shorten(&out[from..], KEY_MAX) {
@@ -48,6 +60,7 @@ pub(crate) fn px(ttl: Duration) -> Option<u64> {
 /// A key that holds something else than a string is a miss, as in `MGET`; the next put replaces it.
 pub(crate) fn found(reply: Value) -> Result<Option<Bytes>, Error> {
     match reply {
+        Value::BulkString(bytes) if bytes == TOMBSTONE => Ok(None),
         Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
         Value::Nil => Ok(None),
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
@@ -74,6 +87,11 @@ pub(crate) fn done(reply: Value) -> Result<(), Error> {
     }
 }
 
+/// The same for several.
+pub(crate) fn all_done(replies: Vec<Value>) -> Result<(), Error> {
+    replies.into_iter().try_for_each(done)
+}
+
 #[cfg(test)]
 mod tests {
     use cache_core::CacheId;
@@ -89,6 +107,8 @@ mod tests {
         assert_eq!(text("users", "42"), "app:v:{users:42}");
         assert_eq!(text("users", ""), "app:m:{users}");
         assert_eq!(text("users", "a}b"), "app:v:{users:a}b}");
+        let all = keys("app:", RawKey::new(CacheId(1), "users", "a}b"));
+        assert_eq!(all, ["app:v:{users:a}b}", "app:l:{users:a}b}", "app:f:{users:a}b}"]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests, what goes wrong must fail the test")]
 
+pub(crate) mod proxy;
+
 use std::{
     cell::RefCell,
     net::TcpListener,

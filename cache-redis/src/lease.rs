@@ -1,0 +1,205 @@
+//! Leases: a token beside the value, in the same slot.
+//!
+//! A fill is a transaction of a script on the lease, which nobody tracks, and a `RENAME`: so that plain commands alone
+//! write values, and a client that tracks them is not told of its own fill.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cache_core::{Acquire, Acquired, BoxError, Fill, Holding, Lease, Leases, RawKey};
+use redis::Value;
+
+use crate::{
+    Error, ErrorKind, RedisProvider,
+    provider::boxed,
+    scripts::{ACQUIRE, FILL, RELEASE, RENEW, VOID},
+    units::{Repeat, executed},
+    wire::{self, TOMBSTONE, TOMBSTONE_MS},
+    write::chunks,
+};
+
+/// No two are equal: random per process, then counted.
+fn token() -> Bytes {
+    static ORIGIN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut token = [0; 16];
+    token[..8].copy_from_slice(&ORIGIN.to_le_bytes());
+    token[8..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    Bytes::copy_from_slice(&token)
+}
+
+fn holding(holding: Holding) -> Bytes {
+    match holding {
+        Holding::Nothing => Bytes::new(),
+        Holding::Entry(id) => Bytes::copy_from_slice(&id.0.to_le_bytes()),
+        Holding::Unreadable => Bytes::from_static(b"*"),
+    }
+}
+
+/// Milliseconds of a lease's life. A lease without an end could outlive who holds it: at most a day.
+fn life_ms(life: Duration) -> u64 {
+    const MOST: u64 = 86_400_000;
+    wire::px(life).unwrap_or(MOST).min(MOST)
+}
+
+fn acquired(reply: Option<Value>, token: &Bytes) -> Result<Acquired, Error> {
+    match reply {
+        Some(Value::Int(1)) => Ok(Acquired::Granted(Lease(token.clone()))),
+        Some(Value::Int(0)) => Ok(Acquired::Held),
+        Some(Value::BulkString(bytes)) => Ok(Acquired::Found(bytes.into())),
+        Some(Value::ServerError(error)) => Err(Error::reply(&error)),
+        _ => Err(Error::protocol("no answer to the wish for a lease")),
+    }
+}
+
+/// Whether the entry is where it belongs. The reply to the script tells of a lost lease; `RENAME` finds nothing then.
+fn filled(replies: Vec<Value>) -> Result<bool, Error> {
+    match executed(replies)?.as_slice() {
+        [_, Value::ServerError(error), _] => Err(Error::reply(error)),
+        [_, Value::Int(0), _] => Ok(false),
+        // So short a life that it is over by now.
+        [_, Value::Int(1), Value::ServerError(error)] if error.details() == Some("no such key") => Ok(false),
+        [_, Value::Int(1), Value::ServerError(error)] => Err(Error::reply(error)),
+        [_, Value::Int(1), _] => Ok(true),
+        _ => Err(Error::protocol("no answer to a fill")),
+    }
+}
+
+impl RedisProvider {
+    /// An item that is too large, or for which there is no memory, leaves nothing of the one that it was to replace.
+    async fn fill_chunk(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, Error>> {
+        let most = self.keeper().settings.value_max;
+        let replies = self.keeper().units(fills.len(), Repeat::Never, |pipeline, at, form| {
+            let Fill { put, lease } = &fills[at];
+            let large = put.bytes.len() > most;
+            let (bytes, ms) =
+                if large { (TOMBSTONE, Some(TOMBSTONE_MS)) } else { (&put.bytes[..], wire::px(put.ttl)) };
+            let [value, held, scratch] = self.keys(put.key);
+            // Nothing but what this fill puts there may be moved, even if the script does not run.
+            pipeline.cmd("MULTI").cmd("DEL").arg(&scratch);
+            FILL.on(pipeline, form, &[&held, &scratch]).arg(&lease.0[..]).arg(bytes);
+            if let Some(ms) = ms {
+                pipeline.arg(ms);
+            }
+            pipeline.cmd("RENAME").arg(scratch).arg(value).cmd("EXEC");
+            5
+        });
+        let mut results: Vec<_> = replies
+            .await
+            .into_iter()
+            .zip(fills)
+            .map(|(replies, fill)| match self.keeper().heed(replies.and_then(filled)) {
+                Ok(_) if fill.put.bytes.len() > most => Err(self.too_large(fill.put.bytes.len())),
+                result => result,
+            })
+            .collect();
+        let refused: Vec<_> = fills
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| result.as_ref().is_err_and(|e| e.kind() == ErrorKind::OutOfMemory))
+            .map(|(fill, _)| (fill.put.key, &fill.lease))
+            .collect();
+        // The caller is told of the refusal; that the removal may fail, too, adds nothing.
+        let _ = self
+            .keeper()
+            .units(refused.len(), Repeat::Never, |pipeline, at, form| {
+                let (key, lease) = refused[at];
+                let [value, held, _] = self.keys(key);
+                VOID.on(pipeline, form, &[&value, &held]).arg(TOMBSTONE).arg(TOMBSTONE_MS).arg(&lease.0[..]);
+                1
+            })
+            .await;
+        results.shrink_to_fit();
+        results
+    }
+
+    /// Value, lease and scratch of a key: in one slot.
+    pub(crate) fn keys(&self, key: RawKey<'_>) -> [String; 3] {
+        wire::keys(&self.keeper().settings.prefix, key)
+    }
+}
+
+#[async_trait]
+impl Leases for RedisProvider {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        let tokens: Vec<Bytes> = wanted.iter().map(|_| token()).collect();
+        let ms = life_ms(life);
+        let replies = self.keeper().units(wanted.len(), Repeat::Once, |pipeline, at, form| {
+            let [value, held, _] = self.keys(wanted[at].key);
+            ACQUIRE
+                .on(pipeline, form, &[&value, &held])
+                .arg(&tokens[at][..])
+                .arg(ms)
+                .arg(TOMBSTONE)
+                .arg(&holding(wanted[at].holding)[..]);
+            1
+        });
+        let replies = replies.await.into_iter().zip(&tokens);
+        boxed(replies.map(|(replies, token)| {
+            self.keeper().heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
+        }))
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        let mut results = Vec::with_capacity(fills.len());
+        for chunk in chunks(fills, |fill| fill.put.bytes.len()) {
+            results.extend(self.fill_chunk(chunk).await);
+        }
+        boxed(results)
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        let ms = life_ms(life);
+        let replies = self.keeper().units(leases.len(), Repeat::Once, |pipeline, at, form| {
+            let (key, lease) = &leases[at];
+            let [_, held, _] = self.keys(*key);
+            RENEW.on(pipeline, form, &[&held]).arg(&lease.0[..]).arg(ms);
+            1
+        });
+        boxed(replies.await.into_iter().map(|replies| self.keeper().heed(replies.and_then(wire::all_done))))
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        let replies = self.keeper().units(leases.len(), Repeat::Once, |pipeline, at, form| {
+            let (key, lease) = &leases[at];
+            let [_, held, _] = self.keys(*key);
+            RELEASE.on(pipeline, form, &[&held]).arg(&lease.0[..]);
+            1
+        });
+        boxed(replies.await.into_iter().map(|replies| self.keeper().heed(replies.and_then(wire::all_done))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_never_equal() {
+        let tasks: Vec<_> =
+            (0..4).map(|_| std::thread::spawn(|| (0..1000).map(|_| token()).collect::<Vec<_>>())).collect();
+        let all: HashSet<Bytes> = tasks.into_iter().flat_map(|task| task.join().unwrap()).collect();
+        assert_eq!(all.len(), 4000);
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_are_errors() {
+        let token = token();
+        for reply in [None, Some(Value::Nil), Some(Value::Int(2)), Some(Value::Okay)] {
+            assert!(acquired(reply, &token).is_err());
+        }
+        for replies in [vec![], vec![Value::Array(vec![])], vec![Value::Array(vec![Value::Int(1)])]] {
+            assert!(filled(replies).is_err());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What runs inside the server.
+//!
+//! Scripts write only keys that nobody tracks: a client that asked not to hear of its own writes hears of those that
+//! its scripts make. The one exception, [`VOID`], is for servers out of memory.
+
+use std::sync::LazyLock;
+
+use redis::{Pipeline, Value};
+
+/// A script and the name under which the server keeps it.
+pub(crate) struct Script {
+    code: &'static str,
+    sha: String,
+}
+
+/// How a script is named in a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// By its digest: short, and refused by a server that has not seen it since its start.
+    Digest,
+    /// By its text, which the server keeps then.
+    Text,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self { code, sha: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// Begins the command. Arguments follow.
+    pub(crate) fn on<'a>(&self, pipeline: &'a mut Pipeline, form: Form, keys: &[&str]) -> &'a mut Pipeline {
+        match form {
+            Form::Digest => pipeline.cmd("EVALSHA").arg(&self.sha),
+            Form::Text => pipeline.cmd("EVAL").arg(self.code),
+        }
+        .arg(keys.len())
+        .arg(keys)
+    }
+}
+
+/// Whether the server does not know a script. Inside of a transaction, too.
+pub(crate) fn is_unknown(reply: &Value) -> bool {
+    match reply {
+        Value::ServerError(error) => error.code() == "NOSCRIPT",
+        Value::Array(replies) => replies.iter().any(is_unknown),
+        _ => false,
+    }
+}
+
+/// The value if it is an answer; else 1, the lease is ours, or 0, it is another's.
+///
+/// Keys: value, lease. Arguments: token, life in ms, tombstone, and what the asker holds: nothing (empty), an entry (the
+/// 8 bytes of its id), anything (`*`). The head is enough to compare, so that a large value is not copied for nothing. A
+/// key of another type is nothing, as for a look-up. Sent twice under one token it answers the same.
+pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
+if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' then
+  if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
+end
+if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
+return 0",
+    )
+});
+
+/// Puts an entry beside its key, where a `RENAME` in the same transaction moves it, and ends the lease. 1, or 0 if the
+/// lease was lost.
+///
+/// Keys: lease, scratch. Arguments: token, entry, and its life in ms unless it has no end.
+pub(crate) static FILL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) else redis.call('SET', KEYS[2], ARGV[2]) end
+redis.call('DEL', KEYS[1])
+return 1",
+    )
+});
+
+/// Makes a key a miss and revokes its lease where the server is out of memory and refuses everything else: a transaction
+/// as well. With a token, only if that lease still holds. A client that tracks the key hears of it: that costs a miss.
+///
+/// Keys: value, lease. Arguments: tombstone, its life in ms, perhaps a token.
+pub(crate) static VOID: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+#!lua flags=allow-oom
+if ARGV[3] and redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1",
+    )
+});
+
+/// Lengthens a lease that still holds. Key: lease. Arguments: token, life in ms.
+pub(crate) static RENEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end")
+});
+
+/// Ends a lease that still holds. Key: lease. Argument: token.
+pub(crate) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
+});

@@ -1,0 +1,113 @@
+//! Several small transactions or scripts in one round trip.
+
+use std::sync::Arc;
+
+use redis::{Pipeline, Value};
+
+use crate::{
+    Error, ErrorKind,
+    keeper::Keeper,
+    read::expect_replies,
+    scripts::{self, Form},
+};
+
+/// The replies to each unit, or why there are none.
+pub(crate) type Replies = Vec<Result<Vec<Value>, Error>>;
+
+/// Whether what was sent may be sent again when the connection breaks under it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// What the first run did is unknown.
+    Never,
+    /// Twice is as good as once.
+    Once,
+}
+
+impl Keeper {
+    /// Runs `count` units. `add` puts one into the pipeline and says how many commands it has.
+    ///
+    /// One round trip. Units of which the server does not know the script are run once more, with its text.
+    pub(crate) async fn units(
+        self: &Arc<Self>,
+        count: usize,
+        repeat: Repeat,
+        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+    ) -> Replies {
+        let all: Vec<usize> = (0..count).collect();
+        let mut replies = self.some_units(&all, repeat, |p, at| add(p, at, Form::Digest)).await;
+        let is_unknown = |replies: &Result<Vec<Value>, Error>| {
+            replies.as_ref().is_ok_and(|replies| replies.iter().any(scripts::is_unknown))
+        };
+        let unknown: Vec<usize> = all.into_iter().filter(|at| is_unknown(&replies[*at])).collect();
+        if !unknown.is_empty() {
+            let again = self.some_units(&unknown, repeat, |p, at| add(p, at, Form::Text)).await;
+            for (at, again) in unknown.into_iter().zip(again) {
+                replies[at] = again;
+            }
+        }
+        replies
+    }
+
+    async fn some_units(
+        self: &Arc<Self>,
+        which: &[usize],
+        repeat: Repeat,
+        add: impl Fn(&mut Pipeline, usize) -> usize,
+    ) -> Replies {
+        if which.is_empty() {
+            return Vec::new();
+        }
+        let mut pipeline = redis::pipe();
+        let sizes: Vec<usize> = which.iter().map(|at| add(&mut pipeline, *at)).collect();
+        let count = sizes.iter().sum();
+        let replies = match repeat {
+            Repeat::Once => self.read_all(&pipeline, count).await,
+            Repeat::Never => match self.link().await {
+                Ok(link) => expect_replies(link.pipeline(&pipeline, count).await, count),
+                Err(error) => Err(error),
+            },
+        };
+        match replies {
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
+                sizes.into_iter().map(|size| Ok(replies.by_ref().take(size).collect())).collect()
+            }
+            Err(error) => vec![Err(error); which.len()],
+        }
+    }
+
+    /// Takes note of an error that a new connection may heal: after a failover the address may lead to the new master by
+    /// now.
+    pub(crate) fn heed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ReadOnly) {
+            self.renew();
+        }
+        result
+    }
+}
+
+/// The replies to what a transaction held, given those to all of its commands, `MULTI` and `EXEC` among them. An error
+/// while it was queued comes first: of a transaction that was thrown away, `EXEC` knows no reason.
+pub(crate) fn executed(replies: Vec<Value>) -> Result<Vec<Value>, Error> {
+    let mut refusal = None;
+    for reply in replies {
+        match reply {
+            Value::Array(done) => return Ok(done),
+            Value::ServerError(error) => refusal = refusal.or(Some(error)),
+            _ => {}
+        }
+    }
+    Err(refusal.map_or_else(|| Error::protocol("a transaction without an end"), |error| Error::reply(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_makes_no_sense_is_an_error() {
+        assert!(executed(vec![]).is_err());
+        assert!(executed(vec![Value::Okay, Value::Nil]).is_err());
+        assert_eq!(executed(vec![Value::Okay, Value::Array(vec![Value::Int(1)])]).unwrap(), [Value::Int(1)]);
+    }
+}

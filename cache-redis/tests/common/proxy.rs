@@ -1,0 +1,79 @@
+//! Stands between a client and its server, counts round trips, and cuts.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+#[derive(Clone, Default)]
+pub(crate) struct Proxy(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    port: u16,
+    trips: AtomicU64,
+    cut: AtomicBool,
+}
+
+impl Proxy {
+    /// Listens on a port of its own.
+    pub(crate) async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Shared { port: listener.local_addr().unwrap().port(), ..Shared::default() };
+        let proxy = Self(Arc::new(shared));
+        let task = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                tokio::spawn(task.clone().serve(client, server));
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.0.port)
+    }
+
+    /// How often a client has sent something after it had been answered.
+    pub(crate) fn trips(&self) -> u64 {
+        self.0.trips.load(Ordering::SeqCst)
+    }
+
+    /// The next request reaches the server; its answer does not come back, and the connection breaks.
+    pub(crate) fn cut_next_answer(&self) {
+        self.0.cut.store(true, Ordering::SeqCst);
+    }
+
+    async fn serve(self, mut client: TcpStream, mut server: TcpStream) {
+        let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                read = client.read(&mut asked) => {
+                    let Ok(1..) = read else { return };
+                    if std::mem::take(&mut listening) {
+                        self.0.trips.fetch_add(1, Ordering::SeqCst);
+                    }
+                    if server.write_all(&asked[..read.unwrap()]).await.is_err() {
+                        return;
+                    }
+                }
+                read = server.read(&mut answered) => {
+                    let Ok(1..) = read else { return };
+                    listening = true;
+                    if self.0.cut.swap(false, Ordering::SeqCst)
+                        || client.write_all(&answered[..read.unwrap()]).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

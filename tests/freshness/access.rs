@@ -1,0 +1,217 @@
+//! Access modes, `refresh`, `expire`, and what a loader may answer.
+
+use traced_cache::{
+    Access, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
+    testing::{ChaosOp, Fault},
+};
+
+use crate::world::{DbError, MISS, S, World, ask, asking, confirmed, counted, look, saw, settled};
+
+fn policy() -> Policy {
+    Policy::ttl(10 * S).grace(100 * S)
+}
+
+#[tokio::test]
+async fn cache_only_never_loads() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    let only = cache.access(Access::CacheOnly);
+    assert_eq!(ask(&only, &db).await, MISS);
+    ask(&cache, &db).await.unwrap();
+    assert_eq!(ask(&only, &db).await, saw(Outcome::Hit, "1"));
+    world.pass(11 * S).await;
+    assert_eq!(ask(&only, &db).await, MISS, "stale is a choice of its own");
+    assert_eq!(db.loads(), 1);
+    counted(&cache, 4);
+}
+
+#[tokio::test]
+async fn allow_stale_loads_only_what_nobody_has() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    let allow = cache.access(Access::AllowStale);
+    assert_eq!(ask(&allow, &db).await, saw(Outcome::Loaded, "1"));
+    world.pass(11 * S).await;
+    assert_eq!(ask(&allow, &db).await, saw(Outcome::Stale, "1"));
+    world.pass(89 * S).await;
+    db.has("2");
+    assert_eq!(ask(&allow, &db).await, saw(Outcome::Loaded, "2"));
+    assert_eq!(db.loads(), 2);
+}
+
+#[tokio::test]
+async fn reload_reads_nothing_and_stores() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.l2.reset();
+    db.has("2");
+    assert_eq!(ask(&cache.access(Access::Reload), &db).await, saw(Outcome::Loaded, "2"));
+    assert_eq!(world.l2.calls(ChaosOp::Get), 0);
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "2"));
+    assert_eq!(look(&world.node(policy())).await, saw(Outcome::Hit, "2"));
+}
+
+#[tokio::test]
+async fn bypass_reads_nothing_and_stores_nothing() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.l2.reset();
+    db.takes(S).has("2");
+    let bypass = cache.access(Access::Bypass);
+    let (one, two) = (asking(&bypass, &db).await, asking(&bypass, &db).await);
+    world.pass(S).await;
+    assert_eq!(one.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert_eq!(two.await.unwrap(), saw(Outcome::Coalesced, "2"));
+    assert_eq!(db.loads(), 2);
+    assert_eq!((world.l2.calls(ChaosOp::Get), world.l2.calls(ChaosOp::Put)), (0, 0));
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "1"));
+    assert_eq!(look(&bypass).await, MISS);
+}
+
+#[tokio::test]
+async fn refresh_loads_what_is_fresh_and_joins_a_load_under_way() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    db.takes(S).has("2");
+    let refreshing = |n: u32| {
+        let (cache, db) = (cache.clone(), db.clone());
+        tokio::spawn(async move { (n, cache.refresh("k", &db, |db, _| db.load()).await.unwrap().unwrap()) })
+    };
+    let both = [refreshing(1), refreshing(2)];
+    world.pass(S).await;
+    for one in both {
+        assert_eq!(*one.await.unwrap().1, "2");
+    }
+    assert_eq!(db.loads(), 2);
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "2"));
+    let stats = cache.stats();
+    assert_eq!((stats.coalesced(), stats.misses(), stats.hits()), (1, 2, 1));
+    // A failed one leaves what is there.
+    db.fails();
+    let failed = refreshing(3);
+    world.pass(S).await;
+    assert!(failed.await.is_err());
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "2"));
+}
+
+#[tokio::test]
+async fn expire_keeps_a_fallback_and_invalidate_does_not() {
+    let world = World::new();
+    for cache in [world.local(policy()), world.node(policy()), world.bare(policy())] {
+        let db = world.db();
+        db.has("1");
+        ask(&cache, &db).await.unwrap();
+        assert!(cache.expire("k").await.unwrap().is_confirmed());
+        assert_eq!(look(&cache).await, MISS);
+        db.fails();
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
+        assert!(cache.invalidate("k").await.unwrap().is_confirmed());
+        assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
+    }
+}
+
+#[tokio::test]
+async fn expire_beats_a_load_under_way() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(S).has("2");
+    let caller = asking(&cache, &db).await;
+    assert!(cache.expire("k").await.unwrap().is_confirmed());
+    world.pass(S).await;
+    assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert_eq!(look(&cache).await, MISS);
+    assert_eq!(look(&cache.access(Access::AllowStale)).await, saw(Outcome::Stale, "1"));
+}
+
+#[tokio::test]
+async fn an_absence_has_a_ttl_and_an_outcome_of_its_own() {
+    let world = World::new();
+    for cache in [world.local(policy().absent_ttl(2 * S)), world.node(policy().absent_ttl(2 * S))] {
+        let db = world.db();
+        db.answers(|| Ok(Loaded::absent()));
+        let absent = Ok((Outcome::Absent, None));
+        assert_eq!(ask(&cache, &db).await, Ok((Outcome::Loaded, None)));
+        assert_eq!(ask(&cache, &db).await, absent);
+        assert_eq!(look(&cache).await, absent);
+        assert_eq!(db.loads(), 1);
+        // A loader that promises a plain value gets a typed error.
+        let plain = cache.get_or_set("k", || async { Ok::<_, DbError>(String::new()) }).await;
+        assert_eq!(plain.unwrap_err().kind(), ErrorKind::Absent);
+        world.pass(2 * S).await;
+        assert_eq!(look(&cache).await, MISS, "no grace for what is not there");
+        // Its own ttl beats the policy's.
+        db.answers(|| Ok(Loaded::absent().ttl(5 * S)));
+        ask(&cache, &db).await.unwrap();
+        world.pass(4 * S).await;
+        assert_eq!(look(&cache).await, absent);
+        let stats = cache.stats();
+        assert_eq!((stats.hits(), stats.outcome(Outcome::Absent)), (0, 4));
+        counted(&cache, 7);
+        confirmed(cache.invalidate("k").await);
+    }
+}
+
+/// A record that is gone at refresh is not served as stale, whether or not absences are remembered (N5).
+#[tokio::test]
+async fn an_absence_ends_the_value_that_was_there() {
+    let world = World::new();
+    for absent_ttl in [0 * S, 3 * S] {
+        let (cache, db) = (world.node(policy().absent_ttl(absent_ttl)), world.db());
+        ask(&cache, &db).await.unwrap();
+        world.pass(11 * S).await;
+        db.answers(|| Ok(Loaded::absent()));
+        assert_eq!(ask(&cache, &db).await, Ok((Outcome::Loaded, None)));
+        world.pass(3 * S).await;
+        db.fails();
+        assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
+        assert_eq!(look(&cache.access(Access::AllowStale)).await, MISS);
+        assert_eq!(look(&world.node(policy()).access(Access::AllowStale)).await, MISS);
+    }
+}
+
+#[tokio::test]
+async fn do_not_store_leaves_levels_alone() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    world.l2.reset();
+    db.answers(|| Ok(Loaded::do_not_store(Some("partial".to_owned()))));
+    for _ in 0..2 {
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "partial"));
+    }
+    assert_eq!(look(&cache.access(Access::AllowStale)).await, saw(Outcome::Stale, "1"));
+    assert_eq!((world.l2.calls(ChaosOp::Put), world.l2.calls(ChaosOp::Remove)), (0, 0));
+    assert_eq!(world.load_events(|end, _| end == LoadEnd::NotStored), 2);
+}
+
+#[tokio::test]
+async fn a_failure_without_an_error_type_is_a_failure() {
+    let world = World::new();
+    let (cache, db) = (world.local(policy()), world.db());
+    db.answers(|| Ok(Loaded::failed("out of order")));
+    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
+    db.has("1");
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.answers(|| Ok(Loaded::failed("out of order")));
+    assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
+}
+
+/// Access modes do not weaken the rest: a sick level costs a reload nothing but its write.
+#[tokio::test]
+async fn a_reload_with_the_shared_level_down_answers() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    world.l2.set_all(Fault::Fail);
+    for access in [Access::Reload, Access::Bypass, Access::AllowStale] {
+        let (_, value) = ask(&cache.access(access), &db).await.unwrap();
+        assert_eq!(value.as_deref(), Some("1"), "{access:?}");
+    }
+    settled().await;
+}

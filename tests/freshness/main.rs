@@ -1,0 +1,13 @@
+//! Promises 1, 3 to 5, 7 and 12: how long entries live, how loads are held, and what a failing loader or a sick level
+//! costs. The scenarios by id, in virtual time: nothing here sleeps.
+
+mod access;
+mod config;
+mod early;
+mod fail_safe;
+mod level_down;
+mod limits;
+mod shutdown;
+mod single_flight;
+mod windows;
+mod world;

@@ -1,0 +1,195 @@
+//! O10: `close` drains, then aborts, and nothing is stored after it returned.
+
+use traced_cache::{Delivery, ErrorKind, Outcome, Policy, testing::Fault};
+
+use crate::world::{MS, S, World, ask, asking, confirmed, saw, settled};
+
+fn policy() -> Policy {
+    Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
+}
+
+#[tokio::test]
+async fn o10_close_waits_for_a_load_that_ends_in_time() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    db.takes(2 * S);
+    let caller = asking(&cache, &db).await;
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(5 * S).await }
+    });
+    world.pass(S).await;
+    assert!(!closing.is_finished());
+    world.pass(S).await;
+    let closed = closing.await.unwrap();
+    assert!(closed.is_drained() && closed.undelivered().is_empty());
+    assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "1"));
+}
+
+#[tokio::test]
+async fn o10_close_aborts_a_background_load_after_its_limit() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    let before = world.l2.inner().peek("things:k");
+    world.pass(11 * S).await;
+    db.takes(1_000 * S).has("2");
+    let caller = asking(&cache, &db).await;
+    world.pass(100 * MS).await;
+    assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(5 * S).await }
+    });
+    world.pass(5 * S - MS).await;
+    assert!(!closing.is_finished());
+    world.pass(MS).await;
+    assert!(!closing.await.unwrap().is_drained());
+    assert_eq!(cache.stats().flights, 0);
+    world.pass(1_000 * S).await;
+    let now = world.l2.inner().peek("things:k");
+    assert!(now.is_none() || now == before);
+    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn o10_a_waiting_caller_is_told() {
+    let world = World::new();
+    let (cache, db) = (world.local(Policy::ttl(10 * S)), world.db());
+    db.takes(1_000 * S);
+    let callers = [asking(&cache, &db).await, asking(&cache, &db).await];
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(S).await }
+    });
+    world.pass(S).await;
+    assert!(!closing.await.unwrap().is_drained());
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), Err(ErrorKind::LoadAborted));
+    }
+}
+
+/// From the call on, not from its end: else a busy cache would never drain.
+#[tokio::test]
+async fn o10_calls_are_refused_while_it_drains() {
+    let world = World::new();
+    for cache in [world.local(policy()), world.node(policy())] {
+        let db = world.db();
+        confirmed(cache.set("warm", "w".to_owned()).await);
+        db.takes(2 * S);
+        let caller = asking(&cache, &db).await;
+        let closing = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.close(5 * S).await }
+        });
+        settled().await;
+        let closed = Some(ErrorKind::Closed);
+        assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Closed), "not even to join");
+        assert_eq!(cache.get("warm").await.map_err(|e| e.kind()), Err(ErrorKind::Closed));
+        assert_eq!(cache.set("x", "y".to_owned()).await.err().map(|e| e.kind()), closed);
+        assert_eq!(cache.invalidate("x").await.err().map(|e| e.kind()), closed);
+        assert_eq!(cache.expire("x").await.err().map(|e| e.kind()), closed);
+        assert_eq!(cache.clear().await.err().map(|e| e.kind()), closed);
+        assert_eq!(cache.get_many(["x"]).await.err().map(|e| e.kind()), closed);
+        assert_eq!(cache.refresh("x", &db, |db, _| db.load()).await.err().map(|e| e.kind()), closed);
+        world.pass(2 * S).await;
+        assert!(closing.await.unwrap().is_drained());
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "1"));
+        assert_eq!(db.loads(), 1);
+    }
+}
+
+/// Reads and writes of callers are no tasks of the cache: they may come back to life after `close` returned.
+#[tokio::test]
+async fn o10_a_caller_that_was_under_way_stores_nothing_afterwards() {
+    let world = World::new();
+    let (first, db) = (world.node(policy()), world.db());
+    ask(&first, &db).await.unwrap();
+    let memory = crate::world::memory();
+    let cache = world
+        .builder(policy())
+        .level(memory.clone())
+        .level(std::sync::Arc::clone(&world.l2))
+        .build()
+        .unwrap();
+    world.l2.set_all(Fault::Hang);
+    // A read whose answer would fill memory, and a write that waits for its turn behind another.
+    let read = asking(&cache, &db).await;
+    let writes: Vec<_> = ["2", "3"]
+        .map(|value| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.set("w", value.to_owned()).await })
+        })
+        .into_iter()
+        .collect();
+    settled().await;
+    let closed = cache.close(0 * S).await;
+    assert!(closed.is_drained(), "no load was under way");
+    world.up();
+    world.pass(S).await;
+    let _ = read.await.unwrap();
+    for write in writes {
+        let _ = write.await.unwrap();
+    }
+    memory.maintain();
+    assert_eq!(cache.stats().levels[0].entries, Some(0));
+}
+
+#[tokio::test]
+async fn close_reports_what_a_level_has_not_heard() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.down();
+    assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Pending);
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(3 * S).await }
+    });
+    world.pass(3 * S).await;
+    let closed = closing.await.unwrap();
+    assert!(!closed.is_drained());
+    let told: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.key.clone())).collect();
+    assert_eq!(told, [(1, Some("k".to_owned()))]);
+    assert!(!format!("{closed:?}").contains("\"k\""), "keys stay out of Debug");
+}
+
+#[tokio::test]
+async fn close_delivers_what_a_level_hears_in_time() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.down();
+    assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Pending);
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(60 * S).await }
+    });
+    settled().await;
+    world.up();
+    for _ in 0..10 {
+        world.pass(S).await;
+    }
+    let closed = closing.await.unwrap();
+    assert!(closed.is_drained() && closed.undelivered().is_empty());
+    assert!(world.l2.inner().peek("things:k").is_none());
+}
+
+/// Values that were to be written behind the caller are written before it ends.
+#[tokio::test]
+async fn close_waits_for_background_writes() {
+    let world = World::new();
+    let cache = world.node_with(policy(), |level| level.background(true).budget(10 * S));
+    assert_eq!(cache.set("a", "1".to_owned()).await.unwrap(), Delivery::Pending);
+    settled().await;
+    world.l2.set_all(Fault::Delay(S));
+    assert_eq!(cache.set("k", "1".to_owned()).await.unwrap(), Delivery::Pending);
+    assert!(world.l2.inner().peek("things:k").is_none());
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(5 * S).await }
+    });
+    world.pass(S).await;
+    assert!(closing.await.unwrap().is_drained());
+    assert!(world.l2.inner().peek("things:k").is_some());
+}

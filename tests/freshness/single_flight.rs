@@ -1,0 +1,314 @@
+//! Group S, and the cap on loads.
+
+use std::time::Duration;
+
+use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
+
+use crate::world::{DbError, MS, S, World, ask, ask_for, asking, counted, look, saw, settled};
+
+#[tokio::test]
+async fn s1_a_thousand_callers_one_load() {
+    let world = World::new();
+    for cache in [world.local(Policy::ttl(60 * S)), world.node(Policy::ttl(60 * S))] {
+        let db = world.db();
+        db.takes(S);
+        let callers: Vec<_> = (0..1_000)
+            .map(|_| {
+                let (cache, db) = (cache.clone(), db.clone());
+                tokio::spawn(async move { ask(&cache, &db).await })
+            })
+            .collect();
+        world.pass(S).await;
+        let mut loaded = 0;
+        for caller in callers {
+            let (outcome, value) = caller.await.unwrap().unwrap();
+            assert_eq!(value.as_deref(), Some("1"));
+            loaded += u32::from(outcome == Outcome::Loaded);
+        }
+        let stats = cache.stats();
+        assert_eq!((db.loads(), loaded), (1, 1));
+        assert_eq!((stats.misses(), stats.coalesced(), stats.hits()), (1, 999, 0), "{stats:?}");
+        counted(&cache, 1_000);
+        assert_eq!(stats.flights, 0);
+    }
+}
+
+#[tokio::test]
+async fn s2_keys_load_side_by_side() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(60 * S)), world.db());
+    db.takes(S);
+    let callers: Vec<_> = (0..20_u32)
+        .map(|key| {
+            let (cache, db) = (cache.clone(), db.clone());
+            tokio::spawn(async move { ask_for(&cache, key, &db).await })
+        })
+        .collect();
+    world.pass(S).await;
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "1"));
+    }
+    assert_eq!((db.loads(), db.most_at_once()), (20, 20));
+}
+
+#[tokio::test]
+async fn s4_waiters_share_the_error_and_its_cause() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(60 * S)), world.db());
+    db.takes(S).fails();
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let (cache, db) = (cache.clone(), db.clone());
+            tokio::spawn(async move { cache.get_or_set_with("k", &db, |db, _| db.load()).await })
+        })
+        .collect();
+    world.pass(S).await;
+    for caller in callers {
+        let error = caller.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Load);
+        assert_eq!(error.load_error::<DbError>(), Some(&DbError("no database")));
+    }
+    assert_eq!(db.loads(), 1);
+    let stats = cache.stats();
+    assert_eq!((stats.misses(), stats.coalesced(), stats.load_errors), (1, 99, 1));
+    counted(&cache, 100);
+}
+
+#[tokio::test]
+async fn s5_a_failed_flight_is_not_remembered() {
+    let world = World::new();
+    let (cache, db) = (world.local(Policy::ttl(60 * S)), world.db());
+    db.fails();
+    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
+    db.has("2");
+    assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "2"));
+    assert_eq!(db.loads(), 2);
+}
+
+#[tokio::test]
+async fn s10_with_the_shared_level_down_the_load_runs_here() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(60 * S)), world.db());
+    world.down();
+    assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
+    assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));
+    assert_eq!(db.loads(), 1);
+}
+
+#[tokio::test]
+async fn s11_a_waiter_with_a_stale_value_waits_its_budget_only() {
+    let world = World::new();
+    let policy = Policy::ttl(S).grace(60 * S).wait(50 * MS);
+    let (cache, db) = (world.local(policy), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(2 * S).await;
+    db.takes(10 * S).has("2");
+    let leader = asking(&cache, &db).await;
+    let waiter = asking(&cache, &db).await;
+    world.pass(49 * MS).await;
+    assert!(!waiter.is_finished());
+    world.pass(MS).await;
+    assert_eq!(waiter.await.unwrap(), saw(Outcome::Stale, "1"));
+    assert!(!leader.is_finished(), "the budget is for waiters");
+    world.pass(10 * S).await;
+    assert_eq!(leader.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert_eq!(db.loads(), 2);
+}
+
+/// Promise 1: a waiter whose budget ends may load for itself; that value stays out of the shared level.
+#[tokio::test]
+async fn s11_a_waiter_without_one_loads_for_itself() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(60 * S).wait(50 * MS)), world.db());
+    db.takes(10 * S);
+    let leader = asking(&cache, &db).await;
+    db.takes(S).has("2");
+    let waiter = asking(&cache, &db).await;
+    world.pass(50 * MS).await;
+    assert_eq!(db.loads(), 2);
+    world.pass(S).await;
+    assert_eq!(waiter.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert!(world.l2.inner().peek("things:k").is_none());
+    world.pass(10 * S).await;
+    assert_eq!(leader.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert!(world.l2.inner().peek("things:k").is_some());
+}
+
+/// The soft limit may end before the wait budget: with the stale value gone by then, the waiter still has its budget.
+#[tokio::test]
+async fn s11_a_stale_value_that_dies_while_waiting_does_not_end_the_wait() {
+    let world = World::new();
+    let policy = Policy::ttl(S).grace(2 * S).soft_limit(100 * MS).wait(5 * S).throttle(Duration::ZERO);
+    let (cache, db) = (world.local(policy), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(2 * S - 50 * MS).await;
+    db.takes(S).has("2");
+    let leader = asking(&cache, &db).await;
+    let waiter = asking(&cache, &db).await;
+    world.pass(100 * MS).await;
+    assert_eq!(db.loads(), 2, "nobody loads for itself yet");
+    world.pass(S).await;
+    assert_eq!(leader.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert_eq!(waiter.await.unwrap(), saw(Outcome::Coalesced, "2"));
+    assert_eq!(db.loads(), 2);
+}
+
+#[tokio::test]
+async fn s13_a_set_beats_a_load_under_way() {
+    let world = World::new();
+    for cache in [world.local(Policy::ttl(60 * S)), world.node(Policy::ttl(60 * S))] {
+        let db = world.db();
+        db.takes(S);
+        let caller = asking(&cache, &db).await;
+        assert!(cache.set("k", "set".to_owned()).await.unwrap().is_confirmed());
+        assert_eq!(look(&cache).await, saw(Outcome::Hit, "set"));
+        world.pass(S).await;
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "1"), "its own callers get what it loaded");
+        assert_eq!(look(&cache).await, saw(Outcome::Hit, "set"));
+        assert_eq!(cache.stats().overtaken, 1);
+    }
+    let other = world.node(Policy::ttl(60 * S));
+    assert_eq!(look(&other).await, saw(Outcome::Hit, "set"));
+}
+
+#[tokio::test]
+async fn a_failing_refresh_does_not_take_a_stale_value_from_those_who_join_it() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(S).grace(60 * S)), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(2 * S).await;
+    db.takes(S).fails();
+    let refresh = tokio::spawn({
+        let (cache, db) = (cache.clone(), db.clone());
+        async move { cache.refresh("k", &db, |db, _| db.load()).await.map(drop) }
+    });
+    settled().await;
+    let caller = asking(&cache, &db).await;
+    world.pass(S).await;
+    assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
+    assert_eq!(refresh.await.unwrap().unwrap_err().kind(), ErrorKind::Load);
+    assert_eq!(db.loads(), 2);
+}
+
+#[tokio::test]
+async fn a_refresh_or_a_bypass_under_way_does_not_keep_a_level_from_answering() {
+    let world = World::new();
+    let (cache, db) = (world.bare(Policy::ttl(60 * S)), world.db());
+    ask(&cache, &db).await.unwrap();
+    db.takes(S);
+    for access in [Access::Reload, Access::Bypass] {
+        let other = asking(&cache.access(access), &db).await;
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"), "{access:?}");
+        world.pass(S).await;
+        assert_eq!(other.await.unwrap(), saw(Outcome::Loaded, "1"));
+    }
+}
+
+#[tokio::test]
+async fn loads_at_once_are_capped_and_queue() {
+    let world = World::new();
+    let (cache, db) = (world.local(Policy::ttl(60 * S).loads(3)), world.db());
+    db.takes(S);
+    let callers: Vec<_> = (0..9_u32)
+        .map(|key| {
+            let (cache, db) = (cache.clone(), db.clone());
+            tokio::spawn(async move { ask_for(&cache, key, &db).await })
+        })
+        .collect();
+    for round in 1..=3 {
+        settled().await;
+        assert_eq!(db.loads(), 3 * round);
+        world.pass(S).await;
+    }
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Loaded, "1"));
+    }
+    assert_eq!(db.most_at_once(), 3);
+}
+
+async fn nested(cache: TracedCache<String>, inner: &'static str) -> Result<String, traced_cache::Error> {
+    let found = cache.get_or_set(inner, || async { Ok::<_, DbError>("inner".to_owned()) }).await?;
+    Ok(format!("outer of {found}"))
+}
+
+/// A loader that asks its cache for another key must not wait for its own place under the cap.
+#[tokio::test]
+async fn a_capped_load_may_ask_for_another_key() {
+    let world = World::new();
+    let cache = world.local(Policy::ttl(60 * S).loads(1).hard_limit(None));
+    let own = cache.clone();
+    let caller = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.get_or_set("a", move || nested(own, "b")).await }
+    });
+    world.pass(S).await;
+    assert!(caller.is_finished(), "a deadlock");
+    assert_eq!(*caller.await.unwrap().unwrap(), "outer of inner");
+}
+
+/// Nor for that of a load which waits behind it in the queue.
+#[tokio::test]
+async fn a_capped_load_may_join_one_that_queues_behind_it() {
+    let world = World::new();
+    let cache = world.local(Policy::ttl(60 * S).loads(1).hard_limit(None));
+    let (own, clock) = (cache.clone(), world.clock.clone());
+    let first = tokio::spawn({
+        let cache = cache.clone();
+        async move {
+            let load = move || async move {
+                clock.sleep(S).await;
+                nested(own, "b").await
+            };
+            cache.get_or_set("a", load).await
+        }
+    });
+    settled().await;
+    let db = world.db();
+    let queued = tokio::spawn({
+        let (cache, db) = (cache.clone(), db.clone());
+        async move { ask_for(&cache, "b", &db).await }
+    });
+    settled().await;
+    assert_eq!(db.loads(), 0, "it queues");
+    world.pass(S).await;
+    assert!(first.is_finished() && queued.is_finished(), "a deadlock");
+    assert_eq!(*first.await.unwrap().unwrap(), "outer of 1");
+    assert_eq!(queued.await.unwrap(), saw(Outcome::Loaded, "1"));
+}
+
+/// A batch is held by the same policy as a single key.
+#[tokio::test]
+async fn a_batch_answers_stale_within_its_windows_and_limits() {
+    let world = World::new();
+    let policy = Policy::ttl(10 * S).grace(60 * S).revalidate(5 * S).soft_limit(S);
+    let (cache, db) = (world.node(policy), world.db());
+    let batch = |keys: &'static [&'static str]| {
+        let (cache, db) = (cache.clone(), db.clone());
+        tokio::spawn(async move {
+            let found = cache.get_or_set_many(keys.iter().copied(), &db, |db, keys| db.load_many(keys)).await;
+            found.map(|all| all.into_iter().map(|v| v.map(|v| v.to_string())).collect::<Vec<_>>())
+        })
+    };
+    batch(&["a", "b"]).await.unwrap().unwrap();
+    world.pass(12 * S).await;
+    db.takes(3 * S).has("2");
+    // Within the revalidate window: stale at once, one refresh of both.
+    let stale = batch(&["a", "b"]).await.unwrap().unwrap();
+    assert_eq!(stale, [Some("1".to_owned()), Some("1".to_owned())]);
+    assert_eq!(db.loads(), 2);
+    // A key that nobody has is waited for; the others are not.
+    let mixed = batch(&["a", "c"]);
+    world.pass(3 * S).await;
+    assert_eq!(mixed.await.unwrap().unwrap(), [Some("1".to_owned()), Some("2".to_owned())]);
+    assert_eq!(db.loads(), 3);
+    // Past the window: the soft limit.
+    world.pass(16 * S).await;
+    db.has("3");
+    let late = batch(&["a", "b"]);
+    world.pass(S).await;
+    assert!(late.is_finished());
+    assert_eq!(late.await.unwrap().unwrap(), [Some("2".to_owned()), Some("2".to_owned())]);
+    world.pass(2 * S).await;
+    assert_eq!(ask_for(&cache, "a", &db).await, saw(Outcome::Hit, "3"));
+    assert_eq!(db.loads(), 4);
+}
