@@ -49,6 +49,15 @@ async fn memcached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_of_memcached() {
+    let (Some(a), Some(b)) = (MemcachedServer::start(), MemcachedServer::start()) else { return };
+    let provider = MemcachedProvider::builder(a.url()).key_prefix("app:").build().unwrap();
+    conformance::leases::run(Arc::new(provider), Options::default()).await;
+    let provider = MemcachedProvider::builder(a.url()).server(b.url()).build().unwrap();
+    conformance::leases::run(Arc::new(provider), Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_memcached_servers() {
     let (Some(a), Some(b), Some(c)) =
         (MemcachedServer::start(), MemcachedServer::start(), MemcachedServer::start())

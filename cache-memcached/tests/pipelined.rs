@@ -7,6 +7,10 @@
 mod common;
 #[path = "suite/faults.rs"]
 mod faults;
+#[path = "suite/leases.rs"]
+mod leases;
+#[path = "suite/life.rs"]
+mod life;
 #[path = "suite/pipeline.rs"]
 mod pipeline;
 #[path = "suite/real.rs"]

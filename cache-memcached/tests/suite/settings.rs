@@ -43,6 +43,7 @@ fn describes_itself() {
     let two = builder(URL).server("memcached://b").build().unwrap();
     assert_eq!(two.describe(), Description::local("memcached"));
     assert!(one.capabilities().remote);
+    assert_eq!(one.leases().is_some(), !crate::POOLED);
     assert_eq!(one.capabilities().ttl_step, Duration::from_secs(1));
 }
 

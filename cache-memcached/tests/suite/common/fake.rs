@@ -14,9 +14,9 @@ pub struct Peer(pub BufReader<TcpStream>);
 impl Peer {
     /// The next request line, without its end; `None` when the client has hung up.
     pub async fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        match self.0.read_line(&mut line).await {
-            Ok(n) if n > 0 => Some(line.trim_end().to_owned()),
+        let mut line = Vec::new();
+        match self.0.read_until(b'\n', &mut line).await {
+            Ok(n) if n > 0 => Some(String::from_utf8_lossy(&line).trim_end().to_owned()),
             _ => None,
         }
     }
