@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::Semaphore;
 use traced_cache::{
     Delivery, Level, Memory, Outcome, Policy, TracedCache,
-    testing::{Chaos, Fault, Hub, Link, MapProvider},
+    testing::{Chaos, ChaosOp, Fault, Hub, Link, MapProvider},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -217,4 +217,24 @@ async fn s8_a_node_that_dies_while_loading_keeps_others_waiting_for_its_lease_on
     assert_eq!(*load(&b.cache, "new").await, "new");
     assert!(started.elapsed() < Duration::from_secs(20));
     doomed.abort();
+}
+
+/// Between two remote levels the nearer one's lease is taken before the deeper one is read, also by a plain `get`.
+#[tokio::test]
+async fn a_lease_that_no_fill_uses_is_given_back() {
+    let (near, deep) =
+        (Arc::new(Chaos::new(MapProvider::new().leasing())), Arc::new(MapProvider::new().leasing()));
+    let cache = TracedCache::<String>::builder("users")
+        .level(Memory::entries(100))
+        .level(Level::new(Arc::clone(&near)).budget(MINUTE))
+        .level(Level::new(deep).budget(MINUTE))
+        .build()
+        .unwrap();
+    assert!(cache.get("k").await.unwrap().is_none());
+    assert_eq!(near.calls(ChaosOp::Acquire), 1);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while near.calls(ChaosOp::Release) == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "others wait for a lease that nobody uses");
+        tokio::task::yield_now().await;
+    }
 }
