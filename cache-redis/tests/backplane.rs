@@ -138,7 +138,9 @@ async fn every_node_hears_every_message_of_its_cache_in_order() {
 #[tokio::test]
 async fn whoever_comes_later_is_told_when_it_hears() {
     let server = RedisServer::start();
-    let backplane = backplane(&server);
+    // No heartbeat falls into the test: who comes is not left to wait for the next.
+    let provider = RedisProvider::builder(server.url()).heartbeat(Duration::from_secs(3600)).build().unwrap();
+    let backplane = provider.backplane();
     let first = listen(&backplane, "users").await;
     publish(&backplane, "users", "one").await;
     first.until_heard("one").await;
