@@ -192,6 +192,12 @@ impl<T: Value> Inner<T> {
             keys: flights.len(),
             root: load.terms.background,
         });
+        if !load.terms.read && load.terms.store {
+            // No level has been asked yet: one whose epoch is unknown could not be filled.
+            for tier in self.remote() {
+                tier.know_epoch(&self.around).await;
+            }
+        }
         let Begun { stamps, seen } = self.begin();
         let born = self.now();
         for flight in flights {

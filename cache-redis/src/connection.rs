@@ -12,8 +12,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, Value,
+    aio::{MultiplexedConnection, SendError},
 };
 use tokio::{
     net::TcpStream,
@@ -27,6 +27,10 @@ use crate::{Error, ErrorKind, address::Endpoint, settings::Settings};
 /// Requests that may wait for the socket before their callers do. Above the client's 50, which costs throughput as soon
 /// as more callers than that are at work.
 const QUEUE: usize = 512;
+
+/// Takes what the server sends of its own accord, in the task that reads, with the connection's generation. Must not
+/// block.
+pub(crate) type Hears = Arc<dyn Fn(u64, PushInfo) + Send + Sync>;
 
 /// A connection that is ready for requests. Ends when the last holder lets go.
 pub(crate) struct Link {
@@ -54,10 +58,14 @@ pub(crate) struct Server {
 /// Connects, and takes all steps on the new connection before it is handed to any caller. Bounded by the connect timeout.
 ///
 /// The driver's handle ends when the connection is lost, for whatever reason.
-pub(crate) async fn establish(settings: &Settings, generation: u64) -> Result<(Link, JoinHandle<()>), Error> {
+pub(crate) async fn establish(
+    settings: &Settings,
+    generation: u64,
+    hears: Option<Hears>,
+) -> Result<(Link, JoinHandle<()>), Error> {
     let limit = settings.connect_timeout;
     let attempt = async {
-        let (connection, driver) = connect(settings).await?;
+        let (connection, driver) = connect(settings, generation, hears).await?;
         let end = Arc::new(End::default());
         let told = TellsEnd(Arc::clone(&end));
         let driver = tokio::spawn(async move {
@@ -88,7 +96,11 @@ pub(crate) async fn establish(settings: &Settings, generation: u64) -> Result<(L
 
 type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn connect(settings: &Settings) -> Result<(MultiplexedConnection, Driver), RedisError> {
+async fn connect(
+    settings: &Settings,
+    generation: u64,
+    hears: Option<Hears>,
+) -> Result<(MultiplexedConnection, Driver), RedisError> {
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_db(settings.database)
@@ -100,7 +112,13 @@ async fn connect(settings: &Settings) -> Result<(MultiplexedConnection, Driver),
         info = info.set_password(&password.0);
     }
     // No timer per request: levels bound their calls, and the keeper watches for a connection that is stuck.
-    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+    let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
+    if let Some(hears) = hears {
+        config = config.set_push_sender(move |push| {
+            hears(generation, push);
+            Ok::<(), SendError>(())
+        });
+    }
     match &settings.endpoint {
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -181,6 +199,32 @@ impl Link {
         let mut connection = self.connection.clone();
         let replies = self.unless_ended(connection.send_packed_commands(commands, 0, count)).await;
         self.note(replies)
+    }
+
+    /// Waits for the server's confirmation.
+    pub(crate) async fn subscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.connection.clone();
+        let reply = self.unless_ended(connection.subscribe(channels)).await;
+        self.note(reply)
+    }
+
+    /// Waits for the server's confirmation.
+    pub(crate) async fn unsubscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.connection.clone();
+        let reply = self.unless_ended(connection.unsubscribe(channels)).await;
+        self.note(reply)
+    }
+
+    /// Until the connection has ended.
+    pub(crate) async fn ended(&self) {
+        let mut told = pin!(self.end.told.notified());
+        // Registered before the look, so that an end in between is not missed.
+        told.as_mut().enable();
+        if !self.end.reached.load(Ordering::SeqCst) {
+            told.await;
+        }
     }
 
     /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when

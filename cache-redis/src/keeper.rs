@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     Error, ErrorKind,
     backoff::Backoff,
-    connection::{Link, establish},
+    connection::{Hears, Link, establish},
     settings::Settings,
 };
 
@@ -61,11 +61,21 @@ pub(crate) struct Keeper {
     /// Whether the connection lives on a runtime of several workers.
     several_workers: AtomicBool,
     renew: Notify,
+    hears: Option<Hears>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Self::with(settings, None)
+    }
+
+    /// One whose connections hear what the server sends of its own accord.
+    pub(crate) fn hearing(settings: Settings, hears: Hears) -> Arc<Self> {
+        Self::with(settings, Some(hears))
+    }
+
+    fn with(settings: Settings, hears: Option<Hears>) -> Arc<Self> {
         Arc::new(Self {
             settings,
             state: watch::Sender::new(State::Idle),
@@ -73,6 +83,7 @@ impl Keeper {
             time_offset_ms: AtomicI64::new(0),
             several_workers: AtomicBool::new(false),
             renew: Notify::new(),
+            hears,
             task: Mutex::new(None),
         })
     }
@@ -102,6 +113,20 @@ impl Keeper {
     /// The connection that comes after the one of that generation, which has been seen to break.
     pub(crate) async fn link_after(self: &Arc<Self>, generation: u64) -> Result<Arc<Link>, Error> {
         self.wait(Some(generation)).await
+    }
+
+    /// The next connection but the one of that generation, however long it takes. `None`: closed, or no runtime.
+    pub(crate) async fn up(self: &Arc<Self>, lost: Option<u64>) -> Option<Arc<Link>> {
+        let mut changes = self.state.subscribe();
+        loop {
+            self.start_if_idle().ok()?;
+            match &*changes.borrow_and_update() {
+                State::Up(link) if lost != Some(link.generation) => return Some(Arc::clone(link)),
+                State::Closed => return None,
+                _ => {}
+            }
+            changes.changed().await.ok()?;
+        }
     }
 
     fn settled(&self, lost: Option<u64>) -> Option<Result<Arc<Link>, Error>> {
@@ -185,14 +210,14 @@ impl Keeper {
         // `slot`, with a link perhaps, is dropped here, outside of the lock.
     }
 
-    async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         // An error means that the sender is gone, which `self` holds.
         let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await;
     }
 
     async fn connect(&self) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        let (link, driver) = establish(&self.settings, generation).await?;
+        let (link, driver) = establish(&self.settings, generation, self.hears.clone()).await?;
         self.several_workers.store(Handle::current().metrics().num_workers() > 1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Put
 use redis::cmd;
 
 use crate::{
-    Error, RedisProviderBuilder,
+    Error, RedisBackplane, RedisProviderBuilder,
     address::Endpoint,
     gather::Gatherer,
     keeper::{Keeper, State},
@@ -55,6 +55,11 @@ impl RedisProvider {
     /// Why the server cannot be used. The provider goes on trying in the background and stays usable.
     pub async fn connect(&self) -> Result<(), Error> {
         self.keeper().link().await.map(drop)
+    }
+
+    /// A backplane on the same server with the same settings, over a connection of its own. No I/O, no task.
+    pub fn backplane(&self) -> RedisBackplane {
+        RedisBackplane::new(self.keeper().settings.clone())
     }
 
     pub(crate) fn keeper(&self) -> &Arc<Keeper> {

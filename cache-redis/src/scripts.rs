@@ -80,13 +80,12 @@ return 1",
 });
 
 /// Makes a key a miss and revokes its lease where the server is out of memory and refuses everything else: a transaction
-/// as well. With a token, only if that lease still holds. A client that tracks the key hears of it: that costs a miss.
+/// as well. A script whose first write takes no memory, such as `DEL`, is let run to its end. With a token, only if that lease still holds. A client that tracks the key hears of it: that costs a miss.
 ///
 /// Keys: value, lease. Arguments: tombstone, its life in ms, perhaps a token.
 pub(crate) static VOID: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
-#!lua flags=allow-oom
 if ARGV[3] and redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

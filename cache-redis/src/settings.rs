@@ -22,6 +22,15 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
     pub(crate) value_max: usize,
+    pub(crate) heartbeat: Duration,
+    pub(crate) heartbeat_timeout: Duration,
+}
+
+impl Settings {
+    /// The longest silence of a backplane that goes unnoticed.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heartbeat.saturating_add(self.heartbeat_timeout)
+    }
 }
 
 /// Builds a [`RedisProvider`]. See the [crate's front page](crate) for a table of the settings.
@@ -36,6 +45,8 @@ pub struct RedisProviderBuilder {
     connect_timeout: Duration,
     response_timeout: Duration,
     value_max: usize,
+    heartbeat: Duration,
+    heartbeat_timeout: Duration,
 }
 
 impl RedisProviderBuilder {
@@ -49,6 +60,8 @@ impl RedisProviderBuilder {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
             value_max: VALUE_MAX,
+            heartbeat: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(1),
         }
     }
 
@@ -97,6 +110,19 @@ impl RedisProviderBuilder {
         self
     }
 
+    /// How often a backplane made from this provider sends itself a sign of life. Default: 1 s.
+    pub fn heartbeat(mut self, every: Duration) -> Self {
+        self.heartbeat = every;
+        self
+    }
+
+    /// How long the backplane waits for a heartbeat beyond its time: heartbeat and timeout together are the longest
+    /// silence that goes unnoticed. Default: 1 s.
+    pub fn heartbeat_timeout(mut self, limit: Duration) -> Self {
+        self.heartbeat_timeout = limit;
+        self
+    }
+
     /// Checks the settings. No I/O, and no runtime needed: the first call (or [`RedisProvider::connect`]) connects.
     ///
     /// # Errors
@@ -109,9 +135,12 @@ impl RedisProviderBuilder {
             return Err(Error::config("key_prefix", format_args!("({} bytes)", self.prefix.len()), fix));
         }
         let span = Duration::from_millis(1)..=Duration::from_secs(3600);
-        for (field, value) in
-            [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)]
-        {
+        for (field, value) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("heartbeat", self.heartbeat),
+            ("heartbeat_timeout", self.heartbeat_timeout),
+        ] {
             if !span.contains(&value) {
                 return Err(Error::config(field, format_args!("{value:?}"), "choose between 1 ms and 1 h"));
             }
@@ -133,6 +162,8 @@ impl RedisProviderBuilder {
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
             value_max: self.value_max,
+            heartbeat: self.heartbeat,
+            heartbeat_timeout: self.heartbeat_timeout,
         }))
     }
 }
@@ -145,6 +176,8 @@ impl fmt::Debug for RedisProviderBuilder {
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("value_max", &self.value_max)
+            .field("heartbeat", &self.heartbeat)
+            .field("heartbeat_timeout", &self.heartbeat_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -181,11 +181,14 @@ async fn a_key_that_may_not_be_read_fails_alone() {
     let provider = RedisProvider::builder(url).build().unwrap();
     check(&provider, 0).await;
     let ids = ["0", "1", "2", "3"];
-    let found = join_all(ids.iter().map(|id| get(&provider, id))).await;
-    let found: Vec<_> = found.into_iter().map(Result::ok).collect();
-    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, false]);
-    assert!(
-        server.calls("mget") > 0
-            || server.command::<String>(&["INFO", "commandstats"]).unwrap().contains("mget")
-    );
+    // Whether four calls meet is a matter of timing: until some have been gathered.
+    for _ in 0..1_000 {
+        let found = join_all(ids.iter().map(|id| get(&provider, id))).await;
+        let found: Vec<_> = found.into_iter().map(Result::ok).collect();
+        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, false]);
+        if server.command::<String>(&["INFO", "commandstats"]).unwrap().contains("mget") {
+            return;
+        }
+    }
+    panic!("nothing was gathered");
 }

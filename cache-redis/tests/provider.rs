@@ -222,6 +222,8 @@ fn bad_settings_name_field_and_fix() {
         (RedisProvider::builder(url).connect_timeout(Duration::ZERO), "connect_timeout"),
         (RedisProvider::builder(url).response_timeout(Duration::MAX), "response_timeout"),
         (RedisProvider::builder(url).value_max(0), "value_max"),
+        (RedisProvider::builder(url).heartbeat(Duration::ZERO), "heartbeat"),
+        (RedisProvider::builder(url).heartbeat_timeout(Duration::MAX), "heartbeat_timeout"),
         (RedisProvider::builder(url).username("ann"), "password"),
     ] {
         let error = builder.build().unwrap_err();

@@ -40,6 +40,7 @@ async fn flap(backend: Backend) {
             })
         })
         .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
     while Instant::now() < end {
         backend.proxy.refuse();
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -2,7 +2,7 @@
 
 use traced_cache::{Delivery, ErrorKind, Outcome, Policy, testing::Fault};
 
-use crate::world::{MS, S, World, ask, asking, confirmed, saw, settled};
+use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
@@ -65,7 +65,7 @@ async fn o10_a_waiting_caller_is_told() {
     world.pass(S).await;
     assert!(!closing.await.unwrap().is_drained());
     for caller in callers {
-        assert_eq!(caller.await.unwrap(), Err(ErrorKind::LoadAborted));
+        assert_eq!(caller.await.unwrap(), Err(ErrorKind::Closed));
     }
 }
 
@@ -123,8 +123,8 @@ async fn o10_a_caller_that_was_under_way_stores_nothing_afterwards() {
         .into_iter()
         .collect();
     settled().await;
-    let closed = cache.close(0 * S).await;
-    assert!(closed.is_drained(), "no load was under way");
+    let closed = cache.close(ZERO).await;
+    assert!(!closed.is_drained(), "three callers were under way");
     world.up();
     world.pass(S).await;
     let _ = read.await.unwrap();

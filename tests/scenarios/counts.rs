@@ -207,7 +207,7 @@ async fn every_level_accounts_for_each_key_it_was_asked_for() {
                                 keys += 2;
                                 cache.get_many([key, key + 1]).await.unwrap();
                             }
-                            2 if key % 7 == 0 => drop(cache.invalidate(key).await.unwrap()),
+                            2 if key.is_multiple_of(7) => drop(cache.invalidate(key).await.unwrap()),
                             _ => {
                                 keys += 1;
                                 cache.get(key).await.unwrap();

@@ -38,11 +38,6 @@ impl Gate {
         patient(self.arrived.acquire()).await.unwrap().forget();
     }
 
-    /// Whether somebody has come that nobody has asked for yet.
-    pub(crate) fn is_reached(&self) -> bool {
-        self.arrived.available_permits() > 0
-    }
-
     pub(crate) fn open(&self) {
         self.way.add_permits(1);
     }

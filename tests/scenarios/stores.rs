@@ -38,10 +38,6 @@ impl MapProvider {
     pub(crate) fn plant(&self, joined: &str, bytes: impl Into<Bytes>) {
         self.items.lock().unwrap().insert(joined.to_owned(), bytes.into());
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.items.lock().unwrap().len()
-    }
 }
 
 #[async_trait]

@@ -83,6 +83,10 @@ async fn reload_does_not_read_and_stores() {
         };
         assert_eq!(reload.get_or_set_many(["k"], &(), load).await.unwrap(), [Some(3.into())]);
         assert_eq!(elsewhere(&stack, &cache, "k").await, Some(3));
+        // On a node that has not asked the level before, too.
+        let cold = stack.cache::<u64>(Policy::ttl(100 * S));
+        kit::load(&cold.access(Access::Reload), "k", &loads, 4_u64).await;
+        assert_eq!(elsewhere(&stack, &cold, "k").await, Some(4));
         // A reload that fails leaves what is there.
         assert!(kit::fail(&reload, "k", &loads).await.is_err());
         assert_eq!(kit::get(&cache, "k").await, Some(3));
@@ -166,6 +170,13 @@ async fn a_refresh_loads_whatever_is_held() {
         let fresh = cache.refresh("k", &(), |(), _| async { ok(2_u64) }).await.unwrap();
         assert_eq!(*fresh, 2);
         assert_eq!((kit::get(&cache, "k").await, elsewhere(&stack, &cache, "k").await), (Some(2), Some(2)));
+        let cold = stack.plain::<u64>();
+        cold.refresh("k", &(), |(), _| async { ok(2_u64) }).await.unwrap();
+        assert_eq!(
+            elsewhere(&stack, &cold, "k").await,
+            Some(2),
+            "of a node that has not asked the level before"
+        );
         let failed = cache.refresh("k", &(), |(), _| async { Err::<u64, _>(Down(4)) }).await.unwrap_err();
         assert_eq!(failed.load_error::<Down>(), Some(&Down(4)));
         assert_eq!(kit::get(&cache, "k").await, Some(2));
@@ -326,7 +337,7 @@ async fn nothing_is_stored_after_close_has_returned() {
         let returned = closing.is_finished();
         gate.open();
         let answer = kit::patient(setting).await.unwrap();
-        kit::patient(closing).await.unwrap();
+        let _ = kit::patient(closing).await.unwrap();
         assert!(!returned || answer.is_err(), "either it was waited for, or it was refused: {answer:?}");
         assert_eq!(cache.stats().levels[0].entries, Some(0));
         assert!(stack.hooks().calls().len() >= before);

@@ -1,0 +1,127 @@
+//! Who listens on a backplane, and the delivery to them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use cache_core::Listener;
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::Notify;
+
+/// Listeners by channel. Messages are handed over in the task that reads the connection, so nothing queues: who is slow
+/// slows the reader down, and the server cuts off a reader that is too slow, which is a gap.
+#[derive(Default)]
+pub(crate) struct Ears {
+    channels: Mutex<BTreeMap<String, Vec<Ear>>>,
+    delivery: Mutex<Delivery>,
+    /// A listener has come.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Clone)]
+struct Ear {
+    listener: Arc<dyn Listener>,
+    /// The connection from which it has begun to hear. 0: none so far.
+    hears: u64,
+}
+
+/// Held while listeners are called: one call at a time.
+#[derive(Default)]
+struct Delivery {
+    /// The connection whose messages count. What an older one still has is late: its listeners know of a gap.
+    connection: u64,
+    heard: Option<Instant>,
+}
+
+impl Ears {
+    pub(crate) fn add(&self, channel: String, listener: Arc<dyn Listener>) {
+        lock(&self.channels).entry(channel).or_default().push(Ear { listener, hears: 0 });
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.channels).is_empty()
+    }
+
+    /// Channels with listeners; forgets those who listen no more.
+    pub(crate) fn wanted(&self) -> BTreeSet<String> {
+        let mut channels = lock(&self.channels);
+        let mut gone = Vec::new();
+        channels.retain(|_, ears| {
+            gone.extend(ears.extract_if(.., |ear| ear.listener.is_closed()));
+            !ears.is_empty()
+        });
+        let wanted = channels.keys().cloned().collect();
+        drop(channels);
+        // A listener's own drop runs outside of the lock.
+        drop(gone);
+        wanted
+    }
+
+    /// From now on messages count that come over this connection.
+    pub(crate) fn begin(&self, connection: u64) {
+        let mut delivery = lock(&self.delivery);
+        delivery.connection = connection;
+        delivery.heard = Some(Instant::now());
+    }
+
+    /// When something came last.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        lock(&self.delivery).heard
+    }
+
+    /// What came over a connection.
+    pub(crate) fn push(&self, connection: u64, push: &PushInfo) {
+        let mut delivery = lock(&self.delivery);
+        if delivery.connection != connection {
+            return;
+        }
+        let (PushKind::Message, [Value::BulkString(channel), Value::BulkString(message)]) =
+            (&push.kind, push.data.as_slice())
+        else {
+            return;
+        };
+        delivery.heard = Some(Instant::now());
+        let Ok(channel) = std::str::from_utf8(channel) else { return };
+        let ears = lock(&self.channels).get(channel).cloned().unwrap_or_default();
+        for ear in ears {
+            ear.listener.message(message);
+        }
+    }
+
+    /// The server has confirmed these channels. Who has not heard them over this connection so far may have missed
+    /// something.
+    pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>) {
+        self.tell(|channel, ear| {
+            let begins = ear.hears != connection && confirmed.contains(channel);
+            if begins {
+                ear.hears = connection;
+            }
+            begins
+        });
+    }
+
+    /// The connection is lost: everybody may miss something.
+    pub(crate) fn down(&self) {
+        self.tell(|_, _| true);
+    }
+
+    fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool) {
+        let _delivery = lock(&self.delivery);
+        let mut told = Vec::new();
+        for (channel, ears) in &mut *lock(&self.channels) {
+            told.extend(
+                ears.iter_mut().filter_map(|ear| which(channel, ear).then(|| Arc::clone(&ear.listener))),
+            );
+        }
+        for listener in told {
+            listener.gap();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,350 @@
+//! What a cold key, a failing, panicking or hanging loader, callers that leave or stall, and a level that is down cost the
+//! callers of this cache.
+//!
+//!     cargo run --release --example torture
+//!
+//! One row per case. Exit code 1 unless each row of one process has one load, no caller hangs, every caller is served or
+//! given the loader's own error, and, where a load succeeds, the whole takes at most 1.3 of the load's time. Rows of two
+//! processes need `redis-server` or `memcached`; they are printed, and do not count.
+#![allow(clippy::print_stdout, reason = "its output is the point")]
+
+#[path = "shared/table.rs"]
+mod table;
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    process::{Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures::future::join_all;
+use test_servers::{MemcachedServer, RedisServer};
+use tokio::time::timeout;
+use traced_cache::{
+    BoxError, ErrorKind, Level, MemcachedProvider, Memory, Policy, RedisProvider, Result, TracedCache,
+};
+
+/// How long the load of a row takes.
+const LOAD: Duration = Duration::from_millis(200);
+/// A caller that has no answer by then hangs.
+const GIVE_UP: Duration = Duration::from_secs(8);
+
+type Cache = TracedCache<String>;
+
+#[derive(Debug)]
+struct Unavailable;
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the database is away")
+    }
+}
+
+impl StdError for Unavailable {}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Succeed,
+    Fail,
+    Panic,
+    Hang,
+}
+
+/// A loader that counts its runs.
+#[derive(Clone)]
+struct Loader {
+    does: Does,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Loader {
+    fn new(does: Does) -> Self {
+        Self { does, runs: Arc::default() }
+    }
+
+    async fn run(self) -> Result<String, Unavailable> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(LOAD).await;
+        match self.does {
+            Does::Succeed => Ok("value".to_owned()),
+            Does::Fail => Err(Unavailable),
+            Does::Panic => std::panic::resume_unwind(Box::new("a bug in the loader")),
+            Does::Hang => std::future::pending().await,
+        }
+    }
+}
+
+/// What became of a caller.
+enum End {
+    Served,
+    /// The loader's own error.
+    Told,
+    /// Another error.
+    Failed,
+    Hung,
+}
+
+async fn call(cache: Cache, loader: Loader) -> End {
+    let asked = cache.get_or_set_with("key", &loader, |loader, _| loader.run());
+    match timeout(GIVE_UP, asked).await {
+        Ok(Ok(value)) if *value == "value" => End::Served,
+        Ok(Err(error)) if error.load_error::<Unavailable>().is_some() => End::Told,
+        Ok(Err(error)) if error.kind() == ErrorKind::LoadPanicked => End::Told,
+        Ok(_) => End::Failed,
+        Err(_) => End::Hung,
+    }
+}
+
+#[derive(Default)]
+struct Row {
+    name: String,
+    loads: usize,
+    served: usize,
+    told: usize,
+    failed: usize,
+    hung: usize,
+    took: Duration,
+    /// A load succeeds, so its time is what the whole should take.
+    timed: bool,
+    /// In one process: its numbers count.
+    counts: bool,
+}
+
+impl Row {
+    fn good(&self) -> bool {
+        self.hung == 0
+            && (!self.counts || (self.loads == 1 && self.failed == 0 && (!self.timed || self.ratio() <= 1.3)))
+    }
+
+    fn ratio(&self) -> f64 {
+        self.took.as_secs_f64() / LOAD.as_secs_f64()
+    }
+
+    fn cells(&self) -> [String; 9] {
+        let Self { name, loads, served, told, failed, hung, took, .. } = self;
+        let ratio = if self.timed { format!("{:.2}", self.ratio()) } else { "-".to_owned() };
+        let verdict = match (self.good(), self.counts) {
+            (true, true) => "ok",
+            (true, false) => "not counted",
+            (false, _) => "BAD",
+        };
+        let [loads, served, told, failed, hung] =
+            [loads, served, told, failed, hung].map(ToString::to_string);
+        let took = format!("{} ms", took.as_millis());
+        [name.clone(), loads, served, told, failed, hung, took, ratio, verdict.to_owned()]
+    }
+}
+
+/// Waits for callers, and counts how they ended.
+async fn gather(
+    name: &str,
+    loader: &Loader,
+    callers: Vec<tokio::task::JoinHandle<End>>,
+    since: Instant,
+) -> Result<Row, BoxError> {
+    let mut row = Row { name: name.to_owned(), counts: true, ..Row::default() };
+    row.timed = loader.does == Does::Succeed;
+    for end in join_all(callers).await {
+        *match end? {
+            End::Served => &mut row.served,
+            End::Told => &mut row.told,
+            End::Failed => &mut row.failed,
+            End::Hung => &mut row.hung,
+        } += 1;
+    }
+    row.took = since.elapsed();
+    row.loads = loader.runs.load(Ordering::SeqCst);
+    Ok(row)
+}
+
+fn spawn(count: usize, cache: &Cache, loader: &Loader) -> Vec<tokio::task::JoinHandle<End>> {
+    (0..count).map(|_| tokio::spawn(call(cache.clone(), loader.clone()))).collect()
+}
+
+async fn crowd(name: &str, count: usize, cache: &Cache, does: Does) -> Result<Row, BoxError> {
+    let loader = Loader::new(does);
+    let since = Instant::now();
+    let callers = spawn(count, cache, &loader);
+    gather(name, &loader, callers, since).await
+}
+
+fn local() -> Result<Cache> {
+    TracedCache::builder("torture").level(Memory::entries(1_000)).build()
+}
+
+/// The caller who started the load leaves; 99 others wait for it.
+async fn leader_dropped() -> Result<Row, BoxError> {
+    let (cache, loader) = (local()?, Loader::new(Does::Succeed));
+    let since = Instant::now();
+    let leader = tokio::spawn(call(cache.clone(), loader.clone()));
+    while loader.runs.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let waiters = spawn(99, &cache, &loader);
+    tokio::time::sleep(LOAD / 4).await;
+    leader.abort();
+    gather("leader dropped in mid-load, 99 waiting", &loader, waiters, since).await
+}
+
+/// The caller who started the load is polled once, and then neither polled nor dropped.
+async fn leader_stalled() -> Result<Row, BoxError> {
+    let (cache, loader) = (local()?, Loader::new(Does::Succeed));
+    let since = Instant::now();
+    let mut stalled = Box::pin(call(cache.clone(), loader.clone()));
+    let _pending = futures::poll!(&mut stalled);
+    let waiters = spawn(99, &cache, &loader);
+    let row = gather("leader stalled after one poll, 99 waiting", &loader, waiters, since).await;
+    drop(stalled);
+    row
+}
+
+/// A loader that hangs, and a stale value at hand: answered at the soft limit, which is as long as a load here.
+async fn hanging_with_stale() -> Result<Row, BoxError> {
+    let policy = Policy::ttl(Duration::from_millis(1))
+        .grace(Duration::from_secs(600))
+        .soft_limit(LOAD)
+        .hard_limit(Some(Duration::from_secs(60)));
+    let cache: Cache =
+        TracedCache::builder("torture").policy(policy).level(Memory::entries(1_000)).build()?;
+    let _confirmed = cache.set("key", "value".to_owned()).await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    crowd("loader hangs, stale value at hand, 1,000 callers", 1_000, &cache, Does::Hang).await
+}
+
+/// A port on which nothing listens.
+fn closed_port() -> Result<u16, BoxError> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A budget with which a busy machine does not look like a sick level.
+const PATIENT: Duration = Duration::from_secs(2);
+/// What one operation at a level that stands still may cost.
+const BRIEF: Duration = Duration::from_millis(10);
+
+fn provider(kind: &str, port: u16, budget: Duration) -> Result<Cache, BoxError> {
+    let level = match kind {
+        "redis" => Level::new(RedisProvider::builder(format!("redis://127.0.0.1:{port}")).build()?),
+        _ => Level::new(MemcachedProvider::builder(format!("memcached://127.0.0.1:{port}")).build()?),
+    };
+    let levels = TracedCache::builder("torture").level(Memory::entries(1_000)).level(level.budget(budget));
+    Ok(levels.build()?)
+}
+
+fn now_ms() -> Result<u64, BoxError> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
+/// Two processes that share a server, 500 callers each, beginning at one moment. On a server that no process has used for
+/// this cache before, or one that knows it.
+async fn two_processes(kind: &str, port: u16, new: bool) -> Result<Row, BoxError> {
+    if !new {
+        let _epoch = provider(kind, port, PATIENT)?.get("warm-up").await?;
+    }
+    let start = now_ms()? + 500;
+    let children = (0..2).map(|_| {
+        let mut child = Command::new(std::env::current_exe()?);
+        child.args(["--child", kind, &port.to_string(), &start.to_string()]).stderr(Stdio::inherit());
+        Ok::<_, BoxError>(tokio::task::spawn_blocking(move || child.output()))
+    });
+    let children = children.collect::<Result<Vec<_>, _>>()?;
+    let mut row = Row {
+        name: format!("two processes on {} {kind}, 500 callers each", if new { "a new" } else { "one" }),
+        timed: true,
+        ..Row::default()
+    };
+    for child in children {
+        let said = String::from_utf8(child.await??.stdout)?;
+        let numbers: Vec<u64> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let [loads, served, told, failed, hung, ms] = numbers[..] else {
+            return Err("a child process did not report".into());
+        };
+        row.loads += usize::try_from(loads)?;
+        row.served += usize::try_from(served)?;
+        row.told += usize::try_from(told)?;
+        row.failed += usize::try_from(failed)?;
+        row.hung += usize::try_from(hung)?;
+        row.took = row.took.max(Duration::from_millis(ms));
+    }
+    Ok(row)
+}
+
+/// One of two processes: prints loads, served, told, failed, hung, milliseconds.
+async fn child(kind: &str, port: u16, start: u64) -> Result<(), BoxError> {
+    let cache = provider(kind, port, PATIENT)?;
+    // Connected, and the cache's epoch known, before the clock runs.
+    let _found = cache.get("warm-up").await?;
+    tokio::time::sleep(Duration::from_millis(start.saturating_sub(now_ms()?))).await;
+    let row = crowd("", 500, &cache, Does::Succeed).await?;
+    let Row { loads, served, told, failed, hung, took, .. } = row;
+    println!("{loads} {served} {told} {failed} {hung} {}", took.as_millis());
+    Ok(())
+}
+
+async fn rows() -> Result<Vec<Row>, BoxError> {
+    let mut rows = vec![
+        crowd("cold key, 1,000 callers", 1_000, &local()?, Does::Succeed).await?,
+        crowd("cold key, 1,000 callers, loader fails", 1_000, &local()?, Does::Fail).await?,
+        leader_dropped().await?,
+        leader_stalled().await?,
+        crowd("loader panics, 1,000 callers", 1_000, &local()?, Does::Panic).await?,
+        hanging_with_stale().await?,
+    ];
+    for kind in ["redis", "memcached"] {
+        let down = provider(kind, closed_port()?, PATIENT)?;
+        let name = format!("{kind} down, cold key, 1,000 callers");
+        rows.push(crowd(&name, 1_000, &down, Does::Succeed).await?);
+    }
+    match (RedisServer::start(), RedisServer::start()) {
+        (Some(server), Some(stopped)) => {
+            let cold = provider("redis", server.port(), PATIENT)?;
+            let name = "cold key behind redis, 1,000 callers";
+            rows.push(crowd(name, 1_000, &cold, Does::Succeed).await?);
+            stopped.stop();
+            let hangs = provider("redis", stopped.port(), BRIEF)?;
+            let name = "redis stands still, cold key, 1,000 callers";
+            rows.push(crowd(name, 1_000, &hangs, Does::Succeed).await?);
+            stopped.cont();
+            server.command::<()>(&["FLUSHALL"])?;
+            rows.push(two_processes("redis", server.port(), true).await?);
+            rows.push(two_processes("redis", stopped.port(), false).await?);
+        }
+        _ => println!("SKIPPED: four rows need redis-server"),
+    }
+    match (MemcachedServer::start(), MemcachedServer::start()) {
+        (Some(server), Some(shared)) => {
+            let cold = provider("memcached", server.port(), PATIENT)?;
+            let name = "cold key behind memcached, 1,000 callers";
+            rows.push(crowd(name, 1_000, &cold, Does::Succeed).await?);
+            rows.push(two_processes("memcached", shared.port(), false).await?);
+            shared.restart();
+            rows.push(two_processes("memcached", shared.port(), true).await?);
+        }
+        _ => println!("SKIPPED: three rows need memcached"),
+    }
+    Ok(rows)
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, BoxError> {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, flag, kind, port, start] = &args[..]
+        && flag == "--child"
+    {
+        child(kind, port.parse()?, start.parse()?).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("A load takes {} ms. A caller that has no answer after {GIVE_UP:?} hangs.", LOAD.as_millis());
+    let rows = rows().await?;
+    let head = ["case", "loads", "served", "loader's error", "other error", "hung", "total", "/ load", ""];
+    let mut table = table::table(&head);
+    table.add_rows(rows.iter().map(Row::cells));
+    println!("{table}");
+    let bad = rows.iter().filter(|row| !row.good()).count();
+    println!("{} rows, {bad} bad", rows.len());
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
