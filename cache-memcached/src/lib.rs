@@ -29,8 +29,7 @@
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
 //! | [`max_value`](Builder::max_value) | 1 MiB less 1 KiB | larger items are refused; see `-I` of the server |
-//! | [`pooled`](Builder::pooled) | false | a pool of connections instead of one pipelined connection per server |
-//! | [`connections`](Builder::connections) | 32 | per server, where pooled |
+//! | `pooled` (feature `client`) | | a pool of connections instead of one pipelined connection per server |
 //! | [`breaker`](Builder::breaker) | 5, 500 ms | failures in a row that close a server off, and for how long |
 //!
 //! # Limits
@@ -120,6 +119,7 @@ mod breaker;
 mod builder;
 mod endpoint;
 mod error;
+#[cfg(feature = "client")]
 mod exp;
 mod item;
 mod lease;
