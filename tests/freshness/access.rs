@@ -5,7 +5,7 @@ use traced_cache::{
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{DbError, MISS, S, World, ask, asking, confirmed, counted, look, saw, settled};
+use crate::world::{DbError, MISS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S)
@@ -160,7 +160,7 @@ async fn an_absence_has_a_ttl_and_an_outcome_of_its_own() {
 #[tokio::test]
 async fn an_absence_ends_the_value_that_was_there() {
     let world = World::new();
-    for absent_ttl in [0 * S, 3 * S] {
+    for absent_ttl in [ZERO, 3 * S] {
         let (cache, db) = (world.node(policy().absent_ttl(absent_ttl)), world.db());
         ask(&cache, &db).await.unwrap();
         world.pass(11 * S).await;

@@ -19,6 +19,7 @@ use traced_cache::{
 };
 
 pub(crate) const S: Duration = Duration::from_secs(1);
+pub(crate) const ZERO: Duration = Duration::ZERO;
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A clock, the level that nodes share, and a record of what happened.
