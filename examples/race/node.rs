@@ -38,6 +38,8 @@ struct Counts {
     confirmed: AtomicU64,
     settled: AtomicU64,
     diverged: AtomicU64,
+    late_near: AtomicU64,
+    late_joined: AtomicU64,
     examples: Mutex<Vec<Example>>,
 }
 
@@ -162,6 +164,10 @@ impl Node {
         } else if version < settled {
             ("within the bound", settled, &counts.settled)
         } else {
+            if version < confirmed {
+                let late = if seen == Seen::Near { &counts.late_near } else { &counts.late_joined };
+                late.fetch_add(1, Ordering::Relaxed);
+            }
             return Ok(version);
         };
         broken.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +208,8 @@ impl Node {
 
     fn report(&self, converged: Duration) -> NodeReport {
         let Counts { loads, invalidations, sets, pending, near, far, joined, .. } = &self.counts;
-        let Counts { local, confirmed, settled, diverged, examples, .. } = &self.counts;
+        let Counts { local, confirmed, settled, diverged, late_near, late_joined, examples, .. } =
+            &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NodeReport {
             loads: count(loads),
@@ -216,6 +223,8 @@ impl Node {
             confirmed: count(confirmed),
             settled: count(settled),
             diverged: count(diverged),
+            late_near: count(late_near),
+            late_joined: count(late_joined),
             converged_ms: u64::try_from(converged.as_millis()).unwrap_or(u64::MAX),
             examples: examples.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

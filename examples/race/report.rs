@@ -27,6 +27,10 @@ pub(crate) struct NodeReport {
     pub(crate) near: u64,
     pub(crate) far: u64,
     pub(crate) joined: u64,
+    /// From memory, and older than what the other process had been confirmed: allowed, until its message arrives.
+    pub(crate) late_near: u64,
+    /// From a load that had begun before the other process changed the key. Allowed likewise.
+    pub(crate) late_joined: u64,
     /// Older than what this process had been answered.
     pub(crate) local: u64,
     /// From the second level or the source, and older than what had been confirmed.
@@ -48,6 +52,8 @@ impl NodeReport {
         self.near += other.near;
         self.far += other.far;
         self.joined += other.joined;
+        self.late_near += other.late_near;
+        self.late_joined += other.late_joined;
         self.local += other.local;
         self.confirmed += other.confirmed;
         self.settled += other.settled;
@@ -87,7 +93,8 @@ impl Race {
     fn cells(&self) -> Vec<String> {
         let Self { kind, seconds, bound_ms, reads, violations, counts } = self;
         let NodeReport { loads, invalidations, sets, pending, near, far, joined, .. } = counts;
-        let NodeReport { local, confirmed, settled, diverged, converged_ms, .. } = counts;
+        let NodeReport { late_near, late_joined, local, confirmed, settled, diverged, converged_ms, .. } =
+            counts;
         let numbers = [
             loads,
             invalidations,
@@ -97,6 +104,8 @@ impl Race {
             near,
             far,
             joined,
+            late_near,
+            late_joined,
             local,
             confirmed,
             settled,
@@ -138,6 +147,8 @@ impl Report {
             "memory",
             "second level\nor source",
             "joined\na load",
+            "late:\nmemory",
+            "late:\njoined",
             "stale: same\nprocess",
             "stale:\nconfirmed",
             "stale: past\nthe bound",
