@@ -99,7 +99,8 @@ impl Caller {
         for level in &stats.levels {
             let all: u64 = level.outcomes.iter().map(|(_, n)| n).sum();
             assert_eq!(level.lookups(), all);
-            assert!(all <= calls);
+            // A level that answers when it is asked once more has been asked twice.
+            assert!(all <= 2 * calls);
         }
     }
 }
