@@ -243,6 +243,9 @@ impl<T: Value> Inner<T> {
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
             let mut wish = Wish::new(landing.key(0), held.as_ref(), rights);
+            if !terms.read {
+                wish = wish.replacing();
+            }
             if terms.remote && terms.store {
                 inner.stand(std::slice::from_mut(&mut wish)).await;
             }
@@ -284,6 +287,7 @@ impl<T: Value> Inner<T> {
                 .into_iter()
                 .enumerate()
                 .map(|(at, rights)| Wish::new(landing.key(at), held[at].as_ref(), rights))
+                .map(|wish| if terms.read { wish } else { wish.replacing() })
                 .collect();
             if terms.remote && terms.store {
                 inner.ask(&mut wishes).await;

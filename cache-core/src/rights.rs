@@ -36,6 +36,12 @@ impl<'k, T> Wish<'k, T> {
         Self { key, rights, found: None, holding, at: 0, tries: 0 }
     }
 
+    /// Whatever levels hold is to be replaced: it is no answer.
+    pub(crate) fn replacing(mut self) -> Self {
+        self.holding = Holding::Unreadable;
+        self
+    }
+
     /// For one level only.
     pub(crate) fn at(key: RawKey<'k>, held: Option<&Entry<T>>, level: u8) -> Self {
         Self { at: level, ..Self::new(key, held, Rights::new()) }

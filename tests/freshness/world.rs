@@ -80,6 +80,17 @@ impl World {
         self.builder(policy).level(memory()).level(level).build().unwrap()
     }
 
+    /// A level to share that keeps leases.
+    pub(crate) fn leasing(&self) -> Arc<Chaos<MapProvider>> {
+        let map = MapProvider::new().leasing().clock(self.clock.clone());
+        Arc::new(Chaos::new(map).clock(self.clock.clone()))
+    }
+
+    /// Memory in front of this level.
+    pub(crate) fn node_at(&self, policy: Policy, l2: &Arc<Chaos<MapProvider>>) -> TracedCache<String> {
+        self.builder(policy).level(memory()).level(Arc::clone(l2)).build().unwrap()
+    }
+
     pub(crate) fn db(&self) -> Db {
         Db(Arc::new(Source {
             clock: self.clock.clone(),
