@@ -12,7 +12,7 @@ use crate::{
     observe::Spans,
     read::Asked,
     rights::Rights,
-    slots::Role,
+    slots::{Role, Ticket},
 };
 
 /// How one key of a batch is answered.
@@ -139,17 +139,19 @@ impl<T: Value> Inner<T> {
 
     /// Has a value that is being served loaded anew, unless somebody does so already.
     fn refresh_with(
-        &self,
+        self: &Arc<Self>,
         key: RawKey<'_>,
+        ticket: Option<&Ticket<T>>,
         held: &Entry<T>,
         load: LoadId,
         depart: impl FnOnce(Departure<T>),
     ) {
-        let ticket = self.slots.open(key);
+        let Some(ticket) = self.still(key, ticket, held) else { return };
         if let Role::Lead(flight, own) =
-            self.slots.role(&ticket, || None::<()>, || Flight::new(load, false, None))
+            self.slots.role(&ticket, || None::<()>, |_| Flight::new(load, false, None))
         {
-            depart(Departure { flight, ticket: own, held: Some(held.clone()), rights: Rights::new() });
+            let held = ticket.is_current().then(|| held.clone());
+            depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
     }
 
@@ -165,7 +167,7 @@ impl<T: Value> Inner<T> {
             if let Some(seen) = asked.fresh.as_ref().filter(|_| access != Access::CacheOnly)
                 && self.wants_early(&seen.entry, now)
             {
-                self.refresh_with(asked.key, &seen.entry, load, depart);
+                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
             }
             let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
             if asked.met_a_load && found.outcome == Outcome::Hit {
@@ -181,7 +183,7 @@ impl<T: Value> Inner<T> {
             }
             if access == Access::Normal && now < seen.entry.timeline.fresh_until.after(self.policy.revalidate)
             {
-                self.refresh_with(asked.key, &seen.entry, load, depart);
+                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
                 return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
             }
         }
@@ -189,7 +191,8 @@ impl<T: Value> Inner<T> {
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
-        let role = self.slots.role(&ticket, recheck, || Flight::new(load, reads, stale.clone()));
+        let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current));
+        let role = self.slots.role(&ticket, recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights
         } else {
@@ -201,8 +204,8 @@ impl<T: Value> Inner<T> {
             Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
             Role::Join(flight) => Part::Wait { flight, stale, leads: false },
             Role::Lead(flight, own) => {
-                let held =
-                    stale.as_ref().filter(|s| s.entry.state(now) != State::Dead).map(|s| s.entry.clone());
+                let held = flight.stale.as_ref().filter(|s| s.entry.state(now) != State::Dead);
+                let held = held.map(|s| s.entry.clone());
                 depart(Departure { flight: Arc::clone(&flight), ticket: own, held, rights });
                 Part::Wait { flight, stale, leads: true }
             }
