@@ -278,3 +278,17 @@ pub(crate) fn counted(cache: &TracedCache<String>, calls: u64) {
     let stats = cache.stats();
     assert_eq!(stats.lookups(), calls, "{stats:?}");
 }
+
+/// `get_or_set_many` of the one key, from a task of its own, which has run as far as it can.
+pub(crate) async fn asking_many(
+    cache: &TracedCache<String>,
+    db: &Db,
+) -> tokio::task::JoinHandle<Result<Option<String>, ErrorKind>> {
+    let (cache, db) = (cache.clone(), db.clone());
+    let task = tokio::spawn(async move {
+        let found = cache.get_or_set_many(["k"], &db, |db, keys| async move { db.load_many(keys).await });
+        found.await.map(|mut found| found.remove(0).map(|v| v.to_string())).map_err(|e| e.kind())
+    });
+    settled().await;
+    task
+}
