@@ -156,6 +156,12 @@ impl<T: Value> Inner<T> {
         for (asked, wish) in missing.iter_mut().zip(wishes) {
             asked.owner = Some(Arc::clone(self));
             asked.rights.extend(wish.rights);
+            if let Some(seen) = &wish.found {
+                // It has been asked again, and has answered.
+                let present = seen.entry.value.is_some();
+                let outcome = if present { LevelOutcome::Hit } else { LevelOutcome::Negative };
+                tier.count(&self.around, outcome);
+            }
             asked.fresh = wish.found;
         }
     }
