@@ -65,6 +65,7 @@
 //! | [`Snapshot`] | the counts: [`TracedCache::stats`] |
 //! | [`Error`] | the one error; its [`ErrorKind`] is for decisions |
 //! | [`CacheProvider`] | a place that keeps entries; implement it for your own |
+//! | [`Backplane`] | tells other nodes what has changed; `RedisProvider::backplane` makes one |
 //! | [`Observer`] | hears what happens |
 //!
 //! # Features
@@ -72,7 +73,7 @@
 //! | feature | default | adds |
 //! | --- | --- | --- |
 //! | `memory` | yes | `Memory`: this process, on moka |
-//! | `redis` | yes | `RedisProvider`: Redis 6+ and Valkey |
+//! | `redis` | yes | `RedisProvider` and `RedisBackplane`: Redis 6+ and Valkey |
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
@@ -86,7 +87,7 @@ pub use cache_memory::Memory;
 #[cfg(feature = "otel")]
 pub use cache_otel::Telemetry;
 #[cfg(feature = "redis")]
-pub use cache_redis::RedisProvider;
+pub use cache_redis::{RedisBackplane, RedisProvider};
 
 /// The README's code is compiled with the tests.
 #[cfg(all(doctest, feature = "memory", feature = "redis"))]

@@ -38,6 +38,11 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
+
+    /// What the load asks leasing levels for. An entry that nobody was to read is no answer to it.
+    fn wish<'k, T>(self, key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Wish<'k, T> {
+        if self.read { Wish::new(key, held, rights) } else { Wish::replacing(key, rights) }
+    }
 }
 
 /// A flight to start: the ticket is its own.
@@ -192,12 +197,6 @@ impl<T: Value> Inner<T> {
             keys: flights.len(),
             root: load.terms.background,
         });
-        if !load.terms.read && load.terms.store {
-            // No level has been asked yet: one whose epoch is unknown could not be filled.
-            for tier in self.remote() {
-                tier.know_epoch(&self.around).await;
-            }
-        }
         let Begun { stamps, seen } = self.begin();
         let born = self.now();
         for flight in flights {
@@ -242,7 +241,8 @@ impl<T: Value> Inner<T> {
         let load = flight.load;
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
-            let mut wish = Wish::new(landing.key(0), held.as_ref(), rights);
+            inner.meet_levels(terms).await;
+            let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             if terms.remote && terms.store {
                 inner.stand(std::slice::from_mut(&mut wish)).await;
             }
@@ -280,10 +280,11 @@ impl<T: Value> Inner<T> {
         let landing = self.board(open);
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
+            inner.meet_levels(terms).await;
             let mut wishes: Vec<_> = had
                 .into_iter()
                 .enumerate()
-                .map(|(at, rights)| Wish::new(landing.key(at), held[at].as_ref(), rights))
+                .map(|(at, rights)| terms.wish(landing.key(at), held[at].as_ref(), rights))
                 .collect();
             if terms.remote && terms.store {
                 inner.ask(&mut wishes).await;
@@ -320,6 +321,16 @@ impl<T: Value> Inner<T> {
             futures::future::join(go(now), others).await;
         }));
         task.map(drop).ok_or_else(no_runtime)
+    }
+
+    /// A load for which no level has been read learns their epochs: without them they could not be filled.
+    async fn meet_levels(&self, terms: Terms) {
+        if terms.read || !terms.store || !terms.remote {
+            return;
+        }
+        for tier in self.remote() {
+            tier.know_epoch(&self.around).await;
+        }
     }
 
     fn board(self: &Arc<Self>, open: Vec<(Arc<Flight<T>>, Ticket<T>)>) -> Landing<T> {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One key on its way down the levels.
-pub(crate) struct Asked<'k, T> {
+pub(crate) struct Asked<'k, T: Value> {
     pub(crate) key: RawKey<'k>,
     /// Opened before anything below the nearest in-process level is read.
     pub(crate) ticket: Option<Ticket<T>>,
@@ -26,9 +26,19 @@ pub(crate) struct Asked<'k, T> {
     pub(crate) met_a_load: bool,
     /// Leases taken at levels that had nothing, before deeper ones were read.
     pub(crate) rights: Rights,
+    /// Set once there are rights: to give back what is not used.
+    owner: Option<Arc<Inner<T>>>,
 }
 
-impl<'k, T> Asked<'k, T> {
+impl<T: Value> Drop for Asked<'_, T> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.owner.take() {
+            inner.give_back(self.key, std::mem::take(&mut self.rights));
+        }
+    }
+}
+
+impl<'k, T: Value> Asked<'k, T> {
     pub(crate) fn new(key: RawKey<'k>) -> Self {
         Self {
             key,
@@ -38,6 +48,7 @@ impl<'k, T> Asked<'k, T> {
             error: None,
             met_a_load: false,
             rights: Rights::new(),
+            owner: None,
         }
     }
 
@@ -132,6 +143,7 @@ impl<T: Value> Inner<T> {
             missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
         self.ask_level(tier, &mut wishes).await;
         for (asked, wish) in missing.iter_mut().zip(wishes) {
+            asked.owner = Some(Arc::clone(self));
             asked.rights.extend(wish.rights);
             asked.fresh = wish.found;
         }

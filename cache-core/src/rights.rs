@@ -36,6 +36,11 @@ impl<'k, T> Wish<'k, T> {
         Self { key, rights, found: None, holding, at: 0, tries: 0 }
     }
 
+    /// For a load that replaces whatever there is.
+    pub(crate) fn replacing(key: RawKey<'k>, rights: Rights) -> Self {
+        Self { holding: Holding::Unreadable, ..Self::new(key, None, rights) }
+    }
+
     /// For one level only.
     pub(crate) fn at(key: RawKey<'k>, held: Option<&Entry<T>>, level: u8) -> Self {
         Self { at: level, ..Self::new(key, held, Rights::new()) }
@@ -52,12 +57,13 @@ impl<T: Value> Inner<T> {
         for tier in self.tiers.iter() {
             for wish in wishes.iter_mut().filter(|w| w.at == tier.index) {
                 let has = wish.rights.iter().any(|(level, _)| *level == tier.index);
-                if !tier.leases() || has || tier.pending.masks(wish.key.id) {
+                // A level whose epoch is unknown did not answer just now, and could not be filled.
+                let unknown = tier.stamp().epoch == 0;
+                if !tier.leases() || has || unknown || tier.pending.masks(wish.key.id) {
                     wish.at += 1;
                 }
             }
-            if tier.leases() {
-                tier.know_epoch(&self.around).await;
+            if wishes.iter().any(|w| w.found.is_none() && w.at == tier.index) {
                 self.ask_level(tier, wishes).await;
             }
         }

@@ -5,23 +5,21 @@
 //! only, and never again if the winner dies. Either way the fill replaces exactly the version that the lease saw, so
 //! whatever is put or removed in between refuses it, and no write of anybody has to think of leases.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+mod acquire;
+
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
-use cache_core::{Acquire, Acquired, BoxError, Fill, Holding, Lease, Leases, RawKey};
+use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::{
     Error, ErrorKind, MemcachedProvider,
-    error::Fault,
-    item::{Item, Kind, TOMBSTONE_SECONDS, entry_id},
+    item::{Item, TOMBSTONE_SECONDS},
     provider::Routed,
-    server::{Answer, Under},
-    transport::{Command, Look, Reply, Seen, When},
+    server::{Answer, Server, Under},
+    transport::{Command, Look, Reply, When},
     wire::exptime,
 };
 
@@ -74,6 +72,10 @@ impl Token {
         }
     }
 
+    fn is_refresh(lease: &Lease) -> bool {
+        Self::open(lease).is_some_and(|token| token.refresh.is_some())
+    }
+
     /// The item that is the lease, and its version.
     fn item(&self, key: String, prefix: &str) -> (String, u64) {
         match self.refresh {
@@ -95,162 +97,21 @@ fn lease_seconds(life: Duration) -> u32 {
     u32::try_from(seconds.min(MOST)).unwrap_or(0)
 }
 
-const NO_CAS: Fault = Fault::new(ErrorKind::Protocol, "the server does not tell versions of items");
-
-/// What is known of one wish after the first round.
-enum First {
-    Told(Acquired),
-    /// To be replaced by a placeholder: this version, under this life.
-    Void(u64, u64),
-}
-
 impl MemcachedProvider {
     fn routed(&self, key: &str, command: Command, under: Under) -> Routed {
         Routed { home: self.0.home(key), command, under }
     }
 
-    /// What the answers of the first round mean.
-    fn judge(home: &crate::server::Server, seen: &Seen, life: u64, holding: Holding, right: Right) -> Judged {
-        if seen.cas == 0 {
-            return Err(home.error(NO_CAS));
-        }
-        let told = match seen.kind() {
-            Kind::Placeholder if seen.won => {
-                First::Told(Acquired::Granted(Token { life, cas: seen.cas, refresh: None }.seal()))
-            }
-            Kind::Placeholder => First::Told(Acquired::Held),
-            Kind::Entry(of, envelope) if of == life => {
-                let held = match holding {
-                    Holding::Nothing => false,
-                    Holding::Entry(id) => entry_id(&envelope) == Some(id),
-                    Holding::Unreadable => true,
-                };
-                First::Told(match right {
-                    _ if !held => Acquired::Found(envelope),
-                    Right::Mine(refresh) => {
-                        Acquired::Granted(Token { life, cas: seen.cas, refresh: Some(refresh) }.seal())
-                    }
-                    Right::Another | Right::NotAsked => Acquired::Held,
-                })
-            }
-            Kind::Entry(..) | Kind::Life(_) | Kind::Void => First::Void(seen.cas, life),
-        };
-        Ok(told)
+    fn server(&self, key: &str) -> &Server {
+        &self.0.servers[self.0.home(key)]
     }
-}
-
-type Judged = Result<First, Error>;
-
-/// The separate right to refresh.
-#[derive(Clone, Copy)]
-enum Right {
-    NotAsked,
-    Mine(Refresh),
-    Another,
 }
 
 #[async_trait]
 impl Leases for MemcachedProvider {
     async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
-        let seconds = lease_seconds(life);
-        let keys: Vec<String> = wanted.iter().map(|wish| self.key(&wish.key)).collect();
-
-        // The right to refresh is asked for before the entry is read: what is read after that is what it is for.
-        let mut asked = Vec::with_capacity(wanted.len());
-        for (wish, key) in wanted.iter().zip(&keys) {
-            if let Some(of) = refreshed(wish.holding) {
-                let key_of_right = right_key(&self.0.prefix, key, of);
-                let put = Command::Put {
-                    key: key_of_right,
-                    item: Item::Placeholder,
-                    exptime: seconds,
-                    when: When::Absent,
-                };
-                asked.push(self.routed(key, put, Under::Known));
-            }
-            let look = Some(Look { vivify: Some(seconds), touch: None });
-            asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
-        }
-        let mut answers = self.run(asked).await.into_iter();
-
-        let mut results: Vec<Judged> = Vec::with_capacity(wanted.len());
-        let mut unused = Vec::new();
-        let mut lives = BTreeMap::new();
-        for (wish, key) in wanted.iter().zip(&keys) {
-            let home = self.0.home(key);
-            let server = &self.0.servers[home];
-            let mut next =
-                || answers.next().unwrap_or_else(|| Err(server.error(crate::transport::NO_RESULT)));
-            let right = match refreshed(wish.holding) {
-                None => Ok(Right::NotAsked),
-                Some(of) => match next() {
-                    Ok(Answer { reply: Reply::Done(cas), .. }) => Ok(Right::Mine(Refresh { of, cas })),
-                    Ok(_) => Ok(Right::Another),
-                    Err(error) => Err(error),
-                },
-            };
-            let judged = match (next(), right) {
-                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-                (Ok(Answer { reply: Reply::Item(Some(seen)), life }), Ok(right)) => {
-                    let mut judged = Self::judge(server, &seen, life, wish.holding, right);
-                    if let (Ok(First::Void(..)), Kind::Entry(..)) = (&judged, seen.kind()) {
-                        // Of another life: perhaps it is ours that is over. Asked once per server.
-                        let life = match lives.get(&home) {
-                            Some(life) => Ok(*life),
-                            None => server.life_now().await,
-                        };
-                        judged = life.and_then(|life| {
-                            lives.insert(home, life);
-                            Self::judge(server, &seen, life, wish.holding, right)
-                        });
-                    }
-                    let refreshes = matches!(&judged, Ok(First::Told(Acquired::Granted(lease)))
-                        if Token::open(lease).is_some_and(|token| token.refresh.is_some()));
-                    if let (Right::Mine(Refresh { of, cas }), false) = (right, refreshes) {
-                        let remove =
-                            Command::Remove { key: right_key(&self.0.prefix, key, of), cas: Some(cas) };
-                        unused.push(self.routed(key, remove, Under::Known));
-                    }
-                    judged
-                }
-                // Vivify leaves no miss; a server may have no memory for a placeholder.
-                (Ok(_), Ok(_)) => Ok(First::Told(Acquired::Held)),
-            };
-            results.push(judged);
-        }
-
-        // Tombstones and the like become placeholders.
-        let (mut places, mut second) = (Vec::new(), Vec::new());
-        for (index, judged) in results.iter().enumerate() {
-            if let Ok(First::Void(cas, life)) = judged {
-                let key = keys[index].clone();
-                let when = When::Cas(*cas);
-                let put = Command::Put { key, item: Item::Placeholder, exptime: seconds, when };
-                second.push(self.routed(&keys[index], put, Under::Exactly(*life)));
-                places.push(index);
-            }
-        }
-        second.append(&mut unused);
-        for (index, answer) in places.into_iter().zip(self.run(second).await) {
-            results[index] = match answer {
-                Ok(Answer { reply: Reply::Done(0), .. }) => {
-                    Err(self.0.servers[self.0.home(&keys[index])].error(NO_CAS))
-                }
-                Ok(Answer { reply: Reply::Done(cas), life }) => {
-                    Ok(First::Told(Acquired::Granted(Token { life, cas, refresh: None }.seal())))
-                }
-                Ok(_) => Ok(First::Told(Acquired::Held)),
-                Err(error) => Err(error),
-            };
-        }
-        results
-            .into_iter()
-            .map(|judged| match judged {
-                Ok(First::Told(acquired)) => Ok(acquired),
-                Ok(First::Void(..)) => Ok(Acquired::Held),
-                Err(error) => Err(error.into()),
-            })
-            .collect()
+        let answers = self.acquire(wanted, life).await;
+        answers.into_iter().map(|answer| answer.map_err(Into::into)).collect()
     }
 
     async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
@@ -280,27 +141,23 @@ impl Leases for MemcachedProvider {
         for (index, fill) in fills.iter().enumerate() {
             let Some(token) = tokens[index].filter(|_| holds[index]) else { continue };
             let (key, bytes) = (keys[index].clone(), fill.put.bytes.clone());
-            let command = if bytes.len() > self.0.max_value {
-                // Not stored. The lease ends, and the value that it was to replace must go, as with a put.
-                Command::Remove { key, cas: Some(token.cas) }
-            } else {
-                let (item, exptime) = (Item::Entry(token.life, bytes), exptime(fill.put.ttl, now));
-                Command::Put { key, item, exptime, when: When::Cas(token.cas) }
-            };
-            stores.push(self.routed(&keys[index], command, Under::Exactly(token.life)));
+            if bytes.len() > self.0.max_value {
+                results[index] = Err(self.too_large(bytes.len()));
+                continue;
+            }
+            let (item, exptime) = (Item::Entry(token.life, bytes), exptime(fill.put.ttl, now));
+            let put = Command::Put { key, item, exptime, when: When::Cas(token.cas) };
+            stores.push(self.routed(&keys[index], put, Under::Exactly(token.life)));
             places.push(index);
         }
-        let (mut cleared, mut ends) = (Vec::new(), Vec::new());
         for (index, answer) in places.into_iter().zip(self.run(stores).await) {
-            results[index] = match answer {
-                Ok(_) if fills[index].put.bytes.len() > self.0.max_value => {
-                    Err(self.too_large(fills[index].put.bytes.len()))
-                }
-                Ok(answer) => Ok(matches!(answer.reply, Reply::Done(_))),
-                Err(error) => Err(error),
-            };
-            // Where the server refuses an item, the lease must not stay behind.
-            if let (Err(error), Some(token)) = (&results[index], tokens[index])
+            results[index] = answer.map(|answer| matches!(answer.reply, Reply::Done(_)));
+        }
+
+        // What is too large, or refused for want of memory, leaves no lease behind, nor the value that it was to replace.
+        let (mut cleared, mut ends) = (Vec::new(), Vec::new());
+        for (index, (result, token)) in results.iter().zip(&tokens).enumerate() {
+            if let (Err(error), Some(token)) = (result, token)
                 && matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Refused)
             {
                 let remove = Command::Remove { key: keys[index].clone(), cas: Some(token.cas) };
@@ -392,15 +249,6 @@ impl MemcachedProvider {
             Some(Held { index, key, item, cas, under: Under::Exactly(token.life) })
         };
         leases.iter().enumerate().filter_map(of).collect()
-    }
-}
-
-/// Which entry is to be replaced: its id, 0 for one that cannot be read; `None` for nothing.
-fn refreshed(holding: Holding) -> Option<u64> {
-    match holding {
-        Holding::Nothing => None,
-        Holding::Entry(id) => Some(id.0),
-        Holding::Unreadable => Some(0),
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Ears {
 #[derive(Clone)]
 struct Ear {
     listener: Arc<dyn Listener>,
-    /// The connection from which it has begun to hear; 0: none that is up.
+    /// The connection from which it has begun to hear. 0: none so far.
     hears: u64,
 }
 
@@ -105,10 +105,7 @@ impl Ears {
 
     /// The connection is lost: everybody may miss something.
     pub(crate) fn down(&self) {
-        self.tell(|_, ear| {
-            ear.hears = 0;
-            true
-        });
+        self.tell(|_, _| true);
     }
 
     fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool) {

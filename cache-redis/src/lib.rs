@@ -21,8 +21,35 @@
 //! # }
 //! ```
 //!
-//! The server speaks RESP3: Redis 6 or later, or Valkey. In `redis-cli` the entry above is `shop:v:{users:42}`; the
-//! braces keep all keys of one id in one cluster slot.
+//! The server speaks RESP3: Redis 6 or later, or Valkey. The braces keep all keys of one id in one cluster slot; in
+//! `redis-cli` those of the entry above are:
+//!
+//! | key | what it holds | how long |
+//! | --- | --- | --- |
+//! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
+//! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
+//! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
+//! | `shop:m:{users}` | the cache's own marker | |
+//!
+//! # Leases
+//!
+//! [`Leases`](cache_core::Leases) make one load run across processes, and refuse the fill of a load that an invalidation
+//! or a set has overtaken. A look-up stays one `GET`; a miss adds one round trip (a script that answers with the entry or
+//! gives the lease), and a fill is one (`MULTI`, a script on the lease, `RENAME`, `EXEC`). A put and a removal are
+//! transactions as well: each ends the lease of its key. Batches are one round trip, of fills, puts and removals one per
+//! 512 items or 8 MiB. Scripts are sent by their digest, and by their text to a server that does not know them.
+//!
+//! Scripts write leases and scratch keys, plain commands write entries: a client that tracks entries without hearing of
+//! its own writes (`CLIENT TRACKING ... NOLOOP`) hears of nothing that it did itself. Removals write a tombstone, because
+//! who tracks a key hears of writes, and not of a `DEL` where nothing was.
+//!
+//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys; one
+//! who may not run scripts or transactions gets [`ErrorKind::Denied`] from what needs them.
+//!
+//! # Backplane
+//!
+//! [`RedisProvider::backplane`] gives a channel between the nodes of a cache, over pub/sub and a connection of its own.
+//! See [`RedisBackplane`] for what it promises. Its user needs `subscribe unsubscribe publish` on `shop:b:*`.
 //!
 //! # Settings
 //!
@@ -35,6 +62,7 @@
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |
 //! | [`value_max`](RedisProviderBuilder::value_max) | 512 MiB | larger items are refused and not sent |
+//! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a backplane that was silent for both together is given up |
 //!
 //! TTLs have steps of 1 ms and are rounded up; `Duration::MAX` is stored without expiry. Of keys, the first 4 KiB of
 //! `namespace:id` are stored as they are; longer ones end in a digest. A batch of look-ups is one `MGET` per 512 keys,
@@ -52,11 +80,13 @@
 //! | it cannot be reached | who comes while an attempt is under way waits for it; between attempts (5 ms to 1 s, with jitter) calls fail at once with the last error |
 //! | the connection breaks | it is made again at once, in the background; calls that come meanwhile wait for it |
 //! | ... under a read | the read is sent once more on the next connection |
-//! | ... under a write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
+//! | ... under a wish for a lease, its renewal or return | it is sent once more, too: under its own token, so that twice is as good as once |
+//! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
-//! | a put is refused, as too large or out of memory | the old value is removed |
+//! | a put or fill is refused, as too large or out of memory | the old value is removed, unless the fill had lost its lease |
+//! | a removal, while the server is out of memory | it works, by a script, or by `UNLINK` where scripts are not allowed |
 //! | the key holds a list or a hash | a miss; the next put replaces it |
 //!
 //! Dropping a call's future leaves the connection usable and disturbs no other call; whether a write that was dropped

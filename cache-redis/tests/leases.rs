@@ -12,7 +12,8 @@ use std::{
 };
 
 use cache_core::{
-    Acquire, Acquired, BoxError, CacheId, CacheProvider, Fill, Holding, Lease, Leases, Put, RawKey,
+    Acquire, Acquired, Backplane, BoxError, CacheId, CacheProvider, Fill, Holding, Lease, Leases, Put,
+    RawKey,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
@@ -354,6 +355,24 @@ async fn who_may_not_run_scripts_or_transactions_is_told_so() {
         assert_eq!(kind(fill(&provider, "secret-id", "v", lease).await), ErrorKind::Denied);
         assert_eq!(get(&provider, "secret-id").await.unwrap(), None);
     }
+}
+
+/// What the crate's front page says that a user needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_the_stated_permissions_can_do_all_of_it() {
+    let server = RedisServer::start();
+    let rules = "on >pw ~shop:* &shop:b:* +get +mget +set +del +unlink +rename +evalsha +eval +multi +exec +getrange \
+                 +pexpire +ping +subscribe +unsubscribe +publish";
+    let user: Vec<&str> = ["ACL", "SETUSER", "ann"].into_iter().chain(rules.split_whitespace()).collect();
+    server.command::<()>(&user).unwrap();
+    let url = format!("redis://ann:pw@127.0.0.1:{}", server.port());
+    let provider = RedisProvider::builder(url).key_prefix("shop:").value_max(1 << 20).build().unwrap();
+    conformance::leases::run(Arc::new(provider.clone()), Options::default()).await;
+    put(&provider, "k", "v").await;
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    provider.remove(key("k")).await.unwrap();
+    assert_eq!(get(&provider, "k").await.unwrap(), None);
+    provider.backplane().publish("users", "m".into()).await.unwrap();
 }
 
 /// PROTOCOL A1, A10: removing what is not there reaches those who track it, and of a fill they hear once.

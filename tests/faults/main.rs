@@ -1,6 +1,13 @@
 //! Promise 4 on real servers: whatever a level does, no caller sees an error that the loader could have answered, each
 //! operation costs its budget at most and nothing while the breaker is open, counters add up, and the level is used again
 //! without a restart once it is well. Promise 2 meanwhile: what is invalidated while the level is away stays away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "what goes wrong here must fail the test"
+)]
 
 mod flap;
 mod redis_only;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use traced_cache::{Breaker, Early, ErrorKind, Level, Loaded, Outcome, Policy, TracedCache};
 
-use crate::world::{MS, S, World, ask, look, memory, saw};
+use crate::world::{MS, S, World, ZERO, ask, look, memory, saw};
 
 fn refused(level: impl Into<Level>, policy: Policy, field: &str, fix: &str) {
     let world = World::new();
@@ -17,21 +17,21 @@ fn refused(level: impl Into<Level>, policy: Policy, field: &str, fix: &str) {
 #[test]
 fn k3_contradictions_are_refused_with_field_and_fix() {
     let ttl = Policy::ttl(10 * S);
-    refused(memory(), Policy::ttl(0 * S), "policy.ttl", "above zero");
+    refused(memory(), Policy::ttl(ZERO), "policy.ttl", "above zero");
     // F5: a maximum age below the ttl.
     refused(memory(), Policy::ttl(5 * S).grace(S), "policy.grace", "raise it above the ttl");
     refused(memory(), ttl.grace(12 * S).revalidate(5 * S), "policy.revalidate", "raise grace to at least");
     refused(memory(), ttl.revalidate(5 * S), "policy.revalidate", "raise grace to at least");
     refused(memory(), ttl.grace(60 * S).soft_limit(40 * S), "policy.soft_limit", "lower it");
     refused(memory(), ttl.soft_limit(S), "policy.soft_limit", "set policy.grace");
-    refused(memory(), ttl.hard_limit(Some(0 * S)), "policy.hard_limit", "above zero");
+    refused(memory(), ttl.hard_limit(Some(ZERO)), "policy.hard_limit", "above zero");
     refused(memory(), ttl.early(Early::Fraction(1.0)), "policy.early", "below 1");
     refused(memory(), ttl.loads(0), "policy.loads", "at least 1");
     let world = World::new();
     let level = || Level::new(Arc::clone(&world.l2));
     refused(level().ttl_cap(11 * S), ttl, "ttl_cap", "lower it");
-    refused(level().ttl_cap(0 * S), ttl, "ttl_cap", "leave the level out");
-    refused(level().budget(0 * S), ttl, "budget", "above zero");
+    refused(level().ttl_cap(ZERO), ttl, "ttl_cap", "leave the level out");
+    refused(level().budget(ZERO), ttl, "budget", "above zero");
     refused(level().breaker(Some(Breaker::default().failure_rate(0.0))), ttl, "failure_rate", "up to 1");
     refused(level().breaker(Some(Breaker::default().min_calls(0))), ttl, "min_calls", "above zero");
     // Up to the maximum age a cap says something.
@@ -66,7 +66,7 @@ async fn k4_a_policy_with_only_a_ttl_keeps_all_other_defaults() {
     let caller = crate::world::asking(&cache, &db).await;
     world.pass(30 * S).await;
     assert_eq!(caller.await.unwrap(), Err(ErrorKind::LoadTimeout), "a hard limit of 30 s");
-    db.takes(0 * S);
+    db.takes(ZERO);
     ask(&cache, &db).await.unwrap();
     world.pass(10 * S).await;
     db.fails();

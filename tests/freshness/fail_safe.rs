@@ -2,7 +2,7 @@
 
 use traced_cache::{Access, Delivery, ErrorKind, LoadEnd, Loaded, Outcome, Policy};
 
-use crate::world::{DbError, MISS, MS, S, World, ask, asking, counted, look, saw};
+use crate::world::{DbError, MISS, MS, S, World, ZERO, ask, asking, counted, look, saw};
 
 #[tokio::test]
 async fn f1_a_failed_load_answers_stale_within_grace() {
@@ -55,7 +55,7 @@ async fn f4_the_throttle_keeps_the_source_in_peace() {
     ask(&cache, &db).await.unwrap();
     db.fails();
     world.pass(2 * S).await;
-    for (after, loads) in [(0 * S, 2), (999 * MS, 2), (MS, 3), (500 * MS, 3)] {
+    for (after, loads) in [(ZERO, 2), (999 * MS, 2), (MS, 3), (500 * MS, 3)] {
         world.pass(after).await;
         assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
         assert_eq!(db.loads(), loads);
@@ -66,7 +66,7 @@ async fn f4_the_throttle_keeps_the_source_in_peace() {
 #[tokio::test]
 async fn t8_jitter_does_not_apply_to_throttling() {
     let world = World::new();
-    let policy = Policy::ttl(S).grace(9_000 * S).throttle(0 * S).jitter(1_800 * S);
+    let policy = Policy::ttl(S).grace(9_000 * S).throttle(ZERO).jitter(1_800 * S);
     let (cache, db) = (world.local(policy), world.db());
     ask(&cache, &db).await.unwrap();
     world.pass(1_801 * S).await;
@@ -147,7 +147,7 @@ async fn f10_a_failure_may_refuse_to_be_hidden() {
             (leader.await.unwrap(), waiter.await.unwrap()),
             (Err(ErrorKind::Load), Err(ErrorKind::Load))
         );
-        db.takes(0 * S).fails();
+        db.takes(ZERO).fails();
         assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"), "the next ordinary failure");
     }
 }
@@ -194,7 +194,7 @@ async fn f13_an_invalidated_value_never_stands_in() {
     let world = World::new();
     let policy = Policy::ttl(S).grace(60 * S);
     let (cache, other, db) = (world.node(policy), world.node(policy), world.db());
-    for age in [0 * S, 2 * S] {
+    for age in [ZERO, 2 * S] {
         db.has("1");
         cache.refresh("k", &db, |db, _| db.load()).await.unwrap();
         world.pass(age).await;
@@ -237,7 +237,7 @@ async fn f14_a_stale_answer_counts_as_stale_and_the_failure_once() {
 #[tokio::test]
 async fn a_panic_and_a_hang_answer_stale_too() {
     let world = World::new();
-    let policy = Policy::ttl(S).grace(600 * S).throttle(0 * S).hard_limit(Some(3 * S));
+    let policy = Policy::ttl(S).grace(600 * S).throttle(ZERO).hard_limit(Some(3 * S));
     let (cache, db) = (world.local(policy), world.db());
     ask(&cache, &db).await.unwrap();
     world.pass(2 * S).await;

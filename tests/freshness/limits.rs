@@ -2,7 +2,7 @@
 
 use traced_cache::{Access, ErrorKind, LoadEnd, Loaded, Outcome, Policy};
 
-use crate::world::{MISS, MS, S, World, ask, asking, confirmed, counted, look, saw, settled};
+use crate::world::{MISS, MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
@@ -101,7 +101,7 @@ async fn o7_what_the_background_load_says_governs_what_it_stores() {
     let (cache, db) = (world.node(policy()), world.db());
     ask(&cache, &db).await.unwrap();
     world.pass(11 * S).await;
-    db.takes(2 * S).answers(|| Ok(Loaded::value("2".to_owned()).ttl(5 * S).grace(0 * S)));
+    db.takes(2 * S).answers(|| Ok(Loaded::value("2".to_owned()).ttl(5 * S).grace(ZERO)));
     let caller = asking(&cache, &db).await;
     world.pass(100 * MS).await;
     assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
@@ -116,7 +116,7 @@ async fn o7_what_the_background_load_says_governs_what_it_stores() {
 #[tokio::test]
 async fn o8_a_soft_limit_of_zero_answers_at_once_and_refreshes_once() {
     let world = World::new();
-    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(0 * S).wait(5 * S);
+    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(ZERO).wait(5 * S);
     let (cache, db) = (world.local(policy), world.db());
     ask(&cache, &db).await.unwrap();
     world.pass(11 * S).await;
@@ -146,7 +146,7 @@ async fn the_hard_limit_ends_a_load_and_frees_the_key() {
         world.pass(MS).await;
         assert_eq!(leader.await.unwrap(), Err(ErrorKind::LoadTimeout));
         assert_eq!(waiter.await.unwrap(), Err(ErrorKind::LoadTimeout));
-        db.takes(0 * S);
+        db.takes(ZERO);
         assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
         assert_eq!(db.loads(), 2);
         confirmed(cache.invalidate("k").await);
@@ -167,7 +167,7 @@ async fn hung_loads_do_not_use_up_the_cap() {
     settled().await;
     let queued = asking(&cache, &db).await;
     assert_eq!(db.loads(), 2);
-    db.takes(0 * S);
+    db.takes(ZERO);
     world.pass(3 * S).await;
     assert_eq!(queued.await.unwrap(), saw(Outcome::Loaded, "1"));
 }

@@ -2,7 +2,7 @@
 
 use traced_cache::{Delivery, ErrorKind, Outcome, Policy, testing::Fault};
 
-use crate::world::{MS, S, World, ask, asking, confirmed, saw, settled};
+use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
@@ -123,7 +123,7 @@ async fn o10_a_caller_that_was_under_way_stores_nothing_afterwards() {
         .into_iter()
         .collect();
     settled().await;
-    let closed = cache.close(0 * S).await;
+    let closed = cache.close(ZERO).await;
     assert!(!closed.is_drained(), "three callers were under way");
     world.up();
     world.pass(S).await;

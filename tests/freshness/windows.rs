@@ -4,7 +4,7 @@
 use futures::FutureExt;
 use traced_cache::{ErrorKind, Outcome, Policy};
 
-use crate::world::{MS, S, World, ask, asking, confirmed, counted, look, saw, settled};
+use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
 /// Fresh to 10 s, at once to 15 s, on error to 30 s.
 fn policy() -> Policy {
@@ -34,7 +34,7 @@ async fn within_the_first_window_stale_is_answered_at_once_and_one_load_runs() {
 #[tokio::test]
 async fn after_it_callers_wait_and_stale_is_for_errors() {
     let world = World::new();
-    let (cache, db) = (world.local(policy().throttle(0 * S)), world.db());
+    let (cache, db) = (world.local(policy().throttle(ZERO)), world.db());
     ask(&cache, &db).await.unwrap();
     world.pass(15 * S - MS).await;
     db.takes(S).fails();
@@ -91,7 +91,7 @@ async fn a_failed_refresh_is_throttled() {
     ask(&cache, &db).await.unwrap();
     world.pass(11 * S).await;
     db.fails();
-    for (after, loads) in [(0 * S, 2), (S, 2), (S, 3)] {
+    for (after, loads) in [(ZERO, 2), (S, 2), (S, 3)] {
         world.pass(after).await;
         assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
         settled().await;

@@ -19,6 +19,7 @@ use traced_cache::{
 };
 
 pub(crate) const S: Duration = Duration::from_secs(1);
+pub(crate) const ZERO: Duration = Duration::ZERO;
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A clock, the level that nodes share, and a record of what happened.
@@ -35,7 +36,7 @@ fn watchdog() -> mpsc::Sender<()> {
     let (alive, gone) = mpsc::channel();
     let test = thread::current().name().unwrap_or("a test").to_owned();
     thread::spawn(move || {
-        if gone.recv_timeout(60 * S) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if gone.recv_timeout(30 * S) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!("{test} hangs");
             std::process::abort();
         }

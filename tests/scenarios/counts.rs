@@ -154,11 +154,11 @@ async fn mix(stack: &Stack) {
         }
     });
     for caller in callers {
-        kit::patient(caller).await.unwrap();
+        kit::moving(&stack.time, caller).await.unwrap();
     }
     over.store(true, Ordering::SeqCst);
     kit::patient(sampler).await.unwrap();
-    kit::until(|| cache.stats().flights == 0).await;
+    kit::moving(&stack.time, kit::until(|| cache.stats().flights == 0)).await;
 
     let stats = cache.stats();
     let keys = done.keys.load(Ordering::SeqCst);

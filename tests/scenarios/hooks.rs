@@ -12,7 +12,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use traced_cache::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey, Result};
+use traced_cache::{
+    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Description, Fill, Lease, Leases, Put, RawKey,
+    Result,
+};
 
 use crate::kit::patient;
 
@@ -59,6 +62,8 @@ pub(crate) enum At {
     AfterRemove,
     BeforeMarker,
     AfterMarker,
+    BeforeAcquire,
+    AfterAcquire,
 }
 
 #[derive(Default)]
@@ -234,5 +239,57 @@ impl CacheProvider for Hooked {
 
     fn time_offset_ms(&self) -> i64 {
         self.inner.time_offset_ms()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.inner.leases().map(|_| self as &dyn Leases)
+    }
+}
+
+impl Hooked {
+    fn their_leases(&self) -> &dyn Leases {
+        self.inner.leases().expect("asked for where there are some")
+    }
+}
+
+/// A fill is a put to the hooks.
+#[async_trait]
+impl Leases for Hooked {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        self.hooks.note("acquire", wanted.len());
+        self.hooks.point(At::BeforeAcquire).await;
+        let answers = match self.hooks.refuse(wanted.len()) {
+            Some(refused) => refused,
+            None => self.their_leases().acquire_many(wanted, life).await,
+        };
+        self.hooks.point(At::AfterAcquire).await;
+        answers
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        self.hooks.note("put", fills.len());
+        self.hooks.ttls.lock().unwrap().extend(fills.iter().map(|fill| fill.put.ttl));
+        self.hooks.point(At::BeforePut).await;
+        let results = match self.hooks.refuse(fills.len()) {
+            Some(refused) => refused,
+            None if self.hooks.puts_fail.load(Ordering::SeqCst) => refused(fills.len()),
+            None => self.their_leases().fill_many(fills).await,
+        };
+        self.hooks.point(At::AfterPut).await;
+        results
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        match self.hooks.refuse(leases.len()) {
+            Some(refused) => refused,
+            None => self.their_leases().renew_many(leases, life).await,
+        }
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        match self.hooks.refuse(leases.len()) {
+            Some(refused) => refused,
+            None => self.their_leases().release_many(leases).await,
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use traced_cache::{
-    CacheInfo, CacheKey, Event, Found, LoadEnd, Observer, Outcome, Result, TracedCache, Value, ok,
+    CacheInfo, CacheKey, Event, Found, LoadEnd, Observer, Outcome, Result, Time, TracedCache, Value, ok,
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -117,6 +117,21 @@ pub(crate) async fn invalidate<T: Value>(cache: &TracedCache<T>, key: impl Cache
 /// A test that waits for ever has failed; far longer than any machine needs.
 pub(crate) async fn patient<F: Future>(work: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), work).await.expect("stuck")
+}
+
+/// The same while time goes on: what waits for a lease of somebody else's looks again after a while.
+pub(crate) async fn moving<F: Future>(time: &Time, work: F) -> F::Output {
+    let ticking = async {
+        loop {
+            tokio::time::sleep(MS).await;
+            time.advance(MS);
+        }
+    };
+    let (work, ticking) = (std::pin::pin!(patient(work)), std::pin::pin!(ticking));
+    match futures::future::select(work, ticking).await {
+        futures::future::Either::Left((out, _)) => out,
+        futures::future::Either::Right(((), _)) => unreachable!("it ticks for ever"),
+    }
 }
 
 /// Waits until `condition` holds, letting other tasks run.

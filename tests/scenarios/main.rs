@@ -8,24 +8,26 @@
     reason = "helpers of tests: what goes wrong here must fail the test, and say on which stack"
 )]
 
-mod hooks;
-mod kit;
-mod stacks;
-mod stores;
-
 mod basic;
 mod batch;
 mod callers;
 mod clear;
 mod counts;
 mod dropped;
+mod hooks;
 mod keys;
+mod kit;
 mod levels;
 mod model;
 mod negative;
+mod nested;
 mod races;
 mod size;
+mod stacks;
+mod stores;
+mod three;
 mod through;
 mod ttl;
 mod verbs;
 mod wire;
+mod writers;

@@ -5,10 +5,9 @@ use std::{convert::Infallible, sync::Arc};
 use traced_cache::{Access, Outcome, Policy, Result, TracedCache, Verb, ok};
 
 use crate::{
-    hooks::{At, Gate, Hooked},
+    hooks::{At, Gate},
     kit::{self, Loads, S},
-    stacks::{self, Stack, unique},
-    stores::{MapProvider, Shelf},
+    stacks::{self, Stack},
 };
 
 /// A load that stops at the gate, then answers `value`.
@@ -32,7 +31,7 @@ async fn done(task: tokio::task::JoinHandle<Result<Arc<u64>>>) -> u64 {
 }
 
 /// What another node reads, where there is one.
-async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>) -> Option<u64> {
+pub(crate) async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>) -> Option<u64> {
     match &stack.remote {
         Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k").await,
         None => kit::get(cache, "k").await,
@@ -43,7 +42,7 @@ fn both() -> impl Iterator<Item = Stack> {
     stacks::all().chain(stacks::local())
 }
 
-fn layered() -> impl Iterator<Item = Stack> {
+pub(crate) fn layered() -> impl Iterator<Item = Stack> {
     stacks::layered().chain([stacks::mapped()])
 }
 
@@ -166,148 +165,6 @@ async fn p3_a_read_while_an_invalidation_is_between_levels() {
             assert!(kit::patient(going).await.unwrap().unwrap().is_confirmed());
             assert_eq!(kit::get(&cache, "k").await, None, "{at:?}");
             assert_eq!(elsewhere(&stack, &cache).await, None, "{at:?}");
-        }
-    }
-}
-
-/// Two remote levels behind a shelf from which the test evicts.
-struct Three {
-    shelf: Shelf,
-    two: Hooked,
-    three: Hooked,
-    cache: TracedCache<u64>,
-    name: String,
-}
-
-fn three() -> Three {
-    let (shelf, name) = (Shelf::default(), unique("three"));
-    let two = Hooked::new(Arc::new(MapProvider::new()));
-    let three = Hooked::new(Arc::new(MapProvider::new()));
-    let cache = on(&name, &shelf, &two, &three);
-    Three { shelf, two, three, cache, name }
-}
-
-fn on(name: &str, shelf: &Shelf, two: &Hooked, three: &Hooked) -> TracedCache<u64> {
-    TracedCache::builder(name)
-        .level(shelf.clone())
-        .level(stacks::level(two.clone()))
-        .level(stacks::level(three.clone()))
-        .policy(Policy::ttl(100 * S))
-        .build()
-        .unwrap()
-}
-
-impl Three {
-    /// A node whose second level is empty, so that it has to go to the third.
-    fn other(&self) -> TracedCache<u64> {
-        on(&self.name, &Shelf::default(), &Hooked::new(Arc::new(MapProvider::new())), &self.three.again())
-    }
-
-    /// A node with nothing but the second level's content.
-    async fn second_level(&self) -> Option<u64> {
-        let alone = TracedCache::builder(&self.name).level(stacks::level(self.two.again())).build().unwrap();
-        kit::get(&alone, "k").await
-    }
-}
-
-#[tokio::test]
-async fn p4_what_was_read_in_the_third_level_does_not_get_into_the_second() {
-    for a_set in [false, true] {
-        let t = three();
-        // The marker of the second level is known, the key is only in the third.
-        kit::set(&t.cache, "other", 0_u64).await;
-        kit::set(&t.other(), "k", 1_u64).await;
-        let gate = t.three.hooks.hold(At::AfterGet);
-        let reader = tokio::spawn({
-            let cache = t.cache.clone();
-            async move { kit::get(&cache, "k").await }
-        });
-        gate.reached().await;
-        if a_set {
-            kit::set(&t.cache, "k", 2_u64).await;
-        } else {
-            kit::invalidate(&t.cache, "k").await;
-        }
-        gate.open();
-        assert_eq!(kit::patient(reader).await.unwrap(), Some(1));
-        let now = a_set.then_some(2);
-        assert_eq!(t.second_level().await, now, "the second level");
-        t.shelf.evict_all();
-        assert_eq!(kit::get(&t.cache, "k").await, now);
-    }
-}
-
-#[tokio::test]
-async fn p4_a_fill_that_is_on_its_way_is_overtaken_in_order() {
-    // The reader has the old value and is writing it to the second level: the invalidation waits its turn and wins.
-    let t = three();
-    kit::set(&t.cache, "other", 0_u64).await;
-    kit::set(&t.other(), "k", 1_u64).await;
-    let gate = t.two.hooks.hold(At::BeforePut);
-    let reader = tokio::spawn({
-        let cache = t.cache.clone();
-        async move { kit::get(&cache, "k").await }
-    });
-    gate.reached().await;
-    let going = tokio::spawn({
-        let cache = t.cache.clone();
-        async move { cache.invalidate("k").await }
-    });
-    kit::settle().await;
-    gate.open();
-    assert_eq!(kit::patient(reader).await.unwrap(), Some(1));
-    assert!(kit::patient(going).await.unwrap().unwrap().is_confirmed());
-    assert_eq!(t.second_level().await, None);
-    assert_eq!(kit::get(&t.cache, "k").await, None);
-}
-
-#[tokio::test]
-async fn p4_an_invalidation_between_the_third_level_and_the_second() {
-    for at in [At::BeforeRemove, At::AfterRemove] {
-        for level in [2, 3] {
-            let t = three();
-            kit::set(&t.cache, "k", 1_u64).await;
-            t.shelf.evict_all();
-            let hooks = if level == 2 { &t.two.hooks } else { &t.three.hooks };
-            let gate = hooks.hold(at);
-            let going = tokio::spawn({
-                let cache = t.cache.clone();
-                async move { cache.invalidate("k").await }
-            });
-            gate.reached().await;
-            kit::get(&t.cache, "k").await;
-            gate.open();
-            assert!(kit::patient(going).await.unwrap().unwrap().is_confirmed());
-            assert_eq!(kit::get(&t.cache, "k").await, None, "{at:?} at {level}");
-            assert_eq!(t.second_level().await, None, "{at:?} at {level}");
-            assert_eq!(kit::get(&t.other(), "k").await, None, "{at:?} at {level}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn levels_are_filled_deepest_first() {
-    // Who finds a value at one level finds it below as well, but for evictions: so the nearest is filled last.
-    let t = three();
-    kit::set(&t.cache, "other", 0_u64).await;
-    for at in [At::BeforePut, At::AfterPut] {
-        for level in [3, 2] {
-            let hooks = if level == 3 { &t.three.hooks } else { &t.two.hooks };
-            let gate = hooks.hold(at);
-            let puts = t.two.hooks.count("put");
-            let key = format!("{at:?}{level}");
-            let loading = tokio::spawn({
-                let (cache, key) = (t.cache.clone(), key.clone());
-                async move { kit::load(&cache, &key, &Loads::default(), 1_u64).await }
-            });
-            gate.reached().await;
-            assert!(!t.shelf.holds(&key));
-            if level == 3 {
-                assert_eq!(t.two.hooks.count("put"), puts);
-            }
-            gate.open();
-            assert_eq!(kit::patient(loading).await.unwrap(), 1);
-            assert!(t.shelf.holds(&key));
         }
     }
 }
@@ -437,123 +294,6 @@ async fn a_clear_beats_a_fill_that_is_on_its_way_to_the_level() {
             assert_eq!(kit::get(&cache, "k").await, None, "{at:?}");
             assert_eq!(elsewhere(&stack, &cache).await, None, "{at:?}");
         }
-    }
-}
-
-#[tokio::test]
-async fn overlapping_sets_leave_the_levels_agreeing() {
-    for stack in layered() {
-        for at in [At::BeforePut, At::AfterPut] {
-            let cache = stack.plain::<u64>();
-            kit::set(&cache, "other", 0_u64).await;
-            let gate = stack.hooks().hold(at);
-            let set = |value: u64| {
-                let cache = cache.clone();
-                tokio::spawn(async move { cache.set("k", value).await })
-            };
-            let first = set(1);
-            gate.reached().await;
-            let second = set(2);
-            kit::settle().await;
-            gate.open();
-            assert!(kit::patient(first).await.unwrap().unwrap().is_confirmed());
-            assert!(kit::patient(second).await.unwrap().unwrap().is_confirmed());
-            let here = kit::get(&cache, "k").await;
-            assert_eq!((here, elsewhere(&stack, &cache).await), (Some(2), Some(2)), "{at:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_set_and_an_invalidation_that_overlap_leave_the_levels_agreeing() {
-    for stack in layered() {
-        for invalidation_first in [true, false] {
-            let cache = stack.plain::<u64>();
-            kit::set(&cache, "k", 0_u64).await;
-            let gate = stack.hooks().hold(if invalidation_first { At::BeforeRemove } else { At::BeforePut });
-            let run = |invalidates: bool| {
-                let cache = cache.clone();
-                tokio::spawn(async move {
-                    if invalidates { cache.invalidate("k").await } else { cache.set("k", 1_u64).await }
-                })
-            };
-            let first = run(invalidation_first);
-            gate.reached().await;
-            let second = run(!invalidation_first);
-            kit::settle().await;
-            gate.open();
-            assert!(kit::patient(first).await.unwrap().unwrap().is_confirmed());
-            assert!(kit::patient(second).await.unwrap().unwrap().is_confirmed());
-            let here = kit::get(&cache, "k").await;
-            assert_eq!(here, elsewhere(&stack, &cache).await);
-            assert_eq!(here, invalidation_first.then_some(1), "the later one counts");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_writers_of_one_key_leave_the_levels_agreeing() {
-    for stack in layered() {
-        let cache = stack.plain::<u64>();
-        for round in 0..20_u64 {
-            let writers: Vec<_> = (0..8_u64)
-                .map(|writer| {
-                    let cache = cache.clone();
-                    tokio::spawn(async move {
-                        for n in 0..5 {
-                            match (writer + n) % 4 {
-                                0 => drop(cache.invalidate("k").await.unwrap()),
-                                1 => drop(kit::load(&cache, "k", &Loads::default(), round).await),
-                                _ => drop(cache.set("k", round * 100 + writer * 10 + n).await.unwrap()),
-                            }
-                        }
-                    })
-                })
-                .collect();
-            for writer in writers {
-                kit::patient(writer).await.unwrap();
-            }
-            let below = elsewhere(&stack, &cache).await;
-            assert_eq!(kit::get(&cache, "k").await, below, "round {round}");
-        }
-        assert_eq!((cache.stats().flights, cache.stats().pending), (0, 0));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fill_does_not_slip_in_between_a_sets_last_write_and_its_end() {
-    // Reads of the third level that began during a large set wait for their turn at the second. The set must have
-    // revoked them before they get it.
-    const KEYS: u64 = 3_000;
-    let name = unique("slip");
-    let (two, three) = (Hooked::new(Arc::new(MapProvider::new())), Hooked::new(Arc::new(MapProvider::new())));
-    let cache = on(&name, &Shelf::default(), &two, &three);
-    kit::set(&cache, "marker", 0_u64).await;
-    let other = on(&name, &Shelf::default(), &Hooked::new(Arc::new(MapProvider::new())), &three.again());
-    assert!(other.set_many((0..KEYS).map(|key| (key, 1_u64))).await.unwrap().is_confirmed());
-    let held = three.hooks.hold(At::BeforePut);
-    let setting = tokio::spawn({
-        let cache = cache.clone();
-        async move { cache.set_many((0..KEYS).map(|key| (key, 2_u64))).await }
-    });
-    held.reached().await;
-    // All these have read the old values below, after the set began.
-    let readers: Vec<_> = (0..KEYS)
-        .step_by(30)
-        .map(|key| {
-            let cache = cache.clone();
-            tokio::spawn(async move { kit::get(&cache, key).await })
-        })
-        .collect();
-    kit::until(|| three.hooks.count("get") >= readers.len()).await;
-    held.open();
-    assert!(kit::patient(setting).await.unwrap().unwrap().is_confirmed());
-    for reader in readers {
-        kit::patient(reader).await.unwrap();
-    }
-    let second = TracedCache::<u64>::builder(&name).level(stacks::level(two.again())).build().unwrap();
-    for (key, value) in (0..KEYS).zip(second.get_many(0..KEYS).await.unwrap()) {
-        assert_eq!(value.as_deref(), Some(&2), "key {key} at the second level");
     }
 }
 

@@ -203,3 +203,22 @@ async fn a_poll_closes_the_breaker() {
     server.restart();
     eventually("it is used", async || cache.get(key("k")).await.is_ok()).await;
 }
+
+/// The task that polls may live on a runtime that nobody drives any more.
+#[test]
+fn what_was_read_long_ago_is_not_trusted_though_nobody_polls() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let port = super::common::free_port();
+    let cache = builder(format!("memcached://127.0.0.1:{port}")).build().unwrap();
+    let asleep = runtime();
+    // This starts the task, and no connection.
+    assert_eq!(kind(asleep.block_on(cache.get(key("k")))), ErrorKind::Connect);
+    let server = Server::on(port);
+    runtime().block_on(async {
+        eventually("it is up", async || cache.put(item("k", b"v")).await.is_ok()).await;
+        assert!(cache.get(key("k")).await.unwrap().is_some());
+        end_life(&server);
+        eventually("it is noticed", async || cache.get(key("k")).await.unwrap().is_none()).await;
+    });
+    drop(asleep);
+}

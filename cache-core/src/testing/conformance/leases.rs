@@ -1,25 +1,20 @@
 //! What a provider that gives leases is held to, besides the list for all providers. Real time passes here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod asking;
+
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::sleep;
 
+use self::asking::*;
 use super::{
     Behaviour, Options, Report, always, behaviours,
     room::{Room, all_ok},
     run_all, values,
 };
-use crate::{Acquire, Acquired, CacheProvider, ENTRY_ID_AT, EntryId, Fill, Holding, Lease, Leases};
-
-/// What has a short life is gone by then, however busy the machine is.
-const GONE_BY: Duration = Duration::from_secs(10);
-const LONG: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::{Acquire, Acquired, CacheProvider, EntryId, Fill, Holding, Lease};
 
 /// All behaviours.
 pub fn all() -> impl Iterator<Item = Behaviour> {
@@ -56,90 +51,6 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
 pub async fn run(provider: Arc<dyn CacheProvider>, options: Options) -> Report {
     of(&*provider);
     run_all(all().collect(), provider, options).await
-}
-
-fn of(provider: &dyn CacheProvider) -> &dyn Leases {
-    provider.leases().expect("the provider gives leases")
-}
-
-/// A life that the store can hold and a test can wait for.
-fn short_life(provider: &dyn CacheProvider) -> Duration {
-    (provider.capabilities().ttl_step * 2).max(Duration::from_millis(100))
-}
-
-/// Bytes with an entry id where an envelope has it.
-fn entry(id: EntryId, text: &str) -> Bytes {
-    let mut bytes = vec![0xEE; ENTRY_ID_AT.start];
-    bytes.extend(id.0.to_le_bytes());
-    bytes.extend(text.bytes());
-    bytes.into()
-}
-
-async fn ask_for(
-    provider: &dyn CacheProvider,
-    room: &Room,
-    id: &str,
-    holding: Holding,
-    life: Duration,
-) -> Acquired {
-    let wish = Acquire { key: room.key(id), holding };
-    all_ok(of(provider).acquire_many(&[wish], life).await, 1).remove(0)
-}
-
-async fn ask(provider: &dyn CacheProvider, room: &Room, id: &str) -> Acquired {
-    ask_for(provider, room, id, Holding::Nothing, LONG).await
-}
-
-fn granted(acquired: Acquired) -> Lease {
-    match acquired {
-        Acquired::Granted(lease) => lease,
-        other => panic!("a lease was to be had, but the answer was {}", name(&other)),
-    }
-}
-
-fn name(acquired: &Acquired) -> &'static str {
-    match acquired {
-        Acquired::Granted(_) => "Granted",
-        Acquired::Held => "Held",
-        Acquired::Found(_) => "Found",
-    }
-}
-
-async fn fill(
-    provider: &dyn CacheProvider,
-    room: &Room,
-    id: &str,
-    bytes: impl Into<Bytes>,
-    lease: Lease,
-) -> bool {
-    let fill = Fill { put: room.item(id, bytes), lease };
-    all_ok(of(provider).fill_many(&[fill]).await, 1).remove(0)
-}
-
-async fn renew(provider: &dyn CacheProvider, room: &Room, id: &str, lease: &Lease, life: Duration) {
-    all_ok(of(provider).renew_many(&[(room.key(id), lease.clone())], life).await, 1);
-}
-
-async fn release(provider: &dyn CacheProvider, room: &Room, id: &str, lease: &Lease) {
-    all_ok(of(provider).release_many(&[(room.key(id), lease.clone())]).await, 1);
-}
-
-async fn expect(provider: &dyn CacheProvider, room: &Room, id: &str, value: Option<&str>) {
-    let found = room.get(provider, id).await;
-    assert_eq!(found.as_deref(), value.map(str::as_bytes), "{id}");
-}
-
-/// Polls until the lease can be had again.
-async fn free(provider: &dyn CacheProvider, room: &Room, id: &str) -> Lease {
-    let start = Instant::now();
-    loop {
-        let asked = start.elapsed();
-        match ask(provider, room, id).await {
-            Acquired::Granted(lease) => return lease,
-            other => assert!(asked < GONE_BY, "the lease has not ended: {}", name(&other)),
-        }
-        sleep(PAUSE).await;
-    }
 }
 
 /// Of any number who ask at once, one gets the lease.

@@ -1,11 +1,11 @@
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
 
 use super::*;
 use crate::{
-    BoxError, Capabilities, Description, Put, RawKey,
+    BoxError, Capabilities, Description, Leases, Put, RawKey,
     testing::{Chaos, MapProvider},
 };
 
