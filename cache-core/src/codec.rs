@@ -1,5 +1,7 @@
 //! Codecs: values to bytes and back. One byte in the envelope names the codec of an entry.
 
+mod finite;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -10,7 +12,8 @@ use crate::{BoxError, Error, ErrorKind};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
-    /// `serde_json`: readable, safest under schema evolution.
+    /// `serde_json`: readable, safest under schema evolution. JSON has no NaN and no infinity: a value that holds one is
+    /// not written to the level, rather than come back as something else. The other codecs keep every float bit for bit.
     #[default]
     Json,
     /// MessagePack with field names: compact and tolerant of added fields.
@@ -48,7 +51,7 @@ impl Codec {
     /// Appends the encoded value to `out`.
     pub(crate) fn encode<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
         let done: Result<(), BoxError> = match self {
-            Self::Json => serde_json::to_writer(&mut *out, value).map_err(Into::into),
+            Self::Json => finite::to_json(value, out).map_err(Into::into),
             #[cfg(feature = "msgpack")]
             Self::MsgPack => rmp_serde::encode::write_named(out, value).map_err(Into::into),
             #[cfg(feature = "postcard")]
@@ -82,6 +85,24 @@ impl Codec {
     }
 }
 
+/// Bytes of the value as JSON, for weighing. Allocates nothing. Counts what [`Codec::Json`] would refuse to write, too: a
+/// long vector is no lighter for one NaN in it.
+pub(crate) fn measure<T: Serialize>(value: &T) -> Option<usize> {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).ok().map(|()| count.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +123,35 @@ mod tests {
             out.push(0);
             assert!(codec.decode::<(bool, i64, String, Vec<u8>, i64, Option<String>)>(&out.into()).is_none());
         }
+    }
+
+    #[test]
+    fn b7_what_json_cannot_say_is_refused_and_binary_codecs_keep_it() {
+        for bits in
+            [f64::NAN.to_bits(), 0xfff8_0000_dead_beef, 0x7ff0_0000_0000_0001, f64::INFINITY.to_bits()]
+        {
+            let value = (1, Some(f64::from_bits(bits)), vec![f64::from_bits(bits)]);
+            for codec in all() {
+                let mut out = Vec::new();
+                let done = codec.encode(&value, &mut out);
+                if codec == Codec::Json {
+                    assert_eq!(done.unwrap_err().kind(), ErrorKind::Encode);
+                    continue;
+                }
+                done.unwrap();
+                let back: (i32, Option<f64>, Vec<f64>) = codec.decode(&out.into()).unwrap();
+                assert_eq!(back.1.unwrap().to_bits(), bits, "{codec:?}");
+                assert_eq!(back.2[0].to_bits(), bits, "{codec:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn measures_what_json_takes() {
+        let value = ("a\"b", vec![1.5, -3.0], None::<u8>);
+        assert_eq!(measure(&value), Some(serde_json::to_vec(&value).unwrap().len()));
+        assert_eq!(measure(&vec![f64::NAN; 1000]), Some(5001));
+        assert_eq!(measure(&std::collections::BTreeMap::from([((1, 2), 3)])), None, "not a key in JSON");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
     Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
     backplane::Plane,
+    codec,
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
@@ -220,11 +221,8 @@ impl<T: Value> Inner<T> {
             (Some(value), Some(weigher), _) => weigher(value),
             (Some(_), None, Some(encoded)) => encoded,
             (Some(value), None, None) => {
-                let mut out = Vec::new();
-                match Codec::default().encode(&**value, &mut out) {
-                    Ok(()) => u32::try_from(out.len()).unwrap_or(u32::MAX),
-                    Err(_) => u32::try_from(size_of::<T>()).unwrap_or(u32::MAX),
-                }
+                let bytes = codec::measure(&**value).unwrap_or(size_of::<T>());
+                u32::try_from(bytes).unwrap_or(u32::MAX)
             }
         };
         value.saturating_add(u32::try_from(key.id.len()).unwrap_or(u32::MAX))

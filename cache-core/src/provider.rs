@@ -168,6 +168,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         0
     }
 
+    /// Names the state of the store that calls are answered from now: another number after a restart, a failover, or
+    /// anything else that may have brought older data back. 0: not known. Changes before any call is answered from the
+    /// new state; a cache then believes nothing of before.
+    fn incarnation(&self) -> u64 {
+        0
+    }
+
     /// The level's leases, where the store can keep them. With them one load runs across processes, and a fill that an
     /// invalidation or a set has overtaken is refused by the store itself. Then [`put`](Self::put_many) and
     /// [`remove`](Self::remove_many) revoke the lease of their key.
@@ -230,6 +237,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn time_offset_ms(&self) -> i64 {
         (**self).time_offset_ms()
+    }
+
+    fn incarnation(&self) -> u64 {
+        (**self).incarnation()
     }
 
     fn leases(&self) -> Option<&dyn Leases> {

@@ -55,6 +55,8 @@ struct Epoch {
 struct Known {
     /// 0: not yet.
     value: u64,
+    /// The state of the store that it was read from.
+    home: u64,
     asked: Option<Moment>,
     /// Counts changes, so that an answer that was under way during a clear is not believed.
     changes: u64,
@@ -242,32 +244,23 @@ impl Tier {
         if asked.is_empty() {
             return (keys.iter().map(|_| Read::Masked).collect(), false);
         }
-        let due = self.marker_due(&around.clock);
+        let home = self.provider.incarnation();
+        let due = self.marker_due(&around.clock, home);
         let mut changed = false;
-        let answers = match due {
+        let mut answers = match due {
             // The usual case keeps to the provider's single-key path, where it may gather.
             None if asked.len() == 1 => {
                 let call = async { vec![self.provider.get(asked[0]).await] };
                 self.call(around, LevelOp::Get, 1, 0, call).await
             }
             None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
-            Some(changes) => {
-                let mut with_marker = asked.clone();
-                with_marker.push(RawKey::marker(around.cache, &around.name));
-                let count = with_marker.len();
-                let answers =
-                    self.call(around, LevelOp::Get, count, 0, self.provider.get_many(&with_marker)).await;
-                match answers {
-                    Ok(mut all) => {
-                        if let Some(Ok(marker)) = all.pop() {
-                            changed = self.learn(around, marker, changes).await;
-                        }
-                        Ok(all)
-                    }
-                    failed => failed,
-                }
-            }
+            Some(changes) => self.get_with_marker(around, &asked, changes, &mut changed).await,
         };
+        if due.is_none() && answers.is_ok() && self.provider.incarnation() != home {
+            // Answered from another state of the store than the epoch was read from: once more, with the marker.
+            let changes = self.changes();
+            answers = self.get_with_marker(around, &asked, changes, &mut changed).await;
+        }
         let mut answers = match answers {
             Ok(answers) => answers
                 .into_iter()
@@ -290,6 +283,24 @@ impl Tier {
             })
             .collect();
         (all, changed)
+    }
+
+    async fn get_with_marker(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+        changes: u64,
+        changed: &mut bool,
+    ) -> Result<Vec<Result<Option<Bytes>, BoxError>>, Failure> {
+        let mut with_marker = keys.to_vec();
+        with_marker.push(RawKey::marker(around.cache, &around.name));
+        let count = with_marker.len();
+        let call = self.provider.get_many(&with_marker);
+        let mut all = self.call(around, LevelOp::Get, count, 0, call).await?;
+        if let Some(Ok(marker)) = all.pop() {
+            *changed = self.learn(around, marker, changes).await;
+        }
+        Ok(all)
     }
 
     /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
@@ -375,10 +386,12 @@ impl Tier {
     }
 
     /// `Some(changes)` when the marker should be read.
-    fn marker_due(&self, clock: &Clock) -> Option<u64> {
+    fn marker_due(&self, clock: &Clock, home: u64) -> Option<u64> {
         let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock.now();
-        let due = known.value == 0 || known.asked.is_none_or(|asked| now.since(asked) >= MARKER_PERIOD);
+        let due = known.value == 0
+            || known.home != home
+            || known.asked.is_none_or(|asked| now.since(asked) >= MARKER_PERIOD);
         // The next reader need not ask as well. While the epoch is unknown every reader must.
         known.asked = due.then_some(now).or(known.asked);
         due.then_some(known.changes)
@@ -392,9 +405,14 @@ impl Tier {
     /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
     async fn learn(&self, around: &Around, marker: Option<Bytes>, changes: u64) -> bool {
         let key = RawKey::marker(around.cache, &around.name);
+        let home = self.provider.incarnation();
         match marker.and_then(|bytes| envelope::open(key, &bytes).ok()) {
-            Some((header, _)) if header.stamp.epoch != 0 => self.adopt(header.stamp.epoch, changes),
-            // Lost or damaged: whatever it said, no entry of before may be believed.
+            // Written to this very state of the store, or nobody can tell.
+            Some((header, _)) if header.stamp.epoch != 0 && (home == 0 || header.id.0 == home) => {
+                self.adopt(header.stamp.epoch, home, changes)
+            }
+            // Lost, damaged, or of a store that has since been restarted or replaced: whatever it said, no entry of
+            // before may be believed.
             _ => {
                 let _one = self.epoch.creating.lock().await;
                 if self.changes() != changes {
@@ -409,9 +427,13 @@ impl Tier {
         self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).changes
     }
 
-    fn adopt(&self, epoch: u64, changes: u64) -> bool {
+    fn adopt(&self, epoch: u64, home: u64, changes: u64) -> bool {
         let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.changes != changes || known.value == epoch {
+        if known.changes != changes {
+            return false;
+        }
+        known.home = home;
+        if known.value == epoch {
             return false;
         }
         let old = std::mem::replace(&mut known.value, epoch);
@@ -424,12 +446,14 @@ impl Tier {
     /// known; a reader may have seen the new one already.
     pub(crate) async fn new_epoch(&self, around: &Around) -> Result<bool, Failure> {
         let epoch = fastrand::u64(1..);
+        let home = self.provider.incarnation();
         let key = RawKey::marker(around.cache, &around.name);
         let header = Header {
             codec: None,
             by_set: true,
             expired: false,
-            id: crate::EntryId::random(),
+            // Which state of the store this epoch belongs to.
+            id: crate::EntryId(home),
             schema: 0,
             born_ms: u64::try_from(around.clock.wall_ms()).unwrap_or(0),
             fresh_for: Duration::MAX,
@@ -445,6 +469,7 @@ impl Tier {
         }
         let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.changes += 1;
+        known.home = home;
         known.asked = Some(around.clock.now());
         self.epoch.value.store(epoch, Ordering::Release);
         let old = std::mem::replace(&mut known.value, epoch);
@@ -453,8 +478,12 @@ impl Tier {
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
     pub(crate) async fn know_epoch(&self, around: &Around) {
-        if self.caps.remote && self.stamp().epoch == 0 {
-            let changes = self.changes();
+        let home = self.provider.incarnation();
+        let (changes, known) = {
+            let known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
+            (known.changes, known.value != 0 && known.home == home)
+        };
+        if self.caps.remote && !known {
             let marker = [RawKey::marker(around.cache, &around.name)];
             let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
             if let Ok(mut answers) = answer

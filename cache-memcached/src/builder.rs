@@ -6,14 +6,13 @@ use crate::{
     Error, ErrorKind, MemcachedProvider,
     breaker::Breaker,
     endpoint::Endpoint,
-    exp::{Limits, Pool},
     item::HEAD,
     life::{Knowledge, Polling},
     pipeline::Pipeline,
     provider::Inner,
     route::Routes,
     server::Server,
-    transport::Transport,
+    transport::{Limits, Transport},
     wire::is_plain,
 };
 
@@ -34,10 +33,10 @@ pub struct Builder {
     connect_timeout: Duration,
     response_timeout: Duration,
     max_value: usize,
-    connections: usize,
+    #[cfg(feature = "client")]
+    pool: Option<usize>,
     failures: u32,
     cool_down: Duration,
-    pooled: bool,
 }
 
 impl Builder {
@@ -48,10 +47,10 @@ impl Builder {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             max_value: VALUE_MAX,
-            connections: 32,
+            #[cfg(feature = "client")]
+            pool: None,
             failures: 5,
             cool_down: Duration::from_millis(500),
-            pooled: false,
         }
     }
 
@@ -74,8 +73,8 @@ impl Builder {
         self
     }
 
-    /// How long a look-up and a connect may take together; where [pooled](Self::pooled), waiting for a free connection
-    /// counts, too. Default 1 s.
+    /// How long a look-up and a connect may take together; where pooled, waiting for a free connection counts, too.
+    /// Default 1 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
@@ -95,12 +94,6 @@ impl Builder {
         self
     }
 
-    /// Most connections per server, where [pooled](Self::pooled). Default 32; the server's own limit (`-c`) is 1024 for all clients together.
-    pub fn connections(mut self, most: usize) -> Self {
-        self.connections = most;
-        self
-    }
-
     /// After `failures` in a row a server is left alone for `cool_down`, then one request finds out. Default 5 and 500 ms.
     pub fn breaker(mut self, failures: u32, cool_down: Duration) -> Self {
         self.failures = failures;
@@ -108,11 +101,13 @@ impl Builder {
         self
     }
 
-    /// Whether to use a pool of connections with one exchange at a time on each (up to
-    /// [`connections`](Self::connections)), instead of one pipelined connection per server. Default false: a pool costs
-    /// more than twice the processor time under load. It may help where items are so large that one connection is full.
-    pub fn pooled(mut self, pooled: bool) -> Self {
-        self.pooled = pooled;
+    /// Uses a pool of connections with one exchange at a time on each, up to so many per server (whose own limit, `-c`, is
+    /// 1024 for all clients together), instead of one pipelined connection. A pool costs more than twice the processor time
+    /// under load, and keeps no leases: it does not say which connection a command ran on, and so not whether the server
+    /// is still the same. It may help where items are so large that one connection is full.
+    #[cfg(feature = "client")]
+    pub fn pooled(mut self, connections: usize) -> Self {
+        self.pool = Some(connections);
         self
     }
 
@@ -145,8 +140,9 @@ impl Builder {
             let value = self.max_value;
             return Err(config(format!("max_value = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
         }
-        if self.connections == 0 {
-            return Err(config("connections = 0: no call could succeed; allow at least 1"));
+        #[cfg(feature = "client")]
+        if self.pool == Some(0) {
+            return Err(config("pooled = 0: no call could succeed; allow at least 1 connection"));
         }
         if self.failures == 0 {
             return Err(config("breaker.failures = 0: it would never be closed; allow at least 1"));
@@ -157,25 +153,25 @@ impl Builder {
             return Err(config(format!("key_prefix = {value:?}: {fix}")));
         }
         let names: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        let limits = Limits {
-            connect_timeout: self.connect_timeout,
-            response_timeout: self.response_timeout,
-            connections: self.connections,
+        let limits =
+            Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
+        let pipeline = |endpoint: &Endpoint| -> Box<dyn Transport> {
+            Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value + HEAD))
         };
-        let servers = endpoints.into_iter().map(|endpoint| {
-            let transport: Box<dyn Transport> = if self.pooled {
-                Box::new(Pool::new(endpoint.clone(), limits))
-            } else {
-                Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value + HEAD))
-            };
-            Server {
-                transport,
-                breaker: Breaker::new(self.failures, self.cool_down),
-                endpoint,
-                life_key: format!("{}~life", self.key_prefix),
-                life: Knowledge::default(),
-                response_timeout: self.response_timeout,
-            }
+        #[cfg(not(feature = "client"))]
+        let transport = pipeline;
+        #[cfg(feature = "client")]
+        let transport = |endpoint: &Endpoint| match self.pool {
+            Some(most) => Box::new(crate::exp::Pool::new(endpoint.clone(), limits, most)),
+            None => pipeline(endpoint),
+        };
+        let servers = endpoints.into_iter().map(|endpoint| Server {
+            transport: transport(&endpoint),
+            breaker: Breaker::new(self.failures, self.cool_down),
+            endpoint,
+            life_key: format!("{}~life", self.key_prefix),
+            life: Knowledge::default(),
+            response_timeout: self.response_timeout,
         });
         let servers: Vec<Server> = servers.collect();
         Ok(MemcachedProvider(Arc::new(Inner {
@@ -203,7 +199,6 @@ impl fmt::Debug for Builder {
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("max_value", &self.max_value)
-            .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
 }

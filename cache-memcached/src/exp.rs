@@ -8,10 +8,7 @@
 //! doubt; it dials inside the caller's future, so a budget shorter than a connect never gets one; and it does not say
 //! which connection a command ran on, so a restarted server can pass for the old one, and there can be no leases.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -24,27 +21,20 @@ use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
-    transport::{Command, Link, Reply, Seen, Transport, When},
+    transport::{Command, Limits, Link, NO_RUNTIME, Reply, Seen, Transport, When},
 };
-
-/// Limits of a connection pool.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) connect_timeout: Duration,
-    pub(crate) response_timeout: Duration,
-    pub(crate) connections: usize,
-}
 
 pub(crate) struct Pool {
     endpoint: Endpoint,
     limits: Limits,
+    connections: usize,
     /// Made at the first call: it looks the host up. Given up by `reset`, so that a host that has moved is found.
     client: Mutex<Option<AsyncMetaClient>>,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoint: Endpoint, limits: Limits) -> Self {
-        Self { endpoint, limits, client: Mutex::new(None) }
+    pub(crate) fn new(endpoint: Endpoint, limits: Limits, connections: usize) -> Self {
+        Self { endpoint, limits, connections, client: Mutex::new(None) }
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<AsyncMetaClient>> {
@@ -56,8 +46,8 @@ impl Pool {
             return Ok(client.clone());
         }
         let made = AsyncMetaClient::builder()
-            .max_idle(self.limits.connections)
-            .max_connections(Some(self.limits.connections))
+            .max_idle(self.connections)
+            .max_connections(Some(self.connections))
             .connect_timeout(Some(self.limits.connect_timeout))
             .io_timeout(Some(self.limits.response_timeout))
             .connect_async((self.endpoint.host.as_str(), self.endpoint.port))
@@ -149,7 +139,6 @@ impl Transport for Pool {
 
 const IN_DOUBT: Fault =
     Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
-pub(crate) const NO_RUNTIME: Fault = Fault::new(ErrorKind::NoRuntime, "call it on a tokio runtime");
 const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 const UNEXPECTED: Fault = Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have");
 

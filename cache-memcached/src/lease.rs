@@ -141,27 +141,23 @@ impl Leases for MemcachedProvider {
         for (index, fill) in fills.iter().enumerate() {
             let Some(token) = tokens[index].filter(|_| holds[index]) else { continue };
             let (key, bytes) = (keys[index].clone(), fill.put.bytes.clone());
-            let command = if bytes.len() > self.0.max_value {
-                // Not stored. The lease ends, and the value that it was to replace must go, as with a put.
-                Command::Remove { key, cas: Some(token.cas) }
-            } else {
-                let (item, exptime) = (Item::Entry(token.life, bytes), exptime(fill.put.ttl, now));
-                Command::Put { key, item, exptime, when: When::Cas(token.cas) }
-            };
-            stores.push(self.routed(&keys[index], command, Under::Exactly(token.life)));
+            if bytes.len() > self.0.max_value {
+                results[index] = Err(self.too_large(bytes.len()));
+                continue;
+            }
+            let (item, exptime) = (Item::Entry(token.life, bytes), exptime(fill.put.ttl, now));
+            let put = Command::Put { key, item, exptime, when: When::Cas(token.cas) };
+            stores.push(self.routed(&keys[index], put, Under::Exactly(token.life)));
             places.push(index);
         }
-        let (mut cleared, mut ends) = (Vec::new(), Vec::new());
         for (index, answer) in places.into_iter().zip(self.run(stores).await) {
-            results[index] = match answer {
-                Ok(_) if fills[index].put.bytes.len() > self.0.max_value => {
-                    Err(self.too_large(fills[index].put.bytes.len()))
-                }
-                Ok(answer) => Ok(matches!(answer.reply, Reply::Done(_))),
-                Err(error) => Err(error),
-            };
-            // Where the server refuses an item, the lease must not stay behind.
-            if let (Err(error), Some(token)) = (&results[index], tokens[index])
+            results[index] = answer.map(|answer| matches!(answer.reply, Reply::Done(_)));
+        }
+
+        // What is too large, or refused for want of memory, leaves no lease behind, nor the value that it was to replace.
+        let (mut cleared, mut ends) = (Vec::new(), Vec::new());
+        for (index, (result, token)) in results.iter().zip(&tokens).enumerate() {
+            if let (Err(error), Some(token)) = (result, token)
                 && matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Refused)
             {
                 let remove = Command::Remove { key: keys[index].clone(), cas: Some(token.cas) };

@@ -29,8 +29,7 @@
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
 //! | [`max_value`](Builder::max_value) | 1 MiB less 1 KiB | larger items are refused; see `-I` of the server |
-//! | [`pooled`](Builder::pooled) | false | a pool of connections instead of one pipelined connection per server |
-//! | [`connections`](Builder::connections) | 32 | per server, where pooled |
+//! | `pooled` (feature `client`) | | a pool of connections instead of one pipelined connection per server |
 //! | [`breaker`](Builder::breaker) | 5, 500 ms | failures in a row that close a server off, and for how long |
 //!
 //! # Limits
@@ -46,6 +45,49 @@
 //! - TCP only, no TLS, no login: the meta protocol has none. Keep the servers on a private network.
 //! - [`time_offset_ms`](cache_core::CacheProvider::time_offset_ms) is 0: servers' clocks are not measured. Run NTP.
 //!
+//! # What lies in the store
+//!
+//! | item | bytes | life |
+//! | --- | --- | --- |
+//! | `<prefix><namespace>:<id>` | `V`, 8 bytes of the server's life, envelope | the entry's |
+//! | the same, removed | `T` | 60 s |
+//! | the same, leased | none | the lease's |
+//! | `<prefix>~lease-<32 hex digits>` | none: the right to refresh an entry, named by XXH3-128 of its key and id | the lease's |
+//! | `<prefix>~life` | `E`, 8 random bytes | 30 s from the last poll |
+//!
+//! Values of other programs are a miss, and are replaced. So are those of releases before 0.1.
+//!
+//! # Leases
+//!
+//! [`leases`](cache_core::CacheProvider::leases) are the meta protocol's own means: who finds a key absent leaves an empty
+//! item and is told whether it was the first (`mg N`); a fill replaces exactly the version that the lease saw (`ms C`).
+//! Whatever happens to the key in between, on any client, refuses the fill, and so does anything that ends the lease: its
+//! time, eviction, a restart of the server. A removal leaves a tombstone, which can be leased like an absent key. An entry
+//! that is there is refreshed under a right of its own, so that a refresher who dies is followed by another.
+//!
+//! - Lives are whole seconds: what is asked is rounded up, and one more is added, since the server ends 2 s after 1 to 2 s.
+//! - Reading leaves nothing behind. Sets and removals know nothing of leases, and cost nothing for them.
+//! - Round trips: asking 1 (over a tombstone 2), a fill 1 (a refresh 2), giving back 1, renewing 2.
+//! - A fill under a lease that arrives late, after its caller has given up, is refused like any that was overtaken.
+//!
+//! # Lives of a server
+//!
+//! A restarted server counts versions from 1 again, and one that was away, or was taken from the list and put back, holds
+//! what has been invalidated since. So each server has an item with a random number per prefix, its *life*. Entries and
+//! leases carry the life that they were made under; under another one, an entry is a miss and a lease is refused. The
+//! item ends when no provider has polled it for 30 s, so:
+//!
+//! - A new connection reads the life before all else: one round trip more. So does the first call after 2.5 s without a
+//!   poll. Else a hit is one command and one round trip.
+//! - A provider polls each server every second while it is used, every 10 s while it is not (`mg`, 40 bytes), on the
+//!   runtime of some caller, until it is dropped or closed. **What is cached is lost when nothing has polled for 30 s**: when
+//!   all processes are down for so long, or when the server could not be reached by any.
+//! - A server whose life cannot be read has no values: its keys are errors. Removals are sent all the same.
+//! - The life item is also what a poll or a [`ping`](cache_core::CacheProvider::ping) asks for, and either closes the
+//!   breaker.
+//! - Wrong only where something between us and the server keeps connections while it replaces the server (a proxy), or where
+//!   an older state of a whole machine comes back within those 30 s.
+//!
 //! # Several servers
 //!
 //! A key lives on one server, chosen by rendezvous hashing of the key and the server's name as written in the URL; the hash
@@ -58,10 +100,10 @@
 //!   an older value could wait for them.
 //! - After five failures in a row its keys fail at once ([`ErrorKind::Sick`]) for half a second; then one request finds out.
 //!   Calls that were dropped after 20 ms count as well, so that budgets shorter than the response timeout open it, too.
-//!   [`ping`](cache_core::CacheProvider::ping) asks every server regardless, and closes the breaker when it answers.
-//! - An exchange ends within `connect_timeout + response_timeout`, on an established connection within the latter. A batch of
-//!   writes takes one exchange for every 256 KiB. What lost its connection and had not been sent, and any read, is tried once
-//!   more within the same limits.
+//!   [`ping`](cache_core::CacheProvider::ping) asks every server regardless.
+//! - An exchange ends within `connect_timeout + response_timeout`, on an established connection within the latter; the life
+//!   item is an exchange of its own. A batch of writes takes one exchange for every 256 KiB. What lost its connection and had
+//!   not been sent, and any read, is tried once more within the same limits.
 //! - A write that was sent and has no answer is [`ErrorKind::InDoubt`], since it may still happen; it is not retried.
 //! - When the oldest call on a connection is overdue, the connection ends with all calls on it: replies come in order, and
 //!   none can be skipped. Large values and short timeouts do not go together.
@@ -77,6 +119,7 @@ mod breaker;
 mod builder;
 mod endpoint;
 mod error;
+#[cfg(feature = "client")]
 mod exp;
 mod item;
 mod lease;

@@ -30,8 +30,7 @@ use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
-    exp::{Limits, NO_RUNTIME},
-    transport::{Command, Reply, Transport},
+    transport::{Command, Limits, NO_RUNTIME, Reply, Transport},
 };
 
 /// Most commands without a reply.

@@ -1,6 +1,6 @@
 //! The seam between the provider and whatever moves bytes to one server.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -105,7 +105,15 @@ pub(crate) struct Seen {
     pub(crate) stale: bool,
 }
 
+pub(crate) const NO_RUNTIME: Fault = Fault::new(ErrorKind::NoRuntime, "call it on a tokio runtime");
 pub(crate) const NO_RESULT: Fault = Fault::new(ErrorKind::Protocol, "a command has no result");
+
+/// How long a transport may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
+}
 
 /// Names a connection. None that comes later has the same name.
 pub(crate) type Link = u64;

@@ -13,3 +13,9 @@ mod real;
 mod settings;
 
 const POOLED: bool = true;
+
+#[test]
+fn k_a_pool_without_connections_is_refused() {
+    let error = common::few_connections("memcached://h", 0).build().unwrap_err();
+    assert!(error.to_string().starts_with("pooled = 0"), "{error}");
+}

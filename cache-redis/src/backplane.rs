@@ -139,6 +139,7 @@ enum End {
 async fn run(guard: Running) {
     let Shared { keeper, ears, .. } = &*guard.0;
     let silence = keeper.settings.silence();
+    let node = fastrand::u64(..);
     let mut backoff = Backoff::new();
     let mut lost = None;
     loop {
@@ -151,19 +152,23 @@ async fn run(guard: Running) {
             }
         };
         let Some(link) = link else { return };
-        lost = Some(link.generation);
         let since = Instant::now();
         let end = tokio::select! {
             biased;
             () = keeper.closed() => End::Closed,
-            end = stay(&keeper.settings, ears, &link) => end,
+            end = stay(&keeper.settings, ears, &link, node) => end,
         };
-        link.condemn();
-        drop(link);
         match end {
             End::Closed => return,
-            End::Lost => ears.down(),
+            End::Lost => {
+                lost = Some(link.generation);
+                link.condemn();
+                drop(link);
+                ears.down();
+            }
+            // Publishing may still work.
             End::Refused => {
+                drop(link);
                 ears.down();
                 tokio::select! {
                     () = keeper.closed() => return,
@@ -180,10 +185,10 @@ async fn run(guard: Running) {
 type Beat<'a> = Pin<Box<dyn Future<Output = Result<(), End>> + Send + 'a>>;
 
 /// Listens on one connection until it ends.
-async fn stay(settings: &Settings, ears: &Ears, link: &Link) -> End {
+async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let silence = settings.silence();
     // Nobody else hears it, so that many nodes do not drown in each other's.
-    let own = format!("{}b:beat:{:016x}{:016x}", settings.prefix, fastrand::u64(..), link.generation);
+    let own = format!("{}b:beat:{:016x}{:016x}", settings.prefix, node, link.generation);
     ears.begin(link.generation);
     if let Err(end) = subscribe(link, &BTreeSet::from([own.clone()]), silence).await {
         return end;

@@ -61,6 +61,7 @@ pub(crate) struct Server {
 pub(crate) async fn establish(
     settings: &Settings,
     generation: u64,
+    last: &Server,
     hears: Option<Hears>,
 ) -> Result<(Link, JoinHandle<()>), Error> {
     let limit = settings.connect_timeout;
@@ -83,6 +84,7 @@ pub(crate) async fn establish(
             answered: AtomicU64::new(0),
         };
         link.server = identify(&link).await?;
+        fence(&link, last).await?;
         Ok((link, driver))
     };
     match timeout(limit, attempt).await {
@@ -154,6 +156,21 @@ async fn identify(link: &Link) -> Result<Server, RedisError> {
         run_id: replies.next().and_then(|info| field(&info, "run_id:")),
         client_id: replies.next().and_then(|id| if let Value::Int(id) = id { Some(id) } else { None }),
     })
+}
+
+/// Ends the connection before this one at the server, so that bytes of it which are still on their way can never run: a
+/// write that timed out must not arrive after an invalidation that was acknowledged.
+///
+/// Another run of the server gave that id to a stranger, who is left alone. A user without the permission goes without.
+async fn fence(link: &Link, last: &Server) -> Result<(), RedisError> {
+    let Some(id) = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id)
+    else {
+        return Ok(());
+    };
+    let mut kill = redis::pipe();
+    kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id);
+    // An error reply is among the values: it is gone already, or may not be ended.
+    link.pipeline(&kill, 1).await.map(drop)
 }
 
 fn wall_ms() -> i64 {

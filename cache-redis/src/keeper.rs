@@ -17,11 +17,12 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
     backoff::Backoff,
-    connection::{Hears, Link, establish},
+    connection::{Hears, Link, Server, establish},
     settings::Settings,
 };
 
@@ -58,6 +59,10 @@ pub(crate) struct Keeper {
     state: watch::Sender<State>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
+    /// Names the server's present run; 0 while it is not known.
+    incarnation: AtomicU64,
+    /// The server behind the last connection.
+    last: Mutex<Server>,
     /// Whether the connection lives on a runtime of several workers.
     several_workers: AtomicBool,
     renew: Notify,
@@ -81,6 +86,8 @@ impl Keeper {
             state: watch::Sender::new(State::Idle),
             generations: AtomicU64::new(0),
             time_offset_ms: AtomicI64::new(0),
+            incarnation: AtomicU64::new(0),
+            last: Mutex::default(),
             several_workers: AtomicBool::new(false),
             renew: Notify::new(),
             hears,
@@ -90,6 +97,10 @@ impl Keeper {
 
     pub(crate) fn time_offset_ms(&self) -> i64 {
         self.time_offset_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Acquire)
     }
 
     /// Whether single look-ups are to be gathered. On one worker that only adds to their way.
@@ -215,9 +226,18 @@ impl Keeper {
         let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await;
     }
 
-    async fn connect(&self) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
+    /// `fenced`: the connection before is lost, and nothing that it still carries may run.
+    async fn connect(&self, fenced: bool) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        let (link, driver) = establish(&self.settings, generation, self.hears.clone()).await?;
+        let last = match fenced {
+            true => self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            false => Server::default(),
+        };
+        let (link, driver) = establish(&self.settings, generation, &last, self.hears.clone()).await?;
+        // Before anybody gets the link: whoever is answered over it sees the new number.
+        let run = link.server.run_id.as_deref();
+        self.incarnation.store(run.map_or(0, |id| xxh3_64(id.as_bytes()).max(1)), Ordering::Release);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.several_workers.store(Handle::current().metrics().num_workers() > 1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);
@@ -242,7 +262,7 @@ async fn run(guard: IdleAtEnd) {
         let attempt = tokio::select! {
             biased;
             () = keeper.closed() => return,
-            attempt = keeper.connect() => attempt,
+            attempt = keeper.connect(true) => attempt,
         };
         match attempt {
             Ok((link, driver)) => {
@@ -311,7 +331,8 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     continue;
                 }
                 renewed = Instant::now();
-                if let Ok((next, next_driver)) = keeper.connect().await {
+                // Requests under way on the old one may end: it is a replica, which takes no writes.
+                if let Ok((next, next_driver)) = keeper.connect(false).await {
                     keeper.publish(State::Up(Arc::clone(&next)));
                     // The old driver goes on for requests under way and ends with the last of them.
                     (link, driver) = (next, next_driver);

@@ -143,6 +143,10 @@ impl CacheProvider for RedisProvider {
         Ok(wire::done(self.keeper().read(&cmd("PING")).await?)?)
     }
 
+    fn incarnation(&self) -> u64 {
+        self.keeper().incarnation()
+    }
+
     fn time_offset_ms(&self) -> i64 {
         self.keeper().time_offset_ms()
     }

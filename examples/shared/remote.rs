@@ -42,7 +42,7 @@ impl Remote {
         self.provider().describe().system
     }
 
-    fn provider(&self) -> Arc<dyn CacheProvider> {
+    pub(crate) fn provider(&self) -> Arc<dyn CacheProvider> {
         match self.clone() {
             Self::Redis(redis) => Arc::new(redis),
             Self::Memcached(memcached) => Arc::new(memcached),

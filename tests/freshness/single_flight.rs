@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
 
-use crate::world::{DbError, MS, S, World, ask, ask_for, asking, counted, look, saw, settled};
+use crate::world::{DbError, MS, S, World, ZERO, ask, ask_for, asking, counted, look, saw, settled};
 
 #[tokio::test]
 async fn s1_a_thousand_callers_one_load() {
@@ -77,10 +77,15 @@ async fn s4_waiters_share_the_error_and_its_cause() {
 #[tokio::test]
 async fn s5_a_failed_flight_is_not_remembered() {
     let world = World::new();
-    let (cache, db) = (world.local(Policy::ttl(60 * S)), world.db());
-    db.fails();
-    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
-    db.has("2");
+    let (cache, db) = (world.node(Policy::ttl(60 * S)), world.db());
+    db.takes(S).fails();
+    let leader = asking(&cache, &db).await;
+    // Somebody who still has a hand on the flight: polled once, and never again.
+    let mut stalled = Box::pin(ask(&cache, &db));
+    assert!(futures::poll!(&mut stalled).is_pending());
+    world.pass(S).await;
+    assert_eq!(leader.await.unwrap(), Err(ErrorKind::Load));
+    db.takes(ZERO).has("2");
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "2"));
     assert_eq!(db.loads(), 2);
 }

@@ -36,7 +36,7 @@ fn watchdog() -> mpsc::Sender<()> {
     let (alive, gone) = mpsc::channel();
     let test = thread::current().name().unwrap_or("a test").to_owned();
     thread::spawn(move || {
-        if gone.recv_timeout(60 * S) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if gone.recv_timeout(30 * S) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!("{test} hangs");
             std::process::abort();
         }

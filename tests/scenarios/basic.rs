@@ -128,6 +128,40 @@ async fn b7_not_a_number_comes_back_from_binary_codecs() {
     }
 }
 
+/// JSON would say `null`, and the next reader would get `None`.
+#[tokio::test]
+async fn b7_json_does_not_turn_not_a_number_into_none() {
+    for stack in stacks::all().filter(|stack| stack.remote.is_some()) {
+        let name = unique("b7");
+        let build = |stack: &Stack, recorder: &Recorder| -> TracedCache<Option<f64>> {
+            let mut builder =
+                TracedCache::builder(&name).clock(stack.clock.clone()).observer(recorder.clone());
+            if let Some(memory) = &stack.memory {
+                builder = builder.level(memory.clone());
+            }
+            let remote = stacks::level(stack.remote.clone().expect("it has one"));
+            builder.level(remote.codec(Codec::Json)).build().unwrap()
+        };
+        let seen = Recorder::default();
+        let (cache, other) = (build(&stack, &seen), build(&stack.peer(), &Recorder::default()));
+        kit::set(&cache, "k", Some(1.5)).await;
+        assert_eq!(kit::get(&other, "k").await, Some(Some(1.5)));
+
+        let loads = Loads::default();
+        kit::invalidate(&cache, "k").await;
+        let found = kit::look(&cache, "k", &loads, Some(f64::NAN)).await;
+        assert!(found.value().unwrap().is_some_and(f64::is_nan), "the caller keeps it");
+        assert_eq!(seen.count(&format!("not_encoded {}", stack.far())), 1, "{:?}", seen.all());
+        let fresh = build(&stack.peer(), &Recorder::default());
+        assert_eq!(kit::outcome(&fresh, "k").await, Outcome::Miss, "neither null nor the value of before");
+        if stack.memory.is_some() {
+            let near = cache.look("k").await.unwrap();
+            assert_eq!(near.level(), Some(0));
+            assert!(near.value().unwrap().is_some_and(f64::is_nan), "and so does the level in memory");
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Named {
     name: String,

@@ -290,6 +290,10 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
         lose(fault, self.inner.ping().await)
     }
 
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
+    }
+
     fn time_offset_ms(&self) -> i64 {
         self.inner.time_offset_ms()
     }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ pub struct MapProvider {
     capabilities: Capabilities,
     clock: Clock,
     offset_ms: AtomicI64,
+    incarnation: AtomicU64,
 }
 
 #[derive(Default)]
@@ -34,6 +35,16 @@ struct Held {
     items: HashMap<String, Item>,
     /// Under one lock with the items: whoever writes an item ends its lease in one step.
     leases: HashMap<String, Lent>,
+}
+
+/// What a [`MapProvider`] held at one moment.
+#[derive(Clone)]
+pub struct Dump(Vec<(String, Bytes, Moment)>);
+
+impl fmt::Debug for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dump").field("len", &self.0.len()).finish()
+    }
 }
 
 struct Item {
@@ -74,6 +85,7 @@ impl MapProvider {
             capabilities,
             clock: Clock::system(),
             offset_ms: AtomicI64::new(0),
+            incarnation: AtomicU64::new(1),
         }
     }
 
@@ -89,6 +101,28 @@ impl MapProvider {
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// What is held now, to bring it back with [`restore`](Self::restore).
+    pub fn dump(&self) -> Dump {
+        Dump(
+            self.lock()
+                .items
+                .iter()
+                .map(|(key, item)| (key.clone(), item.bytes.clone(), item.until))
+                .collect(),
+        )
+    }
+
+    /// Restarts from a dump: what has happened since is forgotten, and the store says that it is another one.
+    pub fn restore(&self, dump: &Dump) {
+        let mut held = self.lock();
+        held.items = dump
+            .0
+            .iter()
+            .map(|(key, bytes, until)| (key.clone(), Item { bytes: bytes.clone(), until: *until }))
+            .collect();
+        self.incarnation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// What [`CacheProvider::time_offset_ms`] answers from now on.
@@ -246,6 +280,10 @@ impl CacheProvider for MapProvider {
             held.items.remove(&key);
         }
         keys.iter().map(|_| Ok(())).collect()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Acquire)
     }
 
     fn time_offset_ms(&self) -> i64 {

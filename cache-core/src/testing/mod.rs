@@ -10,5 +10,5 @@ mod recorder;
 
 pub use chaos::{Chaos, ChaosError, ChaosOp, Fault};
 pub use hub::{Hub, Link};
-pub use map::MapProvider;
+pub use map::{Dump, MapProvider};
 pub use recorder::{Recorded, Recorder};

@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::{net::tcp::OwnedWriteHalf, runtime};
 
 use super::queue::Queue;
-use crate::{endpoint::Endpoint, error::Fault, exp::Limits};
+use crate::{endpoint::Endpoint, error::Fault, transport::Limits};
 
 #[derive(Debug)]
 pub(super) struct Link {

@@ -11,7 +11,7 @@ use std::{
 use super::common::{
     Server, builder, eventually,
     fake::{Fake, answer, asks_for_life, opaque, value_of},
-    item, key, kind, provider,
+    few_connections, item, key, kind, provider,
 };
 use cache_core::{BoxError, CacheProvider};
 use cache_memcached::{ErrorKind, MemcachedProvider};
@@ -168,7 +168,7 @@ async fn x_a_connection_dropped_in_mid_reply_is_not_used_again() {
         }
     })
     .await;
-    let cache = builder(fake.url()).connections(1).breaker(1_000_000, LONG).build().unwrap();
+    let cache = few_connections(fake.url(), 1).breaker(1_000_000, LONG).build().unwrap();
     for i in 0..20 {
         let slow = format!("slow-{i}");
         assert!(timeout(Duration::from_millis(30), cache.get(key(&slow))).await.is_err());
@@ -180,7 +180,7 @@ async fn x_a_connection_dropped_in_mid_reply_is_not_used_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x_dropped_callers_never_mix_up_replies() {
     let server = Server::start();
-    let cache = Arc::new(builder(server.url()).connections(8).build().unwrap());
+    let cache = Arc::new(few_connections(server.url(), 8).build().unwrap());
     let ids: Vec<String> = (0..64).map(|i| format!("id-{i}")).collect();
     let items: Vec<_> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
     assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
@@ -300,10 +300,9 @@ async fn z2_a_refused_put_is_followed_by_a_removal() {
 #[tokio::test]
 async fn r_a_server_that_never_answers_costs_bounded_time() {
     let fake = Fake::start(|mut peer, _| async move { while peer.line().await.is_some() {} }).await;
-    let cache = builder(fake.url())
+    let cache = few_connections(fake.url(), 2)
         .response_timeout(Duration::from_millis(100))
         .connect_timeout(Duration::from_millis(100))
-        .connections(2)
         .breaker(1_000_000, LONG)
         .build()
         .unwrap();

@@ -10,14 +10,13 @@ const URL: &str = "memcached://127.0.0.1:11211";
 
 #[test]
 fn k_bad_settings_name_field_value_and_fix() {
-    let bad: [(&str, Builder); 9] = [
+    let bad: [(&str, Builder); 8] = [
         ("server = \"127.0.0.1:11211\": named twice", builder(URL).server(URL)),
         ("server = \"redis://h\": the scheme", builder("redis://h")),
         ("connect_timeout = 0", builder(URL).connect_timeout(Duration::ZERO)),
         ("response_timeout = 0", builder(URL).response_timeout(Duration::ZERO)),
         ("max_value = 0", builder(URL).max_value(0)),
         ("max_value = 2147483648", builder(URL).max_value(2 << 30)),
-        ("connections = 0", builder(URL).connections(0)),
         ("key_prefix = \"a b\"", builder(URL).key_prefix("a b")),
         ("breaker.failures = 0", builder(URL).breaker(0, Duration::from_secs(1))),
     ];

@@ -148,7 +148,18 @@ pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// A builder with the transport that this test program is about.
 pub fn builder(url: impl Into<String>) -> Builder {
-    MemcachedProvider::builder(url).pooled(crate::POOLED)
+    few_connections(url, 32)
+}
+
+/// The same, with so many connections where there are several.
+pub fn few_connections(url: impl Into<String>, most: usize) -> Builder {
+    let builder = MemcachedProvider::builder(url);
+    #[cfg(feature = "client")]
+    if crate::POOLED {
+        return builder.pooled(most);
+    }
+    let _ = most;
+    builder
 }
 
 pub fn provider(server: &Server) -> MemcachedProvider {

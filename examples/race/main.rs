@@ -1,0 +1,66 @@
+//! Two processes race for keys whose source changes all the time, and every single read is checked: may it see what it saw?
+//!
+//! ```text
+//! cargo run --release --example race -- --l2 redis --seconds 20
+//! ```
+//!
+//! Each process has a cache of memory in front of the second level and one without memory; readers load slowly, writers
+//! change the source and then invalidate or set. The same is done to a cache written by hand, without leases and tickets,
+//! which must fail: a check that finds nothing there would find nothing anywhere.
+//!
+//! Exit code 0 if the cache has no violation and the one by hand has some, 2 if the options make no sense or the server
+//! is not installed, else 1.
+
+#[path = "../shared/failure.rs"]
+mod failure;
+mod naive;
+mod node;
+mod options;
+mod parent;
+#[path = "../shared/remote.rs"]
+mod remote;
+mod report;
+mod source;
+mod subject;
+#[path = "../shared/table.rs"]
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use crate::{
+    failure::Failure,
+    options::{Command, Options},
+    parent::Spawn,
+};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match &options.command {
+        Some(Command::Node(settings)) => node::run(settings).map(|()| (String::new(), true)),
+        None => {
+            parent::race(&options, Spawn::Processes).map(|report| (report.text(options.json), report.good()))
+        }
+    };
+    let written = done.and_then(|(text, good)| {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::run)?;
+        Ok(good)
+    });
+    match written {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            let (line, code) = failure.report();
+            // Nobody is left to be told when this fails as well.
+            let _ = writeln!(io::stderr(), "{line}");
+            code
+        }
+    }
+}

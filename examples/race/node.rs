@@ -1,0 +1,232 @@
+//! One process of the race: writers of its own keys, readers of all, a check of every read.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinSet;
+use traced_cache::BoxError;
+
+use crate::{
+    failure::Failure,
+    options::Settings,
+    remote::Remote,
+    report::{Example, NodeReport},
+    source::{Floors, KEYS, NODES, Source},
+    subject::{Loader, Seen, Subject, bound},
+};
+
+/// Readers of each of the two caches of a node.
+const READERS: usize = 16;
+/// Examples of violations that a node keeps.
+const EXAMPLES: usize = 5;
+
+#[derive(Default)]
+struct Counts {
+    loads: Arc<AtomicU64>,
+    invalidations: AtomicU64,
+    sets: AtomicU64,
+    pending: AtomicU64,
+    near: AtomicU64,
+    far: AtomicU64,
+    joined: AtomicU64,
+    local: AtomicU64,
+    confirmed: AtomicU64,
+    settled: AtomicU64,
+    diverged: AtomicU64,
+    late_near: AtomicU64,
+    late_joined: AtomicU64,
+    examples: Mutex<Vec<Example>>,
+}
+
+struct Node {
+    number: usize,
+    source: Source,
+    /// Memory in front of the second level. It writes.
+    layered: Subject,
+    /// The second level alone.
+    direct: Subject,
+    loader: Loader,
+    /// The newest version whose invalidation or set by this node has answered, by key.
+    answered: Vec<AtomicU64>,
+    counts: Counts,
+    until: Instant,
+}
+
+/// Runs a node to its end.
+pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::run)?;
+    runtime.block_on(race(settings)).map_err(Failure::run)
+}
+
+async fn race(settings: &Settings) -> Result<(), BoxError> {
+    let Settings { source, l2, run, node: number, kind, seconds } = settings;
+    let source = Source::connect(*source).await?;
+    let remote = Remote::new(l2, run)?;
+    let counts = Counts::default();
+    let loader = Loader { source: source.clone(), loads: Arc::clone(&counts.loads) };
+    let layered = Subject::new(*kind, &remote, true)?;
+    let direct = Subject::new(*kind, &remote, false)?;
+    // Connected, and listening, before the race begins.
+    layered.read(0, &loader).await?;
+    direct.read(0, &loader).await?;
+    source.meet().await?;
+    let node = Arc::new(Node {
+        number: *number,
+        source: source.clone(),
+        layered,
+        direct,
+        loader,
+        answered: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
+        counts,
+        until: Instant::now() + Duration::from_secs(*seconds),
+    });
+    let mut tasks = JoinSet::new();
+    for key in (0..KEYS).filter(|key| node.owns(*key)) {
+        tasks.spawn(Arc::clone(&node).write(key));
+    }
+    for reader in 0..2 * READERS {
+        tasks.spawn(Arc::clone(&node).read_all(reader % 2 == 0));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    // From here on the source stands still.
+    source.meet().await?;
+    let converged = node.converge(bound(*kind, &remote)).await?;
+    source.report(&serde_json::to_string(&node.report(converged))?).await?;
+    // Nobody leaves a load behind that another node waits for.
+    source.meet().await
+}
+
+impl Node {
+    fn owns(&self, key: usize) -> bool {
+        key % NODES == self.number
+    }
+
+    /// Changes a key at the source and tells the cache, by an invalidation or the new value in turn.
+    async fn write(self: Arc<Self>, key: usize) -> Result<(), BoxError> {
+        while Instant::now() < self.until {
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..50_000))).await;
+            let version = self.source.change(key).await?;
+            let delivery = if version % 2 == 0 {
+                self.counts.sets.fetch_add(1, Ordering::Relaxed);
+                self.layered.set(key, version).await?
+            } else {
+                self.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+                self.layered.invalidate(key).await?
+            };
+            self.answered[key].store(version, Ordering::SeqCst);
+            if delivery.is_confirmed() {
+                self.source.confirm(key, version).await?;
+            } else {
+                self.counts.pending.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads keys at random.
+    async fn read_all(self: Arc<Self>, layered: bool) -> Result<(), BoxError> {
+        while Instant::now() < self.until {
+            let key = fastrand::usize(..KEYS);
+            self.read(key, layered).await?;
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
+        }
+        Ok(())
+    }
+
+    /// One read, checked against what had been promised when it began.
+    async fn read(&self, key: usize, layered: bool) -> Result<u64, BoxError> {
+        let counts = &self.counts;
+        let Floors { confirmed, settled } = self.source.floors(key).await?;
+        let answered = self.answered[key].load(Ordering::SeqCst);
+        let subject = if layered { &self.layered } else { &self.direct };
+        let (version, seen) = subject.read(key, &self.loader).await?;
+        let reads = match seen {
+            Seen::Near => &counts.near,
+            Seen::Far => &counts.far,
+            Seen::Joined => &counts.joined,
+        };
+        reads.fetch_add(1, Ordering::Relaxed);
+        let (rule, floor, broken) = if layered && version < answered {
+            ("same process", answered, &counts.local)
+        } else if seen == Seen::Far && version < confirmed {
+            ("confirmed", confirmed, &counts.confirmed)
+        } else if version < settled {
+            ("within the bound", settled, &counts.settled)
+        } else {
+            if version < confirmed {
+                let late = if seen == Seen::Near { &counts.late_near } else { &counts.late_joined };
+                late.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(version);
+        };
+        broken.fetch_add(1, Ordering::Relaxed);
+        let mut examples = counts.examples.lock().unwrap_or_else(PoisonError::into_inner);
+        if examples.len() < EXAMPLES {
+            let cache = if layered { "memory and second level" } else { "second level alone" };
+            let seen = format!("{seen:?}").to_lowercase();
+            examples.push(Example {
+                rule: rule.to_owned(),
+                cache: cache.to_owned(),
+                seen,
+                key,
+                version,
+                floor,
+            });
+        }
+        Ok(version)
+    }
+
+    /// Waits until both caches have every key's newest version. Says how long the last one took; what has not come
+    /// within the bound is counted.
+    async fn converge(&self, bound: Duration) -> Result<Duration, BoxError> {
+        let since = Instant::now();
+        for key in 0..KEYS {
+            let newest = self.source.get(key).await?;
+            for layered in [true, false] {
+                while self.read(key, layered).await? != newest {
+                    if since.elapsed() > bound {
+                        self.counts.diverged.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+        Ok(since.elapsed())
+    }
+
+    fn report(&self, converged: Duration) -> NodeReport {
+        let Counts { loads, invalidations, sets, pending, near, far, joined, .. } = &self.counts;
+        let Counts { local, confirmed, settled, diverged, late_near, late_joined, examples, .. } =
+            &self.counts;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NodeReport {
+            loads: count(loads),
+            invalidations: count(invalidations),
+            sets: count(sets),
+            pending: count(pending),
+            near: count(near),
+            far: count(far),
+            joined: count(joined),
+            local: count(local),
+            confirmed: count(confirmed),
+            settled: count(settled),
+            diverged: count(diverged),
+            late_near: count(late_near),
+            late_joined: count(late_joined),
+            converged_ms: u64::try_from(converged.as_millis()).unwrap_or(u64::MAX),
+            examples: examples.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Races two processes for keys that change, and checks every read.
+#[derive(Debug, Parser)]
+#[command(name = "race")]
+pub(crate) struct Options {
+    /// `redis` or `memcached`, started for this run, or the URL of a server: redis://host:port, memcached://host:port
+    #[arg(long, default_value = "redis", value_name = "SERVER")]
+    pub(crate) l2: String,
+
+    /// How long to race
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One of the two processes; the race starts them
+    #[command(hide = true)]
+    Node(Settings),
+}
+
+/// What a node is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Settings {
+    /// Where the source is
+    #[arg(long)]
+    pub(crate) source: SocketAddr,
+    /// URL of the second level
+    #[arg(long)]
+    pub(crate) l2: String,
+    /// Key prefix of this run
+    #[arg(long)]
+    pub(crate) run: String,
+    /// Which node this is: 0 or 1
+    #[arg(long)]
+    pub(crate) node: usize,
+    #[arg(long)]
+    pub(crate) kind: Kind,
+    #[arg(long)]
+    pub(crate) seconds: u64,
+}
+
+/// What is raced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// The cache of this crate
+    Traced,
+    /// One written by hand, without leases and tickets
+    Naive,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Traced => "traced",
+            Self::Naive => "naive",
+        }
+    }
+}

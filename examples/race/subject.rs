@@ -1,0 +1,112 @@
+//! What is raced: this crate's cache, or one written by hand.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use traced_cache::{BoxError, Delivery, Level, Memory, Outcome, Policy, TracedCache};
+
+use crate::{naive::Naive, options::Kind, remote::Remote, source::Source};
+
+/// Where memory is not told of changes, it keeps entries this long.
+const CAP: Duration = Duration::from_secs(1);
+/// When a silent backplane is noticed: heartbeat and timeout, 1 s each.
+const SILENCE: Duration = Duration::from_secs(2);
+/// What one operation at the second level may take, as [`Remote::level`] sets it.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// How long memory of one process may be behind a change that the other one has made.
+pub(crate) fn bound(kind: Kind, remote: &Remote) -> Duration {
+    let told = kind == Kind::Traced && matches!(remote, Remote::Redis(_));
+    // What an entry was made from is older than the entry by one operation at most.
+    BUDGET + if told { SILENCE } else { CAP }
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Memory.
+    Near,
+    /// A read of the second level or of the source that began after the call.
+    Far,
+    /// A load that another call had begun.
+    Joined,
+}
+
+/// Loads slowly, and counts.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    pub(crate) source: Source,
+    pub(crate) loads: Arc<AtomicU64>,
+}
+
+impl Loader {
+    async fn load(self, key: usize) -> Result<u64, BoxError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        let version = self.source.get(key).await?;
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..20_000))).await;
+        Ok(version)
+    }
+}
+
+pub(crate) enum Subject {
+    Traced { cache: TracedCache<u64>, near: bool },
+    Naive(Naive),
+}
+
+impl Subject {
+    /// One with memory, or one without.
+    pub(crate) fn new(kind: Kind, remote: &Remote, near: bool) -> Result<Self, BoxError> {
+        if kind == Kind::Naive {
+            return Ok(Self::Naive(Naive::new(near.then_some(CAP), remote.provider())));
+        }
+        let mut cache = TracedCache::builder("race").policy(Policy::ttl(Duration::from_secs(60)));
+        if near {
+            let memory = Level::new(Memory::entries(1_000));
+            cache = match remote {
+                // The one without memory has nothing to be told: what the second level promises, it promises alone.
+                Remote::Redis(redis) => cache.level(memory).backplane(redis.backplane()),
+                Remote::Memcached(_) => cache.level(memory.ttl_cap(CAP)),
+            };
+        }
+        Ok(Self::Traced { cache: cache.level(remote.level()).build()?, near })
+    }
+
+    pub(crate) async fn read(&self, key: usize, loader: &Loader) -> Result<(u64, Seen), BoxError> {
+        match self {
+            Self::Naive(cache) => cache.read(key, loader.clone().load(key)).await,
+            Self::Traced { cache, near } => {
+                let id = u64::try_from(key)?;
+                let found = cache
+                    .look_or_set_with(id, loader, |loader, id| async move {
+                        loader.load(usize::try_from(id)?).await
+                    })
+                    .await?;
+                let seen = match (found.level(), found.outcome()) {
+                    (Some(0), _) if *near => Seen::Near,
+                    (None, Outcome::Coalesced) => Seen::Joined,
+                    _ => Seen::Far,
+                };
+                Ok((*found.into_value().ok_or("a read without a value")?, seen))
+            }
+        }
+    }
+
+    pub(crate) async fn set(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => cache.set(key, version).await.map(|()| Delivery::Confirmed),
+            Self::Traced { cache, .. } => Ok(cache.set(u64::try_from(key)?, version).await?),
+        }
+    }
+
+    pub(crate) async fn invalidate(&self, key: usize) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => cache.invalidate(key).await.map(|()| Delivery::Confirmed),
+            Self::Traced { cache, .. } => Ok(cache.invalidate(u64::try_from(key)?).await?),
+        }
+    }
+}
