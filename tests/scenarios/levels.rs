@@ -230,6 +230,7 @@ async fn r10_a_level_is_used_again_after_a_fill_has_failed() {
         })
         .await;
         stack.time.advance(100 * S);
+        // The lease of the fill that failed may have to end first.
         assert_eq!(kit::moving(&stack.time, kit::load(&cache, "k", &loads, 2_u64)).await, 2);
         assert_eq!(kit::get(&stack.peer().named::<u64>(&name, policy), "k").await, Some(2));
     }

@@ -69,10 +69,10 @@ async fn z4_memory_stays_within_its_bounds() {
     for key in 0..10_000_u64 {
         let _ = cache.set(key, value.clone()).await.unwrap();
     }
-    bytes.maintain();
+    // The engine stops its maintenance after a while, and goes on with the next look.
+    kit::until(|| cache.stats().levels[0].weight.unwrap() <= 1 << 20).await;
     let level = &cache.stats().levels[0];
     let weight = level.weight.unwrap();
-    assert!(weight <= 1 << 20, "{weight}");
     assert!(weight > 1 << 19, "and they are used: {weight}");
     assert!(level.evicted_size > 0);
 
@@ -81,8 +81,7 @@ async fn z4_memory_stays_within_its_bounds() {
     for key in 0..1_000_u64 {
         let _ = cache.set(key, key).await.unwrap();
     }
-    entries.maintain();
-    assert!(cache.stats().levels[0].entries.unwrap() <= 100);
+    kit::until(|| cache.stats().levels[0].entries.unwrap() <= 100).await;
 }
 
 #[tokio::test]
@@ -96,10 +95,9 @@ async fn z4_the_callers_own_measure_counts() {
     for key in 0..100_u64 {
         let _ = cache.set(key, 100_u64).await.unwrap();
     }
-    memory.maintain();
+    kit::until(|| cache.stats().levels[0].weight.unwrap() <= 1 << 20).await;
     let level = &cache.stats().levels[0];
     assert!(level.entries.unwrap() <= 10, "{level:?}");
-    assert!(level.weight.unwrap() <= 1 << 20);
 }
 
 #[tokio::test]
