@@ -65,6 +65,7 @@ async fn r4_alone_a_remote_level_surfaces_by_default() {
     let world = World::new();
     let (cache, db) = (world.bare(policy()), world.db());
     world.down();
+    assert_eq!(ask_for(&cache, "other", &db).await, saw(Outcome::Loaded, "1"), "asked and failed, no error");
     assert_eq!(look(&cache).await, Err(ErrorKind::Level));
     assert_eq!(cache.set("k", "1".to_owned()).await.unwrap_err().kind(), ErrorKind::Level);
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
