@@ -140,7 +140,7 @@ impl Tier {
             background: level.background,
             pending: Pending::default(),
             budget: level.budget,
-            gate: level.breaker.filter(|_| caps.remote).map(Gate::new),
+            gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             epoch: Epoch::default(),
             provider: level.provider,
         }
