@@ -75,7 +75,8 @@ impl<T: Value> Inner<T> {
         let mut round: Vec<_> = asked.into_iter().enumerate().collect();
         let mut again = false;
         while !round.is_empty() {
-            let overtaken = self.round(round, access, &loader, again, &mut counted, &mut all, &mut error).await?;
+            let overtaken =
+                self.round(round, access, &loader, again, &mut counted, &mut all, &mut error).await?;
             // Once: whatever it joins now began after it called.
             again = true;
             round = overtaken.into_iter().map(|at| (at, Asked::new(keys[at]))).collect();

@@ -26,6 +26,7 @@ use crate::{
     read::Begun,
     rights::{Rights, Wish},
     slots::Ticket,
+    tier::Tier,
 };
 
 /// How a load relates to its callers and to the levels.
@@ -213,9 +214,12 @@ impl<T: Value> Inner<T> {
         if !load.terms.read && load.terms.store {
             // No level has been asked yet: one whose epoch is unknown could not be filled.
             for tier in self.remote() {
-                tier.know_epoch(&self.around).await;
+                if tier.know_epoch(&self.around).await {
+                    self.void_in_process();
+                }
             }
         }
+        self.remote().for_each(Tier::note_blind);
         let Begun { stamps, seen } = self.begin();
         let born = self.now();
         for flight in flights {

@@ -63,7 +63,9 @@ impl<T: Value> Inner<T> {
                 }
             }
             if tier.leases() {
-                tier.know_epoch(&self.around).await;
+                if tier.know_epoch(&self.around).await {
+                    self.void_in_process();
+                }
                 self.ask_level(tier, wishes).await;
             }
         }
