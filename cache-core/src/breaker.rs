@@ -85,6 +85,8 @@ impl Breaker {
 /// The breaker of one level at work.
 pub(crate) struct Gate {
     settings: Breaker,
+    /// How long a probe may take.
+    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -96,12 +98,19 @@ struct Half {
 
 enum Mode {
     Closed,
-    Open { until: Moment },
-    Probing,
+    Open {
+        until: Moment,
+    },
+    /// `until`: a caller who has left its probe unattended keeps nobody else from the next one.
+    Probing {
+        number: u64,
+        until: Moment,
+    },
 }
 
 struct State {
     mode: Mode,
+    probes: u64,
     /// Counts of the current and the previous half of the window.
     now: Half,
     before: Half,
@@ -113,16 +122,20 @@ struct State {
 pub(crate) struct Pass<'a> {
     gate: &'a Gate,
     clock: &'a Clock,
-    probe: bool,
+    /// Its number, if it is one.
+    probe: Option<u64>,
     judged: bool,
 }
 
 impl Gate {
-    pub(crate) fn new(settings: Breaker) -> Self {
+    /// `budget`: the longest a call takes that somebody attends to.
+    pub(crate) fn new(settings: Breaker, budget: Duration) -> Self {
         Self {
             settings,
+            patience: settings.open_for.max(budget.saturating_mul(2)),
             state: Mutex::new(State {
                 mode: Mode::Closed,
+                probes: 0,
                 now: Half::default(),
                 before: Half::default(),
                 half_ends: Moment::ORIGIN,
@@ -138,12 +151,13 @@ impl Gate {
     pub(crate) fn enter<'a>(&'a self, clock: &'a Clock) -> Option<Pass<'a>> {
         let mut state = self.lock();
         let probe = match state.mode {
-            Mode::Closed => false,
-            Mode::Probing => return None,
-            Mode::Open { until } if clock.now() < until => return None,
-            Mode::Open { .. } => {
-                state.mode = Mode::Probing;
-                true
+            Mode::Closed => None,
+            Mode::Probing { until, .. } | Mode::Open { until } if clock.now() < until => return None,
+            Mode::Probing { .. } | Mode::Open { .. } => {
+                state.probes += 1;
+                let number = state.probes;
+                state.mode = Mode::Probing { number, until: clock.now().after(self.patience) };
+                Some(number)
             }
         };
         Some(Pass { gate: self, clock, probe, judged: false })
@@ -153,7 +167,7 @@ impl Gate {
     pub(crate) fn opens_in(&self, clock: &Clock) -> Duration {
         match self.lock().mode {
             Mode::Closed => Duration::ZERO,
-            Mode::Probing => self.settings.open_for,
+            Mode::Probing { .. } => self.settings.open_for,
             Mode::Open { until } => until.since(clock.now()),
         }
     }
@@ -162,13 +176,13 @@ impl Gate {
 impl Pass<'_> {
     /// Whether this call is the half-open probe.
     pub(crate) fn is_probe(&self) -> bool {
-        self.probe
+        self.probe.is_some()
     }
 
     /// The caller has left before the call ended. A failure if it was `overdue`: else impatient callers would keep a level
     /// that does not answer from ever counting as sick.
     pub(crate) fn abandon(mut self, overdue: bool) -> Option<BreakerState> {
-        if !overdue && !self.probe {
+        if !overdue && self.probe.is_none() {
             return None;
         }
         self.judge(false)
@@ -184,7 +198,11 @@ impl Pass<'_> {
         let settings = self.gate.settings;
         let now = self.clock.now();
         let mut state = self.gate.lock();
-        if self.probe {
+        if let Some(mine) = self.probe {
+            if !matches!(state.mode, Mode::Probing { number, .. } if number == mine) {
+                // Too late: another has been sent meanwhile.
+                return None;
+            }
             state.now = Half::default();
             state.before = Half::default();
             state.mode = if ok { Mode::Closed } else { Mode::Open { until: now.after(settings.open_for) } };
@@ -217,7 +235,7 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.probe && !self.judged {
+        if self.probe.is_some() && !self.judged {
             self.judge(false);
         }
     }
@@ -235,7 +253,7 @@ mod tests {
     #[test]
     fn opens_at_the_rate_and_closes_by_one_probe() {
         let (clock, time) = Clock::manual();
-        let gate = Gate::new(Breaker::default());
+        let gate = Gate::new(Breaker::default(), S);
         for ok in [true, true, false, false] {
             assert!(call(&gate, &clock, ok));
         }
@@ -256,7 +274,7 @@ mod tests {
     #[test]
     fn a_dropped_probe_does_not_jam_the_breaker() {
         let (clock, time) = Clock::manual();
-        let gate = Gate::new(Breaker::default().min_calls(1));
+        let gate = Gate::new(Breaker::default().min_calls(1), S);
         assert!(call(&gate, &clock, false));
         time.advance(S);
         drop(gate.enter(&clock).unwrap());
@@ -269,7 +287,7 @@ mod tests {
     #[test]
     fn old_failures_leave_the_window() {
         let (clock, time) = Clock::manual();
-        let gate = Gate::new(Breaker::default());
+        let gate = Gate::new(Breaker::default(), S);
         for _ in 0..4 {
             assert!(call(&gate, &clock, false));
         }

@@ -26,6 +26,7 @@ use crate::{
     read::Begun,
     rights::{Rights, Wish},
     slots::Ticket,
+    tier::Tier,
 };
 
 /// How a load relates to its callers and to the levels.
@@ -215,6 +216,7 @@ impl<T: Value> Inner<T> {
             keys: flights.len(),
             root: load.terms.background,
         });
+        self.remote().for_each(Tier::note_blind);
         let Begun { stamps, seen } = self.begin();
         let born = self.now();
         for flight in flights {
@@ -349,7 +351,9 @@ impl<T: Value> Inner<T> {
             return;
         }
         for tier in self.remote() {
-            tier.know_epoch(&self.around).await;
+            if tier.know_epoch(&self.around).await {
+                self.void_in_process();
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,9 @@ struct Epoch {
     known: Mutex<Known>,
     /// Mirrors `known.value` for readers.
     value: AtomicU64,
+    /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
+    /// cannot be told from the first one.
+    blind: AtomicBool,
     /// One caller creates the marker; the others wait for it.
     creating: tokio::sync::Mutex<()>,
 }
@@ -58,6 +61,8 @@ struct Known {
     /// The state of the store that it was read from.
     home: u64,
     asked: Option<Moment>,
+    /// Counts tries to create the marker.
+    tries: u64,
     /// Counts changes, so that an answer that was under way during a clear is not believed.
     changes: u64,
 }
@@ -142,7 +147,7 @@ impl Tier {
             background: level.background,
             pending: Pending::default(),
             budget: level.budget,
-            gate: level.breaker.filter(|_| caps.remote).map(Gate::new),
+            gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             epoch: Epoch::default(),
             provider: level.provider,
         }
@@ -414,17 +419,25 @@ impl Tier {
             // Lost, damaged, or of a store that has since been restarted or replaced: whatever it said, no entry of
             // before may be believed.
             _ => {
-                let _one = self.epoch.creating.lock().await;
-                if self.changes() != changes {
+                let tries = self.known().tries;
+                // Whoever has waited for another's try has waited long enough, whatever came of it.
+                let turn = around.clock.timeout(self.budget, self.epoch.creating.lock()).await;
+                if turn.is_none() || self.changes() != changes || self.known().tries != tries {
                     return false;
                 }
-                self.new_epoch(around).await.unwrap_or(false)
+                let replaced = self.new_epoch(around).await.unwrap_or(false);
+                self.known().tries += 1;
+                replaced
             }
         }
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn changes(&self) -> u64 {
-        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).changes
+        self.known().changes
     }
 
     fn adopt(&self, epoch: u64, home: u64, changes: u64) -> bool {
@@ -439,7 +452,14 @@ impl Tier {
         let old = std::mem::replace(&mut known.value, epoch);
         known.changes += 1;
         self.epoch.value.store(epoch, Ordering::Release);
-        old != 0
+        old != 0 || self.epoch.blind.swap(false, Ordering::AcqRel)
+    }
+
+    /// Notes that something is loaded or stored without this level's epoch being known.
+    pub(crate) fn note_blind(&self) {
+        if self.caps.remote && self.stamp().epoch == 0 {
+            self.epoch.blind.store(true, Ordering::Release);
+        }
     }
 
     /// Gives the cache a new epoch at this level: everything stored in it before is void. Says whether another one was
@@ -473,25 +493,27 @@ impl Tier {
         known.asked = Some(around.clock.now());
         self.epoch.value.store(epoch, Ordering::Release);
         let old = std::mem::replace(&mut known.value, epoch);
-        Ok(old != 0 && old != epoch)
+        Ok((old != 0 && old != epoch) || self.epoch.blind.swap(false, Ordering::AcqRel))
     }
 
-    /// Makes sure that the epoch is known, for writers that have read nothing.
-    pub(crate) async fn know_epoch(&self, around: &Around) {
+    /// Makes sure that the epoch is known, for writers that have read nothing. Says whether in-process levels are in doubt.
+    #[must_use]
+    pub(crate) async fn know_epoch(&self, around: &Around) -> bool {
         let home = self.provider.incarnation();
-        let (changes, known) = {
-            let known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (changes, is_known) = {
+            let known = self.known();
             (known.changes, known.value != 0 && known.home == home)
         };
-        if self.caps.remote && !known {
+        if self.caps.remote && !is_known {
             let marker = [RawKey::marker(around.cache, &around.name)];
             let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
             if let Ok(mut answers) = answer
                 && let Some(Ok(marker)) = answers.pop()
             {
-                self.learn(around, marker, changes).await;
+                return self.learn(around, marker, changes).await;
             }
         }
+        false
     }
 
     /// Counts one level look-up.

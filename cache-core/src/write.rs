@@ -225,7 +225,10 @@ impl<T: Value> Inner<T> {
     ) {
         let mut later = Vec::new();
         for tier in self.remote().rev() {
-            tier.know_epoch(&self.around).await;
+            if tier.know_epoch(&self.around).await {
+                self.void_in_process();
+            }
+            tier.note_blind();
             let stamp = tier.stamp();
             if tier.background {
                 written.pending();

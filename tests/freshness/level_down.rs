@@ -355,3 +355,78 @@ async fn a_replay_tells_the_other_nodes_again() {
     assert_eq!(one.stats().pending, 0);
     assert_eq!(look(&other).await, MISS);
 }
+
+#[tokio::test]
+async fn a_caller_who_stalls_in_the_probe_does_not_keep_the_level_off_for_the_others() {
+    let world = World::new();
+    let cache = world.bare(policy());
+    confirmed(cache.set("k", "v".to_owned()).await);
+    world.pass(20 * S).await;
+    world.down();
+    for _ in 0..20 {
+        assert!(cache.get("k").await.is_err());
+    }
+    world.pass(2 * S).await;
+    world.l2.set_all(Fault::Hang);
+    let mut stalled = Box::pin(cache.get("k"));
+    assert!(futures::poll!(&mut stalled).is_pending());
+    world.up();
+    world.pass(2 * S).await;
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "v"));
+    drop(stalled);
+    assert_eq!(look(&cache).await, saw(Outcome::Hit, "v"), "a probe of before is no verdict");
+}
+
+/// Readers who find no marker do not try one after the other to write it.
+#[tokio::test]
+async fn a_level_that_answers_reads_but_no_writes_costs_each_reader_one_budget_for_its_marker() {
+    let world = World::new();
+    let cache = world.bare(policy());
+    world.l2.set(ChaosOp::Put, Fault::Hang);
+    let readers: Vec<_> = (0..40)
+        .map(|id| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(id).await })
+        })
+        .collect();
+    world.pass(250 * MS).await;
+    assert!(readers.iter().all(tokio::task::JoinHandle::is_finished));
+}
+
+/// The first epoch that a node learns does not say whether there was another one when it loaded.
+#[tokio::test]
+async fn what_was_loaded_while_the_level_was_down_is_not_believed_when_its_epoch_is_learned() {
+    let world = World::new();
+    let store = Arc::new(MapProvider::new().clock(world.clock.clone()));
+    let flaky = Arc::new(Chaos::new(Arc::clone(&store)).clock(world.clock.clone()));
+    let node = |l2: Level| world.builder(policy()).level(memory()).level(l2).build().unwrap();
+    let (one, other, db) = (node(Level::new(store)), node(Level::new(Arc::clone(&flaky))), world.db());
+    flaky.set_all(Fault::Fail);
+    ask(&other, &db).await.unwrap();
+    confirmed(one.clear().await);
+    flaky.set_all(Fault::None);
+    world.pass(2 * S).await;
+    assert_eq!(other.get("another").await.unwrap(), None);
+    assert_eq!(look(&other).await, MISS);
+}
+
+/// Found while its lease was asked for.
+#[tokio::test]
+async fn a_hit_found_under_a_lease_counts_at_its_level() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let l3 = MapProvider::new().clock(world.clock.clone());
+    let three = world.builder(policy()).level(memory()).level(Arc::clone(&l2)).level(l3).build().unwrap();
+    let two = world.node_at(policy(), &l2);
+    l2.set(ChaosOp::Acquire, Fault::Hang);
+    let caller = tokio::spawn({
+        let cache = three.clone();
+        async move { cache.get("k").await }
+    });
+    settled().await;
+    confirmed(two.set("k", "v".to_owned()).await);
+    l2.set(ChaosOp::Acquire, Fault::None);
+    assert!(caller.await.unwrap().unwrap().is_some());
+    let stats = three.stats();
+    assert_eq!((stats.hits_at(1), stats.levels[1].outcome(LevelOutcome::Hit)), (1, 1));
+}
