@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Entry, Found, Moment, Outcome, RawKey, Result, Value, Verb,
+    Access, Entry, Error, Found, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
     fetch::{Counted, wait_for},
     flight::{Ended, Flight},
@@ -12,13 +12,19 @@ use crate::{
     observe::Spans,
     read::Asked,
     rights::Rights,
-    slots::Role,
+    slots::{Role, Ticket},
 };
 
 /// How one key of a batch is answered.
 enum Part<T> {
     Done(Result<Found<T>>),
-    Wait { flight: Arc<Flight<T>>, stale: Option<Seen<T>>, leads: bool },
+    Wait {
+        flight: Arc<Flight<T>>,
+        stale: Option<Seen<T>>,
+        leads: bool,
+        /// It had begun before this call: its value may be older than an invalidation that this call must see.
+        late: bool,
+    },
 }
 
 impl<T: Value> Inner<T> {
@@ -64,38 +70,75 @@ impl<T: Value> Inner<T> {
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked).await;
         }
+        let mut all: Vec<_> = keys.iter().map(|_| None).collect();
+        let mut error = None;
+        let mut round: Vec<_> = asked.into_iter().enumerate().collect();
+        let mut again = false;
+        while !round.is_empty() {
+            let overtaken =
+                self.round(round, access, &loader, again, &mut counted, &mut all, &mut error).await?;
+            // Once: whatever it joins now began after it called.
+            again = true;
+            round = overtaken.into_iter().map(|at| (at, Asked::new(keys[at]))).collect();
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(all.into_iter().flatten().collect()),
+        }
+    }
+
+    /// Answers some of a batch's keys, given with their positions. Gives those back that have joined loads which were
+    /// overtaken, the first time.
+    #[allow(clippy::too_many_arguments, reason = "one batch's state, twice at most")]
+    async fn round(
+        self: &Arc<Self>,
+        asked: Vec<(usize, Asked<'_, T>)>,
+        access: Access,
+        loader: &ManyLoader<T>,
+        again: bool,
+        counted: &mut [Counted<'_>],
+        all: &mut [Option<Found<T>>],
+        error: &mut Option<Error>,
+    ) -> Result<Vec<usize>> {
         let load = LoadId::next();
         let mut departures = Vec::new();
         let mut wanted = Vec::new();
-        let mut parts = Vec::with_capacity(keys.len());
-        for (at, asked) in asked.into_iter().enumerate() {
+        let mut parts = Vec::with_capacity(asked.len());
+        let mut joined = Vec::new();
+        for (at, asked) in asked {
             let part = self.part(asked, access, load, |departure| {
                 departures.push(departure);
                 wanted.push(at);
             });
-            if let Part::Wait { leads: false, .. } = part {
+            if let Part::Wait { leads: false, flight, .. } = &part {
                 counted[at].coalesced();
+                joined.push(Arc::clone(flight));
             }
-            parts.push(part);
+            parts.push((at, part));
         }
         if !departures.is_empty() {
             let read = !matches!(access, Access::Reload | Access::Bypass);
             // Nobody waits if all of it are refreshes behind values that are served.
-            let background = !parts.iter().any(|part| matches!(part, Part::Wait { leads: true, .. }));
+            let background = !parts.iter().any(|(_, part)| matches!(part, Part::Wait { leads: true, .. }));
             let terms = Terms { store: access != Access::Bypass, read, background, ..Terms::NORMAL };
-            self.launch_many(load, departures, wanted, terms, loader)?;
+            self.launch_many(load, departures, wanted, terms, Arc::clone(loader))?;
         }
+        // From now on, not only when it is their turn: nobody else may think to be the last who waits.
+        let _waiting: Vec<_> = joined.iter().map(|flight| flight.waiting()).collect();
         let waited_from = self.now();
-        let mut all = Vec::with_capacity(keys.len());
-        let mut error = None;
-        for (part, counted) in parts.into_iter().zip(&mut counted) {
+        let mut overtaken = Vec::new();
+        for (at, part) in parts {
             let found = match part {
                 Part::Done(found) => found,
-                Part::Wait { flight, stale, leads } => {
+                Part::Wait { flight, stale, leads, late } => {
                     let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
                     match (ended, stale) {
+                        (Some(Ended::Entry { accepted: false, .. }), _) if late && !again => {
+                            overtaken.push(at);
+                            continue;
+                        }
                         (None, Some(seen)) => {
                             Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))
                         }
@@ -106,18 +149,15 @@ impl<T: Value> Inner<T> {
             };
             match found {
                 Ok(found) => {
-                    counted.as_found(&found);
-                    all.push(found);
+                    counted[at].as_found(&found);
+                    all[at] = Some(found);
                 }
                 Err(failed) => {
                     error.get_or_insert(failed);
                 }
             }
         }
-        match error {
-            Some(error) => Err(error),
-            None => Ok(all),
-        }
+        Ok(overtaken)
     }
 
     /// Waits for a flight: with a stale value at hand for the soft limit only, counted from when the batch began to wait.
@@ -139,17 +179,19 @@ impl<T: Value> Inner<T> {
 
     /// Has a value that is being served loaded anew, unless somebody does so already.
     fn refresh_with(
-        &self,
+        self: &Arc<Self>,
         key: RawKey<'_>,
+        ticket: Option<&Ticket<T>>,
         held: &Entry<T>,
         load: LoadId,
         depart: impl FnOnce(Departure<T>),
     ) {
-        let ticket = self.slots.open(key);
+        let Some(ticket) = self.still(key, ticket, held) else { return };
         if let Role::Lead(flight, own) =
-            self.slots.role(&ticket, || None::<()>, || Flight::new(load, false, None))
+            self.slots.role(&ticket, || None::<()>, |_| Flight::new(load, false, None))
         {
-            depart(Departure { flight, ticket: own, held: Some(held.clone()), rights: Rights::new() });
+            let held = ticket.is_current().then(|| held.clone());
+            depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
     }
 
@@ -165,7 +207,7 @@ impl<T: Value> Inner<T> {
             if let Some(seen) = asked.fresh.as_ref().filter(|_| access != Access::CacheOnly)
                 && self.wants_early(&seen.entry, now)
             {
-                self.refresh_with(asked.key, &seen.entry, load, depart);
+                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
             }
             let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
             if asked.met_a_load && found.outcome == Outcome::Hit {
@@ -181,7 +223,7 @@ impl<T: Value> Inner<T> {
             }
             if access == Access::Normal && now < seen.entry.timeline.fresh_until.after(self.policy.revalidate)
             {
-                self.refresh_with(asked.key, &seen.entry, load, depart);
+                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
                 return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
             }
         }
@@ -189,7 +231,8 @@ impl<T: Value> Inner<T> {
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
-        let role = self.slots.role(&ticket, recheck, || Flight::new(load, reads, stale.clone()));
+        let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current));
+        let role = self.slots.role(&ticket, recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights
         } else {
@@ -199,12 +242,15 @@ impl<T: Value> Inner<T> {
         match role {
             Role::Filled(seen) => Part::Done(Ok(self.served(&seen))),
             Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
-            Role::Join(flight) => Part::Wait { flight, stale, leads: false },
+            Role::Join(flight) => {
+                let late = flight.has_begun();
+                Part::Wait { flight, stale, leads: false, late }
+            }
             Role::Lead(flight, own) => {
-                let held =
-                    stale.as_ref().filter(|s| s.entry.state(now) != State::Dead).map(|s| s.entry.clone());
+                let held = flight.stale.as_ref().filter(|s| s.entry.state(now) != State::Dead);
+                let held = held.map(|s| s.entry.clone());
                 depart(Departure { flight: Arc::clone(&flight), ticket: own, held, rights });
-                Part::Wait { flight, stale, leads: true }
+                Part::Wait { flight, stale, leads: true, late: false }
             }
         }
     }

@@ -124,7 +124,7 @@ impl<T: Value> Inner<T> {
                 return Ok(entry.found(Outcome::Absent, Some(*level), now));
             }
             if access != Access::CacheOnly && self.wants_early(entry, now) {
-                self.refresh_behind(key, entry, loader);
+                self.refresh_behind(key, asked.ticket.as_ref(), entry, loader);
             }
             let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
             return Ok(entry.found(outcome, Some(*level), now));
@@ -139,7 +139,7 @@ impl<T: Value> Inner<T> {
                 return Ok(entry.found(Outcome::Stale, Some(*level), now));
             }
             if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy.revalidate) {
-                self.refresh_behind(key, entry, loader);
+                self.refresh_behind(key, asked.ticket.as_ref(), entry, loader);
                 return Ok(entry.found(Outcome::Stale, Some(*level), now));
             }
         }
@@ -149,13 +149,20 @@ impl<T: Value> Inner<T> {
         self.load_or_join(key, access, asked, stale, loader, counted).await
     }
 
-    /// Starts a refresh that nobody waits for, unless one is under way.
-    fn refresh_behind(self: &Arc<Self>, key: RawKey<'_>, held: &Entry<T>, loader: Loader<T>) {
-        let ticket = self.slots.open(key);
-        let start = || Flight::new(LoadId::next(), false, None);
+    /// Starts a refresh that nobody waits for, unless one is under way or `held`, which was read under `ticket`, has been
+    /// overtaken: a load that fails would put it back.
+    fn refresh_behind(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        ticket: Option<&Ticket<T>>,
+        held: &Entry<T>,
+        loader: Loader<T>,
+    ) {
+        let Some(ticket) = self.still(key, ticket, held) else { return };
+        let start = |_| Flight::new(LoadId::next(), false, None);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
-            let departure =
-                Departure { flight, ticket: own, held: Some(held.clone()), rights: Rights::new() };
+            let held = ticket.is_current().then(|| held.clone());
+            let departure = Departure { flight, ticket: own, held, rights: Rights::new() };
             // Without a runtime there is no refresh; the caller has its answer.
             let _ = self.launch(departure, loader, Terms { background: true, ..Terms::NORMAL });
         }
@@ -173,10 +180,11 @@ impl<T: Value> Inner<T> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
         let read = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if read { self.refilled(key) } else { None };
-        let role = self.slots.role(&ticket, recheck, || Flight::new(LoadId::next(), read, stale.clone()));
+        let start = |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current));
+        let role = self.slots.role(&ticket, recheck, start);
         let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
-            let held = stale.as_ref().map(|s| s.entry.clone());
+            let held = flight.stale.as_ref().map(|s| s.entry.clone());
             let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
             let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
             self.launch(departure, loader, terms)?;

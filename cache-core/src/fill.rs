@@ -343,20 +343,25 @@ impl<T: Value> Inner<T> {
                 let done = tier.new_epoch(&self.around).await.is_ok();
                 if done {
                     tier.pending.delivered_clear(number);
+                    // Others have heard of it before, and may have read the old value from this level since.
+                    let _ = self.tell_clear().await;
                 }
                 done
             }
             Some(crate::pending::Due::Keys(due)) => {
                 let keys: Vec<_> =
                     due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
-                let mut well = true;
-                for ((id, number), result) in due.iter().zip(tier.remove_again(&self.around, &keys).await) {
-                    match result {
-                        Ok(()) => tier.pending.delivered(id, *number),
-                        Err(_) => well = false,
+                let mut told = Vec::new();
+                for (((id, number), key), result) in
+                    due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)
+                {
+                    if result.is_ok() {
+                        tier.pending.delivered(id, *number);
+                        told.push(*key);
                     }
                 }
-                well
+                let _ = self.tell(&told).await;
+                told.len() == keys.len()
             }
         }
     }

@@ -128,6 +128,10 @@ impl<T> Flight<T> {
         self.landed.notify_waiters();
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// Cancels the load; its task's guard ends the flight.
     pub(crate) fn abort(&self) {
         if let Some(task) = self.task.get() {

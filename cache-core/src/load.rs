@@ -1,6 +1,11 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{
     FutureExt, StreamExt,
@@ -63,9 +68,17 @@ pub(crate) type ManyLoader<T> =
 struct Landing<T: Value> {
     inner: Arc<Inner<T>>,
     open: Vec<(Arc<Flight<T>>, Ticket<T>)>,
+    /// The leases of each, to give back should the task be dropped.
+    lent: Mutex<Vec<(usize, Rights)>>,
 }
 
 impl<T: Value> Landing<T> {
+    fn lend(&self, at: usize, rights: &Rights) {
+        if !rights.is_empty() {
+            self.lent.lock().unwrap_or_else(PoisonError::into_inner).push((at, rights.clone()));
+        }
+    }
+
     fn key(&self, at: usize) -> RawKey<'_> {
         self.open[at].1.key(&self.inner.around)
     }
@@ -79,6 +92,11 @@ impl<T: Value> Landing<T> {
 
 impl<T: Value> Drop for Landing<T> {
     fn drop(&mut self) {
+        for (at, rights) in std::mem::take(&mut *self.lent.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if !self.open[at].0.has_ended() {
+                self.inner.give_back(self.key(at), rights);
+            }
+        }
         for (flight, ticket) in &self.open {
             let ended = Ended::Failed {
                 error: Error::new(ErrorKind::LoadAborted, "the load was aborted before it ended"),
@@ -247,6 +265,7 @@ impl<T: Value> Inner<T> {
                 inner.stand(std::slice::from_mut(&mut wish)).await;
             }
             let Wish { found, rights, .. } = wish;
+            landing.lend(0, &rights);
             if let Some(seen) = found {
                 return inner.arrive(&landing, 0, seen, rights, &begun).await;
             }
@@ -294,6 +313,7 @@ impl<T: Value> Inner<T> {
             let go = async |wishes: Vec<(usize, Wish<'_, T>)>| {
                 let mut load = Load { load, at: Vec::new(), rights: Vec::new(), terms };
                 for (at, Wish { key, found, rights, .. }) in wishes {
+                    landing.lend(at, &rights);
                     match found {
                         Some(seen) => inner.arrive(&landing, at, seen, rights, &begun).await,
                         None => {
@@ -335,7 +355,7 @@ impl<T: Value> Inner<T> {
 
     fn board(self: &Arc<Self>, open: Vec<(Arc<Flight<T>>, Ticket<T>)>) -> Landing<T> {
         self.stats().flights().fetch_add(open.len(), std::sync::atomic::Ordering::Relaxed);
-        Landing { inner: Arc::clone(self), open }
+        Landing { inner: Arc::clone(self), open, lent: Mutex::default() }
     }
 
     /// Another process has filled a level while this one waited for its right: that answers the flight.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Error, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
+    Access, Entry, Error, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
     fill::Outgoing,
     inner::{Inner, Seen, State},
     rights::{Rights, Wish},
@@ -90,10 +90,17 @@ impl<T: Value> Inner<T> {
             }
             if tier.store.is_some() {
                 for asked in open {
-                    if let Some(entry) = self.peek(asked.key, tier) {
-                        let state = entry.state(self.now());
-                        asked.take(Seen { entry, level: tier.index }, state);
+                    let Some(mut entry) = self.peek(asked.key, tier) else { continue };
+                    let mut state = entry.state(self.now());
+                    if state == State::Stale {
+                        // A load may put it back or show it to others: it counts only if it is there after the ticket
+                        // was opened, so that no invalidation has come between.
+                        asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+                        let Some(again) = self.held_nearby(asked.key, tier) else { continue };
+                        entry = again;
+                        state = entry.state(self.now());
                     }
+                    asked.take(Seen { entry, level: tier.index }, state);
                 }
                 continue;
             }
@@ -107,6 +114,10 @@ impl<T: Value> Inner<T> {
                 begun.seen = self.generation();
             }
             for (asked, answer) in open.into_iter().zip(answers) {
+                if cleared {
+                    // Read before the clear was learned of.
+                    asked.stale = None;
+                }
                 match answer {
                     Read::Bytes(bytes) => {
                         if let Some(entry) = self.decode(asked.key, tier, &bytes) {
@@ -145,6 +156,12 @@ impl<T: Value> Inner<T> {
         for (asked, wish) in missing.iter_mut().zip(wishes) {
             asked.owner = Some(Arc::clone(self));
             asked.rights.extend(wish.rights);
+            if let Some(seen) = &wish.found {
+                // It has been asked again, and has answered.
+                let present = seen.entry.value.is_some();
+                let outcome = if present { LevelOutcome::Hit } else { LevelOutcome::Negative };
+                tier.count(&self.around, outcome);
+            }
             asked.fresh = wish.found;
         }
     }
@@ -156,7 +173,7 @@ impl<T: Value> Inner<T> {
             let mut tickets = Vec::new();
             for asked in asked.iter_mut() {
                 if let Some(seen) = asked.fresh.as_ref().filter(|s| usize::from(s.level) == level)
-                    && let Some(ticket) = asked.ticket.take()
+                    && let Some(ticket) = asked.ticket.as_ref().map(Ticket::again)
                 {
                     asked.met_a_load = ticket.met_a_load();
                     let rights = std::mem::take(&mut asked.rights);
@@ -166,6 +183,27 @@ impl<T: Value> Inner<T> {
             }
             if !items.is_empty() {
                 self.fill(&mut items, &tickets, level, &begun.stamps, begun.seen).await;
+            }
+        }
+    }
+
+    fn held_nearby(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
+        self.peek_quietly(key, &**tier.store.as_ref()?, tier.index).0
+    }
+
+    /// A ticket under which `held`, which was read under `ticket` or at an in-process level, has not been overtaken.
+    pub(crate) fn still(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        ticket: Option<&Ticket<T>>,
+        held: &Entry<T>,
+    ) -> Option<Ticket<T>> {
+        match ticket {
+            Some(ticket) => Some(ticket.again()).filter(Ticket::is_current),
+            None => {
+                let ticket = self.slots.open(key);
+                let mut there = self.tiers.iter().filter_map(|tier| self.held_nearby(key, tier));
+                there.any(|entry| entry.id == held.id).then_some(ticket)
             }
         }
     }

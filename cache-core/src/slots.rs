@@ -158,12 +158,13 @@ impl<T> Slots<T> {
     }
 
     /// Joins the load under way, or starts one. `recheck` looks at the nearest level once more, under the key's lock, so
-    /// that a caller who comes late does not load twice.
+    /// that a caller who comes late does not load twice. `start` is told whether the ticket still holds: if not, what was
+    /// read under it has been overtaken and is none of the new load's business.
     pub(crate) fn role<R>(
         self: &Arc<Self>,
         ticket: &Ticket<T>,
         recheck: impl FnOnce() -> Option<R>,
-        start: impl FnOnce() -> Arc<Flight<T>>,
+        start: impl FnOnce(bool) -> Arc<Flight<T>>,
     ) -> Role<T, R> {
         let mut shard = self.shard(ticket.hash);
         if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
@@ -179,7 +180,8 @@ impl<T> Slots<T> {
         if let Some(filled) = recheck() {
             return Role::Filled(filled);
         }
-        let flight = start();
+        let current = shard.find(ticket.hash, |s| ticket.is_of(s)).is_some_and(|s| ticket.holds(s));
+        let flight = start(current);
         let own = self.open_in(&mut shard, &ticket.id, ticket.hash, false);
         if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
             slot.flight = Some(Arc::clone(&flight));
@@ -350,7 +352,7 @@ mod tests {
     fn a_detached_flight_cannot_be_joined() {
         let slots = Slots::<u8>::new();
         let caller = slots.open(key("a"));
-        let start = || Flight::new(LoadId::next(), true, None);
+        let start = |_| Flight::new(LoadId::next(), true, None);
         let Role::Lead(first, own) = slots.role(&caller, || None::<()>, start) else { panic!() };
         assert!(
             matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
@@ -372,7 +374,7 @@ mod tests {
     fn only_callers_from_before_the_end_get_a_landed_result() {
         let slots = Slots::<u8>::new();
         let early = slots.open(key("a"));
-        let start = || Flight::new(LoadId::next(), true, None);
+        let start = |_| Flight::new(LoadId::next(), true, None);
         let Role::Lead(flight, own) = slots.role(&early, || None::<()>, start) else { panic!() };
         let ended = Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false };
         own.land(&flight, &ended);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use moka::sync::Cache;
-use traced_cache::{BoxError, CacheId, CacheProvider, Put, RawKey};
+use traced_cache::{BoxError, CacheId, CacheProvider, Delivery, Put, RawKey};
 
 use crate::subject::Seen;
 
@@ -29,11 +29,12 @@ impl Naive {
             return Ok((version, Seen::Near));
         }
         let id = key.to_string();
-        let version = match self.far.get(raw(&id)).await? {
-            Some(bytes) => std::str::from_utf8(&bytes)?.parse()?,
-            None => {
+        // A server that does not answer is a miss.
+        let version = match self.far.get(raw(&id)).await {
+            Ok(Some(bytes)) => std::str::from_utf8(&bytes)?.parse()?,
+            Ok(None) | Err(_) => {
                 let version = load.await?;
-                self.put(&id, version).await?;
+                let _ = self.put(&id, version).await;
                 version
             }
         };
@@ -43,20 +44,20 @@ impl Naive {
         Ok((version, Seen::Far))
     }
 
-    pub(crate) async fn set(&self, key: usize, version: u64) -> Result<(), BoxError> {
-        self.put(&key.to_string(), version).await?;
+    pub(crate) async fn set(&self, key: usize, version: u64) -> Delivery {
+        let put = self.put(&key.to_string(), version).await;
         if let Some(near) = &self.near {
             near.insert(key, version);
         }
-        Ok(())
+        delivery(&put)
     }
 
-    pub(crate) async fn invalidate(&self, key: usize) -> Result<(), BoxError> {
-        self.far.remove(raw(&key.to_string())).await?;
+    pub(crate) async fn invalidate(&self, key: usize) -> Delivery {
+        let removed = self.far.remove(raw(&key.to_string())).await;
         if let Some(near) = &self.near {
             near.invalidate(&key);
         }
-        Ok(())
+        delivery(&removed)
     }
 
     async fn put(&self, id: &str, version: u64) -> Result<(), BoxError> {
@@ -66,4 +67,8 @@ impl Naive {
 
 fn raw(id: &str) -> RawKey<'_> {
     RawKey::new(CacheId(0), "naive", id)
+}
+
+fn delivery(written: &Result<(), BoxError>) -> Delivery {
+    if written.is_ok() { Delivery::Confirmed } else { Delivery::Pending }
 }

@@ -90,32 +90,32 @@ impl Race {
         Self { kind, seconds, bound_ms, reads: counts.reads(), violations: counts.violations(), counts }
     }
 
-    fn cells(&self) -> Vec<String> {
-        let Self { kind, seconds, bound_ms, reads, violations, counts } = self;
+    /// Line by line what the table shows.
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let Self { seconds, bound_ms, reads, violations, counts, .. } = self;
         let NodeReport { loads, invalidations, sets, pending, near, far, joined, .. } = counts;
         let NodeReport { late_near, late_joined, local, confirmed, settled, diverged, converged_ms, .. } =
             counts;
-        let numbers = [
-            loads,
-            invalidations,
-            sets,
-            pending,
-            reads,
-            near,
-            far,
-            joined,
-            late_near,
-            late_joined,
-            local,
-            confirmed,
-            settled,
-            diverged,
-            violations,
-        ];
-        let mut cells = vec![format!("{kind}, {seconds} s")];
-        cells.extend(numbers.map(ToString::to_string));
-        cells.push(format!("{converged_ms} ms of {bound_ms}"));
-        cells
+        vec![
+            ("seconds", seconds.to_string()),
+            ("loads", loads.to_string()),
+            ("invalidations", invalidations.to_string()),
+            ("sets", sets.to_string()),
+            ("of those, pending", pending.to_string()),
+            ("reads, all checked", reads.to_string()),
+            ("  from memory", near.to_string()),
+            ("    late, as it may be: not told yet, or within its ttl_cap", late_near.to_string()),
+            ("  from the second level, or an own load", far.to_string()),
+            ("  by joining a load", joined.to_string()),
+            ("    late, as it may be: begun before the other's change", late_joined.to_string()),
+            ("violations", violations.to_string()),
+            ("  older than what this process had been answered", local.to_string()),
+            ("  older than what any process had been confirmed", confirmed.to_string()),
+            ("  late by more than the bound", settled.to_string()),
+            ("  keys not up to date at the end, after the bound", diverged.to_string()),
+            ("ms until all keys were", converged_ms.to_string()),
+            ("ms, the bound", bound_ms.to_string()),
+        ]
     }
 }
 
@@ -137,28 +137,11 @@ impl Report {
         if json && let Ok(line) = serde_json::to_string(self) {
             return line + "\n";
         }
-        let head = [
-            "cache",
-            "loads",
-            "invalid-\nations",
-            "sets",
-            "pending",
-            "reads",
-            "memory",
-            "second level\nor source",
-            "joined\na load",
-            "late:\nmemory",
-            "late:\njoined",
-            "stale: same\nprocess",
-            "stale:\nconfirmed",
-            "stale: past\nthe bound",
-            "not\nconverged",
-            "violations",
-            "converged\nwithin",
-        ];
-        let mut table = table::table(&head);
-        table.add_rows([self.race.cells(), self.control.cells()]);
-        let mut text = format!("two processes on one {}\n{table}\n", self.l2);
+        let mut table = table::table(&["", self.race.kind, self.control.kind]);
+        for ((what, real), (_, control)) in self.race.lines().into_iter().zip(self.control.lines()) {
+            table.add_row([what.to_owned(), real, control]);
+        }
+        let mut text = format!("Two processes share one {}. `naive` is the control.\n{table}\n", self.l2);
         for race in [&self.race, &self.control] {
             for Example { rule, cache, seen, key, version, floor } in race.counts.examples.iter().take(3) {
                 text.push_str(&format!(

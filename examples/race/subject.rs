@@ -98,14 +98,14 @@ impl Subject {
 
     pub(crate) async fn set(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
         match self {
-            Self::Naive(cache) => cache.set(key, version).await.map(|()| Delivery::Confirmed),
+            Self::Naive(cache) => Ok(cache.set(key, version).await),
             Self::Traced { cache, .. } => Ok(cache.set(u64::try_from(key)?, version).await?),
         }
     }
 
     pub(crate) async fn invalidate(&self, key: usize) -> Result<Delivery, BoxError> {
         match self {
-            Self::Naive(cache) => cache.invalidate(key).await.map(|()| Delivery::Confirmed),
+            Self::Naive(cache) => Ok(cache.invalidate(key).await),
             Self::Traced { cache, .. } => Ok(cache.invalidate(u64::try_from(key)?).await?),
         }
     }

@@ -1,5 +1,7 @@
 //! Access modes, `refresh`, `expire`, and what a loader may answer.
 
+use std::sync::Arc;
+
 use traced_cache::{
     Access, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
     testing::{ChaosOp, Fault},
@@ -216,4 +218,18 @@ async fn a_reload_with_the_shared_level_down_answers() {
         assert_eq!(value.as_deref(), Some("1"), "{access:?}");
     }
     settled().await;
+}
+
+/// What the remote level holds is what is to be replaced, not an answer to the wish for its lease.
+#[tokio::test]
+async fn refresh_and_reload_load_where_the_remote_level_keeps_leases() {
+    let world = World::new();
+    let policy = Policy::ttl(10 * S);
+    let (cache, db) = (world.node_at(policy, &world.leasing()), world.db());
+    confirmed(cache.set("k", "old".to_owned()).await);
+    db.has("new");
+    let new: Option<Arc<String>> = cache.refresh("k", &db, |db, _: String| db.load()).await.unwrap();
+    assert_eq!((new.unwrap().as_str(), db.loads()), ("new", 1));
+    db.has("newer");
+    assert_eq!(ask(&cache.access(Access::Reload), &db).await, saw(Outcome::Loaded, "newer"));
 }

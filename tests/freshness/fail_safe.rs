@@ -1,8 +1,11 @@
 //! Group F: a stale value stands in for a load that failed.
 
-use traced_cache::{Access, Delivery, ErrorKind, LoadEnd, Loaded, Outcome, Policy};
+use traced_cache::{
+    Access, Delivery, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
+    testing::{ChaosOp, Fault},
+};
 
-use crate::world::{DbError, MISS, MS, S, World, ZERO, ask, asking, counted, look, saw};
+use crate::world::{DbError, MISS, MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
 #[tokio::test]
 async fn f1_a_failed_load_answers_stale_within_grace() {
@@ -251,4 +254,57 @@ async fn a_panic_and_a_hang_answer_stale_too() {
     assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
     assert_eq!(world.load_events(|end, _| end == LoadEnd::Failed(ErrorKind::LoadPanicked)), 1);
     assert_eq!(world.load_events(|end, _| end == LoadEnd::Failed(ErrorKind::LoadTimeout)), 1);
+}
+
+/// Read before an invalidation that ended while the remote level was being asked: a load that fails afterwards must not
+/// put it back.
+#[tokio::test]
+async fn a_failed_load_does_not_bring_back_what_was_invalidated_while_it_was_looked_for() {
+    for revalidate in [ZERO, 50 * S] {
+        let world = World::new();
+        let policy = Policy::ttl(10 * S).grace(100 * S).throttle(5 * S).revalidate(revalidate);
+        let (cache, db) = (world.node(policy), world.db());
+        ask(&cache, &db).await.unwrap();
+        world.pass(11 * S).await;
+        db.fails();
+        world.l2.set(ChaosOp::Get, Fault::Hang);
+        let caller = asking(&cache, &db).await;
+        confirmed(cache.invalidate("k").await);
+        world.up();
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"), "it called before the invalidation");
+        settled().await;
+        assert_eq!(look(&cache.access(Access::AllowStale)).await, MISS);
+    }
+}
+
+#[tokio::test]
+async fn who_calls_after_an_invalidation_does_not_fall_back_on_what_the_loads_leader_had_read_before() {
+    let world = World::new();
+    let (cache, db) = (world.node(Policy::ttl(10 * S).grace(100 * S)), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.fails().takes(S);
+    world.l2.set(ChaosOp::Get, Fault::Hang);
+    let before = asking(&cache, &db).await;
+    confirmed(cache.invalidate("k").await);
+    world.up();
+    settled().await;
+    let after = asking(&cache, &db).await;
+    world.pass(S).await;
+    assert_eq!(before.await.unwrap(), saw(Outcome::Stale, "1"));
+    assert_eq!(after.await.unwrap(), Err(ErrorKind::Load));
+    assert_eq!(db.loads(), 2, "they shared one");
+}
+
+/// The look-up that learns of another node's clear does not answer from before it.
+#[tokio::test]
+async fn a_stale_value_of_before_a_clear_that_this_read_learns_of_is_not_served() {
+    let world = World::new();
+    let policy = Policy::ttl(10 * S).grace(100 * S);
+    let (one, other, db) = (world.node(policy), world.node(policy), world.db());
+    ask(&other, &db).await.unwrap();
+    world.pass(11 * S).await;
+    confirmed(one.clear().await);
+    world.pass(2 * S).await;
+    assert_eq!(look(&other.access(Access::AllowStale)).await, MISS);
 }

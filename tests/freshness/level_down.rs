@@ -5,7 +5,7 @@ use std::{error::Error as _, sync::Arc, time::Duration};
 use traced_cache::{
     Access, Breaker, BreakerState, Delivery, ErrorKind, Level, LevelFault, LevelOp, LevelOutcome, Outcome,
     Policy, Stance,
-    testing::{ChaosError, ChaosOp, Fault, Recorded},
+    testing::{Chaos, ChaosError, ChaosOp, Fault, Hub, MapProvider, Recorded},
 };
 
 use crate::world::{
@@ -65,6 +65,7 @@ async fn r4_alone_a_remote_level_surfaces_by_default() {
     let world = World::new();
     let (cache, db) = (world.bare(policy()), world.db());
     world.down();
+    assert_eq!(ask_for(&cache, "other", &db).await, saw(Outcome::Loaded, "1"), "asked and failed, no error");
     assert_eq!(look(&cache).await, Err(ErrorKind::Level));
     assert_eq!(cache.set("k", "1".to_owned()).await.unwrap_err().kind(), ErrorKind::Level);
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
@@ -333,4 +334,24 @@ async fn a_batch_that_fails_costs_no_error() {
         world.pass(Duration::from_millis(300)).await;
     }
     counted(&cache, 200);
+}
+
+/// Another node has heard the message, and has read the old value from the level once more before it was removed there.
+#[tokio::test]
+async fn a_replay_tells_the_other_nodes_again() {
+    let world = World::new();
+    let (hub, store) = (Hub::new(), Arc::new(MapProvider::new().clock(world.clock.clone())));
+    let flaky = Arc::new(Chaos::new(Arc::clone(&store)).clock(world.clock.clone()));
+    let node =
+        |l2: Level| world.builder(policy()).level(memory()).level(l2).backplane(hub.node()).build().unwrap();
+    let (one, other, db) = (node(Level::new(Arc::clone(&flaky))), node(Level::new(store)), world.db());
+    ask(&one, &db).await.unwrap();
+    ask(&other, &db).await.unwrap();
+    flaky.set_all(Fault::Fail);
+    assert_eq!(one.invalidate("k").await.unwrap(), Delivery::Pending);
+    assert_eq!(look(&other).await, saw(Outcome::Hit, "1"), "it is pending");
+    flaky.set_all(Fault::None);
+    world.pass(5 * S).await;
+    assert_eq!(one.stats().pending, 0);
+    assert_eq!(look(&other).await, MISS);
 }

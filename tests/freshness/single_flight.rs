@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
 
-use crate::world::{DbError, MS, S, World, ZERO, ask, ask_for, asking, counted, look, saw, settled};
+use crate::world::{
+    DbError, MS, S, World, ZERO, ask, ask_for, asking, asking_many, confirmed, counted, look, saw, settled,
+};
 
 #[tokio::test]
 async fn s1_a_thousand_callers_one_load() {
@@ -316,4 +318,61 @@ async fn a_batch_answers_stale_within_its_windows_and_limits() {
     world.pass(2 * S).await;
     assert_eq!(ask_for(&cache, "a", &db).await, saw(Outcome::Hit, "3"));
     assert_eq!(db.loads(), 4);
+}
+
+/// The only caller who may cancel a load is the last one who waits for it, and a batch waits, too.
+#[tokio::test]
+async fn a_caller_who_gives_up_does_not_cancel_the_load_that_a_batch_waits_for() {
+    let world = World::new();
+    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS).complete_in_background(false);
+    let (cache, db) = (world.local(policy), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(S).has("2");
+    let impatient = asking(&cache, &db).await;
+    let batch = asking_many(&cache.access(Access::Reload), &db).await;
+    world.pass(100 * MS).await;
+    assert_eq!(impatient.await.unwrap(), saw(Outcome::Stale, "1"));
+    world.pass(S).await;
+    assert_eq!(batch.await.unwrap(), Ok(Some("2".to_owned())));
+}
+
+#[tokio::test]
+async fn a_load_that_is_cancelled_gives_its_lease_back() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS).complete_in_background(false);
+    let (cache, db) = (world.node_at(policy, &l2), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(100 * S);
+    let caller = asking(&cache, &db).await;
+    assert!(l2.inner().is_leased("things:k"));
+    world.pass(100 * MS).await;
+    assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
+    settled().await;
+    assert!(!l2.inner().is_leased("things:k"), "other nodes would wait for its end");
+}
+
+/// As a single caller does: what it has joined began before it called, and another node's invalidation came between.
+#[tokio::test]
+async fn a_batch_does_not_take_the_value_of_a_load_that_another_node_has_overtaken() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let policy = Policy::ttl(10 * S);
+    let (one, other, db) = (world.node_at(policy, &l2), world.node_at(policy, &l2), world.db());
+    db.takes(S).has("old");
+    let before = asking(&other, &db).await;
+    confirmed(one.invalidate("k").await);
+    let batch = asking_many(&other, &db).await;
+    world.pass(S - MS).await;
+    assert_eq!(db.loads(), 1);
+    world.time.advance(MS);
+    assert_eq!(before.await.unwrap(), saw(Outcome::Loaded, "old"), "it called before the invalidation");
+    db.has("new");
+    for _ in 0..2 {
+        world.pass(S).await;
+    }
+    assert_eq!(batch.await.unwrap(), Ok(Some("new".to_owned())));
+    assert_eq!((db.loads(), other.stats().lookups()), (2, 2));
 }

@@ -80,6 +80,17 @@ impl World {
         self.builder(policy).level(memory()).level(level).build().unwrap()
     }
 
+    /// A level to share that keeps leases.
+    pub(crate) fn leasing(&self) -> Arc<Chaos<MapProvider>> {
+        let map = MapProvider::new().leasing().clock(self.clock.clone());
+        Arc::new(Chaos::new(map).clock(self.clock.clone()))
+    }
+
+    /// Memory in front of this level.
+    pub(crate) fn node_at(&self, policy: Policy, l2: &Arc<Chaos<MapProvider>>) -> TracedCache<String> {
+        self.builder(policy).level(memory()).level(Arc::clone(l2)).build().unwrap()
+    }
+
     pub(crate) fn db(&self) -> Db {
         Db(Arc::new(Source {
             clock: self.clock.clone(),
@@ -266,4 +277,18 @@ pub(crate) const MISS: Seen = Ok((Outcome::Miss, None));
 pub(crate) fn counted(cache: &TracedCache<String>, calls: u64) {
     let stats = cache.stats();
     assert_eq!(stats.lookups(), calls, "{stats:?}");
+}
+
+/// `get_or_set_many` of the one key, from a task of its own, which has run as far as it can.
+pub(crate) async fn asking_many(
+    cache: &TracedCache<String>,
+    db: &Db,
+) -> tokio::task::JoinHandle<Result<Option<String>, ErrorKind>> {
+    let (cache, db) = (cache.clone(), db.clone());
+    let task = tokio::spawn(async move {
+        let found = cache.get_or_set_many(["k"], &db, |db, keys| async move { db.load_many(keys).await });
+        found.await.map(|mut found| found.remove(0).map(|v| v.to_string())).map_err(|e| e.kind())
+    });
+    settled().await;
+    task
 }
