@@ -195,7 +195,7 @@ async fn l11_background_writes_keep_their_order() {
 
 #[tokio::test]
 async fn r1_a_level_that_is_down_costs_no_error() {
-    for stack in stacks::layered() {
+    for stack in stacks::layered().chain([stacks::mapped()]) {
         let events = kit::Recorder::default();
         let cache: TracedCache<u64> = stack.builder(&unique("r1")).observer(events.clone()).build().unwrap();
         stack.hooks().down(true);
@@ -209,7 +209,7 @@ async fn r1_a_level_that_is_down_costs_no_error() {
 
 #[tokio::test]
 async fn r10_a_level_is_used_again_after_a_fill_has_failed() {
-    for stack in stacks::layered() {
+    for stack in stacks::layered().chain([stacks::mapped()]) {
         let name = unique("r10");
         let policy = Policy::ttl(100 * S);
         let cache = stack.named::<u64>(&name, policy);
