@@ -93,3 +93,12 @@ pub use cache_redis::{RedisBackplane, RedisProvider};
 #[cfg(all(doctest, feature = "memory", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are the programs in `docs`, which run.
+#[cfg(all(doctest, feature = "memory"))]
+#[doc = include_str!("../docs/testing.md")]
+struct Testing;
+
+#[cfg(all(doctest, feature = "memory"))]
+#[doc = include_str!("../docs/writing-a-backend.md")]
+struct WritingABackend;

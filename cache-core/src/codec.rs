@@ -8,7 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{BoxError, Error, ErrorKind};
 
 /// How a level writes values. Reading goes by the byte in the envelope, so a change of codec under live data is a
-/// correct read where the old codec is compiled in, and a clean miss where it is not.
+/// correct read where the old codec is compiled in, and a clean miss where it is not. JSON and MessagePack read values up
+/// to 128 levels deep; deeper ones are misses.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
@@ -19,10 +20,16 @@ pub enum Codec {
     /// MessagePack with field names: compact and tolerant of added fields.
     #[cfg(feature = "msgpack")]
     MsgPack,
-    /// postcard: smallest and fastest; any change of the type must change its schema id.
+    /// postcard: smallest and fastest; any change of the type must change its schema id. Nothing bounds how deep it
+    /// reads a type that contains itself: keep such types to the other codecs where others may write to the store.
     #[cfg(feature = "postcard")]
     Postcard,
 }
+
+/// What `serde_json` allows. MessagePack's own default, 1024, is more than a task's stack bears: bytes of a store could
+/// end the process.
+#[cfg(feature = "msgpack")]
+const MAX_DEPTH: usize = 128;
 
 impl Codec {
     /// The byte that names this codec on the wire. Never reused.
@@ -73,7 +80,9 @@ impl Codec {
             #[cfg(feature = "msgpack")]
             Self::MsgPack => {
                 let mut rest = &bytes[..];
-                let value = rmp_serde::decode::from_read(&mut rest).ok()?;
+                let mut reader = rmp_serde::Deserializer::new(&mut rest);
+                reader.set_max_depth(MAX_DEPTH);
+                let value = T::deserialize(&mut reader).ok()?;
                 rest.is_empty().then_some(value)
             }
             #[cfg(feature = "postcard")]
@@ -142,6 +151,29 @@ mod tests {
                 let back: (i32, Option<f64>, Vec<f64>) = codec.decode(&out.into()).unwrap();
                 assert_eq!(back.1.unwrap().to_bits(), bits, "{codec:?}");
                 assert_eq!(back.2[0].to_bits(), bits, "{codec:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_a_miss() {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        #[allow(dead_code, reason = "it is only read")]
+        enum Deep {
+            One(u8),
+            More(Vec<Self>),
+        }
+        for codec in all().into_iter().filter(|codec| matches!(codec.id(), 1 | 2)) {
+            for (depth, read) in [(20, true), (2_000, false)] {
+                let bytes = match codec {
+                    Codec::Json => {
+                        ["[".repeat(depth), "1".to_owned(), "]".repeat(depth)].concat().into_bytes()
+                    }
+                    // Arrays of one item, which is `1`.
+                    _ => [vec![0x91; depth], vec![1]].concat(),
+                };
+                assert_eq!(codec.decode::<Deep>(&bytes.into()).is_some(), read, "{codec:?} {depth}");
             }
         }
     }

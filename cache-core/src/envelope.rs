@@ -181,6 +181,17 @@ pub(crate) fn expire(bytes: &Bytes) -> Bytes {
     out.freeze()
 }
 
+/// The bytes with magic, version and checksum as they should be, for tests of what lies behind these.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn right(key: RawKey<'_>, bytes: &[u8]) -> Option<Bytes> {
+    let mut out = BytesMut::from(bytes);
+    out.get_mut(..2)?.copy_from_slice(&MAGIC);
+    *out.get_mut(CHECKED_FROM)? = VERSION;
+    let sum = xxh3_64_with_seed(&out[CHECKED_FROM..], seed(key));
+    out[3..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
+    Some(out.freeze())
+}
+
 /// Takes an envelope apart. Reads no size that the checksum does not cover, and allocates only for tags and etag.
 pub(crate) fn open(key: RawKey<'_>, bytes: &Bytes) -> Result<(Header, Bytes), Unreadable> {
     let mut cursor = Cursor { bytes, at: 0 };

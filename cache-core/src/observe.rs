@@ -336,7 +336,39 @@ pub trait Observer: Send + Sync + 'static {
         None
     }
 
-    /// What surrounds the caller on this thread (a trace context, say), to be put around its load, which runs elsewhere.
+    /// What surrounds the caller on this thread (a trace context, a task-local), to be put around its load, which runs in
+    /// a task of its own. Asked once for each load or save, in the task of the caller that starts it: callers who wait
+    /// for that load lend it nothing. Loads in the background get what surrounds the caller who caused them.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use cache_core::{Ambient, Observer, TracedCache, ok, testing::MapProvider};
+    ///
+    /// tokio::task_local! { static TENANT: u32; }
+    ///
+    /// struct Tenant(u32);
+    /// impl Ambient for Tenant {
+    ///     fn within(&self, work: &mut dyn FnMut()) {
+    ///         TENANT.sync_scope(self.0, work);
+    ///     }
+    /// }
+    ///
+    /// struct CarryTenant;
+    /// impl Observer for CarryTenant {
+    ///     fn ambient(&self) -> Option<Arc<dyn Ambient>> {
+    ///         TENANT.try_with(|tenant| Arc::new(Tenant(*tenant)) as _).ok()
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cache_core::Error> {
+    /// let cache: TracedCache<u32> =
+    ///     TracedCache::builder("tenants").level(MapProvider::new()).observer(CarryTenant).build()?;
+    /// let call = cache.get_or_set("k", || async { ok(TENANT.get()) });
+    /// assert_eq!(*TENANT.scope(7, call).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn ambient(&self) -> Option<Arc<dyn Ambient>> {
         None
     }

@@ -1,13 +1,15 @@
 //! The test kit (feature `testing`): the list of behaviours that every provider is held to, a provider without a server,
-//! injected faults, and an observer that remembers. **Not covered by semver.**
+//! injected faults, nodes that can be cut off, an observer that remembers, and a function for fuzzers. **Not covered by semver.**
 #![allow(clippy::panic, clippy::expect_used, reason = "a test kit: what goes wrong here must fail the test")]
 
+mod anything;
 mod chaos;
 pub mod conformance;
 mod hub;
 mod map;
 mod recorder;
 
+pub use anything::{read_anything, readable_entries};
 pub use chaos::{Chaos, ChaosError, ChaosOp, Fault};
 pub use hub::{Hub, Link};
 pub use map::{Dump, MapProvider};

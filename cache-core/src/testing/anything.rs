@@ -1,0 +1,132 @@
+//! Whatever bytes a store may hold, for fuzzers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CacheId, Clock, Codec, EntryId, Extra, RawKey, Stamp,
+    envelope::{self, Header},
+};
+
+#[derive(Serialize, Deserialize)]
+struct Small {
+    id: u64,
+    name: String,
+    scores: Vec<f64>,
+    ratio: Option<f32>,
+    kind: Kind,
+    more: BTreeMap<String, (i64, bool)>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    Plain,
+    Named(String),
+    Sized { width: u16, letter: char },
+}
+
+fn key() -> RawKey<'static> {
+    RawKey::new(CacheId(0), "anything", "k")
+}
+
+fn codecs() -> impl Iterator<Item = Codec> {
+    (0..=u8::MAX).filter_map(Codec::from_id)
+}
+
+/// Reads the bytes in every way in which a remote level's bytes are read: as an entry; as an entry after magic, version
+/// and checksum have been put right, as a broken or hostile writer with our code could send it; and as a payload of
+/// every codec. Answers in how many of these ways they hold a value of a small type.
+///
+/// Whatever the bytes, it must end, and not panic, and keep its memory within `64 * bytes.len()` and 4 MiB.
+///
+/// # Panics
+/// If an envelope that opens is not the one that its own header and payload make. A finding.
+pub fn read_anything(bytes: &[u8]) -> usize {
+    let mut found = 0;
+    let mut entry = |bytes: &Bytes| {
+        let Ok((header, payload)) = envelope::open(key(), bytes) else { return };
+        assert_eq!(envelope::seal(key(), &header, &payload), bytes, "an envelope has one form");
+        let clock = Clock::system();
+        for offset_ms in [0, i64::MIN, i64::MAX] {
+            let timeline = header.timeline(&clock, offset_ms);
+            assert!(
+                timeline.fresh_until <= clock.now().after(header.fresh_for),
+                "none outlives its ttl from now"
+            );
+        }
+        let value = header.codec.and_then(Codec::from_id).and_then(|codec| codec.decode::<Small>(&payload));
+        found += usize::from(value.is_some());
+    };
+    entry(&Bytes::copy_from_slice(bytes));
+    if let Some(righted) = envelope::right(key(), bytes) {
+        entry(&righted);
+    }
+    let payload = Bytes::copy_from_slice(bytes);
+    for codec in codecs() {
+        found += usize::from(codec.decode::<Small>(&payload).is_some());
+    }
+    found
+}
+
+/// Entries that [`read_anything`] finds a value in, by every codec: where a fuzzer may begin.
+pub fn readable_entries() -> Vec<Bytes> {
+    let small = |kind| Small {
+        id: 42,
+        name: "Zoë \"z\"".to_owned(),
+        scores: vec![0.1, -2.5e300],
+        ratio: Some(0.5),
+        kind,
+        more: BTreeMap::from([("a".to_owned(), (-1, true)), (String::new(), (i64::MAX, false))]),
+    };
+    let extra = Extra {
+        tags: vec!["team:1".into(), "zoë".into()],
+        etag: Some("W/\"17\"".into()),
+        ..Extra::default()
+    };
+    let mut entries = Vec::new();
+    for codec in codecs() {
+        for (kind, extra) in [
+            (Kind::Plain, None),
+            (Kind::Named("n".to_owned()), extra.clone().boxed()),
+            (Kind::Sized { width: 7, letter: 'ß' }, Extra::default().boxed()),
+        ] {
+            let mut payload = Vec::new();
+            codec.encode(&small(kind), &mut payload).expect("it holds finite numbers only");
+            let header = Header {
+                codec: Some(codec.id()),
+                by_set: extra.is_some(),
+                expired: false,
+                id: EntryId(7),
+                schema: 0,
+                born_ms: 1_700_000_000_123,
+                fresh_for: Duration::from_secs(60),
+                usable_for: Duration::MAX,
+                cost_us: 50_000,
+                stamp: Stamp { epoch: 3, sequence: 4 },
+                extra,
+            };
+            entries.push(envelope::seal(key(), &header, &payload));
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_gives_it_reads() {
+        for entry in readable_entries() {
+            // As it is, and put right, which changes nothing.
+            assert_eq!(read_anything(&entry), 2);
+            let mut spoilt = entry.to_vec();
+            spoilt[5] ^= 1;
+            assert_eq!(read_anything(&spoilt), 1, "put right");
+            assert_eq!(read_anything(&entry[..entry.len() / 2]), 0);
+        }
+        assert_eq!(read_anything(b""), 0);
+    }
+}
