@@ -12,9 +12,11 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    BoxError, Delivery, Event, RawKey, Value,
+    BoxError, Delivery, Event, RawKey, Stamp, Value,
     inner::Inner,
+    mark::Reach,
     pending::{Due, Pending},
+    tags::{TAG_MAX, TAGS_MAX},
 };
 
 /// A channel between the nodes of a cache.
@@ -48,6 +50,9 @@ pub trait Listener: Send + Sync + 'static {
 const VERSION: u8 = 1;
 const CLEAR: u8 = 0;
 const KEY: u8 = 1;
+const PURGE_TAGS: u8 = 2;
+const EXPIRE_TAGS: u8 = 3;
+const EXPIRE_ALL: u8 = 4;
 /// Longest id that a message carries; a longer one travels as a clear.
 const LONGEST_ID: usize = 16 * 1024;
 
@@ -73,23 +78,56 @@ impl Plane {
         }
     }
 
-    /// `None` for the whole cache.
-    fn encode(&self, id: Option<&str>) -> Bytes {
-        let id = id.filter(|id| id.len() <= LONGEST_ID);
-        let mut out = BytesMut::with_capacity(10 + id.map_or(0, str::len));
+    fn encode(&self, news: &Told<'_>) -> Bytes {
+        let mut out = BytesMut::with_capacity(64);
         out.put_u8(VERSION);
         out.put_u64_le(self.node);
-        out.put_u8(if id.is_some() { KEY } else { CLEAR });
-        out.put_slice(id.unwrap_or_default().as_bytes());
+        match news {
+            Told::Key(id) if id.len() <= LONGEST_ID => {
+                out.put_u8(KEY);
+                out.put_slice(id.as_bytes());
+            }
+            Told::Key(_) | Told::Clear => out.put_u8(CLEAR),
+            Told::ExpireAll => out.put_u8(EXPIRE_ALL),
+            Told::Tags { reach, number, tags } => {
+                out.put_u8(match reach {
+                    Reach::Purge => PURGE_TAGS,
+                    Reach::Expire => EXPIRE_TAGS,
+                });
+                out.put_u64_le(number.epoch);
+                out.put_u64_le(number.sequence);
+                for tag in *tags {
+                    // Checked: a tag is short.
+                    out.put_u16_le(u16::try_from(tag.len()).unwrap_or(u16::MAX));
+                    out.put_slice(tag.as_bytes());
+                }
+            }
+        }
         out.freeze()
     }
 }
 
+/// What is told to the other nodes.
+enum Told<'a> {
+    Key(&'a str),
+    Clear,
+    ExpireAll,
+    /// `number`: what the invalidation is at the nearest remote level; an epoch of 0 where there is none.
+    Tags {
+        reach: Reach,
+        number: Stamp,
+        tags: &'a [Box<str>],
+    },
+}
+
 /// What a message says. Anything that is not one is dropped.
+#[derive(Debug, PartialEq, Eq)]
 enum Heard<'a> {
     Own,
     Clear,
+    ExpireAll,
     Key(&'a str),
+    Tags { reach: Reach, number: Stamp, tags: Vec<&'a str> },
     Noise,
 }
 
@@ -101,11 +139,31 @@ fn decode(bytes: &[u8], me: u64) -> Heard<'_> {
     }
     match rest {
         [CLEAR] => Heard::Clear,
+        [EXPIRE_ALL] => Heard::ExpireAll,
         [KEY, id @ ..] if !id.is_empty() && id.len() <= LONGEST_ID => {
             std::str::from_utf8(id).map_or(Heard::Noise, Heard::Key)
         }
+        [PURGE_TAGS, rest @ ..] => tags(rest, Reach::Purge).unwrap_or(Heard::Noise),
+        [EXPIRE_TAGS, rest @ ..] => tags(rest, Reach::Expire).unwrap_or(Heard::Noise),
         _ => Heard::Noise,
     }
+}
+
+fn tags(bytes: &[u8], reach: Reach) -> Option<Heard<'_>> {
+    let (epoch, rest) = bytes.split_first_chunk()?;
+    let (sequence, mut rest) = rest.split_first_chunk()?;
+    let number = Stamp { epoch: u64::from_le_bytes(*epoch), sequence: u64::from_le_bytes(*sequence) };
+    let mut tags = Vec::new();
+    while let Some((len, text)) = rest.split_first_chunk() {
+        let (tag, next) = text.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        tags.push(std::str::from_utf8(tag).ok().filter(|tag| !tag.is_empty() && tag.len() <= TAG_MAX)?);
+        rest = next;
+    }
+    (rest.is_empty() && !tags.is_empty() && tags.len() <= TAGS_MAX).then_some(Heard::Tags {
+        reach,
+        number,
+        tags,
+    })
 }
 
 /// Listens for a cache without keeping it alive.
@@ -118,7 +176,12 @@ impl<T: Value> Listener for Ear<T> {
         match decode(bytes, plane.node) {
             Heard::Own => return,
             Heard::Clear => inner.cleared_elsewhere(),
+            Heard::ExpireAll => {
+                inner.remote().for_each(|tier| tier.ledger.doubt());
+                inner.news.expire();
+            }
             Heard::Key(id) => inner.invalidated_elsewhere(id),
+            Heard::Tags { reach, number, tags } => inner.reached_elsewhere(reach, number, &tags),
             Heard::Noise => {
                 inner.observers().event(&Event::BackplaneNoise);
                 return;
@@ -163,11 +226,25 @@ impl<T: Value> Inner<T> {
         });
     }
 
+    /// Another node has invalidated tags. What is told by name needs no asking; whether something was missed before it shows
+    /// by its number.
+    fn reached_elsewhere(&self, reach: Reach, number: Stamp, tags: &[&str]) {
+        if let Some(tier) = self.authority()
+            && !tier.ledger.heard(number, tags.iter().copied(), reach)
+        {
+            tier.ledger.doubt();
+        }
+        self.remote().skip(1).for_each(|tier| tier.ledger.doubt());
+        self.news.tags(tags.iter().copied(), reach);
+    }
+
     /// Tells the other nodes that keys have changed. What the channel does not take is told when it is back.
     pub(crate) async fn tell(self: &Arc<Self>, keys: &[RawKey<'_>]) -> Delivery {
         let Some(plane) = &self.plane else { return Delivery::Confirmed };
-        let sent =
-            futures::future::join_all(keys.iter().map(|key| self.send_message(plane, Some(key.id)))).await;
+        let sent = futures::future::join_all(
+            keys.iter().map(|key| async { self.send_message(plane, &Told::Key(key.id)).await }),
+        )
+        .await;
         let mut delivery = Delivery::Confirmed;
         for (key, sent) in keys.iter().zip(sent) {
             if !sent {
@@ -181,18 +258,38 @@ impl<T: Value> Inner<T> {
 
     /// Tells the other nodes that the whole cache has been cleared.
     pub(crate) async fn tell_clear(self: &Arc<Self>) -> Delivery {
+        self.tell_or(&Told::Clear, Pending::add_clear).await
+    }
+
+    /// Tells the other nodes that every entry has been expired.
+    pub(crate) async fn tell_expire(self: &Arc<Self>) -> Delivery {
+        // What is told late is widened: the other nodes must not go on with what was fresh.
+        self.tell_or(&Told::ExpireAll, Pending::add_clear).await
+    }
+
+    /// Tells the other nodes that tags have been invalidated, under this number.
+    pub(crate) async fn tell_tags(
+        self: &Arc<Self>,
+        tags: &[Box<str>],
+        reach: Reach,
+        number: Stamp,
+    ) -> Delivery {
+        self.tell_or(&Told::Tags { reach, number, tags }, |pending| pending.add_tags(tags, reach)).await
+    }
+
+    async fn tell_or(self: &Arc<Self>, news: &Told<'_>, keep: impl FnOnce(&Pending)) -> Delivery {
         let Some(plane) = &self.plane else { return Delivery::Confirmed };
-        if self.send_message(plane, None).await {
+        if self.send_message(plane, news).await {
             return Delivery::Confirmed;
         }
-        plane.pending.add_clear();
+        keep(&plane.pending);
         self.tell_later(plane);
         Delivery::Pending
     }
 
-    async fn send_message(&self, plane: &Plane, id: Option<&str>) -> bool {
+    async fn send_message(&self, plane: &Plane, news: &Told<'_>) -> bool {
         const BUDGET: Duration = Duration::from_millis(250);
-        let call = plane.channel.publish(&self.around.name, plane.encode(id));
+        let call = plane.channel.publish(&self.around.name, plane.encode(news));
         let sent = self.around.clock.timeout(BUDGET, call).await.is_some_and(|sent| sent.is_ok());
         if sent {
             self.observers().event(&Event::BackplaneSent);
@@ -217,14 +314,23 @@ impl<T: Value> Inner<T> {
             match plane.pending.due(256) {
                 None => {}
                 Some(Due::Clear(number)) => {
-                    well = self.send_message(plane, None).await;
+                    well = self.send_message(plane, &Told::Clear).await;
                     if well {
                         plane.pending.delivered_clear(number);
                     }
                 }
+                Some(Due::Tags(reach, due)) => {
+                    let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
+                    // Under no number: what was missed is not known by now.
+                    let news = Told::Tags { reach, number: Stamp::default(), tags: &tags };
+                    well = self.send_message(plane, &news).await;
+                    if well {
+                        due.iter().for_each(|(tag, number)| plane.pending.delivered_tag(tag, *number));
+                    }
+                }
                 Some(Due::Keys(due)) => {
                     for (id, number) in due {
-                        well = self.send_message(plane, Some(&id)).await;
+                        well = self.send_message(plane, &Told::Key(&id)).await;
                         if !well {
                             break;
                         }
@@ -260,19 +366,28 @@ mod tests {
     fn messages_are_read_back_and_noise_is_not() {
         let plane = Plane::new(Arc::new(Nowhere));
         let other = plane.node ^ 1;
-        assert!(matches!(decode(&plane.encode(Some("k")), plane.node), Heard::Own));
-        assert!(matches!(decode(&plane.encode(Some("k")), other), Heard::Key("k")));
-        assert!(matches!(decode(&plane.encode(None), other), Heard::Clear));
+        let key = plane.encode(&Told::Key("k"));
+        assert_eq!(decode(&key, plane.node), Heard::Own);
+        assert_eq!(decode(&key, other), Heard::Key("k"));
+        assert_eq!(decode(&plane.encode(&Told::Clear), other), Heard::Clear);
+        assert_eq!(decode(&plane.encode(&Told::ExpireAll), other), Heard::ExpireAll);
         let long = "x".repeat(LONGEST_ID + 1);
-        assert!(matches!(decode(&plane.encode(Some(&long)), other), Heard::Clear));
-        let message = plane.encode(Some("k"));
-        for cut in 0..message.len() {
-            assert!(matches!(decode(&message[..cut], other), Heard::Noise), "p10: cut at {cut}");
+        assert_eq!(decode(&plane.encode(&Told::Key(&long)), other), Heard::Clear);
+        let (tags, number) = ([Box::from("a"), Box::from("b c")], Stamp { epoch: 7, sequence: 9 });
+        let told = plane.encode(&Told::Tags { reach: Reach::Expire, number, tags: &tags });
+        let heard = Heard::Tags { reach: Reach::Expire, number, tags: vec!["a", "b c"] };
+        assert_eq!(decode(&told, other), heard);
+        for cut in 0..key.len() {
+            assert_eq!(decode(&key[..cut], other), Heard::Noise, "p10: cut at {cut}");
+        }
+        for cut in 0..told.len() {
+            let heard = decode(&told[..cut], other);
+            assert!(heard == Heard::Noise || cut == told.len() - 5, "p10: cut at {cut}: {heard:?}");
         }
         for (at, byte) in [(0, 2), (9, 7)] {
-            let mut bytes = message.to_vec();
+            let mut bytes = key.to_vec();
             bytes[at] = byte;
-            assert!(matches!(decode(&bytes, other), Heard::Noise));
+            assert_eq!(decode(&bytes, other), Heard::Noise);
         }
     }
 }

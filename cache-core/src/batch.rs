@@ -135,7 +135,9 @@ impl<T: Value> Inner<T> {
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
                     match (ended, stale) {
-                        (Some(Ended::Entry { accepted: false, .. }), _) if late && !again => {
+                        (Some(Ended::Entry { accepted, entry, .. }), _)
+                            if late && !again && !(accepted && self.believes(&entry).await) =>
+                        {
                             overtaken.push(at);
                             continue;
                         }
@@ -170,7 +172,7 @@ impl<T: Value> Inner<T> {
         if let Some(soft) = stale.and(self.policy.soft) {
             let rest = soft.saturating_sub(self.now().since(waited_from));
             let ended = self.around.clock.timeout(rest, flight.wait()).await;
-            if ended.is_some() || stale.is_some_and(|s| s.entry.state(self.now()) != State::Dead) {
+            if ended.is_some() || stale.is_some_and(|seen| self.stands_in(seen)) {
                 return ended;
             }
         }
@@ -188,7 +190,7 @@ impl<T: Value> Inner<T> {
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
         if let Role::Lead(flight, own) =
-            self.slots.role(&ticket, || None::<()>, |_| Flight::new(load, false, None))
+            self.slots.role(&ticket, |_| false, || None::<()>, |_| Flight::new(load, false, None))
         {
             let held = ticket.is_current().then(|| held.clone());
             depart(Departure { flight, ticket: own, held, rights: Rights::new() });
@@ -232,7 +234,7 @@ impl<T: Value> Inner<T> {
         let recheck = || if reads { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
         let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current));
-        let role = self.slots.role(&ticket, recheck, start);
+        let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights
         } else {

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +17,7 @@ use crate::{
     TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
+    news::News,
     observe::Observers,
     slots::Slots,
     tier::{Around, Tier},
@@ -33,6 +33,7 @@ pub struct Builder<T> {
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
     backplane: Option<Arc<dyn Backplane>>,
+    tagging: bool,
 }
 
 impl<T: Value> Builder<T> {
@@ -46,6 +47,7 @@ impl<T: Value> Builder<T> {
             weigher: None,
             observers: Vec::new(),
             backplane: None,
+            tagging: true,
         }
     }
 
@@ -92,6 +94,14 @@ impl<T: Value> Builder<T> {
         self
     }
 
+    /// Whether entries may carry tags (on when not given). Off, a tag is an error of the call or of the load that brings it:
+    /// for caches that share a name with processes which know nothing of tags.
+    #[must_use]
+    pub fn tags(mut self, on: bool) -> Self {
+        self.tagging = on;
+        self
+    }
+
     /// Adds an observer.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
@@ -105,7 +115,7 @@ impl<T: Value> Builder<T> {
     /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
     /// policy or levels, or what a provider finds wrong with its own settings.
     pub fn build(self) -> Result<TracedCache<T>> {
-        let Self { name, levels, policy, clock, schema, weigher, observers, backplane } = self;
+        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
         check_name(&name)?;
         policy.check()?;
         if levels.is_empty() {
@@ -124,6 +134,7 @@ impl<T: Value> Builder<T> {
         check_ttl(&levels, &policy)?;
 
         let name: Arc<str> = name.into();
+        let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
         let tiers: Box<[Tier]> = levels
             .into_iter()
@@ -169,7 +180,9 @@ impl<T: Value> Builder<T> {
                 policy,
                 schema,
                 weigher,
-                generation: CachePadded::new(AtomicU32::new(0)),
+                news: News::new(remote),
+                watching: AtomicBool::new(false),
+                tagging,
                 slots: Slots::new(),
                 tasks: TaskTracker::new(),
                 callers: TaskTracker::new(),

@@ -10,6 +10,7 @@ use crate::{
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
     load::{Departure, Terms},
+    news::Verdict,
     observe::Spans,
     read::Asked,
     rights::Rights,
@@ -160,7 +161,7 @@ impl<T: Value> Inner<T> {
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
         let start = |_| Flight::new(LoadId::next(), false, None);
-        if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
+        if let Role::Lead(flight, own) = self.slots.role(&ticket, |_| false, || None::<()>, start) {
             let held = ticket.is_current().then(|| held.clone());
             let departure = Departure { flight, ticket: own, held, rights: Rights::new() };
             // Without a runtime there is no refresh; the caller has its answer.
@@ -181,7 +182,7 @@ impl<T: Value> Inner<T> {
         let read = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if read { self.refilled(key) } else { None };
         let start = |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current));
-        let role = self.slots.role(&ticket, recheck, start);
+        let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
             let held = flight.stale.as_ref().map(|s| s.entry.clone());
@@ -204,11 +205,25 @@ impl<T: Value> Inner<T> {
         }
     }
 
+    /// Whether what a load has left is still valid, as far as this node knows.
+    pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
+        match ended {
+            Ended::Entry { entry, .. } => {
+                matches!(self.verdict(entry), Verdict::Valid | Verdict::Unsure)
+            }
+            Ended::Failed { .. } => true,
+        }
+    }
+
+    /// Whether a stale value may stand in.
+    pub(crate) fn stands_in(&self, seen: &Seen<T>) -> bool {
+        seen.entry.state(self.now()) != State::Dead && !self.verdict(&seen.entry).is_void()
+    }
+
     /// Whether the nearest level has been filled since this caller looked.
     pub(crate) fn refilled(&self, key: RawKey<'_>) -> Option<Seen<T>> {
         let tier = self.tiers.first()?;
-        let (entry, _) = self.peek_quietly(key, &**tier.store.as_ref()?, tier.index);
-        entry
+        self.peek_surely(key, tier)
             .filter(|entry| entry.state(self.now()) == State::Fresh)
             .map(|entry| Seen { entry, level: tier.index })
     }
@@ -236,7 +251,7 @@ impl<T: Value> Inner<T> {
             Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
             None => Some(flight.wait().await),
         };
-        let fallback = stale.filter(|s| s.entry.state(self.now()) != State::Dead);
+        let fallback = stale.filter(|seen| self.stands_in(seen));
         let waited = self.now().since(waited_from);
         if ended.is_none()
             && fallback.is_none()
@@ -257,8 +272,9 @@ impl<T: Value> Inner<T> {
         };
         drop(edge);
         if let Some(ended) = ended {
-            if let Ended::Entry { accepted: false, .. } = ended
+            if let Ended::Entry { accepted, entry, .. } = &ended
                 && late
+                && !(*accepted && self.believes(entry).await)
                 && let Some((ticket, loader)) = alone
             {
                 return self.load_again(&ticket, stale.cloned(), loader, counted).await;
@@ -326,7 +342,7 @@ impl<T: Value> Inner<T> {
             }
             Ended::Entry { entry, .. } => Ok(entry.found(outcome, None, now)),
             Ended::Failed { error, surface } => match stale {
-                Some(seen) if !surface && seen.entry.state(now) != State::Dead => {
+                Some(seen) if !surface && self.stands_in(seen) => {
                     Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now))
                 }
                 _ => Err(error),

@@ -153,14 +153,13 @@ impl<T: Value> Inner<T> {
     }
 
     /// Fills the levels nearer than `below` with entries that were read or loaded, deepest first, each under its ticket.
-    /// `stamps` and `seen` were taken before that began. Says, per entry, whether it was not overtaken.
+    /// `stamps` were taken before that began. Says, per entry, whether it was not overtaken.
     pub(crate) async fn fill(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
         below: usize,
         stamps: &[Stamp],
-        seen: u32,
     ) -> Vec<bool> {
         // A put that fails leaves its key in doubt, and masked: the level has to hear of it, or it would stay so.
         let _replay = Replay(self);
@@ -169,14 +168,17 @@ impl<T: Value> Inner<T> {
             if tier.store.is_some() {
                 for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
                     // What a deeper level has refused is not kept nearer.
-                    *held = *held && self.keep(item.key, &item.entry, tier, ticket, seen);
+                    *held = *held && self.keep(item.key, &item.entry, tier, ticket);
                 }
                 continue;
             }
             let stamp = stamps.get(usize::from(tier.index)).copied().unwrap_or_default();
             // Not known, or cleared since: nothing that carries it would be believed.
-            if stamp.epoch == 0 || stamp != tier.stamp() {
+            if stamp.epoch == 0 || stamp.epoch != tier.stamp().epoch {
                 continue;
+            }
+            for (item, held) in items.iter().zip(&mut held) {
+                *held = *held && !tier.ledger.judge(stamp, item.entry.tags()).is_void();
             }
             if tier.background {
                 self.fill_later(tier, items, tickets, stamp);
@@ -190,7 +192,7 @@ impl<T: Value> Inner<T> {
             let mut order = Vec::new();
             for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(&mut held) {
                 *held &= ticket.is_current();
-                if *held && !tier.pending.masks(item.key.id) {
+                if *held && tier.takes(item) {
                     batch.push(item);
                     order.push(ticket);
                 }
@@ -200,10 +202,11 @@ impl<T: Value> Inner<T> {
             let mut current = order.iter().map(|t| t.is_current());
             batch.retain(|_| current.next().unwrap_or(false));
             self.send(tier, &mut batch, stamp).await;
+            self.touch_later(tier, &batch.iter().map(|item| &item.entry).collect::<Vec<_>>());
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
-            *held &= ticket.is_current();
+            *held = *held && ticket.is_current() && !self.verdict(&item.entry).is_void();
             if !*held {
                 self.stats().overtaken();
                 self.observers().event(&Event::Overtaken);
@@ -225,7 +228,7 @@ impl<T: Value> Inner<T> {
         let mut of = Vec::new();
         for (at, (item, ticket)) in items.iter_mut().zip(tickets).enumerate() {
             held[at] &= ticket.is_current();
-            if held[at] && item.has_right(tier.index) && !tier.pending.masks(item.key.id) {
+            if held[at] && item.has_right(tier.index) && tier.takes(item) {
                 batch.push(item);
                 of.push(at);
             }
@@ -233,7 +236,9 @@ impl<T: Value> Inner<T> {
         if batch.is_empty() {
             return;
         }
-        for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp).await) {
+        let sent = self.send(tier, &mut batch, stamp).await;
+        self.touch_later(tier, &batch.iter().map(|item| &item.entry).collect::<Vec<_>>());
+        for (at, sent) in of.into_iter().zip(sent) {
             // Not known is not refused: the level is not well, and the value may be kept nearer.
             held[at] &= !matches!(sent, Ok(false));
         }
@@ -271,14 +276,21 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
-            inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
+            let tier = &inner.tiers[usize::from(level)];
+            inner.send(tier, &mut refs, stamp).await;
+            inner.touch_later(tier, &batch.iter().map(|(entry, ..)| entry).collect::<Vec<_>>());
             inner.replay();
         });
     }
 
     /// The stamps that entries loaded or read from now on will carry.
     pub(crate) fn stamps(&self) -> Vec<Stamp> {
-        self.tiers.iter().map(Tier::stamp).collect()
+        let near = self.authority().map_or_else(Stamp::default, Tier::stamp);
+        let decides = self.authority().map(|tier| tier.index);
+        let of = |tier: &Tier| {
+            if tier.store.is_some() || decides == Some(tier.index) { near } else { tier.stamp() }
+        };
+        self.tiers.iter().map(of).collect()
     }
 
     /// Runs work that outlives its caller. It ends at the latest when the cache is closed.
@@ -340,13 +352,32 @@ impl<T: Value> Inner<T> {
         match tier.pending.due(256) {
             None => true,
             Some(crate::pending::Due::Clear(number)) => {
-                let done = tier.new_epoch(&self.around).await.is_ok();
+                let done = match tier.new_epoch(&self.around).await {
+                    Ok(learned) => {
+                        self.heed(tier, learned);
+                        true
+                    }
+                    Err(_) => false,
+                };
                 if done {
                     tier.pending.delivered_clear(number);
                     // Others have heard of it before, and may have read the old value from this level since.
                     let _ = self.tell_clear().await;
                 }
                 done
+            }
+            Some(crate::pending::Due::Tags(reach, due)) => {
+                let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
+                let Ok(advanced) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await
+                else {
+                    return false;
+                };
+                self.heed(tier, advanced.learned);
+                for (tag, number) in &due {
+                    tier.pending.delivered_tag(tag, *number);
+                }
+                let _ = self.tell_tags(&tags, reach, advanced.stamp).await;
+                true
             }
             Some(crate::pending::Due::Keys(due)) => {
                 let keys: Vec<_> =
@@ -364,6 +395,13 @@ impl<T: Value> Inner<T> {
                 told.len() == keys.len()
             }
         }
+    }
+}
+
+impl Tier {
+    /// Whether the level may be filled with it: not while it has to hear an invalidation of it.
+    fn takes<T>(&self, item: &Outgoing<'_, T>) -> bool {
+        !self.pending.masks(item.key.id) && self.pending.reaches(item.entry.tags()).is_none()
     }
 }
 

@@ -18,19 +18,25 @@ mod flight;
 mod found;
 mod inner;
 mod key;
+mod learn;
 mod lease;
+mod ledger;
 mod level;
 mod load;
 mod loaded;
+mod mark;
+mod news;
 mod observe;
 mod pending;
 mod policy;
+mod poll;
 mod provider;
 mod read;
 mod rights;
 mod slots;
 mod source;
 mod stats;
+mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
@@ -52,14 +58,16 @@ pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
+pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span,
     SpanKind, SpanStart, Verb,
 };
+pub use pending::Scope;
 pub use policy::{Access, Early, Policy};
 pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, LevelSnapshot, Served, Snapshot, Stats};
 pub use warm::Warmed;
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Begun, Entry};

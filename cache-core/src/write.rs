@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Value, envelope,
+    Delivery, Entry, EntryId, ErrorKind, Loaded, Moment, Put, RawKey, Result, Value, envelope,
     fill::{Outgoing, WriteOrder},
     inner::Inner,
     loaded::Answered,
@@ -22,7 +22,7 @@ impl Written {
         Self { delivery: Delivery::Confirmed, error: None }
     }
 
-    fn take(&mut self, tier: &Tier, result: Result<(), Failure>) {
+    pub(crate) fn take(&mut self, tier: &Tier, result: Result<(), Failure>) {
         if let Err(failure) = result {
             self.delivery = Delivery::Pending;
             if tier.surface {
@@ -69,9 +69,9 @@ impl<'k, T: Value> Writing<'k, T> {
 
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
     /// another write of the key overlapped; without them the keys are gone from there.
-    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>) {
         self.ended = true;
-        self.finish(entries, seen);
+        self.finish(entries);
     }
 
     /// Ends it, leaving at in-process levels what they hold, no longer fresh.
@@ -93,7 +93,7 @@ impl<'k, T: Value> Writing<'k, T> {
         }
     }
 
-    fn finish(&mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+    fn finish(&mut self, entries: Option<&[Entry<T>]>) {
         let Self { inner, keys, tickets, .. } = self;
         let now = inner.now();
         for (at, (key, ticket)) in keys.iter().zip(tickets).enumerate() {
@@ -104,7 +104,7 @@ impl<'k, T: Value> Writing<'k, T> {
                 .rev()
                 .filter_map(|tier| {
                     let store = tier.store.as_ref()?;
-                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier, seen))))
+                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier))))
                 })
                 .collect();
             let remove = || {
@@ -132,7 +132,7 @@ impl<T: Value> Drop for Writing<'_, T> {
         if self.ended {
             return;
         }
-        self.finish(None, 0);
+        self.finish(None);
         if self.sent {
             for tier in self.inner.remote() {
                 for key in &self.keys {
@@ -162,6 +162,7 @@ impl<T: Value> Inner<T> {
                     ));
                 }
             };
+            self.check_tags(&extra.tags)?;
             let timeline = self.timeline(now, value.is_none(), ttl, grace);
             if timeline.fresh_until <= now {
                 gone.push(key);
@@ -172,9 +173,10 @@ impl<T: Value> Inner<T> {
                 timeline,
                 id: EntryId::random(),
                 stamp: crate::Stamp::default(),
+                seen: 0,
                 cost: std::time::Duration::ZERO,
                 by_set: true,
-                extra: Extra { retry_at: None, ..extra }.boxed(),
+                extra: extra.boxed(),
                 encoded: None,
             };
             stored.push(Outgoing::new(key, entry));
@@ -199,7 +201,7 @@ impl<T: Value> Inner<T> {
         let told = self.tell(&writing.keys).await;
         // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
-        writing.end(kept, self.generation());
+        writing.end(kept);
         drop(order);
         self.replay();
         written.told(told).end()
@@ -223,13 +225,20 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
+        for tier in self.remote().rev() {
+            let learned = tier.know_epoch(&self.around).await;
+            self.heed(tier, learned);
+            tier.ledger.note_blind();
+        }
+        // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
+        let begun = self.begin();
+        let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
+        for item in &mut *items {
+            (item.entry.stamp, item.entry.seen) = (near, begun.seen);
+        }
         let mut later = Vec::new();
         for tier in self.remote().rev() {
-            if tier.know_epoch(&self.around).await {
-                self.void_in_process();
-            }
-            tier.note_blind();
-            let stamp = tier.stamp();
+            let stamp = begun.stamp(tier.index);
             if tier.background {
                 written.pending();
                 later.push((tier.index, stamp));
@@ -239,7 +248,9 @@ impl<T: Value> Inner<T> {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
                 let mut refs: Vec<_> = items.iter_mut().collect();
-                self.send(tier, &mut refs, stamp).await
+                let sent = self.send(tier, &mut refs, stamp).await;
+                self.touch_later(tier, &refs.iter().map(|item| &item.entry).collect::<Vec<_>>());
+                sent
             };
             for (item, result) in items.iter().zip(results) {
                 if result.is_err() {
@@ -274,6 +285,7 @@ impl<T: Value> Inner<T> {
                     .collect();
                 let mut refs: Vec<_> = items.iter_mut().collect();
                 let results = inner.send(tier, &mut refs, stamp).await;
+                inner.touch_later(tier, &batch.iter().map(|(.., entry)| entry).collect::<Vec<_>>());
                 for ((id, ..), result) in batch.iter().zip(results) {
                     if result.is_err() {
                         tier.pending.add(id);
@@ -292,7 +304,7 @@ impl<T: Value> Inner<T> {
         let _order = self.order_of(&mut writing).await;
         self.remove_below(&writing, &mut written).await;
         let told = self.tell(&writing.keys).await;
-        writing.end(None, 0);
+        writing.end(None);
         self.replay();
         written.told(told).end()
     }
@@ -313,10 +325,8 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
-            let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
-            if cleared {
-                self.void_in_process();
-            }
+            let (held, learned) = tier.read_many(&self.around, &writing.keys).await;
+            self.heed(tier, learned);
             let mut puts = Vec::new();
             for (key, held) in writing.keys.iter().zip(held) {
                 match held {
@@ -361,7 +371,7 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
-            let result = tier.new_epoch(&self.around).await.map(drop);
+            let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
             if result.is_err() {
                 tier.pending.add_clear();
             }

@@ -29,7 +29,8 @@
 //! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
-//! | `shop:m:{users}` | the cache's own marker | |
+//! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
+//! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
 //!
 //! # Leases
 //!
@@ -104,6 +105,7 @@ mod error;
 mod gather;
 mod keeper;
 mod lease;
+mod marks;
 mod provider;
 mod read;
 mod scripts;

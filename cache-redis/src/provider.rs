@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Marks, Put, RawKey};
 use redis::cmd;
 
 use crate::{
@@ -152,6 +152,10 @@ impl CacheProvider for RedisProvider {
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
         Some(self)
     }
 
