@@ -61,6 +61,9 @@ impl<'k, T: Value> Outgoing<'k, T> {
     }
 }
 
+/// What became of each item.
+type Sent<R> = Vec<Result<R, Failure>>;
+
 /// Keeps writers of some keys apart at remote levels while held.
 pub(crate) type WriteOrder = Vec<OwnedMutexGuard<()>>;
 
@@ -134,14 +137,13 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
-        let mut filled =
-            if fills.is_empty() { Vec::new() } else { tier.fill_many(&self.around, &fills).await }
-                .into_iter();
-        let mut put =
-            if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
-        let mut dropped =
-            if drops.is_empty() { Vec::new() } else { tier.remove_many(&self.around, &drops).await }
-                .into_iter();
+        // Marks of their tags, where there are none yet, are made at the same time.
+        let sent = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
+        let entries: Vec<_> = sent.map(|(item, _)| &item.entry).collect();
+        let ((filled, put, dropped), ()) =
+            futures::future::join(self.send_all(tier, &fills, &puts, &drops), self.touch(tier, &entries))
+                .await;
+        let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
         plan.iter()
             .map(|plan| match plan {
                 Plan::Fill => filled.next(),
@@ -150,6 +152,20 @@ impl<T: Value> Inner<T> {
             })
             .map(|result| result.unwrap_or(Err(Failure::Skipped)))
             .collect()
+    }
+
+    async fn send_all(
+        &self,
+        tier: &Tier,
+        fills: &[Fill<'_>],
+        puts: &[Put<'_>],
+        drops: &[RawKey<'_>],
+    ) -> (Sent<bool>, Sent<()>, Sent<()>) {
+        let around = &self.around;
+        let filled = if fills.is_empty() { Vec::new() } else { tier.fill_many(around, fills).await };
+        let put = if puts.is_empty() { Vec::new() } else { tier.put_many(around, puts).await };
+        let dropped = if drops.is_empty() { Vec::new() } else { tier.remove_many(around, drops).await };
+        (filled, put, dropped)
     }
 
     /// Fills the levels nearer than `below` with entries that were read or loaded, deepest first, each under its ticket.
@@ -202,7 +218,6 @@ impl<T: Value> Inner<T> {
             let mut current = order.iter().map(|t| t.is_current());
             batch.retain(|_| current.next().unwrap_or(false));
             self.send(tier, &mut batch, stamp).await;
-            self.touch_later(tier, &batch.iter().map(|item| &item.entry).collect::<Vec<_>>());
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
@@ -236,9 +251,7 @@ impl<T: Value> Inner<T> {
         if batch.is_empty() {
             return;
         }
-        let sent = self.send(tier, &mut batch, stamp).await;
-        self.touch_later(tier, &batch.iter().map(|item| &item.entry).collect::<Vec<_>>());
-        for (at, sent) in of.into_iter().zip(sent) {
+        for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp).await) {
             // Not known is not refused: the level is not well, and the value may be kept nearer.
             held[at] &= !matches!(sent, Ok(false));
         }
@@ -276,9 +289,7 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
-            let tier = &inner.tiers[usize::from(level)];
-            inner.send(tier, &mut refs, stamp).await;
-            inner.touch_later(tier, &batch.iter().map(|(entry, ..)| entry).collect::<Vec<_>>());
+            inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
             inner.replay();
         });
     }

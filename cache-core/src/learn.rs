@@ -16,8 +16,8 @@ use crate::{
 pub(crate) const MARK_PERIOD: Duration = Duration::from_secs(1);
 /// How long entries with tags are believed while the level does not say what its mark is.
 pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(10);
-/// Tries to swap marks before the level counts as not well: others cannot win every time.
-const TRIES: usize = 16;
+/// Tries to swap marks before the level counts as not well. Each that fails is one that succeeded for another node.
+const TRIES: usize = 64;
 
 /// An invalidation that a level has taken.
 pub(crate) struct Advanced {
@@ -160,6 +160,11 @@ impl Tier {
         if self.provider.marks().is_none() {
             return Ok(advanced(self.new_epoch(around).await?.and(Learned::Epoch)));
         }
+        // Those of this node take turns, rather than make each other try again.
+        let turn = around.clock.timeout(self.budget(), self.ledger.advancing.lock()).await;
+        if turn.is_none() {
+            return Err(Failure::busy());
+        }
         let mut learned = Learned::Nothing;
         if !self.ledger.is_of(self.provider.incarnation()) {
             learned = self.read_mark(around).await?;
@@ -217,37 +222,47 @@ impl Tier {
         Err(Failure::busy())
     }
 
-    /// Sees to it that tags have marks which the level keeps for at least as long as entries that carry them. Best done
-    /// behind the caller's back: an entry without them is valid until the next invalidation of any tag.
-    pub(crate) async fn touch_tags(&self, around: &Around, tags: &[Box<str>], life: Duration) {
-        for tag in tags {
-            self.touch_tag(around, tag, life).await;
-        }
-    }
-
-    async fn touch_tag(&self, around: &Around, tag: &str, life: Duration) {
-        let key = RawKey::tag(around.cache, &around.name, tag);
-        // Made where there is none; else made to last, once it is known what it is.
-        for _ in 0..2 {
+    /// Sees to it that tags have marks which the level keeps for at least `life`: an entry with a tag that has none is void
+    /// with the next invalidation of any tag. One round trip, where the marks are made here.
+    pub(crate) async fn touch_tags(&self, around: &Around, tags: &[Box<str>], life: Duration) -> Learned {
+        let mut learned = Learned::Nothing;
+        let until = around.clock.now().after(life);
+        let mut open: Vec<&Box<str>> = tags.iter().collect();
+        // Each try makes all of them, or tells what one of them is.
+        for _ in 0..tags.len() + 2 {
+            open.retain(|tag| self.ledger.needs_touch(tag, until));
             let at = self.ledger.snapshot();
-            let Some((mark, raw)) = self.ledger.mark() else { return };
-            let (new, seen) = match self.ledger.copy(tag) {
-                Some(TagCopy { mark, raw: Some(raw), .. }) => (mark, Some(raw)),
-                _ => (TagMark::unknown(&mark), None),
-            };
-            let bytes = seen.clone().unwrap_or_else(|| new.encode());
-            let until = around.clock.now().after(life);
-            let swap = [still(around, &raw), Swap { key, seen, bytes: bytes.clone(), ttl: life }];
-            let copy = match self.swap(around, &swap).await {
-                Ok(Swapped::Done) => TagCopy { mark: new, raw: Some(bytes), until },
-                Ok(Swapped::Other { at: 1, now }) => tag_copy(now, &mark, Moment::ORIGIN),
-                Ok(Swapped::Other { .. }) | Err(_) => return,
-            };
-            let done = copy.until == until;
-            if !self.ledger.take_tags(vec![(tag.into(), copy)], at) || done {
-                return;
+            let (Some((mark, raw)), false) = (self.ledger.mark(), open.is_empty()) else { break };
+            let mut swaps = vec![still(around, &raw)];
+            let mut copies = Vec::with_capacity(open.len());
+            for tag in &open {
+                let (new, seen) = match self.ledger.copy(tag) {
+                    Some(TagCopy { mark, raw: Some(raw), .. }) => (mark, Some(raw)),
+                    _ => (TagMark::unknown(&mark), None),
+                };
+                let bytes = seen.clone().unwrap_or_else(|| new.encode());
+                let key = RawKey::tag(around.cache, &around.name, tag);
+                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
+                copies.push(((*tag).clone(), TagCopy { mark: new, raw: Some(bytes), until }));
+            }
+            match self.swap(around, &swaps).await {
+                Ok(Swapped::Done) => {
+                    self.ledger.take_tags(copies, at);
+                    break;
+                }
+                Ok(Swapped::Other { at: 0, now }) => {
+                    learned = learned.and(self.learn(around, now, at.changes).await);
+                }
+                Ok(Swapped::Other { at: place, now }) => {
+                    let copy = tag_copy(now, &mark, Moment::ORIGIN);
+                    copies.truncate(place - 1);
+                    copies.extend(open.get(place - 1).map(|tag| ((*tag).clone(), copy)));
+                    self.ledger.take_tags(copies, at);
+                }
+                Err(_) => break,
             }
         }
+        learned
     }
 
     async fn swap(&self, around: &Around, swaps: &[Swap<'_>]) -> Result<Swapped, Failure> {

@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     blind: AtomicBool,
     /// One caller creates the mark; the others wait for it.
     pub(crate) creating: tokio::sync::Mutex<()>,
+    /// So do those who invalidate.
+    pub(crate) advancing: tokio::sync::Mutex<()>,
 }
 
 struct Known {

@@ -140,23 +140,24 @@ impl<T: Value> Inner<T> {
         written.told(told).end()
     }
 
-    /// Sees to it, behind the caller's back, that tags have marks at a level that has just been filled.
-    pub(crate) fn touch_later(self: &Arc<Self>, tier: &Tier, entries: &[&Entry<T>]) {
+    /// Sees to it that the tags of entries have marks at a level that is being filled with them.
+    pub(crate) async fn touch(&self, tier: &Tier, entries: &[&Entry<T>]) {
         let mut life = Duration::ZERO;
         let mut tags: Vec<Box<str>> = Vec::new();
         for entry in entries.iter().filter(|entry| !entry.tags().is_empty()) {
             life = life.max(self.mark_life(Some(entry)));
             tags.extend(entry.tags().iter().cloned());
         }
+        // Marks are not lengthened with every entry.
         let needed_until = self.now().after(life / 2);
         tags.retain(|tag| tier.ledger.needs_touch(tag, needed_until));
-        tags.sort_unstable();
-        tags.dedup();
         if tags.is_empty() || tier.provider.marks().is_none() {
             return;
         }
-        let (inner, level) = (Arc::clone(self), usize::from(tier.index));
-        self.spawn(async move { inner.tiers[level].touch_tags(&inner.around, &tags, life).await });
+        tags.sort_unstable();
+        tags.dedup();
+        let learned = tier.touch_tags(&self.around, &tags, life).await;
+        self.heed(tier, learned);
     }
 }
 

@@ -248,9 +248,7 @@ impl<T: Value> Inner<T> {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
                 let mut refs: Vec<_> = items.iter_mut().collect();
-                let sent = self.send(tier, &mut refs, stamp).await;
-                self.touch_later(tier, &refs.iter().map(|item| &item.entry).collect::<Vec<_>>());
-                sent
+                self.send(tier, &mut refs, stamp).await
             };
             for (item, result) in items.iter().zip(results) {
                 if result.is_err() {
@@ -285,7 +283,6 @@ impl<T: Value> Inner<T> {
                     .collect();
                 let mut refs: Vec<_> = items.iter_mut().collect();
                 let results = inner.send(tier, &mut refs, stamp).await;
-                inner.touch_later(tier, &batch.iter().map(|(.., entry)| entry).collect::<Vec<_>>());
                 for ((id, ..), result) in batch.iter().zip(results) {
                     if result.is_err() {
                         tier.pending.add(id);

@@ -105,7 +105,7 @@ pub(crate) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
 
 /// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is.
 ///
-/// Each is removed before it is set: a script whose first write takes no memory works where the server has none left.
+/// What would stay as it is, without an end, is only compared. Each is removed before it is set: a script whose first write takes no memory works where the server has none left.
 ///
 /// Keys: marks. Arguments, four to each: 1 if something was seen, what it was, what takes its place, its life in ms or
 /// nothing.
@@ -120,9 +120,12 @@ for i, key in ipairs(KEYS) do
 end
 for i, key in ipairs(KEYS) do
   local at = i * 4 - 4
-  redis.call('DEL', key)
-  if ARGV[at + 4] == '' then redis.call('SET', key, ARGV[at + 3])
-  else redis.call('SET', key, ARGV[at + 3], 'PX', ARGV[at + 4]) end
+  local ends = ARGV[at + 4] ~= ''
+  if ends or ARGV[at + 2] ~= ARGV[at + 3] then
+    redis.call('DEL', key)
+    if ends then redis.call('SET', key, ARGV[at + 3], 'PX', ARGV[at + 4])
+    else redis.call('SET', key, ARGV[at + 3]) end
+  end
 end
 return 0",
     )
