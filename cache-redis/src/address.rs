@@ -7,7 +7,8 @@ use url::Url;
 
 use crate::Error;
 
-const FORMS: &str = "use redis://[user[:password]@]host[:port][/database] or unix:///path/to/socket[?db=0]";
+const FORMS: &str =
+    "use redis[s]://[user[:password]@]host[:port][/database] or unix:///path/to/socket[?db=0]";
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) endpoint: Endpoint,
+    pub(crate) tls: bool,
     pub(crate) user: Option<Secret>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
@@ -64,14 +66,14 @@ impl Address {
             return Err(bad("percent-encode `@ / ? # %` in user and password (%40 %2F %3F %23 %25)"));
         }
         match scheme {
-            "rediss" | "valkeys" => Err(bad("TLS is not compiled in; use redis:// to a server without TLS")),
-            "redis" | "valkey" => Self::tcp(&url, bad),
+            "redis" | "valkey" => Self::tcp(&url, false, bad),
+            "rediss" | "valkeys" => Self::tcp(&url, true, bad),
             _ if cfg!(unix) => Self::unix(&url, bad),
             _ => Err(bad("this platform has no Unix sockets; use redis://host:port")),
         }
     }
 
-    fn tcp(url: &Url, bad: impl Fn(&str) -> Error) -> Result<Self, Error> {
+    fn tcp(url: &Url, tls: bool, bad: impl Fn(&str) -> Error) -> Result<Self, Error> {
         let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("the host is missing"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port().unwrap_or(6379);
@@ -88,6 +90,7 @@ impl Address {
         let secret = |part: &str| decode(part, &bad).map(Secret);
         Ok(Self {
             endpoint: Endpoint::Tcp { host, port },
+            tls,
             user: Some(url.username()).filter(|u| !u.is_empty()).map(secret).transpose()?,
             password: url.password().map(secret).transpose()?,
             database,
@@ -102,7 +105,8 @@ impl Address {
         if path.len() < 2 {
             return Err(bad("the socket's path is missing: unix:///run/redis.sock"));
         }
-        let mut address = Self { endpoint: Endpoint::Unix { path }, user: None, password: None, database: 0 };
+        let endpoint = Endpoint::Unix { path };
+        let mut address = Self { endpoint, tls: false, user: None, password: None, database: 0 };
         for (name, value) in url.query_pairs() {
             match &*name {
                 "db" => address.database = database(&value, &bad)?,
@@ -161,7 +165,6 @@ mod tests {
             "redis://user:12/hunter2@host",
             "redis://user:12?hunter2@host",
             "redis://:hunter2@host?protocol=resp2",
-            "rediss://:hunter2@host",
             "redis://:hunter2%ff@host",
             "unix://host/path?pass=hunter2",
             "unix:///?pass=hunter2",
@@ -172,7 +175,9 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("url = ") && !shown.contains("hunter2"), "{url}: {shown}");
         }
-        assert!(Address::parse("rediss://host").unwrap_err().to_string().contains("TLS"));
+        for (url, tls) in [("rediss://host", true), ("valkeys://host", true), ("valkey://host", false)] {
+            assert_eq!(Address::parse(url).unwrap().tls, tls, "{url}");
+        }
     }
 
     #[test]

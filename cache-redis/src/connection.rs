@@ -16,6 +16,7 @@ use redis::{
     aio::{MultiplexedConnection, SendError},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Notify,
     task::{AbortHandle, JoinHandle},
@@ -83,17 +84,33 @@ pub(crate) async fn establish(
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         };
-        link.server = identify(&link).await?;
-        fence(&link, last).await?;
+        link.server = identify(&link).await.map_err(|error| failed(settings, error))?;
+        fence(&link, last).await.map_err(|error| failed(settings, error))?;
         Ok((link, driver))
     };
     match timeout(limit, attempt).await {
-        Ok(result) => result.map_err(|e: RedisError| Error::connect(&settings.endpoint.to_string(), e)),
-        Err(_elapsed) => Err(Error::new(
-            ErrorKind::Timeout,
-            format!("Redis at {} did not answer within the connect timeout of {limit:?}", settings.endpoint),
-        )),
+        Ok(result) => result,
+        Err(_elapsed) => {
+            let hint = if settings.tls.is_some() { "; is TLS on at that port?" } else { "" };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "Redis at {} did not answer within the connect timeout of {limit:?}{hint}",
+                    settings.endpoint
+                ),
+            ))
+        }
     }
+}
+
+/// A failure while connecting.
+fn failed(settings: &Settings, error: RedisError) -> Error {
+    if let (Some(tls), Endpoint::Tcp { host, .. }) = (&settings.tls, &settings.endpoint)
+        && let Some(error) = tls.explain(host, &error)
+    {
+        return error;
+    }
+    Error::connect(&settings.endpoint.to_string(), error)
 }
 
 type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -102,7 +119,7 @@ async fn connect(
     settings: &Settings,
     generation: u64,
     hears: Option<Hears>,
-) -> Result<(MultiplexedConnection, Driver), RedisError> {
+) -> Result<(MultiplexedConnection, Driver), Error> {
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_db(settings.database)
@@ -121,23 +138,39 @@ async fn connect(
             Ok::<(), SendError>(())
         });
     }
-    match &settings.endpoint {
+    let started = match &settings.endpoint {
         Endpoint::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
-            stream.set_nodelay(true)?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-            Ok((connection, Box::pin(driver)))
+            let stream = dial(host, *port).await.map_err(|error| failed(settings, error.into()))?;
+            match &settings.tls {
+                Some(tls) => start(tls.wrap(stream, host).await?, &info, config).await,
+                None => start(stream, &info, config).await,
+            }
         }
         #[cfg(unix)]
-        Endpoint::Unix { path } => {
-            let stream = tokio::net::UnixStream::connect(path).await?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-            Ok((connection, Box::pin(driver)))
-        }
+        Endpoint::Unix { path } => match tokio::net::UnixStream::connect(path).await {
+            Ok(stream) => start(stream, &info, config).await,
+            Err(error) => Err(error.into()),
+        },
         #[cfg(not(unix))]
         Endpoint::Unix { .. } => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
-    }
+    };
+    started.map_err(|error| failed(settings, error))
+}
+
+async fn dial(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn start(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    info: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+) -> Result<(MultiplexedConnection, Driver), RedisError> {
+    let (connection, driver) = MultiplexedConnection::new_with_config(info, stream, config).await?;
+    Ok((connection, Box::pin(driver)))
 }
 
 /// Asks who the server is. A user without the permission to ask gets a provider that does not know.
