@@ -85,7 +85,7 @@ pub use cache_memcached::MemcachedProvider;
 #[cfg(feature = "memory")]
 pub use cache_memory::Memory;
 #[cfg(feature = "otel")]
-pub use cache_otel::Telemetry;
+pub use cache_otel::{CacheStatus, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
 #[cfg(feature = "redis")]
 pub use cache_redis::{RedisBackplane, RedisProvider};
 
