@@ -19,6 +19,7 @@ use crate::{
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
+    plain,
     slots::Slots,
     tier::{Around, Tier},
 };
@@ -122,6 +123,7 @@ impl<T: Value> Builder<T> {
             level.check(at + 1, &policy)?;
         }
         check_ttl(&levels, &policy)?;
+        plain::check(&levels, &policy)?;
 
         let name: Arc<str> = name.into();
         let only = levels.len() == 1;

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Level,
     /// The value could not be encoded.
     Encode,
+    /// This cache cannot do that with the levels that it has. The message says why.
+    Unsupported,
     /// The cache has been closed.
     Closed,
     /// No tokio runtime is running on this thread.
@@ -52,6 +54,7 @@ impl ErrorKind {
             Self::Absent => "absent",
             Self::Level => "level",
             Self::Encode => "encode",
+            Self::Unsupported => "unsupported",
             Self::Closed => "closed",
             Self::NoRuntime => "no_runtime",
         }

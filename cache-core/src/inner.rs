@@ -23,6 +23,7 @@ use crate::{
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
+    payload::Form,
     slots::{Slots, Ticket},
     tier::{Around, Tier},
 };
@@ -306,10 +307,15 @@ impl<T: Value> Inner<T> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
+        if tier.packing.plain {
+            return self.decode_plain(tier, bytes);
+        }
         let (header, payload) = envelope::open(key, bytes)?;
         if header.schema != self.schema {
             return Err(Unreadable::Schema);
         }
+        let head = envelope::header_of(bytes, &payload);
+        let payload = tier.packing.unpack(key, head, header.form, payload)?;
         if !self.observers().is_empty() {
             self.observers().event(&Event::Item {
                 level: tier.index,
@@ -351,7 +357,8 @@ impl<T: Value> Inner<T> {
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
         let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
         let header = Header {
-            codec: entry.value.is_some().then(|| tier.codec.id()),
+            codec: entry.value.is_some().then(|| tier.packing.codec.id()),
+            form: Form::default(),
             by_set: entry.by_set,
             expired: false,
             id: entry.id,

@@ -23,7 +23,9 @@ mod level;
 mod load;
 mod loaded;
 mod observe;
+mod payload;
 mod pending;
+mod plain;
 mod policy;
 mod provider;
 mod read;
@@ -56,6 +58,7 @@ pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span,
     SpanKind, SpanStart, Verb,
 };
+pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
 pub use source::{Source, Sourced};
