@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats,
-    TracedCache, Value,
+    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Schema,
+    Stats, TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
@@ -77,6 +77,15 @@ impl<T: Value> Builder<T> {
     pub fn schema(mut self, id: u32) -> Self {
         self.schema = id;
         self
+    }
+
+    /// The schema id that the type itself names: see [`Schema`].
+    #[must_use]
+    pub fn versioned(self) -> Self
+    where
+        T: Schema,
+    {
+        self.schema(T::ID)
     }
 
     /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.

@@ -36,6 +36,28 @@ use crate::{
 pub trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
 
+/// The id of a type's shape on the wire, beside the type: whoever changes the one sees the other.
+///
+/// Entries with another id are a clean miss. Raise it when the type changes in a way that its codec would misread: with
+/// postcard any change, with JSON and MessagePack a field that is renamed, or means something else. Put to use by
+/// [`Builder::versioned`](crate::Builder::versioned).
+///
+/// ```
+/// # use cache_core::Schema;
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct User {
+///     name: String,
+/// }
+///
+/// impl Schema for User {
+///     const ID: u32 = 3;
+/// }
+/// ```
+pub trait Schema {
+    /// The id. 0 is that of caches which were given none.
+    const ID: u32;
+}
+
 pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u32 + Send + Sync>;
 
 pub(crate) struct Inner<T> {

@@ -49,7 +49,7 @@ pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, Outcome};
-pub use inner::Value;
+pub use inner::{Schema, Value};
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use traced_cache::{
-    Access, Clock, Codec, Compression, Encryption, Level, Loaded, Outcome, Policy, Time, TracedCache, Value,
+    Access, Clock, Codec, Compression, Encryption, Level, Loaded, Outcome, Policy, Schema, Time, TracedCache,
+    Value,
 };
 
 use crate::{
@@ -238,6 +239,19 @@ async fn v7_another_schema_is_a_clean_miss() {
     let new = on::<(String, u64)>(&map, Codec::Postcard, 2);
     new.is_replaced(bytes, "schema", ("new shape".into(), 1)).await;
     assert_eq!(new.events.count("unreadable 1 payload"), 0);
+}
+
+#[tokio::test]
+async fn v7_a_type_may_name_its_schema_itself() {
+    impl Schema for OddBreaks {
+        const ID: u32 = 7;
+    }
+    let map = MapProvider::new();
+    let build =
+        || TracedCache::<OddBreaks>::builder("v").level(stacks::level(map.clone())).clock(Clock::manual().0);
+    kit::set(&build().versioned().build().unwrap(), "k", OddBreaks(2)).await;
+    assert_eq!(kit::get(&build().schema(7).build().unwrap(), "k").await, Some(OddBreaks(2)));
+    assert_eq!(kit::get(&build().build().unwrap(), "k").await, None);
 }
 
 /// Cannot be written while it is odd.
