@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey};
 use redis::cmd;
 
 use crate::{
@@ -142,6 +142,16 @@ impl CacheProvider for RedisProvider {
             return Ok(self.0.gatherer.get(key).await?);
         }
         Ok(wire::found(self.keeper().read(cmd("GET").arg(key)).await?)?)
+    }
+
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        match op {
+            LevelOp::Get if keys == 1 => "GET",
+            LevelOp::Get => "MGET",
+            LevelOp::Acquire => "EVALSHA",
+            LevelOp::Put | LevelOp::Remove => "MULTI",
+            other => other.as_str(),
+        }
     }
 
     async fn ping(&self) -> Result<(), BoxError> {
