@@ -64,6 +64,18 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::Foreign,
+        Self::Version,
+        Self::Corrupt,
+        Self::Codec,
+        Self::Schema,
+        Self::Payload,
+        Self::Type,
+        Self::TooLarge,
+    ];
+
     /// A low-cardinality word for telemetry.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -39,6 +39,22 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [Self; 12] = [
+        Self::Config,
+        Self::Key,
+        Self::Load,
+        Self::LoadTimeout,
+        Self::LoadPanicked,
+        Self::LoadAborted,
+        Self::Cycle,
+        Self::Absent,
+        Self::Level,
+        Self::Encode,
+        Self::Closed,
+        Self::NoRuntime,
+    ];
+
     /// A low-cardinality word for telemetry (`error.type`).
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@ mod model;
 mod negative;
 mod nested;
 mod races;
+mod reasons;
 mod size;
 mod stacks;
 mod stores;
