@@ -72,7 +72,7 @@
 //!
 //! | feature | default | adds |
 //! | --- | --- | --- |
-//! | `memory` | yes | `Memory`: this process, on moka |
+//! | `memory` | yes | `Memory`: this process, on quick_cache or moka |
 //! | `redis` | yes | `RedisProvider` and `RedisBackplane`: Redis 6+ and Valkey |
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
@@ -85,7 +85,7 @@ pub use cache_core::*;
 #[cfg(feature = "memcached")]
 pub use cache_memcached::MemcachedProvider;
 #[cfg(feature = "memory")]
-pub use cache_memory::Memory;
+pub use cache_memory::{Engine, Memory};
 #[cfg(feature = "otel")]
 pub use cache_otel::Telemetry;
 #[cfg(feature = "redis")]

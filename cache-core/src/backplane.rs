@@ -1,10 +1,7 @@
 //! The backplane: how other nodes learn of invalidations, so that their in-process levels let go of old values.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -12,9 +9,12 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    BoxError, Delivery, Event, RawKey, Value,
+    BoxError, Delivery, Event, LevelFault, RawKey, SpanKind, SpanStart, Value,
+    gone::Cause,
     inner::Inner,
+    observe::within,
     pending::{Due, Pending},
+    stats::OnBackplane,
 };
 
 /// A channel between the nodes of a cache.
@@ -45,7 +45,8 @@ pub trait Listener: Send + Sync + 'static {
     fn is_closed(&self) -> bool;
 }
 
-const VERSION: u8 = 1;
+/// Version, node, time of sending, kind, id.
+const VERSION: u8 = 2;
 const CLEAR: u8 = 0;
 const KEY: u8 = 1;
 /// Longest id that a message carries; a longer one travels as a clear.
@@ -59,26 +60,20 @@ pub(crate) struct Plane {
     subscribed: OnceLock<()>,
     /// What the channel has not taken yet.
     pub(crate) pending: Pending,
-    received: AtomicU64,
 }
 
 impl Plane {
     pub(crate) fn new(channel: Arc<dyn Backplane>) -> Self {
-        Self {
-            channel,
-            node: fastrand::u64(..),
-            subscribed: OnceLock::new(),
-            pending: Pending::default(),
-            received: AtomicU64::new(0),
-        }
+        Self { channel, node: fastrand::u64(..), subscribed: OnceLock::new(), pending: Pending::default() }
     }
 
-    /// `None` for the whole cache.
-    fn encode(&self, id: Option<&str>) -> Bytes {
+    /// `None` for the whole cache. `sent_us`: the time, for those who want to know how long it took.
+    fn encode(&self, id: Option<&str>, sent_us: i64) -> Bytes {
         let id = id.filter(|id| id.len() <= LONGEST_ID);
-        let mut out = BytesMut::with_capacity(10 + id.map_or(0, str::len));
+        let mut out = BytesMut::with_capacity(18 + id.map_or(0, str::len));
         out.put_u8(VERSION);
         out.put_u64_le(self.node);
+        out.put_i64_le(sent_us);
         out.put_u8(if id.is_some() { KEY } else { CLEAR });
         out.put_slice(id.unwrap_or_default().as_bytes());
         out.freeze()
@@ -88,21 +83,23 @@ impl Plane {
 /// What a message says. Anything that is not one is dropped.
 enum Heard<'a> {
     Own,
-    Clear,
-    Key(&'a str),
+    Clear { sent_us: i64 },
+    Key { id: &'a str, sent_us: i64 },
     Noise,
 }
 
 fn decode(bytes: &[u8], me: u64) -> Heard<'_> {
     let [VERSION, rest @ ..] = bytes else { return Heard::Noise };
     let Some((node, rest)) = rest.split_first_chunk::<8>() else { return Heard::Noise };
+    let Some((sent, rest)) = rest.split_first_chunk::<8>() else { return Heard::Noise };
     if u64::from_le_bytes(*node) == me {
         return Heard::Own;
     }
+    let sent_us = i64::from_le_bytes(*sent);
     match rest {
-        [CLEAR] => Heard::Clear,
+        [CLEAR] => Heard::Clear { sent_us },
         [KEY, id @ ..] if !id.is_empty() && id.len() <= LONGEST_ID => {
-            std::str::from_utf8(id).map_or(Heard::Noise, Heard::Key)
+            std::str::from_utf8(id).map_or(Heard::Noise, |id| Heard::Key { id, sent_us })
         }
         _ => Heard::Noise,
     }
@@ -115,22 +112,34 @@ impl<T: Value> Listener for Ear<T> {
     fn message(&self, bytes: &[u8]) {
         let Some(inner) = self.0.upgrade() else { return };
         let Some(plane) = &inner.plane else { return };
-        match decode(bytes, plane.node) {
+        let sent_us = match decode(bytes, plane.node) {
             Heard::Own => return,
-            Heard::Clear => inner.cleared_elsewhere(),
-            Heard::Key(id) => inner.invalidated_elsewhere(id),
+            Heard::Clear { sent_us } => {
+                inner.cleared_elsewhere();
+                sent_us
+            }
+            Heard::Key { id, sent_us } => {
+                inner.invalidated_elsewhere(id);
+                sent_us
+            }
             Heard::Noise => {
+                inner.stats().on_backplane(OnBackplane::Noise);
                 inner.observers().event(&Event::BackplaneNoise);
                 return;
             }
+        };
+        inner.stats().on_backplane(OnBackplane::Received);
+        if !inner.observers().is_empty() {
+            let lag =
+                Duration::from_micros(u64::try_from(inner.shared_us().saturating_sub(sent_us)).unwrap_or(0));
+            inner.observers().event(&Event::BackplaneReceived { lag });
         }
-        plane.received.fetch_add(1, Ordering::Relaxed);
-        inner.observers().event(&Event::BackplaneReceived);
     }
 
     fn gap(&self) {
         if let Some(inner) = self.0.upgrade() {
             // What was missed is not known: no entry of before is believed.
+            inner.stats().on_backplane(OnBackplane::Gap);
             inner.observers().event(&Event::BackplaneGap);
             inner.cleared_elsewhere();
         }
@@ -153,6 +162,13 @@ impl<T: Value> Inner<T> {
         }
     }
 
+    /// The time, in microseconds since the Unix epoch, by the clock that the nodes of this cache share: a store's, where
+    /// its difference is measured.
+    fn shared_us(&self) -> i64 {
+        let ahead_ms = self.remote().map(|tier| tier.provider.time_offset_ms()).find(|ms| *ms != 0);
+        self.around.clock.wall_us().saturating_add(ahead_ms.unwrap_or(0).saturating_mul(1000))
+    }
+
     /// Another node has changed a key: revokes what is in flight and lets go of it, also where nothing is held.
     fn invalidated_elsewhere(&self, id: &str) {
         let Ok(key) = self.key(id) else { return };
@@ -161,6 +177,7 @@ impl<T: Value> Inner<T> {
                 store.remove(key);
             }
         });
+        self.stats().gone.left(key.hash, Cause::Invalidated);
     }
 
     /// Tells the other nodes that keys have changed. What the channel does not take is told when it is back.
@@ -192,9 +209,22 @@ impl<T: Value> Inner<T> {
 
     async fn send_message(&self, plane: &Plane, id: Option<&str>) -> bool {
         const BUDGET: Duration = Duration::from_millis(250);
-        let call = plane.channel.publish(&self.around.name, plane.encode(id));
-        let sent = self.around.clock.timeout(BUDGET, call).await.is_some_and(|sent| sent.is_ok());
+        let start =
+            SpanStart { kind: SpanKind::Publish, key: None, keys: usize::from(id.is_some()), root: false };
+        let spans = self.observers().span(&start);
+        let call = plane.channel.publish(&self.around.name, plane.encode(id, self.shared_us()));
+        let sent = self.around.clock.timeout(BUDGET, spans.around(call)).await;
+        let fault = match &sent {
+            Some(Ok(())) => None,
+            Some(Err(_)) => Some(LevelFault::Error),
+            None => Some(LevelFault::Timeout),
+        };
+        if let Some(fault) = fault {
+            spans.failed(fault.as_str());
+        }
+        let sent = fault.is_none();
         if sent {
+            self.stats().on_backplane(OnBackplane::Sent);
             self.observers().event(&Event::BackplaneSent);
         }
         sent
@@ -203,35 +233,43 @@ impl<T: Value> Inner<T> {
     fn tell_later(self: &Arc<Self>, plane: &Plane) {
         if plane.pending.claim() {
             let inner = Arc::clone(self);
-            if self.spawn(async move { inner.retell().await }).is_none() {
+            let retell = within(self.observers().ambient(), async move { inner.retell().await });
+            if self.spawn(retell).is_none() {
                 plane.pending.release();
             }
         }
+    }
+
+    /// One round. `false`: the channel is not well.
+    async fn retell_some(&self, plane: &Plane) -> bool {
+        match plane.pending.due(256) {
+            None => {}
+            Some(Due::Clear(number)) => {
+                if !self.send_message(plane, None).await {
+                    return false;
+                }
+                plane.pending.delivered_clear(number);
+            }
+            Some(Due::Keys(due)) => {
+                for (id, number) in due {
+                    if !self.send_message(plane, Some(&id)).await {
+                        return false;
+                    }
+                    plane.pending.delivered(&id, number);
+                }
+            }
+        }
+        true
     }
 
     async fn retell(self: &Arc<Self>) {
         let Some(plane) = &self.plane else { return };
         let mut pause = Duration::from_millis(20);
         loop {
-            let mut well = true;
-            match plane.pending.due(256) {
-                None => {}
-                Some(Due::Clear(number)) => {
-                    well = self.send_message(plane, None).await;
-                    if well {
-                        plane.pending.delivered_clear(number);
-                    }
-                }
-                Some(Due::Keys(due)) => {
-                    for (id, number) in due {
-                        well = self.send_message(plane, Some(&id)).await;
-                        if !well {
-                            break;
-                        }
-                        plane.pending.delivered(&id, number);
-                    }
-                }
-            }
+            let start =
+                SpanStart { kind: SpanKind::Replay, key: None, keys: plane.pending.len(), root: true };
+            let spans = self.observers().span(&start);
+            let well = spans.around(self.retell_some(plane)).await;
             if plane.pending.len() == 0 && plane.pending.release() {
                 return;
             }
@@ -260,16 +298,16 @@ mod tests {
     fn messages_are_read_back_and_noise_is_not() {
         let plane = Plane::new(Arc::new(Nowhere));
         let other = plane.node ^ 1;
-        assert!(matches!(decode(&plane.encode(Some("k")), plane.node), Heard::Own));
-        assert!(matches!(decode(&plane.encode(Some("k")), other), Heard::Key("k")));
-        assert!(matches!(decode(&plane.encode(None), other), Heard::Clear));
+        assert!(matches!(decode(&plane.encode(Some("k"), 7), plane.node), Heard::Own));
+        assert!(matches!(decode(&plane.encode(Some("k"), 7), other), Heard::Key { id: "k", sent_us: 7 }));
+        assert!(matches!(decode(&plane.encode(None, 7), other), Heard::Clear { sent_us: 7 }));
         let long = "x".repeat(LONGEST_ID + 1);
-        assert!(matches!(decode(&plane.encode(Some(&long)), other), Heard::Clear));
-        let message = plane.encode(Some("k"));
+        assert!(matches!(decode(&plane.encode(Some(&long), 7), other), Heard::Clear { sent_us: 7 }));
+        let message = plane.encode(Some("k"), 7);
         for cut in 0..message.len() {
             assert!(matches!(decode(&message[..cut], other), Heard::Noise), "p10: cut at {cut}");
         }
-        for (at, byte) in [(0, 2), (9, 7)] {
+        for (at, byte) in [(0, 1), (17, 7)] {
             let mut bytes = message.to_vec();
             bytes[at] = byte;
             assert!(matches!(decode(&bytes, other), Heard::Noise));

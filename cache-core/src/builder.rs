@@ -153,7 +153,8 @@ impl<T: Value> Builder<T> {
                 .collect(),
         };
         let observers = Observers::new(info.clone(), observers);
-        let stats = Arc::new(Stats::new(info, tiers.iter().map(|t| t.store.clone()).collect()));
+        let stats =
+            Arc::new(Stats::new(info, tiers.iter().map(|t| t.store.clone()).collect(), backplane.is_some()));
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // 0 is the space of byte providers.
         let cache = CacheId(NEXT.fetch_add(1, Ordering::Relaxed));

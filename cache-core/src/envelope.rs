@@ -75,6 +75,20 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
+    /// All reasons.
+    pub const ALL: [Self; 10] = [
+        Self::Foreign,
+        Self::Version,
+        Self::Corrupt,
+        Self::Codec,
+        Self::Schema,
+        Self::Payload,
+        Self::Type,
+        Self::TooLarge,
+        Self::NoKey,
+        Self::NotAuthentic,
+    ];
+
     /// A low-cardinality word for telemetry.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    Codec, Compression, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, Stamp, Value, envelope,
+    Codec, Compression, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp, Value,
+    envelope,
     inner::Inner,
+    observe::within,
     payload::{Form, Packing},
     rights::Rights,
     slots::Ticket,
@@ -149,6 +151,7 @@ impl<T: Value> Inner<T> {
                 Ok(wrapped) => wrapped,
                 Err(unsent) => {
                     if matches!(unsent, Unsent::NotEncoded) {
+                        self.stats().not_encoded(tier.index);
                         self.observers().event(&Event::NotEncoded { level: tier.index });
                     }
                     plan.push(Plan::Drop);
@@ -159,6 +162,7 @@ impl<T: Value> Inner<T> {
             if let Some(limit) = tier.caps.value_max
                 && bytes.len() > limit
             {
+                self.stats().too_large(tier.index);
                 self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
                 plan.push(Plan::Drop);
                 drops.push(item.key);
@@ -309,7 +313,13 @@ impl<T: Value> Inner<T> {
             })
             .collect();
         let inner = Arc::clone(self);
-        self.spawn(async move {
+        let spans = self.observers().span(&SpanStart {
+            kind: SpanKind::WriteBehind,
+            key: None,
+            keys: batch.len(),
+            root: true,
+        });
+        self.spawn(spans.around(async move {
             let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
             let _order = inner.in_order(&tickets).await;
             let mut items: Vec<_> = batch
@@ -322,7 +332,7 @@ impl<T: Value> Inner<T> {
             let mut refs: Vec<_> = items.iter_mut().collect();
             inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
             inner.replay();
-        });
+        }));
     }
 
     /// The stamps that entries loaded or read from now on will carry.
@@ -349,7 +359,8 @@ impl<T: Value> Inner<T> {
             if tier.pending.claim() {
                 let inner = Arc::clone(self);
                 let level = usize::from(tier.index);
-                let started = self.spawn(async move { inner.replay_level(&inner.tiers[level]).await });
+                let replay = async move { inner.replay_level(&inner.tiers[level]).await };
+                let started = self.spawn(within(self.observers().ambient(), replay));
                 if started.is_none() {
                     tier.pending.release();
                 }
@@ -368,7 +379,13 @@ impl<T: Value> Inner<T> {
         const LONGEST: Duration = Duration::from_secs(1);
         let mut pause = FIRST;
         loop {
-            if self.deliver(tier).await {
+            let spans = self.observers().span(&SpanStart {
+                kind: SpanKind::Replay,
+                key: None,
+                keys: tier.pending.len(),
+                root: true,
+            });
+            if spans.around(self.deliver(tier)).await {
                 pause = FIRST;
             } else {
                 // Jitter: nodes that lost one server together do not come back to it together.

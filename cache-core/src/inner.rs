@@ -114,7 +114,14 @@ impl<T> Entry<T> {
     }
 
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
-        Found { value: self.value.clone(), outcome, level, age: now.since(self.timeline.born) }
+        Found {
+            value: self.value.clone(),
+            outcome,
+            level,
+            age: now.since(self.timeline.born),
+            cost: self.cost,
+            reason: None,
+        }
     }
 
     /// Until when no refresh should be tried after a failed one.
@@ -252,11 +259,20 @@ impl<T: Value> Inner<T> {
     }
 
     /// Looks into an in-process level. Counts the look-up.
-    pub(crate) fn peek(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
-        let store = tier.store.as_ref()?;
-        let (entry, outcome) = self.peek_quietly(key, &**store, tier.index);
+    pub(crate) fn peek(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        store: &dyn ObjectStore,
+    ) -> (Option<Entry<T>>, LevelOutcome) {
+        let (entry, outcome) = self.peek_quietly(key, store, tier.index);
         tier.count(&self.around, outcome);
-        entry
+        (entry, outcome)
+    }
+
+    fn unreadable(&self, level: u8, reason: Unreadable) {
+        self.stats().unreadable(level, reason);
+        self.observers().event(&Event::Unreadable { level, reason });
     }
 
     pub(crate) fn peek_quietly(
@@ -274,7 +290,7 @@ impl<T: Value> Inner<T> {
             Ok(value) => Some(value),
             Err(other) if other.is::<AbsentMark>() => None,
             Err(_) => {
-                self.observers().event(&Event::Unreadable { level, reason: Unreadable::Type });
+                self.unreadable(level, Unreadable::Type);
                 return (None, LevelOutcome::Unreadable);
             }
         };
@@ -292,17 +308,22 @@ impl<T: Value> Inner<T> {
             State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
             State::Fresh => LevelOutcome::Negative,
             State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Miss,
+            State::Dead => LevelOutcome::Expired,
         };
-        (Some(entry).filter(|_| outcome != LevelOutcome::Miss), outcome)
+        (Some(entry).filter(|_| outcome != LevelOutcome::Expired), outcome)
     }
 
     /// Reads an entry from a remote level's bytes. Counts the look-up.
-    pub(crate) fn decode(&self, key: RawKey<'_>, tier: &Tier, bytes: &Bytes) -> Option<Entry<T>> {
+    pub(crate) fn decode(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &Bytes,
+    ) -> (Option<Entry<T>>, LevelOutcome) {
         let read = self.decode_quietly(key, tier, bytes);
         let outcome = match &read {
             Err(reason) => {
-                self.observers().event(&Event::Unreadable { level: tier.index, reason: *reason });
+                self.unreadable(tier.index, *reason);
                 LevelOutcome::Unreadable
             }
             Ok(entry) if entry.stamp.epoch != tier.stamp().epoch || entry.stamp.epoch == 0 => {
@@ -312,12 +333,12 @@ impl<T: Value> Inner<T> {
                 State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
                 State::Fresh => LevelOutcome::Negative,
                 State::Stale => LevelOutcome::Stale,
-                State::Dead => LevelOutcome::Miss,
+                State::Dead => LevelOutcome::Expired,
             },
         };
         tier.count(&self.around, outcome);
-        read.ok()
-            .filter(|_| matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale))
+        let usable = matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale);
+        (read.ok().filter(|_| usable), outcome)
     }
 
     pub(crate) fn decode_quietly(
@@ -410,7 +431,11 @@ impl<T: Value> Inner<T> {
         }
         let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
         let now = self.now();
-        ticket.commit(|| store.put(key, object, now)).is_some()
+        let kept = ticket.commit(|| store.put(key, object, now)).is_some();
+        if kept {
+            self.stats().gone.back(key.hash);
+        }
+        kept
     }
 
     /// The timeline and extras of a new entry.
@@ -451,6 +476,7 @@ impl<T: Value> Inner<T> {
     pub(crate) fn void_in_process(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.slots.revoke_all();
+        self.stats().gone.forget();
     }
 
     /// Marks an entry so that no refresh is tried until the throttle is over.
@@ -479,8 +505,8 @@ pub(crate) struct EvictionCounter {
 }
 
 impl Evictions for EvictionCounter {
-    fn evicted(&self, _key_hash: u64, cause: EvictionCause) {
-        self.stats.evicted(self.level, cause);
+    fn evicted(&self, key_hash: u64, cause: EvictionCause) {
+        self.stats.evicted(self.level, key_hash, cause);
         self.observers.event(&Event::Evicted { level: self.level, cause });
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Leases, Moment, Object, RawKey};
+use crate::{BoxError, CacheId, Error, Leases, LevelOp, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -158,6 +158,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         one(self.remove_many(&[key]).await)
     }
 
+    /// What the store calls what it is sent for `op` on that many keys: the command's own name, or that of what wraps
+    /// several (`MULTI`). For telemetry (`db.operation.name`), so few words.
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        let _ = keys;
+        op.as_str()
+    }
+
     /// Asks the store for a sign of life.
     async fn ping(&self) -> Result<(), BoxError> {
         Ok(())
@@ -236,6 +243,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
         (**self).remove(key).await
+    }
+
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        (**self).command(op, keys)
     }
 
     async fn ping(&self) -> Result<(), BoxError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Entry, Error, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
+    Access, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
     fill::Outgoing,
     inner::{Inner, Seen, State},
     rights::{Rights, Wish},
@@ -22,6 +22,8 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) stale: Option<Seen<T>>,
     /// The failure of a level that surfaces failures.
     pub(crate) error: Option<Error>,
+    /// Why it is a miss, should it be one.
+    pub(crate) reason: MissReason,
     /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
     pub(crate) met_a_load: bool,
     /// Leases taken at levels that had nothing, before deeper ones were read.
@@ -46,10 +48,29 @@ impl<'k, T: Value> Asked<'k, T> {
             fresh: None,
             stale: None,
             error: None,
+            reason: MissReason::Bypassed,
             met_a_load: false,
             rights: Rights::new(),
             owner: None,
         }
+    }
+
+    /// A miss for a reason that is known already.
+    pub(crate) fn because(mut self, reason: MissReason) -> Self {
+        self.reason = reason;
+        self
+    }
+
+    /// Takes why a level does not have it.
+    fn missed(&mut self, outcome: LevelOutcome) {
+        let reason = match outcome {
+            LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Miss => MissReason::Absent,
+            LevelOutcome::Stale | LevelOutcome::Expired => MissReason::Expired,
+            LevelOutcome::Invalidated => MissReason::Invalidated,
+            LevelOutcome::Unreadable => MissReason::Unreadable,
+            LevelOutcome::Error | LevelOutcome::Skipped => MissReason::Error,
+        };
+        self.reason = self.reason.max(reason);
     }
 
     /// Takes what a level holds. An older entry never replaces a younger one.
@@ -83,14 +104,19 @@ impl<T: Value> Inner<T> {
     /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
     pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>]) {
         let mut begun = self.begin();
+        for asked in asked.iter_mut() {
+            asked.reason = MissReason::Absent;
+        }
         for tier in &self.tiers {
             let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
             if open.is_empty() {
                 break;
             }
-            if tier.store.is_some() {
+            if let Some(store) = &tier.store {
                 for asked in open {
-                    let Some(mut entry) = self.peek(asked.key, tier) else { continue };
+                    let (entry, outcome) = self.peek(asked.key, tier, &**store);
+                    asked.missed(outcome);
+                    let Some(mut entry) = entry else { continue };
                     let mut state = entry.state(self.now());
                     if state == State::Stale {
                         // A load may put it back or show it to others: it counts only if it is there after the ticket
@@ -120,19 +146,25 @@ impl<T: Value> Inner<T> {
                 }
                 match answer {
                     Read::Bytes(bytes) => {
-                        if let Some(entry) = self.decode(asked.key, tier, &bytes) {
+                        let (entry, outcome) = self.decode(asked.key, tier, &bytes);
+                        asked.missed(outcome);
+                        if let Some(entry) = entry {
                             let state = entry.state(self.now());
                             asked.take(Seen { entry, level: tier.index }, state);
                         }
                     }
                     Read::Nothing => tier.count(&self.around, LevelOutcome::Miss),
-                    Read::Masked => tier.count(&self.around, LevelOutcome::Skipped),
+                    Read::Masked => {
+                        tier.count(&self.around, LevelOutcome::Skipped);
+                        asked.missed(LevelOutcome::Invalidated);
+                    }
                     Read::Failed(failure) => {
                         let outcome = match failure {
                             Failure::Skipped => LevelOutcome::Skipped,
                             Failure::Failed(..) => LevelOutcome::Error,
                         };
                         tier.count(&self.around, outcome);
+                        asked.missed(outcome);
                         if tier.surface {
                             asked.error.get_or_insert_with(|| failure.into_error(tier.index));
                         }
@@ -143,6 +175,9 @@ impl<T: Value> Inner<T> {
             if deeper && tier.leases() {
                 self.reserve(tier, asked).await;
             }
+        }
+        for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
+            asked.reason = self.stats().why_gone(asked.key.hash);
         }
         self.backfill(asked, &begun).await;
     }

@@ -5,6 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use crate::{
     Acquire, Acquired, Entry, Holding, Lease, RawKey, Value, envelope,
     inner::{Inner, Seen, State},
+    observe::within,
     tier::Tier,
 };
 
@@ -167,13 +168,13 @@ impl<T: Value> Inner<T> {
         let inner = Arc::clone(self);
         let id: Arc<str> = key.id.into();
         let hash = key.hash;
-        self.spawn(async move {
+        self.spawn(within(self.observers().ambient(), async move {
             let key = inner.rekey(&id, hash);
             for (level, lease) in rights {
                 let tier = &inner.tiers[usize::from(level)];
                 tier.release_many(&inner.around, &[(key, lease)]).await;
             }
-        });
+        }));
     }
 }
 

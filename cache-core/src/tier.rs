@@ -189,8 +189,9 @@ impl Tier {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
         let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
+        let command = self.provider.command(op, keys);
         let span = around.observers.span(&SpanStart {
-            kind: SpanKind::Level { level: self.index, op },
+            kind: SpanKind::Level { level: self.index, op, command },
             key: None,
             keys,
             root: false,
@@ -225,6 +226,7 @@ impl Tier {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
+            around.stats.fault(self.index, fault);
             span.failed(fault.as_str());
         }
         let received: usize = ended.iter().flatten().flatten().map(Received::bytes).sum();
@@ -235,6 +237,7 @@ impl Tier {
             around.observers.event(&Event::Level {
                 level: self.index,
                 op,
+                command,
                 keys,
                 elapsed: around.clock.now().since(started),
                 fault,

@@ -67,7 +67,7 @@ fn builder(cache: &CacheInfo, start: &SpanStart<'_>, show: Option<&ShowKey>) -> 
             attributes.push(KeyValue::new(names::CACHE_OPERATION, verb.as_str()));
             format!("cache.{} {}", verb.as_str(), cache.name())
         }
-        SpanKind::Level { level, op } => {
+        SpanKind::Level { level, op, .. } => {
             let position = instruments::position(cache, level, names::CACHE_LEVEL);
             let name = format!("cache.{} {} {}", op.as_str(), cache.name(), position.value.as_str());
             attributes.push(KeyValue::new(names::CACHE_OPERATION, op.as_str()));

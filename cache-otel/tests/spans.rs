@@ -54,7 +54,9 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
     let cache = users();
     let operation = telemetry.span(&cache, &start(SpanKind::Operation(Verb::GetOrSet))).unwrap();
     operation.within(&mut || {
-        let level = telemetry.span(&cache, &start(SpanKind::Level { level: 1, op: LevelOp::Get })).unwrap();
+        let level = telemetry
+            .span(&cache, &start(SpanKind::Level { level: 1, op: LevelOp::Get, command: "GET" }))
+            .unwrap();
         level.size(155);
         level.failed("timeout");
         drop(level);

@@ -24,6 +24,7 @@ mod nested;
 mod payloads;
 mod plain;
 mod races;
+mod reasons;
 mod size;
 mod stacks;
 mod stores;

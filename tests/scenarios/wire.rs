@@ -243,9 +243,6 @@ async fn v7_another_schema_is_a_clean_miss() {
 
 #[tokio::test]
 async fn v7_a_type_may_name_its_schema_itself() {
-    impl Schema for OddBreaks {
-        const ID: u32 = 7;
-    }
     let map = MapProvider::new();
     let build =
         || TracedCache::<OddBreaks>::builder("v").level(stacks::level(map.clone())).clock(Clock::manual().0);
@@ -257,6 +254,10 @@ async fn v7_a_type_may_name_its_schema_itself() {
 /// Cannot be written while it is odd.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct OddBreaks(u64);
+
+impl Schema for OddBreaks {
+    const ID: u32 = 7;
+}
 
 impl Serialize for OddBreaks {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease, Leases, Put,
-    RawKey,
+    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease, Leases,
+    LevelOp, Put, RawKey,
 };
 
 /// A call of a provider.
@@ -283,6 +283,10 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
     async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
         let fault = self.enter(ChaosOp::Remove, 1).await?;
         lose(fault, self.inner.remove(key).await)
+    }
+
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        self.inner.command(op, keys)
     }
 
     async fn ping(&self) -> Result<(), BoxError> {
