@@ -69,7 +69,7 @@ struct Shared {
 }
 
 impl RedisBackplane {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
         let ears = Arc::new(Ears::default());
         let hears = Arc::clone(&ears);
         let keeper =
@@ -106,7 +106,8 @@ impl Backplane for RedisBackplane {
 impl Shared {
     /// Pub/sub knows no databases.
     fn channel(&self, cache: &str) -> String {
-        let Settings { prefix, database, .. } = &self.keeper.settings;
+        let Settings { prefix, login, .. } = &*self.keeper.settings;
+        let database = login.database;
         format!("{prefix}b:{database}:{{{cache}}}")
     }
 
@@ -281,7 +282,7 @@ impl fmt::Debug for RedisBackplane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keeper = &self.0.0.keeper;
         let mut d = f.debug_struct("RedisBackplane");
-        d.field("address", &format_args!("{}", keeper.settings.endpoint));
+        d.field("address", &keeper.settings.place);
         keeper.inspect(|state| {
             d.field("state", &state.as_str());
             if let State::Up(link) = state {

@@ -4,6 +4,7 @@
 //! of the caller that started it. Should that runtime end first, the next caller starts another.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -21,14 +22,48 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
+    address::{Endpoint, Place},
     backoff::Backoff,
     connection::{Hears, Link, Server, establish},
+    sentinel::Sentinels,
     settings::Settings,
 };
 
 /// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
 /// away (`READONLY`) makes us connect anew at most this often.
 const STABLE: Duration = Duration::from_secs(1);
+
+/// Where a keeper's connections lead.
+#[derive(Clone, Debug)]
+pub(crate) enum Home {
+    At(Endpoint),
+    Sentinels(Sentinels),
+}
+
+impl From<&Place> for Home {
+    fn from(place: &Place) -> Self {
+        match place {
+            Place::One(endpoint) => Self::At(endpoint.clone()),
+            Place::Sentinels { at, master } => {
+                Self::Sentinels(Sentinels { at: at.clone(), master: master.clone() })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(endpoint) => write!(f, "Redis at {endpoint}"),
+            Self::Sentinels(Sentinels { at, master }) => {
+                write!(f, "the master {master:?} or all of its sentinels at ")?;
+                at.iter()
+                    .enumerate()
+                    .try_for_each(|(n, at)| write!(f, "{}{at}", if n > 0 { ", " } else { "" }))
+            }
+        }
+    }
+}
 
 pub(crate) enum State {
     /// Nobody has asked yet, or the runtime that kept the connection is gone.
@@ -55,7 +90,8 @@ impl State {
 
 /// What callers and the task share.
 pub(crate) struct Keeper {
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
+    home: Home,
     state: watch::Sender<State>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
@@ -71,17 +107,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: Arc<Settings>) -> Arc<Self> {
         Self::with(settings, None)
     }
 
     /// One whose connections hear what the server sends of its own accord.
-    pub(crate) fn hearing(settings: Settings, hears: Hears) -> Arc<Self> {
+    pub(crate) fn hearing(settings: Arc<Settings>, hears: Hears) -> Arc<Self> {
         Self::with(settings, Some(hears))
     }
 
-    fn with(settings: Settings, hears: Option<Hears>) -> Arc<Self> {
+    fn with(settings: Arc<Settings>, hears: Option<Hears>) -> Arc<Self> {
         Arc::new(Self {
+            home: Home::from(&settings.place),
             settings,
             state: watch::Sender::new(State::Idle),
             generations: AtomicU64::new(0),
@@ -233,7 +270,8 @@ impl Keeper {
             true => self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             false => Server::default(),
         };
-        let (link, driver) = establish(&self.settings, generation, &last, self.hears.clone()).await?;
+        let (link, driver) =
+            establish(&self.settings, &self.home, generation, &last, self.hears.clone()).await?;
         // Before anybody gets the link: whoever is answered over it sees the new number.
         let run = link.server.run_id.as_deref();
         self.incarnation.store(run.map_or(0, |id| xxh3_64(id.as_bytes()).max(1)), Ordering::Release);

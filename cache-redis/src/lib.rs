@@ -55,9 +55,10 @@
 //!
 //! | setting | default | what it does |
 //! | --- | --- | --- |
-//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `rediss://` for TLS, `unix:///path[?db=0&user=name&pass=word]` |
+//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`; `rediss` for TLS |
 //! | [`username`](RedisProviderBuilder::username), [`password`](RedisProviderBuilder::password) | of the URL | credentials, as they are |
 //! | [`database`](RedisProviderBuilder::database) | of the URL, or 0 | index of the database |
+//! | [`sentinel_username`](RedisProviderBuilder::sentinel_username), [`sentinel_password`](RedisProviderBuilder::sentinel_password) | none | credentials at the sentinels, which do not know those of the server |
 //! | [`ca_file`](RedisProviderBuilder::ca_file) | the system's | authorities that may vouch for a server with TLS |
 //! | [`client_certificate`](RedisProviderBuilder::client_certificate) | none | certificate and key for servers that want one |
 //! | [`tls_server_name`](RedisProviderBuilder::tls_server_name) | the host | name that the server's certificate must be for |
@@ -77,6 +78,14 @@
 //!
 //! TLS (1.2 and 1.3, rustls) needs the feature `tls`, which is off by default: it compiles ring, which wants a C compiler.
 //!
+//! # Sentinels
+//!
+//! Every connection begins by asking all sentinels of the URL at once and goes to the first server named that says of
+//! itself that it is the master; one sentinel that answers is enough. A failover is followed when the connection is lost,
+//! when the server hangs, or when it answers `READONLY`. What the new master holds counts as another state of the store, as
+//! it may lack what the old one has acknowledged. A master that is cut off from its sentinels but not from here goes on
+//! serving until it is demoted: bound that with `min-replicas-to-write`.
+//!
 //! # When things go wrong
 //!
 //! | what happens | what callers see |
@@ -88,6 +97,7 @@
 //! | ... under a wish for a lease, its renewal or return | it is sent once more, too: under its own token, so that twice is as good as once |
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
+//! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
 //! | a certificate is not trusted, expired, for another name, or missing | [`ErrorKind::Tls`]; the message says which setting or file to look at |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
@@ -105,6 +115,7 @@ mod address;
 mod backoff;
 mod backplane;
 mod connection;
+mod dial;
 mod ears;
 mod error;
 mod gather;
@@ -113,6 +124,7 @@ mod lease;
 mod provider;
 mod read;
 mod scripts;
+mod sentinel;
 mod settings;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;

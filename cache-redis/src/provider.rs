@@ -36,15 +36,20 @@ impl Drop for Owner {
 }
 
 impl RedisProvider {
-    /// Begins with a URL: `redis://[user[:password]@]host[:port][/database]` or
-    /// `unix:///path[?db=0&user=name&pass=word]`; `valkey://` is `redis://`. Special characters in user and password are
-    /// percent-encoded.
+    /// Begins with a URL:
+    /// - `redis://[user[:password]@]host[:port][/database]`: one server;
+    /// - `unix:///path[?db=0&user=name&pass=word]`: the same over its socket;
+    /// - `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`: the master that these
+    ///   sentinels know under that name (port 26379 unless given), with credentials of the server.
+    ///
+    /// `rediss` in the place of `redis` speaks TLS, to sentinels too. `valkey` and `valkeys` are the same words. Special
+    /// characters in user, password and name are percent-encoded.
     pub fn builder(url: impl Into<String>) -> RedisProviderBuilder {
         RedisProviderBuilder::new(url.into())
     }
 
     pub(crate) fn new(settings: Settings) -> Self {
-        let keeper = Keeper::new(settings);
+        let keeper = Keeper::new(Arc::new(settings));
         let gatherer = Gatherer::new(Arc::clone(&keeper));
         Self(Arc::new(Owner { keeper, gatherer }))
     }
@@ -59,7 +64,7 @@ impl RedisProvider {
 
     /// A backplane on the same server with the same settings, over a connection of its own. No I/O, no task.
     pub fn backplane(&self) -> RedisBackplane {
-        RedisBackplane::new(self.keeper().settings.clone())
+        RedisBackplane::new(Arc::clone(&self.keeper().settings))
     }
 
     pub(crate) fn keeper(&self) -> &Arc<Keeper> {
@@ -85,7 +90,7 @@ impl CacheProvider for RedisProvider {
     }
 
     fn describe(&self) -> Description {
-        match &self.keeper().settings.endpoint {
+        match self.keeper().settings.place.first() {
             Endpoint::Tcp { host, port } => Description::remote("redis", host, Some(*port)),
             Endpoint::Unix { path } => Description::remote("redis", path, None),
         }
@@ -175,11 +180,12 @@ impl fmt::Debug for RedisProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = &self.keeper().settings;
         let mut d = f.debug_struct("RedisProvider");
-        d.field("address", &format_args!("{}", settings.endpoint)).field("database", &settings.database);
+        d.field("address", &settings.place).field("database", &settings.login.database);
         self.keeper().inspect(|state| {
             d.field("state", &state.as_str());
             if let State::Up(link) = state {
-                d.field("connection", &link.generation).field("server", &link.server);
+                d.field("connection", &link.generation).field("at", &format_args!("{}", link.endpoint));
+                d.field("server", &link.server);
             }
         });
         d.finish_non_exhaustive()

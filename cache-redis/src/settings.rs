@@ -4,7 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
     Error, RedisProvider,
-    address::{Address, Endpoint, Secret},
+    address::{Address, Place, Secret},
+    dial::Login,
     tls::Tls,
 };
 
@@ -25,11 +26,10 @@ pub(crate) struct TlsFiles {
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) place: Place,
     pub(crate) tls: Option<Tls>,
-    pub(crate) user: Option<Secret>,
-    pub(crate) password: Option<Secret>,
-    pub(crate) database: i64,
+    pub(crate) login: Login,
+    pub(crate) sentinel_login: Login,
     pub(crate) prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
@@ -53,6 +53,8 @@ pub struct RedisProviderBuilder {
     user: Option<Secret>,
     password: Option<Secret>,
     database: Option<u32>,
+    sentinel_user: Option<Secret>,
+    sentinel_password: Option<Secret>,
     tls: TlsFiles,
     prefix: String,
     connect_timeout: Duration,
@@ -69,6 +71,8 @@ impl RedisProviderBuilder {
             user: None,
             password: None,
             database: None,
+            sentinel_user: None,
+            sentinel_password: None,
             tls: TlsFiles::default(),
             prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
@@ -94,6 +98,18 @@ impl RedisProviderBuilder {
     /// The database's index; wins over the URL's.
     pub fn database(mut self, index: u32) -> Self {
         self.database = Some(index);
+        self
+    }
+
+    /// The ACL user at the sentinels, which know nothing of the server's. Default: none.
+    pub fn sentinel_username(mut self, user: impl Into<String>) -> Self {
+        self.sentinel_user = Some(Secret(user.into()));
+        self
+    }
+
+    /// The password at the sentinels. Default: none, whatever the server's is.
+    pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(Secret(password.into()));
         self
     }
 
@@ -185,10 +201,21 @@ impl RedisProviderBuilder {
         if !(1..=VALUE_MAX).contains(&self.value_max) {
             return Err(Error::config("value_max", self.value_max, "choose between 1 byte and 512 MiB"));
         }
-        let password = self.password.or(address.password);
-        let user = self.user.or(address.user);
-        if user.is_some() && password.is_none() {
-            return Err(Error::config("password", "(none)", "a user is given: set its password, too"));
+        let login = Login {
+            user: self.user.or(address.login.user),
+            password: self.password.or(address.login.password),
+            database: self.database.map_or(address.login.database, i64::from),
+        };
+        let sentinel_login =
+            Login { user: self.sentinel_user, password: self.sentinel_password, database: 0 };
+        for (field, login) in [("password", &login), ("sentinel_password", &sentinel_login)] {
+            if login.user.is_some() && login.password.is_none() {
+                return Err(Error::config(field, "(none)", "a user is given: set its password, too"));
+            }
+        }
+        if sentinel_login.password.is_some() && !matches!(address.place, Place::Sentinels { .. }) {
+            let fix = "the URL names no sentinels: use redis+sentinel://, or leave it out";
+            return Err(Error::config("sentinel_password", "***", fix));
         }
         let tls = match address.tls {
             true => Some(Tls::new(self.tls)?),
@@ -198,11 +225,10 @@ impl RedisProviderBuilder {
             }
         };
         Ok(RedisProvider::new(Settings {
-            endpoint: address.endpoint,
+            place: address.place,
             tls,
-            user,
-            password,
-            database: self.database.map_or(address.database, i64::from),
+            login,
+            sentinel_login,
             prefix: self.prefix,
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
