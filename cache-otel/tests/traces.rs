@@ -183,7 +183,7 @@ async fn a_refresh_behind_a_hit_has_a_trace_of_its_own_with_a_link() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_behind_and_what_is_told_again_have_traces_of_their_own() {
     let policy = Policy::ttl(Duration::from_secs(600));
-    let traced = Traced::with(policy.clone(), |telemetry| telemetry, None, true);
+    let traced = Traced::with(policy, |telemetry| telemetry, None, true);
     let set = traced.cache.set(1, 7u64).with_context(traced.request());
     assert!(!set.await.unwrap().is_confirmed());
     let spans = traced.until("the write", |spans| named(spans).contains(&"cache.write_behind users")).await;
@@ -213,7 +213,8 @@ async fn other_nodes_are_told_under_the_call() {
     let hub = Hub::new();
     let policy = Policy::ttl(Duration::from_secs(600));
     let traced = Traced::with(policy, |telemetry| telemetry, Some(hub.node()), false);
-    traced.cache.invalidate(1).with_context(traced.request()).await.unwrap();
+    let told = traced.cache.invalidate(1).with_context(traced.request()).await;
+    assert!(told.unwrap().is_confirmed());
     let spans = traced.spans();
     let publish = find(&spans, "cache.publish users");
     assert_eq!(publish.parent_span_id, id(find(&spans, "cache.invalidate users")));
