@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -14,12 +14,11 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Schema,
-    Stats, TracedCache, Value,
+    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats,
+    TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
-    plain,
     slots::Slots,
     tier::{Around, Tier},
 };
@@ -79,15 +78,6 @@ impl<T: Value> Builder<T> {
         self
     }
 
-    /// The schema id that the type itself names: see [`Schema`].
-    #[must_use]
-    pub fn versioned(self) -> Self
-    where
-        T: Schema,
-    {
-        self.schema(T::ID)
-    }
-
     /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
@@ -132,7 +122,6 @@ impl<T: Value> Builder<T> {
             level.check(at + 1, &policy)?;
         }
         check_ttl(&levels, &policy)?;
-        plain::check(&levels, &policy)?;
 
         let name: Arc<str> = name.into();
         let only = levels.len() == 1;
@@ -169,27 +158,29 @@ impl<T: Value> Builder<T> {
             }
         }
         observers.attach(&stats);
-        Ok(TracedCache {
-            inner: Arc::new(Inner {
-                near: tiers[0].store.clone(),
-                tiers,
-                around: Around { cache, name, clock, observers, stats },
-                permits: policy
-                    .loads
-                    .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
-                plane: backplane.map(Plane::new),
-                policy,
-                schema,
-                weigher,
-                generation: CachePadded::new(AtomicU32::new(0)),
-                slots: Slots::new(),
-                tasks: TaskTracker::new(),
-                callers: TaskTracker::new(),
-                ended: AtomicBool::new(false),
-                closing: CancellationToken::new(),
-            }),
-            access: Access::Normal,
-        })
+        let inner = Arc::new(Inner {
+            near: tiers[0].store.clone(),
+            tiers,
+            around: Around { cache, name, clock, observers, stats },
+            permits: policy
+                .loads
+                .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+            plane: backplane.map(Plane::new),
+            policy,
+            schema,
+            weigher,
+            generation: CachePadded::new(AtomicU32::new(0)),
+            slots: Slots::new(),
+            tasks: TaskTracker::new(),
+            callers: TaskTracker::new(),
+            ended: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+        });
+        let advised: Weak<Inner<T>> = Arc::downgrade(&inner);
+        for tier in inner.remote() {
+            tier.provider.advise(Weak::clone(&advised) as _);
+        }
+        Ok(TracedCache { inner, access: Access::Normal })
     }
 }
 

@@ -24,9 +24,7 @@ mod level;
 mod load;
 mod loaded;
 mod observe;
-mod payload;
 mod pending;
-mod plain;
 mod policy;
 mod provider;
 mod read;
@@ -51,8 +49,8 @@ pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, MissReason, Outcome};
-pub use inner::{Schema, Value};
-pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use inner::Value;
+pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
@@ -60,9 +58,10 @@ pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
     SpanKind, SpanStart, Verb,
 };
-pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
-pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
+pub use provider::{
+    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
+};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};

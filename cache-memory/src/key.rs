@@ -42,11 +42,6 @@ impl<'a> Query<'a> {
         Self { hash, space: Space::Bytes, text: joined }
     }
 
-    /// The hash that engines work with.
-    pub(crate) fn mixed(&self) -> u64 {
-        mixed(self.hash, self.space)
-    }
-
     pub(crate) fn to_key(self) -> Key {
         Key { hash: self.hash, space: self.space, text: self.text.into() }
     }
@@ -84,7 +79,7 @@ impl Hash for Key {
 
 impl Hash for Query<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.mixed());
+        state.write_u64(mixed(self.hash, self.space));
     }
 }
 

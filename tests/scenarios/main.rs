@@ -21,8 +21,6 @@ mod levels;
 mod model;
 mod negative;
 mod nested;
-mod payloads;
-mod plain;
 mod races;
 mod reasons;
 mod size;
