@@ -14,11 +14,12 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats,
-    TracedCache, Value,
+    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Schema,
+    Stats, TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     observe::Observers,
+    plain,
     slots::Slots,
     tier::{Around, Tier},
 };
@@ -78,6 +79,15 @@ impl<T: Value> Builder<T> {
         self
     }
 
+    /// The schema id that the type itself names: see [`Schema`].
+    #[must_use]
+    pub fn versioned(self) -> Self
+    where
+        T: Schema,
+    {
+        self.schema(T::ID)
+    }
+
     /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
@@ -122,6 +132,7 @@ impl<T: Value> Builder<T> {
             level.check(at + 1, &policy)?;
         }
         check_ttl(&levels, &policy)?;
+        plain::check(&levels, &policy)?;
 
         let name: Arc<str> = name.into();
         let only = levels.len() == 1;

@@ -24,6 +24,7 @@ use crate::{
     entry::AbsentMark,
     envelope::{self, Header},
     observe::Observers,
+    payload::Form,
     slots::{Slots, Ticket},
     tier::{Around, Tier},
 };
@@ -35,6 +36,28 @@ use crate::{
 )]
 pub trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
+
+/// The id of a type's shape on the wire, beside the type: whoever changes the one sees the other.
+///
+/// Entries with another id are a clean miss. Raise it when the type changes in a way that its codec would misread: with
+/// postcard any change, with JSON and MessagePack a field that is renamed, or means something else. Put to use by
+/// [`Builder::versioned`](crate::Builder::versioned).
+///
+/// ```
+/// # use cache_core::Schema;
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct User {
+///     name: String,
+/// }
+///
+/// impl Schema for User {
+///     const ID: u32 = 3;
+/// }
+/// ```
+pub trait Schema {
+    /// The id. 0 is that of caches which were given none.
+    const ID: u32;
+}
 
 pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u32 + Send + Sync>;
 
@@ -328,10 +351,15 @@ impl<T: Value> Inner<T> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
+        if tier.packing.plain {
+            return self.decode_plain(tier, bytes);
+        }
         let (header, payload) = envelope::open(key, bytes)?;
         if header.schema != self.schema {
             return Err(Unreadable::Schema);
         }
+        let head = envelope::header_of(bytes, &payload);
+        let payload = tier.packing.unpack(key, head, header.form, payload)?;
         if !self.observers().is_empty() {
             self.observers().event(&Event::Item {
                 level: tier.index,
@@ -373,7 +401,8 @@ impl<T: Value> Inner<T> {
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
         let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
         let header = Header {
-            codec: entry.value.is_some().then(|| tier.codec.id()),
+            codec: entry.value.is_some().then(|| tier.packing.codec.id()),
+            form: Form::default(),
             by_set: entry.by_set,
             expired: false,
             id: entry.id,

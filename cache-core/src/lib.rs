@@ -24,7 +24,9 @@ mod level;
 mod load;
 mod loaded;
 mod observe;
+mod payload;
 mod pending;
+mod plain;
 mod policy;
 mod provider;
 mod read;
@@ -49,7 +51,7 @@ pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, MissReason, Outcome};
-pub use inner::Value;
+pub use inner::{Schema, Value};
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
@@ -58,6 +60,7 @@ pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
     SpanKind, SpanStart, Verb,
 };
+pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,

@@ -210,6 +210,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// The same store as other programs see it, for [`Level::plain`](crate::Level::plain): what is put under a key is the
+    /// bare value, and a removal leaves nothing behind. Its items are apart from those of `self`. `None`: there is no such
+    /// form.
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        None
+    }
+
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
 }
@@ -289,6 +296,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
         (**self).in_process()
+    }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        (**self).plain()
     }
 
     async fn close(&self) {

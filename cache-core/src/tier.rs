@@ -13,18 +13,22 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
-    ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
-    SpanKind, SpanStart, Stamp, Stance, Stats,
+    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
+    Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
+    SpanStart, Stamp, Stance, Stats,
     breaker::{Gate, Pass},
     envelope::{self, Header},
     level::Level,
     observe::Observers,
+    payload::{Form, Packing},
     pending::Pending,
 };
 
 /// How often a remote level's marker is read along with a look-up. The period within which a clear by another node shows.
 pub(crate) const MARKER_PERIOD: Duration = Duration::from_secs(1);
+
+/// Bare values carry no epoch: none of them is ever void by it.
+pub(crate) const PLAIN: Stamp = Stamp { epoch: 1, sequence: 0 };
 
 pub(crate) struct Tier {
     pub(crate) index: u8,
@@ -32,7 +36,7 @@ pub(crate) struct Tier {
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
-    pub(crate) codec: Codec,
+    pub(crate) packing: Packing,
     pub(crate) surface: bool,
     pub(crate) background: bool,
     pub(crate) pending: Pending,
@@ -131,14 +135,16 @@ impl Drop for Calling<'_> {
 
 impl Tier {
     pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
-        let caps = level.provider.capabilities();
-        let store = level.provider.in_process();
+        let provider =
+            level.packing.plain.then(|| level.provider.plain()).flatten().unwrap_or(level.provider);
+        let caps = provider.capabilities();
+        let store = provider.in_process();
         Self {
             index,
             store,
             caps,
             ttl_cap: level.ttl_cap,
-            codec: level.codec,
+            packing: level.packing,
             surface: level.stance.unwrap_or(if only && caps.remote {
                 Stance::Surface
             } else {
@@ -149,12 +155,15 @@ impl Tier {
             budget: level.budget,
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             epoch: Epoch::default(),
-            provider: level.provider,
+            provider,
         }
     }
 
     /// The epoch that new entries of this level carry; 0 while it is unknown.
     pub(crate) fn stamp(&self) -> Stamp {
+        if self.packing.plain {
+            return PLAIN;
+        }
         Stamp { epoch: self.epoch.value.load(Ordering::Acquire), sequence: 0 }
     }
 
@@ -254,6 +263,7 @@ impl Tier {
         }
         let home = self.provider.incarnation();
         let due = self.marker_due(&around.clock, home);
+        let fixed = self.packing.plain;
         let mut changed = false;
         let mut answers = match due {
             // The usual case keeps to the provider's single-key path, where it may gather.
@@ -264,7 +274,7 @@ impl Tier {
             None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
             Some(changes) => self.get_with_marker(around, &asked, changes, &mut changed).await,
         };
-        if due.is_none() && answers.is_ok() && self.provider.incarnation() != home {
+        if due.is_none() && !fixed && answers.is_ok() && self.provider.incarnation() != home {
             // Answered from another state of the store than the epoch was read from: once more, with the marker.
             let changes = self.changes();
             answers = self.get_with_marker(around, &asked, changes, &mut changed).await;
@@ -329,7 +339,7 @@ impl Tier {
 
     /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
     pub(crate) fn leases(&self) -> bool {
-        self.store.is_none() && self.provider.leases().is_some()
+        self.store.is_none() && !self.packing.plain && self.provider.leases().is_some()
     }
 
     pub(crate) async fn acquire_many(
@@ -395,6 +405,9 @@ impl Tier {
 
     /// `Some(changes)` when the marker should be read.
     fn marker_due(&self, clock: &Clock, home: u64) -> Option<u64> {
+        if self.packing.plain {
+            return None;
+        }
         let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock.now();
         let due = known.value == 0
@@ -468,11 +481,16 @@ impl Tier {
     /// Gives the cache a new epoch at this level: everything stored in it before is void. Says whether another one was
     /// known; a reader may have seen the new one already.
     pub(crate) async fn new_epoch(&self, around: &Around) -> Result<bool, Failure> {
+        if self.packing.plain {
+            // It has none: after more invalidations than can be remembered it is not read any more.
+            return Err(Failure::Skipped);
+        }
         let epoch = fastrand::u64(1..);
         let home = self.provider.incarnation();
         let key = RawKey::marker(around.cache, &around.name);
         let header = Header {
             codec: None,
+            form: Form::default(),
             by_set: true,
             expired: false,
             // Which state of the store this epoch belongs to.
@@ -507,7 +525,7 @@ impl Tier {
             let known = self.known();
             (known.changes, known.value != 0 && known.home == home)
         };
-        if self.caps.remote && !is_known {
+        if self.caps.remote && !is_known && !self.packing.plain {
             let marker = [RawKey::marker(around.cache, &around.name)];
             let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
             if let Ok(mut answers) = answer

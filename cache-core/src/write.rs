@@ -332,6 +332,13 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
+            if tier.packing.plain {
+                // No time to end: it goes.
+                for result in tier.remove_many(&self.around, &writing.keys).await {
+                    written.take(tier, result);
+                }
+                continue;
+            }
             let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
             if cleared {
                 self.void_in_process();
@@ -377,6 +384,7 @@ impl<T: Value> Inner<T> {
     /// Makes every entry of this cache void, at every level, without touching another cache's.
     pub(crate) async fn clear_all(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
+        self.check_scopes("clear")?;
         let mut written = Written::new();
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {

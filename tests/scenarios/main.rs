@@ -21,6 +21,8 @@ mod levels;
 mod model;
 mod negative;
 mod nested;
+mod payloads;
+mod plain;
 mod races;
 mod reasons;
 mod size;
