@@ -54,7 +54,7 @@
 //! | --- | --- |
 //! | [`TracedCache`] | the cache; clones are the same one |
 //! | [`Builder`] | puts it together and finds contradictions before any I/O |
-//! | [`Level`] | a provider in the stack: ttl cap, time budget, breaker, codec, stance on errors |
+//! | [`Level`] | a provider in the stack: ttl cap, time budget, breaker, codec, compression, encryption, stance on errors |
 //! | [`Policy`] | how long entries live and how loads are held |
 //! | [`CacheKey`] | strings, integers, tuples of them, your newtypes |
 //! | [`Loaded`] | all that a loader may answer; a plain `Ok(value)` or `Ok(Some(value))` will do |
@@ -72,20 +72,22 @@
 //!
 //! | feature | default | adds |
 //! | --- | --- | --- |
-//! | `memory` | yes | `Memory`: this process, on moka |
+//! | `memory` | yes | `Memory`: this process, on quick_cache or moka |
 //! | `redis` | yes | `RedisProvider` and `RedisBackplane`: Redis 6+ and Valkey |
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
+//! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
+//! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
 
 pub use cache_core::*;
 #[cfg(feature = "memcached")]
 pub use cache_memcached::MemcachedProvider;
 #[cfg(feature = "memory")]
-pub use cache_memory::Memory;
+pub use cache_memory::{Engine, Memory};
 #[cfg(feature = "otel")]
-pub use cache_otel::Telemetry;
+pub use cache_otel::{CacheStatus, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
 #[cfg(feature = "redis")]
 pub use cache_redis::{RedisBackplane, RedisProvider};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{
-    CacheProvider, MemcachedProvider, Memory, RedisProvider,
+    CacheProvider, Engine, MemcachedProvider, Memory, RedisProvider,
     testing::{
         Chaos, MapProvider,
         conformance::{self, Options, object_store},
@@ -19,13 +19,22 @@ async fn held(provider: impl CacheProvider) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_as_a_provider_of_bytes() {
-    held(Memory::entries(100_000)).await;
+    for engine in Engine::ALL {
+        held(Memory::entries(100_000).engine(engine)).await;
+        held(Memory::bytes(64 << 20).engine(engine)).await;
+    }
 }
 
 #[test]
 fn memory_as_a_store_of_objects() {
-    object_store::run(|entries| Memory::entries(entries).in_process().unwrap());
-    object_store::run(|entries| Memory::entries(entries).engine_expiry(false).in_process().unwrap());
+    for engine in Engine::ALL {
+        object_store::run(|entries| Memory::entries(entries).engine(engine).in_process().unwrap());
+        object_store::run(|entries| {
+            Memory::entries(entries).engine(engine).engine_expiry(false).in_process().unwrap()
+        });
+        let weight = u64::from(engine.entry_overhead()) + 10;
+        object_store::run(|entries| Memory::bytes(entries * weight).engine(engine).in_process().unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

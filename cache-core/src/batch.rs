@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Entry, Error, Found, Moment, Outcome, RawKey, Result, Value, Verb,
+    Access, Entry, Error, Found, MissReason, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
     fetch::{Counted, wait_for},
     flight::{Ended, Flight},
@@ -14,6 +14,13 @@ use crate::{
     rights::Rights,
     slots::{Role, Ticket},
 };
+
+/// Tells what is counted why each key is a miss, should it be one.
+fn missed<T: Value>(asked: &[Asked<'_, T>], counted: &mut [Counted<'_>]) {
+    for (asked, counted) in asked.iter().zip(counted) {
+        counted.missed(asked.reason);
+    }
+}
 
 /// How one key of a batch is answered.
 enum Part<T> {
@@ -37,15 +44,15 @@ impl<T: Value> Inner<T> {
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
         let mut counted = self.count_each(keys.len(), Verb::GetMany, spans);
-        if matches!(access, Access::Reload | Access::Bypass) {
-            return Ok(keys.iter().map(|_| Found::miss()).collect());
-        }
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
-        self.read_levels(&mut asked).await;
+        if !matches!(access, Access::Reload | Access::Bypass) {
+            self.read_levels(&mut asked).await;
+        }
+        missed(&asked, &mut counted);
         let mut all = Vec::with_capacity(keys.len());
         for (asked, counted) in asked.iter().zip(&mut counted) {
-            let found = self.answer(asked, access)?;
-            counted.as_found(&found);
+            let mut found = self.answer(asked, access)?;
+            counted.as_found(&mut found);
             all.push(found);
         }
         Ok(all)
@@ -70,6 +77,7 @@ impl<T: Value> Inner<T> {
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked).await;
         }
+        missed(&asked, &mut counted);
         let mut all: Vec<_> = keys.iter().map(|_| None).collect();
         let mut error = None;
         let mut round: Vec<_> = asked.into_iter().enumerate().collect();
@@ -79,7 +87,10 @@ impl<T: Value> Inner<T> {
                 self.round(round, access, &loader, again, &mut counted, &mut all, &mut error).await?;
             // Once: whatever it joins now began after it called.
             again = true;
-            round = overtaken.into_iter().map(|at| (at, Asked::new(keys[at]))).collect();
+            round = overtaken
+                .into_iter()
+                .map(|at| (at, Asked::new(keys[at]).because(counted[at].reason())))
+                .collect();
         }
         match error {
             Some(error) => Err(error),
@@ -150,8 +161,8 @@ impl<T: Value> Inner<T> {
                 }
             };
             match found {
-                Ok(found) => {
-                    counted[at].as_found(&found);
+                Ok(mut found) => {
+                    counted[at].as_found(&mut found);
                     all[at] = Some(found);
                 }
                 Err(failed) => {
@@ -189,9 +200,12 @@ impl<T: Value> Inner<T> {
         depart: impl FnOnce(Departure<T>),
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
-        if let Role::Lead(flight, own) =
-            self.slots.role(&ticket, |_| false, || None::<()>, |_| Flight::new(load, false, None))
-        {
+        if let Role::Lead(flight, own) = self.slots.role(
+            &ticket,
+            |_| false,
+            || None::<()>,
+            |_| Flight::new(load, false, None, MissReason::Bypassed),
+        ) {
             let held = ticket.is_current().then(|| held.clone());
             depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
@@ -233,7 +247,8 @@ impl<T: Value> Inner<T> {
         let reads = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if reads { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
-        let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current));
+        let reason = asked.reason;
+        let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current), reason);
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights

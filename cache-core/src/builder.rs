@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Stats,
-    TracedCache, Value,
+    Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Schema,
+    Stats, TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
     news::News,
     observe::Observers,
+    plain,
     slots::Slots,
     tier::{Around, Tier},
 };
@@ -80,6 +81,15 @@ impl<T: Value> Builder<T> {
         self
     }
 
+    /// The schema id that the type itself names: see [`Schema`].
+    #[must_use]
+    pub fn versioned(self) -> Self
+    where
+        T: Schema,
+    {
+        self.schema(T::ID)
+    }
+
     /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
@@ -132,6 +142,7 @@ impl<T: Value> Builder<T> {
             level.check(at + 1, &policy)?;
         }
         check_ttl(&levels, &policy)?;
+        plain::check(&levels, &policy)?;
 
         let name: Arc<str> = name.into();
         let remote = levels.iter().any(|level| level.provider.in_process().is_none());
@@ -153,7 +164,8 @@ impl<T: Value> Builder<T> {
                 .collect(),
         };
         let observers = Observers::new(info.clone(), observers);
-        let stats = Arc::new(Stats::new(info, tiers.iter().map(|t| t.store.clone()).collect()));
+        let stats =
+            Arc::new(Stats::new(info, tiers.iter().map(|t| t.store.clone()).collect(), backplane.is_some()));
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // 0 is the space of byte providers.
         let cache = CacheId(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -168,29 +180,32 @@ impl<T: Value> Builder<T> {
             }
         }
         observers.attach(&stats);
-        Ok(TracedCache {
-            inner: Arc::new(Inner {
-                near: tiers[0].store.clone(),
-                tiers,
-                around: Around { cache, name, clock, observers, stats },
-                permits: policy
-                    .loads
-                    .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
-                plane: backplane.map(Plane::new),
-                policy,
-                schema,
-                weigher,
-                news: News::new(remote),
-                watching: AtomicBool::new(false),
-                tagging,
-                slots: Slots::new(),
-                tasks: TaskTracker::new(),
-                callers: TaskTracker::new(),
-                ended: AtomicBool::new(false),
-                closing: CancellationToken::new(),
-            }),
-            access: Access::Normal,
-        })
+        let inner = Arc::new(Inner {
+            near: tiers[0].store.clone(),
+            tiers,
+            around: Around { cache, name, clock, observers, stats },
+            permits: policy
+                .loads
+                .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+            plane: backplane.map(Plane::new),
+            policy,
+            schema,
+            weigher,
+            news: News::new(remote),
+            watching: AtomicBool::new(false),
+            poke: Arc::default(),
+            tagging,
+            slots: Slots::new(),
+            tasks: TaskTracker::new(),
+            callers: TaskTracker::new(),
+            ended: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+        });
+        let advised: Weak<Inner<T>> = Arc::downgrade(&inner);
+        for tier in inner.remote() {
+            tier.provider.advise(Weak::clone(&advised) as _);
+        }
+        Ok(TracedCache { inner, access: Access::Normal })
     }
 }
 

@@ -14,8 +14,8 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
-    Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart, Value, Verb, flight::Loader,
-    inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
+    MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart, Value, Verb,
+    flight::Loader, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -510,16 +510,24 @@ where
 }
 
 impl<T> Found<T> {
-    fn brief(&self) -> Option<(Outcome, Option<u8>)> {
-        Some((self.outcome, self.level))
+    fn brief(&self) -> Option<Brief> {
+        Some(Brief { outcome: self.outcome, level: self.level, reason: self.reason })
     }
+}
+
+/// What telemetry is told of a look-up.
+#[derive(Clone, Copy)]
+pub(crate) struct Brief {
+    outcome: Outcome,
+    level: Option<u8>,
+    reason: Option<MissReason>,
 }
 
 impl<T: Value> Inner<T> {
     /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
     #[inline]
     pub(crate) fn hot(&self, key: RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
-        if matches!(access, Access::Reload | Access::Bypass) {
+        if matches!(access, Access::Reload | Access::Bypass) || self.observers().traces_hit() {
             return None;
         }
         let stats = self.stats();
@@ -529,7 +537,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let value = object.value.downcast::<T>().ok()?;
-        stats.hot_hit(verb);
+        stats.hot_hit(verb, object.cost_us);
         if let Some(started) = started {
             self.sampled_hit(verb, started);
         }
@@ -564,33 +572,38 @@ impl<T: Value> Inner<T> {
         id: Option<&str>,
         keys: usize,
         work: impl AsyncFnOnce(&Spans) -> Result<R>,
-        brief: impl Fn(&R) -> Option<(Outcome, Option<u8>)>,
+        brief: impl Fn(&R) -> Option<Brief>,
     ) -> Result<R> {
         self.stats().operation(verb);
         self.listen();
         self.watch();
         if self.observers().is_empty() {
-            return self.until_closed(work(&Spans::default())).await;
+            let ended = self.until_closed(work(&Spans::default())).await;
+            if let Err(error) = &ended {
+                self.stats().error(error.kind());
+            }
+            return ended;
         }
         let spans =
             self.observers().span(&SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false });
         let started = self.now();
         let ended = spans.around(self.until_closed(work(&spans))).await;
-        let (outcome, level) = match ended.as_ref().map(brief) {
-            Ok(Some((outcome, level))) => (Some(outcome), level),
-            Ok(None) | Err(_) => (None, None),
-        };
-        if let Some(outcome) = outcome {
+        let brief = ended.as_ref().ok().and_then(brief);
+        if let Some(Brief { outcome, level, reason }) = brief {
             spans.found(outcome, level);
+            if let Some(reason) = reason {
+                spans.missed(reason);
+            }
         }
         let error = ended.as_ref().err().map(Error::kind);
         if let Some(kind) = error {
+            self.stats().error(kind);
             spans.failed(kind.as_str());
         }
         self.observers().event(&Event::Operation {
             verb,
-            outcome,
-            level,
+            outcome: brief.map(|brief| brief.outcome),
+            level: brief.and_then(|brief| brief.level),
             elapsed: self.now().since(started),
             keys,
             weight: 1,
@@ -636,7 +649,7 @@ impl<T: Value> Inner<T> {
         let mut undelivered = Vec::new();
         for tier in self.remote() {
             let scopes = tier.pending.undelivered().into_iter();
-            undelivered.extend(scopes.map(|scope| Undelivered { level: tier.index, scope }));
+            undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: tier.index, scope, name }));
         }
         Closed { drained, undelivered }
     }
@@ -674,13 +687,25 @@ impl Closed {
 }
 
 /// An invalidation that a level has not acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undelivered {
     /// Which level, 0 being the nearest.
     pub level: u8,
-    /// What it has not heard of.
+    /// What it has not heard of: a key, a tag, the whole cache.
     pub scope: Scope,
+    /// The key, as it is rendered, or the tag.
+    pub name: Option<String>,
+}
+
+/// Keys and tags stay out of `Debug` output.
+impl fmt::Debug for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Undelivered")
+            .field("level", &self.level)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<T> fmt::Debug for TracedCache<T> {

@@ -138,6 +138,16 @@ impl Clock {
         }
     }
 
+    /// Microseconds since the Unix epoch, by this node's wall clock.
+    pub(crate) fn wall_us(&self) -> i64 {
+        match &self.0 {
+            Kind::System => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX)),
+            Kind::Manual(_) => self.wall_ms().saturating_mul(1000),
+        }
+    }
+
     /// Waits until `by` has passed on this clock. Cancel-safe.
     pub async fn sleep(&self, by: Duration) {
         match &self.0 {

@@ -7,7 +7,7 @@
 //! 3    8     XXH3-64 of everything from byte 11 on, seeded with the XXH3-64 of `namespace:id`
 //! 11   1     version, 1
 //! 12   1     codec, 0 for an absent entry
-//! 13   1     flags: 1 absent, 2 made by `set`
+//! 13   1     flags: 1 absent, 2 made by `set`, 4 compressed with LZ4, 8 with Zstandard, 16 encrypted
 //! 14   8     entry id
 //! 22   4     schema id
 //! 26   8     born, milliseconds since the Unix epoch by the store's clock
@@ -18,7 +18,7 @@
 //! 62   8     sequence
 //! 70   2     number of tags, then for each 2 bytes of length and the text
 //!      2     length of the etag plus one, 0 for none; then the text
-//!            payload
+//!            payload: compressed, 4 bytes of raw length and a block; encrypted, see `payload/encryption.rs`
 //! ```
 //! Integers are little-endian. The seed binds an entry to its key: a copy under another key does not decode.
 
@@ -27,7 +27,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{EntryId, Extra, RawKey, Stamp, Timeline, clock::Clock};
+use crate::{
+    EntryId, Extra, RawKey, Stamp, Timeline,
+    clock::Clock,
+    payload::{Encryption, Form, Squeezed},
+};
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
 const VERSION: u8 = 1;
@@ -35,7 +39,10 @@ const CHECKED_FROM: usize = 11;
 const FIXED: usize = 70;
 const FLAG_ABSENT: u8 = 1;
 const FLAG_BY_SET: u8 = 2;
-const KNOWN_FLAGS: u8 = FLAG_ABSENT | FLAG_BY_SET;
+const FLAG_LZ4: u8 = 4;
+const FLAG_ZSTD: u8 = 8;
+const FLAG_ENCRYPTED: u8 = 16;
+const KNOWN_FLAGS: u8 = FLAG_ABSENT | FLAG_BY_SET | FLAG_LZ4 | FLAG_ZSTD | FLAG_ENCRYPTED;
 const FOREVER: u64 = u64::MAX;
 
 /// Where an envelope carries its [`EntryId`], little-endian: for store-side scripts that compare it.
@@ -51,7 +58,7 @@ pub enum Unreadable {
     Version,
     /// Damaged, cut short, or copied from another key.
     Corrupt,
-    /// Its codec is not compiled in.
+    /// Its codec or compression is not compiled in.
     Codec,
     /// The value's schema id is another one.
     Schema,
@@ -59,11 +66,29 @@ pub enum Unreadable {
     Payload,
     /// An in-process object of another type.
     Type,
-    /// Larger than the level's limit.
+    /// Larger than the level's limit, or would be once expanded.
     TooLarge,
+    /// Encrypted, and its key is not held.
+    NoKey,
+    /// Changed since it was encrypted, moved here from another key, or in the clear at a level that encrypts.
+    NotAuthentic,
 }
 
 impl Unreadable {
+    /// All reasons.
+    pub const ALL: [Self; 10] = [
+        Self::Foreign,
+        Self::Version,
+        Self::Corrupt,
+        Self::Codec,
+        Self::Schema,
+        Self::Payload,
+        Self::Type,
+        Self::TooLarge,
+        Self::NoKey,
+        Self::NotAuthentic,
+    ];
+
     /// A low-cardinality word for telemetry.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +100,8 @@ impl Unreadable {
             Self::Payload => "payload",
             Self::Type => "type",
             Self::TooLarge => "too_large",
+            Self::NoKey => "no_key",
+            Self::NotAuthentic => "not_authentic",
         }
     }
 }
@@ -84,6 +111,7 @@ impl Unreadable {
 pub(crate) struct Header {
     /// `None` for an absent entry.
     pub(crate) codec: Option<u8>,
+    pub(crate) form: Form,
     pub(crate) by_set: bool,
     pub(crate) expired: bool,
     pub(crate) id: EntryId,
@@ -139,14 +167,44 @@ fn put_text(out: &mut BytesMut, text: &str, plus: u16) {
 
 /// Puts header and payload together.
 pub(crate) fn seal(key: RawKey<'_>, header: &Header, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(FIXED + 4 + payload.len());
+    let mut out = begin(header, payload.len());
+    out.put_slice(payload);
+    end(key, out)
+}
+
+/// The same with the payload encrypted under the header. `None`: it could not be.
+pub(crate) fn seal_encrypted(
+    key: RawKey<'_>,
+    header: &Header,
+    payload: &[u8],
+    encryption: &Encryption,
+) -> Option<Bytes> {
+    let mut out = begin(header, payload.len() + Encryption::OVERHEAD);
+    encryption.encrypt(key, &mut out, CHECKED_FROM, payload).then(|| end(key, out))
+}
+
+/// The header as it was sealed: what comes before the payload, the state byte apart.
+pub(crate) fn header_of<'a>(bytes: &'a Bytes, payload: &Bytes) -> &'a [u8] {
+    bytes.get(CHECKED_FROM..bytes.len() - payload.len()).unwrap_or_default()
+}
+
+/// Everything in front of the payload, without the checksum.
+fn begin(header: &Header, payload: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(FIXED + 4 + payload);
     out.put_slice(&MAGIC);
     out.put_u8(u8::from(header.expired));
     out.put_u64_le(0);
     out.put_u8(VERSION);
     out.put_u8(header.codec.unwrap_or(0));
     let absent = if header.codec.is_none() { FLAG_ABSENT } else { 0 };
-    out.put_u8(absent | if header.by_set { FLAG_BY_SET } else { 0 });
+    let by_set = if header.by_set { FLAG_BY_SET } else { 0 };
+    let squeezed = match header.form.squeezed {
+        None => 0,
+        Some(Squeezed::Lz4) => FLAG_LZ4,
+        Some(Squeezed::Zstd) => FLAG_ZSTD,
+    };
+    let encrypted = if header.form.encrypted { FLAG_ENCRYPTED } else { 0 };
+    out.put_u8(absent | by_set | squeezed | encrypted);
     out.put_u64_le(header.id.0);
     out.put_u32_le(header.schema);
     out.put_u64_le(header.born_ms);
@@ -166,7 +224,11 @@ pub(crate) fn seal(key: RawKey<'_>, header: &Header, payload: &[u8]) -> Bytes {
         Some(etag) => put_text(&mut out, etag, 1),
         None => out.put_u16_le(0),
     }
-    out.put_slice(payload);
+    out
+}
+
+/// With the checksum over all of it.
+fn end(key: RawKey<'_>, mut out: BytesMut) -> Bytes {
     let sum = xxh3_64_with_seed(&out[CHECKED_FROM..], seed(key));
     out[3..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
     out.freeze()
@@ -215,6 +277,13 @@ fn header(cursor: &mut Cursor<'_>, expired: bool) -> Option<(Header, Bytes)> {
     if flags & !KNOWN_FLAGS != 0 || (flags & FLAG_ABSENT != 0) != (codec == 0) {
         return None;
     }
+    let squeezed = match flags & (FLAG_LZ4 | FLAG_ZSTD) {
+        0 => None,
+        FLAG_LZ4 => Some(Squeezed::Lz4),
+        FLAG_ZSTD => Some(Squeezed::Zstd),
+        _ => return None,
+    };
+    let form = Form { squeezed, encrypted: flags & FLAG_ENCRYPTED != 0 };
     let id = EntryId(cursor.u64()?);
     let schema = u32::from_le_bytes(cursor.take()?);
     let born_ms = cursor.u64()?;
@@ -232,6 +301,7 @@ fn header(cursor: &mut Cursor<'_>, expired: bool) -> Option<(Header, Bytes)> {
     }
     let header = Header {
         codec: (codec != 0).then_some(codec),
+        form,
         by_set: flags & FLAG_BY_SET != 0,
         expired,
         id,
@@ -285,6 +355,7 @@ mod tests {
     fn sample() -> Header {
         Header {
             codec: Some(1),
+            form: Form::default(),
             by_set: true,
             expired: false,
             id: EntryId(7),

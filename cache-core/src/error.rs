@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Level,
     /// The value could not be encoded.
     Encode,
+    /// This cache cannot do that with the levels that it has. The message says why.
+    Unsupported,
     /// The cache has been closed.
     Closed,
     /// No tokio runtime is running on this thread.
@@ -41,6 +43,24 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [Self; 14] = [
+        Self::Config,
+        Self::Key,
+        Self::Tag,
+        Self::Load,
+        Self::LoadTimeout,
+        Self::LoadPanicked,
+        Self::LoadAborted,
+        Self::Cycle,
+        Self::Absent,
+        Self::Level,
+        Self::Encode,
+        Self::Unsupported,
+        Self::Closed,
+        Self::NoRuntime,
+    ];
+
     /// A low-cardinality word for telemetry (`error.type`).
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,6 +75,7 @@ impl ErrorKind {
             Self::Absent => "absent",
             Self::Level => "level",
             Self::Encode => "encode",
+            Self::Unsupported => "unsupported",
             Self::Closed => "closed",
             Self::NoRuntime => "no_runtime",
         }
@@ -141,6 +162,18 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_and_counters_are_in_the_order_of_the_kinds() {
+        for (at, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at, "{kind:?}");
+        }
+        assert_eq!(ErrorKind::NoRuntime as usize + 1, ErrorKind::ALL.len(), "none is left out");
+        for (at, reason) in crate::Unreadable::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{reason:?}");
+        }
+        assert_eq!(crate::Unreadable::NotAuthentic as usize + 1, crate::Unreadable::ALL.len());
+    }
 
     #[test]
     fn shared_error_gives_the_cause_back() {

@@ -1,11 +1,12 @@
 //! `get` and `get_or_set` beyond the nearest level.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, Outcome, RawKey, Result, Stats, Value, Verb,
+    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stats,
+    Value, Verb,
     cycle::{self, LoadId},
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
@@ -23,6 +24,9 @@ pub(crate) struct Counted<'a> {
     verb: Verb,
     outcome: Outcome,
     level: Option<u8>,
+    /// Why it is a miss, should it be one.
+    reason: MissReason,
+    cost: Duration,
     /// The call's span, to link to the load that it waits for.
     spans: &'a Spans,
     /// The look-up has joined a load that was overtaken, and tries once more.
@@ -31,12 +35,34 @@ pub(crate) struct Counted<'a> {
 
 impl<'a> Counted<'a> {
     pub(crate) fn new(stats: &'a Stats, verb: Verb, spans: &'a Spans) -> Self {
-        Self { stats, verb, outcome: Outcome::Miss, level: None, spans, again: false }
+        Self {
+            stats,
+            verb,
+            outcome: Outcome::Miss,
+            level: None,
+            reason: MissReason::Error,
+            cost: Duration::ZERO,
+            spans,
+            again: false,
+        }
     }
 
-    pub(crate) fn as_found<T>(&mut self, found: &Found<T>) {
+    pub(crate) fn missed(&mut self, reason: MissReason) {
+        self.reason = reason;
+    }
+
+    pub(crate) const fn reason(&self) -> MissReason {
+        self.reason
+    }
+
+    /// Counts as what the caller is told, who is told why it was a miss.
+    pub(crate) fn as_found<T>(&mut self, found: &mut Found<T>) {
         self.outcome = found.outcome;
         self.level = found.level;
+        self.cost = found.cost;
+        if matches!(found.outcome, Outcome::Loaded | Outcome::Miss) {
+            found.reason = Some(self.reason);
+        }
     }
 
     pub(crate) fn coalesced(&mut self) {
@@ -46,7 +72,10 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.stats.lookup(self.verb, self.outcome, self.level, 1);
+        self.stats.lookup(self.verb, self.outcome, self.level, self.reason);
+        if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Absent) {
+            self.stats.saved(self.cost);
+        }
     }
 }
 
@@ -68,13 +97,13 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
-        if matches!(access, Access::Reload | Access::Bypass) {
-            return Ok(Found::miss());
-        }
         let mut asked = [Asked::new(key)];
-        self.read_levels(&mut asked).await;
-        let found = self.answer(&asked[0], access)?;
-        counted.as_found(&found);
+        if !matches!(access, Access::Reload | Access::Bypass) {
+            self.read_levels(&mut asked).await;
+        }
+        counted.missed(asked[0].reason);
+        let mut found = self.answer(&asked[0], access)?;
+        counted.as_found(&mut found);
         Ok(found)
     }
 
@@ -89,9 +118,9 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
-        let found = self.fetch_counted(key, access, loader, &mut counted).await;
+        let mut found = self.fetch_counted(key, access, loader, &mut counted).await;
         // After an error the look-up stays what it was counted as: a miss, or a wait for another's load.
-        if let Ok(found) = &found {
+        if let Ok(found) = &mut found {
             counted.as_found(found);
         }
         found
@@ -108,6 +137,7 @@ impl<T: Value> Inner<T> {
             && let Some((flight, ticket)) = self.slots.awaited(key)
         {
             counted.coalesced();
+            counted.missed(flight.reason);
             return self
                 .attend(&flight, Part::Waiter, flight.stale.as_ref(), Some((ticket, loader)), counted)
                 .await;
@@ -119,6 +149,7 @@ impl<T: Value> Inner<T> {
             self.read_levels(&mut one).await;
             [asked] = one;
         }
+        counted.missed(asked.reason);
         let now = self.now();
         if let Some(Seen { entry, level }) = &asked.fresh {
             if entry.value.is_none() {
@@ -160,7 +191,7 @@ impl<T: Value> Inner<T> {
         loader: Loader<T>,
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
-        let start = |_| Flight::new(LoadId::next(), false, None);
+        let start = |_| Flight::new(LoadId::next(), false, None, MissReason::Bypassed);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, |_| false, || None::<()>, start) {
             let held = ticket.is_current().then(|| held.clone());
             let departure = Departure { flight, ticket: own, held, rights: Rights::new() };
@@ -181,7 +212,9 @@ impl<T: Value> Inner<T> {
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
         let read = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if read { self.refilled(key) } else { None };
-        let start = |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current));
+        let reason = counted.reason;
+        let start =
+            |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current), reason);
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
@@ -293,7 +326,7 @@ impl<T: Value> Inner<T> {
         };
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
         // the other load holds.
-        let own = Flight::new(LoadId::next(), true, None);
+        let own = Flight::new(LoadId::next(), true, None, counted.reason);
         let _edge = wait_for(&own)?;
         let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
         self.launch(departure, loader, Terms { remote: false, ..Terms::NORMAL })?;

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    Codec, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, Stamp, Value, envelope,
+    Codec, Compression, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp, Value,
+    envelope,
     inner::Inner,
+    observe::within,
+    payload::{Form, Packing},
     rights::Rights,
     slots::Ticket,
     tier::{Failure, Tier},
@@ -21,11 +24,13 @@ pub(crate) struct Outgoing<'k, T> {
     pub(crate) rights: Rights,
     /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
     payload: Option<(Codec, Option<Bytes>)>,
+    /// Packed as the last level packs, if its payload was that of `payload`.
+    packed: Option<(Option<Compression>, Form, Bytes)>,
 }
 
 impl<'k, T: Value> Outgoing<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, entry: Entry<T>) -> Self {
-        Self { key, entry, rights: Rights::new(), payload: None }
+        Self { key, entry, rights: Rights::new(), payload: None, packed: None }
     }
 
     pub(crate) fn with_rights(mut self, rights: Rights) -> Self {
@@ -57,8 +62,30 @@ impl<'k, T: Value> Outgoing<'k, T> {
         };
         self.entry.encoded = payload.as_ref().and_then(|p| u32::try_from(p.len()).ok());
         self.payload = Some((codec, payload.clone()));
+        self.packed = None;
         payload
     }
+
+    /// The payload as this packing writes it, but for encryption, which binds it to a header.
+    fn packed(&mut self, packing: &Packing) -> Option<(Form, Bytes)> {
+        let raw = self.payload(packing.codec)?;
+        let encrypted = packing.encryption.is_some();
+        if let Some((by, form, bytes)) = &self.packed
+            && *by == packing.compression
+        {
+            return Some((Form { encrypted, ..*form }, bytes.clone()));
+        }
+        let (form, bytes) = packing.pack(&raw);
+        self.packed = Some((packing.compression, form, bytes.clone()));
+        Some((form, bytes))
+    }
+}
+
+/// Why an entry has no bytes for a level.
+enum Unsent {
+    /// Nothing of its life is left, or the level has no form for it.
+    Spent,
+    NotEncoded,
 }
 
 /// What became of each item.
@@ -81,6 +108,31 @@ impl<T: Value> Inner<T> {
         held
     }
 
+    /// The bytes of an entry at a remote level, and how long they live there.
+    fn wrap(
+        &self,
+        item: &mut Outgoing<'_, T>,
+        tier: &Tier,
+        stamp: Stamp,
+    ) -> Result<(Bytes, Duration), Unsent> {
+        let packing = &tier.packing;
+        if packing.plain {
+            // An absence has no bare form, and an item is never empty.
+            let ttl = self.plain_ttl(&item.entry, tier).filter(|_| item.entry.value.is_some());
+            let ttl = ttl.ok_or(Unsent::Spent)?;
+            let payload = item.payload(packing.codec).filter(|bytes| !bytes.is_empty());
+            return Ok((payload.ok_or(Unsent::NotEncoded)?, ttl));
+        }
+        let (mut header, ttl) = self.header(&item.entry, tier, stamp).ok_or(Unsent::Spent)?;
+        let (form, payload) = item.packed(packing).ok_or(Unsent::NotEncoded)?;
+        header.form = form;
+        let bytes = match &packing.encryption {
+            Some(encryption) => envelope::seal_encrypted(item.key, &header, &payload, encryption),
+            None => Some(envelope::seal(item.key, &header, &payload)),
+        };
+        Ok((bytes.ok_or(Unsent::NotEncoded)?, ttl))
+    }
+
     /// Sends entries to one remote level in one batch, under their leases where they hold one for it. A value that the
     /// level cannot take leaves nothing behind there. `false`: the lease was refused.
     pub(crate) async fn send(
@@ -98,21 +150,22 @@ impl<T: Value> Inner<T> {
         // For each item: sent as a put, dropped from the level, or nothing left of its life.
         let mut plan = Vec::with_capacity(items.len());
         for item in items.iter_mut() {
-            let Some((header, ttl)) = self.header(&item.entry, tier, stamp) else {
-                plan.push(Plan::Drop);
-                drops.push(item.key);
-                continue;
+            let (bytes, ttl) = match self.wrap(item, tier, stamp) {
+                Ok(wrapped) => wrapped,
+                Err(unsent) => {
+                    if matches!(unsent, Unsent::NotEncoded) {
+                        self.stats().not_encoded(tier.index);
+                        self.observers().event(&Event::NotEncoded { level: tier.index });
+                    }
+                    plan.push(Plan::Drop);
+                    drops.push(item.key);
+                    continue;
+                }
             };
-            let Some(payload) = item.payload(tier.codec) else {
-                self.observers().event(&Event::NotEncoded { level: tier.index });
-                plan.push(Plan::Drop);
-                drops.push(item.key);
-                continue;
-            };
-            let bytes = envelope::seal(item.key, &header, &payload);
             if let Some(limit) = tier.caps.value_max
                 && bytes.len() > limit
             {
+                self.stats().too_large(tier.index);
                 self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
                 plan.push(Plan::Drop);
                 drops.push(item.key);
@@ -194,7 +247,8 @@ impl<T: Value> Inner<T> {
                 continue;
             }
             for (item, held) in items.iter().zip(&mut held) {
-                *held = *held && !tier.ledger.judge(stamp, item.entry.tags()).is_void();
+                *held =
+                    *held && (!tier.is_marked() || !tier.ledger.judge(stamp, item.entry.tags()).is_void());
             }
             if tier.background {
                 self.fill_later(tier, items, tickets, stamp);
@@ -278,7 +332,13 @@ impl<T: Value> Inner<T> {
             })
             .collect();
         let inner = Arc::clone(self);
-        self.spawn(async move {
+        let spans = self.observers().span(&SpanStart {
+            kind: SpanKind::WriteBehind,
+            key: None,
+            keys: batch.len(),
+            root: true,
+        });
+        self.spawn(spans.around(async move {
             let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
             let _order = inner.in_order(&tickets).await;
             let mut items: Vec<_> = batch
@@ -291,7 +351,7 @@ impl<T: Value> Inner<T> {
             let mut refs: Vec<_> = items.iter_mut().collect();
             inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
             inner.replay();
-        });
+        }));
     }
 
     /// The stamps that entries loaded or read from now on will carry.
@@ -323,7 +383,8 @@ impl<T: Value> Inner<T> {
             if tier.pending.claim() {
                 let inner = Arc::clone(self);
                 let level = usize::from(tier.index);
-                let started = self.spawn(async move { inner.replay_level(&inner.tiers[level]).await });
+                let replay = async move { inner.replay_level(&inner.tiers[level]).await };
+                let started = self.spawn(within(self.observers().ambient(), replay));
                 if started.is_none() {
                     tier.pending.release();
                 }
@@ -342,7 +403,13 @@ impl<T: Value> Inner<T> {
         const LONGEST: Duration = Duration::from_secs(1);
         let mut pause = FIRST;
         loop {
-            if self.deliver(tier).await {
+            let spans = self.observers().span(&SpanStart {
+                kind: SpanKind::Replay,
+                key: None,
+                keys: tier.pending.len(),
+                root: true,
+            });
+            if spans.around(self.deliver(tier)).await {
                 pause = FIRST;
             } else {
                 // Jitter: nodes that lost one server together do not come back to it together.

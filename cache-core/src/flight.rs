@@ -8,7 +8,9 @@ use std::sync::{
 use futures::future::BoxFuture;
 use tokio::{sync::Notify, task::AbortHandle};
 
-use crate::{BoxError, Error, Held, Loaded, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans};
+use crate::{
+    BoxError, Error, Held, Loaded, MissReason, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans,
+};
 
 /// A loader, with its types erased once, on a miss.
 pub(crate) type Loader<T> =
@@ -49,6 +51,8 @@ pub(crate) struct Flight<T> {
     pub(crate) awaited: bool,
     /// What its leader had to fall back on, for callers who join without reading levels themselves.
     pub(crate) stale: Option<Seen<T>>,
+    /// Why no level had the key, for the same.
+    pub(crate) reason: MissReason,
     /// The load's span, for waiters to link to.
     pub(crate) spans: OnceLock<Spans>,
     /// The loader has begun to run.
@@ -78,11 +82,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl<T> Flight<T> {
-    pub(crate) fn new(load: LoadId, awaited: bool, stale: Option<Seen<T>>) -> Arc<Self> {
+    pub(crate) fn new(load: LoadId, awaited: bool, stale: Option<Seen<T>>, reason: MissReason) -> Arc<Self> {
         Arc::new(Self {
             load,
             awaited,
             stale,
+            reason,
             spans: OnceLock::new(),
             begun: AtomicBool::new(false),
             ended: OnceLock::new(),

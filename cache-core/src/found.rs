@@ -34,6 +34,55 @@ impl Outcome {
     }
 }
 
+/// Why a look-up found nothing. Every miss has exactly one; where levels differ, the one that comes last here.
+///
+/// What has left the nearest level is known for as many of the latest departures as there is room for (see
+/// docs/semantics.md); of a remote level's, only what this node has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum MissReason {
+    /// No level has it, and nothing is known of it: not asked for before, or gone for long.
+    Absent,
+    /// A level in process let it go for want of room.
+    Evicted,
+    /// Its time was over.
+    Expired,
+    /// It has been invalidated, by its key, a tag, or with its cache.
+    Invalidated,
+    /// A level had something that could not be read.
+    Unreadable,
+    /// A level was not heard: it failed, its breaker was open, or the caller left first.
+    Error,
+    /// No level was to be asked: a `refresh`, or an [`Access`](crate::Access) that reads none.
+    Bypassed,
+}
+
+impl MissReason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Absent,
+        Self::Evicted,
+        Self::Expired,
+        Self::Invalidated,
+        Self::Unreadable,
+        Self::Error,
+        Self::Bypassed,
+    ];
+
+    /// A low-cardinality word for telemetry (`cache.miss.reason`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Evicted => "evicted",
+            Self::Expired => "expired",
+            Self::Invalidated => "invalidated",
+            Self::Unreadable => "unreadable",
+            Self::Error => "error",
+            Self::Bypassed => "bypassed",
+        }
+    }
+}
+
 /// The whole answer of a look-up: value, outcome, level, age. Metrics, spans and logs are made from the same.
 #[derive(Clone)]
 pub struct Found<T> {
@@ -41,11 +90,21 @@ pub struct Found<T> {
     pub(crate) outcome: Outcome,
     pub(crate) level: Option<u8>,
     pub(crate) age: Duration,
+    /// What the load of the entry took.
+    pub(crate) cost: Duration,
+    pub(crate) reason: Option<MissReason>,
 }
 
 impl<T> Found<T> {
     pub(crate) const fn miss() -> Self {
-        Self { value: None, outcome: Outcome::Miss, level: None, age: Duration::ZERO }
+        Self {
+            value: None,
+            outcome: Outcome::Miss,
+            level: None,
+            age: Duration::ZERO,
+            cost: Duration::ZERO,
+            reason: None,
+        }
     }
 
     /// The value; `None` on a miss and for an absence.
@@ -66,6 +125,11 @@ impl<T> Found<T> {
     /// The level that served it, 0 being the nearest; `None` where no level did.
     pub fn level(&self) -> Option<usize> {
         self.level.map(usize::from)
+    }
+
+    /// Why no level had it, where the outcome is [`Outcome::Miss`] or [`Outcome::Loaded`].
+    pub fn miss_reason(&self) -> Option<MissReason> {
+        self.reason
     }
 
     /// Time since the load of the entry started.
@@ -91,6 +155,7 @@ impl<T> fmt::Debug for Found<T> {
             .field("outcome", &self.outcome)
             .field("level", &self.level)
             .field("age", &self.age)
+            .field("miss_reason", &self.reason)
             .finish_non_exhaustive()
     }
 }

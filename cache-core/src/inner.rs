@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
-    Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    Advised, Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found,
+    LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline,
+    Unreadable,
     backplane::Plane,
     codec,
     entry::AbsentMark,
@@ -21,6 +22,7 @@ use crate::{
     ledger::Learned,
     news::{News, Verdict},
     observe::Observers,
+    payload::Form,
     slots::{Slots, Ticket},
     tier::{Around, Tier},
 };
@@ -32,6 +34,28 @@ use crate::{
 )]
 pub trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
+
+/// The id of a type's shape on the wire, beside the type: whoever changes the one sees the other.
+///
+/// Entries with another id are a clean miss. Raise it when the type changes in a way that its codec would misread: with
+/// postcard any change, with JSON and MessagePack a field that is renamed, or means something else. Put to use by
+/// [`Builder::versioned`](crate::Builder::versioned).
+///
+/// ```
+/// # use cache_core::Schema;
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct User {
+///     name: String,
+/// }
+///
+/// impl Schema for User {
+///     const ID: u32 = 3;
+/// }
+/// ```
+pub trait Schema {
+    /// The id. 0 is that of caches which were given none.
+    const ID: u32;
+}
 
 pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u32 + Send + Sync>;
 
@@ -47,6 +71,8 @@ pub(crate) struct Inner<T> {
     pub(crate) news: News,
     /// Somebody polls the marks of remote levels.
     pub(crate) watching: AtomicBool,
+    /// Wakes whoever polls.
+    pub(crate) poke: Arc<tokio::sync::Notify>,
     /// Entries may have tags.
     pub(crate) tagging: bool,
     pub(crate) slots: Arc<Slots<T>>,
@@ -113,7 +139,14 @@ impl<T> Entry<T> {
     }
 
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
-        Found { value: self.value.clone(), outcome, level, age: now.since(self.timeline.born) }
+        Found {
+            value: self.value.clone(),
+            outcome,
+            level,
+            age: now.since(self.timeline.born),
+            cost: self.cost,
+            reason: None,
+        }
     }
 
     /// Ends its freshness.
@@ -260,6 +293,11 @@ impl<T: Value> Inner<T> {
         peeked
     }
 
+    pub(crate) fn unreadable(&self, level: u8, reason: Unreadable) {
+        self.stats().unreadable(level, reason);
+        self.observers().event(&Event::Unreadable { level, reason });
+    }
+
     pub(crate) fn peek_quietly(&self, key: RawKey<'_>, store: &dyn ObjectStore, level: u8) -> Peeked<T> {
         let Some(object) = store.get(key) else { return Peeked::nothing(LevelOutcome::Miss) };
         let behind = object.seen != self.news.count();
@@ -267,7 +305,7 @@ impl<T: Value> Inner<T> {
             Ok(value) => Some(value),
             Err(other) if other.is::<AbsentMark>() => None,
             Err(_) => {
-                self.observers().event(&Event::Unreadable { level, reason: Unreadable::Type });
+                self.unreadable(level, Unreadable::Type);
                 return Peeked::nothing(LevelOutcome::Unreadable);
             }
         };
@@ -299,9 +337,9 @@ impl<T: Value> Inner<T> {
             State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
             State::Fresh => LevelOutcome::Negative,
             State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Miss,
+            State::Dead => LevelOutcome::Expired,
         };
-        let dead = outcome == LevelOutcome::Miss;
+        let dead = outcome == LevelOutcome::Expired;
         let behind = behind && matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative);
         Peeked { entry: (!dead).then_some(entry), outcome, behind, doubtful: doubtful && !dead }
     }
@@ -338,10 +376,15 @@ impl<T: Value> Inner<T> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
+        if tier.packing.plain {
+            return self.decode_plain(tier, bytes);
+        }
         let (header, payload) = envelope::open(key, bytes)?;
         if header.schema != self.schema {
             return Err(Unreadable::Schema);
         }
+        let head = envelope::header_of(bytes, &payload);
+        let payload = tier.packing.unpack(key, head, header.form, payload)?;
         if !self.observers().is_empty() {
             self.observers().event(&Event::Item {
                 level: tier.index,
@@ -385,7 +428,8 @@ impl<T: Value> Inner<T> {
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
         let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
         let header = Header {
-            codec: entry.value.is_some().then(|| tier.codec.id()),
+            codec: entry.value.is_some().then(|| tier.packing.codec.id()),
+            form: Form::default(),
             by_set: entry.by_set,
             expired: false,
             id: entry.id,
@@ -408,7 +452,11 @@ impl<T: Value> Inner<T> {
         }
         let Some(object) = self.object(key, entry, tier) else { return ticket.is_current() };
         let now = self.now();
-        ticket.commit(|| store.put(key, object, now)).is_some()
+        let kept = ticket.commit(|| store.put(key, object, now)).is_some();
+        if kept {
+            self.stats().gone.back(key.hash);
+        }
+        kept
     }
 
     /// The timeline and extras of a new entry.
@@ -449,6 +497,8 @@ impl<T: Value> Inner<T> {
     pub(crate) fn void_in_process(&self) {
         self.news.void();
         self.slots.revoke_all();
+        self.stats().gone.forget();
+        self.stats().gone.forget();
     }
 
     /// Acts on what a level's mark has brought to light.
@@ -472,6 +522,12 @@ impl<T: Value> Inner<T> {
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
         extra.retry_at = Some(now.after(self.policy.throttle));
         Entry { extra: extra.boxed(), ..entry.clone() }
+    }
+}
+
+impl<T: Value> Advised for Inner<T> {
+    fn advice(&self, text: &str) {
+        self.observers().event(&Event::Advice(text));
     }
 }
 
@@ -505,8 +561,8 @@ pub(crate) struct EvictionCounter {
 }
 
 impl Evictions for EvictionCounter {
-    fn evicted(&self, _key_hash: u64, cause: EvictionCause) {
-        self.stats.evicted(self.level, cause);
+    fn evicted(&self, key_hash: u64, cause: EvictionCause) {
+        self.stats.evicted(self.level, key_hash, cause);
         self.observers.event(&Event::Evicted { level: self.level, cause });
     }
 }

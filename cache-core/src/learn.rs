@@ -92,6 +92,10 @@ impl Tier {
 
     /// Gives the cache a new epoch at this level: everything stored in it before is void.
     pub(crate) async fn new_epoch(&self, around: &Around) -> Result<Learned, Failure> {
+        if !self.is_marked() {
+            // It has none: after more invalidations than can be remembered it is not read any more.
+            return Err(Failure::Skipped);
+        }
         let home = self.provider.incarnation();
         let mark = Mark::new(home);
         let bytes = mark.encode();
@@ -107,7 +111,7 @@ impl Tier {
     /// Makes sure that the epoch is known, for writers that have read nothing.
     #[must_use]
     pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
-        if self.store.is_some() || self.ledger.is_of(self.provider.incarnation()) {
+        if !self.is_marked() || self.ledger.is_of(self.provider.incarnation()) {
             return Learned::Nothing;
         }
         self.read_mark(around).await.unwrap_or(Learned::Nothing)

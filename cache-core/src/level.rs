@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Breaker, CacheProvider, Codec, Error, Policy, Result};
+use crate::{
+    Breaker, CacheProvider, Codec, Compression, Encryption, Error, Policy, Result, payload::Packing,
+};
 
 /// What a level's failure means to callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,8 @@ pub enum Stance {
 /// | `budget` | 250 ms per operation for a remote provider |
 /// | `breaker` | [`Breaker::default`] for a remote provider |
 /// | `codec` | JSON |
+/// | `compression`, `encryption` | none |
+/// | `plain` | off |
 /// | `stance` | absorb; surface where it is the only level and remote |
 /// | `background` | off |
 pub struct Level {
@@ -29,7 +33,7 @@ pub struct Level {
     pub(crate) ttl_cap: Option<Duration>,
     pub(crate) budget: Duration,
     pub(crate) breaker: Option<Breaker>,
-    pub(crate) codec: Codec,
+    pub(crate) packing: Packing,
     pub(crate) stance: Option<Stance>,
     pub(crate) background: bool,
 }
@@ -42,7 +46,7 @@ impl Level {
             ttl_cap: None,
             budget: Duration::from_millis(250),
             breaker: Some(Breaker::default()),
-            codec: Codec::default(),
+            packing: Packing::default(),
             stance: None,
             background: false,
         }
@@ -72,7 +76,44 @@ impl Level {
     /// How values are written. Remote levels only.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
+        self.packing.codec = codec;
+        self
+    }
+
+    /// Makes large values smaller. Remote levels only.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.packing.compression = Some(compression);
+        self
+    }
+
+    /// Encrypts values, and reads none that is not encrypted. Remote levels only.
+    #[must_use]
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.packing.encryption = Some(encryption);
+        self
+    }
+
+    /// Stores values bare: the codec's bytes and nothing else, under the backend's own ttl, so that programs in other
+    /// languages read and write the same keys. Remote levels whose provider can do so
+    /// ([`CacheProvider::plain`]).
+    ///
+    /// A bare value has no place for anything beside it. So at such a level there is
+    ///
+    /// | what is missing | and what comes of it |
+    /// | --- | --- |
+    /// | how long it has left | levels nearer must have a `ttl_cap`; [`Found::age`](crate::Found::age) counts from when it was read |
+    /// | a time after its freshness | nothing stale: it lives for its ttl, and `grace` is other levels' matter |
+    /// | an absence | it is not remembered here |
+    /// | tags and an epoch | `clear` is refused for the whole cache |
+    /// | a lease | two processes may load one key at once, and a load that another process overtakes may still be stored |
+    /// | a checksum, a schema id | what the codec can read is believed |
+    /// | the state of the store | after a restart from an old dump, what that holds is believed |
+    ///
+    /// `expire` removes the key here. What other programs write is heard of by nobody.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.packing.plain = true;
         self
     }
 
@@ -125,6 +166,35 @@ impl Level {
         if let Some(breaker) = &self.breaker {
             breaker.check()?;
         }
+        self.check_packing(&field)
+    }
+
+    fn check_packing(&self, field: &impl Fn(&str) -> String) -> Result<()> {
+        let Packing { compression, encryption, plain, .. } = &self.packing;
+        let set = [("compression", compression.is_some()), ("encryption", encryption.is_some())];
+        for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
+            if self.provider.in_process().is_some() {
+                return Err(Error::config(
+                    &field(name),
+                    "set",
+                    "this level keeps objects, not bytes; leave it out",
+                ));
+            }
+            if *plain {
+                let fix = "a bare value has no place to say so; leave it out, or leave out plain";
+                return Err(Error::config(&field(name), "set", fix));
+            }
+        }
+        if let Some(compression) = compression {
+            compression.check(&field("compression"))?;
+        }
+        if let Some(encryption) = encryption {
+            encryption.check(&field("encryption"))?;
+        }
+        if *plain && (self.provider.in_process().is_some() || self.provider.plain().is_none()) {
+            let fix = "this provider has no bare form of values to share with other programs; leave it out";
+            return Err(Error::config(&field("plain"), true, fix));
+        }
         Ok(())
     }
 }
@@ -142,7 +212,7 @@ impl fmt::Debug for Level {
             .field("ttl_cap", &self.ttl_cap)
             .field("budget", &self.budget)
             .field("breaker", &self.breaker)
-            .field("codec", &self.codec)
+            .field("packing", &self.packing)
             .field("stance", &self.stance)
             .field("background", &self.background)
             .finish()

@@ -16,6 +16,7 @@ mod fetch;
 mod fill;
 mod flight;
 mod found;
+mod gone;
 mod inner;
 mod key;
 mod learn;
@@ -27,13 +28,16 @@ mod loaded;
 mod mark;
 mod news;
 mod observe;
+mod payload;
 mod pending;
+mod plain;
 mod policy;
 mod poll;
 mod provider;
 mod read;
 mod rights;
 mod slots;
+mod snapshot;
 mod source;
 mod stats;
 mod tags;
@@ -52,22 +56,25 @@ pub use codec::Codec;
 pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
-pub use found::{Delivery, Found, Outcome};
-pub use inner::Value;
-pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use found::{Delivery, Found, MissReason, Outcome};
+pub use inner::{Schema, Value};
+pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
-    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Span,
+    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
     SpanKind, SpanStart, Verb,
 };
-pub use pending::Scope;
+pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
-pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
+pub use provider::{
+    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
+};
+pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
-pub use stats::{LevelOutcome, LevelSnapshot, Served, Snapshot, Stats};
+pub use stats::{LevelOutcome, Stats};
 pub use warm::Warmed;
 
 pub(crate) use entry::{Begun, Entry};

@@ -4,7 +4,7 @@ use std::{fmt, pin::Pin, sync::Arc, task, time::Duration};
 
 use pin_project_lite::pin_project;
 
-use crate::{Description, ErrorKind, EvictionCause, Outcome, Unreadable, stats::Stats};
+use crate::{Description, ErrorKind, EvictionCause, MissReason, Outcome, Unreadable, stats::Stats};
 
 /// The verbs of a cache, as telemetry names them (`cache.operation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,12 +130,41 @@ pub enum LevelFault {
 }
 
 impl LevelFault {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Error, Self::Timeout, Self::Panic];
+
     /// A low-cardinality word for telemetry (`error.type`).
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Timeout => "timeout",
             Self::Panic => "panic",
+        }
+    }
+}
+
+/// What an invalidation names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// A key.
+    Key,
+    /// A tag.
+    Tag,
+    /// The whole cache.
+    Cache,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Key, Self::Tag, Self::Cache];
+
+    /// A low-cardinality word for telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Tag => "tag",
+            Self::Cache => "clear",
         }
     }
 }
@@ -149,6 +178,20 @@ pub enum BreakerState {
     HalfOpen,
     /// Requests are not sent.
     Open,
+}
+
+impl BreakerState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    /// A low-cardinality word for telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
 }
 
 /// How a load ended.
@@ -207,6 +250,8 @@ pub enum Event<'a> {
         level: u8,
         /// What it was asked.
         op: LevelOp,
+        /// What its provider calls that: `db.operation.name`.
+        command: &'static str,
         /// Number of keys.
         keys: usize,
         /// Time it took.
@@ -280,8 +325,12 @@ pub enum Event<'a> {
     },
     /// A message about an invalidation has been handed to the backplane.
     BackplaneSent,
-    /// A message of another node has been applied.
-    BackplaneReceived,
+    /// A message of another node, or a change that the backplane has seen in the store, has been applied.
+    BackplaneReceived {
+        /// Time since a message was sent, by the clocks of a remote level's store where they are measured, else by the two
+        /// nodes' own. Zero where those disagree. Of a change in the store it is not known.
+        lag: Option<Duration>,
+    },
     /// Something on the backplane is not a message of this release: dropped.
     BackplaneNoise,
     /// Messages may have been lost: in-process entries of before are not believed any more.
@@ -351,9 +400,21 @@ pub trait Observer: Send + Sync + 'static {
         None
     }
 
+    /// Whether the hit at the nearest level that may come next on this thread should have a span. Asked for each look-up of
+    /// one key if [`traces_hits`](Self::traces_hits) said so: must be quick. A traced hit takes the way of other calls, which
+    /// allocates.
+    fn traces_hit(&self) -> bool {
+        false
+    }
+
+    /// Whether hits at the nearest level may have spans at all. Asked once, when a cache is built.
+    fn traces_hits(&self) -> bool {
+        false
+    }
+
     /// What surrounds the caller on this thread (a trace context, a task-local), to be put around its load, which runs in
     /// a task of its own. Asked once for each load or save, in the task of the caller that starts it: callers who wait
-    /// for that load lend it nothing. Loads in the background get what surrounds the caller who caused them.
+    /// for that load lend it nothing. What runs in the background gets what surrounds the caller who caused it.
     ///
     /// ```
     /// use std::{sync::Arc, time::Duration};
@@ -406,7 +467,7 @@ pub struct SpanStart<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpanKind {
-    /// A call that leaves the nearest level.
+    /// A call that leaves the nearest level, or a hit there that an observer [wants to trace](Observer::traces_hit).
     Operation(Verb),
     /// One level's part in it.
     Level {
@@ -414,12 +475,20 @@ pub enum SpanKind {
         level: u8,
         /// What it is asked.
         op: LevelOp,
+        /// What its provider calls that: `db.operation.name`.
+        command: &'static str,
     },
     /// The loader.
     Load,
+    /// A message to the other nodes.
+    Publish,
+    /// Values on their way to levels that are written behind the caller's back.
+    WriteBehind,
+    /// One round of telling a level what it has not heard.
+    Replay,
 }
 
-/// A span under way. Ends when dropped.
+/// A span under way. Ends when [told](Self::end), at the latest when dropped.
 pub trait Span: Send + Sync + 'static {
     /// Runs `work` with this span as the current one. Called around every poll.
     fn within(&self, work: &mut dyn FnMut());
@@ -434,6 +503,11 @@ pub trait Span: Send + Sync + 'static {
         let _ = bytes;
     }
 
+    /// Why the look-up found nothing.
+    fn missed(&self, reason: MissReason) {
+        let _ = reason;
+    }
+
     /// It failed; a low-cardinality word for `error.type`.
     fn failed(&self, error: &str) {
         let _ = error;
@@ -443,6 +517,9 @@ pub trait Span: Send + Sync + 'static {
     fn link(&self, other: &dyn Span) {
         let _ = other;
     }
+
+    /// The work is over, although others may still hold the span to link to it.
+    fn end(&self) {}
 
     /// For [`Span::link`] of the same observer.
     fn as_any(&self) -> &dyn std::any::Any;
@@ -493,11 +570,13 @@ impl<F: Future> Future for Within<F> {
 pub(crate) struct Observers {
     pub(crate) info: CacheInfo,
     all: Arc<[Arc<dyn Observer>]>,
+    traces_hits: bool,
 }
 
 impl Observers {
     pub(crate) fn new(info: CacheInfo, all: Vec<Arc<dyn Observer>>) -> Self {
-        Self { info, all: all.into() }
+        let traces_hits = all.iter().any(|o| guard(|| o.traces_hits()) == Some(true));
+        Self { info, all: all.into(), traces_hits }
     }
 
     pub(crate) fn attach(&self, stats: &Arc<Stats>) {
@@ -510,6 +589,11 @@ impl Observers {
         for observer in self.all.iter() {
             guard(|| observer.event(&self.info, event));
         }
+    }
+
+    /// Whether the next hit should take the way that has spans.
+    pub(crate) fn traces_hit(&self) -> bool {
+        self.traces_hits && self.all.iter().any(|o| guard(|| o.traces_hit()) == Some(true))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -552,12 +636,20 @@ impl Spans {
         self.each(|s| s.found(outcome, level));
     }
 
+    pub(crate) fn missed(&self, reason: MissReason) {
+        self.each(|s| s.missed(reason));
+    }
+
     pub(crate) fn size(&self, bytes: usize) {
         self.each(|s| s.size(bytes));
     }
 
     pub(crate) fn failed(&self, error: &str) {
         self.each(|s| s.failed(error));
+    }
+
+    pub(crate) fn end(&self) {
+        self.each(|s| s.end());
     }
 
     /// Links span by span; a span of another observer's kind is for `link` to ignore.

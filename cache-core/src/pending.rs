@@ -2,14 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use crate::{mark::Reach, tags::TAGS_MAX};
+use crate::{Scope, mark::Reach, tags::TAGS_MAX};
 
 /// Most keys and tags remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
 pub(crate) const MAX_PENDING: usize = 10_000;
@@ -161,11 +160,12 @@ impl Pending {
     }
 
     /// What is left, for the report of `close`.
-    pub(crate) fn undelivered(&self) -> Vec<Scope> {
+    pub(crate) fn undelivered(&self) -> Vec<(Scope, Option<String>)> {
         let state = self.lock();
-        let keys = state.keys.keys().map(|id| Scope::Key(id.to_string()));
-        let tags = state.tags.keys().map(|tag| Scope::Tag(tag.to_string()));
-        keys.chain(tags).chain(state.clear.map(|_| Scope::Cache)).collect()
+        let named = |scope, name: &str| (scope, Some(name.to_owned()));
+        let keys = state.keys.keys().map(|id| named(Scope::Key, id));
+        let tags = state.tags.keys().map(|tag| named(Scope::Tag, tag));
+        keys.chain(tags).chain(state.clear.map(|_| (Scope::Cache, None))).collect()
     }
 }
 
@@ -184,29 +184,6 @@ impl State {
         self.keys.clear();
         self.tags.clear();
         self.clear = Some(number);
-    }
-}
-
-/// What an invalidation names.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Scope {
-    /// A key, as it is rendered.
-    Key(String),
-    /// A tag.
-    Tag(String),
-    /// The whole cache.
-    Cache,
-}
-
-/// Keys and tags stay out of `Debug` output.
-impl fmt::Debug for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Key(_) => "Key",
-            Self::Tag(_) => "Tag",
-            Self::Cache => "Cache",
-        })
     }
 }
 

@@ -22,14 +22,29 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    async fn poll_once(self: &Arc<Self>) {
-        for tier in self.remote() {
+    /// Somebody has changed the mark of the nearest remote level: what it is now shows as soon as it is read.
+    pub(crate) fn mark_changed(&self) {
+        if self.watching.load(Ordering::Acquire) {
+            self.poke.notify_one();
+        } else {
+            self.cleared_elsewhere();
+        }
+    }
+
+    async fn poll_once(&self, poked: bool) {
+        for tier in self.remote().filter(|tier| tier.is_marked()) {
+            if poked && self.authority().is_some_and(|authority| authority.index == tier.index) {
+                tier.ledger.doubt();
+            }
             let now = self.now();
             if tier.ledger.due(now, tier.provider.incarnation(), MARK_PERIOD).is_none() {
                 continue;
             }
             if let Ok(learned) = tier.read_mark(&self.around).await {
                 self.heed(tier, learned);
+            } else if poked {
+                // Something has happened, and cannot be learned.
+                self.cleared_elsewhere();
             } else if tier.ledger.is_overdue(self.now(), DOUBT_AFTER) {
                 self.heed(tier, crate::ledger::Learned::Tags);
             }
@@ -44,13 +59,13 @@ impl<T: Value> Watching<T> {
     async fn poll(self) {
         loop {
             let Some(inner) = self.0.upgrade() else { return };
-            let (clock, closing) = (inner.around.clock.clone(), inner.closing.clone());
+            let (clock, closing, poke) =
+                (inner.around.clock.clone(), inner.closing.clone(), Arc::clone(&inner.poke));
             drop(inner);
-            if closing.run_until_cancelled(clock.sleep(MARK_PERIOD)).await.is_none() {
-                return;
-            }
+            let waiting = clock.timeout(MARK_PERIOD, poke.notified());
+            let Some(poked) = closing.run_until_cancelled(waiting).await else { return };
             let Some(inner) = self.0.upgrade() else { return };
-            if closing.run_until_cancelled(inner.poll_once()).await.is_none() {
+            if closing.run_until_cancelled(inner.poll_once(poked.is_some())).await.is_none() {
                 return;
             }
         }

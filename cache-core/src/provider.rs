@@ -1,11 +1,14 @@
 //! The trait that carries every backend.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Leases, Marks, Moment, Object, RawKey};
+use crate::{BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -158,6 +161,13 @@ pub trait CacheProvider: Send + Sync + 'static {
         one(self.remove_many(&[key]).await)
     }
 
+    /// What the store calls what it is sent for `op` on that many keys: the command's own name, or that of what wraps
+    /// several (`MULTI`). For telemetry (`db.operation.name`), so few words.
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        let _ = keys;
+        op.as_str()
+    }
+
     /// Asks the store for a sign of life.
     async fn ping(&self) -> Result<(), BoxError> {
         Ok(())
@@ -173,6 +183,18 @@ pub trait CacheProvider: Send + Sync + 'static {
     /// new state; a cache then believes nothing of before.
     fn incarnation(&self) -> u64 {
         0
+    }
+
+    /// Names the store behind this provider, within this process, for a backplane that watches it: see
+    /// [`Listener::keeps_in`](crate::Listener::keeps_in). 0: none does.
+    fn store_id(&self) -> u64 {
+        0
+    }
+
+    /// Who wants to know what an operator may want to put right: a permission without which the provider goes on in a
+    /// weaker form, say. Told once per finding, also of those of before.
+    fn advise(&self, to: Weak<dyn Advised>) {
+        let _ = to;
     }
 
     /// The level's leases, where the store can keep them. With them one load runs across processes, and a fill that an
@@ -194,8 +216,21 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// The same store as other programs see it, for [`Level::plain`](crate::Level::plain): what is put under a key is the
+    /// bare value, and a removal leaves nothing behind. Its items are apart from those of `self`. `None`: there is no such
+    /// form.
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        None
+    }
+
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// Hears what an operator may want to put right.
+pub trait Advised: Send + Sync + 'static {
+    /// A sentence, without keys, values or credentials.
+    fn advice(&self, text: &str);
 }
 
 /// A shared provider is a provider: several caches may stand on one.
@@ -237,6 +272,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).remove(key).await
     }
 
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        (**self).command(op, keys)
+    }
+
     async fn ping(&self) -> Result<(), BoxError> {
         (**self).ping().await
     }
@@ -249,6 +288,14 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).incarnation()
     }
 
+    fn store_id(&self) -> u64 {
+        (**self).store_id()
+    }
+
+    fn advise(&self, to: Weak<dyn Advised>) {
+        (**self).advise(to);
+    }
+
     fn leases(&self) -> Option<&dyn Leases> {
         (**self).leases()
     }
@@ -259,6 +306,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
         (**self).in_process()
+    }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        (**self).plain()
     }
 
     async fn close(&self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    Access, Begun, Entry, Error, Event, Found, LevelOutcome, Outcome, RawKey, Result, Stamp, Value,
+    Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
     fill::Outgoing,
     inner::{Decoded, Inner, Peeked, Seen, State},
     ledger::Learned,
@@ -26,6 +26,8 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) stale: Option<Seen<T>>,
     /// The failure of a level that surfaces failures.
     pub(crate) error: Option<Error>,
+    /// Why it is a miss, should it be one.
+    pub(crate) reason: MissReason,
     /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
     pub(crate) met_a_load: bool,
     /// Leases taken at levels that had nothing, before deeper ones were read.
@@ -50,10 +52,29 @@ impl<'k, T: Value> Asked<'k, T> {
             fresh: None,
             stale: None,
             error: None,
+            reason: MissReason::Bypassed,
             met_a_load: false,
             rights: Rights::new(),
             owner: None,
         }
+    }
+
+    /// A miss for a reason that is known already.
+    pub(crate) fn because(mut self, reason: MissReason) -> Self {
+        self.reason = reason;
+        self
+    }
+
+    /// Takes why a level does not have it.
+    fn missed(&mut self, outcome: LevelOutcome) {
+        let reason = match outcome {
+            LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Miss => MissReason::Absent,
+            LevelOutcome::Stale | LevelOutcome::Expired => MissReason::Expired,
+            LevelOutcome::Invalidated => MissReason::Invalidated,
+            LevelOutcome::Unreadable => MissReason::Unreadable,
+            LevelOutcome::Error | LevelOutcome::Skipped => MissReason::Error,
+        };
+        self.reason = self.reason.max(reason);
     }
 
     /// Takes what a level holds. An older entry never replaces a younger one.
@@ -83,6 +104,9 @@ impl<T: Value> Inner<T> {
     /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
     pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>]) {
         let mut begun = self.begin();
+        for asked in asked.iter_mut() {
+            asked.reason = MissReason::Absent;
+        }
         for tier in &self.tiers {
             let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
             if open.is_empty() {
@@ -100,6 +124,9 @@ impl<T: Value> Inner<T> {
             if deeper && tier.leases() {
                 self.reserve(tier, asked, &begun).await;
             }
+        }
+        for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
+            asked.reason = self.stats().why_gone(asked.key.hash);
         }
         self.backfill(asked, &begun).await;
     }
@@ -126,6 +153,7 @@ impl<T: Value> Inner<T> {
             let peeked = self.peek(asked.key, tier);
             if peeked.doubtful {
                 tier.count(&self.around, LevelOutcome::Invalidated);
+                asked.missed(LevelOutcome::Invalidated);
             } else {
                 self.take_near(asked, tier, peeked);
             }
@@ -133,6 +161,7 @@ impl<T: Value> Inner<T> {
     }
 
     fn take_near(self: &Arc<Self>, asked: &mut Asked<'_, T>, tier: &Tier, peeked: Peeked<T>) {
+        asked.missed(peeked.outcome);
         let Some(mut entry) = peeked.entry else { return };
         let mut state = entry.state(self.now());
         if state == State::Stale {
@@ -163,12 +192,16 @@ impl<T: Value> Inner<T> {
             let decoded = match answer {
                 Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes),
                 Read::Nothing => Err(LevelOutcome::Miss),
-                Read::Masked => Err(LevelOutcome::Skipped),
+                Read::Masked => {
+                    asked.missed(LevelOutcome::Invalidated);
+                    Err(LevelOutcome::Skipped)
+                }
                 Read::Failed(failure) => {
                     let outcome = match failure {
                         Failure::Skipped => LevelOutcome::Skipped,
                         Failure::Failed(..) => LevelOutcome::Error,
                     };
+                    asked.missed(outcome);
                     if tier.surface {
                         asked.error.get_or_insert_with(|| failure.into_error(tier.index));
                     }
@@ -211,6 +244,9 @@ impl<T: Value> Inner<T> {
                 }
                 Err(outcome) => outcome,
             };
+            if outcome != LevelOutcome::Skipped {
+                asked.missed(outcome);
+            }
             tier.count(&self.around, outcome);
         }
     }
@@ -223,7 +259,7 @@ impl<T: Value> Inner<T> {
         bytes: &Bytes,
     ) -> std::result::Result<Decoded<T>, LevelOutcome> {
         self.decode_quietly(key, tier, bytes).map_err(|reason| {
-            self.observers().event(&Event::Unreadable { level: tier.index, reason });
+            self.unreadable(tier.index, reason);
             LevelOutcome::Unreadable
         })
     }
@@ -248,7 +284,7 @@ impl<T: Value> Inner<T> {
             State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
             State::Fresh => LevelOutcome::Negative,
             State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Miss,
+            State::Dead => LevelOutcome::Expired,
         }
     }
 

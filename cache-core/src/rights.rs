@@ -8,6 +8,7 @@ use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, LevelOutcome, RawKey, Value, envelope,
     inner::{Decoded, Inner, Seen},
     news::Verdict,
+    observe::within,
     tier::Tier,
 };
 
@@ -175,13 +176,13 @@ impl<T: Value> Inner<T> {
         let inner = Arc::clone(self);
         let id: Arc<str> = key.id.into();
         let hash = key.hash;
-        self.spawn(async move {
+        self.spawn(within(self.observers().ambient(), async move {
             let key = inner.rekey(&id, hash);
             for (level, lease) in rights {
                 let tier = &inner.tiers[usize::from(level)];
                 tier.release_many(&inner.around, &[(key, lease)]).await;
             }
-        });
+        }));
     }
 }
 

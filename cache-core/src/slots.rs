@@ -315,7 +315,7 @@ impl<T> Drop for Ticket<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CacheId, cycle::LoadId};
+    use crate::{CacheId, MissReason, cycle::LoadId};
 
     fn key(id: &str) -> RawKey<'_> {
         RawKey::new(CacheId(1), "t", id)
@@ -355,7 +355,7 @@ mod tests {
     fn a_detached_flight_cannot_be_joined() {
         let slots = Slots::<u8>::new();
         let caller = slots.open(key("a"));
-        let start = |_| Flight::new(LoadId::next(), true, None);
+        let start = |_| Flight::new(LoadId::next(), true, None, MissReason::Absent);
         let Role::Lead(first, own) = slots.role(&caller, |_| true, || None::<()>, start) else { panic!() };
         assert!(
             matches!(slots.role(&caller, |_| true, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
@@ -377,7 +377,7 @@ mod tests {
     fn only_callers_from_before_the_end_get_a_landed_result() {
         let slots = Slots::<u8>::new();
         let early = slots.open(key("a"));
-        let start = |_| Flight::new(LoadId::next(), true, None);
+        let start = |_| Flight::new(LoadId::next(), true, None, MissReason::Absent);
         let Role::Lead(flight, own) = slots.role(&early, |_| true, || None::<()>, start) else { panic!() };
         let ended = Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false };
         own.land(&flight, &ended);

@@ -236,6 +236,9 @@ impl<T: Value> Inner<T> {
             _ => {
                 self.remove_below(&writing, &mut written).await;
                 written = written.told(self.tell(&[raw]).await);
+                if failed.is_none() {
+                    self.gone(&[raw]);
+                }
                 writing.end(None);
             }
         }

@@ -14,7 +14,11 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-use crate::{BreakerState, CacheInfo, EvictionCause, LoadEnd, ObjectStore, Outcome, Verb};
+use crate::{
+    BackplaneSnapshot, BreakerState, CacheInfo, ErrorKind, EvictionCause, LevelFault, LevelSnapshot, LoadEnd,
+    MissReason, ObjectStore, Outcome, Scope, Served, Snapshot, Unreadable, Verb,
+    gone::{Cause, Gone},
+};
 
 const STRIPES: usize = 16;
 /// One look-up in this many that the nearest level serves is timed.
@@ -22,7 +26,10 @@ pub(crate) const SAMPLE: u64 = 64;
 
 /// The verbs that look up.
 const LOOKUPS: [Verb; 5] = [Verb::Get, Verb::GetOrSet, Verb::GetMany, Verb::GetOrSetMany, Verb::Refresh];
-const OUTCOMES: usize = 5;
+/// Those that a level, or another call's load, may have served.
+const SERVED: [Outcome; 4] = [Outcome::Hit, Outcome::Stale, Outcome::Absent, Outcome::Coalesced];
+/// Where a stripe keeps the microseconds that its hits have saved, after one counter for each verb.
+const SAVED: usize = LOOKUPS.len();
 
 /// What a level answered to one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +43,8 @@ pub enum LevelOutcome {
     Negative,
     /// Nothing.
     Miss,
+    /// An entry whose time is over.
+    Expired,
     /// An entry that has been invalidated as part of its cache or by a tag.
     Invalidated,
     /// Bytes that could not be read.
@@ -48,11 +57,12 @@ pub enum LevelOutcome {
 
 impl LevelOutcome {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Hit,
         Self::Stale,
         Self::Negative,
         Self::Miss,
+        Self::Expired,
         Self::Invalidated,
         Self::Unreadable,
         Self::Error,
@@ -66,6 +76,7 @@ impl LevelOutcome {
             Self::Stale => "stale",
             Self::Negative => "negative",
             Self::Miss => "miss",
+            Self::Expired => "expired",
             Self::Invalidated => "invalidated",
             Self::Unreadable => "unreadable",
             Self::Error => "error",
@@ -81,26 +92,48 @@ struct Level {
     outcomes: [AtomicU64; LEVEL_OUTCOMES],
     evicted_expired: AtomicU64,
     evicted_size: AtomicU64,
+    faults: [AtomicU64; LevelFault::ALL.len()],
+    unreadable: [AtomicU64; Unreadable::ALL.len()],
+    too_large: AtomicU64,
+    not_encoded: AtomicU64,
     breaker: AtomicU8,
+    opened: AtomicU64,
+}
+
+/// What happens on the backplane.
+#[derive(Clone, Copy)]
+pub(crate) enum OnBackplane {
+    Sent,
+    Received,
+    Noise,
+    Gap,
 }
 
 /// The counters of one cache. Observers get it when the cache is built and read it when they collect.
 pub struct Stats {
     info: CacheInfo,
-    /// Hits at the nearest level by look-up verb.
+    /// Hits at the nearest level by look-up verb, and what they have saved.
     hot: [CachePadded<[AtomicU64; 8]>; STRIPES],
-    /// `[verb][outcome][level or none]`.
-    lookups: Box<[AtomicU64]>,
+    /// `[verb][outcome][level or none]`, for the outcomes of [`SERVED`].
+    served: Box<[AtomicU64]>,
+    /// `[verb][reason]`: each miss has exactly one.
+    missed: [AtomicU64; LOOKUPS.len() * MissReason::ALL.len()],
     /// Calls by verb, but for hot hits of single look-ups.
     operations: [AtomicU64; Verb::ALL.len()],
+    errors: [AtomicU64; ErrorKind::ALL.len()],
+    invalidations: [AtomicU64; Scope::ALL.len()],
     levels: Box<[Level]>,
     stores: Box<[Option<Arc<dyn ObjectStore>>]>,
+    pub(crate) gone: Gone,
     loads: AtomicU64,
     load_errors: AtomicU64,
     load_micros: AtomicU64,
+    saved_micros: AtomicU64,
     overtaken: AtomicU64,
     flights: AtomicUsize,
     pending: AtomicUsize,
+    has_backplane: bool,
+    backplane: [AtomicU64; 4],
 }
 
 thread_local! {
@@ -130,31 +163,50 @@ const fn verb_index(verb: Verb) -> usize {
     }
 }
 
-const fn outcome_index(outcome: Outcome) -> usize {
+const fn served_index(outcome: Outcome) -> Option<usize> {
     match outcome {
-        Outcome::Hit => 0,
-        Outcome::Stale => 1,
-        Outcome::Absent => 2,
-        Outcome::Coalesced => 3,
-        Outcome::Loaded | Outcome::Miss => 4,
+        Outcome::Hit => Some(0),
+        Outcome::Stale => Some(1),
+        Outcome::Absent => Some(2),
+        Outcome::Coalesced => Some(3),
+        Outcome::Loaded | Outcome::Miss => None,
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
+    std::array::from_fn(|at| counters[at].load(Ordering::Relaxed))
+}
+
 impl Stats {
-    pub(crate) fn new(info: CacheInfo, stores: Vec<Option<Arc<dyn ObjectStore>>>) -> Self {
+    pub(crate) fn new(
+        info: CacheInfo,
+        stores: Vec<Option<Arc<dyn ObjectStore>>>,
+        has_backplane: bool,
+    ) -> Self {
         let levels = info.levels().len();
         Self {
             hot: Default::default(),
-            lookups: (0..LOOKUPS.len() * OUTCOMES * (levels + 1)).map(|_| AtomicU64::new(0)).collect(),
+            served: (0..LOOKUPS.len() * SERVED.len() * (levels + 1)).map(|_| AtomicU64::new(0)).collect(),
+            missed: std::array::from_fn(|_| AtomicU64::new(0)),
             operations: Default::default(),
+            errors: Default::default(),
+            invalidations: Default::default(),
             levels: (0..levels).map(|_| Level::default()).collect(),
             stores: stores.into(),
+            gone: Gone::default(),
             loads: AtomicU64::new(0),
             load_errors: AtomicU64::new(0),
             load_micros: AtomicU64::new(0),
+            saved_micros: AtomicU64::new(0),
             overtaken: AtomicU64::new(0),
             flights: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
+            has_backplane,
+            backplane: Default::default(),
             info,
         }
     }
@@ -170,20 +222,36 @@ impl Stats {
         self.hot[stripe()][verb_index(verb)].load(Ordering::Relaxed) % SAMPLE == SAMPLE - 1
     }
 
-    /// A fresh hit at the nearest level: the whole of its accounting.
+    /// A fresh hit at the nearest level, on an entry whose load took `cost_us`: the whole of its accounting. What it saves
+    /// is added for the first hits one by one, then for one in [`SAMPLE`] that stands for the others.
     #[inline]
-    pub(crate) fn hot_hit(&self, verb: Verb) {
-        self.hot[stripe()][verb_index(verb)].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn hot_hit(&self, verb: Verb, cost_us: u32) {
+        let stripe = &self.hot[stripe()];
+        let before = stripe[verb_index(verb)].fetch_add(1, Ordering::Relaxed);
+        if before < SAMPLE || before % SAMPLE == SAMPLE - 1 {
+            let hits = if before < SAMPLE { 1 } else { SAMPLE };
+            stripe[SAVED].fetch_add(hits * u64::from(cost_us), Ordering::Relaxed);
+        }
     }
 
-    fn lookup_cell(&self, verb: Verb, outcome: Outcome, level: Option<u8>) -> &AtomicU64 {
+    /// One look-up that ended. `reason` is that of a miss.
+    pub(crate) fn lookup(&self, verb: Verb, outcome: Outcome, level: Option<u8>, reason: MissReason) {
+        match served_index(outcome) {
+            Some(outcome) => self.served_cell(verb, outcome, level),
+            None => &self.missed[verb_index(verb) * MissReason::ALL.len() + reason as usize],
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn served_cell(&self, verb: Verb, outcome: usize, level: Option<u8>) -> &AtomicU64 {
         let levels = self.levels.len() + 1;
         let level = level.map_or(levels - 1, usize::from).min(levels - 1);
-        &self.lookups[(verb_index(verb) * OUTCOMES + outcome_index(outcome)) * levels + level]
+        &self.served[(verb_index(verb) * SERVED.len() + outcome) * levels + level]
     }
 
-    pub(crate) fn lookup(&self, verb: Verb, outcome: Outcome, level: Option<u8>, by: u64) {
-        self.lookup_cell(verb, outcome, level).fetch_add(by, Ordering::Relaxed);
+    /// Time that a look-up would have taken, had no level served it.
+    pub(crate) fn saved(&self, cost: Duration) {
+        self.saved_micros.fetch_add(micros(cost), Ordering::Relaxed);
     }
 
     pub(crate) fn operation(&self, verb: Verb) {
@@ -194,21 +262,64 @@ impl Stats {
         self.levels[usize::from(level)].outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn evicted(&self, level: u8, cause: EvictionCause) {
+    pub(crate) fn error(&self, kind: ErrorKind) {
+        self.errors[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn invalidated(&self, scope: Scope, by: usize) {
+        self.invalidations[scope as usize].fetch_add(by as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fault(&self, level: u8, fault: LevelFault) {
+        self.levels[usize::from(level)].faults[fault as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unreadable(&self, level: u8, reason: Unreadable) {
+        self.levels[usize::from(level)].unreadable[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn too_large(&self, level: u8) {
+        self.levels[usize::from(level)].too_large.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn not_encoded(&self, level: u8) {
+        self.levels[usize::from(level)].not_encoded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn evicted(&self, level: u8, key_hash: u64, cause: EvictionCause) {
         let level = &self.levels[usize::from(level)];
-        match cause {
-            EvictionCause::Expired => &level.evicted_expired,
-            EvictionCause::Size => &level.evicted_size,
-        }
-        .fetch_add(1, Ordering::Relaxed);
+        let (counter, why) = match cause {
+            EvictionCause::Expired => (&level.evicted_expired, Cause::Expired),
+            EvictionCause::Size => (&level.evicted_size, Cause::Evicted),
+        };
+        self.gone.left(key_hash, why);
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn breaker(&self, level: u8, state: BreakerState) {
-        self.levels[usize::from(level)].breaker.store(state as u8, Ordering::Relaxed);
+        let level = &self.levels[usize::from(level)];
+        level.breaker.store(state as u8, Ordering::Relaxed);
+        if state == BreakerState::Open {
+            level.opened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Why a key that no level has is not there, as far as this node knows.
+    pub(crate) fn why_gone(&self, key_hash: u64) -> MissReason {
+        match self.gone.why(key_hash) {
+            None => MissReason::Absent,
+            Some(Cause::Evicted) => MissReason::Evicted,
+            Some(Cause::Expired) => MissReason::Expired,
+            Some(Cause::Invalidated) => MissReason::Invalidated,
+        }
+    }
+
+    pub(crate) fn on_backplane(&self, what: OnBackplane) {
+        self.backplane[what as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn load(&self, elapsed: Duration, end: LoadEnd) {
-        self.load_micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.load_micros.fetch_add(micros(elapsed), Ordering::Relaxed);
         if matches!(end, LoadEnd::Failed(_)) {
             self.load_errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -229,66 +340,84 @@ impl Stats {
 
     /// Reads all counters. Each look-up is in exactly one outcome at any time, so sums agree also while calls run.
     pub fn snapshot(&self) -> Snapshot {
-        let hot = |verb: Verb| -> u64 {
-            self.hot.iter().map(|stripe| stripe[verb_index(verb)].load(Ordering::Relaxed)).sum()
-        };
+        // Once, so that what is counted in several places agrees.
+        let hot: [u64; SAVED + 1] =
+            std::array::from_fn(|at| self.hot.iter().map(|stripe| stripe[at].load(Ordering::Relaxed)).sum());
+        let hot_hits: u64 = hot[..SAVED].iter().sum();
+        let missed = read(&self.missed);
+        let reasons = MissReason::ALL.len();
         let levels = self.levels.len();
-        let mut served = Vec::new();
+        let mut served = Vec::with_capacity(LOOKUPS.len() * (SERVED.len() + 1) * (levels + 1));
         for verb in LOOKUPS {
-            for outcome in [Outcome::Hit, Outcome::Stale, Outcome::Absent, Outcome::Coalesced, Outcome::Miss]
-            {
+            let at_verb = verb_index(verb);
+            for (at, outcome) in SERVED.into_iter().enumerate() {
                 for level in (0..levels).map(Some).chain([None]) {
-                    let at = level.and_then(|l| u8::try_from(l).ok());
-                    let mut count = self.lookup_cell(verb, outcome, at).load(Ordering::Relaxed);
+                    let by = level.and_then(|l| u8::try_from(l).ok());
+                    let mut count = self.served_cell(verb, at, by).load(Ordering::Relaxed);
                     if outcome == Outcome::Hit && level == Some(0) {
-                        count += hot(verb);
+                        count += hot[at_verb];
                     }
                     served.push(Served { verb, outcome, level, count });
                 }
             }
+            let count = missed[at_verb * reasons..][..reasons].iter().sum();
+            served.push(Served { verb, outcome: Outcome::Miss, level: None, count });
         }
-        let hot_hits: u64 = LOOKUPS.iter().map(|v| hot(*v)).sum();
+        let [sent, received, noise, gaps] = read(&self.backplane);
         Snapshot {
             operations: Verb::ALL
                 .iter()
                 .map(|verb| {
                     let cold = self.operations[*verb as usize].load(Ordering::Relaxed);
-                    let hot = if matches!(verb, Verb::Get | Verb::GetOrSet) { hot(*verb) } else { 0 };
+                    let hot = match verb {
+                        Verb::Get | Verb::GetOrSet => hot[verb_index(*verb)],
+                        _ => 0,
+                    };
                     (*verb, cold + hot)
                 })
                 .collect(),
             served,
-            levels: self
-                .levels
-                .iter()
-                .enumerate()
-                .map(|(at, level)| {
-                    let mut outcomes =
-                        LevelOutcome::ALL.map(|o| (o, level.outcomes[o as usize].load(Ordering::Relaxed)));
-                    if at == 0 {
-                        outcomes[LevelOutcome::Hit as usize].1 += hot_hits;
-                    }
-                    let store = self.stores[at].as_ref();
-                    LevelSnapshot {
-                        outcomes,
-                        evicted_expired: level.evicted_expired.load(Ordering::Relaxed),
-                        evicted_size: level.evicted_size.load(Ordering::Relaxed),
-                        breaker: match level.breaker.load(Ordering::Relaxed) {
-                            0 => BreakerState::Closed,
-                            1 => BreakerState::HalfOpen,
-                            _ => BreakerState::Open,
-                        },
-                        entries: store.map(|s| s.len()),
-                        weight: store.filter(|s| s.weighs()).map(|s| s.weight()),
-                    }
-                })
-                .collect(),
+            miss_reasons: MissReason::ALL
+                .map(|reason| (reason, missed.iter().skip(reason as usize).step_by(reasons).sum())),
+            errors: std::array::from_fn(|at| (ErrorKind::ALL[at], self.errors[at].load(Ordering::Relaxed))),
+            invalidations: std::array::from_fn(|at| {
+                (Scope::ALL[at], self.invalidations[at].load(Ordering::Relaxed))
+            }),
+            levels: (0..levels).map(|at| self.level_snapshot(at, hot_hits)).collect(),
             loads: self.loads.load(Ordering::Relaxed),
             load_errors: self.load_errors.load(Ordering::Relaxed),
             load_time: Duration::from_micros(self.load_micros.load(Ordering::Relaxed)),
+            time_saved: Duration::from_micros(self.saved_micros.load(Ordering::Relaxed) + hot[SAVED]),
             overtaken: self.overtaken.load(Ordering::Relaxed),
             flights: self.flights.load(Ordering::Relaxed),
             pending: self.pending.load(Ordering::Relaxed),
+            backplane: self.has_backplane.then_some(BackplaneSnapshot { sent, received, noise, gaps }),
+        }
+    }
+
+    fn level_snapshot(&self, at: usize, hot_hits: u64) -> LevelSnapshot {
+        let level = &self.levels[at];
+        let mut outcomes = LevelOutcome::ALL.map(|o| (o, level.outcomes[o as usize].load(Ordering::Relaxed)));
+        if at == 0 {
+            outcomes[LevelOutcome::Hit as usize].1 += hot_hits;
+        }
+        let store = self.stores[at].as_ref();
+        LevelSnapshot {
+            outcomes,
+            evicted_expired: level.evicted_expired.load(Ordering::Relaxed),
+            evicted_size: level.evicted_size.load(Ordering::Relaxed),
+            faults: LevelFault::ALL.map(|f| (f, level.faults[f as usize].load(Ordering::Relaxed))),
+            unreadable: Unreadable::ALL.map(|r| (r, level.unreadable[r as usize].load(Ordering::Relaxed))),
+            too_large: level.too_large.load(Ordering::Relaxed),
+            not_encoded: level.not_encoded.load(Ordering::Relaxed),
+            breaker: match level.breaker.load(Ordering::Relaxed) {
+                0 => BreakerState::Closed,
+                1 => BreakerState::HalfOpen,
+                _ => BreakerState::Open,
+            },
+            breaker_opened: level.opened.load(Ordering::Relaxed),
+            entries: store.map(|s| s.len()),
+            weight: store.filter(|s| s.weighs()).map(|s| s.weight()),
         }
     }
 }
@@ -296,116 +425,5 @@ impl Stats {
 impl fmt::Debug for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stats").field("cache", &self.info.name()).finish_non_exhaustive()
-    }
-}
-
-/// How many look-ups of one verb ended in one way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Served {
-    /// The verb.
-    pub verb: Verb,
-    /// How they ended; look-ups answered by a load of their own count as [`Outcome::Miss`].
-    pub outcome: Outcome,
-    /// The level that served them.
-    pub level: Option<usize>,
-    /// How many.
-    pub count: u64,
-}
-
-/// The counts of one level.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct LevelSnapshot {
-    /// What the level answered, key by key.
-    pub outcomes: [(LevelOutcome, u64); LEVEL_OUTCOMES],
-    /// Entries that left because their time was over.
-    pub evicted_expired: u64,
-    /// Entries that left because the store was full.
-    pub evicted_size: u64,
-    /// The breaker.
-    pub breaker: BreakerState,
-    /// Entries held, where the store is in process.
-    pub entries: Option<u64>,
-    /// Bytes held, where the store is in process and counts them.
-    pub weight: Option<u64>,
-}
-
-impl LevelSnapshot {
-    /// One count.
-    pub fn outcome(&self, outcome: LevelOutcome) -> u64 {
-        self.outcomes[outcome as usize].1
-    }
-
-    /// Keys that this level was asked for, including those that it was not sent.
-    pub fn lookups(&self) -> u64 {
-        self.outcomes.iter().map(|(_, n)| n).sum()
-    }
-}
-
-/// All counts of a cache at one moment.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// Calls by verb.
-    pub operations: Vec<(Verb, u64)>,
-    /// Look-ups by verb, outcome and level; zero counts included.
-    pub served: Vec<Served>,
-    /// By level, nearest first.
-    pub levels: Vec<LevelSnapshot>,
-    /// Loads that ended.
-    pub loads: u64,
-    /// Loads that failed.
-    pub load_errors: u64,
-    /// Time spent in loads.
-    pub load_time: Duration,
-    /// Fills refused because something newer had overtaken them.
-    pub overtaken: u64,
-    /// Loads under way.
-    pub flights: usize,
-    /// Invalidations that a level has not acknowledged yet.
-    pub pending: usize,
-}
-
-impl Snapshot {
-    /// Look-ups that ended in `outcome` ([`Outcome::Loaded`] counts as [`Outcome::Miss`]).
-    pub fn outcome(&self, outcome: Outcome) -> u64 {
-        let outcome = if outcome == Outcome::Loaded { Outcome::Miss } else { outcome };
-        self.served.iter().filter(|s| s.outcome == outcome).map(|s| s.count).sum()
-    }
-
-    /// Look-ups served fresh by a level.
-    pub fn hits(&self) -> u64 {
-        self.outcome(Outcome::Hit)
-    }
-
-    /// Look-ups that found nothing and did not wait for another's load.
-    pub fn misses(&self) -> u64 {
-        self.outcome(Outcome::Miss)
-    }
-
-    /// Look-ups served by another caller's load.
-    pub fn coalesced(&self) -> u64 {
-        self.outcome(Outcome::Coalesced)
-    }
-
-    /// Look-ups in all: the sum over outcomes.
-    pub fn lookups(&self) -> u64 {
-        self.served.iter().map(|s| s.count).sum()
-    }
-
-    /// Fresh hits served by one level.
-    pub fn hits_at(&self, level: usize) -> u64 {
-        self.served
-            .iter()
-            .filter(|s| s.outcome == Outcome::Hit && s.level == Some(level))
-            .map(|s| s.count)
-            .sum()
-    }
-
-    /// Hits over look-ups, 0 to 1; `None` before the first look-up.
-    pub fn hit_rate(&self) -> Option<f64> {
-        let all = self.lookups();
-        #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-        (all > 0).then(|| self.hits() as f64 / all as f64)
     }
 }

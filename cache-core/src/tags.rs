@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Delivery, Entry, Error, ErrorKind, Result, Stamp, Value, inner::Inner, mark::Reach, news::Verdict,
+    Delivery, Entry, Error, ErrorKind, Result, Scope, Stamp, Value, inner::Inner, mark::Reach, news::Verdict,
     tier::Tier, write::Written,
 };
 
@@ -15,7 +15,7 @@ pub(crate) const TAGS_MAX: usize = 64;
 impl<T: Value> Inner<T> {
     /// The level whose word counts on which tags have been invalidated: the nearest remote one.
     pub(crate) fn authority(&self) -> Option<&Tier> {
-        self.tiers.iter().find(|tier| tier.store.is_none())
+        self.tiers.iter().find(|tier| tier.is_marked())
     }
 
     /// How an entry stands.
@@ -75,40 +75,19 @@ impl<T: Value> Inner<T> {
         self.policy.max_age().saturating_add(self.policy.jitter).max(own).saturating_mul(2)
     }
 
-    /// Invalidates tags at every level.
+    /// Invalidates tags at every level. Each must be one.
     pub(crate) async fn reach_tags(
         self: &Arc<Self>,
         mut tags: Vec<Box<str>>,
         reach: Reach,
     ) -> Result<Delivery> {
         self.check_open()?;
+        self.check_scopes("a tag")?;
         tags.sort_unstable();
         tags.dedup();
         self.check_tags(&tags)?;
-        let mut written = Written::new();
-        let mut reaching =
-            Reaching { inner: self, tags: &tags, reach, number: Stamp::default(), ended: false };
-        let life = self.mark_life(None);
-        let authority = self.authority().map(|tier| tier.index);
-        for tier in self.remote().rev() {
-            let result = match tier.advance(&self.around, &tags, reach, life).await {
-                Ok(advanced) => {
-                    self.heed(tier, advanced.learned);
-                    if authority == Some(tier.index) {
-                        reaching.number = advanced.stamp;
-                    }
-                    Ok(())
-                }
-                Err(failure) => {
-                    tier.pending.add_tags(&tags, reach);
-                    Err(failure)
-                }
-            };
-            written.take(tier, result);
-        }
-        reaching.ended = true;
-        let number = reaching.number;
-        drop(reaching);
+        let (written, number) = self.reach(&tags, reach).await;
+        self.stats().invalidated(Scope::Tag, tags.len());
         let told = self.tell_tags(&tags, reach, number).await;
         written.told(told).end()
     }
@@ -116,28 +95,35 @@ impl<T: Value> Inner<T> {
     /// Ends the freshness of every entry at every level.
     pub(crate) async fn expire_everything(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
+        self.check_scopes("`expire_all`")?;
+        let (written, _) = self.reach(&[], Reach::Expire).await;
+        self.stats().invalidated(Scope::Cache, 1);
+        let told = self.tell_expire().await;
+        written.told(told).end()
+    }
+
+    /// Tells the levels, deepest first. With the number at the nearest remote one. Without tags it is every entry that is
+    /// expired.
+    async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp) {
         let mut written = Written::new();
-        let mut reaching =
-            Reaching { inner: self, tags: &[], reach: Reach::Expire, number: Stamp::default(), ended: false };
+        let mut number = Stamp::default();
+        let mut reaching = Reaching { inner: self, tags, reach, ended: false };
         let life = self.mark_life(None);
+        let decides = self.authority().map(|tier| tier.index);
         for tier in self.remote().rev() {
-            let result = match tier.advance(&self.around, &[], Reach::Expire, life).await {
-                Ok(advanced) => {
-                    self.heed(tier, advanced.learned);
-                    Ok(())
+            let result = tier.advance(&self.around, tags, reach, life).await.map(|advanced| {
+                self.heed(tier, advanced.learned);
+                if decides == Some(tier.index) {
+                    number = advanced.stamp;
                 }
-                Err(failure) => {
-                    // Widened: what cannot be told now must not be served fresh later.
-                    tier.pending.add_clear();
-                    Err(failure)
-                }
-            };
+            });
+            if result.is_err() {
+                reaching.keep(tier);
+            }
             written.take(tier, result);
         }
         reaching.ended = true;
-        drop(reaching);
-        let told = self.tell_expire().await;
-        written.told(told).end()
+        (written, number)
     }
 
     /// Sees to it that the tags of entries have marks at a level that is being filled with them.
@@ -167,22 +153,31 @@ struct Reaching<'a, T: Value> {
     inner: &'a Arc<Inner<T>>,
     tags: &'a [Box<str>],
     reach: Reach,
-    number: Stamp,
     ended: bool,
+}
+
+impl<T: Value> Reaching<'_, T> {
+    /// The level hears of it when it is back. What ends all freshness is widened to a clear: until the level has heard, it
+    /// must not serve anything fresh.
+    fn keep(&self, tier: &Tier) {
+        if self.tags.is_empty() {
+            tier.pending.add_clear();
+        } else {
+            tier.pending.add_tags(self.tags, self.reach);
+        }
+    }
 }
 
 impl<T: Value> Drop for Reaching<'_, T> {
     fn drop(&mut self) {
-        let Self { inner, tags, reach, ended, .. } = *self;
-        if !ended {
-            for tier in inner.remote() {
-                if tags.is_empty() { tier.pending.add_clear() } else { tier.pending.add_tags(tags, reach) }
-            }
+        let inner = self.inner;
+        if !self.ended {
+            inner.remote().for_each(|tier| self.keep(tier));
         }
-        if tags.is_empty() {
+        if self.tags.is_empty() {
             inner.news.expire();
         } else {
-            inner.news.tags(tags.iter().map(|tag| &**tag), reach);
+            inner.news.tags(self.tags.iter().map(|tag| &**tag), self.reach);
         }
         inner.replay();
     }

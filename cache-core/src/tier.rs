@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Codec, Error,
-    ErrorKind, Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
-    SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
+    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
+    Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
+    SpanStart, Stamp, Stance, Stats, Swapped,
     breaker::{Gate, Pass},
     learn::MARK_PERIOD,
     ledger::{Learned, Ledger},
@@ -16,8 +16,12 @@ use crate::{
     mark::Reach,
     news::Verdict,
     observe::Observers,
+    payload::Packing,
     pending::Pending,
 };
+
+/// Bare values carry no epoch: none of them is ever void by it.
+pub(crate) const PLAIN: Stamp = Stamp { epoch: 1, sequence: 0 };
 
 pub(crate) struct Tier {
     pub(crate) index: u8,
@@ -25,7 +29,7 @@ pub(crate) struct Tier {
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
-    pub(crate) codec: Codec,
+    pub(crate) packing: Packing,
     pub(crate) surface: bool,
     pub(crate) background: bool,
     pub(crate) pending: Pending,
@@ -103,14 +107,16 @@ impl Drop for Calling<'_> {
 
 impl Tier {
     pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
-        let caps = level.provider.capabilities();
-        let store = level.provider.in_process();
+        let provider =
+            level.packing.plain.then(|| level.provider.plain()).flatten().unwrap_or(level.provider);
+        let caps = provider.capabilities();
+        let store = provider.in_process();
         Self {
             index,
             store,
             caps,
             ttl_cap: level.ttl_cap,
-            codec: level.codec,
+            packing: level.packing,
             surface: level.stance.unwrap_or(if only && caps.remote {
                 Stance::Surface
             } else {
@@ -121,12 +127,15 @@ impl Tier {
             budget: level.budget,
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
-            provider: level.provider,
+            provider,
         }
     }
 
     /// What new entries of this level carry; an epoch of 0 while it is unknown.
     pub(crate) fn stamp(&self) -> Stamp {
+        if self.packing.plain {
+            return PLAIN;
+        }
         self.ledger.stamp()
     }
 
@@ -156,8 +165,9 @@ impl Tier {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
         let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
+        let command = self.provider.command(op, keys);
         let span = around.observers.span(&SpanStart {
-            kind: SpanKind::Level { level: self.index, op },
+            kind: SpanKind::Level { level: self.index, op, command },
             key: None,
             keys,
             root: false,
@@ -192,6 +202,7 @@ impl Tier {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
+            around.stats.fault(self.index, fault);
             span.failed(fault.as_str());
         }
         let received: usize = ended.iter().flatten().flatten().map(Received::bytes).sum();
@@ -202,6 +213,7 @@ impl Tier {
             around.observers.event(&Event::Level {
                 level: self.index,
                 op,
+                command,
                 keys,
                 elapsed: around.clock.now().since(started),
                 fault,
@@ -225,7 +237,8 @@ impl Tier {
             return (keys.iter().map(|_| Read::Masked).collect(), Learned::Nothing);
         }
         let home = self.provider.incarnation();
-        let due = self.ledger.due(around.clock.now(), home, MARK_PERIOD);
+        let plain = self.packing.plain;
+        let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
         let mut learned = Learned::Nothing;
         let mut answers = match due {
             // The usual case keeps to the provider's single-key path, where it may gather.
@@ -236,7 +249,7 @@ impl Tier {
             None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
             Some(changes) => self.get_with_mark(around, &asked, changes, &mut learned).await,
         };
-        if due.is_none() && answers.is_ok() && self.provider.incarnation() != home {
+        if due.is_none() && !plain && answers.is_ok() && self.provider.incarnation() != home {
             // Answered from another state of the store than the epoch was read from: once more, with the mark.
             let changes = self.ledger.changes();
             answers = self.get_with_mark(around, &asked, changes, &mut learned).await;
@@ -301,7 +314,7 @@ impl Tier {
 
     /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
     pub(crate) fn leases(&self) -> bool {
-        self.store.is_none() && self.provider.leases().is_some()
+        self.store.is_none() && !self.packing.plain && self.provider.leases().is_some()
     }
 
     pub(crate) async fn acquire_many(
@@ -365,8 +378,16 @@ impl Tier {
         )
     }
 
+    /// Whether the level has marks.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.store.is_none() && !self.packing.plain
+    }
+
     /// How an entry of this level stands that carries this stamp.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        if self.packing.plain {
+            return Verdict::Valid;
+        }
         match (self.pending.reaches(tags), self.ledger.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,

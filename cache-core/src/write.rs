@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Loaded, Moment, Put, RawKey, Result, Value, envelope,
+    Delivery, Entry, EntryId, ErrorKind, Loaded, Moment, Put, RawKey, Result, Scope, SpanKind, SpanStart,
+    Value, envelope,
     fill::{Outgoing, WriteOrder},
+    gone::Cause,
     inner::Inner,
     loaded::Answered,
     slots::Ticket,
@@ -122,7 +124,9 @@ impl<'k, T: Value> Writing<'k, T> {
                     }
                 }
             };
-            ticket.end_write(fill, remove);
+            if ticket.end_write(fill, remove) && entry.is_some() {
+                inner.stats().gone.back(key.hash);
+            }
         }
     }
 }
@@ -273,7 +277,13 @@ impl<T: Value> Inner<T> {
         let (inner, order) = (Arc::clone(self), Arc::clone(order));
         let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
             items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
-        self.spawn(async move {
+        let spans = self.observers().span(&SpanStart {
+            kind: SpanKind::WriteBehind,
+            key: None,
+            keys: batch.len(),
+            root: true,
+        });
+        self.spawn(spans.around(async move {
             let _order = order;
             for (level, stamp) in levels {
                 let tier = &inner.tiers[usize::from(level)];
@@ -290,7 +300,7 @@ impl<T: Value> Inner<T> {
                 }
             }
             inner.replay();
-        });
+        }));
     }
 
     /// Makes keys gone at every level. Each key once.
@@ -301,9 +311,18 @@ impl<T: Value> Inner<T> {
         let _order = self.order_of(&mut writing).await;
         self.remove_below(&writing, &mut written).await;
         let told = self.tell(&writing.keys).await;
+        self.gone(&writing.keys);
         writing.end(None);
         self.replay();
         written.told(told).end()
+    }
+
+    /// Counts keys that have been invalidated here.
+    pub(crate) fn gone(&self, keys: &[RawKey<'_>]) {
+        self.stats().invalidated(Scope::Key, keys.len());
+        for key in keys {
+            self.stats().gone.left(key.hash, Cause::Invalidated);
+        }
     }
 
     /// Removes the keys of a write from the remote levels, deepest first, in their turn.
@@ -322,6 +341,13 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
+            if tier.packing.plain {
+                // No time to end: it goes.
+                for result in tier.remove_many(&self.around, &writing.keys).await {
+                    written.take(tier, result);
+                }
+                continue;
+            }
             let (held, learned) = tier.read_many(&self.around, &writing.keys).await;
             self.heed(tier, learned);
             let mut puts = Vec::new();
@@ -365,6 +391,7 @@ impl<T: Value> Inner<T> {
     /// Makes every entry of this cache void, at every level, without touching another cache's.
     pub(crate) async fn clear_all(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
+        self.check_scopes("clear")?;
         let mut written = Written::new();
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
@@ -376,6 +403,7 @@ impl<T: Value> Inner<T> {
         }
         clearing.ended = true;
         drop(clearing);
+        self.stats().invalidated(Scope::Cache, 1);
         let told = self.tell_clear().await;
         written.told(told).end()
     }

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Marks, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey};
 use futures::future::join_all;
 
 use crate::{
@@ -236,6 +236,15 @@ impl CacheProvider for MemcachedProvider {
         let mut answers = self.run_each(commands, Under::Unknown).await;
         self.clear_refused(|i| self.key(&keys[i]), &mut answers, true).await;
         answers.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect()
+    }
+
+    fn command(&self, op: LevelOp, _keys: usize) -> &'static str {
+        match op {
+            LevelOp::Get | LevelOp::Acquire => "mg",
+            // A removal leaves a tombstone.
+            LevelOp::Put | LevelOp::Remove => "ms",
+            other => other.as_str(),
+        }
     }
 
     async fn ping(&self) -> Result<(), BoxError> {

@@ -42,6 +42,11 @@ impl<'a> Query<'a> {
         Self { hash, space: Space::Bytes, text: joined }
     }
 
+    /// The hash that engines work with.
+    pub(crate) fn mixed(&self) -> u64 {
+        mixed(self.hash, self.space)
+    }
+
     pub(crate) fn to_key(self) -> Key {
         Key { hash: self.hash, space: self.space, text: self.text.into() }
     }
@@ -79,7 +84,7 @@ impl Hash for Key {
 
 impl Hash for Query<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(mixed(self.hash, self.space));
+        state.write_u64(self.mixed());
     }
 }
 

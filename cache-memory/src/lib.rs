@@ -1,4 +1,5 @@
-//! Process memory as a level of a cache, on [moka](https://docs.rs/moka).
+//! Process memory as a level of a cache, on [quick_cache](https://docs.rs/quick_cache) or
+//! [moka](https://docs.rs/moka).
 //!
 //! ```
 //! use cache_core::CacheProvider;
@@ -21,20 +22,29 @@
 //!
 //! Clones share one store and one bound: give `memory.clone()` to several caches to bound them together.
 //!
-//! # What leaves, and when
-//! When the store is full, what was used longest ago leaves (LRU). moka's other policy, a TinyLFU without a window for
-//! newcomers, is not used: on recorded look-ups of an ORM (5 million, 4,096 entries) it hits 78.5 % where LRU hits 84.6 %,
-//! on those of a web shop (76,118, same size) 60.0 % against 61.1 %; it is better where programs loop over more than the
-//! store holds. Size and expiry are looked after in passing, so a store may be over its bound for a moment, and an
-//! idle one keeps what has expired: [`Memory::maintain`] does at once what is due.
+//! # Engines
+//! [`Engine::Quick`] is the default: a hit costs about a fifth of moka's, and of recorded look-ups it hits more in eight
+//! cases of nine (docs/performance.md has the table). [`Engine::Moka`] keeps strictly what was used last, fills to the last
+//! entry, and lets go of the dead by a timer.
+//!
+//! | | [`Engine::Quick`] | [`Engine::Moka`] |
+//! | --- | --- | --- |
+//! | leaves when the store is full | what was asked for once, then what was not asked for lately (Clock-PRO, much like S3-FIFO) | what was used longest ago (LRU) |
+//! | the bound | never exceeded; divided among parts of at least 512 entries or 4 MiB, so a store filled to the brim with distinct keys may hold a few per cent less | exceeded for a moment by what has just been put |
+//! | a single entry | up to nine tenths of a part | up to the bound |
+//! | the dead, with [`Memory::engine_expiry`] | looked for in a part after as many writes to it as half of its entries: the number of entries is an upper bound | leave within about a second of the next use of the store |
+//! | without it | stay until newer ones push them out | the same |
+//! | eviction causes | by expiry if the time was over when the entry left | by expiry if the timer took it |
+//! | on a virtual clock | nothing is taken for dead | lives are counted on the system's clock |
+//! | `clear` by the only cache | at once; more than 10,000 entries are freed by a thread of their own | in passing |
+//!
+//! An idle store keeps what has expired; [`Memory::maintain`] does at once what is due. What is **served** is the same with
+//! either: a cache judges each entry by its own timeline, to the nanosecond.
 //!
 //! | | [`Memory::entries`] | [`Memory::bytes`] |
 //! | --- | --- | --- |
-//! | bound | number of entries | [`Object::weight`] + key + [`ENTRY_OVERHEAD`] |
-//! | weigher | none | asked on a write |
-//! | a single entry above the bound | cannot be | does not stay |
-//!
-//! Whether the engine itself lets go of entries whose time is over is [`Memory::engine_expiry`].
+//! | bound | number of entries | [`Object::weight`] + key + [`Engine::entry_overhead`] |
+//! | an entry that is too heavy | cannot be | does not stay, and what it was to replace goes |
 //!
 //! [`CacheProvider::in_process`]: cache_core::CacheProvider::in_process
 //! [`Object::weight`]: cache_core::Object::weight
@@ -43,6 +53,9 @@ mod attached;
 mod engine;
 mod key;
 mod memory;
+mod moka;
+mod quick;
+mod slot;
 
-pub use engine::ENTRY_OVERHEAD;
+pub use engine::Engine;
 pub use memory::Memory;

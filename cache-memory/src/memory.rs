@@ -11,7 +11,13 @@ use cache_core::{
     BoxError, CacheProvider, Capabilities, Description, Error, ObjectStore, Put, RawKey, Result,
 };
 
-use crate::engine::{Engine, Settings};
+use crate::{
+    Engine,
+    engine::{Settings, Store},
+};
+
+/// What a value leaves of an entry's greatest weight.
+const ROOM_FOR_KEY: u64 = 512;
 
 /// Process memory as a level.
 ///
@@ -22,62 +28,66 @@ use crate::engine::{Engine, Settings};
 #[derive(Clone)]
 pub struct Memory {
     settings: Settings,
-    engine: Arc<OnceLock<Arc<Engine>>>,
+    store: Arc<OnceLock<Arc<dyn Store>>>,
 }
 
 impl Memory {
     /// Holds up to `capacity` entries, whatever their size. Zero is refused when a cache is built.
     #[must_use]
     pub fn entries(capacity: u64) -> Self {
-        Self::with(Settings { capacity, weighs: false, engine_expiry: true })
+        Self::with(Settings { engine: Engine::default(), capacity, weighs: false, engine_expiry: true })
     }
 
     /// Holds entries of up to `capacity` bytes in all: weight of the value, length of the key, and
-    /// [`ENTRY_OVERHEAD`](crate::ENTRY_OVERHEAD) for each. Less than the overhead of one entry is refused when a cache
-    /// is built.
+    /// [`Engine::entry_overhead`] for each. Less than the overhead of one entry is refused when a cache is built.
     #[must_use]
     pub fn bytes(capacity: u64) -> Self {
-        Self::with(Settings { capacity, weighs: true, engine_expiry: true })
+        Self::with(Settings { engine: Engine::default(), capacity, weighs: true, engine_expiry: true })
     }
 
-    /// Whether the engine lets go of an entry when its time is over (on by default).
+    /// Whether the engine lets go of entries whose time is over (on by default).
     ///
-    /// On: dead entries leave within about a second of the next use of the store, and count as evictions by expiry; a
-    /// hit costs about a tenth more (6 to 12 % measured). Off: hits are cheaper, and dead entries take up room until newer ones push them
-    /// out, so the number of entries is an upper bound. What is served is the same: a cache judges each entry by its
-    /// own timeline.
+    /// On: dead entries leave while the store is being used, and count as evictions by expiry: within about a second on
+    /// [`Engine::Moka`], where a hit costs about a tenth more for it; as others are written on [`Engine::Quick`]. Off: they
+    /// take up room until newer ones push them out. What is served is the same: a cache judges each entry by its own
+    /// timeline.
     #[must_use]
     pub fn engine_expiry(self, on: bool) -> Self {
         Self::with(Settings { engine_expiry: on, ..self.settings })
     }
 
+    /// What keeps the entries; [`Engine::Quick`] unless told otherwise.
+    #[must_use]
+    pub fn engine(self, engine: Engine) -> Self {
+        Self::with(Settings { engine, ..self.settings })
+    }
+
     /// Does what the engine has put off: evicts down to the bound and lets go of what has expired. Calls of the store
-    /// do a part of it in passing; this is for idle stores and for tests.
+    /// do a part of it in passing; this is for idle stores and for tests. Costs a walk over all entries on
+    /// [`Engine::Quick`], if some have expired.
     pub fn maintain(&self) {
-        self.engine().maintain();
+        self.store().maintain();
     }
 
     fn with(settings: Settings) -> Self {
-        Self { settings, engine: Arc::default() }
+        Self { settings, store: Arc::default() }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
-        self.engine.get_or_init(|| Arc::new(Engine::new(self.settings)))
+    fn store(&self) -> &Arc<dyn Store> {
+        self.store.get_or_init(|| self.settings.store())
     }
 
     fn put_one(&self, item: &Put<'_>) -> Result<(), BoxError> {
         let joined = item.key.joined();
         let size = item.bytes.len();
-        match self.capabilities().value_max {
-            Some(limit) if size > limit => {
-                self.engine().remove_bytes(&joined);
-                Err(format!("an item of {size} bytes is over the store's bound of {limit} bytes").into())
-            }
-            _ => {
-                self.engine().put_bytes(&joined, item.bytes.clone(), item.ttl);
-                Ok(())
-            }
+        if let Some(limit) = self.settings.heaviest()
+            && joined.len().saturating_add(size) as u64 > limit
+        {
+            self.store().remove_bytes(&joined);
+            return Err(format!("an item of {size} bytes is over the store's bound of {limit} bytes").into());
         }
+        self.store().put_bytes(&joined, item.bytes.clone(), item.ttl);
+        Ok(())
     }
 }
 
@@ -97,8 +107,8 @@ impl From<Memory> for Arc<dyn CacheProvider> {
 impl CacheProvider for Memory {
     fn capabilities(&self) -> Capabilities {
         let all = Capabilities::in_process();
-        match usize::try_from(self.settings.capacity) {
-            Ok(capacity) if self.settings.weighs => all.value_max(capacity),
+        match self.settings.heaviest().map(|most| usize::try_from(most.saturating_sub(ROOM_FOR_KEY))) {
+            Some(Ok(most)) => all.value_max(most),
             _ => all,
         }
     }
@@ -108,22 +118,23 @@ impl CacheProvider for Memory {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let Settings { capacity, weighs, .. } = self.settings;
+        let Settings { engine, capacity, weighs, .. } = self.settings;
+        let overhead = engine.entry_overhead();
         match (weighs, capacity) {
             (false, 0) => {
                 Err(Error::config("Memory::entries", capacity, "give it room for at least one entry"))
             }
-            (true, bytes) if bytes < u64::from(crate::ENTRY_OVERHEAD) => Err(Error::config(
+            (true, bytes) if bytes < u64::from(overhead) => Err(Error::config(
                 "Memory::bytes",
                 capacity,
-                format_args!("one empty entry takes {} bytes; give it more", crate::ENTRY_OVERHEAD),
+                format_args!("one empty entry takes {overhead} bytes; give it more"),
             )),
             _ => Ok(()),
         }
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        keys.iter().map(|key| Ok(self.engine().get_bytes(&key.joined()))).collect()
+        keys.iter().map(|key| Ok(self.store().get_bytes(&key.joined()))).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -133,13 +144,13 @@ impl CacheProvider for Memory {
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         keys.iter()
             .map(|key| {
-                self.engine().remove_bytes(&key.joined());
+                self.store().remove_bytes(&key.joined());
                 Ok(())
             })
             .collect()
     }
 
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
-        Some(Arc::clone(self.engine()) as Arc<dyn ObjectStore>)
+        Some(Arc::<dyn Store>::clone(self.store()))
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cache_core::{CacheId, CacheProvider, ErrorKind, Put, RawKey};
-use cache_memory::Memory;
+use cache_memory::{Engine, Memory};
 
 const FOREVER: Duration = Duration::MAX;
 
@@ -37,8 +37,8 @@ async fn batches_answer_in_order() {
 
 #[tokio::test]
 async fn t_a_ttl_ends_with_and_without_the_engines_timer() {
-    for on in [true, false] {
-        let memory = Memory::entries(10).engine_expiry(on);
+    for (engine, on) in Engine::ALL.into_iter().flat_map(|engine| [(engine, true), (engine, false)]) {
+        let memory = Memory::entries(10).engine(engine).engine_expiry(on);
         let key = RawKey::new(CacheId(1), "n", "a");
         memory.put(item(key, b"1", Duration::from_nanos(1))).await.unwrap();
         assert!(memory.get(key).await.unwrap().is_none());
@@ -49,21 +49,25 @@ async fn t_a_ttl_ends_with_and_without_the_engines_timer() {
 
 #[tokio::test]
 async fn z_an_item_over_the_bound_is_refused_and_leaves_nothing() {
-    let memory = Memory::bytes(1_000);
-    let key = RawKey::new(CacheId(1), "n", "secret-key");
-    memory.put(item(key, b"small", FOREVER)).await.unwrap();
-    let error = memory.put(item(key, &[7; 1_001], FOREVER)).await.unwrap_err();
-    assert!(!error.to_string().contains("secret"));
-    assert!(memory.get(key).await.unwrap().is_none());
+    for engine in Engine::ALL {
+        let memory = Memory::bytes(1_000).engine(engine);
+        let key = RawKey::new(CacheId(1), "n", "secret-key");
+        memory.put(item(key, b"small", FOREVER)).await.unwrap();
+        let error = memory.put(item(key, &[7; 1_001], FOREVER)).await.unwrap_err();
+        assert!(!error.to_string().contains("secret"));
+        assert!(memory.get(key).await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]
 async fn a_cache_that_clears_spares_the_bytes() {
-    let memory = Memory::entries(10);
-    let key = RawKey::new(CacheId(1), "n", "a");
-    memory.put(item(key, b"1", FOREVER)).await.unwrap();
-    memory.in_process().unwrap().clear(CacheId(1));
-    assert!(memory.get(key).await.unwrap().is_some());
+    for engine in Engine::ALL {
+        let memory = Memory::entries(10).engine(engine);
+        let key = RawKey::new(CacheId(1), "n", "a");
+        memory.put(item(key, b"1", FOREVER)).await.unwrap();
+        memory.in_process().unwrap().clear(CacheId(1));
+        assert!(memory.get(key).await.unwrap().is_some());
+    }
 }
 
 #[test]
@@ -76,4 +80,7 @@ fn b_a_bound_without_room_is_a_config_error() {
         assert!(error.to_string().starts_with(field), "{error}");
     }
     assert!(Memory::entries(1).check().is_ok());
+    let error = "ram".parse::<Engine>().unwrap_err();
+    assert_eq!(error.to_string(), "engine = \"ram\": use \"quick\" or \"moka\"");
+    assert!(Engine::ALL.iter().all(|engine| engine.to_string().parse::<Engine>().unwrap() == *engine));
 }

@@ -12,7 +12,7 @@ use std::{
 use cache_core::{
     CacheId, CacheProvider, Clock, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey, Timeline,
 };
-use cache_memory::{ENTRY_OVERHEAD, Memory};
+use cache_memory::{Engine, Memory};
 
 const CACHE: CacheId = CacheId(7);
 
@@ -53,7 +53,11 @@ impl Evictions for Count {
 
 #[test]
 fn caches_are_apart_and_replacing_is_no_eviction() {
-    let store = store(&Memory::entries(100));
+    Engine::ALL.into_iter().for_each(apart);
+}
+
+fn apart(engine: Engine) {
+    let store = store(&Memory::entries(100).engine(engine));
     let counts = Arc::new(Count::default());
     store.attach(CACHE, Arc::<Count>::clone(&counts));
     let now = Clock::system().now();
@@ -71,18 +75,20 @@ fn caches_are_apart_and_replacing_is_no_eviction() {
 
 #[test]
 fn a_dead_object_replaces_and_is_not_kept() {
-    let store = store(&Memory::entries(10));
-    let now = Clock::system().now();
-    store.put(key("a"), object(1, now, Duration::from_secs(1)), now);
-    store.put(key("a"), object(2, now, Duration::from_secs(1)), now.after(Duration::from_secs(1)));
-    assert!(store.get(key("a")).is_none());
+    for engine in Engine::ALL {
+        let store = store(&Memory::entries(10).engine(engine));
+        let now = Clock::system().now();
+        store.put(key("a"), object(1, now, Duration::from_secs(1)), now);
+        store.put(key("a"), object(2, now, Duration::from_secs(1)), now.after(Duration::from_secs(1)));
+        assert!(store.get(key("a")).is_none());
+    }
 }
 
 #[test]
-fn t_expired_entries_leave_by_themselves_where_asked() {
+fn t_expired_entries_leave_moka_by_themselves_where_asked() {
     let virtual_now = Moment::from_nanos(5);
     for on in [true, false] {
-        let memory = Memory::entries(100).engine_expiry(on);
+        let memory = Memory::entries(100).engine(Engine::Moka).engine_expiry(on);
         let store = store(&memory);
         let counts = Arc::new(Count::default());
         store.attach(CACHE, Arc::<Count>::clone(&counts));
@@ -103,8 +109,60 @@ fn t_expired_entries_leave_by_themselves_where_asked() {
 }
 
 #[test]
+fn t_writes_sweep_expired_entries_out_of_quick_where_asked() {
+    const SHORT: Duration = Duration::from_millis(1);
+    for on in [true, false] {
+        let store = store(&Memory::entries(100).engine(Engine::Quick).engine_expiry(on));
+        let counts = Arc::new(Count::default());
+        store.attach(CACHE, Arc::<Count>::clone(&counts));
+        let now = Clock::system().now();
+        for n in 0..50 {
+            store.put(key(&format!("short {n}")), object(n, now, SHORT), now);
+        }
+        store.put(key("long"), object(1, now, Duration::MAX), now);
+        // Room is left: only time can make them leave.
+        for _ in 0..200 {
+            store.put(key("again"), object(1, now, Duration::MAX), now.after(SHORT));
+        }
+        let (expired, size) = (counts.expired.load(SeqCst), counts.size.load(SeqCst));
+        assert_eq!((expired, size), if on { (50, 0) } else { (0, 0) });
+        assert_eq!(store.len(), if on { 2 } else { 52 });
+        assert!(store.get(key("long")).is_some());
+    }
+}
+
+#[test]
+fn t_an_update_counts_for_the_sweep_and_maintenance_does_it_at_once() {
+    let memory = Memory::entries(100).engine(Engine::Quick);
+    let store = store(&memory);
+    let now = Clock::system().now();
+    store.put(key("a"), object(1, now, Duration::from_millis(1)), now);
+    store.put(key("a"), object(2, now, Duration::MAX), now);
+    store.put(key("b"), object(3, now, Duration::from_millis(1)), now);
+    until("maintenance", || {
+        memory.maintain();
+        store.len() == 1
+    });
+    assert!(store.get(key("a")).is_some());
+}
+
+#[test]
+fn t_on_a_clock_of_its_own_nothing_is_taken_for_dead() {
+    let (clock, time) = Clock::manual();
+    let memory = Memory::entries(100).engine(Engine::Quick);
+    let store = store(&memory);
+    store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
+    time.advance(Duration::from_secs(2));
+    for n in 0..100 {
+        store.put(key("b"), object(n, clock.now(), Duration::MAX), clock.now());
+    }
+    memory.maintain();
+    assert!(store.get(key("a")).is_some());
+}
+
+#[test]
 fn an_update_takes_the_new_life() {
-    let store = store(&Memory::entries(10));
+    let store = store(&Memory::entries(10).engine(Engine::Moka));
     let now = Clock::system().now();
     store.put(key("a"), object(1, now, Duration::from_secs(3600)), now);
     store.put(key("a"), object(2, now, Duration::from_millis(10)), now);
@@ -115,25 +173,60 @@ fn an_update_takes_the_new_life() {
 fn z4_ten_times_the_capacity_stays_under_the_bound() {
     const ROOM: u64 = 200;
     let now = Clock::system().now();
-    let weight = u64::from(ENTRY_OVERHEAD) + 100 + 5;
-    for (memory, bytes) in [(Memory::entries(ROOM), false), (Memory::bytes(ROOM * weight), true)] {
-        let store = store(&memory);
-        let counts = Arc::new(Count::default());
-        store.attach(CACHE, Arc::<Count>::clone(&counts));
-        for n in 0..ROOM * 10 {
-            store.put(key(&format!("{n:05}")), object(n, now, Duration::MAX), now);
+    for engine in Engine::ALL {
+        let weight = u64::from(engine.entry_overhead()) + 100 + 5;
+        for (memory, bytes) in [(Memory::entries(ROOM), false), (Memory::bytes(ROOM * weight), true)] {
+            let store = store(&memory.engine(engine));
+            let counts = Arc::new(Count::default());
+            store.attach(CACHE, Arc::<Count>::clone(&counts));
+            for n in 0..ROOM * 10 {
+                store.put(key(&format!("{n:05}")), object(n, now, Duration::MAX), now);
+            }
+            until("maintenance", || store.len() <= ROOM);
+            assert!(store.len() > ROOM / 2, "it still holds something: {}", store.len());
+            assert_eq!(store.weighs(), bytes);
+            assert_eq!(store.weight(), if bytes { store.len() * weight } else { 0 });
+            assert_eq!(counts.size.load(SeqCst), ROOM * 10 - store.len());
         }
-        until("maintenance", || store.len() <= ROOM);
-        assert!(store.len() > ROOM / 2, "it still holds something: {}", store.len());
-        assert_eq!(store.weighs(), bytes);
-        assert_eq!(store.weight(), if bytes { store.len() * weight } else { 0 });
-        assert_eq!(counts.size.load(SeqCst), ROOM * 10 - store.len());
     }
 }
 
 #[test]
+fn z4_the_bound_holds_in_a_store_of_many_parts() {
+    let now = Clock::system().now();
+    for room in [1, 5_000, 100_003] {
+        let store = store(&Memory::entries(room));
+        for n in 0..2 * room + 10 {
+            store.put(key(&n.to_string()), object(n, now, Duration::MAX), now);
+            assert!(n % 1_000 != 0 || store.len() <= room);
+        }
+        // Parts do not fill evenly.
+        assert!(store.len() <= room && store.len() >= room * 9 / 10, "{} of {room}", store.len());
+    }
+}
+
+#[test]
+fn an_object_that_is_too_heavy_is_evicted_at_once_and_takes_the_old_one_along() {
+    let store = store(&Memory::bytes(10_000).engine(Engine::Quick));
+    let counts = Arc::new(Count::default());
+    store.attach(CACHE, Arc::<Count>::clone(&counts));
+    let now = Clock::system().now();
+    let weighing =
+        |weight| Object::for_tests(Arc::new(1u8), Timeline::new(now, Duration::MAX, Duration::MAX), weight);
+    store.put(key("a"), weighing(100), now);
+    store.put(key("a"), weighing(10_001), now);
+    assert!(store.get(key("a")).is_none() && store.is_empty());
+    // One was replaced, one evicted.
+    assert_eq!((counts.size.load(SeqCst), counts.expired.load(SeqCst)), (1, 0));
+}
+
+#[test]
 fn c5_clear_frees_for_a_sole_cache_and_spares_others() {
-    let memory = Memory::entries(1_000);
+    Engine::ALL.into_iter().for_each(cleared);
+}
+
+fn cleared(engine: Engine) {
+    let memory = Memory::entries(1_000).engine(engine);
     let store = store(&memory);
     let now = Clock::system().now();
     let other = RawKey::new(CacheId(8), "users", "1");
@@ -153,6 +246,57 @@ fn c5_clear_frees_for_a_sole_cache_and_spares_others() {
     assert!(store.get(other).is_some());
     store.detach(other.cache);
     assert!(store.get(other).is_none());
+}
+
+#[test]
+fn c5_clear_frees_a_large_store_behind() {
+    const MANY: u64 = 50_000;
+    let store = store(&Memory::entries(2 * MANY).engine(Engine::Quick));
+    let now = Clock::system().now();
+    let value: Arc<u64> = Arc::new(1);
+    store.attach(CACHE, Arc::new(Count::default()));
+    for n in 0..MANY {
+        let held =
+            Object::for_tests(Arc::<u64>::clone(&value), Timeline::new(now, Duration::MAX, Duration::MAX), 0);
+        store.put(key(&n.to_string()), held, now);
+    }
+    store.clear(CACHE);
+    assert!(store.is_empty() && store.get(key("1")).is_none());
+    store.put(key("1"), object(1, now, Duration::MAX), now);
+    until("freeing", || Arc::strong_count(&value) == 1);
+    assert!(store.get(key("1")).is_some());
+}
+
+/// A value whose end uses the store, as a destructor may.
+struct Returns(Arc<dyn ObjectStore>);
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        self.0.get(key("other"));
+        self.0.remove(key("last words"));
+    }
+}
+
+#[test]
+fn destructors_may_use_the_store() {
+    for engine in Engine::ALL {
+        let memory = Memory::entries(8).engine(engine);
+        let store = store(&memory);
+        let now = Clock::system().now();
+        let put = |n: u64, life| {
+            let value = Arc::new(Returns(Arc::clone(&store)));
+            store.put(key(&n.to_string()), Object::for_tests(value, Timeline::new(now, life, life), 0), now);
+        };
+        put(0, Duration::MAX);
+        put(0, Duration::MAX);
+        store.remove(key("0"));
+        (1..100).for_each(|n| put(n, Duration::MAX));
+        (1..100).for_each(|n| put(n, Duration::from_nanos(1)));
+        memory.maintain();
+        store.attach(CACHE, Arc::new(Count::default()));
+        store.clear(CACHE);
+        memory.maintain();
+    }
 }
 
 #[test]

@@ -58,7 +58,15 @@ fn durations_are_in_seconds_by_what_was_done() {
     telemetry.event(&cache, &operation(Some(Outcome::Hit), Some(0), 64, None));
     telemetry.event(&cache, &operation(Some(Outcome::Loaded), None, 1, None));
     telemetry.event(&cache, &operation(Some(Outcome::Miss), None, 1, Some(ErrorKind::Load)));
-    let level = |fault| Event::Level { level: 0, op: LevelOp::Get, keys: 1, elapsed, fault, error: None };
+    let level = |fault| Event::Level {
+        level: 0,
+        op: LevelOp::Get,
+        command: "GET",
+        keys: 1,
+        elapsed,
+        fault,
+        error: None,
+    };
     telemetry.event(&cache, &level(None));
     telemetry.event(&cache, &level(Some(LevelFault::Timeout)));
     let load = |end| Event::Load { elapsed, end, background: false, keys: 1 };

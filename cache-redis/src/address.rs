@@ -5,12 +5,16 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::Error;
+use crate::{Error, dial::Login};
 
-const FORMS: &str = "use redis://[user[:password]@]host[:port][/database] or unix:///path/to/socket[?db=0]";
+const FORMS: &str = "use redis[s]://[user[:password]@]host[:port][/database], unix:///path/to/socket[?db=0] or \
+    redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]";
 
-/// Where the server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Endpoint {
     Tcp { host: String, port: u16 },
     Unix { path: String },
@@ -26,6 +30,28 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// How servers are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    One(Endpoint),
+    /// The master is where sentinels say.
+    Sentinels {
+        at: Vec<Endpoint>,
+        master: String,
+    },
+}
+
+impl Place {
+    /// The first address that the URL names.
+    pub(crate) fn first(&self) -> &Endpoint {
+        match self {
+            Self::One(endpoint) => endpoint,
+            // Parsing refuses an empty list.
+            Self::Sentinels { at, .. } => &at[0],
+        }
+    }
+}
+
 /// A text that never shows.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) String);
@@ -37,94 +63,168 @@ impl fmt::Debug for Secret {
 }
 
 /// All that a URL says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Address {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) user: Option<Secret>,
-    pub(crate) password: Option<Secret>,
-    pub(crate) database: i64,
+    pub(crate) place: Place,
+    pub(crate) tls: bool,
+    pub(crate) login: Login,
 }
 
 impl Address {
     /// Reads a URL. Errors show no part of it that may belong to a password.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let (scheme, _) = text.split_once("://").ok_or_else(|| Error::config("url", "***", FORMS))?;
-        let hidden = match scheme {
-            "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
-                format!("{scheme}://***")
-            }
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| Error::config("url", "***", FORMS))?;
+        let (base, form) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let tls = match base {
+            "redis" | "valkey" | "unix" => false,
+            "rediss" | "valkeys" => true,
             _ => return Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
         };
-        let bad = |fix: &str| Error::config("url", &hidden, fix);
-        let url = Url::parse(text).map_err(|e| bad(&format!("{e}; {FORMS}")))?;
+        let reading = Reading { scheme, tls };
+        match (base, form) {
+            ("unix", "") | ("redis" | "valkey", "unix") if cfg!(unix) => reading.unix(text),
+            ("unix", "") | ("redis" | "valkey", "unix") => {
+                Err(reading.bad("this platform has no Unix sockets; use redis://host:port"))
+            }
+            ("unix", _) => Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
+            (_, "") => reading.tcp(text),
+            (_, "sentinel") => reading.sentinels(rest),
+            _ => Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
+        }
+    }
+}
+
+struct Reading<'a> {
+    scheme: &'a str,
+    tls: bool,
+}
+
+impl Reading<'_> {
+    fn bad(&self, fix: &str) -> Error {
+        Error::config("url", format_args!("{}://***", self.scheme), fix)
+    }
+
+    fn url(&self, text: &str) -> Result<Url, Error> {
+        let url = Url::parse(text).map_err(|e| self.bad(&format!("{e}; {FORMS}")))?;
         if url.path().contains('@')
             || url.query().is_some_and(|q| q.contains('@'))
             || url.fragment().is_some()
         {
-            return Err(bad("percent-encode `@ / ? # %` in user and password (%40 %2F %3F %23 %25)"));
+            return Err(self.encode());
         }
-        match scheme {
-            "rediss" | "valkeys" => Err(bad("TLS is not compiled in; use redis:// to a server without TLS")),
-            "redis" | "valkey" => Self::tcp(&url, bad),
-            _ if cfg!(unix) => Self::unix(&url, bad),
-            _ => Err(bad("this platform has no Unix sockets; use redis://host:port")),
-        }
+        Ok(url)
     }
 
-    fn tcp(url: &Url, bad: impl Fn(&str) -> Error) -> Result<Self, Error> {
-        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("the host is missing"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = url.port().unwrap_or(6379);
-        if port == 0 {
-            return Err(bad("the port is 0; leave it out for 6379"));
-        }
+    fn encode(&self) -> Error {
+        self.bad("percent-encode `@ / ? # %` in user and password (%40 %2F %3F %23 %25)")
+    }
+
+    fn tcp(&self, text: &str) -> Result<Address, Error> {
+        let url = self.url(text)?;
+        let endpoint = self.endpoint(&url, PORT)?;
         if url.query().is_some() {
-            return Err(bad("parameters after `?` are not known here; set them on the builder"));
+            return Err(self.bad("parameters after `?` are not known here; set them on the builder"));
         }
         let database = match url.path().trim_start_matches('/') {
             "" => 0,
-            text => database(text, &bad)?,
+            text => self.database(text)?,
         };
-        let secret = |part: &str| decode(part, &bad).map(Secret);
-        Ok(Self {
-            endpoint: Endpoint::Tcp { host, port },
-            user: Some(url.username()).filter(|u| !u.is_empty()).map(secret).transpose()?,
-            password: url.password().map(secret).transpose()?,
+        let login = self.login(url.username(), url.password(), database)?;
+        Ok(Address { place: Place::One(endpoint), tls: self.tls, login })
+    }
+
+    fn endpoint(&self, url: &Url, default: u16) -> Result<Endpoint, Error> {
+        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| self.bad("the host is missing"))?;
+        if host.contains(',') {
+            return Err(self.bad(&format!("one host is wanted here; {FORMS}")));
+        }
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        match url.port().unwrap_or(default) {
+            0 => Err(self.bad(&format!("the port is 0; leave it out for {default}"))),
+            port => Ok(Endpoint::Tcp { host, port }),
+        }
+    }
+
+    fn login(&self, user: &str, password: Option<&str>, database: i64) -> Result<Login, Error> {
+        let secret = |part: &str| self.decode(part).map(Secret);
+        Ok(Login {
+            user: Some(user).filter(|u| !u.is_empty()).map(secret).transpose()?,
+            password: password.map(secret).transpose()?,
             database,
         })
     }
 
-    fn unix(url: &Url, bad: impl Fn(&str) -> Error) -> Result<Self, Error> {
+    fn unix(&self, text: &str) -> Result<Address, Error> {
+        let url = self.url(text)?;
         if url.host_str().is_some_and(|h| !h.is_empty()) {
-            return Err(bad("a socket's path starts with a third slash: unix:///run/redis.sock"));
+            return Err(self.bad("a socket's path starts with a third slash: unix:///run/redis.sock"));
         }
-        let path = decode(url.path(), &bad)?;
+        let path = self.decode(url.path())?;
         if path.len() < 2 {
-            return Err(bad("the socket's path is missing: unix:///run/redis.sock"));
+            return Err(self.bad("the socket's path is missing: unix:///run/redis.sock"));
         }
-        let mut address = Self { endpoint: Endpoint::Unix { path }, user: None, password: None, database: 0 };
+        let mut login = Login::default();
         for (name, value) in url.query_pairs() {
             match &*name {
-                "db" => address.database = database(&value, &bad)?,
-                "user" => address.user = Some(Secret(value.into_owned())),
-                "pass" => address.password = Some(Secret(value.into_owned())),
-                _ => return Err(bad("of parameters, a Unix socket knows `db`, `user` and `pass`")),
+                "db" => login.database = self.database(&value)?,
+                "user" => login.user = Some(Secret(value.into_owned())),
+                "pass" => login.password = Some(Secret(value.into_owned())),
+                _ => return Err(self.bad("of parameters, a Unix socket knows `db`, `user` and `pass`")),
             }
         }
-        Ok(address)
+        Ok(Address { place: Place::One(Endpoint::Unix { path }), tls: false, login })
     }
-}
 
-fn decode(part: &str, bad: impl Fn(&str) -> Error) -> Result<String, Error> {
-    match percent_decode_str(part).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        // The cause quotes nothing, but says nothing either.
-        Err(_utf8) => Err(bad("a percent-encoded part is no UTF-8")),
+    /// Several hosts, which a URL proper does not have, and what comes after them. The database is left to the caller.
+    fn hosts<'t>(&self, rest: &'t str, default: u16) -> Result<(Vec<Endpoint>, Login, Vec<&'t str>), Error> {
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login), hosts),
+            None => (None, authority),
+        };
+        if path.contains('@') || [rest, login.unwrap_or_default()].iter().any(|t| t.contains(['?', '#'])) {
+            return Err(self.encode());
+        }
+        let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+            Some((user, "")) => (user, None),
+            Some((user, password)) => (user, Some(password)),
+            None => ("", None),
+        };
+        let at = hosts
+            .split(',')
+            .map(|host| self.endpoint(&self.url(&format!("redis://{host}"))?, default))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok((at, self.login(user, password, 0)?, path.split('/').filter(|part| !part.is_empty()).collect()))
     }
-}
 
-fn database(text: &str, bad: impl Fn(&str) -> Error) -> Result<i64, Error> {
-    text.parse::<u32>().map(i64::from).map_err(|e| bad(&format!("the database is no number from 0 up ({e})")))
+    fn sentinels(&self, rest: &str) -> Result<Address, Error> {
+        let (at, mut login, path) = self.hosts(rest, SENTINEL_PORT)?;
+        let master = match path.as_slice() {
+            [] => return Err(self.bad(&format!("the master's name is missing; {FORMS}"))),
+            [master] => master,
+            [master, database] => {
+                login.database = self.database(database)?;
+                master
+            }
+            _ => return Err(self.bad(FORMS)),
+        };
+        let master = self.decode(master)?;
+        Ok(Address { place: Place::Sentinels { at, master }, tls: self.tls, login })
+    }
+
+    fn decode(&self, part: &str) -> Result<String, Error> {
+        match percent_decode_str(part).decode_utf8() {
+            Ok(text) => Ok(text.into_owned()),
+            // The cause quotes nothing, but says nothing either.
+            Err(_utf8) => Err(self.bad("a percent-encoded part is no UTF-8")),
+        }
+    }
+
+    fn database(&self, text: &str) -> Result<i64, Error> {
+        text.parse::<u32>()
+            .map(i64::from)
+            .map_err(|e| self.bad(&format!("the database is no number from 0 up ({e})")))
+    }
 }
 
 #[cfg(test)]
@@ -132,16 +232,39 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.into(), port }
+    }
+
     #[test]
     fn urls_are_read() {
-        let a = Address::parse("redis://ann:p%40ss@cache.internal:7000/3").unwrap();
-        assert_eq!(a.endpoint, Endpoint::Tcp { host: "cache.internal".into(), port: 7000 });
-        assert_eq!((a.user.unwrap().0, a.password.unwrap().0, a.database), ("ann".into(), "p@ss".into(), 3));
-        let a = Address::parse("redis://:only@[::1]").unwrap();
-        assert_eq!((a.endpoint.to_string(), a.user), ("[::1]:6379".into(), None));
-        let a = Address::parse("unix:///run/a%20b.sock?db=2&pass=x").unwrap();
-        assert_eq!(a.endpoint, Endpoint::Unix { path: "/run/a b.sock".into() });
-        assert_eq!((a.database, a.password), (2, Some(Secret("x".into()))));
+        let Address { place, login, .. } =
+            Address::parse("redis://ann:p%40ss@cache.internal:7000/3").unwrap();
+        assert_eq!(place, Place::One(tcp("cache.internal", 7000)));
+        assert_eq!(
+            (login.user.unwrap().0, login.password.unwrap().0, login.database),
+            ("ann".into(), "p@ss".into(), 3)
+        );
+        let Address { place, login, .. } = Address::parse("redis://:only@[::1]").unwrap();
+        assert_eq!((place.first().to_string(), login.user), ("[::1]:6379".into(), None));
+        let Address { place, login, .. } = Address::parse("unix:///run/a%20b.sock?db=2&pass=x").unwrap();
+        assert_eq!(place, Place::One(Endpoint::Unix { path: "/run/a b.sock".into() }));
+        assert_eq!((login.database, login.password), (2, Some(Secret("x".into()))));
+        for (url, tls) in [("rediss://host", true), ("valkeys://host", true), ("valkey://host", false)] {
+            assert_eq!(Address::parse(url).unwrap().tls, tls, "{url}");
+        }
+    }
+
+    #[test]
+    fn several_hosts_are_read() {
+        let url = "rediss+sentinel://ann:p%40s:s@a,b:7000,[::1]:7001/my%20master/2";
+        let Address { place, tls, login } = Address::parse(url).unwrap();
+        let at = vec![tcp("a", 26379), tcp("b", 7000), tcp("::1", 7001)];
+        assert_eq!(place, Place::Sentinels { at, master: "my master".into() });
+        assert_eq!((tls, login.user.unwrap().0, login.database), (true, "ann".into(), 2));
+        assert_eq!(login.password.unwrap().0, "p@s:s");
+        let login = Address::parse("redis+sentinel://:only@a/m").unwrap().login;
+        assert_eq!((login.user, login.password), (None, Some(Secret("only".into()))));
     }
 
     #[test]
@@ -151,6 +274,8 @@ mod tests {
             "",
             "http://:hunter2@host",
             "hunter2://x",
+            "redis+hunter2://x",
+            "unix+sentinel://:hunter2@x/m",
             "redis://",
             "redis://:hunter2",
             "redis://:hunter2@",
@@ -161,18 +286,27 @@ mod tests {
             "redis://user:12/hunter2@host",
             "redis://user:12?hunter2@host",
             "redis://:hunter2@host?protocol=resp2",
-            "rediss://:hunter2@host",
             "redis://:hunter2%ff@host",
+            "redis://:hunter2@a,b",
             "unix://host/path?pass=hunter2",
             "unix:///?pass=hunter2",
             "unix:///a?password=hunter2",
+            "redis+sentinel://:hunter2@host",
+            "redis+sentinel://:hunter2@host/",
+            "redis+sentinel://:hunter2@host,/m",
+            "redis+sentinel://:hunter2@host:0/m",
+            "redis+sentinel://:hunter2@host/m/x",
+            "redis+sentinel://:hunter2@host/m/1/hunter2",
+            "redis+sentinel://user:12/hunter2@host/m",
+            "redis+sentinel://user:12?hunter2@host/m",
+            "redis+sentinel://:hunter2%ff@host/m",
+            "redis+sentinel://:hunter2@host/m?db=1",
         ] {
             let error = Address::parse(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("url = ") && !shown.contains("hunter2"), "{url}: {shown}");
         }
-        assert!(Address::parse("rediss://host").unwrap_err().to_string().contains("TLS"));
     }
 
     #[test]

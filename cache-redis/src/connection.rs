@@ -4,33 +4,41 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use redis::{
-    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, Value,
-    aio::{MultiplexedConnection, SendError},
-};
+use redis::{Cmd, Pipeline, PushInfo, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
-    net::TcpStream,
     sync::Notify,
     task::{AbortHandle, JoinHandle},
     time::timeout,
 };
 
-use crate::{Error, ErrorKind, address::Endpoint, settings::Settings};
-
-/// Requests that may wait for the socket before their callers do. Above the client's 50, which costs throughput as soon
-/// as more callers than that are at work.
-const QUEUE: usize = 512;
+use crate::{
+    Error, ErrorKind,
+    address::Endpoint,
+    dial::{dial, failed},
+    keeper::Home,
+    settings::Settings,
+    watch::{Watch, Watching},
+    wire::text,
+};
 
 /// Takes what the server sends of its own accord, in the task that reads, with the connection's generation. Must not
 /// block.
 pub(crate) type Hears = Arc<dyn Fn(u64, PushInfo) + Send + Sync>;
+
+/// Who takes them.
+#[derive(Clone)]
+pub(crate) struct Pushes {
+    pub(crate) hears: Hears,
+    /// Wants to know which keys change.
+    pub(crate) watch: Option<Arc<Watch>>,
+}
 
 /// A connection that is ready for requests. Ends when the last holder lets go.
 pub(crate) struct Link {
@@ -39,7 +47,10 @@ pub(crate) struct Link {
     end: Arc<End>,
     /// Counts up over the provider's life; no two links share one.
     pub(crate) generation: u64,
+    /// Where it leads.
+    pub(crate) endpoint: Endpoint,
     pub(crate) server: Server,
+    watching: Mutex<Watching>,
     sent: AtomicU64,
     answered: AtomicU64,
 }
@@ -53,108 +64,129 @@ pub(crate) struct Server {
     pub(crate) client_id: Option<i64>,
     /// How far its wall clock is ahead, in milliseconds.
     pub(crate) time_offset_ms: Option<i64>,
+    /// `standalone`, `cluster` or `sentinel`.
+    pub(crate) mode: Option<String>,
+    /// `master` or `slave`.
+    pub(crate) role: Option<String>,
 }
 
-/// Connects, and takes all steps on the new connection before it is handed to any caller. Bounded by the connect timeout.
+/// What a server has to be to be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The one server: neither a sentinel nor a node of a cluster.
+    Alone,
+    /// The one that takes writes.
+    Master,
+}
+
+/// Connects to where the master is, and takes all steps on the new connection before it is handed to any caller. Bounded
+/// by the connect timeout.
 ///
 /// The driver's handle ends when the connection is lost, for whatever reason.
 pub(crate) async fn establish(
-    settings: &Settings,
+    settings: &Arc<Settings>,
+    home: &Home,
     generation: u64,
     last: &Server,
-    hears: Option<Hears>,
+    pushes: &Pushes,
 ) -> Result<(Link, JoinHandle<()>), Error> {
     let limit = settings.connect_timeout;
     let attempt = async {
-        let (connection, driver) = connect(settings, generation, hears).await?;
-        let end = Arc::new(End::default());
-        let told = TellsEnd(Arc::clone(&end));
-        let driver = tokio::spawn(async move {
-            let _told = told;
-            driver.await;
-        });
-        // From here on the link's drop ends the driver, also when a step fails or the time is over.
-        let mut link = Link {
-            connection,
-            driver: driver.abort_handle(),
-            end,
-            generation,
-            server: Server::default(),
-            sent: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-        };
-        link.server = identify(&link).await?;
-        fence(&link, last).await?;
-        Ok((link, driver))
+        match home {
+            Home::At(endpoint) => {
+                open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
+            }
+            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
+        }
     };
     match timeout(limit, attempt).await {
-        Ok(result) => result.map_err(|e: RedisError| Error::connect(&settings.endpoint.to_string(), e)),
-        Err(_elapsed) => Err(Error::new(
-            ErrorKind::Timeout,
-            format!("Redis at {} did not answer within the connect timeout of {limit:?}", settings.endpoint),
-        )),
+        Ok(result) => result,
+        Err(_elapsed) => {
+            let hint = if settings.tls.is_some() { "; is TLS on at that port?" } else { "" };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("{home} did not answer within the connect timeout of {limit:?}{hint}"),
+            ))
+        }
     }
 }
 
-type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-async fn connect(
+/// Connects to one server and takes all steps.
+pub(crate) async fn open(
     settings: &Settings,
+    endpoint: Endpoint,
+    role: Role,
     generation: u64,
-    hears: Option<Hears>,
-) -> Result<(MultiplexedConnection, Driver), RedisError> {
-    let mut info = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_db(settings.database)
-        .set_lib_name("traced-cache", env!("CARGO_PKG_VERSION"));
-    if let Some(user) = &settings.user {
-        info = info.set_username(&user.0);
+    last: &Server,
+    pushes: &Pushes,
+) -> Result<(Link, JoinHandle<()>), Error> {
+    let hears = (generation, Arc::clone(&pushes.hears));
+    let (connection, driver) = dial(settings, &endpoint, &settings.login, Some(hears)).await?;
+    let end = Arc::new(End::default());
+    let told = TellsEnd(Arc::clone(&end));
+    let driver = tokio::spawn(async move {
+        let _told = told;
+        driver.await;
+    });
+    // From here on the link's drop ends the driver, also when a step fails or the time is over.
+    let mut link = Link {
+        connection,
+        driver: driver.abort_handle(),
+        end,
+        generation,
+        endpoint,
+        server: Server::default(),
+        watching: Mutex::default(),
+        sent: AtomicU64::new(0),
+        answered: AtomicU64::new(0),
+    };
+    link.server = identify(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    link.server.fits(role, &link.endpoint)?;
+    fence(&link, last).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    if let Some(watch) = &pushes.watch {
+        watch.follow(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     }
-    if let Some(password) = &settings.password {
-        info = info.set_password(&password.0);
-    }
-    // No timer per request: levels bound their calls, and the keeper watches for a connection that is stuck.
-    let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
-    if let Some(hears) = hears {
-        config = config.set_push_sender(move |push| {
-            hears(generation, push);
-            Ok::<(), SendError>(())
-        });
-    }
-    match &settings.endpoint {
-        Endpoint::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
-            stream.set_nodelay(true)?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-            Ok((connection, Box::pin(driver)))
+    Ok((link, driver))
+}
+
+impl Server {
+    /// Whether this is whom we were looking for. A user who may not ask gets the benefit of the doubt.
+    fn fits(&self, role: Role, endpoint: &Endpoint) -> Result<(), Error> {
+        let use_instead = |form: &str, is: &str| {
+            Error::config("url", "redis://***", format!("{endpoint} is {is}: use {form}"))
+        };
+        match (role, self.mode.as_deref(), self.role.as_deref()) {
+            (_, Some("sentinel"), _) => {
+                Err(use_instead("redis+sentinel://host:port/master-name", "a sentinel, which keeps no data"))
+            }
+            (Role::Master, _, Some(role)) if role != "master" => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{endpoint} is no master any more, or not yet: a failover may be under way"),
+            )),
+            _ => Ok(()),
         }
-        #[cfg(unix)]
-        Endpoint::Unix { path } => {
-            let stream = tokio::net::UnixStream::connect(path).await?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-            Ok((connection, Box::pin(driver)))
-        }
-        #[cfg(not(unix))]
-        Endpoint::Unix { .. } => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
     }
 }
 
 /// Asks who the server is. A user without the permission to ask gets a provider that does not know.
 async fn identify(link: &Link) -> Result<Server, RedisError> {
     let mut ask = redis::pipe();
-    ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID");
+    ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
     let before = wall_ms();
-    let mut replies = link.pipeline(&ask, 3).await?.into_iter();
+    let replies = link.pipeline(&ask, 4).await?;
     let after = wall_ms();
+    let [time, info, id, role] = replies.as_slice() else { return Ok(Server::default()) };
     Ok(Server {
-        time_offset_ms: replies
-            .next()
-            .as_ref()
-            .and_then(time_ms)
-            .map(|server| server - (before + (after - before) / 2)),
-        run_id: replies.next().and_then(|info| field(&info, "run_id:")),
-        client_id: replies.next().and_then(|id| if let Value::Int(id) = id { Some(id) } else { None }),
+        time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
+        run_id: field(info, "run_id:"),
+        client_id: if let Value::Int(id) = id { Some(*id) } else { None },
+        // Valkey has another name for it.
+        mode: field(info, "redis_mode:").or_else(|| field(info, "server_mode:")),
+        role: if let Value::Array(parts) = role {
+            parts.first().and_then(text).map(str::to_owned)
+        } else {
+            None
+        },
     })
 }
 
@@ -176,14 +208,6 @@ async fn fence(link: &Link, last: &Server) -> Result<(), RedisError> {
 fn wall_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
-    }
 }
 
 /// Milliseconds since the epoch out of a reply to `TIME`; anything beyond a few thousand years is nonsense.
@@ -282,6 +306,15 @@ impl Link {
     /// Ends the connection. Requests under way fail as disconnected.
     pub(crate) fn condemn(&self) {
         self.driver.abort();
+    }
+
+    /// What is watched over it.
+    pub(crate) fn watching(&self) -> Watching {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn watches(&self, watching: Watching) {
+        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = watching;
     }
 
     /// Requests sent, and answers received.

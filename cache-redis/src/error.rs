@@ -8,8 +8,12 @@ use redis::{RedisError, ServerError, ServerErrorKind};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A setting is malformed. The message names field, value and fix. Found before any I/O.
+    /// A setting is wrong. The message names field, value and fix. What can be seen without the server is found when the
+    /// provider is built.
     Config,
+    /// TLS failed: a certificate that is not trusted, expired or for another name, none where one is wanted, or no TLS at
+    /// that port. The message names what to do.
+    Tls,
     /// The server cannot be reached; nothing was sent. A reconnect goes on in the background.
     Connect,
     /// The connection broke while the request was under way. Whether a write took effect is unknown.
@@ -45,6 +49,7 @@ impl ErrorKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Config => "config",
+            Self::Tls => "tls",
             Self::Connect => "connect",
             Self::Disconnected => "disconnected",
             Self::Timeout => "timeout",

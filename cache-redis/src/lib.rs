@@ -40,30 +40,36 @@
 //! transactions as well: each ends the lease of its key. Batches are one round trip, of fills, puts and removals one per
 //! 512 items or 8 MiB. Scripts are sent by their digest, and by their text to a server that does not know them.
 //!
-//! Scripts write leases and scratch keys, plain commands write entries: a client that tracks entries without hearing of
-//! its own writes (`CLIENT TRACKING ... NOLOOP`) hears of nothing that it did itself. Removals write a tombstone, because
-//! who tracks a key hears of writes, and not of a `DEL` where nothing was.
+//! Scripts write leases and scratch keys, plain commands write entries: who tracks entries without hearing of its own writes
+//! (`CLIENT TRACKING ... NOLOOP`, as the backplane does) hears of nothing that it did itself. Removals write a tombstone,
+//! because who tracks a key hears of writes, and not of a `DEL` where nothing was.
 //!
 //! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys; one
 //! who may not run scripts or transactions gets [`ErrorKind::Denied`] from what needs them.
 //!
 //! # Backplane
 //!
-//! [`RedisProvider::backplane`] gives a channel between the nodes of a cache, over pub/sub and a connection of its own.
-//! See [`RedisBackplane`] for what it promises. Its user needs `subscribe unsubscribe publish` on `shop:b:*`.
+//! [`RedisProvider::backplane`] lets nodes' memory hear of changes: by tracking on the provider's own connection, where the
+//! server tells of every write, whoever made it, and else by messages over pub/sub. [`RedisProvider::messages`] is the
+//! latter by choice. See [`RedisBackplane`] for what each promises and costs. Tracking needs `client|tracking subscribe
+//! publish` and the channels `shop:b:*`; messages need `unsubscribe` in the place of `client|tracking`.
 //!
 //! # Settings
 //!
 //! | setting | default | what it does |
 //! | --- | --- | --- |
-//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]` |
+//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`; `rediss` for TLS |
 //! | [`username`](RedisProviderBuilder::username), [`password`](RedisProviderBuilder::password) | of the URL | credentials, as they are |
 //! | [`database`](RedisProviderBuilder::database) | of the URL, or 0 | index of the database |
+//! | [`sentinel_username`](RedisProviderBuilder::sentinel_username), [`sentinel_password`](RedisProviderBuilder::sentinel_password) | none | credentials at the sentinels, which do not know those of the server |
+//! | [`ca_file`](RedisProviderBuilder::ca_file) | the system's | authorities that may vouch for a server with TLS |
+//! | [`client_certificate`](RedisProviderBuilder::client_certificate) | none | certificate and key for servers that want one |
+//! | [`tls_server_name`](RedisProviderBuilder::tls_server_name) | the host | name that the server's certificate must be for |
 //! | [`key_prefix`](RedisProviderBuilder::key_prefix) | none | goes in front of every key |
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |
 //! | [`value_max`](RedisProviderBuilder::value_max) | 512 MiB | larger items are refused and not sent |
-//! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a backplane that was silent for both together is given up |
+//! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a connection that a backplane listens on and that was silent for both together is given up |
 //!
 //! TTLs have steps of 1 ms and are rounded up; `Duration::MAX` is stored without expiry. Of keys, the first 4 KiB of
 //! `namespace:id` are stored as they are; longer ones end in a digest. A batch of look-ups is one `MGET` per 512 keys,
@@ -72,6 +78,16 @@
 //! On a runtime of several workers, single look-ups that come while another is under way are gathered into one `MGET`; a
 //! look-up that comes alone is a plain `GET` without delay. At 64 look-ups in flight over loopback that gave 1.3 to 1.8
 //! times the throughput of plain `GET`s on one connection, and the same latency at one in flight.
+//!
+//! TLS (1.2 and 1.3, rustls) needs the feature `tls`, which is off by default: it compiles ring, which wants a C compiler.
+//!
+//! # Sentinels
+//!
+//! Every connection begins by asking all sentinels of the URL at once and goes to the first server named that says of
+//! itself that it is the master; one sentinel that answers is enough. A failover is followed when the connection is lost,
+//! when the server hangs, or when it answers `READONLY`. What the new master holds counts as another state of the store, as
+//! it may lack what the old one has acknowledged. A master that is cut off from its sentinels but not from here goes on
+//! serving until it is demoted: bound that with `min-replicas-to-write`.
 //!
 //! # When things go wrong
 //!
@@ -84,6 +100,8 @@
 //! | ... under a wish for a lease, its renewal or return | it is sent once more, too: under its own token, so that twice is as good as once |
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
+//! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
+//! | a certificate is not trusted, expired, for another name, or missing | [`ErrorKind::Tls`]; the message says which setting or file to look at |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
 //! | a put or fill is refused, as too large or out of memory | the old value is removed, unless the fill had lost its lease |
@@ -97,9 +115,11 @@
 //! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
 
 mod address;
+mod advice;
 mod backoff;
 mod backplane;
 mod connection;
+mod dial;
 mod ears;
 mod error;
 mod gather;
@@ -109,8 +129,12 @@ mod marks;
 mod provider;
 mod read;
 mod scripts;
+mod sentinel;
 mod settings;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod units;
+mod watch;
 mod wire;
 mod write;
 

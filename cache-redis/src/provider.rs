@@ -1,18 +1,29 @@
 //! Redis as a [`CacheProvider`].
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, Marks, Put, RawKey};
+use cache_core::{
+    Advised, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey,
+};
 use redis::cmd;
 
 use crate::{
     Error, RedisBackplane, RedisProviderBuilder,
     address::Endpoint,
+    advice::Advice,
     gather::Gatherer,
-    keeper::{Keeper, State},
+    keeper::{Home, Keeper, State},
     settings::Settings,
+    watch::Watch,
     wire,
     write::{CHUNK, chunks},
 };
@@ -25,8 +36,12 @@ pub struct RedisProvider(Arc<Owner>);
 
 /// The last clone's drop ends the keeper, which holds itself.
 struct Owner {
+    /// Unique within this process.
+    id: u64,
     keeper: Arc<Keeper>,
     gatherer: Arc<Gatherer>,
+    watch: Arc<Watch>,
+    advice: Arc<Advice>,
 }
 
 impl Drop for Owner {
@@ -36,17 +51,28 @@ impl Drop for Owner {
 }
 
 impl RedisProvider {
-    /// Begins with a URL: `redis://[user[:password]@]host[:port][/database]` or
-    /// `unix:///path[?db=0&user=name&pass=word]`; `valkey://` is `redis://`. Special characters in user and password are
-    /// percent-encoded.
+    /// Begins with a URL:
+    /// - `redis://[user[:password]@]host[:port][/database]`: one server;
+    /// - `unix:///path[?db=0&user=name&pass=word]`: the same over its socket;
+    /// - `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`: the master that these
+    ///   sentinels know under that name (port 26379 unless given), with credentials of the server.
+    ///
+    /// `rediss` in the place of `redis` speaks TLS, to sentinels too. `valkey` and `valkeys` are the same words. Special
+    /// characters in user, password and name are percent-encoded.
     pub fn builder(url: impl Into<String>) -> RedisProviderBuilder {
         RedisProviderBuilder::new(url.into())
     }
 
     pub(crate) fn new(settings: Settings) -> Self {
-        let keeper = Keeper::new(settings);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let settings = Arc::new(settings);
+        let advice = Arc::new(Advice::default());
+        let watch = Watch::new(&settings, Arc::clone(&advice));
+        let home = Home::from(&settings.place);
+        let keeper = Keeper::watching(settings, home, Arc::clone(&watch));
         let gatherer = Gatherer::new(Arc::clone(&keeper));
-        Self(Arc::new(Owner { keeper, gatherer }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Owner { id, keeper, gatherer, watch, advice }))
     }
 
     /// Connects now instead of at the first call, for those who would rather fail at start.
@@ -57,9 +83,24 @@ impl RedisProvider {
         self.keeper().link().await.map(drop)
     }
 
-    /// A backplane on the same server with the same settings, over a connection of its own. No I/O, no task.
+    /// A backplane for caches of which this provider is a level: the server tells what changes there. See
+    /// [`RedisBackplane`] for what happens where it does not. No I/O, no task.
     pub fn backplane(&self) -> RedisBackplane {
-        RedisBackplane::new(self.keeper().settings.clone())
+        RedisBackplane::new(self.clone(), true)
+    }
+
+    /// A backplane on the same server that goes by messages, whatever the server can do: for caches whose writes are few
+    /// among many of other nodes, as each node hears of each key that is written otherwise. No I/O, no task.
+    pub fn messages(&self) -> RedisBackplane {
+        RedisBackplane::new(self.clone(), false)
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.keeper().settings
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.0.watch
     }
 
     pub(crate) fn keeper(&self) -> &Arc<Keeper> {
@@ -85,7 +126,7 @@ impl CacheProvider for RedisProvider {
     }
 
     fn describe(&self) -> Description {
-        match &self.keeper().settings.endpoint {
+        match self.keeper().settings.place.first() {
             Endpoint::Tcp { host, port } => Description::remote("redis", host, Some(*port)),
             Endpoint::Unix { path } => Description::remote("redis", path, None),
         }
@@ -139,6 +180,16 @@ impl CacheProvider for RedisProvider {
         Ok(wire::found(self.keeper().read(cmd("GET").arg(key)).await?)?)
     }
 
+    fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        match op {
+            LevelOp::Get if keys == 1 => "GET",
+            LevelOp::Get => "MGET",
+            LevelOp::Acquire => "EVALSHA",
+            LevelOp::Put | LevelOp::Remove => "MULTI",
+            other => other.as_str(),
+        }
+    }
+
     async fn ping(&self) -> Result<(), BoxError> {
         Ok(wire::done(self.keeper().read(&cmd("PING")).await?)?)
     }
@@ -149,6 +200,14 @@ impl CacheProvider for RedisProvider {
 
     fn time_offset_ms(&self) -> i64 {
         self.keeper().time_offset_ms()
+    }
+
+    fn store_id(&self) -> u64 {
+        self.0.id
+    }
+
+    fn advise(&self, to: Weak<dyn Advised>) {
+        self.0.advice.add(to);
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
@@ -169,11 +228,12 @@ impl fmt::Debug for RedisProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = &self.keeper().settings;
         let mut d = f.debug_struct("RedisProvider");
-        d.field("address", &format_args!("{}", settings.endpoint)).field("database", &settings.database);
+        d.field("address", &settings.place).field("database", &settings.login.database);
         self.keeper().inspect(|state| {
             d.field("state", &state.as_str());
             if let State::Up(link) = state {
-                d.field("connection", &link.generation).field("server", &link.server);
+                d.field("connection", &link.generation).field("at", &format_args!("{}", link.endpoint));
+                d.field("server", &link.server);
             }
         });
         d.finish_non_exhaustive()

@@ -1,23 +1,35 @@
 //! What a provider is built from.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
     Error, RedisProvider,
-    address::{Address, Endpoint, Secret},
+    address::{Address, Place, Secret},
+    dial::Login,
+    tls::Tls,
 };
 
 /// The server's own limit on one value.
 const VALUE_MAX: usize = 512 * 1024 * 1024;
 const PREFIX_MAX: usize = 256;
 
+/// What TLS is made from. Paths are no secrets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsFiles {
+    /// `None`: the system's authorities.
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate and key.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
+    pub(crate) server_name: Option<String>,
+}
+
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) user: Option<Secret>,
-    pub(crate) password: Option<Secret>,
-    pub(crate) database: i64,
+    pub(crate) place: Place,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) login: Login,
+    pub(crate) sentinel_login: Login,
     pub(crate) prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
@@ -41,6 +53,9 @@ pub struct RedisProviderBuilder {
     user: Option<Secret>,
     password: Option<Secret>,
     database: Option<u32>,
+    sentinel_user: Option<Secret>,
+    sentinel_password: Option<Secret>,
+    tls: TlsFiles,
     prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -56,6 +71,9 @@ impl RedisProviderBuilder {
             user: None,
             password: None,
             database: None,
+            sentinel_user: None,
+            sentinel_password: None,
+            tls: TlsFiles::default(),
             prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
@@ -80,6 +98,40 @@ impl RedisProviderBuilder {
     /// The database's index; wins over the URL's.
     pub fn database(mut self, index: u32) -> Self {
         self.database = Some(index);
+        self
+    }
+
+    /// The ACL user at the sentinels, which know nothing of the server's. Default: none.
+    pub fn sentinel_username(mut self, user: impl Into<String>) -> Self {
+        self.sentinel_user = Some(Secret(user.into()));
+        self
+    }
+
+    /// The password at the sentinels. Default: none, whatever the server's is.
+    pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(Secret(password.into()));
+        self
+    }
+
+    /// PEM file with the certificates of the authorities that may vouch for the server, instead of the system's. For
+    /// `rediss://` only, like the two below.
+    ///
+    /// There is no way to leave the check out: a certificate of your own making is its own authority, so name it here.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca = Some(path.into());
+        self
+    }
+
+    /// PEM files of a client certificate, with its chain, and of its key, for servers that want one. All files are read
+    /// when the provider is built and again for each connection, so that renewed ones come into use.
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the server's certificate must be for. Default: the host that is connected to.
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
         self
     }
 
@@ -123,7 +175,8 @@ impl RedisProviderBuilder {
         self
     }
 
-    /// Checks the settings. No I/O, and no runtime needed: the first call (or [`RedisProvider::connect`]) connects.
+    /// Checks the settings, and reads the files of TLS. Nothing connects, and no runtime is needed: the first call (or
+    /// [`RedisProvider::connect`]) connects.
     ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming field, value and fix.
@@ -148,16 +201,34 @@ impl RedisProviderBuilder {
         if !(1..=VALUE_MAX).contains(&self.value_max) {
             return Err(Error::config("value_max", self.value_max, "choose between 1 byte and 512 MiB"));
         }
-        let password = self.password.or(address.password);
-        let user = self.user.or(address.user);
-        if user.is_some() && password.is_none() {
-            return Err(Error::config("password", "(none)", "a user is given: set its password, too"));
+        let login = Login {
+            user: self.user.or(address.login.user),
+            password: self.password.or(address.login.password),
+            database: self.database.map_or(address.login.database, i64::from),
+        };
+        let sentinel_login =
+            Login { user: self.sentinel_user, password: self.sentinel_password, database: 0 };
+        for (field, login) in [("password", &login), ("sentinel_password", &sentinel_login)] {
+            if login.user.is_some() && login.password.is_none() {
+                return Err(Error::config(field, "(none)", "a user is given: set its password, too"));
+            }
         }
+        if sentinel_login.password.is_some() && !matches!(address.place, Place::Sentinels { .. }) {
+            let fix = "the URL names no sentinels: use redis+sentinel://, or leave it out";
+            return Err(Error::config("sentinel_password", "***", fix));
+        }
+        let tls = match address.tls {
+            true => Some(Tls::new(self.tls)?),
+            false => {
+                without_tls(&self.tls)?;
+                None
+            }
+        };
         Ok(RedisProvider::new(Settings {
-            endpoint: address.endpoint,
-            user,
-            password,
-            database: self.database.map_or(address.database, i64::from),
+            place: address.place,
+            tls,
+            login,
+            sentinel_login,
             prefix: self.prefix,
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
@@ -168,11 +239,25 @@ impl RedisProviderBuilder {
     }
 }
 
+/// Settings of TLS that would have no effect.
+fn without_tls(files: &TlsFiles) -> Result<(), Error> {
+    let ca = files.ca.as_ref().map(|path| ("ca_file", path.display().to_string()));
+    let client = files.client.as_ref().map(|(path, _)| ("client_certificate", path.display().to_string()));
+    let name = files.server_name.clone().map(|name| ("tls_server_name", name));
+    match ca.or(client).or(name) {
+        Some((field, value)) => {
+            Err(Error::config(field, value, "it is for TLS: use a rediss:// URL, or leave it out"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Neither URL nor credentials are shown.
 impl fmt::Debug for RedisProviderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisProviderBuilder")
             .field("key_prefix", &self.prefix)
+            .field("tls", &self.tls)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("value_max", &self.value_max)

@@ -57,6 +57,15 @@ pub(crate) fn px(ttl: Duration) -> Option<u64> {
     u64::try_from(ms).ok()
 }
 
+/// What a reply says, if it is a text.
+pub(crate) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
 /// A reply to one `GET`, or one element of a reply to `MGET`.
 ///
 /// A key that holds something else than a string is a miss, as in `MGET`; the next put replaces it.
@@ -100,16 +109,16 @@ mod tests {
 
     use super::*;
 
-    fn text(namespace: &str, id: &str) -> String {
+    fn key_of(namespace: &str, id: &str) -> String {
         key("app:", RawKey::new(CacheId(1), namespace, id))
     }
 
     #[test]
     fn keys_carry_their_slot_in_braces() {
-        assert_eq!(text("users", "42"), "app:v:{users:42}");
+        assert_eq!(key_of("users", "42"), "app:v:{users:42}");
         assert_eq!(key("app:", RawKey::marker(CacheId(1), "users")), "app:m:{users}");
         assert_eq!(key("app:", RawKey::tag(CacheId(1), "users", "a}b")), "app:t:{users}:a}b");
-        assert_eq!(text("users", "a}b"), "app:v:{users:a}b}");
+        assert_eq!(key_of("users", "a}b"), "app:v:{users:a}b}");
         let all = keys("app:", RawKey::new(CacheId(1), "users", "a}b"));
         assert_eq!(all, ["app:v:{users:a}b}", "app:l:{users:a}b}", "app:f:{users:a}b}"]);
     }
@@ -117,7 +126,7 @@ mod tests {
     #[test]
     fn y2_long_keys_are_shortened_and_stay_apart() {
         let long = "k".repeat(10_000);
-        let (a, b) = (text("users", &(long.clone() + "a")), text("users", &(long + "b")));
+        let (a, b) = (key_of("users", &(long.clone() + "a")), key_of("users", &(long + "b")));
         assert_ne!(a, b);
         assert!(a.len() <= KEY_MAX + 8 && a.starts_with("app:v:{users:kkk") && a.ends_with('}'));
     }

@@ -1,7 +1,7 @@
 //! Replays a recorded trace through the real stack: what a cache of that size would have saved, and at what cost.
 //!
 //! ```text
-//! cargo run --release --example replay -- FILE [--capacity 4096] [--l2 redis://127.0.0.1:6379] [--json]
+//! cargo run --release --example replay -- FILE [--capacity 4096] [--engine quick] [--l2 redis://127.0.0.1:6379] [--json]
 //! ```
 
 #[path = "../shared/failure.rs"]
@@ -61,7 +61,7 @@ fn replay(options: &Options) -> Result<String, Failure> {
     let latencies = Latencies::default();
     let mut systems = vec!["memory"];
     let mut cache = TracedCache::<u64>::builder("replay")
-        .level(Memory::entries(options.capacity))
+        .level(Memory::entries(options.capacity).engine(options.engine))
         // The loader is this program's own and takes as long as it was told to.
         .policy(Policy::ttl(options.ttl).hard_limit(None))
         .observer(latencies.clone());

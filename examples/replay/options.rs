@@ -3,6 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use traced_cache::Engine;
 
 use crate::trace::Form;
 
@@ -18,6 +19,10 @@ pub(crate) struct Options {
     /// Entries that memory may hold
     #[arg(long, default_value_t = 4096, value_name = "ENTRIES")]
     pub(crate) capacity: u64,
+
+    /// What keeps them: quick or moka
+    #[arg(long, default_value_t = Engine::default(), value_name = "ENGINE")]
+    pub(crate) engine: Engine,
 
     /// How long entries live, in real time: `90s`, `1h`
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration, value_name = "TIME")]

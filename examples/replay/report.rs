@@ -28,6 +28,7 @@ pub(crate) struct Report {
     requests_per_second: f64,
     levels: Vec<LevelReport>,
     capacity: u64,
+    engine: &'static str,
     threads: usize,
     /// By outcome.
     latency_micros: BTreeMap<String, LatencyReport>,
@@ -98,6 +99,7 @@ impl Report {
             requests_per_second: float(requests) / seconds.max(f64::MIN_POSITIVE),
             levels: systems.map(|(system, level)| LevelReport::new(system, level)).collect(),
             capacity: options.capacity,
+            engine: options.engine.as_str(),
             threads: options.threads(),
             latency_micros: latencies.quantiles().iter().map(|(row, q)| (row.name(), (*q).into())).collect(),
         })

@@ -31,8 +31,9 @@ fn number(report: &Value, field: &str) -> u64 {
 
 #[test]
 fn every_request_is_a_hit_or_a_miss_and_every_key_is_loaded_once() {
-    for threads in ["1", "3"] {
-        let report = run(&["--threads", threads]).unwrap();
+    for (threads, engine) in [("1", "quick"), ("3", "quick"), ("1", "moka")] {
+        let report = run(&["--threads", threads, "--engine", engine]).unwrap();
+        assert_eq!(report["engine"], engine);
         assert_eq!(number(&report, "requests"), 10_000);
         assert_eq!(number(&report, "distinct"), 1_000);
         assert_eq!(number(&report, "loads"), 1_000);

@@ -192,7 +192,7 @@ impl Source {
     /// `get_or_set`, with how it was answered.
     pub(crate) async fn ask(&self, cache: &TracedCache<String>, key: &str) -> (Outcome, String) {
         let found = self.try_ask(cache, key).await.unwrap();
-        found.expect("a value")
+        found.unwrap()
     }
 
     pub(crate) async fn try_ask(

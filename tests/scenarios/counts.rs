@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use traced_cache::{Access, Early, LevelOutcome, Outcome, Policy, Snapshot, TracedCache, Verb, ok};
+use traced_cache::{Access, Early, LevelOutcome, Outcome, Policy, Scope, Snapshot, TracedCache, Verb, ok};
 
 use crate::{
     kit::{self, Down, Loads, MS, S},
@@ -113,6 +113,12 @@ fn has_grown(before: &Snapshot, now: &Snapshot) {
             assert!(n.1 >= b.1, "{b:?} {n:?}");
         }
     }
+    for (b, n) in before.miss_reasons.iter().zip(&now.miss_reasons) {
+        assert!(n.1 >= b.1, "{b:?} {n:?}");
+    }
+    let reasons: u64 = now.miss_reasons.iter().map(|(_, n)| n).sum();
+    assert_eq!(now.misses(), reasons, "each miss has one reason, also while calls run");
+    assert!(now.time_saved >= before.time_saved);
     assert!(now.loads >= before.loads && now.load_errors >= before.load_errors);
     assert!(now.load_time >= before.load_time && now.overtaken >= before.overtaken);
 }
@@ -171,6 +177,8 @@ async fn mix(stack: &Stack) {
         assert_eq!(*count, calls, "{verb:?}");
     }
     assert_eq!(stats.loads, done.loads.count() as u64, "a load is counted once");
+    let invalidated = done.calls[Verb::Invalidate as usize].load(Ordering::SeqCst);
+    assert_eq!(stats.invalidated(Scope::Key), invalidated);
     assert!(outcomes.iter().all(|o| stats.outcome(*o) > 0), "the mix reaches every outcome: {stats:?}");
     for (at, level) in stats.levels.iter().enumerate() {
         let served: u64 = stats.served.iter().filter(|s| s.level == Some(at)).map(|s| s.count).sum();

@@ -244,6 +244,10 @@ impl CacheProvider for Hooked {
     fn leases(&self) -> Option<&dyn Leases> {
         self.inner.leases().map(|_| self as &dyn Leases)
     }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        Some(Arc::new(Self { inner: self.inner.plain()?, hooks: Arc::clone(&self.hooks) }))
+    }
 }
 
 impl Hooked {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
-use traced_cache::{Access, Clock, ErrorKind, Outcome, Policy, TracedCache};
+use traced_cache::{Access, Clock, ErrorKind, Level, Outcome, Policy, TracedCache};
 
 use crate::{
     kit::{self, Loads, MS},
@@ -250,7 +250,7 @@ async fn agree(model: &mut Model, real: &Real, time: &traced_cache::Time, op: &O
     }
 }
 
-fn run(ops: &[Op], throttle: u64, second: bool) {
+fn run(ops: &[Op], throttle: u64, second: Option<Level>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (clock, time) = Clock::manual();
@@ -261,11 +261,12 @@ fn run(ops: &[Op], throttle: u64, second: bool) {
                 .absent_ttl(Duration::from_millis(ABSENT_TTL))
                 .throttle(Duration::from_millis(throttle)),
         );
-        if second {
-            builder = builder.level(stacks::level(MapProvider::new()));
+        let far = second.as_ref().map(|_| HashMap::new());
+        if let Some(second) = second {
+            builder = builder.level(second);
         }
         let real = Real { cache: builder.build().unwrap(), shelf };
-        let mut model = Model { throttle, far: second.then(HashMap::new), ..Model::default() };
+        let mut model = Model { throttle, far, ..Model::default() };
         let mut lookups = 0;
         for op in ops {
             lookups += kit::patient(agree(&mut model, &real, &time, op)).await;
@@ -280,12 +281,17 @@ proptest! {
 
     #[test]
     fn memory_agrees_with_the_model(ops in prop::collection::vec(op(), 1..60), throttled: bool) {
-        run(&ops, if throttled { 30 } else { 0 }, false);
+        run(&ops, if throttled { 30 } else { 0 }, None);
     }
 
     #[test]
     fn two_levels_agree_with_the_model(ops in prop::collection::vec(op(), 1..60), throttled: bool) {
-        run(&ops, if throttled { 30 } else { 0 }, true);
+        run(&ops, if throttled { 30 } else { 0 }, Some(stacks::level(MapProvider::new())));
+    }
+
+    #[test]
+    fn packed_payloads_agree_with_the_model(ops in prop::collection::vec(op(), 1..60), throttled: bool) {
+        run(&ops, if throttled { 30 } else { 0 }, Some(stacks::packed(MapProvider::new())));
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{
-    Builder, CacheProvider, Clock, Level, MemcachedProvider, Memory, Policy, RedisProvider, Time,
-    TracedCache, Value,
+    Builder, CacheProvider, Clock, Compression, Encryption, Level, MemcachedProvider, Memory, Policy,
+    RedisProvider, Time, TracedCache, Value,
 };
 
 use crate::{
@@ -57,12 +57,18 @@ pub(crate) fn level(provider: impl CacheProvider) -> Level {
     Level::new(provider).budget(10 * S).breaker(None)
 }
 
+/// The same, with everything small squeezed, and encrypted.
+pub(crate) fn packed(provider: impl CacheProvider) -> Level {
+    level(provider).compression(Compression::lz4().above(0)).encryption(Encryption::new(1, &[7; 32]))
+}
+
 /// One node: its levels and its clock.
 #[derive(Clone)]
 pub(crate) struct Stack {
     pub(crate) name: &'static str,
     pub(crate) memory: Option<Memory>,
     pub(crate) remote: Option<Hooked>,
+    pub(crate) packed: bool,
     pub(crate) clock: Clock,
     pub(crate) time: Time,
 }
@@ -70,7 +76,12 @@ pub(crate) struct Stack {
 impl Stack {
     fn new(name: &'static str, memory: bool, remote: Option<Arc<dyn CacheProvider>>) -> Self {
         let (clock, time) = Clock::manual();
-        Self { name, memory: memory.then(memory_level), remote: remote.map(Hooked::new), clock, time }
+        let (memory, remote) = (memory.then(memory_level), remote.map(Hooked::new));
+        Self { name, memory, remote, packed: false, clock, time }
+    }
+
+    fn packed(self) -> Self {
+        Self { packed: true, ..self }
     }
 
     /// Another node with the same remote level and time, and memory of its own.
@@ -88,6 +99,7 @@ impl Stack {
             builder = builder.level(memory.clone());
         }
         if let Some(remote) = &self.remote {
+            let level = if self.packed { packed } else { level };
             builder = builder.level(level(remote.clone()));
         }
         builder
@@ -136,6 +148,7 @@ pub(crate) fn all() -> impl Iterator<Item = Stack> {
         Some(Stack::new("memory", true, None)),
         on("memory and redis", true, redis()),
         on("redis", false, redis()),
+        on("redis, compressed and encrypted", false, redis()).map(Stack::packed),
         on("memory and memcached", true, memcached()),
         on("memcached", false, memcached()),
     ])
@@ -146,6 +159,7 @@ pub(crate) fn shared() -> impl Iterator<Item = Stack> {
     named(vec![
         on("memory and redis", true, redis()),
         on("redis", false, redis()),
+        on("memory and redis, compressed and encrypted", true, redis()).map(Stack::packed),
         on("memory and memcached", true, memcached()),
         on("memcached", false, memcached()),
     ])
@@ -157,6 +171,7 @@ pub(crate) fn local() -> impl Iterator<Item = Stack> {
         Some(Stack::new("memory", true, None)),
         on("memory and map", true, Some(MapProvider::new())),
         on("map", false, Some(MapProvider::new())),
+        on("memory and map, compressed and encrypted", true, Some(MapProvider::new())).map(Stack::packed),
     ])
 }
 

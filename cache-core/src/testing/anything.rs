@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     CacheId, Clock, Codec, EntryId, Extra, RawKey, Stamp,
     envelope::{self, Header},
+    payload::Packing,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -35,6 +36,25 @@ fn codecs() -> impl Iterator<Item = Codec> {
     (0..=u8::MAX).filter_map(Codec::from_id)
 }
 
+/// Most bytes that a payload expands to here: the bound on memory counts what was given.
+const EXPANDED: usize = 16 * 1024;
+
+/// Every packing that a level may have, as far as it is compiled in.
+fn packings() -> Vec<Packing> {
+    #[allow(unused_mut, reason = "without the features there is one")]
+    let mut all = vec![Packing::default()];
+    #[cfg(feature = "lz4")]
+    all.push(Packing { compression: Some(crate::Compression::lz4().above(0)), ..Packing::default() });
+    #[cfg(feature = "zstd")]
+    all.push(Packing { compression: Some(crate::Compression::zstd(1).above(0)), ..Packing::default() });
+    #[cfg(feature = "encryption")]
+    for at in 0..all.len() {
+        let encryption = Some(crate::Encryption::new(7, &[42; 32]));
+        all.push(Packing { encryption, ..all[at].clone() });
+    }
+    all
+}
+
 /// Reads the bytes in every way in which a remote level's bytes are read: as an entry; as an entry after magic, version
 /// and checksum have been put right, as a broken or hostile writer with our code could send it; and as a payload of
 /// every codec. Answers in how many of these ways they hold a value of a small type.
@@ -45,6 +65,7 @@ fn codecs() -> impl Iterator<Item = Codec> {
 /// If an envelope that opens is not the one that its own header and payload make. A finding.
 pub fn read_anything(bytes: &[u8]) -> usize {
     let mut found = 0;
+    let packings = packings();
     let mut entry = |bytes: &Bytes| {
         let Ok((header, payload)) = envelope::open(key(), bytes) else { return };
         assert_eq!(envelope::seal(key(), &header, &payload), bytes, "an envelope has one form");
@@ -56,8 +77,14 @@ pub fn read_anything(bytes: &[u8]) -> usize {
                 "none outlives its ttl from now"
             );
         }
-        let value = header.codec.and_then(Codec::from_id).and_then(|codec| codec.decode::<Small>(&payload));
-        found += usize::from(value.is_some());
+        let head = envelope::header_of(bytes, &payload);
+        // Of these, one that encrypts and one that does not tell all: how to expand, the entry says.
+        let read = [packings.first(), packings.last()].into_iter().flatten().any(|packing| {
+            let raw = packing.unpack_within(EXPANDED, key(), head, header.form, payload.clone());
+            let codec = header.codec.and_then(Codec::from_id);
+            codec.zip(raw.ok()).and_then(|(codec, raw)| codec.decode::<Small>(&raw)).is_some()
+        });
+        found += usize::from(read);
     };
     entry(&Bytes::copy_from_slice(bytes));
     if let Some(righted) = envelope::right(key(), bytes) {
@@ -70,11 +97,24 @@ pub fn read_anything(bytes: &[u8]) -> usize {
     found
 }
 
-/// Entries that [`read_anything`] finds a value in, by every codec: where a fuzzer may begin.
+/// An envelope changed behind a cache's back, with magic, version and checksum as they are for `id` in cache `namespace`.
+/// `None`: too short for one.
+pub fn reseal(namespace: &str, id: &str, bytes: &[u8]) -> Option<Bytes> {
+    envelope::right(RawKey::new(CacheId(0), namespace, id), bytes)
+}
+
+/// Where the payload begins in the envelope of `id` in cache `namespace`. `None`: it does not open.
+pub fn payload_at(namespace: &str, id: &str, bytes: &Bytes) -> Option<usize> {
+    let (_, payload) = envelope::open(RawKey::new(CacheId(0), namespace, id), bytes).ok()?;
+    Some(bytes.len() - payload.len())
+}
+
+/// Entries that [`read_anything`] finds a value in, by every codec and every packing: where a fuzzer may begin.
 pub fn readable_entries() -> Vec<Bytes> {
     let small = |kind| Small {
         id: 42,
-        name: "Zoë \"z\"".to_owned(),
+        // Long enough to be worth compressing.
+        name: "Zoë \"z\" ".repeat(8),
         scores: vec![0.1, -2.5e300],
         ratio: Some(0.5),
         kind,
@@ -86,16 +126,20 @@ pub fn readable_entries() -> Vec<Bytes> {
         ..Extra::default()
     };
     let mut entries = Vec::new();
-    for codec in codecs() {
+    for (codec, packing) in
+        codecs().flat_map(|codec| packings().into_iter().map(move |packing| (codec, packing)))
+    {
         for (kind, extra) in [
             (Kind::Plain, None),
             (Kind::Named("n".to_owned()), extra.clone().boxed()),
             (Kind::Sized { width: 7, letter: 'ß' }, Extra::default().boxed()),
         ] {
-            let mut payload = Vec::new();
-            codec.encode(&small(kind), &mut payload).expect("it holds finite numbers only");
+            let mut raw = Vec::new();
+            codec.encode(&small(kind), &mut raw).expect("it holds finite numbers only");
+            let (form, payload) = packing.pack(&raw.into());
             let header = Header {
                 codec: Some(codec.id()),
+                form,
                 by_set: extra.is_some(),
                 expired: false,
                 id: EntryId(7),
@@ -107,7 +151,11 @@ pub fn readable_entries() -> Vec<Bytes> {
                 stamp: Stamp { epoch: 3, sequence: 4 },
                 extra,
             };
-            entries.push(envelope::seal(key(), &header, &payload));
+            entries.push(match &packing.encryption {
+                Some(encryption) => envelope::seal_encrypted(key(), &header, &payload, encryption)
+                    .expect("the system has randomness"),
+                None => envelope::seal(key(), &header, &payload),
+            });
         }
     }
     entries
@@ -125,8 +173,18 @@ mod tests {
             let mut spoilt = entry.to_vec();
             spoilt[5] ^= 1;
             assert_eq!(read_anything(&spoilt), 1, "put right");
+            spoilt[20] ^= 1;
+            let sealed = entry[13] & 16 != 0;
+            assert_eq!(
+                read_anything(&spoilt),
+                usize::from(!sealed),
+                "its header does not matter, unless encrypted"
+            );
             assert_eq!(read_anything(&entry[..entry.len() / 2]), 0);
         }
         assert_eq!(read_anything(b""), 0);
+        for flag in [4, 8, 16] {
+            assert!(readable_entries().iter().any(|entry| entry[13] & flag != 0), "{flag}");
+        }
     }
 }

@@ -9,7 +9,7 @@ mod hub;
 mod map;
 mod recorder;
 
-pub use anything::{read_anything, readable_entries};
+pub use anything::{payload_at, read_anything, readable_entries, reseal};
 pub use chaos::{Chaos, ChaosError, ChaosOp, Fault};
 pub use hub::{Hub, Link};
 pub use map::{Dump, MapProvider};

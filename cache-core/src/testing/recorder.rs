@@ -78,7 +78,7 @@ impl From<&Event<'_>> for Recorded {
             Event::Evicted { level, cause } => Self::Evicted { level, cause },
             Event::Breaker { level, state } => Self::Breaker { level, state },
             Event::BackplaneSent => Self::BackplaneSent,
-            Event::BackplaneReceived => Self::BackplaneReceived,
+            Event::BackplaneReceived { .. } => Self::BackplaneReceived,
             Event::BackplaneNoise => Self::BackplaneNoise,
             Event::BackplaneGap => Self::BackplaneGap,
             Event::Advice(text) => Self::Advice(text.to_owned()),
@@ -197,6 +197,7 @@ mod tests {
         let failed = Event::Level {
             level: 1,
             op: LevelOp::Get,
+            command: "GET",
             keys: 3,
             elapsed: Duration::ZERO,
             fault: Some(LevelFault::Error),

@@ -18,6 +18,7 @@
     reason = "a test helper: what goes wrong here must fail the test"
 )]
 
+mod certificates;
 mod cluster;
 mod memcached;
 mod port;
@@ -28,6 +29,7 @@ mod require;
 mod sentinel;
 mod wait;
 
+pub use certificates::{Authority, Certificate};
 pub use cluster::RedisCluster;
 pub use memcached::{MemcachedBuilder, MemcachedServer};
 pub use proxy::Proxy;

@@ -13,7 +13,8 @@ use redis::{
 };
 
 use crate::{
-    Server,
+    Authority, Certificate, Server,
+    port::BUS,
     process::{Launch, Process},
     require,
 };
@@ -33,6 +34,7 @@ pub struct RedisBuilder {
     password: Option<String>,
     socket: bool,
     sentinel: bool,
+    tls: bool,
 }
 
 impl RedisServer {
@@ -57,6 +59,11 @@ impl RedisServer {
     /// The TCP port.
     pub fn port(&self) -> u16 {
         self.process.port()
+    }
+
+    /// The port of TLS, if asked for with [`RedisBuilder::tls`]. The other one goes without, for the test's own needs.
+    pub fn tls_port(&self) -> u16 {
+        self.port() + BUS
     }
 
     /// The TCP address.
@@ -176,6 +183,18 @@ impl RedisBuilder {
         self.config("unixsocket", SOCKET)
     }
 
+    /// Also speaks TLS, with this certificate, see [`RedisServer::tls_port`]. `demands`: of clients too it wants one that
+    /// this authority has signed.
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority, own: &Certificate, demands: bool) -> Self {
+        self.tls = true;
+        let path = |path: &Path| path.to_str().expect("a temporary path is UTF-8").to_owned();
+        self.config("tls-cert-file", &path(&own.certificate))
+            .config("tls-key-file", &path(&own.key))
+            .config("tls-ca-cert-file", &path(&authority.ca_file()))
+            .config("tls-auth-clients", if demands { "yes" } else { "no" })
+    }
+
     /// A sentinel with this configuration file, which it rewrites.
     pub(crate) fn sentinel(mut self, config: &str) -> Self {
         self.sentinel = true;
@@ -188,8 +207,13 @@ impl RedisBuilder {
     /// If it does not come up; the message ends with its log.
     pub fn start(self) -> Option<RedisServer> {
         let program = require(Server::Redis)?;
-        let launch =
-            Redis { program, args: self.args, password: self.password.clone(), sentinel: self.sentinel };
+        let launch = Redis {
+            program,
+            args: self.args,
+            password: self.password.clone(),
+            sentinel: self.sentinel,
+            tls: self.tls,
+        };
         let process = Process::start(Box::new(launch), &self.files);
         Some(RedisServer { process, password: self.password, socket: self.socket })
     }
@@ -209,6 +233,7 @@ struct Redis {
     args: Vec<String>,
     password: Option<String>,
     sentinel: bool,
+    tls: bool,
 }
 
 impl Launch for Redis {
@@ -221,6 +246,9 @@ impl Launch for Redis {
         if !self.sentinel {
             // No dump unless asked for. A replica syncs at once rather than after 5 s.
             command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
+        }
+        if self.tls {
+            command.args(["--tls-port", &(port + BUS).to_string()]);
         }
         command.args(&self.args);
         command

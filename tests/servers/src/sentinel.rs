@@ -21,10 +21,22 @@ impl RedisSentinel {
     /// Starts all five and waits until the sentinels know each other and the replica. `None`: not installed, see
     /// [`require`](crate::require).
     pub fn start() -> Option<Self> {
-        let master = RedisServer::start()?;
-        let replica =
-            RedisServer::builder().config("replicaof", &format!("127.0.0.1 {}", master.port())).start()?;
-        let config = format!(
+        Self::with(None)
+    }
+
+    /// The same with a password of the servers and another one of the sentinels.
+    pub fn guarded(servers: &str, sentinels: &str) -> Option<Self> {
+        Self::with(Some((servers, sentinels)))
+    }
+
+    fn with(passwords: Option<(&str, &str)>) -> Option<Self> {
+        let server = || match passwords {
+            Some((password, _)) => RedisServer::builder().password(password).config("masterauth", password),
+            None => RedisServer::builder(),
+        };
+        let master = server().start()?;
+        let replica = server().config("replicaof", &format!("127.0.0.1 {}", master.port())).start()?;
+        let mut config = format!(
             "sentinel monitor {name} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {name} 1000\n\
              sentinel failover-timeout {name} 5000\n\
@@ -32,9 +44,16 @@ impl RedisSentinel {
             name = Self::MASTER,
             port = master.port()
         );
-        let sentinels = (0..SENTINELS)
-            .map(|_| RedisServer::builder().sentinel(&config).start())
-            .collect::<Option<Vec<_>>>()?;
+        let mut sentinel = RedisServer::builder();
+        if let Some((servers, sentinels)) = passwords {
+            config += &format!(
+                "sentinel auth-pass {} {servers}\nsentinel sentinel-pass {sentinels}\n",
+                Self::MASTER
+            );
+            sentinel = sentinel.password(sentinels);
+        }
+        let sentinels =
+            (0..SENTINELS).map(|_| sentinel.clone().sentinel(&config).start()).collect::<Option<Vec<_>>>()?;
         let all = Self { servers: [master, replica], sentinels };
         let ready = until(LIMIT, || all.sentinels.iter().all(knows_all));
         assert!(ready, "the sentinels did not find each other; {}", all.sentinels[0].log());
@@ -49,6 +68,12 @@ impl RedisSentinel {
     /// The sentinels.
     pub fn sentinels(&self) -> &[RedisServer] {
         &self.sentinels
+    }
+
+    /// `redis+sentinel://127.0.0.1:PORT,.../mymaster`, without credentials.
+    pub fn url(&self) -> String {
+        let at: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        format!("redis+sentinel://{}/{}", at.join(","), Self::MASTER)
     }
 
     /// `redis://127.0.0.1:PORT` of each sentinel.

@@ -1,0 +1,183 @@
+//! A store on one moka cache, for objects and bytes.
+
+use std::{
+    fmt,
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ::moka::{Expiry, notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
+use bytes::Bytes;
+use cache_core::{CacheId, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey};
+
+use crate::{
+    attached::Attached,
+    engine::{Settings, Store},
+    key::{Key, PassThrough, Query, Space},
+    slot,
+};
+
+pub(crate) const ENTRY_OVERHEAD: u32 = 400;
+
+/// An object's life in nanoseconds, for moka's timer; none for one that does not end.
+type Slot = slot::Slot<Option<NonZeroU64>>;
+
+pub(crate) struct Moka {
+    moka: Cache<Key, Slot, PassThrough>,
+    attached: Arc<Attached>,
+    settings: Settings,
+    /// Somebody keeps bytes here, which no cache's `clear` may sweep away.
+    has_bytes: AtomicBool,
+}
+
+impl Moka {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let attached = Arc::new(Attached::default());
+        let hears = Arc::clone(&attached);
+        let mut builder = Cache::builder().max_capacity(settings.capacity).eviction_listener(
+            move |key: Arc<Key>, _slot: Slot, cause| {
+                let cause = match cause {
+                    RemovalCause::Expired => EvictionCause::Expired,
+                    RemovalCause::Size => EvictionCause::Size,
+                    RemovalCause::Explicit | RemovalCause::Replaced => return,
+                };
+                if let Space::Objects(cache) = key.space {
+                    hears.evicted(cache, key.hash, cause);
+                }
+            },
+        );
+        // moka's TinyLFU has no window for newcomers: a new entry is let in only if it was asked for more often than the
+        // one that would leave. Look-ups of entities by id, which come in bursts, lose by that: see docs/performance.md.
+        builder = builder.eviction_policy(EvictionPolicy::lru());
+        if settings.weighs {
+            builder = builder.weigher(|key, slot: &Slot| slot.weight(key, ENTRY_OVERHEAD));
+        }
+        if settings.engine_expiry {
+            builder = builder.expire_after(ByLife);
+        }
+        Self {
+            moka: builder.build_with_hasher(PassThrough::default()),
+            attached,
+            settings,
+            has_bytes: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Store for Moka {
+    fn maintain(&self) {
+        self.moka.run_pending_tasks();
+    }
+
+    fn get_bytes(&self, joined: &str) -> Option<Bytes> {
+        self.moka.get(&Query::bytes(joined))?.bytes()
+    }
+
+    fn put_bytes(&self, joined: &str, bytes: Bytes, ttl: Duration) {
+        self.has_bytes.store(true, Ordering::Relaxed);
+        // A TTL beyond the clock's end is none.
+        let until = Instant::now().checked_add(ttl);
+        self.moka.insert(Query::bytes(joined).to_key(), Slot::Bytes { bytes, until });
+    }
+
+    fn remove_bytes(&self, joined: &str) {
+        self.moka.invalidate(&Query::bytes(joined));
+    }
+}
+
+/// Gives each entry a timer of its own.
+struct ByLife;
+
+impl Expiry<Key, Slot> for ByLife {
+    fn expire_after_create(&self, _key: &Key, slot: &Slot, _now: Instant) -> Option<Duration> {
+        match slot {
+            Slot::Object { life, .. } => life.map(|nanos| Duration::from_nanos(nanos.get())),
+            Slot::Bytes { until, .. } => until.map(|until| until.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    // moka would go on with the old entry's time.
+    fn expire_after_update(
+        &self,
+        key: &Key,
+        slot: &Slot,
+        now: Instant,
+        _left: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, slot, now)
+    }
+}
+
+impl ObjectStore for Moka {
+    fn get(&self, key: RawKey<'_>) -> Option<Object> {
+        match self.moka.get(&Query::object(&key))? {
+            Slot::Object { object, .. } => Some(object),
+            Slot::Bytes { .. } => None,
+        }
+    }
+
+    fn put(&self, key: RawKey<'_>, object: Object, now: Moment) {
+        let query = Query::object(&key);
+        let left = object.remaining(now);
+        if left.is_zero() {
+            // Nobody could use it; what was there is replaced all the same.
+            self.moka.invalidate(&query);
+            return;
+        }
+        // What does not fit, `Duration::MAX` above all, is as good as for ever.
+        let life = u64::try_from(left.as_nanos()).ok().and_then(NonZeroU64::new);
+        self.moka.insert(query.to_key(), Slot::Object { object, life });
+    }
+
+    fn remove(&self, key: RawKey<'_>) -> bool {
+        self.moka.remove(&Query::object(&key)).is_some()
+    }
+
+    /// Frees everything when `cache` is the only user of this store. Otherwise its entries stay until they are evicted:
+    /// finding them among the others' would cost a walk over all.
+    fn clear(&self, cache: CacheId) {
+        self.attached.when_alone(cache, || {
+            if !self.has_bytes.load(Ordering::Relaxed) {
+                self.moka.invalidate_all();
+            }
+        });
+    }
+
+    /// Does the engine's outstanding work first, so that the number is right: not for a hot path.
+    fn len(&self) -> u64 {
+        self.maintain();
+        self.moka.entry_count()
+    }
+
+    /// Bytes held; 0 where only entries are counted. Does the engine's outstanding work first.
+    fn weight(&self) -> u64 {
+        if !self.settings.weighs {
+            return 0;
+        }
+        self.maintain();
+        self.moka.weighted_size()
+    }
+
+    fn weighs(&self) -> bool {
+        self.settings.weighs
+    }
+
+    fn attach(&self, cache: CacheId, evictions: Arc<dyn Evictions>) {
+        self.attached.add(cache, evictions);
+    }
+
+    fn detach(&self, cache: CacheId) {
+        self.clear(cache);
+        self.attached.remove(cache);
+    }
+}
+
+impl fmt::Debug for Moka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Moka").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

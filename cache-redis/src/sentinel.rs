@@ -1,0 +1,128 @@
+//! Finding the master by asking sentinels.
+
+use std::{collections::HashSet, sync::Arc};
+
+use redis::{Value, cmd};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::{
+    Error, ErrorKind,
+    address::Endpoint,
+    connection::{Link, Pushes, Role, Server, open},
+    dial::{dial, failed},
+    settings::Settings,
+    wire::text,
+};
+
+/// Who knows where the master is.
+#[derive(Clone, Debug)]
+pub(crate) struct Sentinels {
+    pub(crate) at: Vec<Endpoint>,
+    pub(crate) master: String,
+}
+
+enum Step {
+    /// What the sentinel of that number says.
+    Said(usize, Result<Option<Endpoint>, Error>),
+    Opened(Result<Box<(Link, JoinHandle<()>)>, Error>),
+}
+
+impl Sentinels {
+    /// Asks all at once and connects to what the first ones say, until somebody is found who says so of itself: a
+    /// sentinel that was cut off may still name the old master. The caller bounds the time.
+    pub(crate) async fn connect(
+        &self,
+        settings: &Arc<Settings>,
+        generation: u64,
+        last: &Server,
+        pushes: &Pushes,
+    ) -> Result<(Link, JoinHandle<()>), Error> {
+        let mut steps = JoinSet::new();
+        for number in 0..self.at.len() {
+            let (all, settings) = (self.clone(), Arc::clone(settings));
+            steps.spawn(async move { Step::Said(number, all.ask(number, &settings).await) });
+        }
+        let mut named = HashSet::new();
+        let mut silent = Vec::new();
+        let (mut refusal, mut unknown) = (None, false);
+        while let Some(step) = steps.join_next().await {
+            match step {
+                Ok(Step::Opened(Ok(found))) => return Ok(*found),
+                Ok(Step::Opened(Err(error))) => refusal = Some(error),
+                Ok(Step::Said(_, Ok(Some(endpoint)))) => {
+                    if named.insert(endpoint.clone()) {
+                        let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
+                        steps.spawn(async move {
+                            let opened = open(&settings, endpoint, Role::Master, generation, &last, &pushes);
+                            Step::Opened(opened.await.map(Box::new))
+                        });
+                    }
+                }
+                Ok(Step::Said(_, Ok(None))) => unknown = true,
+                Ok(Step::Said(number, Err(error))) => silent.push((number, error)),
+                Err(_gone) => {
+                    return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"));
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| self.nobody(unknown, silent)))
+    }
+
+    async fn ask(&self, number: usize, settings: &Settings) -> Result<Option<Endpoint>, Error> {
+        let at = &self.at[number];
+        let (mut connection, driver) = dial(settings, at, &settings.sentinel_login, None).await?;
+        let mut question = cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
+        let answer = tokio::select! {
+            answer = connection.send_packed_command(&question) => answer,
+            // Ends with the connection.
+            () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
+        };
+        match answer.map_err(|error| failed(settings, at, error))? {
+            Value::Nil => Ok(None),
+            Value::ServerError(error) => Err(Error::reply(&error)),
+            reply => match endpoint(&reply) {
+                Some(endpoint) => Ok(Some(endpoint)),
+                None => Err(Error::protocol("no address where a sentinel was asked for one")),
+            },
+        }
+    }
+
+    /// Why no master was found.
+    fn nobody(&self, unknown: bool, mut silent: Vec<(usize, Error)>) -> Error {
+        let names = |which: &mut dyn Iterator<Item = &Endpoint>| {
+            which.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        if unknown {
+            return Error::config(
+                "url",
+                format_args!("redis+sentinel://***/{}", self.master),
+                format!(
+                    "the sentinels at {} know no master of that name: use the name of their `sentinel monitor`",
+                    names(&mut self.at.iter())
+                ),
+            );
+        }
+        silent.sort_by_key(|(number, _)| *number);
+        let kinds: HashSet<ErrorKind> = silent.iter().map(|(_, error)| error.kind()).collect();
+        let kind = match kinds.into_iter().collect::<Vec<_>>().as_slice() {
+            [kind] => *kind,
+            _ => ErrorKind::Connect,
+        };
+        let each: Vec<String> =
+            silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number])).collect();
+        let hint = match kind {
+            ErrorKind::Auth => "; sentinels have credentials of their own: set sentinel_password",
+            ErrorKind::Server => "; is that a sentinel?",
+            _ => "",
+        };
+        Error::new(kind, format!("no sentinel says where the master is: {}{hint}", each.join(", ")))
+    }
+}
+
+/// Host and port.
+fn endpoint(reply: &Value) -> Option<Endpoint> {
+    let Value::Array(parts) = reply else { return None };
+    let [host, port] = parts.as_slice() else { return None };
+    Some(Endpoint::Tcp { host: text(host)?.to_owned(), port: text(port)?.parse().ok()? })
+}

@@ -1,0 +1,224 @@
+//! TLS: whom we trust, and who we are.
+
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use tokio::{net::TcpStream, task::spawn_blocking};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+use crate::{Error, ErrorKind, settings::TlsFiles};
+
+/// Checked once when a provider is built. Files are read again for every connection, so that a certificate that has been
+/// renewed on disk is used by the next one.
+#[derive(Clone)]
+pub(crate) struct Tls(Arc<TlsFiles>);
+
+/// The system's authorities: read once, as that may take a while.
+static SYSTEM: LazyLock<(RootCertStore, usize)> = LazyLock::new(|| {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Systems carry some that no verifier understands.
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    (roots, added)
+});
+
+impl Tls {
+    pub(crate) fn new(files: TlsFiles) -> Result<Self, Error> {
+        let tls = Self(Arc::new(files));
+        if let Some(name) = &tls.0.server_name {
+            server_name(name)?;
+        }
+        tls.config()?;
+        Ok(tls)
+    }
+
+    fn config(&self) -> Result<ClientConfig, Error> {
+        let files = &*self.0;
+        let roots = match &files.ca {
+            Some(path) => authorities(path)?,
+            None if SYSTEM.1 == 0 => {
+                let fix =
+                    "this system has no certificates of authorities: name a PEM file with those to trust";
+                return Err(Error::config("ca_file", "(none)", fix));
+            }
+            None => SYSTEM.0.clone(),
+        };
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_none| Error::new(ErrorKind::Tls, "no version of TLS is compiled in"))?
+            .with_root_certificates(roots);
+        let Some((certificate, key)) = &files.client else { return Ok(config.with_no_client_auth()) };
+        let chain = certificates("client_certificate", certificate)?;
+        // The cause may quote what it has read.
+        let secret = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| unreadable("client_key", key, &error, "a private key in PEM form"))?;
+        config.with_client_auth_cert(chain, secret).map_err(|_error| {
+            Error::config("client_key", key.display(), "it does not belong to client_certificate")
+        })
+    }
+
+    /// Shakes hands with the server that `host` names.
+    pub(crate) async fn wrap(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, Error> {
+        let name = server_name(self.0.server_name.as_deref().unwrap_or(host))?;
+        let files = self.clone();
+        let config = spawn_blocking(move || files.config())
+            .await
+            .map_err(|_gone| Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"))??;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
+            self.explain(host, &error).unwrap_or_else(|| {
+                let what =
+                    format!("Redis at {host} hung up during the TLS handshake: is TLS on at that port?");
+                Error::new(ErrorKind::Connect, what)
+            })
+        })
+    }
+
+    /// What TLS has against a connection, if it is that which broke it. The server's verdict on our certificate may come
+    /// as late as with the first answer.
+    pub(crate) fn explain(&self, host: &str, error: &(dyn StdError + 'static)) -> Option<Error> {
+        let message = match cause(error)? {
+            TlsError::InvalidCertificate(reason) => self.distrust(host, reason),
+            TlsError::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::AccessDenied,
+            ) if self.0.client.is_none() => format!(
+                "client_certificate = (none): Redis at {host} wants a client certificate: set client_certificate"
+            ),
+            TlsError::AlertReceived(
+                alert @ (AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::DecryptError
+                | AlertDescription::AccessDenied),
+            ) => {
+                let own =
+                    self.0.client.as_ref().map_or_else(String::new, |(own, _)| own.display().to_string());
+                format!(
+                    "client_certificate = {own}: Redis at {host} does not accept it ({alert:?}): use a valid one \
+                     that the server's tls-ca-cert-file has signed"
+                )
+            }
+            TlsError::AlertReceived(alert) => format!("Redis at {host} broke TLS off ({alert:?})"),
+            TlsError::InvalidMessage(_) => {
+                format!("Redis at {host} does not speak TLS at that port: use its tls-port, or redis://")
+            }
+            TlsError::PeerIncompatible(_) => {
+                format!("Redis at {host} speaks no TLS 1.2 or 1.3 in common with us: see its tls-protocols")
+            }
+            _ => format!("TLS with Redis at {host} failed"),
+        };
+        Some(Error::new(ErrorKind::Tls, message))
+    }
+
+    fn distrust(&self, host: &str, reason: &CertificateError) -> String {
+        let name = self.0.server_name.as_deref().unwrap_or("(none)");
+        let ca = self.0.ca.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+        match reason {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
+                "tls_server_name = {name}: the certificate of Redis at {host} is for another name: set \
+                 tls_server_name to the one that it is for, or connect by that name"
+            ),
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "ca_file = {ca}: the certificate of Redis at {host} is signed by no authority that is trusted here: \
+                 set ca_file to the PEM file of the one that has signed it"
+            ),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => format!(
+                "the certificate of Redis at {host} has expired: renew it at the server (or check this machine's clock)"
+            ),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
+                "the certificate of Redis at {host} is not valid yet: check this machine's clock and the certificate"
+            ),
+            CertificateError::Revoked => format!("the certificate of Redis at {host} has been revoked"),
+            _ => format!(
+                "the certificate of Redis at {host} cannot be used: it is no usable server certificate"
+            ),
+        }
+    }
+}
+
+/// Paths are no secrets; what is in the files is not shown.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a TlsError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<TlsError>() {
+            return Some(tls);
+        }
+        // An I/O error's own source is that of what it wraps.
+        let wrapped = error.downcast_ref::<io::Error>().or_else(|| {
+            let shared = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
+            shared.downcast_ref()
+        });
+        if let Some(wrapped) = wrapped.and_then(io::Error::get_ref) {
+            next = Some(wrapped);
+            continue;
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_invalid| Error::config("tls_server_name", name, "give a host name or an IP address"))
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("ca_file", path)? {
+        roots.add(certificate).map_err(|_error| {
+            Error::config("ca_file", path.display(), "it holds a certificate that cannot be read as one")
+        })?;
+    }
+    Ok(roots)
+}
+
+fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let what = "certificates in PEM form";
+    let all: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unreadable(field, path, &error, what))?;
+    if all.is_empty() {
+        return Err(Error::config(field, path.display(), format!("it holds none: give a file of {what}")));
+    }
+    Ok(all)
+}
+
+fn unreadable(
+    field: &str,
+    path: &Path,
+    error: &tokio_rustls::rustls::pki_types::pem::Error,
+    what: &str,
+) -> Error {
+    use tokio_rustls::rustls::pki_types::pem::Error as PemError;
+    match error {
+        PemError::Io(error) => Error::config(
+            field,
+            path.display(),
+            format!("cannot be read ({}): give a file of {what}", error.kind()),
+        ),
+        _ => Error::config(field, path.display(), format!("cannot be understood: give a file of {what}")),
+    }
+}

@@ -1,0 +1,155 @@
+//! TLS, with certificates of a test's own.
+#![cfg(feature = "tls")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, what goes wrong must fail the test")]
+
+mod common;
+
+use std::{fs, sync::Arc, time::Duration};
+
+use cache_core::{
+    CacheProvider,
+    testing::conformance::{self, Options},
+};
+use cache_redis::{Error, ErrorKind, RedisProvider, RedisProviderBuilder};
+use common::{get, key, kind, put, until_async};
+use test_servers::{Authority, Certificate, RedisBuilder, RedisServer};
+
+const HERE: &[&str] = &["127.0.0.1", "localhost"];
+
+fn server(authority: &Authority, own: &Certificate, demands: bool) -> Option<RedisServer> {
+    RedisBuilder::default().tls(authority, own, demands).start()
+}
+
+fn at(server: &RedisServer) -> RedisProviderBuilder {
+    RedisProvider::builder(format!("rediss://127.0.0.1:{}", server.tls_port()))
+}
+
+async fn refused(builder: RedisProviderBuilder) -> Error {
+    let provider = builder.connect_timeout(Duration::from_secs(10)).build().unwrap();
+    let error = provider.connect().await.unwrap_err();
+    assert_eq!(kind(provider.get(key("k")).await), error.kind());
+    let shown = format!("{error} {error:?} {provider:?}");
+    assert!(!shown.contains("PRIVATE") && !shown.contains("BEGIN"), "{shown}");
+    error
+}
+
+fn says(error: &Error, kind: ErrorKind, words: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    let text = error.to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_list_with_a_certificate_on_both_sides() {
+    let authority = Authority::new();
+    let Some(server) = server(&authority, &authority.issue(HERE), true) else { return };
+    let own = authority.issue(&["a client"]);
+    let builder = at(&server).ca_file(authority.ca_file()).client_certificate(own.certificate, own.key);
+    conformance::run(Arc::new(builder.build().unwrap()), Options::default()).await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_found_again_and_a_renewed_certificate_is_used() {
+    let authority = Authority::new();
+    let Some(server) = server(&authority, &authority.issue(HERE), true) else { return };
+    let (own, stale) = (authority.issue(&["a client"]), authority.issue_expired(&["a client"]));
+    let builder = at(&server).ca_file(authority.ca_file()).client_certificate(&stale.certificate, &stale.key);
+    let provider = builder.build().unwrap();
+    says(
+        &provider.connect().await.unwrap_err(),
+        ErrorKind::Tls,
+        &["client_certificate = ", "CertificateExpired"],
+    );
+    fs::copy(own.certificate, stale.certificate).unwrap();
+    fs::copy(own.key, stale.key).unwrap();
+    until_async("connected", || async { provider.connect().await.is_ok() }).await;
+    put(&provider, "k", "v").await;
+    server.kill();
+    until_async("the loss is noticed", || async { provider.ping().await.is_err() }).await;
+    server.restart();
+    until_async("connected", || async { provider.ping().await.is_ok() }).await;
+    put(&provider, "k", "w").await;
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("w"));
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_trusted_is_not_spoken_to() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let Some(good) = server(&authority, &authority.issue(HERE), false) else { return };
+    at(&good).ca_file(authority.ca_file()).build().unwrap().connect().await.unwrap();
+
+    let fix = "set ca_file to the PEM file";
+    let error = refused(at(&good).ca_file(stranger.ca_file())).await;
+    says(&error, ErrorKind::Tls, &["ca_file = ", "ca.crt", fix]);
+    let error = refused(at(&good)).await;
+    says(&error, ErrorKind::Tls, &["ca_file = (none)", fix]);
+
+    let Some(other) = server(&authority, &authority.issue(&["cache.internal"]), false) else { return };
+    let error = refused(at(&other).ca_file(authority.ca_file())).await;
+    says(&error, ErrorKind::Tls, &["tls_server_name = (none)", "set tls_server_name"]);
+    let named = at(&other).ca_file(authority.ca_file()).tls_server_name("cache.internal");
+    named.build().unwrap().connect().await.unwrap();
+
+    let Some(stale) = server(&authority, &authority.issue_expired(HERE), false) else { return };
+    says(&refused(at(&stale).ca_file(authority.ca_file())).await, ErrorKind::Tls, &["has expired"]);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_says_so() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let Some(server) = server(&authority, &authority.issue(HERE), true) else { return };
+    let trusting = || at(&server).ca_file(authority.ca_file());
+    let error = refused(trusting()).await;
+    says(&error, ErrorKind::Tls, &["client_certificate = (none)", "set client_certificate"]);
+    let own = stranger.issue(&["a client"]);
+    let error = refused(trusting().client_certificate(&own.certificate, own.key)).await;
+    says(&error, ErrorKind::Tls, &["client_certificate = ", ".crt", "tls-ca-cert-file"]);
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_named_as_such() {
+    let Some(server) = RedisServer::start() else { return };
+    let authority = Authority::new();
+    let url = format!("rediss://127.0.0.1:{}", server.port());
+    let builder = RedisProvider::builder(url).ca_file(authority.ca_file());
+    let provider = builder.connect_timeout(Duration::from_millis(300)).build().unwrap();
+    let error = provider.connect().await.unwrap_err();
+    // What looks like the beginning of a command without TLS is met with silence, all else with an error.
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::Timeout => assert!(text.contains("is TLS on at that port?"), "{text}"),
+        ErrorKind::Tls => assert!(text.contains("does not speak TLS"), "{text}"),
+        _ => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn bad_files_name_field_and_fix() {
+    let authority = Authority::new();
+    let (own, other) = (authority.issue(&["a"]), authority.issue(&["b"]));
+    let secure = || RedisProvider::builder("rediss://127.0.0.1:1").ca_file(authority.ca_file());
+    let nonsense = tempfile::NamedTempFile::new().unwrap();
+    fs::write(nonsense.path(), "hunter2").unwrap();
+    for (builder, field, words) in [
+        (secure().ca_file("/nowhere/ca.pem"), "ca_file = /nowhere/ca.pem", "entity not found"),
+        (secure().ca_file(nonsense.path()), "ca_file = ", "it holds none"),
+        (secure().client_certificate("/nowhere.pem", &own.key), "client_certificate = /nowhere.pem", "found"),
+        (secure().client_certificate(&own.certificate, "/nowhere.pem"), "client_key = /nowhere.pem", "found"),
+        (secure().client_certificate(&own.certificate, &own.certificate), "client_key = ", "a private key"),
+        (secure().client_certificate(&own.certificate, nonsense.path()), "client_key = ", "a private key"),
+        (secure().client_certificate(&own.certificate, &other.key), "client_key = ", "does not belong"),
+        (secure().tls_server_name("no name"), "tls_server_name = no name", "host name"),
+        (RedisProvider::builder("redis://x").ca_file("/ca.pem"), "ca_file = /ca.pem", "rediss://"),
+        (RedisProvider::builder("redis://x").tls_server_name("x"), "tls_server_name = x", "rediss://"),
+        (
+            RedisProvider::builder("redis://x").client_certificate("/c", "/k"),
+            "client_certificate = /c",
+            "rediss://",
+        ),
+    ] {
+        let error = builder.build().unwrap_err();
+        says(&error, ErrorKind::Config, &[field, words]);
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("BEGIN"), "{shown}");
+    }
+}
