@@ -310,11 +310,11 @@ pub enum Event<'a> {
     },
     /// A message about an invalidation has been handed to the backplane.
     BackplaneSent,
-    /// A message of another node has been applied.
+    /// A message of another node, or a change that the backplane has seen in the store, has been applied.
     BackplaneReceived {
-        /// Time since it was sent, by the clocks of a remote level's store where they are measured, else by the two nodes'
-        /// own. Zero where those disagree.
-        lag: Duration,
+        /// Time since a message was sent, by the clocks of a remote level's store where they are measured, else by the two
+        /// nodes' own. Zero where those disagree. Of a change in the store it is not known.
+        lag: Option<Duration>,
     },
     /// Something on the backplane is not a message of this release: dropped.
     BackplaneNoise,

@@ -172,7 +172,7 @@ impl Recorded {
             Event::Coalesced { waited } => {
                 self.wait.record(waited.as_secs_f64(), std::slice::from_ref(&at.label));
             }
-            Event::BackplaneReceived { lag } => {
+            Event::BackplaneReceived { lag: Some(lag) } => {
                 self.lag.record(lag.as_secs_f64(), std::slice::from_ref(&at.label));
             }
             Event::Item { level, op, bytes } => self.item(cache, at, *level, *op, *bytes),
