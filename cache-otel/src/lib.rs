@@ -67,6 +67,8 @@ pub mod names;
 mod observed;
 mod recorded;
 mod series;
+#[cfg(feature = "setup")]
+pub mod setup;
 mod spans;
 mod status;
 mod telemetry;
