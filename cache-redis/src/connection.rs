@@ -14,7 +14,7 @@ use std::{
 use redis::{Cmd, Pipeline, PushInfo, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
-    task::{AbortHandle, JoinHandle},
+    task::{AbortHandle, JoinHandle, JoinSet},
     time::timeout,
 };
 
@@ -38,6 +38,13 @@ pub(crate) struct Pushes {
     pub(crate) hears: Hears,
     /// Wants to know which keys change.
     pub(crate) watch: Option<Arc<Watch>>,
+}
+
+impl Pushes {
+    pub(crate) fn watched(watch: &Arc<Watch>) -> Self {
+        let hears = Arc::clone(watch);
+        Self { hears: Arc::new(move |_, push| hears.push(&push)), watch: Some(Arc::clone(watch)) }
+    }
 }
 
 /// A connection that is ready for requests. Ends when the last holder lets go.
@@ -77,6 +84,10 @@ pub(crate) enum Role {
     Alone,
     /// The one that takes writes.
     Master,
+    /// A master of a cluster.
+    Node,
+    /// Any.
+    Any,
 }
 
 /// Connects to where the master is, and takes all steps on the new connection before it is handed to any caller. Bounded
@@ -97,6 +108,10 @@ pub(crate) async fn establish(
                 open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
             }
             Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
+            Home::Node(endpoint, _) => {
+                open(settings, endpoint.clone(), Role::Node, generation, last, pushes).await
+            }
+            Home::Any(addresses) => first(settings, addresses(), generation, last, pushes).await,
         }
     };
     match timeout(limit, attempt).await {
@@ -109,6 +124,30 @@ pub(crate) async fn establish(
             ))
         }
     }
+}
+
+/// Connects to the first of these that can be used.
+async fn first(
+    settings: &Arc<Settings>,
+    addresses: Vec<Endpoint>,
+    generation: u64,
+    last: &Server,
+    pushes: &Pushes,
+) -> Result<(Link, JoinHandle<()>), Error> {
+    let mut attempts = JoinSet::new();
+    for endpoint in addresses {
+        let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
+        attempts.spawn(async move { open(&settings, endpoint, Role::Any, generation, &last, &pushes).await });
+    }
+    let mut refusal = None;
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => refusal = Some(error),
+            Err(_gone) => return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting")),
+        }
+    }
+    Err(refusal.unwrap_or_else(Error::closed))
 }
 
 /// Connects to one server and takes all steps.
@@ -152,14 +191,23 @@ pub(crate) async fn open(
 impl Server {
     /// Whether this is whom we were looking for. A user who may not ask gets the benefit of the doubt.
     fn fits(&self, role: Role, endpoint: &Endpoint) -> Result<(), Error> {
-        let use_instead = |form: &str, is: &str| {
-            Error::config("url", "redis://***", format!("{endpoint} is {is}: use {form}"))
+        let use_instead = |url: &str, is: &str, form: &str| {
+            Error::config("url", url, format!("{endpoint} is {is}: use {form}"))
         };
         match (role, self.mode.as_deref(), self.role.as_deref()) {
             (_, Some("sentinel"), _) => {
-                Err(use_instead("redis+sentinel://host:port/master-name", "a sentinel, which keeps no data"))
+                let form = "redis+sentinel://host:port/master-name";
+                Err(use_instead("redis://***", "a sentinel, which keeps no data", form))
             }
-            (Role::Master, _, Some(role)) if role != "master" => Err(Error::new(
+            (Role::Alone | Role::Master, Some("cluster"), _) => Err(use_instead(
+                "redis://***",
+                "a node of a cluster, which has a part of the keys",
+                "redis+cluster://host:port",
+            )),
+            (Role::Node, Some("standalone"), _) => {
+                Err(use_instead("redis+cluster://***", "no node of a cluster", "redis://host:port"))
+            }
+            (Role::Master | Role::Node, _, Some(role)) if role != "master" => Err(Error::new(
                 ErrorKind::Unavailable,
                 format!("{endpoint} is no master any more, or not yet: a failover may be under way"),
             )),

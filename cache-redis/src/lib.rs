@@ -30,6 +30,7 @@
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
 //! | `shop:m:{users}` | the cache's own marker | |
+//! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
 //! # Leases
 //!
@@ -57,7 +58,7 @@
 //!
 //! | setting | default | what it does |
 //! | --- | --- | --- |
-//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`; `rediss` for TLS |
+//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`, `redis+cluster://[user[:password]@]host[:port][,host[:port]...]`; `rediss` for TLS |
 //! | [`username`](RedisProviderBuilder::username), [`password`](RedisProviderBuilder::password) | of the URL | credentials, as they are |
 //! | [`database`](RedisProviderBuilder::database) | of the URL, or 0 | index of the database |
 //! | [`sentinel_username`](RedisProviderBuilder::sentinel_username), [`sentinel_password`](RedisProviderBuilder::sentinel_password) | none | credentials at the sentinels, which do not know those of the server |
@@ -88,6 +89,20 @@
 //! it may lack what the old one has acknowledged. A master that is cut off from its sentinels but not from here goes on
 //! serving until it is demoted: bound that with `min-replicas-to-write`.
 //!
+//! # Cluster
+//!
+//! Each master has a connection of its own, with all that a new one begins with: the one before it ended, its server
+//! identified, tracking turned on. Batches are split by node, one round trip to each, pipelined `GET`s in the place of
+//! `MGET`. The map is taken from what most nodes say in `CLUSTER SLOTS`, when one of them redirects, cannot be reached or
+//! does not serve, and every five seconds. `MOVED` is followed. While a slot moves, what has moved is read there (`ASK`);
+//! writes of it are [`ErrorKind::Unavailable`] until the move is over.
+//!
+//! What a promoted replica or a restarted master holds may lack what was acknowledged, so it counts as another state of the
+//! whole cluster, and caches begin anew. The masters that have been met are recorded in the cluster itself, under
+//! `r:{masters}`, so that all nodes agree on that. One that is not in the record is not used until it is: while the master
+//! of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
+//! unnoticed, and the cache is told so.
+//!
 //! # When things go wrong
 //!
 //! | what happens | what callers see |
@@ -100,6 +115,9 @@
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
+//! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
+//! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
+//! | a node of a cluster dies | its keys fail as [`ErrorKind::Connect`] until another takes over; the others' do not, unless the cluster wants all its slots covered |
 //! | a certificate is not trusted, expired, for another name, or missing | [`ErrorKind::Tls`]; the message says which setting or file to look at |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
@@ -117,18 +135,22 @@ mod address;
 mod advice;
 mod backoff;
 mod backplane;
+mod cluster;
 mod connection;
 mod dial;
 mod ears;
 mod error;
+mod fleet;
 mod gather;
 mod keeper;
 mod lease;
+mod node;
 mod provider;
 mod read;
 mod scripts;
 mod sentinel;
 mod settings;
+mod slots;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod units;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::{Pipeline, Value};
 
 use crate::{
-    Error, ErrorKind,
+    Error,
     keeper::Keeper,
     read::expect_replies,
     scripts::{self, Form},
@@ -24,25 +24,25 @@ pub(crate) enum Repeat {
 }
 
 impl Keeper {
-    /// Runs `count` units. `add` puts one into the pipeline and says how many commands it has.
+    /// Runs these units. `add` puts one into the pipeline and says how many commands it has.
     ///
     /// One round trip. Units of which the server does not know the script are run once more, with its text.
     pub(crate) async fn units(
         self: &Arc<Self>,
-        count: usize,
+        which: &[usize],
         repeat: Repeat,
-        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+        add: &(impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync),
     ) -> Replies {
-        let all: Vec<usize> = (0..count).collect();
-        let mut replies = self.some_units(&all, repeat, |p, at| add(p, at, Form::Digest)).await;
+        let mut replies = self.some_units(which, repeat, |p, at| add(p, at, Form::Digest)).await;
         let is_unknown = |replies: &Result<Vec<Value>, Error>| {
             replies.as_ref().is_ok_and(|replies| replies.iter().any(scripts::is_unknown))
         };
-        let unknown: Vec<usize> = all.into_iter().filter(|at| is_unknown(&replies[*at])).collect();
+        let unknown: Vec<usize> = (0..which.len()).filter(|place| is_unknown(&replies[*place])).collect();
         if !unknown.is_empty() {
-            let again = self.some_units(&unknown, repeat, |p, at| add(p, at, Form::Text)).await;
-            for (at, again) in unknown.into_iter().zip(again) {
-                replies[at] = again;
+            let which: Vec<usize> = unknown.iter().map(|place| which[*place]).collect();
+            let again = self.some_units(&which, repeat, |p, at| add(p, at, Form::Text)).await;
+            for (place, again) in unknown.into_iter().zip(again) {
+                replies[place] = again;
             }
         }
         replies
@@ -74,15 +74,6 @@ impl Keeper {
             }
             Err(error) => vec![Err(error); which.len()],
         }
-    }
-
-    /// Takes note of an error that a new connection may heal: after a failover the address may lead to the new master by
-    /// now.
-    pub(crate) fn heed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ReadOnly) {
-            self.renew();
-        }
-        result
     }
 }
 
