@@ -13,20 +13,25 @@ impl Marks for RedisProvider {
             return Ok(Swapped::Done);
         }
         let keys: Vec<String> =
-            marks.iter().map(|mark| wire::key(&self.keeper().settings.prefix, mark.key)).collect();
+            marks.iter().map(|mark| wire::key(&self.settings().prefix, mark.key)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let replies = self.keeper().units(1, Repeat::Never, |pipeline, _, form| {
-            let script = SWAP.on(pipeline, form, &keys);
-            for Swap { seen, bytes, ttl, .. } in marks {
-                let ms = wire::px(*ttl).map_or_else(String::new, |ms| ms.to_string());
-                script.arg(u8::from(seen.is_some())).arg(seen.as_deref().unwrap_or_default());
-                script.arg(&bytes[..]).arg(ms);
-            }
-            1
-        });
+        let replies = self.units(
+            1,
+            |_| marks[0].key,
+            Repeat::Never,
+            |pipeline, _, form| {
+                let script = SWAP.on(pipeline, form, &keys);
+                for Swap { seen, bytes, ttl, .. } in marks {
+                    let ms = wire::px(*ttl).map_or_else(String::new, |ms| ms.to_string());
+                    script.arg(u8::from(seen.is_some())).arg(seen.as_deref().unwrap_or_default());
+                    script.arg(&bytes[..]).arg(ms);
+                }
+                1
+            },
+        );
         let reply = replies.await.pop().unwrap_or_else(|| Err(no_answer()));
-        let mut replies = self.keeper().heed(reply)?;
-        Ok(swapped(replies.pop(), marks.len())?)
+        let swapped = reply.and_then(|mut replies| swapped(replies.pop(), marks.len()));
+        Ok(self.fleet().heed(swapped)?)
     }
 }
 
