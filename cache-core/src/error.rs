@@ -88,22 +88,34 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<BoxError>,
+    /// Of a bad setting.
+    field: Option<String>,
 }
 
 impl Error {
     /// An error of `kind` with a message for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: None, field: None }))
     }
 
     /// The same, keeping the cause in the source chain.
     pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: impl Into<BoxError>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()), field: None }))
     }
 
     /// A bad setting: which field, the value it has, and what to do about it.
     pub fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+        Self(Arc::new(Inner {
+            kind: ErrorKind::Config,
+            message: format!("{field} = {value}: {fix}"),
+            source: None,
+            field: Some(field.to_owned()),
+        }))
+    }
+
+    /// Which setting is bad, for errors made by [`config`](Self::config).
+    pub fn field(&self) -> Option<&str> {
+        self.0.field.as_deref()
     }
 
     /// What went wrong.

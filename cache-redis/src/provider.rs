@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey};
+use cache_core::{
+    Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey,
+};
 use redis::cmd;
 
 use crate::{
@@ -168,6 +170,10 @@ impl CacheProvider for RedisProvider {
 
     fn leases(&self) -> Option<&dyn Leases> {
         Some(self)
+    }
+
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        Some(Arc::new(Self::backplane(self)))
     }
 
     async fn close(&self) {
