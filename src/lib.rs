@@ -81,6 +81,9 @@
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
 
+#[cfg(feature = "config")]
+pub mod config;
+
 pub use cache_core::*;
 #[cfg(feature = "memcached")]
 pub use cache_memcached::MemcachedProvider;
@@ -90,6 +93,8 @@ pub use cache_memory::{Engine, Memory};
 pub use cache_otel::Telemetry;
 #[cfg(feature = "redis")]
 pub use cache_redis::{RedisBackplane, RedisProvider};
+#[cfg(feature = "config")]
+pub use config::Caches;
 
 /// The README's code is compiled with the tests.
 #[cfg(all(doctest, feature = "memory", feature = "redis"))]
