@@ -1,11 +1,11 @@
 //! Backends: what a provider in a file is built by. Those of this crate, and yours.
 
 #[cfg(feature = "memcached")]
-mod memcached;
+pub(crate) mod memcached;
 #[cfg(feature = "memory")]
-mod memory;
+pub(crate) mod memory;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

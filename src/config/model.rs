@@ -139,7 +139,6 @@ level_tables! {
     /// A level that says more than its provider.
     LevelTable {
         /// The name of the provider.
-        #[cfg_attr(feature = "schema", schemars(required))]
         pub(crate) provider: Option<String>,
     }
 

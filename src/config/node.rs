@@ -65,6 +65,16 @@ pub(crate) enum Place {
     Variable(Arc<str>),
 }
 
+impl Place {
+    /// 0 where it has none.
+    pub(crate) const fn line(&self) -> usize {
+        match self {
+            Self::Line(line) => *line,
+            Self::Variable(_) => 0,
+        }
+    }
+}
+
 impl Node {
     pub(crate) fn table(&self) -> Option<&Table> {
         match &self.what {
@@ -82,6 +92,16 @@ impl Node {
             _ => return None,
         };
         next.at(rest)
+    }
+
+    pub(crate) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Self> {
+        let Some((first, rest)) = path.split_first() else { return Some(self) };
+        let next = match (first, &mut self.what) {
+            (Step::Field(name), What::Table(table)) => &mut table.get_mut(name)?.node,
+            (Step::Item(at), What::List(items)) => items.get_mut(*at)?,
+            _ => return None,
+        };
+        next.at_mut(rest)
     }
 
     /// For errors: as it was written, lists and tables in a word.

@@ -15,12 +15,14 @@ use serde::de::DeserializeOwned;
 
 use super::{
     backend::Backends,
-    build::{Backplanes, Parts, Providers, encryption},
-    environment::{Environment, References},
+    build::Parts,
+    environment::Environment,
+    explain::Explanation,
     fault::{Fault, unknown},
-    node::{Node, at},
+    load::{Lacks, Loaded},
+    node::at,
     parse::Format,
-    resolve::{Plan, Resolved},
+    resolve::Plan,
 };
 
 /// The caches of a file. Cheap to clone; clones are one registry.
@@ -36,14 +38,6 @@ struct Inner {
     setup: CachesBuilder,
     loaded: Loaded,
     built: Mutex<HashMap<String, Entry>>,
-}
-
-/// A file and what was made of it.
-pub(super) struct Loaded {
-    pub(super) tree: Node,
-    pub(super) resolved: Resolved,
-    pub(super) providers: Providers,
-    pub(super) backplanes: Backplanes,
 }
 
 /// A cache that somebody has asked for.
@@ -171,6 +165,11 @@ impl Caches {
         self.0.loaded.providers.get(name).cloned()
     }
 
+    /// What the file comes to: each setting of each cache with its origin, and advice.
+    pub fn explain(&self) -> Explanation {
+        Explanation::of(&self.0.file, &self.0.loaded, Vec::new())
+    }
+
     /// Asks every provider for a sign of life, one after the other. Answers with names and what was wrong.
     pub async fn ping(&self) -> Vec<(String, Result<(), BoxError>)> {
         let mut all = Vec::new();
@@ -199,7 +198,7 @@ impl Inner {
     }
 
     fn parts(&self) -> Parts<'_> {
-        self.setup.parts(&self.loaded)
+        self.loaded.parts(&self.setup.observers)
     }
 }
 
@@ -259,16 +258,7 @@ impl CachesBuilder {
     /// [`ErrorKind::Config`]: the first mistake, with file, line, field, value and fix; [`ErrorKind::Level`] for a required
     /// provider that does not answer.
     pub async fn from_file(self, path: impl AsRef<Path>) -> Result<Caches> {
-        let path = path.as_ref();
-        let file = path.display().to_string();
-        let Some(format) = Format::of(path) else {
-            return Err(Error::config("file", &file, "name it `.toml`, `.json`, `.yaml` or `.yml`"));
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let fix = format!("cannot be read ({}); check the path and who may read it", error.kind());
-            Error::config("file", &file, fix)
-        })?;
-        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let (file, format, text, base) = open(path.as_ref())?;
         self.load(format, &text, file, base).await
     }
 
@@ -281,14 +271,10 @@ impl CachesBuilder {
     }
 
     async fn load(self, format: Format, text: &str, file: String, base: PathBuf) -> Result<Caches> {
-        if let Some(name) = &self.taken {
-            return Err(Error::config(
-                "backend",
-                name,
-                "there is a backend of this name already; give it another",
-            ));
-        }
-        let loaded = self.read(format, text, &base).map_err(|fault| fault.into_error(&file))?;
+        self.check()?;
+        let source = (format, text, base.as_path());
+        let loaded = Loaded::read(&self.backends, &self.environment(), source, Lacks::Refused);
+        let (loaded, _) = loaded.map_err(|fault| fault.into_error(&file))?;
         for (name, provider) in &loaded.providers {
             let required =
                 loaded.resolved.providers.get(name).is_some_and(|provided| provided.common.required);
@@ -302,46 +288,47 @@ impl CachesBuilder {
         Ok(Caches(Arc::new(Inner { file, setup: self, loaded, built: Mutex::default() })))
     }
 
-    fn read(&self, format: Format, text: &str, base: &Path) -> Result<Loaded, Fault> {
-        let mut tree = format.parse(text)?;
-        let environment = match &self.variables {
-            Some(variables) => Environment { prefix: self.prefix.clone(), variables: variables.clone() },
-            None => Environment::of_process(self.prefix.clone()),
-        };
-        environment.apply(&mut tree)?;
-        References { variables: &environment.variables, base }.resolve(&mut tree, &mut Err)?;
-        let resolved = Resolved::read(&tree, &self.backends, base)?;
-        let mut providers = Providers::new();
-        for (name, provided) in &resolved.providers {
-            providers.insert(name.clone(), self.backends.build(provided, &at!["providers", name], base)?);
-        }
-        for (name, keyring) in &resolved.keyrings {
-            encryption(&tree, name, keyring)?;
-        }
-        let backplanes = backplanes(&resolved, &providers);
-        let loaded = Loaded { tree, resolved, providers, backplanes };
-        let parts = self.parts(&loaded);
-        for (name, plan) in &loaded.resolved.caches {
-            parts.check(name, plan)?;
-        }
-        Ok(loaded)
+    /// For [`explain`](Self::explain).
+    pub(super) fn read_leniently(&self, path: &Path) -> Result<(String, Loaded, Vec<Fault>)> {
+        self.check()?;
+        let (file, format, text, base) = open(path)?;
+        let source = (format, text.as_str(), base.as_path());
+        let loaded = Loaded::read(&self.backends, &self.environment(), source, Lacks::Noted);
+        let (loaded, noted) = loaded.map_err(|fault| fault.into_error(&file))?;
+        Ok((file, loaded, noted))
     }
 
-    fn parts<'a>(&'a self, loaded: &'a Loaded) -> Parts<'a> {
-        Parts {
-            tree: &loaded.tree,
-            resolved: &loaded.resolved,
-            providers: &loaded.providers,
-            backplanes: &loaded.backplanes,
-            observers: &self.observers,
+    fn check(&self) -> Result<()> {
+        match &self.taken {
+            Some(name) => Err(Error::config(
+                "backend",
+                name,
+                "there is a backend of this name already; give it another",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn environment(&self) -> Environment {
+        match &self.variables {
+            Some(variables) => Environment { prefix: self.prefix.clone(), variables: variables.clone() },
+            None => Environment::of_process(self.prefix.clone()),
         }
     }
 }
 
-/// One for each provider that a cache names as its backplane.
-fn backplanes(resolved: &Resolved, providers: &Providers) -> Backplanes {
-    let named = resolved.caches.values().filter_map(|plan| plan.backplane.as_ref());
-    named.filter_map(|name| Some((name.clone(), providers.get(name)?.backplane()?))).collect()
+/// A file's name for errors, its language, its text, and its folder.
+fn open(path: &Path) -> Result<(String, Format, String, PathBuf)> {
+    let file = path.display().to_string();
+    let Some(format) = Format::of(path) else {
+        return Err(Error::config("file", &file, "name it `.toml`, `.json`, `.yaml` or `.yml`"));
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let fix = format!("cannot be read ({}); check the path and who may read it", error.kind());
+        Error::config("file", &file, fix)
+    })?;
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    Ok((file, format, text, base))
 }
 
 /// Neither settings nor variables: they may be secrets.

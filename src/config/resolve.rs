@@ -9,7 +9,7 @@ use super::{
     de,
     fault::{Fault, unknown},
     model::{self, Cache, Codec, Compression, Defaults, File, Keyring, LevelSettings},
-    node::{Node, Place, Step, Table, at},
+    node::{Node, Place, Step, Table, What, at},
     units::{Count, Limit, Period, Timespan, spell},
 };
 
@@ -89,7 +89,9 @@ impl Resolved {
                 return Err(Fault::without_value(at![name], Some(field.place.clone()), fix));
             }
         }
-        let section = |name: &str| table.get(name).map(|field| &field.node);
+        let section = |name: &str| {
+            table.get(name).map(|field| &field.node).filter(|node| !matches!(node.what, What::Null))
+        };
         let file = File {
             defaults: match section("defaults") {
                 Some(node) => de::read(node, &at!["defaults"], base)?,

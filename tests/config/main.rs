@@ -10,3 +10,5 @@
 mod formats;
 mod kit;
 mod mistakes;
+#[cfg(feature = "schema")]
+mod schema;

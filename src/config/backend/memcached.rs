@@ -37,6 +37,7 @@ pub(crate) struct Settings {
 /// Both default to what they are without the table.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "MemcachedBreaker"))]
 #[serde(deny_unknown_fields)]
 struct Breaker {
     /// After so many failures in a row. Default: 5.

@@ -61,10 +61,7 @@ fn fields(text: &str, raw: &str, depth: usize) -> Result<Table, Fault> {
     let mut table = Table::default();
     for (name, value) in pairs.0 {
         let node = node(text, value, depth + 1)?;
-        let line = match node.place {
-            Place::Line(line) => line,
-            Place::Variable(_) => 0,
-        };
+        let line = node.place.line();
         if let Some(first) = table.get(&name) {
             return Err(twice(line, &name, &first.place));
         }

@@ -130,7 +130,7 @@ impl Builder {
 
 /// `<<`: fields that are not there come from another table, or from the first of several that has them.
 fn merge(table: &mut Table, node: Node) -> Result<(), Fault> {
-    let Place::Line(line) = node.place else { return Ok(()) };
+    let line = node.place.line();
     match node.what {
         What::Table(other) => {
             for field in other.0 {
