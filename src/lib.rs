@@ -109,3 +109,7 @@ struct Testing;
 #[cfg(all(doctest, feature = "memory"))]
 #[doc = include_str!("../docs/writing-a-backend.md")]
 struct WritingABackend;
+
+#[cfg(all(doctest, feature = "memory", feature = "config"))]
+#[doc = include_str!("../docs/configuration.md")]
+struct Configuration;

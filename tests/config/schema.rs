@@ -1,6 +1,10 @@
 //! The JSON Schema for editors is that of the types that read a file.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use serde_json::{Value, json};
 use traced_cache::config;
@@ -84,4 +88,72 @@ fn what_is_read_is_valid_and_what_is_refused_is_not() {
     ] {
         assert!(!accepts(&bad), "{bad}");
     }
+}
+
+/// The rows of the table under a heading of docs/configuration.md: field and default.
+fn documented(heading: &str) -> BTreeMap<String, String> {
+    let docs = include_str!("../../docs/configuration.md");
+    let (_, section) = docs.split_once(&format!("\n### {heading}\n")).expect(heading);
+    let section = section.split("\n#").next().unwrap();
+    let rows = section.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let field = cells.next()?.trim_end_matches('`');
+        Some((field.to_owned(), cells.next()?.trim_matches('`').to_owned()))
+    });
+    rows.collect()
+}
+
+fn fields<'a>(schema: &'a Value, pointer: &str) -> BTreeSet<&'a str> {
+    let properties = schema.pointer(pointer).expect(pointer)["properties"].as_object().unwrap();
+    properties.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn every_field_is_documented_and_no_other() {
+    let schema = config::schema();
+    let with = |names: BTreeSet<&'static str>, more: &'static str| names.into_iter().chain([more]).collect();
+    let schema: &'static Value = Box::leak(Box::new(schema));
+    let provider = |at: usize| -> BTreeSet<&str> {
+        let all = fields(schema, &format!("/$defs/Provider/oneOf/{at}"));
+        all.into_iter().filter(|name| !["backend", "required", "level"].contains(name)).collect()
+    };
+    for (heading, expected) in [
+        ("`caches` and `defaults`", fields(schema, "/$defs/Cache")),
+        ("`policy`", fields(schema, "/$defs/Policy")),
+        ("A level, and a provider's `level`", with(fields(schema, "/$defs/LevelSettings"), "provider")),
+        ("A level, and a provider's `level`", fields(schema, "/$defs/Level/anyOf/1")),
+        ("`breaker`", fields(schema, "/$defs/BreakerTable")),
+        ("`compression`", fields(schema, "/$defs/CompressionTable")),
+        ("`keyrings`", fields(schema, "/$defs/Keyring")),
+        ("A key", fields(schema, "/$defs/Key")),
+        ("Every provider", BTreeSet::from(["backend", "required", "level"])),
+        ("`backend = \"memcached\"`", provider(0)),
+        ("`backend = \"memory\"`", provider(1)),
+        ("`backend = \"redis\"`", provider(2)),
+    ] {
+        let documented = documented(heading);
+        assert_eq!(documented.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "{heading}");
+    }
+    assert_eq!(with(fields(schema, "/$defs/Defaults"), "schema"), fields(schema, "/$defs/Cache"));
+}
+
+#[tokio::test]
+async fn documented_defaults_are_those_that_a_cache_gets() {
+    let text =
+        "[providers.m]\nbackend = \"memcached\"\nurl = \"memcached://h\"\n[caches.a]\nlevels = [\"m\"]\n";
+    let explained = crate::kit::toml(text).await.unwrap().explain();
+    let cache = &explained.caches[0];
+    let (policy, own) = (documented("`policy`"), documented("`caches` and `defaults`"));
+    let level = documented("A level, and a provider's `level`");
+    let of_cache = cache.settings.iter().map(|s| match s.name.strip_prefix("policy.") {
+        Some(field) => (s, &policy[field]),
+        None => (s, &own[&s.name]),
+    });
+    let of_level = cache.levels[0].settings.iter().map(|s| (s, &level[&s.name]));
+    let mut seen = 0;
+    for (setting, documented) in of_cache.chain(of_level) {
+        assert_eq!((&setting.value, setting.origin.as_str()), (documented, "default"), "{}", setting.name);
+        seen += 1;
+    }
+    assert_eq!(seen, policy.len() + 2 + level.len() - 1);
 }
