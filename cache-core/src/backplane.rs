@@ -31,6 +31,13 @@ pub trait Backplane: Send + Sync + 'static {
     /// Begins to hear the messages of `cache`. Called once per cache, from inside a runtime; ends when the listener is
     /// dropped elsewhere (keep a `Weak`).
     fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>);
+
+    /// Whether every other node of `cache` hears by itself of what this node has just written to the store: of keys and of
+    /// the marker. Asked once the store has acknowledged, and then nothing is published.
+    fn hears_writes(&self, cache: &str) -> bool {
+        let _ = cache;
+        false
+    }
 }
 
 /// One node's ear.
@@ -40,6 +47,25 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Messages may have been lost: the channel was down or silent, or has just come up for the first time.
     fn gap(&self);
+
+    /// Somebody else has written, removed or lost what the watched store holds under this id of the cache.
+    fn changed(&self, id: &str) {
+        let _ = id;
+        self.gap();
+    }
+
+    /// Somebody else has written, removed or lost the cache's marker there.
+    fn marker_changed(&self) {
+        self.gap();
+    }
+
+    /// Whether the cache keeps its entries in this store ([`CacheProvider::store_id`](crate::CacheProvider::store_id)), at
+    /// its nearest remote level: then each of its writes is over once it is there, and to watch the store is to hear of
+    /// them all.
+    fn keeps_in(&self, store: u64) -> bool {
+        let _ = store;
+        false
+    }
 
     /// Whether nobody listens any more: the cache is gone.
     fn is_closed(&self) -> bool;
@@ -65,6 +91,11 @@ pub(crate) struct Plane {
 impl Plane {
     pub(crate) fn new(channel: Arc<dyn Backplane>) -> Self {
         Self { channel, node: fastrand::u64(..), subscribed: OnceLock::new(), pending: Pending::default() }
+    }
+
+    /// Whether the others hear of writes by themselves.
+    fn is_heard(&self, cache: &str) -> bool {
+        self.channel.hears_writes(cache)
     }
 
     /// `None` for the whole cache. `sent_us`: the time, for those who want to know how long it took.
@@ -132,8 +163,25 @@ impl<T: Value> Listener for Ear<T> {
         if !inner.observers().is_empty() {
             let lag =
                 Duration::from_micros(u64::try_from(inner.shared_us().saturating_sub(sent_us)).unwrap_or(0));
-            inner.observers().event(&Event::BackplaneReceived { lag });
+            inner.observers().event(&Event::BackplaneReceived { lag: Some(lag) });
         }
+    }
+
+    fn changed(&self, id: &str) {
+        let Some(inner) = self.0.upgrade() else { return };
+        inner.invalidated_elsewhere(id);
+        inner.noticed();
+    }
+
+    fn marker_changed(&self) {
+        let Some(inner) = self.0.upgrade() else { return };
+        inner.cleared_elsewhere();
+        inner.noticed();
+    }
+
+    fn keeps_in(&self, store: u64) -> bool {
+        let Some(inner) = self.0.upgrade() else { return false };
+        store != 0 && inner.remote().next().is_some_and(|tier| tier.provider.store_id() == store)
     }
 
     fn gap(&self) {
@@ -162,6 +210,12 @@ impl<T: Value> Inner<T> {
         }
     }
 
+    /// Counts a change that the backplane has seen in the store.
+    fn noticed(&self) {
+        self.stats().on_backplane(OnBackplane::Received);
+        self.observers().event(&Event::BackplaneReceived { lag: None });
+    }
+
     /// The time, in microseconds since the Unix epoch, by the clock that the nodes of this cache share: a store's, where
     /// its difference is measured.
     fn shared_us(&self) -> i64 {
@@ -182,7 +236,9 @@ impl<T: Value> Inner<T> {
 
     /// Tells the other nodes that keys have changed. What the channel does not take is told when it is back.
     pub(crate) async fn tell(self: &Arc<Self>, keys: &[RawKey<'_>]) -> Delivery {
-        let Some(plane) = &self.plane else { return Delivery::Confirmed };
+        let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
+            return Delivery::Confirmed;
+        };
         let sent =
             futures::future::join_all(keys.iter().map(|key| self.send_message(plane, Some(key.id)))).await;
         let mut delivery = Delivery::Confirmed;
@@ -198,7 +254,9 @@ impl<T: Value> Inner<T> {
 
     /// Tells the other nodes that the whole cache has been cleared.
     pub(crate) async fn tell_clear(self: &Arc<Self>) -> Delivery {
-        let Some(plane) = &self.plane else { return Delivery::Confirmed };
+        let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
+            return Delivery::Confirmed;
+        };
         if self.send_message(plane, None).await {
             return Delivery::Confirmed;
         }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -190,27 +190,29 @@ impl<T: Value> Builder<T> {
             }
         }
         observers.attach(&stats);
-        Ok(TracedCache {
-            inner: Arc::new(Inner {
-                near: tiers[0].store.clone(),
-                tiers,
-                around: Around { cache, name, clock, observers, stats },
-                permits: policy
-                    .loads
-                    .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
-                plane: backplane.map(Plane::new),
-                policy,
-                schema,
-                weigher,
-                generation: CachePadded::new(AtomicU32::new(0)),
-                slots: Slots::new(),
-                tasks: TaskTracker::new(),
-                callers: TaskTracker::new(),
-                ended: AtomicBool::new(false),
-                closing: CancellationToken::new(),
-            }),
-            access: Access::Normal,
-        })
+        let inner = Arc::new(Inner {
+            near: tiers[0].store.clone(),
+            tiers,
+            around: Around { cache, name, clock, observers, stats },
+            permits: policy
+                .loads
+                .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+            plane: backplane.map(Plane::new),
+            policy,
+            schema,
+            weigher,
+            generation: CachePadded::new(AtomicU32::new(0)),
+            slots: Slots::new(),
+            tasks: TaskTracker::new(),
+            callers: TaskTracker::new(),
+            ended: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+        });
+        let advised: Weak<Inner<T>> = Arc::downgrade(&inner);
+        for tier in inner.remote() {
+            tier.provider.advise(Weak::clone(&advised) as _);
+        }
+        Ok(TracedCache { inner, access: Access::Normal })
     }
 }
 

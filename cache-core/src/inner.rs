@@ -16,8 +16,9 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found, LevelOutcome,
-    Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline, Unreadable,
+    Advised, Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found,
+    LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline,
+    Unreadable,
     backplane::Plane,
     codec,
     entry::AbsentMark,
@@ -484,6 +485,12 @@ impl<T: Value> Inner<T> {
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
         extra.retry_at = Some(now.after(self.policy.throttle));
         Entry { extra: extra.boxed(), ..entry.clone() }
+    }
+}
+
+impl<T: Value> Advised for Inner<T> {
+    fn advice(&self, text: &str) {
+        self.observers().event(&Event::Advice(text));
     }
 }
 

@@ -298,7 +298,7 @@ pub(crate) fn hash_id(id: &str) -> u64 {
 /// A key that already looks like a shortened one is shortened too, whatever its length: else whoever may choose a key
 /// could choose the one under which another's long key is kept.
 pub fn shorten(key: &str, limit: usize) -> std::borrow::Cow<'_, str> {
-    if key.len() <= limit && !looks_shortened(key) {
+    if key.len() <= limit && !is_shortened(key) {
         return key.into();
     }
     let digest = format!("~{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()));
@@ -309,7 +309,9 @@ pub fn shorten(key: &str, limit: usize) -> std::borrow::Cow<'_, str> {
     format!("{}{digest}", &key[..head]).into()
 }
 
-fn looks_shortened(key: &str) -> bool {
+/// Whether a key is one that [`shorten`] has shortened: then its whole text is not known. None that it leaves as it is
+/// looks so.
+pub fn is_shortened(key: &str) -> bool {
     let tail = key.len().checked_sub(33).map(|at| &key.as_bytes()[at..]);
     matches!(tail, Some([b'~', hex @ ..]) if hex.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }

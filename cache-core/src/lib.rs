@@ -52,7 +52,7 @@ pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, MissReason, Outcome};
 pub use inner::{Schema, Value};
-pub use key::{CacheId, CacheKey, KeyBuf, RawKey, shorten};
+pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
@@ -62,7 +62,9 @@ pub use observe::{
 };
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
-pub use provider::{CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put};
+pub use provider::{
+    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
+};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};

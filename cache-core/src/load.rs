@@ -245,6 +245,7 @@ impl<T: Value> Inner<T> {
         if let Err(Failed { error, .. }) = &answer {
             spans.failed(error.kind().as_str());
         }
+        spans.end();
         Ran { answer, began: Began { born, cost: self.now().since(born), stamps, seen } }
     }
 

@@ -310,11 +310,11 @@ pub enum Event<'a> {
     },
     /// A message about an invalidation has been handed to the backplane.
     BackplaneSent,
-    /// A message of another node has been applied.
+    /// A message of another node, or a change that the backplane has seen in the store, has been applied.
     BackplaneReceived {
-        /// Time since it was sent, by the clocks of a remote level's store where they are measured, else by the two nodes'
-        /// own. Zero where those disagree.
-        lag: Duration,
+        /// Time since a message was sent, by the clocks of a remote level's store where they are measured, else by the two
+        /// nodes' own. Zero where those disagree. Of a change in the store it is not known.
+        lag: Option<Duration>,
     },
     /// Something on the backplane is not a message of this release: dropped.
     BackplaneNoise,
@@ -473,7 +473,7 @@ pub enum SpanKind {
     Replay,
 }
 
-/// A span under way. Ends when dropped.
+/// A span under way. Ends when [told](Self::end), at the latest when dropped.
 pub trait Span: Send + Sync + 'static {
     /// Runs `work` with this span as the current one. Called around every poll.
     fn within(&self, work: &mut dyn FnMut());
@@ -502,6 +502,9 @@ pub trait Span: Send + Sync + 'static {
     fn link(&self, other: &dyn Span) {
         let _ = other;
     }
+
+    /// The work is over, although others may still hold the span to link to it.
+    fn end(&self) {}
 
     /// For [`Span::link`] of the same observer.
     fn as_any(&self) -> &dyn std::any::Any;
@@ -628,6 +631,10 @@ impl Spans {
 
     pub(crate) fn failed(&self, error: &str) {
         self.each(|s| s.failed(error));
+    }
+
+    pub(crate) fn end(&self) {
+        self.each(|s| s.end());
     }
 
     /// Links span by span; a span of another observer's kind is for `link` to ignore.

@@ -1,6 +1,9 @@
 //! The trait that carries every backend.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -182,6 +185,18 @@ pub trait CacheProvider: Send + Sync + 'static {
         0
     }
 
+    /// Names the store behind this provider, within this process, for a backplane that watches it: see
+    /// [`Listener::keeps_in`](crate::Listener::keeps_in). 0: none does.
+    fn store_id(&self) -> u64 {
+        0
+    }
+
+    /// Who wants to know what an operator may want to put right: a permission without which the provider goes on in a
+    /// weaker form, say. Told once per finding, also of those of before.
+    fn advise(&self, to: Weak<dyn Advised>) {
+        let _ = to;
+    }
+
     /// The level's leases, where the store can keep them. With them one load runs across processes, and a fill that an
     /// invalidation or a set has overtaken is refused by the store itself. Then [`put`](Self::put_many) and
     /// [`remove`](Self::remove_many) revoke the lease of their key.
@@ -209,6 +224,12 @@ pub trait CacheProvider: Send + Sync + 'static {
 
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// Hears what an operator may want to put right.
+pub trait Advised: Send + Sync + 'static {
+    /// A sentence, without keys, values or credentials.
+    fn advice(&self, text: &str);
 }
 
 /// A shared provider is a provider: several caches may stand on one.
@@ -264,6 +285,14 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn incarnation(&self) -> u64 {
         (**self).incarnation()
+    }
+
+    fn store_id(&self) -> u64 {
+        (**self).store_id()
+    }
+
+    fn advise(&self, to: Weak<dyn Advised>) {
+        (**self).advise(to);
     }
 
     fn leases(&self) -> Option<&dyn Leases> {

@@ -1,64 +1,82 @@
 //! The caches that are reported, and their counts at the last collection.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use cache_core::Stats;
 
-use crate::totals::Totals;
+use crate::{
+    series::{Named, Series},
+    totals::Totals,
+};
 
-/// Counts by cache name.
-pub(crate) type Reading = Arc<Vec<(Arc<str>, Totals)>>;
+/// Counts by series.
+pub(crate) type Reading = Arc<Vec<(Arc<Named>, Totals)>>;
 
-/// Names whose counts are kept although no cache has them at present.
-const RETIRED_MAX: usize = 1024;
 /// A reading is never handed out when it is older than this.
 const READING_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Sums the counters of all attached caches by name.
-#[derive(Default)]
 pub(crate) struct Collector {
+    pub(crate) series: Series,
     /// Attached since the last collection. Apart from the rest, so that building a cache never waits for a collection.
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Vec<Tracked>>,
     view: Mutex<View>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    caches: Vec<Weak<Stats>>,
-    sweep_at: usize,
 }
 
 #[derive(Default)]
 struct View {
     tracked: Vec<Tracked>,
+    sweep_at: usize,
     /// Final counts of caches that are gone. Counters must not go backwards under a name that lives on or comes back:
     /// the SDK subtracts, and Prometheus would see a restart.
-    retired: HashMap<Arc<str>, Totals>,
+    retired: HashMap<Option<Arc<str>>, (Arc<Named>, Totals)>,
     reading: Reading,
     taken: Option<Instant>,
     /// Instruments that have had this reading.
-    seen: u32,
+    seen: u64,
 }
 
+/// Kept until its last counts have been taken, also if its cache is gone before anybody collects.
 struct Tracked {
-    stats: Weak<Stats>,
-    name: Arc<str>,
+    stats: Arc<Stats>,
+    series: Arc<Named>,
     last: Totals,
 }
 
+impl Tracked {
+    /// Whether its cache is gone: nobody else holds the counters.
+    fn is_over(&self) -> bool {
+        Arc::strong_count(&self.stats) == 1
+    }
+}
+
 impl Collector {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { series: Series::new(limit), inbox: Mutex::default(), view: Mutex::default() }
+    }
+
     pub(crate) fn attach(&self, stats: &Arc<Stats>) {
-        let mut inbox = lock(&self.inbox);
-        inbox.caches.push(Arc::downgrade(stats));
-        // Caches may come and go with nobody collecting.
-        if inbox.caches.len() > inbox.sweep_at {
-            inbox.caches.retain(|cache| cache.strong_count() > 0);
-            inbox.sweep_at = (inbox.caches.len() * 2).max(64);
+        let series = self.series.of(stats.info());
+        let tracked = Tracked { stats: Arc::clone(stats), series, last: Totals::default() };
+        let waiting = {
+            let mut inbox = lock(&self.inbox);
+            inbox.push(tracked);
+            inbox.len()
+        };
+        // Caches may come and go with nobody collecting. While somebody does, there is no need.
+        if waiting >= 64
+            && let Ok(mut view) = self.view.try_lock()
+        {
+            view.take_in(std::mem::take(&mut *lock(&self.inbox)));
+            if view.tracked.len() > view.sweep_at {
+                view.retire();
+                view.sweep_at = (view.tracked.len() * 2).max(64);
+            }
         }
     }
 
@@ -66,54 +84,82 @@ impl Collector {
     /// SDK has no callback for several instruments, so a new collection is known by an instrument asking again.
     pub(crate) fn read(&self, instrument: u32) -> Reading {
         let mut view = lock(&self.view);
-        let bit = 1u32 << (instrument % u32::BITS);
+        let bit = 1u64 << (instrument % u64::BITS);
         let fresh = view.taken.is_some_and(|at| at.elapsed() < READING_MAX_AGE);
         if !fresh || view.seen & bit != 0 {
-            view.refresh(std::mem::take(&mut lock(&self.inbox).caches));
+            self.refresh(&mut view);
             view.seen = 0;
-            view.taken = Some(Instant::now());
         }
         view.seen |= bit;
         Arc::clone(&view.reading)
     }
+
+    /// The counts as they are now, for whoever wants to know. Collections do not notice.
+    pub(crate) fn now(&self) -> Reading {
+        let mut view = lock(&self.view);
+        view.take_in(std::mem::take(&mut *lock(&self.inbox)));
+        view.sums()
+    }
+
+    fn refresh(&self, view: &mut View) {
+        view.take_in(std::mem::take(&mut *lock(&self.inbox)));
+        view.reading = view.sums();
+        view.taken = Some(Instant::now());
+    }
 }
 
 impl View {
-    fn refresh(&mut self, new: Vec<Weak<Stats>>) {
-        for stats in new {
-            if let Some(live) = stats.upgrade() {
-                let name = Arc::clone(live.info().shared_name());
-                self.tracked.push(Tracked { stats, name, last: Totals::default() });
-            }
-        }
-        let mut sums: HashMap<Arc<str>, Totals> = HashMap::new();
+    fn take_in(&mut self, new: Vec<Tracked>) {
+        self.tracked.extend(new);
+    }
+
+    /// Takes the last counts of caches that are gone.
+    fn retire(&mut self) {
         let retired = &mut self.retired;
         self.tracked.retain_mut(|cache| {
-            if let Some(stats) = cache.stats.upgrade() {
-                cache.last = totals(&stats).unwrap_or_else(|| cache.last.clone());
-                sums.entry(Arc::clone(&cache.name)).or_default().add(&cache.last);
+            if !cache.is_over() {
                 return true;
             }
-            let last = std::mem::take(&mut cache.last).counts_only();
-            retired.entry(Arc::clone(&cache.name)).or_default().add(&last);
+            let last = totals(&cache.stats).unwrap_or_else(|| std::mem::take(&mut cache.last)).counts_only();
+            let name = cache.series.name.clone();
+            retired
+                .entry(name)
+                .or_insert_with(|| (Arc::clone(&cache.series), Totals::default()))
+                .1
+                .add(&last);
             false
         });
-        if retired.len() > RETIRED_MAX {
-            let live: HashSet<&Arc<str>> = sums.keys().collect();
-            retired.retain(|name, _| live.contains(name));
+    }
+
+    fn sums(&mut self) -> Reading {
+        self.retire();
+        let mut sums: HashMap<Option<Arc<str>>, (Arc<Named>, Totals)> = HashMap::new();
+        for cache in &mut self.tracked {
+            if let Some(now) = totals(&cache.stats) {
+                cache.last = now;
+            }
+            let name = cache.series.name.clone();
+            sums.entry(name)
+                .or_insert_with(|| (Arc::clone(&cache.series), Totals::default()))
+                .1
+                .add(&cache.last);
         }
-        for (name, sum) in &mut sums {
-            if let Some(retired) = retired.get(name) {
-                sum.add(retired);
+        for (name, (series, last)) in &self.retired {
+            match sums.get_mut(name) {
+                Some((_, sum)) => sum.add(last),
+                // The overflow is never over, and what has been reported once stays exact.
+                None => {
+                    sums.insert(name.clone(), (Arc::clone(series), last.clone()));
+                }
             }
         }
-        self.reading = Arc::new(sums.into_iter().collect());
+        Arc::new(sums.into_values().collect())
     }
 }
 
 /// A panic in a callback would end the SDK's reader for good, and a store is somebody else's code.
 fn totals(stats: &Stats) -> Option<Totals> {
-    let positions = stats.info().levels().iter().map(|level| Arc::clone(&level.position));
+    let positions = stats.info().levels().iter().map(|level| (Arc::clone(&level.position), level.in_process));
     catch_unwind(AssertUnwindSafe(|| Totals::of(&stats.snapshot(), positions))).ok()
 }
 

@@ -38,7 +38,8 @@
 //! # Metrics
 //! [`names`] lists every metric, its unit and its attributes. Counters are read from the cache's own when telemetry
 //! collects, so a hit pays nothing for them; every series that can move is there from zero on; look-ups equal the sum
-//! of [`names::REQUESTS`] over tiers and results. Caches of one name count together.
+//! of [`names::REQUESTS`] over levels and results, and misses that of [`names::MISS_REASONS`]. Caches of one name count
+//! together. [`Vocabulary`] has the names of older dashboards. [`Telemetry::stats`] says the same to code.
 //!
 //! `cache.hits` are look-ups that a level served fresh, `cache.misses` those that found nothing. Stale and negative
 //! answers and calls that waited for another's load are neither: `cache.requests` has them all.
@@ -47,21 +48,34 @@
 //! from the counters, and look at durations by `cache.level` and `cache.result`, where sampling does not matter.
 //!
 //! # Spans
-//! | span | when | child of |
-//! | --- | --- | --- |
-//! | `cache.get users` and other verbs | a call leaves the nearest level | what is current at the caller |
-//! | `cache.get users l2` | a level is asked | the call |
-//! | `cache.load users` | the loader runs; current inside it | the call that started it; nothing, with a link, in the background |
+//! | span | kind | when | child of |
+//! | --- | --- | --- | --- |
+//! | `cache.get users` and other verbs | INTERNAL | a call leaves the nearest level | what is current at the caller |
+//! | `GET`, `MULTI`, `mg 10.0.0.1:11211`, ... | CLIENT | a remote level is asked, by the database conventions | the call |
+//! | `cache.load users` | INTERNAL | the loader runs; current inside it | the call that started it |
+//! | `cache.publish users` | PRODUCER | other nodes are told | the call |
+//! | `cache.load users`, `cache.write_behind users`, `cache.replay users` | INTERNAL | behind the caller's back | nothing: a trace of its own, with a link to what caused it |
 //!
-//! All are of kind INTERNAL. A call that waited for another's load links to that load. Where the parent is not sampled,
-//! telemetry is suppressed or no tracer is installed, none is made. Values are never recorded; keys only through
-//! [`TelemetryBuilder::show_keys`].
+//! A call that waited for another's load links to that load. Where the parent is not sampled, telemetry is suppressed or
+//! no tracer is installed, none is made, and nothing is built for it. A hit at the nearest level has no span, unless
+//! [`TelemetryBuilder::trace_hits`] gives it one. Values are never recorded; keys only through
+//! [`TelemetryBuilder::show_keys`] or [`TelemetryBuilder::show_key_patterns`].
 
 mod collector;
-mod instruments;
+mod keys;
 pub mod names;
+mod observed;
+mod recorded;
+mod series;
+#[cfg(feature = "setup")]
+pub mod setup;
 mod spans;
+mod status;
 mod telemetry;
 mod totals;
+mod vocabulary;
 
+pub use keys::key_pattern;
+pub use status::{CacheStatus, Latency, LevelStatus};
 pub use telemetry::{Telemetry, TelemetryBuilder};
+pub use vocabulary::Vocabulary;

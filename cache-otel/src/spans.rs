@@ -1,55 +1,163 @@
 //! Spans of what leaves the nearest level.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use cache_core::{Ambient, CacheInfo, LevelInfo, Outcome, Span, SpanKind, SpanStart};
+use cache_core::{Ambient, CacheInfo, MissReason, Outcome, Span, SpanKind, SpanStart, Verb};
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value,
     baggage::BaggageExt,
+    global::BoxedTracer,
     trace::{Link, Span as _, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
 };
 
-use crate::{instruments, names, telemetry::ShowKey};
+use crate::{
+    keys::ShowKey,
+    names,
+    observed::result,
+    recorded::{address, port, position},
+};
 
-/// Starts a span, if anything would come of it.
-pub(crate) fn start<T>(
-    tracer: &T,
-    cache: &CacheInfo,
-    start: &SpanStart<'_>,
-    show: Option<&ShowKey>,
-) -> Option<Arc<dyn Span>>
-where
-    T: Tracer,
-    T::Span: Send + Sync + 'static,
-{
-    // Nothing is built where nothing records.
-    let skip = Context::map_current(|cx| {
-        cx.is_telemetry_suppressed() || (!start.root && cx.has_active_span() && !is_sampled(cx))
-    });
-    if skip {
-        return None;
+/// Makes spans, with what has been said about them.
+pub(crate) struct Spans {
+    pub(crate) tracer: BoxedTracer,
+    pub(crate) show_key: Option<ShowKey>,
+    pub(crate) hits: bool,
+    pub(crate) sentry: bool,
+    /// The tracer has given a span without an identity: there is no SDK behind it, and never will be.
+    pub(crate) nothing_records: AtomicBool,
+}
+
+impl Spans {
+    /// Whether a span that is built now would go nowhere.
+    fn is_idle(&self, root: bool) -> bool {
+        self.nothing_records.load(Ordering::Relaxed)
+            || Context::map_current(|cx| {
+                cx.is_telemetry_suppressed() || (!root && cx.has_active_span() && !is_sampled(cx))
+            })
     }
-    let mut builder = builder(cache, start, show);
-    let parent = if start.root {
-        // Background work has a trace of its own, which says what set it off.
-        builder =
-            builder.with_links(vec![Link::with_context(Context::current().span().span_context().clone())]);
-        Context::new()
-    } else {
-        Context::current()
-    };
-    let span = tracer.build_with_context(builder, &parent);
-    // No tracer is installed.
-    if !span.span_context().is_valid() {
-        return None;
+
+    pub(crate) fn wants_hit(&self) -> bool {
+        self.hits && !self.is_idle(false)
     }
-    // A root that was sampled out still goes on: what runs inside must follow its decision, not make its own.
-    let lookup = match start.kind {
-        SpanKind::Operation(_) | SpanKind::Level { .. } => start.keys <= 1,
-        _ => false,
-    };
-    let levels = cache.levels().iter().map(|LevelInfo { position, .. }| Arc::clone(position)).collect();
-    Some(Arc::new(OtelSpan { recording: span.is_recording(), cx: parent.with_span(span), lookup, levels }))
+
+    /// Starts a span, if anything would come of it.
+    pub(crate) fn start(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {
+        // Nothing is built where nothing records.
+        if self.is_idle(start.root) {
+            return None;
+        }
+        let mut builder = self.builder(cache, start);
+        let parent = if start.root {
+            // Background work has a trace of its own, which says what set it off.
+            let cause = Context::map_current(|cx| cx.span().span_context().clone());
+            if cause.is_valid() {
+                builder = builder.with_links(vec![Link::new(cause, link("caused_by"), 0)]);
+            }
+            Context::new()
+        } else {
+            Context::current()
+        };
+        let span = self.tracer.build_with_context(builder, &parent);
+        if !span.span_context().is_valid() {
+            self.nothing_records.store(true, Ordering::Relaxed);
+            return None;
+        }
+        // A root that was sampled out still goes on: what runs inside must follow its decision, not make its own.
+        let lookup = match start.kind {
+            SpanKind::Operation(_) | SpanKind::Level { .. } => start.keys <= 1,
+            _ => false,
+        };
+        let writes = match start.kind {
+            SpanKind::Operation(verb) if self.sentry => sentry_op(verb) != "cache.get",
+            _ => false,
+        };
+        Some(Arc::new(OtelSpan {
+            recording: span.is_recording(),
+            cx: parent.with_span(span),
+            lookup,
+            writes,
+            failed: AtomicBool::new(false),
+            cache: cache.clone(),
+        }))
+    }
+
+    fn builder(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> SpanBuilder {
+        let mut attributes = Vec::with_capacity(12);
+        attributes.push(KeyValue::new(names::CACHE_NAME, Arc::clone(cache.shared_name())));
+        let mut kind = OtelKind::Internal;
+        let operation = |word| KeyValue::new(names::CACHE_OPERATION, word);
+        let name = match start.kind {
+            SpanKind::Operation(verb) => {
+                attributes.push(operation(verb.as_str()));
+                if self.sentry {
+                    attributes.push(KeyValue::new("sentry.op", sentry_op(verb)));
+                }
+                format!("cache.{} {}", verb.as_str(), cache.name())
+            }
+            SpanKind::Level { level, op, command } => {
+                attributes.push(operation(op.as_str()));
+                attributes.push(position(cache, level));
+                match cache.levels().get(usize::from(level)).filter(|level| !level.in_process) {
+                    Some(level) => {
+                        kind = OtelKind::Client;
+                        let provider = &level.provider;
+                        attributes.push(KeyValue::new(names::DB_SYSTEM, provider.system));
+                        attributes.push(KeyValue::new(names::DB_OPERATION, command));
+                        attributes.extend(address(provider));
+                        attributes.extend(port(provider));
+                        client_name(provider.system, command, provider.address.as_deref(), provider.port)
+                    }
+                    None => format!("cache.{} {}", op.as_str(), cache.name()),
+                }
+            }
+            SpanKind::Publish => {
+                kind = OtelKind::Producer;
+                attributes.push(operation("publish"));
+                format!("cache.publish {}", cache.name())
+            }
+            SpanKind::WriteBehind => {
+                attributes.push(operation("write_behind"));
+                format!("cache.write_behind {}", cache.name())
+            }
+            SpanKind::Replay => {
+                attributes.push(operation("replay"));
+                format!("cache.replay {}", cache.name())
+            }
+            _ => {
+                attributes.push(operation("load"));
+                format!("cache.load {}", cache.name())
+            }
+        };
+        if start.keys > 1 {
+            attributes.push(KeyValue::new(names::KEY_COUNT, i64::try_from(start.keys).unwrap_or(i64::MAX)));
+        }
+        if let Some(shown) = start.key.zip(self.show_key.as_ref()).and_then(|(key, show)| show.of(key)) {
+            let keys = Value::Array(Array::String(vec![StringValue::from(shown)]));
+            attributes.push(KeyValue::new(names::CACHE_KEY, keys));
+        }
+        SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes)
+    }
+}
+
+/// The name of a command's span by the conventions: the command alone for Redis, whose database index is no target; with
+/// the server otherwise.
+pub(crate) fn client_name(system: &str, command: &str, address: Option<&str>, port: Option<u16>) -> String {
+    match (system, address, port) {
+        ("redis", ..) => command.to_owned(),
+        (_, Some(address), Some(port)) => format!("{command} {address}:{port}"),
+        (_, Some(address), None) => format!("{command} {address}"),
+        _ => format!("{command} {system}"),
+    }
+}
+
+fn link(kind: &'static str) -> Vec<KeyValue> {
+    vec![KeyValue::new(names::LINK_KIND, kind)]
 }
 
 fn is_sampled(cx: &Context) -> bool {
@@ -59,34 +167,14 @@ fn is_sampled(cx: &Context) -> bool {
     !parent.is_valid() || parent.is_sampled()
 }
 
-fn builder(cache: &CacheInfo, start: &SpanStart<'_>, show: Option<&ShowKey>) -> SpanBuilder {
-    let mut attributes = Vec::with_capacity(8);
-    attributes.push(instruments::cache_name(cache));
-    let name = match start.kind {
-        SpanKind::Operation(verb) => {
-            attributes.push(KeyValue::new(names::CACHE_OPERATION, verb.as_str()));
-            format!("cache.{} {}", verb.as_str(), cache.name())
-        }
-        SpanKind::Level { level, op, .. } => {
-            let position = instruments::position(cache, level, names::CACHE_LEVEL);
-            let name = format!("cache.{} {} {}", op.as_str(), cache.name(), position.value.as_str());
-            attributes.push(KeyValue::new(names::CACHE_OPERATION, op.as_str()));
-            attributes.push(position);
-            name
-        }
-        _ => {
-            attributes.push(KeyValue::new(names::CACHE_OPERATION, "load"));
-            format!("cache.load {}", cache.name())
-        }
-    };
-    if start.keys > 1 {
-        attributes.push(KeyValue::new(names::KEY_COUNT, i64::try_from(start.keys).unwrap_or(i64::MAX)));
+/// What Sentry's cache pages go by.
+const fn sentry_op(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Get | Verb::GetOrSet | Verb::GetMany | Verb::GetOrSetMany | Verb::Refresh => "cache.get",
+        Verb::Set | Verb::SetMany | Verb::Save | Verb::Warm => "cache.put",
+        Verb::Clear => "cache.flush",
+        _ => "cache.remove",
     }
-    if let Some(shown) = start.key.zip(show).and_then(|(key, show)| show.of(key)) {
-        let keys = Value::Array(Array::String(vec![StringValue::from(shown)]));
-        attributes.push(KeyValue::new(names::CACHE_KEY, keys));
-    }
-    SpanBuilder::from_name(name).with_kind(OtelKind::Internal).with_attributes(attributes)
 }
 
 struct OtelSpan {
@@ -94,7 +182,10 @@ struct OtelSpan {
     recording: bool,
     /// A look-up of one key, which hits or does not.
     lookup: bool,
-    levels: Vec<Arc<str>>,
+    /// Sentry wants to know whether it did.
+    writes: bool,
+    failed: AtomicBool,
+    cache: CacheInfo,
 }
 
 impl Span for OtelSpan {
@@ -108,15 +199,21 @@ impl Span for OtelSpan {
             return;
         }
         let span = self.cx.span();
-        span.set_attribute(KeyValue::new(names::CACHE_RESULT, instruments::result(outcome)));
+        span.set_attribute(KeyValue::new(names::CACHE_RESULT, result(outcome)));
         if self.lookup {
             span.set_attribute(KeyValue::new(
                 names::CACHE_HIT,
                 matches!(outcome, Outcome::Hit | Outcome::Stale),
             ));
         }
-        if let Some(position) = level.and_then(|level| self.levels.get(usize::from(level))) {
-            span.set_attribute(KeyValue::new(names::CACHE_LEVEL, Arc::clone(position)));
+        if let Some(level) = level {
+            span.set_attribute(position(&self.cache, level));
+        }
+    }
+
+    fn missed(&self, reason: MissReason) {
+        if self.recording {
+            self.cx.span().set_attribute(KeyValue::new(names::MISS_REASON, reason.as_str()));
         }
     }
 
@@ -128,6 +225,7 @@ impl Span for OtelSpan {
     }
 
     fn failed(&self, error: &str) {
+        self.failed.store(true, Ordering::Relaxed);
         if self.recording {
             let span = self.cx.span();
             span.set_attribute(KeyValue::new(names::ERROR_TYPE, error.to_owned()));
@@ -138,8 +236,17 @@ impl Span for OtelSpan {
     fn link(&self, other: &dyn Span) {
         let Some(other) = other.as_any().downcast_ref::<Self>() else { return };
         if self.recording {
-            self.cx.span().add_link(other.cx.span().span_context().clone(), Vec::new());
+            self.cx.span().add_link(other.cx.span().span_context().clone(), link("waited_for"));
         }
+    }
+
+    fn end(&self) {
+        let span = self.cx.span();
+        if self.writes && self.recording {
+            span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
+        }
+        // Whoever still holds the context, a task that was spawned inside say, does not keep the span open.
+        span.end();
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -149,12 +256,11 @@ impl Span for OtelSpan {
 
 impl Drop for OtelSpan {
     fn drop(&mut self) {
-        // Whoever still holds the context, a task that was spawned inside say, does not keep the span open.
-        self.cx.span().end();
+        self.end();
     }
 }
 
-/// The caller's context, for a load that runs on a task of its own.
+/// The caller's context, for work that runs on a task of its own.
 struct Caller(Context);
 
 impl Ambient for Caller {

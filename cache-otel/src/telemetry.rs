@@ -2,8 +2,7 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use cache_core::{Ambient, CacheInfo, Event, Observer, Span, SpanStart, Stats};
@@ -14,26 +13,26 @@ use opentelemetry::{
 };
 
 use crate::{
+    CacheStatus, Vocabulary,
     collector::Collector,
-    instruments::{self, Durations},
-    names, spans,
+    keys::ShowKey,
+    names, observed,
+    recorded::Recorded,
+    series,
+    spans::{self, Spans},
 };
 
 /// Reports caches to OpenTelemetry: give a clone to each cache as its observer.
 ///
 /// Make one per process. Caches of one name are summed; two of these over one meter provider would report such caches
-/// over each other.
-///
-/// Metrics of a cache that is dropped are no longer reported, and its counts stay in the sum of its name. (Version
-/// 0.33 of the SDK goes on exporting the last `cache.hit_rate` of such a name, as it does with any gauge.)
+/// over each other. The counts of a cache that is dropped stay in the sum of its name.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
 struct Inner {
     collector: Arc<Collector>,
-    durations: Durations,
-    tracer: BoxedTracer,
-    show_key: Option<ShowKey>,
+    recorded: Recorded,
+    spans: Spans,
 }
 
 impl Telemetry {
@@ -45,13 +44,32 @@ impl Telemetry {
 
     /// Over providers of your choice.
     pub fn builder() -> TelemetryBuilder {
-        TelemetryBuilder { meter: None, tracer: None, show_key: None }
+        TelemetryBuilder {
+            meter: None,
+            tracer: None,
+            show_key: None,
+            trace_hits: false,
+            sentry: false,
+            vocabulary: Vocabulary::Today,
+            limit: series::DEFAULT_LIMIT,
+        }
+    }
+
+    /// How the caches do that this one observes, by name. Reads every counter: for a status page or a log line, not for
+    /// a hot path.
+    pub fn stats(&self) -> Vec<CacheStatus> {
+        let mut all: Vec<_> =
+            self.0.collector.now().iter().map(|(at, totals)| CacheStatus::of(at, totals)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 }
 
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Telemetry").field("shows_keys", &self.0.show_key.is_some()).finish_non_exhaustive()
+        f.debug_struct("Telemetry")
+            .field("shows_keys", &self.0.spans.show_key.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,11 +79,19 @@ impl Observer for Telemetry {
     }
 
     fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
-        self.0.durations.record(cache, event);
+        self.0.recorded.record(cache, &self.0.collector.series.of(cache), event);
     }
 
     fn span(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {
-        spans::start(&self.0.tracer, cache, start, self.0.show_key.as_ref())
+        self.0.spans.start(cache, start)
+    }
+
+    fn traces_hits(&self) -> bool {
+        self.0.spans.hits
+    }
+
+    fn traces_hit(&self) -> bool {
+        self.0.spans.wants_hit()
     }
 
     fn ambient(&self) -> Option<Arc<dyn Ambient>> {
@@ -79,6 +105,10 @@ pub struct TelemetryBuilder {
     meter: Option<Meter>,
     tracer: Option<BoxedTracer>,
     show_key: Option<ShowKey>,
+    trace_hits: bool,
+    sentry: bool,
+    vocabulary: Vocabulary,
+    limit: usize,
 }
 
 impl TelemetryBuilder {
@@ -94,10 +124,43 @@ impl TelemetryBuilder {
         self
     }
 
+    /// Which names metrics have. [`Vocabulary::Today`] by default.
+    pub fn vocabulary(mut self, vocabulary: Vocabulary) -> Self {
+        self.vocabulary = vocabulary;
+        self
+    }
+
     /// Puts keys on spans, in the form that `show` gives them; `None` leaves a key out. No key is shown by default, and
-    /// none is ever put on a metric. A panic in `show` leaves the key out.
+    /// none is ever put on a metric. A panic in `show` leaves the key out. [`key_pattern`](crate::key_pattern) is one.
     pub fn show_keys(mut self, show: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.show_key = Some(ShowKey(Box::new(show)));
+        self.show_key = Some(ShowKey::by(show));
+        self
+    }
+
+    /// Puts the shape of keys on spans: a key that is like one of `patterns`, `user:*:profile` say, shows as that, where `*`
+    /// is anything between colons or slashes, or a part of a tuple; other keys are left out.
+    pub fn show_key_patterns<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        self.show_key = Some(ShowKey::as_patterns(patterns.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Gives hits at the nearest level spans of their own, where the trace around them is sampled or there is none. Such
+    /// a hit costs what any other call does, some microseconds; the others stay as they are. Off by default.
+    pub fn trace_hits(mut self, yes: bool) -> Self {
+        self.trace_hits = yes;
+        self
+    }
+
+    /// Adds what Sentry's cache pages go by: `sentry.op`, and `cache.write` on writes. Off by default.
+    pub fn sentry(mut self, yes: bool) -> Self {
+        self.sentry = yes;
+        self
+    }
+
+    /// How many series your SDK lets an instrument have: 2,000 unless its views say otherwise. Caches whose names would take
+    /// more (about 20 for each name) are summed in one series, which has `otel.metric.overflow` instead of a name.
+    pub fn cardinality_limit(mut self, series: usize) -> Self {
+        self.limit = series;
         self
     }
 
@@ -106,10 +169,17 @@ impl TelemetryBuilder {
     pub fn build(self) -> Telemetry {
         let meter = self.meter.unwrap_or_else(|| global::meter_with_scope(scope()));
         let tracer = self.tracer.unwrap_or_else(|| global::tracer_with_scope(scope()));
-        let collector = Arc::new(Collector::default());
-        instruments::observe(&meter, &collector);
-        let durations = Durations::new(&meter);
-        Telemetry(Arc::new(Inner { collector, durations, tracer, show_key: self.show_key }))
+        let collector = Arc::new(Collector::new(self.limit));
+        observed::register(&meter, &collector, self.vocabulary);
+        let recorded = Recorded::new(&meter, self.vocabulary);
+        let spans = Spans {
+            tracer,
+            show_key: self.show_key,
+            hits: self.trace_hits,
+            sentry: self.sentry,
+            nothing_records: AtomicBool::new(false),
+        };
+        Telemetry(Arc::new(Inner { collector, recorded, spans }))
     }
 }
 
@@ -117,21 +187,13 @@ impl fmt::Debug for TelemetryBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TelemetryBuilder")
             .field("shows_keys", &self.show_key.is_some())
+            .field("trace_hits", &self.trace_hits)
+            .field("vocabulary", &self.vocabulary)
+            .field("cardinality_limit", &self.limit)
             .finish_non_exhaustive()
     }
 }
 
 fn scope() -> InstrumentationScope {
     InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build()
-}
-
-type Mask = dyn Fn(&str) -> Option<String> + Send + Sync;
-
-/// The user's say on what of a key may be seen.
-pub(crate) struct ShowKey(Box<Mask>);
-
-impl ShowKey {
-    pub(crate) fn of(&self, key: &str) -> Option<String> {
-        catch_unwind(AssertUnwindSafe(|| (self.0)(key))).ok().flatten()
-    }
 }

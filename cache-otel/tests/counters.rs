@@ -1,72 +1,18 @@
 //! Counters, as a reader of the SDK gets them from real caches.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::{collections::BTreeMap, time::Duration};
+mod common;
 
-use cache_core::{Policy, TracedCache, ok};
-use cache_memory::Memory;
-use cache_otel::{Telemetry, names};
-use opentelemetry_sdk::metrics::{
-    InMemoryMetricExporter, InMemoryMetricExporterBuilder, SdkMeterProvider, Temporality,
-    data::{AggregatedMetrics, Metric, MetricData},
+use std::{sync::Arc, time::Duration};
+
+use cache_core::{
+    Level, LevelOutcome, MissReason, Policy, TracedCache, ok,
+    testing::{Chaos, Fault, Hub, MapProvider},
 };
-
-/// `metric{attributes}` and value, of one collection.
-type Series = BTreeMap<String, f64>;
-
-struct Reader {
-    provider: SdkMeterProvider,
-    exporter: InMemoryMetricExporter,
-}
-
-impl Reader {
-    fn new(temporality: Temporality) -> Self {
-        let exporter = InMemoryMetricExporterBuilder::new().with_temporality(temporality).build();
-        let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-        Self { provider, exporter }
-    }
-
-    fn telemetry(&self) -> Telemetry {
-        Telemetry::builder().meter_provider(&self.provider).build()
-    }
-
-    fn collect(&self) -> Series {
-        self.exporter.reset();
-        self.provider.force_flush().unwrap();
-        let mut series = Series::new();
-        for resource in self.exporter.get_finished_metrics().unwrap() {
-            for metric in resource.scope_metrics().flat_map(|scope| scope.metrics()) {
-                read(metric, &mut series);
-            }
-        }
-        series
-    }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "small counts")]
-fn read(metric: &Metric, series: &mut Series) {
-    let mut put = |attributes: Vec<(String, String)>, value: f64| {
-        let mut attributes: Vec<_> = attributes.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
-        attributes.sort();
-        let name = format!("{}{{{}}}", metric.name(), attributes.join(","));
-        assert!(series.insert(name, value).is_none(), "one point a series");
-    };
-    macro_rules! points {
-        ($data:expr) => {
-            for point in $data.data_points() {
-                let words = point.attributes().map(|kv| (kv.key.to_string(), kv.value.to_string()));
-                put(words.collect(), point.value() as f64);
-            }
-        };
-    }
-    match metric.data() {
-        AggregatedMetrics::U64(MetricData::Sum(sum)) => points!(sum),
-        AggregatedMetrics::I64(MetricData::Sum(sum)) => points!(sum),
-        AggregatedMetrics::F64(MetricData::Gauge(gauge)) => points!(gauge),
-        AggregatedMetrics::F64(MetricData::Histogram(_)) => {}
-        _ => panic!("unexpected data in {}", metric.name()),
-    }
-}
+use cache_memory::Memory;
+use cache_otel::{Telemetry, Vocabulary, names};
+use common::{Reader, of, sum};
+use opentelemetry_sdk::metrics::Temporality;
 
 fn users(telemetry: &Telemetry) -> TracedCache<u64> {
     TracedCache::builder("users")
@@ -75,10 +21,6 @@ fn users(telemetry: &Telemetry) -> TracedCache<u64> {
         .observer(telemetry.clone())
         .build()
         .unwrap()
-}
-
-fn sum(series: &Series, metric: &str) -> f64 {
-    series.iter().filter(|(name, _)| name.starts_with(&format!("{metric}{{"))).map(|(_, n)| n).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,16 +37,26 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
         "cache.operations{cache.name=users,cache.operation=invalidate}",
         "cache.requests{cache.level=l1,cache.name=users,cache.result=stale}",
         "cache.requests{cache.level=none,cache.name=users,cache.result=coalesced}",
+        "cache.miss.reasons{cache.miss.reason=evicted,cache.name=users}",
+        "cache.errors{cache.name=users,error.type=load_timeout}",
+        "cache.invalidations{cache.invalidation.scope=clear,cache.name=users}",
+        "cache.journal.depth{cache.name=users}",
+        "cache.time_saved{cache.name=users}",
         "cache.loads{cache.name=users}",
         "cache.load.errors{cache.name=users}",
+        "cache.load.active{cache.name=users}",
+        "cache.fill.overtaken{cache.name=users}",
         "cache.entry.count{cache.level=l1,cache.name=users}",
         "cache.size{cache.level=l1,cache.name=users}",
         "cache.evictions{cache.eviction.cause=size,cache.level=l1,cache.name=users}",
         "cache.level.requests{cache.level=l1,cache.name=users,cache.result=miss}",
+        "cache.unreadable{cache.level=l1,cache.name=users,cache.unreadable.reason=type}",
     ] {
         assert_eq!(zero.get(declared), Some(&0.0), "{declared}");
     }
     assert!(!zero.contains_key("cache.requests{cache.level=l1,cache.name=users,cache.result=miss}"));
+    assert_eq!(of(&zero, names::BREAKER_COUNT).count(), 0, "memory has no breaker");
+    assert_eq!(of(&zero, names::BACKPLANE_GAPS).count(), 0, "there is no backplane");
 
     for _ in 0..3 {
         cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
@@ -112,13 +64,17 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
     cache.get(2).await.unwrap();
     let failed = cache.get_or_set(3, || async { Err::<u64, _>(std::io::Error::other("down")) }).await;
     assert!(failed.is_err());
+    let _ = cache.invalidate_many([4, 5]).await.unwrap();
 
     let now = reader.collect();
     for (series, count) in [
         ("cache.hits{cache.name=users,cache.operation=get_or_set}", 2.0),
         ("cache.misses{cache.name=users,cache.operation=get_or_set}", 2.0),
         ("cache.misses{cache.name=users,cache.operation=get}", 1.0),
+        ("cache.miss.reasons{cache.miss.reason=absent,cache.name=users}", 3.0),
         ("cache.operations{cache.name=users,cache.operation=get_or_set}", 4.0),
+        ("cache.errors{cache.name=users,error.type=load}", 1.0),
+        ("cache.invalidations{cache.invalidation.scope=key,cache.name=users}", 2.0),
         ("cache.requests{cache.level=l1,cache.name=users,cache.result=hit}", 2.0),
         ("cache.requests{cache.level=none,cache.name=users,cache.result=miss}", 3.0),
         ("cache.hit_rate{cache.name=users}", 0.4),
@@ -132,7 +88,61 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caches_of_one_name_are_summed_and_gone_ones_do_not_pull_the_sum_back() {
+async fn a_remote_level_a_breaker_and_a_backplane_have_their_series() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let telemetry = reader.telemetry();
+    let (hub, store) = (Hub::new(), Arc::new(Chaos::new(MapProvider::new())));
+    let (link, other_link) = (hub.node(), hub.node());
+    let node = |link: &cache_core::testing::Link, telemetry: Option<&Telemetry>| {
+        let breaker = cache_core::Breaker::default().min_calls(1).failure_rate(0.01);
+        let mut builder = TracedCache::<u64>::builder("users")
+            .level(Memory::entries(100))
+            .level(Level::new(Arc::clone(&store)).breaker(Some(breaker)))
+            .backplane(link.clone());
+        if let Some(telemetry) = telemetry {
+            builder = builder.observer(telemetry.clone());
+        }
+        builder.build().unwrap()
+    };
+    let (cache, other) = (node(&link, Some(&telemetry)), node(&other_link, None));
+    cache.get(1).await.unwrap();
+    let zero = reader.collect();
+    for (series, value) in [
+        ("cache.breaker.count{cache.breaker.state=closed,cache.level=l2,cache.name=users}", 1.0),
+        ("cache.breaker.count{cache.breaker.state=open,cache.level=l2,cache.name=users}", 0.0),
+        ("cache.breaker.openings{cache.level=l2,cache.name=users}", 0.0),
+        ("cache.level.errors{cache.level=l2,cache.name=users,error.type=timeout}", 0.0),
+        ("cache.unsent{cache.level=l2,cache.name=users,cache.unsent.reason=too_large}", 0.0),
+        ("cache.backplane.messages{cache.backplane.message=sent,cache.name=users}", 0.0),
+    ] {
+        assert_eq!(zero.get(series), Some(&value), "{series}");
+    }
+    let _ = cache.set(1, 7u64).await.unwrap();
+    let _ = other.set(1, 8u64).await.unwrap();
+    cache.get(1).await.unwrap();
+    store.set_all(Fault::Fail);
+    cache.get(2).await.unwrap();
+    cache.get(3).await.unwrap();
+    let now = reader.collect();
+    for (series, value) in [
+        ("cache.backplane.messages{cache.backplane.message=sent,cache.name=users}", 1.0),
+        ("cache.backplane.messages{cache.backplane.message=received,cache.name=users}", 1.0),
+        ("cache.backplane.lag_count{cache.name=users}", 1.0),
+        ("cache.breaker.count{cache.breaker.state=closed,cache.level=l2,cache.name=users}", 0.0),
+        ("cache.breaker.count{cache.breaker.state=open,cache.level=l2,cache.name=users}", 1.0),
+        ("cache.breaker.openings{cache.level=l2,cache.name=users}", 1.0),
+        ("cache.level.errors{cache.level=l2,cache.name=users,error.type=error}", 1.0),
+        ("cache.level.requests{cache.level=l2,cache.name=users,cache.result=skipped}", 1.0),
+        ("cache.miss.reasons{cache.miss.reason=error,cache.name=users}", 2.0),
+    ] {
+        assert_eq!(now.get(series), Some(&value), "{series}: {now:#?}");
+    }
+    assert!(sum(&now, "cache.item.size_count") >= 2.0);
+    assert!(sum(&now, "db.client.operation.duration_count") >= 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_of_one_name_are_summed_and_gone_ones_stay_in_the_sum() {
     // With deltas the SDK subtracts: a sum that went back would make it panic.
     for temporality in [Temporality::Cumulative, Temporality::Delta] {
         let reader = Reader::new(temporality);
@@ -143,24 +153,26 @@ async fn caches_of_one_name_are_summed_and_gone_ones_do_not_pull_the_sum_back() 
         let misses = "cache.misses{cache.name=users,cache.operation=get}";
         assert_eq!(reader.collect()[misses], 2.0);
 
+        let expect = |all: f64, since: f64| if temporality == Temporality::Delta { since } else { all };
         drop(one);
         two.get(1).await.unwrap();
-        let expected = if temporality == Temporality::Delta { 1.0 } else { 3.0 };
-        assert_eq!(reader.collect()[misses], expected);
+        assert_eq!(reader.collect()[misses], expect(3.0, 1.0));
 
+        two.get(1).await.unwrap();
         drop(two);
         let gone = reader.collect();
-        assert_eq!(gone.keys().filter(|name| !name.starts_with(names::HIT_RATE)).count(), 0, "{gone:?}");
+        assert_eq!(gone[misses], expect(4.0, 1.0), "also what came after the last collection");
+        assert_eq!(gone["cache.entry.count{cache.level=l1,cache.name=users}"], 0.0);
 
         // The name comes back, and its counts go on.
         let three = users(&telemetry);
         three.get(1).await.unwrap();
-        assert!(reader.collect()[misses] >= 1.0);
+        assert_eq!(reader.collect()[misses], expect(5.0, 1.0));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_collection_agrees_with_itself_while_calls_run() {
+async fn p10_one_collection_agrees_with_itself_while_calls_run() {
     let reader = Reader::new(Temporality::Cumulative);
     let telemetry = reader.telemetry();
     let cache = users(&telemetry);
@@ -169,6 +181,9 @@ async fn one_collection_agrees_with_itself_while_calls_run() {
         async move {
             for n in 0..20_000u64 {
                 cache.get_or_set(n % 50, || async { ok(1u64) }).await.unwrap();
+                if n % 100 == 0 {
+                    let _ = cache.invalidate(n % 50).await.unwrap();
+                }
             }
         }
     });
@@ -177,13 +192,79 @@ async fn one_collection_agrees_with_itself_while_calls_run() {
         let by_verb = sum(&series, names::HITS);
         let at_l1 = series["cache.requests{cache.level=l1,cache.name=users,cache.result=hit}"];
         assert_eq!(by_verb, at_l1);
+        assert_eq!(sum(&series, names::MISSES), sum(&series, names::MISS_REASONS));
         tokio::task::yield_now().await;
     }
     calls.await.unwrap();
     let series = reader.collect();
     assert_eq!(sum(&series, names::REQUESTS), 20_000.0);
-    assert_eq!(sum(&series, names::OPERATIONS), 20_000.0);
+    assert_eq!(sum(&series, names::OPERATIONS), 20_200.0);
     assert_eq!(sum(&series, names::LEVEL_REQUESTS), 20_000.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_dashboards_get_their_names() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let telemetry = reader.builder().vocabulary(Vocabulary::Seeds).build();
+    let cache = TracedCache::<u64>::builder("users")
+        .level(Memory::entries(100))
+        .level(MapProvider::new())
+        .observer(telemetry)
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
+    }
+    cache.get(2).await.unwrap();
+    let _ = cache.set(3, 7u64).await.unwrap();
+    let _ = cache.invalidate(3).await.unwrap();
+    let series = reader.collect();
+    for (name, value) in [
+        ("cache.hits{cache.name=users,cache.operation=get,cache_group=users}", 1.0),
+        ("cache.misses{cache.name=users,cache.operation=get,cache_group=users}", 2.0),
+        ("cache.operations{cache.name=users,cache.operation=get,cache_group=users}", 3.0),
+        ("cache.operations{cache.name=users,cache.operation=set,cache_group=users}", 1.0),
+        ("cache.operations{cache.name=users,cache.operation=delete,cache_group=users}", 1.0),
+        ("cache.latency_count{cache.name=users,cache.operation=get}", 2.0),
+        ("cache.operation.latency_count{cache_group=users,operation=delete}", 1.0),
+        ("cache.value_size_count{cache.name=users,cache.operation=set}", 2.0),
+    ] {
+        assert_eq!(series.get(name), Some(&value), "{name}: {series:#?}");
+    }
+    for gone in [names::OPERATION_DURATION, names::DB_DURATION, names::ITEM_SIZES] {
+        assert!(!series.keys().any(|name| name.starts_with(gone)), "{gone}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_names_stay_within_the_limit_and_lose_nothing() {
+    const NAMES: u32 = 100_000;
+    let reader = Reader::new(Temporality::Cumulative);
+    let telemetry = reader.telemetry();
+    let memory = Memory::entries(10_000);
+    for n in 0..NAMES {
+        let cache = TracedCache::<u64>::builder(format!("tenant-{n}"))
+            .level(memory.clone())
+            .observer(telemetry.clone())
+            .build()
+            .unwrap();
+        cache.get(1).await.unwrap();
+        if n == NAMES / 2 {
+            reader.collect();
+        }
+    }
+    let series = reader.collect();
+    for metric in series.keys().map(|name| name.split('{').next().unwrap()) {
+        let points = of(&series, metric).count();
+        assert!(points <= 2000, "{metric} has {points} series");
+    }
+    assert_eq!(sum(&series, names::MISSES), f64::from(NAMES));
+    assert_eq!(sum(&series, names::REQUESTS), f64::from(NAMES));
+    assert_eq!(sum(&series, "cache.operation.duration_count"), f64::from(NAMES));
+    let rest = series["cache.misses{cache.operation=get,otel.metric.overflow=true}"];
+    let named = of(&series, names::MISSES).filter(|(name, _)| name.contains("tenant-")).count();
+    assert!(named >= 5 * 90, "{named} series of {} names", named / 5);
+    assert_eq!(rest, f64::from(NAMES) - f64::from(u32::try_from(named / 5).unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,4 +272,31 @@ async fn nothing_is_reported_once_the_observer_is_gone() {
     let reader = Reader::new(Temporality::Cumulative);
     drop(users(&reader.telemetry()));
     assert!(reader.collect().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_can_ask_how_caches_do() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let telemetry = reader.telemetry();
+    let cache = users(&telemetry);
+    for n in 0..300u64 {
+        cache.get_or_set(n % 3, || async { ok(7u64) }).await.unwrap();
+    }
+    assert!(cache.get_or_set(9, || async { Err::<u64, _>(std::io::Error::other("down")) }).await.is_err());
+    let [status] = telemetry.stats().try_into().unwrap();
+    assert_eq!(status.name.as_deref(), Some("users"));
+    assert_eq!((status.lookups, status.hits, status.misses, status.errors), (301, 297, 4, 1));
+    assert!(status.miss_reasons.contains(&(MissReason::Absent, 4)));
+    assert!((status.hit_rate.unwrap() - 297.0 / 301.0).abs() < 1e-9);
+    assert!((status.error_rate.unwrap() - 1.0 / 301.0).abs() < 1e-9);
+    assert!((status.load_error_rate.unwrap() - 0.25).abs() < 1e-9);
+    let (_, latency) = status.latency[0];
+    assert!(latency.p50 <= latency.p95 && latency.p95 <= latency.p99 && latency.count >= 68);
+    assert_eq!((status.levels[0].asked, status.levels[0].is_off), (301, false));
+    assert_eq!(cache.stats().levels[0].outcome(LevelOutcome::Hit), 297);
+    let line = status.to_string();
+    assert!(
+        line.starts_with("users: 301 look-ups, hit rate 98.7 %, error rate 0.3 %, get_or_set "),
+        "{line}"
+    );
 }

@@ -16,12 +16,13 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracerProvider,
 const SECRET: &str = "secret-42";
 
 fn users() -> CacheInfo {
-    let level = |position: &str, in_process| LevelInfo {
-        position: position.into(),
-        provider: Description::local("memory"),
-        in_process,
-    };
-    CacheInfo::for_tests("users", vec![level("l1", true), level("l2", false)])
+    let level =
+        |position: &str, provider, in_process| LevelInfo { position: position.into(), provider, in_process };
+    let redis = Description::remote("redis", "cache.internal", Some(6380));
+    CacheInfo::for_tests(
+        "users",
+        vec![level("l1", Description::local("memory"), true), level("l2", redis, false)],
+    )
 }
 
 fn start(kind: SpanKind) -> SpanStart<'static> {
@@ -69,7 +70,7 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
 
     let spans = exporter.get_finished_spans().unwrap();
     let operation = named(&spans, "cache.get_or_set users");
-    let level = named(&spans, "cache.get users l2");
+    let level = named(&spans, "GET");
     let load = named(&spans, "cache.load users");
     assert_eq!(operation.parent_span_id, SpanId::INVALID);
     assert_eq!(level.parent_span_id, operation.span_context.span_id());
@@ -83,7 +84,17 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
     assert_eq!(attribute(operation, names::CACHE_HIT), Some(false.into()));
     assert_eq!(attribute(operation, names::CACHE_LEVEL), None);
     assert_eq!(operation.status, Status::Unset);
-    assert_eq!(attribute(level, names::CACHE_LEVEL), Some("l2".into()));
+    assert_eq!(level.span_kind, opentelemetry::trace::SpanKind::Client);
+    for (name, value) in [
+        (names::DB_SYSTEM, Value::from("redis")),
+        (names::DB_OPERATION, "GET".into()),
+        (names::SERVER_ADDRESS, "cache.internal".into()),
+        (names::SERVER_PORT, 6380.into()),
+        (names::CACHE_NAME, "users".into()),
+        (names::CACHE_LEVEL, "l2".into()),
+    ] {
+        assert_eq!(attribute(level, name), Some(value), "{name}");
+    }
     assert_eq!(attribute(level, names::ITEM_SIZE), Some(155.into()));
     assert_eq!(attribute(level, names::ERROR_TYPE), Some("timeout".into()));
     assert!(matches!(level.status, Status::Error { .. }));
@@ -215,4 +226,49 @@ fn a_span_ends_although_its_context_lives_on() {
     drop(span);
     assert_eq!(exporter.get_finished_spans().unwrap().len(), 1);
     assert!(kept.is_some_and(|cx| cx.has_active_span()));
+}
+
+#[test]
+fn sentry_finds_what_it_goes_by() {
+    let (provider, exporter) = always();
+    let telemetry = Telemetry::builder().tracer_provider(&provider).sentry(true).build();
+    for (verb, fails) in
+        [(Verb::GetOrSet, false), (Verb::Set, false), (Verb::SetMany, true), (Verb::Clear, false)]
+    {
+        let span = telemetry.span(&users(), &start(SpanKind::Operation(verb))).unwrap();
+        if fails {
+            span.failed("level");
+        }
+    }
+    let spans = exporter.get_finished_spans().unwrap();
+    let seen: Vec<_> = spans
+        .iter()
+        .map(|span| {
+            let write = attribute(span, "cache.write").map(|write| write == Value::Bool(true));
+            (attribute(span, "sentry.op").unwrap().to_string(), write)
+        })
+        .collect();
+    let expected = [
+        ("cache.get", None),
+        ("cache.put", Some(true)),
+        ("cache.put", Some(false)),
+        ("cache.flush", Some(true)),
+    ];
+    assert_eq!(seen, expected.map(|(op, write)| (op.to_owned(), write)));
+}
+
+#[test]
+fn hits_have_spans_where_a_trace_wants_them() {
+    let (provider, _) = always();
+    let off = Telemetry::builder().tracer_provider(&provider).build();
+    let on = Telemetry::builder().tracer_provider(&provider).trace_hits(true).build();
+    assert!(!off.traces_hits() && !off.traces_hit());
+    assert!(on.traces_hits() && on.traces_hit());
+    let (unsampled, _) = tracing(Sampler::AlwaysOff);
+    let guard = Context::current_with_span(unsampled.tracer("user").start("request")).attach();
+    assert!(!on.traces_hit(), "its trace was sampled out");
+    drop(guard);
+    let nowhere = Telemetry::builder().trace_hits(true).build();
+    assert!(nowhere.span(&users(), &start(SpanKind::Load)).is_none());
+    assert!(!nowhere.traces_hit(), "no tracer is installed");
 }

@@ -3,58 +3,49 @@
 
 use std::{sync::Arc, task::Poll, time::Duration};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Policy, Put, RawKey, TracedCache, ok};
+use cache_core::{
+    Early, Level, Policy, TracedCache, ok,
+    testing::{Chaos, Fault, Hub, Link, MapProvider},
+};
 use cache_memory::Memory;
-use cache_otel::Telemetry;
+use cache_otel::{Telemetry, TelemetryBuilder, names};
 use opentelemetry::{
-    Context,
-    trace::{FutureExt, SpanId, TraceContextExt, Tracer, TracerProvider},
+    Context, Value,
+    trace::{FutureExt, SpanId, SpanKind, TraceContextExt, Tracer, TracerProvider},
 };
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use tokio::sync::Notify;
 
-/// Memory, reached as bytes only: a second level without a server.
-struct BytesOnly(Memory);
-
-#[async_trait]
-impl CacheProvider for BytesOnly {
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-    fn describe(&self) -> Description {
-        self.0.describe()
-    }
-    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        self.0.get_many(keys).await
-    }
-    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-        self.0.put_many(items).await
-    }
-    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        self.0.remove_many(keys).await
-    }
-}
-
 struct Traced {
     provider: SdkTracerProvider,
     exporter: InMemorySpanExporter,
+    store: Arc<Chaos<MapProvider>>,
     cache: TracedCache<u64>,
 }
 
 impl Traced {
     fn new() -> Self {
+        Self::with(Policy::ttl(Duration::from_secs(600)), |telemetry| telemetry, None, false)
+    }
+
+    fn with(
+        policy: Policy,
+        telemetry: impl FnOnce(TelemetryBuilder) -> TelemetryBuilder,
+        backplane: Option<Link>,
+        background: bool,
+    ) -> Self {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-        let cache = TracedCache::builder("users")
+        let store = Arc::new(Chaos::new(MapProvider::new()));
+        let mut builder = TracedCache::builder("users")
             .level(Memory::entries(100))
-            .level(BytesOnly(Memory::entries(100)))
-            .policy(Policy::ttl(Duration::from_secs(600)))
-            .observer(Telemetry::builder().tracer_provider(&provider).build())
-            .build()
-            .unwrap();
-        Self { provider, exporter, cache }
+            .level(Level::new(Arc::clone(&store)).background(background).breaker(None))
+            .policy(policy)
+            .observer(telemetry(Telemetry::builder().tracer_provider(&provider)).build());
+        if let Some(link) = backplane {
+            builder = builder.backplane(link);
+        }
+        Self { provider, exporter, store, cache: builder.build().unwrap() }
     }
 
     /// A request of the user's, with a span of its own.
@@ -72,12 +63,12 @@ impl Traced {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         });
-        assert!(waited.await.is_ok(), "{what}: {:?}", names(&self.spans()));
+        assert!(waited.await.is_ok(), "{what}: {:?}", named(&self.spans()));
         self.spans()
     }
 }
 
-fn names(spans: &[SpanData]) -> Vec<&str> {
+fn named(spans: &[SpanData]) -> Vec<&str> {
     spans.iter().map(|span| &*span.name).collect()
 }
 
@@ -87,6 +78,11 @@ fn find<'a>(spans: &'a [SpanData], name: &str) -> &'a SpanData {
 
 fn id(span: &SpanData) -> SpanId {
     span.span_context.span_id()
+}
+
+/// When the last write began.
+fn put_at(spans: &[SpanData]) -> std::time::SystemTime {
+    spans.iter().rfind(|span| span.name == "put map.test").unwrap().start_time
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,18 +96,24 @@ async fn a_cold_call_is_one_tree_and_a_hit_in_memory_is_none() {
     });
     call.with_context(request.clone()).await.unwrap();
 
-    let spans = traced.until("the write", |spans| names(spans).contains(&"cache.put users l2")).await;
+    let spans = traced
+        .until("the write", |spans| named(spans).iter().filter(|n| **n == "put map.test").count() == 2)
+        .await;
     let call = find(&spans, "cache.get_or_set users");
     assert_eq!(call.parent_span_id, request.span().span_context().span_id());
-    assert_eq!(find(&spans, "cache.get users l2").parent_span_id, id(call));
+    assert_eq!(find(&spans, "get map.test").parent_span_id, id(call));
     let load = find(&spans, "cache.load users");
     assert_eq!(load.parent_span_id, id(call));
     assert_eq!(find(&spans, "SELECT users").parent_span_id, id(load));
+    assert!(load.end_time <= put_at(&spans), "the load is over before what it brought is stored");
+    // The first to come gives the cache its marker, and the value follows.
+    let put = spans.iter().rfind(|span| span.name == "put map.test").unwrap();
+    assert_eq!((put.parent_span_id, &put.span_kind), (id(call), &SpanKind::Client));
     assert!(spans.iter().all(|span| span.span_context.trace_id() == call.span_context.trace_id()));
 
     traced.exporter.reset();
     traced.cache.get(1).with_context(request.clone()).await.unwrap();
-    assert_eq!(names(&traced.spans()), Vec::<&str>::new());
+    assert_eq!(named(&traced.spans()), Vec::<&str>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +141,7 @@ async fn a_call_that_waited_links_to_the_load_of_another() {
     assert_eq!((*leader.await.unwrap(), *waiter.await.unwrap()), (7, 7));
 
     let spans = traced
-        .until("both", |spans| names(spans).iter().filter(|n| **n == "cache.get_or_set users").count() == 2)
+        .until("both", |spans| named(spans).iter().filter(|n| **n == "cache.get_or_set users").count() == 2)
         .await;
     let load = find(&spans, "cache.load users");
     let linked: Vec<_> = spans
@@ -148,4 +150,108 @@ async fn a_call_that_waited_links_to_the_load_of_another() {
         .map(|span| span.links.iter().map(|link| link.span_context.span_id()).collect::<Vec<_>>())
         .collect();
     assert_eq!(linked, [vec![id(load)]]);
+}
+
+/// The trace of `span` is its own, and says what set it off.
+fn is_caused_by(span: &SpanData, cause: SpanId) {
+    assert_eq!(span.parent_span_id, SpanId::INVALID);
+    let links: Vec<_> = span.links.iter().map(|link| link.span_context.span_id()).collect();
+    assert_eq!(links, [cause]);
+    let why = span.links.iter().flat_map(|link| &link.attributes).map(|kv| kv.value.to_string());
+    assert_eq!(why.collect::<Vec<_>>(), ["caused_by"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_behind_a_hit_has_a_trace_of_its_own_with_a_link() {
+    let policy = Policy::ttl(Duration::from_secs(600)).early(Early::Fraction(0.0001));
+    let traced = Traced::with(policy, |telemetry| telemetry, None, false);
+    let _ = traced.cache.set(1, 7u64).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    traced.exporter.reset();
+    let call = traced.cache.get_or_set(1, || async { ok(8u64) }).with_context(traced.request());
+    assert_eq!(*call.await.unwrap(), 7);
+    let spans = traced
+        .until("the refresh", |spans| {
+            named(spans).contains(&"cache.load users") && named(spans).contains(&"cache.get_or_set users")
+        })
+        .await;
+    let (call, load) = (find(&spans, "cache.get_or_set users"), find(&spans, "cache.load users"));
+    is_caused_by(load, id(call));
+    assert_ne!(load.span_context.trace_id(), call.span_context.trace_id());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_behind_and_what_is_told_again_have_traces_of_their_own() {
+    let policy = Policy::ttl(Duration::from_secs(600));
+    let traced = Traced::with(policy, |telemetry| telemetry, None, true);
+    let set = traced.cache.set(1, 7u64).with_context(traced.request());
+    assert!(!set.await.unwrap().is_confirmed());
+    let spans = traced.until("the write", |spans| named(spans).contains(&"cache.write_behind users")).await;
+    let behind = find(&spans, "cache.write_behind users");
+    is_caused_by(behind, id(find(&spans, "cache.set users")));
+    assert!(spans.iter().any(|span| span.name == "put map.test" && span.parent_span_id == id(behind)));
+
+    let traced = Traced::with(policy, |telemetry| telemetry, None, false);
+    let _ = traced.cache.set(1, 7u64).await.unwrap();
+    traced.store.set_all(Fault::Fail);
+    let gone = traced.cache.invalidate(1).with_context(traced.request());
+    assert!(!gone.await.unwrap().is_confirmed());
+    traced.store.set_all(Fault::None);
+    let spans = traced
+        .until("the replay", |spans| {
+            spans.iter().any(|span| {
+                span.name == "cache.replay users"
+                    && spans.iter().any(|at| at.parent_span_id == id(span) && at.name == "remove map.test")
+            })
+        })
+        .await;
+    is_caused_by(find(&spans, "cache.replay users"), id(find(&spans, "cache.invalidate users")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_nodes_are_told_under_the_call() {
+    let hub = Hub::new();
+    let policy = Policy::ttl(Duration::from_secs(600));
+    let traced = Traced::with(policy, |telemetry| telemetry, Some(hub.node()), false);
+    let told = traced.cache.invalidate(1).with_context(traced.request()).await;
+    assert!(told.unwrap().is_confirmed());
+    let spans = traced.spans();
+    let publish = find(&spans, "cache.publish users");
+    assert_eq!(publish.parent_span_id, id(find(&spans, "cache.invalidate users")));
+    assert_eq!(publish.span_kind, SpanKind::Producer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hits_have_spans_if_asked_for_and_keys_show_their_shape() {
+    let policy = Policy::ttl(Duration::from_secs(600));
+    let setup =
+        |telemetry: TelemetryBuilder| telemetry.trace_hits(true).show_key_patterns(["user:*:profile"]);
+    let traced = Traced::with(policy, setup, None, false);
+    let _ = traced.cache.set(("user", "ann-secret", "profile"), 7u64).await.unwrap();
+    traced.exporter.reset();
+    let found = traced.cache.get(("user", "ann-secret", "profile")).with_context(traced.request()).await;
+    assert_eq!(found.unwrap().as_deref(), Some(&7));
+    let spans = traced.spans();
+    let hit = find(&spans, "cache.get users");
+    let has = |name: &str, value: Value| {
+        assert!(
+            hit.attributes.iter().any(|kv| kv.key.as_str() == name && kv.value == value),
+            "{name}: {hit:?}"
+        );
+    };
+    has(names::CACHE_HIT, true.into());
+    has(names::CACHE_LEVEL, "l1".into());
+    has(names::CACHE_KEY, Value::Array(vec![opentelemetry::StringValue::from("user:*:profile")].into()));
+    assert!(!format!("{spans:?}").contains("ann-secret"));
+    assert_eq!(traced.cache.stats().hits(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_says_why_on_its_span() {
+    let traced = Traced::new();
+    traced.cache.get(1).with_context(traced.request()).await.unwrap();
+    let spans = traced.spans();
+    let miss = find(&spans, "cache.get users");
+    let reason = miss.attributes.iter().find(|kv| kv.key.as_str() == names::MISS_REASON).unwrap();
+    assert_eq!(reason.value, "absent".into());
 }

@@ -1,4 +1,4 @@
-//! Redis pub/sub as a [`Backplane`].
+//! The [`Backplane`]: the store itself, watched, or messages over pub/sub.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{Backplane, BoxError, Listener};
+use cache_core::{Backplane, BoxError, CacheProvider, Listener};
 use redis::{RedisError, cmd};
 use tokio::{
     runtime::Handle,
@@ -22,93 +22,150 @@ use tokio::{
 };
 
 use crate::{
-    Error,
+    Error, RedisProvider,
     backoff::Backoff,
     connection::Link,
     ears::Ears,
-    keeper::{Keeper, State},
+    keeper::{BLIND, Home, Keeper, State},
     settings::Settings,
+    watch::{WANTS, want},
     wire,
 };
 
-/// How often listeners are told again while the channel is down, in silences that would go unnoticed: whatever they have
-/// kept meanwhile may be wrong.
-const BLIND: u32 = 5;
 /// A connection that lived this long was a good one.
 const STABLE: Duration = Duration::from_secs(1);
 
-/// Carries invalidations between nodes over Redis pub/sub. Made by
-/// [`RedisProvider::backplane`](crate::RedisProvider::backplane). Cheap to clone; clones share one connection, which is
-/// not the provider's.
+/// Tells nodes of each other's changes. Made by [`RedisProvider::backplane`]. Cheap to clone.
+///
+/// **Tracking**, where the cache keeps its entries in the same provider, as the nearest remote level. The server tells of
+/// every key of the cache that somebody else has written, removed, expired or evicted, be it another node or a program in
+/// another language. Nothing is published, and of its own writes a node hears nothing.
+///
+/// - `CLIENT TRACKING` in broadcast mode is turned on over the provider's own connection, as a step of each new one before
+///   any command. When the connection breaks, when it is back, and in between every five times the silence below,
+///   listeners are told of a gap.
+/// - Each heartbeat is a `PING`. When nothing came for the heartbeat and its timeout together (1 s + 1 s unless set
+///   otherwise), the connection is given up: a gap.
+/// - Pushes are applied by the task that reads, in order, before any later reply. A key that is too long to go to the server
+///   as it is tells only that something has changed: a gap.
+/// - Costs: each node hears of every write of the cache, and an entry that the server evicts is dropped from memory, too.
+/// - Needs the permission for `CLIENT TRACKING`. Where it is refused, the cache is told so
+///   ([`Event::Advice`](cache_core::Event::Advice)) and messages are used. Nodes that go by messages make themselves heard
+///   to the others, which publish as long as there are any, and for three seconds after they have connected.
+///
+/// **Messages** over pub/sub, else, and where asked for ([`RedisProvider::messages`]), over a connection of its own.
 ///
 /// - A message that has been published reaches every node that is connected at that moment. Whoever is not is told of a
-///   gap: when the connection breaks, when it is back, and in between every five times the silence below.
-/// - It publishes a heartbeat to itself and expects to hear it. When nothing came for the heartbeat and its timeout
-///   together (1 s + 1 s unless set otherwise), the connection is given up: a gap.
+///   gap, as above.
+/// - It publishes a heartbeat to itself and expects to hear it, within the same time.
 /// - Listeners are called by the task that reads, in order, one at a time. Nothing queues here; a reader that is too slow
 ///   is cut off by the server (`client-output-buffer-limit pubsub`, 32 MiB), which is a gap.
-/// - Nodes of one cache have server, database, key prefix and the cache's name in common.
+/// - Needs the permission for `subscribe unsubscribe publish` on channels `b:*` behind the key prefix.
+///
+/// Nodes of one cache have server, database, key prefix and the cache's name in common.
 ///
 /// The first subscription starts a task on the runtime of its caller. It ends with the last clone, or at
 /// [`close`](Self::close).
 #[derive(Clone)]
 pub struct RedisBackplane(Arc<Owner>);
 
-struct Owner(Arc<Shared>);
+struct Owner {
+    provider: RedisProvider,
+    messages: Arc<PubSub>,
+    /// Whether to watch the store where that can be done.
+    watches: bool,
+}
 
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.keeper.close_soon();
+impl Owner {
+    fn leave(&self) {
+        self.provider.watch().leave(&Arc::downgrade(&self.messages));
     }
 }
 
-struct Shared {
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.leave();
+        self.messages.keeper.close_soon();
+    }
+}
+
+/// A channel for messages.
+pub(crate) struct PubSub {
     keeper: Arc<Keeper>,
     ears: Arc<Ears>,
     running: AtomicBool,
 }
 
 impl RedisBackplane {
-    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(provider: RedisProvider, watches: bool) -> Self {
         let ears = Arc::new(Ears::default());
         let hears = Arc::clone(&ears);
-        let keeper =
-            Keeper::hearing(settings, Arc::new(move |connection, push| hears.push(connection, &push)));
-        Self(Arc::new(Owner(Arc::new(Shared { keeper, ears, running: AtomicBool::new(false) }))))
+        let settings = Arc::clone(provider.settings());
+        let home = Home::from(&settings.place);
+        let hears = Arc::new(move |connection, push| hears.push(connection, &push));
+        let keeper = Keeper::hearing(settings, home, hears);
+        let messages = Arc::new(PubSub { keeper, ears, running: AtomicBool::new(false) });
+        Self(Arc::new(Owner { provider, messages, watches }))
     }
 
-    /// Gives the connection up. What is published after it fails; listeners are told of a gap.
+    /// Ends it; the provider goes on. What is published after it fails; listeners are told of a gap.
     pub async fn close(&self) {
-        self.0.0.keeper.close().await;
+        self.0.leave();
+        self.0.messages.keeper.close().await;
     }
 }
 
 #[async_trait]
 impl Backplane for RedisBackplane {
     async fn publish(&self, cache: &str, message: Bytes) -> Result<(), BoxError> {
-        let shared = &self.0.0;
-        if !shared.ears.is_empty() {
-            shared.start();
+        let Owner { provider, messages, .. } = &*self.0;
+        if !provider.watch().watches(cache) {
+            return Ok(messages.publish(cache, &message).await?);
         }
-        let link = shared.keeper.link().await?;
-        let channel = shared.channel(cache);
-        let reply = link.command(cmd("PUBLISH").arg(channel).arg(&message[..])).await;
-        Ok(wire::done(reply.map_err(Error::request)?)?)
+        // To those who hear of no writes: on the same connection, and those who cannot watch.
+        provider.watch().pass_on(cache, &message);
+        let link = provider.keeper().link().await?;
+        Ok(publish(&link, &messages.channel(cache), &message).await?)
     }
 
     fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>) {
-        let shared = &self.0.0;
-        shared.ears.add(shared.channel(cache), listener);
-        shared.start();
+        let Owner { provider, messages, watches } = &*self.0;
+        if *watches && listener.keeps_in(provider.store_id()) {
+            provider.watch().add(cache, listener, Arc::downgrade(messages));
+            provider.keeper().wake();
+        } else {
+            messages.subscribe(cache, listener);
+        }
+    }
+
+    fn hears_writes(&self, cache: &str) -> bool {
+        self.0.provider.watch().hears_writes(cache)
     }
 }
 
-impl Shared {
+async fn publish(link: &Link, channel: &str, message: &[u8]) -> Result<(), Error> {
+    let reply = link.command(cmd("PUBLISH").arg(channel).arg(message)).await;
+    wire::done(reply.map_err(Error::request)?)
+}
+
+impl PubSub {
+    async fn publish(self: &Arc<Self>, cache: &str, message: &[u8]) -> Result<(), Error> {
+        if !self.ears.is_empty() {
+            self.start();
+        }
+        let link = self.keeper.link().await?;
+        publish(&link, &self.channel(cache), message).await
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, cache: &str, listener: Arc<dyn Listener>) {
+        self.ears.add(self.channel(cache), listener);
+        self.start();
+    }
+
     /// Pub/sub knows no databases.
     fn channel(&self, cache: &str) -> String {
         let Settings { prefix, login, .. } = &*self.keeper.settings;
-        let database = login.database;
-        format!("{prefix}b:{database}:{{{cache}}}")
+        format!("{prefix}b:{}:{{{cache}}}", login.database)
     }
 
     fn start(self: &Arc<Self>) {
@@ -120,7 +177,7 @@ impl Shared {
 }
 
 /// Says so when the task ends, however it does, so that the next call starts another.
-struct Running(Arc<Shared>);
+struct Running(Arc<PubSub>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -138,7 +195,7 @@ enum End {
 }
 
 async fn run(guard: Running) {
-    let Shared { keeper, ears, .. } = &*guard.0;
+    let PubSub { keeper, ears, .. } = &*guard.0;
     let silence = keeper.settings.silence();
     let node = fastrand::u64(..);
     let mut backoff = Backoff::new();
@@ -194,14 +251,24 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     if let Err(end) = subscribe(link, &BTreeSet::from([own.clone()]), silence).await {
         return end;
     }
+    let want = want(settings);
     let mut confirmed = BTreeSet::new();
     let mut beat: Option<Beat<'_>> = None;
+    let mut asking: Option<Beat<'_>> = None;
+    let mut asks = interval_at(Instant::now() + WANTS, WANTS);
+    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beats = interval_at(Instant::now(), settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wanted = ears.wanted();
-        if let Err(end) = follow(link, &wanted, &mut confirmed, silence).await {
-            return end;
+        if wanted != confirmed {
+            if let Err(end) = follow(link, &wanted, &mut confirmed, silence).await {
+                return end;
+            }
+            // Before anybody here believes to hear everything, those who would not say anything have to know.
+            if let Err(end) = signal(link, &want).await {
+                return end;
+            }
         }
         ears.up(link.generation, &confirmed);
         let silent_at = ears.heard().map_or_else(Instant::now, Instant::from_std) + silence;
@@ -215,10 +282,15 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
                 }
                 beat = None;
             }
-            _ = beats.tick() => {
-                if beat.is_none() {
-                    beat = Some(Box::pin(publish(link, &own)));
+            _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
+            asked = sent(&mut asking) => {
+                if let Err(end) = asked {
+                    return end;
                 }
+                asking = None;
+            }
+            _ = asks.tick(), if asking.is_none() && !confirmed.is_empty() => {
+                asking = Some(Box::pin(signal(link, &want)));
             }
             () = sleep_until(silent_at) => {
                 if ears.heard().is_none_or(|heard| heard.elapsed() >= silence) {
@@ -237,7 +309,8 @@ async fn sent(beat: &mut Option<Beat<'_>>) -> Result<(), End> {
     }
 }
 
-async fn publish(link: &Link, channel: &str) -> Result<(), End> {
+/// Publishes nothing but the fact.
+async fn signal(link: &Link, channel: &str) -> Result<(), End> {
     let reply = link.command(cmd("PUBLISH").arg(channel).arg("")).await;
     ended_by(reply.and_then(|reply| reply.extract_error().map(drop)))
 }
@@ -249,9 +322,6 @@ async fn follow(
     confirmed: &mut BTreeSet<String>,
     limit: Duration,
 ) -> Result<(), End> {
-    if wanted == confirmed {
-        return Ok(());
-    }
     let new: BTreeSet<String> = wanted.difference(confirmed).cloned().collect();
     if !new.is_empty() {
         subscribe(link, &new, limit).await?;
@@ -280,9 +350,9 @@ fn ended_by(result: Result<(), RedisError>) -> Result<(), End> {
 /// Shows where the server is and how the connection stands. No credentials, no channels.
 impl fmt::Debug for RedisBackplane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keeper = &self.0.0.keeper;
+        let keeper = &self.0.messages.keeper;
         let mut d = f.debug_struct("RedisBackplane");
-        d.field("address", &keeper.settings.place);
+        d.field("address", &keeper.settings.place).field("watches", &!self.0.provider.watch().is_empty());
         keeper.inspect(|state| {
             d.field("state", &state.as_str());
             if let State::Up(link) = state {

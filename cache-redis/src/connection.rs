@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
@@ -24,12 +24,21 @@ use crate::{
     dial::{dial, failed},
     keeper::Home,
     settings::Settings,
+    watch::{Watch, Watching},
     wire::text,
 };
 
 /// Takes what the server sends of its own accord, in the task that reads, with the connection's generation. Must not
 /// block.
 pub(crate) type Hears = Arc<dyn Fn(u64, PushInfo) + Send + Sync>;
+
+/// Who takes them.
+#[derive(Clone)]
+pub(crate) struct Pushes {
+    pub(crate) hears: Hears,
+    /// Wants to know which keys change.
+    pub(crate) watch: Option<Arc<Watch>>,
+}
 
 /// A connection that is ready for requests. Ends when the last holder lets go.
 pub(crate) struct Link {
@@ -41,6 +50,7 @@ pub(crate) struct Link {
     /// Where it leads.
     pub(crate) endpoint: Endpoint,
     pub(crate) server: Server,
+    watching: Mutex<Watching>,
     sent: AtomicU64,
     answered: AtomicU64,
 }
@@ -78,15 +88,15 @@ pub(crate) async fn establish(
     home: &Home,
     generation: u64,
     last: &Server,
-    hears: Option<Hears>,
+    pushes: &Pushes,
 ) -> Result<(Link, JoinHandle<()>), Error> {
     let limit = settings.connect_timeout;
     let attempt = async {
         match home {
             Home::At(endpoint) => {
-                open(settings, endpoint.clone(), Role::Alone, generation, last, hears).await
+                open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
             }
-            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, hears).await,
+            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
         }
     };
     match timeout(limit, attempt).await {
@@ -108,10 +118,10 @@ pub(crate) async fn open(
     role: Role,
     generation: u64,
     last: &Server,
-    hears: Option<Hears>,
+    pushes: &Pushes,
 ) -> Result<(Link, JoinHandle<()>), Error> {
-    let hears = hears.map(|hears| (generation, hears));
-    let (connection, driver) = dial(settings, &endpoint, &settings.login, hears).await?;
+    let hears = (generation, Arc::clone(&pushes.hears));
+    let (connection, driver) = dial(settings, &endpoint, &settings.login, Some(hears)).await?;
     let end = Arc::new(End::default());
     let told = TellsEnd(Arc::clone(&end));
     let driver = tokio::spawn(async move {
@@ -126,12 +136,16 @@ pub(crate) async fn open(
         generation,
         endpoint,
         server: Server::default(),
+        watching: Mutex::default(),
         sent: AtomicU64::new(0),
         answered: AtomicU64::new(0),
     };
     link.server = identify(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     link.server.fits(role, &link.endpoint)?;
     fence(&link, last).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    if let Some(watch) = &pushes.watch {
+        watch.follow(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    }
     Ok((link, driver))
 }
 
@@ -292,6 +306,15 @@ impl Link {
     /// Ends the connection. Requests under way fail as disconnected.
     pub(crate) fn condemn(&self) {
         self.driver.abort();
+    }
+
+    /// What is watched over it.
+    pub(crate) fn watching(&self) -> Watching {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn watches(&self, watching: Watching) {
+        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = watching;
     }
 
     /// Requests sent, and answers received.

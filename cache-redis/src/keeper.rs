@@ -5,6 +5,8 @@
 
 use std::{
     fmt,
+    future::{Future, pending},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -24,9 +26,10 @@ use crate::{
     Error, ErrorKind,
     address::{Endpoint, Place},
     backoff::Backoff,
-    connection::{Hears, Link, Server, establish},
+    connection::{Hears, Link, Pushes, Server, establish},
     sentinel::Sentinels,
     settings::Settings,
+    watch::Watch,
 };
 
 /// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
@@ -65,6 +68,10 @@ impl fmt::Display for Home {
     }
 }
 
+/// How often those who listen are told again while there is no connection, in silences that would go unnoticed: whatever
+/// they have kept meanwhile may be wrong.
+pub(crate) const BLIND: u32 = 5;
+
 pub(crate) enum State {
     /// Nobody has asked yet, or the runtime that kept the connection is gone.
     Idle,
@@ -102,24 +109,27 @@ pub(crate) struct Keeper {
     /// Whether the connection lives on a runtime of several workers.
     several_workers: AtomicBool,
     renew: Notify,
-    hears: Option<Hears>,
+    pushes: Pushes,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    pub(crate) fn new(settings: Arc<Settings>) -> Arc<Self> {
-        Self::with(settings, None)
+    /// One over which the store is watched for those who want to hear of changes.
+    pub(crate) fn watching(settings: Arc<Settings>, home: Home, watch: Arc<Watch>) -> Arc<Self> {
+        let hears = Arc::clone(&watch);
+        let hears: Hears = Arc::new(move |_, push| hears.push(&push));
+        Self::with(settings, home, Pushes { hears, watch: Some(watch) })
     }
 
     /// One whose connections hear what the server sends of its own accord.
-    pub(crate) fn hearing(settings: Arc<Settings>, hears: Hears) -> Arc<Self> {
-        Self::with(settings, Some(hears))
+    pub(crate) fn hearing(settings: Arc<Settings>, home: Home, hears: Hears) -> Arc<Self> {
+        Self::with(settings, home, Pushes { hears, watch: None })
     }
 
-    fn with(settings: Arc<Settings>, hears: Option<Hears>) -> Arc<Self> {
+    fn with(settings: Arc<Settings>, home: Home, pushes: Pushes) -> Arc<Self> {
         Arc::new(Self {
-            home: Home::from(&settings.place),
             settings,
+            home,
             state: watch::Sender::new(State::Idle),
             generations: AtomicU64::new(0),
             time_offset_ms: AtomicI64::new(0),
@@ -127,7 +137,7 @@ impl Keeper {
             last: Mutex::default(),
             several_workers: AtomicBool::new(false),
             renew: Notify::new(),
-            hears,
+            pushes,
             task: Mutex::new(None),
         })
     }
@@ -201,6 +211,12 @@ impl Keeper {
         }
     }
 
+    /// Connects if nobody has asked for it yet, and does not wait.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        // Without a runtime the first call does it.
+        let _ = self.start_if_idle();
+    }
+
     fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
         if !matches!(*self.state.borrow(), State::Idle) {
             return Ok(());
@@ -243,6 +259,13 @@ impl Keeper {
         }
     }
 
+    /// Whoever wants to hear of changes hears nothing now.
+    fn deaf(&self) {
+        if let Some(watch) = &self.pushes.watch {
+            watch.down();
+        }
+    }
+
     /// Publishes, unless closed; says whether it did.
     fn publish(&self, next: State) -> bool {
         let mut slot = Some(next);
@@ -270,8 +293,7 @@ impl Keeper {
             true => self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             false => Server::default(),
         };
-        let (link, driver) =
-            establish(&self.settings, &self.home, generation, &last, self.hears.clone()).await?;
+        let (link, driver) = establish(&self.settings, &self.home, generation, &last, &self.pushes).await?;
         // Before anybody gets the link: whoever is answered over it sees the new number.
         let run = link.server.run_id.as_deref();
         self.incarnation.store(run.map_or(0, |id| xxh3_64(id.as_bytes()).max(1)), Ordering::Release);
@@ -290,12 +312,15 @@ struct IdleAtEnd(Arc<Keeper>);
 impl Drop for IdleAtEnd {
     fn drop(&mut self) {
         self.0.publish(State::Idle);
+        self.0.deaf();
     }
 }
 
 async fn run(guard: IdleAtEnd) {
     let keeper = &*guard.0;
     let mut backoff = Backoff::new();
+    let blind = keeper.settings.silence().saturating_mul(BLIND);
+    let mut told = Instant::now();
     loop {
         let attempt = tokio::select! {
             biased;
@@ -311,6 +336,8 @@ async fn run(guard: IdleAtEnd) {
                     return;
                 }
                 keeper.publish(State::Connecting);
+                keeper.deaf();
+                told = Instant::now();
                 if since.elapsed() >= STABLE {
                     backoff.reset();
                 } else if pause(keeper, backoff.after_loss()).await == End::Closed {
@@ -319,6 +346,10 @@ async fn run(guard: IdleAtEnd) {
             }
             Err(error) => {
                 keeper.publish(State::Down(error));
+                if told.elapsed() >= blind {
+                    keeper.deaf();
+                    told = Instant::now();
+                }
                 if pause(keeper, backoff.after_failure()).await == End::Closed {
                     return;
                 }
@@ -352,6 +383,11 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut quiet_from, mut heard) = link.progress();
     let mut renewed = Instant::now();
+    let watch = keeper.pushes.watch.as_deref();
+    let mut newest = watch.map(Watch::newest);
+    let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat: Option<Beat> = None;
     loop {
         tokio::select! {
             biased;
@@ -374,7 +410,29 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     keeper.publish(State::Up(Arc::clone(&next)));
                     // The old driver goes on for requests under way and ends with the last of them.
                     (link, driver) = (next, next_driver);
+                    (newest, beat) = (watch.map(Watch::newest), None);
                     (quiet_from, heard) = link.progress();
+                }
+            }
+            watch = comes(watch, &mut newest) => {
+                let followed = timeout(keeper.settings.silence(), watch.follow(&link)).await;
+                if !followed.is_ok_and(|followed| followed.is_ok()) {
+                    link.condemn();
+                    return End::Lost;
+                }
+            }
+            alive = ends(&mut beat) => {
+                beat = None;
+                if !alive {
+                    link.condemn();
+                    return End::Lost;
+                }
+            }
+            _ = beats.tick(), if beat.is_none() => {
+                if let Some(watch) = keeper.pushes.watch.as_ref().filter(|watch| !watch.is_empty()) {
+                    let (link, watch) = (Arc::clone(&link), Arc::clone(watch));
+                    let limit = keeper.settings.heartbeat_timeout;
+                    beat = Some(Box::pin(async move { beats_within(&link, &watch, limit).await }));
                 }
             }
             _ = looks.tick() => {
@@ -394,4 +452,29 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
             }
         }
     }
+}
+
+type Beat = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// Whether anything comes over the connection in time: a `PONG`, or what is before it in the pipe.
+async fn beats_within(link: &Link, watch: &Watch, limit: Duration) -> bool {
+    let before = (link.progress().1, watch.heard());
+    link.answers_within(limit).await || (link.progress().1, watch.heard()) != before
+}
+
+async fn ends(beat: &mut Option<Beat>) -> bool {
+    match beat {
+        Some(beat) => beat.await,
+        None => pending().await,
+    }
+}
+
+/// Ends when there is somebody new who wants to hear of changes.
+async fn comes<'a>(watch: Option<&'a Watch>, newest: &mut Option<watch::Receiver<u64>>) -> &'a Watch {
+    if let (Some(watch), Some(newest)) = (watch, newest)
+        && newest.changed().await.is_ok()
+    {
+        return watch;
+    }
+    pending().await
 }

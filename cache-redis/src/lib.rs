@@ -39,17 +39,19 @@
 //! transactions as well: each ends the lease of its key. Batches are one round trip, of fills, puts and removals one per
 //! 512 items or 8 MiB. Scripts are sent by their digest, and by their text to a server that does not know them.
 //!
-//! Scripts write leases and scratch keys, plain commands write entries: a client that tracks entries without hearing of
-//! its own writes (`CLIENT TRACKING ... NOLOOP`) hears of nothing that it did itself. Removals write a tombstone, because
-//! who tracks a key hears of writes, and not of a `DEL` where nothing was.
+//! Scripts write leases and scratch keys, plain commands write entries: who tracks entries without hearing of its own writes
+//! (`CLIENT TRACKING ... NOLOOP`, as the backplane does) hears of nothing that it did itself. Removals write a tombstone,
+//! because who tracks a key hears of writes, and not of a `DEL` where nothing was.
 //!
 //! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys; one
 //! who may not run scripts or transactions gets [`ErrorKind::Denied`] from what needs them.
 //!
 //! # Backplane
 //!
-//! [`RedisProvider::backplane`] gives a channel between the nodes of a cache, over pub/sub and a connection of its own.
-//! See [`RedisBackplane`] for what it promises. Its user needs `subscribe unsubscribe publish` on `shop:b:*`.
+//! [`RedisProvider::backplane`] lets nodes' memory hear of changes: by tracking on the provider's own connection, where the
+//! server tells of every write, whoever made it, and else by messages over pub/sub. [`RedisProvider::messages`] is the
+//! latter by choice. See [`RedisBackplane`] for what each promises and costs. Tracking needs `client|tracking subscribe
+//! publish` and the channels `shop:b:*`; messages need `unsubscribe` in the place of `client|tracking`.
 //!
 //! # Settings
 //!
@@ -66,7 +68,7 @@
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |
 //! | [`value_max`](RedisProviderBuilder::value_max) | 512 MiB | larger items are refused and not sent |
-//! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a backplane that was silent for both together is given up |
+//! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a connection that a backplane listens on and that was silent for both together is given up |
 //!
 //! TTLs have steps of 1 ms and are rounded up; `Duration::MAX` is stored without expiry. Of keys, the first 4 KiB of
 //! `namespace:id` are stored as they are; longer ones end in a digest. A batch of look-ups is one `MGET` per 512 keys,
@@ -112,6 +114,7 @@
 //! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
 
 mod address;
+mod advice;
 mod backoff;
 mod backplane;
 mod connection;
@@ -129,6 +132,7 @@ mod settings;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod units;
+mod watch;
 mod wire;
 mod write;
 

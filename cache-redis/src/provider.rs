@@ -1,20 +1,29 @@
 //! Redis as a [`CacheProvider`].
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey,
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey,
 };
 use redis::cmd;
 
 use crate::{
     Error, RedisBackplane, RedisProviderBuilder,
     address::Endpoint,
+    advice::Advice,
     gather::Gatherer,
-    keeper::{Keeper, State},
+    keeper::{Home, Keeper, State},
     settings::Settings,
+    watch::Watch,
     wire,
     write::{CHUNK, chunks},
 };
@@ -27,8 +36,12 @@ pub struct RedisProvider(Arc<Owner>);
 
 /// The last clone's drop ends the keeper, which holds itself.
 struct Owner {
+    /// Unique within this process.
+    id: u64,
     keeper: Arc<Keeper>,
     gatherer: Arc<Gatherer>,
+    watch: Arc<Watch>,
+    advice: Arc<Advice>,
 }
 
 impl Drop for Owner {
@@ -51,9 +64,15 @@ impl RedisProvider {
     }
 
     pub(crate) fn new(settings: Settings) -> Self {
-        let keeper = Keeper::new(Arc::new(settings));
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let settings = Arc::new(settings);
+        let advice = Arc::new(Advice::default());
+        let watch = Watch::new(&settings, Arc::clone(&advice));
+        let home = Home::from(&settings.place);
+        let keeper = Keeper::watching(settings, home, Arc::clone(&watch));
         let gatherer = Gatherer::new(Arc::clone(&keeper));
-        Self(Arc::new(Owner { keeper, gatherer }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Owner { id, keeper, gatherer, watch, advice }))
     }
 
     /// Connects now instead of at the first call, for those who would rather fail at start.
@@ -64,9 +83,24 @@ impl RedisProvider {
         self.keeper().link().await.map(drop)
     }
 
-    /// A backplane on the same server with the same settings, over a connection of its own. No I/O, no task.
+    /// A backplane for caches of which this provider is a level: the server tells what changes there. See
+    /// [`RedisBackplane`] for what happens where it does not. No I/O, no task.
     pub fn backplane(&self) -> RedisBackplane {
-        RedisBackplane::new(Arc::clone(&self.keeper().settings))
+        RedisBackplane::new(self.clone(), true)
+    }
+
+    /// A backplane on the same server that goes by messages, whatever the server can do: for caches whose writes are few
+    /// among many of other nodes, as each node hears of each key that is written otherwise. No I/O, no task.
+    pub fn messages(&self) -> RedisBackplane {
+        RedisBackplane::new(self.clone(), false)
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.keeper().settings
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.0.watch
     }
 
     pub(crate) fn keeper(&self) -> &Arc<Keeper> {
@@ -166,6 +200,14 @@ impl CacheProvider for RedisProvider {
 
     fn time_offset_ms(&self) -> i64 {
         self.keeper().time_offset_ms()
+    }
+
+    fn store_id(&self) -> u64 {
+        self.0.id
+    }
+
+    fn advise(&self, to: Weak<dyn Advised>) {
+        self.0.advice.add(to);
     }
 
     fn leases(&self) -> Option<&dyn Leases> {

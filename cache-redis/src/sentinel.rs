@@ -8,7 +8,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
-    connection::{Hears, Link, Role, Server, open},
+    connection::{Link, Pushes, Role, Server, open},
     dial::{dial, failed},
     settings::Settings,
     wire::text,
@@ -35,7 +35,7 @@ impl Sentinels {
         settings: &Arc<Settings>,
         generation: u64,
         last: &Server,
-        hears: Option<Hears>,
+        pushes: &Pushes,
     ) -> Result<(Link, JoinHandle<()>), Error> {
         let mut steps = JoinSet::new();
         for number in 0..self.at.len() {
@@ -51,9 +51,9 @@ impl Sentinels {
                 Ok(Step::Opened(Err(error))) => refusal = Some(error),
                 Ok(Step::Said(_, Ok(Some(endpoint)))) => {
                     if named.insert(endpoint.clone()) {
-                        let (settings, last, hears) = (Arc::clone(settings), last.clone(), hears.clone());
+                        let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
                         steps.spawn(async move {
-                            let opened = open(&settings, endpoint, Role::Master, generation, &last, hears);
+                            let opened = open(&settings, endpoint, Role::Master, generation, &last, &pushes);
                             Step::Opened(opened.await.map(Box::new))
                         });
                     }

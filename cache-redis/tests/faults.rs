@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cache_core::CacheProvider;
 use cache_redis::{Error, ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kind, put, until, until_async};
+use common::{RedisServer, get, item, key, kind, proxy::Proxy, put, until, until_async};
 use futures::future::join_all;
 use tokio::{net::TcpListener, time::timeout};
 
@@ -290,4 +290,29 @@ async fn closing_lets_requests_under_way_end() {
     server.cont();
     assert_eq!(reader.await.unwrap().as_deref(), Some("v"));
     closing.await.unwrap();
+}
+
+/// Experiment 5: a write that timed out is still under way when its key is removed over the next connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_bytes_of_a_lost_connection_never_run() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let builder = RedisProvider::builder(proxy.url()).response_timeout(Duration::from_millis(50));
+    let provider = builder.build().unwrap();
+    for _ in 0..10 {
+        put(&provider, "k", "v").await;
+        proxy.hold();
+        assert!(timeout(Duration::from_millis(20), provider.put(item("k", b"late"))).await.is_err());
+        until_async("removed over the next connection", || async {
+            timeout(Duration::from_millis(100), provider.remove(key("k")))
+                .await
+                .is_ok_and(|done| done.is_ok())
+        })
+        .await;
+        let sets = server.calls("set");
+        proxy.release();
+        // What comes after it on its way has come.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!((get(&provider, "k").await.unwrap(), server.calls("set")), (None, sets));
+    }
 }

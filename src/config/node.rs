@@ -152,7 +152,7 @@ impl fmt::Display for Path<'_> {
 
 /// `at!["caches", name, "levels", 0]`
 macro_rules! at {
-    ($($step:expr),* $(,)?) => { vec![$($crate::config::node::Step::from($step)),*] };
+    ($($step:expr),* $(,)?) => { Vec::from([$($crate::config::node::Step::from($step)),*]) };
 }
 pub(crate) use at;
 

@@ -327,7 +327,7 @@ fn open(path: &Path) -> Result<(String, Format, String, PathBuf)> {
         let fix = format!("cannot be read ({}); check the path and who may read it", error.kind());
         Error::config("file", &file, fix)
     })?;
-    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     Ok((file, format, text, base))
 }
 

@@ -241,7 +241,7 @@ impl Resolver<'_> {
         match pick!(early, "off", early) {
             Some(model::Early::Fraction(share)) => policy = policy.early(Early::Fraction(share)),
             Some(model::Early::XFetch(model::XFetch { xfetch: beta })) => {
-                policy = policy.early(Early::XFetch { beta })
+                policy = policy.early(Early::XFetch { beta });
             }
             Some(model::Early::Off) | None => {}
         }

@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease, Leases,
-    LevelOp, Put, RawKey,
+    Acquire, Acquired, Advised, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease,
+    Leases, LevelOp, Put, RawKey,
 };
 
 /// A call of a provider.
@@ -300,6 +300,14 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
 
     fn time_offset_ms(&self) -> i64 {
         self.inner.time_offset_ms()
+    }
+
+    fn store_id(&self) -> u64 {
+        self.inner.store_id()
+    }
+
+    fn advise(&self, to: Weak<dyn Advised>) {
+        self.inner.advise(to);
     }
 
     fn leases(&self) -> Option<&dyn Leases> {

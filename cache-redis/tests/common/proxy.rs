@@ -2,12 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 #[derive(Clone, Default)]
@@ -18,6 +19,9 @@ struct Shared {
     port: u16,
     trips: AtomicU64,
     cut: AtomicBool,
+    accepted: AtomicUsize,
+    /// Connections below this number pass on no requests.
+    held: watch::Sender<usize>,
 }
 
 impl Proxy {
@@ -50,7 +54,18 @@ impl Proxy {
         self.0.cut.store(true, Ordering::SeqCst);
     }
 
+    /// From now on the requests of connections that are there are under way, and no further.
+    pub(crate) fn hold(&self) {
+        self.0.held.send_replace(self.0.accepted.load(Ordering::SeqCst));
+    }
+
+    /// They arrive, whoever has left meanwhile.
+    pub(crate) fn release(&self) {
+        self.0.held.send_replace(0);
+    }
+
     async fn serve(self, mut client: TcpStream, mut server: TcpStream) {
+        let number = self.0.accepted.fetch_add(1, Ordering::SeqCst);
         let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
         let mut listening = true;
         loop {
@@ -60,6 +75,8 @@ impl Proxy {
                     if std::mem::take(&mut listening) {
                         self.0.trips.fetch_add(1, Ordering::SeqCst);
                     }
+                    // An error means that the test is over.
+                    let _ = self.0.held.subscribe().wait_for(|held| number >= *held).await;
                     if server.write_all(&asked[..read.unwrap()]).await.is_err() {
                         return;
                     }

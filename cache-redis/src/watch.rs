@@ -1,0 +1,299 @@
+//! Watching the store: the server tells which keys have changed (`CLIENT TRACKING` in broadcast mode, by prefix), on the
+//! connection that the provider's own commands use.
+//!
+//! So a reply always comes before the push that says that it is outdated, and of our own plain writes we hear nothing. The
+//! task that reads applies each push at once: nothing queues.
+//!
+//! Whoever may not track has to be told by messages. Such a node says so once a second, on a channel that everybody else
+//! listens to on the same connection: a write that is acknowledged after its first word finds the word already heard.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use cache_core::{Listener, is_shortened};
+use redis::{PushInfo, PushKind, RedisError, Value, cmd};
+use tokio::sync::watch;
+
+use crate::{Error, ErrorKind, advice::Advice, backplane::PubSub, connection::Link, settings::Settings};
+
+/// How often nodes that cannot watch ask for messages.
+pub(crate) const WANTS: Duration = Duration::from_secs(1);
+/// For how long one word of theirs counts.
+const WANTED: Duration = Duration::from_secs(5);
+/// How long it takes to believe that nobody asks, on a new connection.
+const UNSURE: Duration = Duration::from_secs(3);
+
+/// The channel on which messages are asked for.
+pub(crate) fn want(settings: &Settings) -> String {
+    format!("{}b:want:{}", settings.prefix, settings.login.database)
+}
+
+pub(crate) struct Watch {
+    prefix: String,
+    want: String,
+    ears: Mutex<Arc<BTreeMap<String, Vec<Ear>>>>,
+    /// The number of the ear that came last.
+    newest: watch::Sender<u64>,
+    /// Held while listeners are called: one call at a time.
+    delivery: Mutex<()>,
+    /// When nobody needs messages any more, as far as is known.
+    quiet_from: Mutex<Option<Instant>>,
+    /// The server does not let us.
+    refused: Mutex<bool>,
+    /// Pushes that have come.
+    heard: AtomicU64,
+    advice: Arc<Advice>,
+}
+
+#[derive(Clone)]
+struct Ear {
+    number: u64,
+    listener: Arc<dyn Listener>,
+    /// Where it listens if the server lets nobody watch.
+    otherwise: Weak<PubSub>,
+}
+
+/// What is watched over one connection. Only the task that keeps the connection changes it.
+#[derive(Clone, Default)]
+pub(crate) struct Watching {
+    caches: BTreeSet<String>,
+    wants: bool,
+    newest: u64,
+}
+
+impl Watch {
+    pub(crate) fn new(settings: &Settings, advice: Arc<Advice>) -> Arc<Self> {
+        Arc::new(Self {
+            prefix: settings.prefix.clone(),
+            want: want(settings),
+            ears: Mutex::default(),
+            newest: watch::Sender::new(0),
+            delivery: Mutex::default(),
+            quiet_from: Mutex::default(),
+            refused: Mutex::default(),
+            heard: AtomicU64::new(0),
+            advice,
+        })
+    }
+
+    /// Another listener for a cache. It is told of a gap when it hears.
+    pub(crate) fn add(&self, cache: &str, listener: Arc<dyn Listener>, otherwise: Weak<PubSub>) {
+        let refused = lock(&self.refused);
+        if *refused {
+            drop(refused);
+            if let Some(otherwise) = otherwise.upgrade() {
+                otherwise.subscribe(cache, listener);
+            }
+            return;
+        }
+        let mut ears = lock(&self.ears);
+        self.newest.send_modify(|newest| {
+            *newest += 1;
+            let ear = Ear { number: *newest, listener, otherwise };
+            Arc::make_mut(&mut ears).entry(cache.to_owned()).or_default().push(ear);
+        });
+    }
+
+    /// The listeners that came with this one leave. They are told of a gap.
+    pub(crate) fn leave(&self, with: &Weak<PubSub>) {
+        self.forget(|ear| Weak::ptr_eq(&ear.otherwise, with));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.ears).is_empty()
+    }
+
+    /// Tells of new listeners.
+    pub(crate) fn newest(&self) -> watch::Receiver<u64> {
+        let mut newest = self.newest.subscribe();
+        newest.mark_changed();
+        newest
+    }
+
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write of this cache that the store has acknowledged needs no message.
+    pub(crate) fn hears_writes(&self, cache: &str) -> bool {
+        // Another listener of the cache on this very connection hears nothing of what the connection writes.
+        lock(&self.ears).get(cache).is_some_and(|ears| ears.len() == 1)
+            && lock(&self.quiet_from).is_some_and(|from| Instant::now() >= from)
+    }
+
+    /// Whether messages of this cache go out over the provider's own connection.
+    pub(crate) fn watches(&self, cache: &str) -> bool {
+        lock(&self.ears).contains_key(cache)
+    }
+
+    /// Hands a message of one listener to the others on this connection.
+    pub(crate) fn pass_on(&self, cache: &str, message: &[u8]) {
+        let _delivery = lock(&self.delivery);
+        let ears = Arc::clone(&lock(&self.ears));
+        for ear in ears.get(cache).into_iter().flatten() {
+            ear.listener.message(message);
+        }
+    }
+
+    /// Turns tracking on, over this connection, for the caches of listeners that have come since.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn follow(&self, link: &Link) -> Result<(), RedisError> {
+        self.forget(|ear| ear.listener.is_closed());
+        let newest = *self.newest.borrow();
+        let caches: BTreeSet<String> = lock(&self.ears).keys().cloned().collect();
+        let mut watching = link.watching();
+        if caches.is_empty() || watching.newest == newest {
+            return Ok(());
+        }
+        let new: Vec<_> = caches.difference(&watching.caches).cloned().collect();
+        if !new.is_empty() {
+            let mut tracking = cmd("CLIENT");
+            tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
+            for cache in &new {
+                tracking.arg("PREFIX").arg(format!("{}v:{{{cache}:", self.prefix));
+                tracking.arg("PREFIX").arg(format!("{}m:{{{cache}}}", self.prefix));
+            }
+            if let Value::ServerError(error) = link.command(&tracking).await? {
+                self.refuse(&Error::reply(&error));
+                return Ok(());
+            }
+            watching.caches.extend(new);
+        }
+        if !watching.wants {
+            let sure_from = match link.subscribe(&[&self.want]).await {
+                Ok(()) => Instant::now() + UNSURE,
+                Err(error) if error.is_io_error() => return Err(error),
+                Err(_refused) => {
+                    self.advice.say(format!(
+                        "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \
+                         of its writes; grant the channel (&{}) or let all nodes use tracking",
+                        self.want, self.want
+                    ));
+                    Instant::now()
+                }
+            };
+            watching.wants = true;
+            *lock(&self.quiet_from) = Some(sure_from);
+        }
+        let before = std::mem::replace(&mut watching.newest, newest);
+        link.watches(watching);
+        self.tell(|ear| ear.number > before);
+        Ok(())
+    }
+
+    /// The connection is lost: everybody may miss something.
+    pub(crate) fn down(&self) {
+        let mut quiet_from = lock(&self.quiet_from);
+        *quiet_from = quiet_from.map(|from| from.max(Instant::now() + UNSURE));
+        drop(quiet_from);
+        self.tell(|_| true);
+    }
+
+    /// The server, or what it lets us do, has no tracking. From now on all listen to messages.
+    fn refuse(&self, error: &Error) {
+        *lock(&self.refused) = true;
+        let fix = match error.kind() {
+            ErrorKind::Denied => "grant +client|tracking",
+            _ => "use a server that has it",
+        };
+        self.advice.say(format!(
+            "CLIENT TRACKING is refused ({error}): this node hears of changes by messages alone, and not of what other \
+             clients write; {fix}"
+        ));
+        let ears = std::mem::take(&mut *lock(&self.ears));
+        for (cache, ears) in &*ears {
+            for ear in ears {
+                if let Some(otherwise) = ear.otherwise.upgrade() {
+                    otherwise.subscribe(cache, Arc::clone(&ear.listener));
+                }
+            }
+        }
+    }
+
+    /// What the server sends of its own accord.
+    pub(crate) fn push(&self, push: &PushInfo) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        match (&push.kind, push.data.as_slice()) {
+            (PushKind::Invalidate, [Value::Array(keys)]) => {
+                let _delivery = lock(&self.delivery);
+                let ears = Arc::clone(&lock(&self.ears));
+                for key in keys {
+                    if let Value::BulkString(key) = key {
+                        self.changed(&ears, key);
+                    }
+                }
+            }
+            // The whole database has been emptied.
+            (PushKind::Invalidate, _) => self.tell(|_| true),
+            (PushKind::Message, [Value::BulkString(channel), _]) if *channel == self.want.as_bytes() => {
+                let until = Instant::now() + WANTED;
+                let mut quiet_from = lock(&self.quiet_from);
+                *quiet_from = Some(quiet_from.map_or(until, |from| from.max(until)));
+            }
+            _ => {}
+        }
+    }
+
+    fn changed(&self, ears: &BTreeMap<String, Vec<Ear>>, key: &[u8]) {
+        // No key of ours is anything else.
+        let Ok(key) = std::str::from_utf8(key) else { return };
+        let Some(key) = key.strip_prefix(self.prefix.as_str()).and_then(|key| key.strip_suffix('}')) else {
+            return;
+        };
+        let (cache, id) = if let Some(joined) = key.strip_prefix("v:{") {
+            let Some((cache, id)) = joined.split_once(':') else { return };
+            (cache, Some(id).filter(|_| !is_shortened(joined)))
+        } else if let Some(cache) = key.strip_prefix("m:{") {
+            for ear in ears.get(cache).into_iter().flatten() {
+                ear.listener.marker_changed();
+            }
+            return;
+        } else {
+            return;
+        };
+        for ear in ears.get(cache).into_iter().flatten() {
+            match id {
+                Some(id) => ear.listener.changed(id),
+                // Which one it is cannot be told.
+                None => ear.listener.gap(),
+            }
+        }
+    }
+
+    fn tell(&self, which: impl Fn(&Ear) -> bool) {
+        let _delivery = lock(&self.delivery);
+        let ears = Arc::clone(&lock(&self.ears));
+        for ear in ears.values().flatten().filter(|ear| which(ear)) {
+            ear.listener.gap();
+        }
+    }
+
+    fn forget(&self, which: impl Fn(&Ear) -> bool) {
+        let mut ears = lock(&self.ears);
+        if !ears.values().flatten().any(&which) {
+            return;
+        }
+        let mut gone = Vec::new();
+        let all = Arc::make_mut(&mut ears);
+        for ears in all.values_mut() {
+            gone.extend(ears.extract_if(.., |ear| which(ear)));
+        }
+        all.retain(|_, ears| !ears.is_empty());
+        drop(ears);
+        let _delivery = lock(&self.delivery);
+        // A listener's own drop runs outside of the lock.
+        gone.iter().for_each(|ear| ear.listener.gap());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

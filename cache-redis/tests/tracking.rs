@@ -1,0 +1,425 @@
+//! The store, watched: what a node hears of, and what it does not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, what goes wrong must fail the test")]
+
+mod common;
+
+use std::{
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cache_core::{
+    Acquire, Acquired, Advised, Backplane, CacheId, CacheProvider, Fill, Holding, Leases, Listener, Put,
+    RawKey,
+};
+use cache_redis::{RedisBackplane, RedisProvider, RedisProviderBuilder};
+use common::{RedisServer, item, key, put, until, until_async};
+use test_servers::Proxy;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Remembers what it hears of a cache that keeps its entries in the store.
+#[derive(Default)]
+struct Ear {
+    changed: Mutex<Vec<String>>,
+    messages: Mutex<Vec<Vec<u8>>>,
+    markers: AtomicUsize,
+    gaps: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl Listener for Ear {
+    fn message(&self, bytes: &[u8]) {
+        self.messages.lock().unwrap().push(bytes.to_vec());
+    }
+
+    fn gap(&self) {
+        self.gaps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn changed(&self, id: &str) {
+        self.changed.lock().unwrap().push(id.to_owned());
+    }
+
+    fn marker_changed(&self) {
+        self.markers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn keeps_in(&self, store: u64) -> bool {
+        store != 0
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+impl Ear {
+    fn gaps(&self) -> usize {
+        self.gaps.load(Ordering::SeqCst)
+    }
+
+    fn changed(&self) -> Vec<String> {
+        self.changed.lock().unwrap().clone()
+    }
+
+    async fn until_gaps(&self, count: usize) {
+        until_async(&format!("{count} gaps"), || async { self.gaps() >= count }).await;
+    }
+
+    /// Until it has heard of this id, which ends what a test looks at.
+    async fn until_changed(&self, id: &str) {
+        until_async(id, || async { self.changed().iter().any(|changed| changed == id) }).await;
+    }
+}
+
+struct Node {
+    provider: RedisProvider,
+    backplane: RedisBackplane,
+    ear: Arc<Ear>,
+}
+
+/// A node that hears.
+async fn node(builder: RedisProviderBuilder) -> Node {
+    let provider = builder.build().unwrap();
+    let backplane = provider.backplane();
+    let ear = Arc::new(Ear::default());
+    backplane.subscribe("users", Arc::<Ear>::clone(&ear));
+    ear.until_gaps(1).await;
+    Node { provider, backplane, ear }
+}
+
+fn to(server: &RedisServer) -> RedisProviderBuilder {
+    RedisProvider::builder(server.url())
+}
+
+async fn fill(provider: &RedisProvider, id: &str, value: &str) {
+    let wanted = [Acquire { key: key(id), holding: Holding::Nothing }];
+    let Ok(Acquired::Granted(lease)) = provider.acquire_many(&wanted, MINUTE).await.remove(0) else {
+        panic!("no lease")
+    };
+    let put = item(id, value.as_bytes());
+    assert!(provider.fill_many(&[Fill { put, lease }]).await.remove(0).unwrap());
+}
+
+/// Experiments 1 to 3: whatever a node does to a key reaches the others, also where the store holds nothing, and never
+/// the node itself, which goes on hearing of the key.
+#[tokio::test]
+async fn p1_others_hear_of_every_write_and_the_writer_of_none() {
+    let server = RedisServer::start();
+    let (a, b) = (node(to(&server)).await, node(to(&server)).await);
+    put(&a.provider, "set", "v").await;
+    fill(&a.provider, "filled", "v").await;
+    a.provider.remove(key("absent")).await.unwrap();
+    a.provider.remove(key("filled")).await.unwrap();
+    let batch = [item("x", b"v"), item("y", b"v")];
+    assert!(a.provider.put_many(&batch).await.iter().all(Result::is_ok));
+    a.provider.put(Put { key: RawKey::marker(CacheId(1), "users"), ..item("", b"marker") }).await.unwrap();
+    put(&a.provider, "end", "v").await;
+    b.ear.until_changed("end").await;
+    assert_eq!(b.ear.changed(), ["set", "filled", "absent", "filled", "x", "y", "end"]);
+    assert_eq!((b.ear.markers.load(Ordering::SeqCst), b.ear.gaps()), (1, 1));
+
+    // The writer has heard nothing so far, and hears when another one writes the same keys.
+    put(&b.provider, "set", "w").await;
+    a.ear.until_changed("set").await;
+    assert_eq!((a.ear.changed(), a.ear.gaps()), (vec!["set".to_owned()], 1));
+    assert_eq!(a.ear.markers.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn p1_programs_in_any_language_are_heard_and_so_is_what_the_server_does_itself() {
+    let server = RedisServer::start();
+    let a = node(to(&server)).await;
+    server.command::<()>(&["SET", "v:{users:42}", "theirs"]).unwrap();
+    a.ear.until_changed("42").await;
+    server.command::<()>(&["SET", "v:{users:brief}", "x", "PX", "1"]).unwrap();
+    until_async("set and expired", || async {
+        let _: Option<String> = server.command(&["GET", "v:{users:brief}"]).unwrap();
+        a.ear.changed().iter().filter(|id| *id == "brief").count() == 2
+    })
+    .await;
+    server.command::<()>(&["SET", "m:{users}", "x"]).unwrap();
+    // Not ours: another cache, another prefix, a lease, no text.
+    for other in ["v:{orders:1}", "app:v:{users:1}", "l:{users:1}", "v:{users}", "m:{users:1}"] {
+        server.command::<()>(&["SET", other, "x"]).unwrap();
+    }
+    let mut nonsense = b"v:{users:".to_vec();
+    nonsense.extend([0xff, b'}']);
+    redis::cmd("SET").arg(nonsense).arg("x").exec(&mut connection(&server)).unwrap();
+    for odd in ["a}b", "a:b", "é", "}"] {
+        server.command::<()>(&["SET", &format!("v:{{users:{odd}}}"), "x"]).unwrap();
+        a.ear.until_changed(odd).await;
+    }
+    assert_eq!(a.ear.changed(), ["42", "brief", "brief", "a}b", "a:b", "é", "}"]);
+    assert_eq!((a.ear.markers.load(Ordering::SeqCst), a.ear.gaps()), (1, 1));
+    server.command::<()>(&["FLUSHDB"]).unwrap();
+    a.ear.until_gaps(2).await;
+}
+
+fn connection(server: &RedisServer) -> redis::Connection {
+    redis::Client::open(server.url()).unwrap().get_connection().unwrap()
+}
+
+#[tokio::test]
+async fn y2_a_key_that_is_not_known_from_its_short_form_puts_all_in_doubt() {
+    let server = RedisServer::start();
+    let (a, b) = (node(to(&server)).await, node(to(&server)).await);
+    put(&a.provider, &"k".repeat(10_000), "v").await;
+    b.ear.until_gaps(2).await;
+    assert!(b.ear.changed().is_empty());
+}
+
+/// Prefixes come one after the other over one connection, and caches with like names are apart.
+#[tokio::test]
+async fn whoever_comes_later_hears_from_then_on() {
+    let server = RedisServer::start();
+    let a = node(to(&server).key_prefix("app:").heartbeat(Duration::from_secs(3600))).await;
+    let mut later = Vec::new();
+    for name in ["user", "users/of/a", "users"] {
+        let ear = Arc::new(Ear::default());
+        a.backplane.subscribe(name, Arc::<Ear>::clone(&ear));
+        ear.until_gaps(1).await;
+        later.push(ear);
+    }
+    for name in ["user", "users/of/a", "users"] {
+        server.command::<()>(&["SET", &format!("app:v:{{{name}:of {name}}}"), "x"]).unwrap();
+    }
+    later[2].until_changed("of users").await;
+    assert_eq!(later[0].changed(), ["of user"]);
+    assert_eq!(later[1].changed(), ["of users/of/a"]);
+    assert_eq!(
+        (a.ear.changed(), later[2].changed()),
+        (vec!["of users".to_owned()], vec!["of users".to_owned()])
+    );
+    assert_eq!((a.ear.gaps(), later[2].gaps()), (1, 1));
+    later[0].closed.store(true, Ordering::SeqCst);
+    let another = Arc::new(Ear::default());
+    a.backplane.subscribe("orders", Arc::<Ear>::clone(&another));
+    another.until_gaps(1).await;
+    assert_eq!(Arc::strong_count(&later[0]), 1, "who listens no more is forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_a_gap_and_nothing_of_after_is_missed() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(([127, 0, 0, 1], server.port()).into());
+    let a = node(RedisProvider::builder(format!("redis://{}", proxy.addr()))).await;
+    for round in 0..5 {
+        let gaps = a.ear.gaps();
+        proxy.cut();
+        a.ear.until_gaps(gaps + 2).await;
+        let id = format!("after {round}");
+        server.command::<()>(&["SET", &format!("v:{{users:{id}}}"), "x"]).unwrap();
+        a.ear.until_changed(&id).await;
+    }
+    assert_eq!(a.ear.gaps(), 11, "one at the loss, one at the return");
+    server.kill();
+    a.ear.until_gaps(12).await;
+    server.restart();
+    a.ear.until_gaps(13).await;
+    server.command::<()>(&["SET", "v:{users:end}", "x"]).unwrap();
+    a.ear.until_changed("end").await;
+    a.provider.close().await;
+    a.ear.until_gaps(14).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_noticed_within_heartbeat_and_timeout() {
+    let server = RedisServer::start();
+    let (beat, limit) = (Duration::from_millis(100), Duration::from_millis(300));
+    let builder = to(&server).heartbeat(beat).heartbeat_timeout(limit).connect_timeout(limit);
+    let a = node(builder).await;
+    tokio::time::sleep((beat + limit) * 3).await;
+    assert_eq!(a.ear.gaps(), 1, "an idle connection is kept");
+    let start = Instant::now();
+    server.stop();
+    a.ear.until_gaps(2).await;
+    assert!(start.elapsed() < beat + limit + Duration::from_secs(2), "noticed after {:?}", start.elapsed());
+    // Again and again: whatever is kept meanwhile may be wrong.
+    a.ear.until_gaps(4).await;
+    server.cont();
+    until_async("heard again", || async {
+        server.command::<()>(&["SET", "v:{users:end}", "x"]).unwrap();
+        a.ear.changed().contains(&"end".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn p4_no_message_is_published_once_nobody_needs_any() {
+    let server = RedisServer::start();
+    let (a, b) = (node(to(&server)).await, node(to(&server)).await);
+    assert!(!a.backplane.hears_writes("users"), "somebody may be there who needs messages");
+    until_async("quiet", || async { a.backplane.hears_writes("users") && b.backplane.hears_writes("users") })
+        .await;
+    assert!(!a.backplane.hears_writes("orders"), "nobody listens");
+
+    // One that goes by messages makes itself known before it believes to hear everything.
+    let messages = to(&server).build().unwrap().messages();
+    let ear = Arc::new(Ear::default());
+    messages.subscribe("users", Arc::<Ear>::clone(&ear));
+    ear.until_gaps(1).await;
+    put(&a.provider, "k", "v").await;
+    assert!(!a.backplane.hears_writes("users"), "the word came before the reply");
+    a.backplane.publish("users", Bytes::from_static(b"m")).await.unwrap();
+    until_async("heard", || async { !ear.messages.lock().unwrap().is_empty() }).await;
+    assert!(b.ear.messages.lock().unwrap().is_empty(), "who watches hears no messages");
+    assert_eq!(b.ear.gaps(), 1);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!a.backplane.hears_writes("users"), "it keeps asking");
+    drop(messages);
+    until_async("quiet again", || async { a.backplane.hears_writes("users") }).await;
+}
+
+/// Over one connection the server does not tell one of what the other writes.
+#[tokio::test]
+async fn two_caches_of_one_name_on_one_provider_tell_each_other() {
+    let server = RedisServer::start();
+    let a = node(to(&server)).await;
+    until_async("quiet", || async { a.backplane.hears_writes("users") }).await;
+    let second = Arc::new(Ear::default());
+    let beside = a.provider.backplane();
+    beside.subscribe("users", Arc::<Ear>::clone(&second));
+    second.until_gaps(1).await;
+    assert!(!a.backplane.hears_writes("users"));
+    a.backplane.publish("users", Bytes::from_static(b"m")).await.unwrap();
+    assert_eq!(*second.messages.lock().unwrap(), [b"m"]);
+}
+
+#[tokio::test]
+async fn it_ends_with_its_backplane_and_at_close() {
+    let server = RedisServer::start();
+    let a = node(to(&server)).await;
+    let clone = a.backplane.clone();
+    drop(a.backplane);
+    server.command::<()>(&["SET", "v:{users:1}", "x"]).unwrap();
+    a.ear.until_changed("1").await;
+    drop(clone);
+    a.ear.until_gaps(2).await;
+    assert_eq!(Arc::strong_count(&a.ear), 1);
+
+    let b = node(to(&server)).await;
+    b.backplane.close().await;
+    b.ear.until_gaps(2).await;
+    assert!(b.backplane.publish("users", Bytes::new()).await.is_err());
+    put(&b.provider, "k", "the provider goes on").await;
+}
+
+#[derive(Default)]
+struct Operator(Mutex<Vec<String>>);
+
+impl Advised for Operator {
+    fn advice(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_track_goes_by_messages_and_says_so_once() {
+    let server = RedisServer::start();
+    let rights = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"];
+    server.command::<()>(&rights).unwrap();
+    let provider =
+        RedisProvider::builder(format!("redis://ann:pw@127.0.0.1:{}", server.port())).build().unwrap();
+    let operator = Arc::new(Operator::default());
+    let weak: Weak<Operator> = Arc::downgrade(&operator);
+    provider.advise(weak);
+    let backplane = provider.backplane();
+    let other = node(to(&server)).await;
+    let ears: Vec<_> = ["users", "orders"]
+        .map(|name| {
+            let ear = Arc::new(Ear::default());
+            backplane.subscribe(name, Arc::<Ear>::clone(&ear));
+            ear
+        })
+        .into();
+    for ear in &ears {
+        ear.until_gaps(1).await;
+    }
+    until_async("the other node knows", || async {
+        put(&other.provider, "k", "v").await;
+        !other.backplane.hears_writes("users")
+    })
+    .await;
+    assert!(!backplane.hears_writes("users"));
+    until_async("a message is heard", || async {
+        other.backplane.publish("users", Bytes::from_static(b"m")).await.unwrap();
+        !ears[0].messages.lock().unwrap().is_empty()
+    })
+    .await;
+    backplane.publish("users", Bytes::from_static(b"own")).await.unwrap();
+    let said = operator.0.lock().unwrap().clone();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("CLIENT TRACKING") && said[0].contains("+client|tracking"), "{said:?}");
+    assert!(!said[0].contains("pw"), "{said:?}");
+}
+
+#[tokio::test]
+async fn who_may_not_use_channels_tracks_all_the_same() {
+    let server = RedisServer::start();
+    let rights = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "resetchannels", "+@all"];
+    server.command::<()>(&rights).unwrap();
+    let builder = RedisProvider::builder(format!("redis://ann:pw@127.0.0.1:{}", server.port()));
+    let operator = Arc::new(Operator::default());
+    let a = node(builder).await;
+    a.provider.advise(Arc::<Operator>::downgrade(&operator) as Weak<dyn Advised>);
+    server.command::<()>(&["SET", "v:{users:1}", "x"]).unwrap();
+    a.ear.until_changed("1").await;
+    assert!(a.backplane.hears_writes("users"));
+    let said = operator.0.lock().unwrap().clone();
+    assert!(said.len() == 1 && said[0].contains("SUBSCRIBE") && said[0].contains("&b:want:0"), "{said:?}");
+}
+
+#[test]
+fn it_outlives_the_runtime_that_it_ran_on() {
+    let server = RedisServer::start();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = runtime();
+    let a = first.block_on(node(to(&server)));
+    drop(first);
+    until("a gap", || a.ear.gaps() == 2);
+    runtime().block_on(async {
+        put(&a.provider, "k", "starts it").await;
+        a.ear.until_gaps(3).await;
+        server.command::<()>(&["SET", "v:{users:1}", "x"]).unwrap();
+        a.ear.until_changed("1").await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_100_000_changes_is_applied_in_bounded_memory() {
+    const COUNT: usize = 100_000;
+    let server = RedisServer::start();
+    let a = node(to(&server).heartbeat_timeout(MINUTE).response_timeout(MINUTE)).await;
+    let url = server.url();
+    let writer = std::thread::spawn(move || {
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        for chunk in 0..COUNT / 1000 {
+            let mut pipeline = redis::pipe();
+            for n in 0..1000 {
+                pipeline.cmd("SET").arg(format!("v:{{users:{}}}", chunk * 1000 + n)).arg("x").ignore();
+            }
+            pipeline.exec(&mut connection).unwrap();
+        }
+    });
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    until_async("all have arrived", || async { a.ear.changed.lock().unwrap().len() == COUNT }).await;
+    let asked = Instant::now();
+    a.provider.ping().await.unwrap();
+    slowest = slowest.max(asked.elapsed());
+    println!("{COUNT} changes in {:?}, then a ping in {slowest:?}", start.elapsed());
+    writer.join().unwrap();
+    assert_eq!(a.ear.gaps(), 1);
+    // One single command may change as many.
+    let script = "for n = 1, 100000 do redis.call('SET', 'v:{users:'..n..'}', 'y') end";
+    server.command::<()>(&["EVAL", script, "0"]).unwrap();
+    until_async("all have arrived", || async { a.ear.changed.lock().unwrap().len() == 2 * COUNT }).await;
+    assert_eq!(a.ear.gaps(), 1);
+}

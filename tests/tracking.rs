@@ -1,0 +1,185 @@
+//! Nodes with memory on one Redis that tells them what changes.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+use std::{sync::Arc, time::Duration};
+
+use test_servers::{Proxy, RedisServer};
+use tokio::time::Instant;
+use traced_cache::{
+    Level, Memory, Outcome, Policy, RedisProvider, TracedCache,
+    testing::{Recorded, Recorder},
+};
+
+const LONG: Duration = Duration::from_secs(600);
+const SOON: Duration = Duration::from_secs(30);
+
+fn node_at(url: &str, seen: &Recorder) -> TracedCache<String> {
+    let redis = RedisProvider::builder(url).build().unwrap();
+    TracedCache::builder("users")
+        .level(Memory::entries(1000))
+        .backplane(redis.backplane())
+        .level(Level::new(redis).budget(Duration::from_secs(10)))
+        .policy(Policy::ttl(LONG))
+        .observer(seen.clone())
+        .build()
+        .unwrap()
+}
+
+fn node(server: &RedisServer) -> TracedCache<String> {
+    node_at(&server.url(), &Recorder::new())
+}
+
+async fn load(cache: &TracedCache<String>, key: &str, value: &str) -> Arc<String> {
+    let value = value.to_owned();
+    cache.get_or_set(key, || async move { traced_cache::ok(value) }).await.unwrap()
+}
+
+async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !check().await {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Until this node's memory keeps what it reads: a channel that comes up is a gap.
+async fn settled(cache: &TracedCache<String>) {
+    until("memory keeps", async || {
+        load(cache, "settled", "v").await;
+        cache.look("settled").await.unwrap().level() == Some(0)
+    })
+    .await;
+}
+
+async fn in_memory(cache: &TracedCache<String>, key: &str) -> bool {
+    cache.look(key).await.unwrap().level() == Some(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_what_anybody_writes_leaves_the_memory_of_all_nodes() {
+    let Some(server) = RedisServer::start() else { return };
+    let (a, b) = (node(&server), node(&server));
+    for cache in [&a, &b] {
+        settled(cache).await;
+        load(cache, "k", "old").await;
+        load(cache, "other", "stays").await;
+        until("kept", async || in_memory(cache, "k").await && in_memory(cache, "other").await).await;
+    }
+    // A program in another language.
+    server.command::<()>(&["DEL", "v:{users:k}"]).unwrap();
+    for cache in [&a, &b] {
+        until("gone", async || cache.look("k").await.unwrap().outcome() == Outcome::Miss).await;
+    }
+    assert!(a.set("k", "new".to_owned()).await.unwrap().is_confirmed());
+    until("heard", async || load(&b, "k", "never").await.as_str() == "new").await;
+    assert!(b.invalidate("k").await.unwrap().is_confirmed());
+    until("heard", async || load(&a, "k", "newer").await.as_str() == "newer").await;
+    // What the store holds nothing of may be in another node's memory: its removal is heard all the same.
+    assert!(in_memory(&a, "other").await && in_memory(&b, "other").await, "nobody has touched it");
+    assert!(a.clear().await.unwrap().is_confirmed());
+    until("heard", async || b.look("other").await.unwrap().outcome() == Outcome::Miss).await;
+}
+
+/// Experiment 2: with a fill that writes the entry from a script, the node would hear of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_own_fills_and_writes_stay_in_memory() {
+    let Some(server) = RedisServer::start() else { return };
+    let seen = Recorder::new();
+    let (a, b) = (node_at(&server.url(), &seen), node(&server));
+    for cache in [&a, &b] {
+        settled(cache).await;
+    }
+    let heard = || seen.count(|event| matches!(event, Recorded::BackplaneReceived));
+    let before = heard();
+    for n in 0..20 {
+        load(&a, &format!("loaded {n}"), "v").await;
+        assert!(a.set(format!("set {n}"), "v".to_owned()).await.unwrap().is_confirmed());
+    }
+    // What b does comes after whatever the server had to say about the above.
+    assert!(b.set("end", "v".to_owned()).await.unwrap().is_confirmed());
+    until("heard", async || heard() > before).await;
+    for n in 0..20 {
+        assert!(in_memory(&a, &format!("loaded {n}")).await && in_memory(&a, &format!("set {n}")).await);
+    }
+    assert_eq!(heard(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_published_where_all_nodes_hear_by_themselves() {
+    let Some(server) = RedisServer::start() else { return };
+    let (a, b) = (node(&server), node(&server));
+    for cache in [&a, &b] {
+        settled(cache).await;
+    }
+    let published = || {
+        let info: String = server.command(&["INFO", "commandstats"]).unwrap();
+        let line =
+            info.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls=").map(str::to_owned));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse::<u64>().unwrap())
+    };
+    let mut n = 0;
+    until("no more messages", async || {
+        let before = published();
+        n += 1;
+        assert!(a.set("k", n.to_string()).await.unwrap().is_confirmed());
+        assert!(a.invalidate("gone").await.unwrap().is_confirmed());
+        published() == before
+    })
+    .await;
+    until("heard", async || load(&b, "k", "never").await.as_str() == n.to_string()).await;
+}
+
+/// Experiment 4: reads race with writes of another node; whatever the order, memory does not keep the old value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_read_under_way_does_not_outlive_the_push() {
+    let Some(server) = RedisServer::start() else { return };
+    let (a, b) = (node(&server), node(&server));
+    for cache in [&a, &b] {
+        settled(cache).await;
+    }
+    for round in 0..200 {
+        let (key, old, new) = (format!("k{round}"), "old".to_owned(), "new".to_owned());
+        assert!(a.set(&*key, old).await.unwrap().is_confirmed());
+        let reader = tokio::spawn({
+            let (b, key) = (b.clone(), key.clone());
+            async move {
+                for _ in 0..5 {
+                    load(&b, &key, "never").await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        assert!(a.set(&*key, new).await.unwrap().is_confirmed());
+        reader.await.unwrap();
+        until("the new value", async || load(&b, &key, "never").await.as_str() == "new").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_while_a_node_was_cut_off_is_not_in_its_memory_afterwards() {
+    let Some(server) = RedisServer::start() else { return };
+    let proxy = Proxy::start(server.addr());
+    let seen = Recorder::new();
+    let (a, b) = (node(&server), node_at(&format!("redis://{}", proxy.addr()), &seen));
+    for cache in [&a, &b] {
+        settled(cache).await;
+    }
+    for round in 0..5 {
+        let key = format!("k{round}");
+        load(&a, &key, "old").await;
+        until("kept", async || {
+            load(&b, &key, "never").await;
+            in_memory(&b, &key).await
+        })
+        .await;
+        let gaps = seen.count(|event| matches!(event, Recorded::BackplaneGap));
+        proxy.refuse();
+        assert!(a.set(&*key, "new".to_owned()).await.unwrap().is_confirmed());
+        until("the gap", async || seen.count(|event| matches!(event, Recorded::BackplaneGap)) > gaps).await;
+        // Its memory is void, its level away: it loads.
+        assert_ne!(load(&b, &key, "loaded").await.as_str(), "old");
+        proxy.pass();
+        until("the new value", async || load(&b, &key, "loaded").await.as_str() == "new").await;
+    }
+}
