@@ -93,6 +93,20 @@ return 1",
     )
 });
 
+/// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
+///
+/// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew.
+pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+local number = redis.call('HGET', KEYS[1], 'number')
+if number and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return number end
+if redis.call('HLEN', KEYS[1]) > 1000 then redis.call('DEL', KEYS[1]) end
+redis.call('HSET', KEYS[1], ARGV[1], 1, 'number', ARGV[2])
+return ARGV[2]",
+    )
+});
+
 /// Lengthens a lease that still holds. Key: lease. Arguments: token, life in ms.
 pub(crate) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end")

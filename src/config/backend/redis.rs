@@ -13,8 +13,8 @@ use crate::config::units::{FilePath, Secret, Size, Timespan};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// `redis://host:port/database`, `rediss://` with TLS, `unix:///path`, `redis+sentinel://host,host/master`. Never
-    /// shown.
+    /// `redis://host:port/database`, `unix:///path`, `redis+sentinel://host,host/master`, `redis+cluster://host,host`;
+    /// `rediss` for TLS. Never shown.
     url: Secret,
     /// The ACL user; wins over the URL's.
     #[serde(default)]
