@@ -99,8 +99,14 @@ impl<T: Value> Builder<T> {
 
     /// How the other nodes of this cache learn of its invalidations, and this one of theirs.
     #[must_use]
-    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
-        self.backplane = Some(Arc::new(backplane));
+    pub fn backplane(self, backplane: impl Backplane) -> Self {
+        self.backplane_shared(Arc::new(backplane))
+    }
+
+    /// The same with a backplane that other caches use, too.
+    #[must_use]
+    pub fn backplane_shared(mut self, backplane: Arc<dyn Backplane>) -> Self {
+        self.backplane = Some(backplane);
         self
     }
 
@@ -114,19 +120,24 @@ impl<T: Value> Builder<T> {
 
     /// Adds an observer.
     #[must_use]
-    pub fn observer(mut self, observer: impl Observer) -> Self {
-        self.observers.push(Arc::new(observer));
+    pub fn observer(self, observer: impl Observer) -> Self {
+        self.observer_shared(Arc::new(observer))
+    }
+
+    /// Adds an observer that other caches have, too.
+    #[must_use]
+    pub fn observer_shared(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
         self
     }
 
-    /// Checks everything and builds the cache. Does no I/O and needs no runtime.
+    /// Checks everything that [`build`](Self::build) does.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
-    /// policy or levels, or what a provider finds wrong with its own settings.
-    pub fn build(self) -> Result<TracedCache<T>> {
-        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
-        check_name(&name)?;
+    /// As `build`.
+    pub fn check(&self) -> Result<()> {
+        let Self { name, levels, policy, .. } = self;
+        check_name(name)?;
         policy.check()?;
         if levels.is_empty() {
             return Err(Error::config(
@@ -139,11 +150,21 @@ impl<T: Value> Builder<T> {
             return Err(Error::config("levels", levels.len(), "at most 16 levels"));
         }
         for (at, level) in levels.iter().enumerate() {
-            level.check(at + 1, &policy)?;
+            level.check(at + 1, policy)?;
         }
-        check_ttl(&levels, &policy)?;
-        plain::check(&levels, &policy)?;
+        check_ttl(levels, policy)?;
+        plain::check(levels, policy)?;
+        Ok(())
+    }
 
+    /// Checks everything and builds the cache. Does no I/O and needs no runtime.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
+    /// policy or levels, or what a provider finds wrong with its own settings.
+    pub fn build(self) -> Result<TracedCache<T>> {
+        self.check()?;
+        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
         let name: Arc<str> = name.into();
         let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;

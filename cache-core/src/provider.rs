@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
+use crate::{Backplane, BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -223,6 +223,11 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// A channel between the nodes of a cache over this store, where it can carry one.
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        None
+    }
+
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
 }
@@ -310,6 +315,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         (**self).plain()
+    }
+
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        (**self).backplane()
     }
 
     async fn close(&self) {

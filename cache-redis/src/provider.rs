@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    Advised, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey,
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
+    RawKey,
 };
 use redis::Pipeline;
 
@@ -236,6 +237,10 @@ impl CacheProvider for RedisProvider {
 
     fn marks(&self) -> Option<&dyn Marks> {
         Some(self)
+    }
+
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        Some(Arc::new(Self::backplane(self)))
     }
 
     async fn close(&self) {
