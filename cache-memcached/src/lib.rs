@@ -125,6 +125,7 @@ mod item;
 mod lease;
 mod life;
 mod pipeline;
+mod plain;
 mod provider;
 mod route;
 mod server;

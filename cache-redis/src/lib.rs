@@ -32,6 +32,9 @@
 //! | `shop:m:{users}` | the cache's own marker | |
 //! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
+//! A level of bare values ([`Level::plain`](cache_core::Level::plain)) keeps them under `shop:users:42`, without braces, and a
+//! removal is an `UNLINK`. Such a cache has a name of more than one letter.
+//!
 //! # Leases
 //!
 //! [`Leases`](cache_core::Leases) make one load run across processes, and refuse the fill of a load that an invalidation
@@ -164,6 +167,7 @@ mod info;
 mod keeper;
 mod lease;
 mod node;
+mod plain;
 mod provider;
 mod read;
 mod scripts;

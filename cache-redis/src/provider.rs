@@ -21,6 +21,7 @@ use crate::{
     address::Endpoint,
     advice::Advice,
     fleet::Fleet,
+    plain::Plain,
     scripts::Form,
     settings::Settings,
     units::{Repeat, Replies},
@@ -232,6 +233,10 @@ impl CacheProvider for RedisProvider {
     fn leases(&self) -> Option<&dyn Leases> {
         // As a store without leases it still works, with less promised.
         self.fleet().runs_scripts().then_some(self as &dyn Leases)
+    }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        Some(Arc::new(Plain(self.clone())))
     }
 
     fn backplane(&self) -> Option<Arc<dyn Backplane>> {

@@ -13,6 +13,8 @@ pub enum Server {
     Redis,
     /// `memcached`.
     Memcached,
+    /// `python3`, for programs that are not written in Rust.
+    Python,
 }
 
 impl Server {
@@ -20,6 +22,7 @@ impl Server {
         match self {
             Self::Redis => &["redis-server", "valkey-server"],
             Self::Memcached => &["memcached"],
+            Self::Python => &["python3"],
         }
     }
 }
