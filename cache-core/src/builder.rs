@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +17,7 @@ use crate::{
     Stats, TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
+    news::News,
     observe::Observers,
     plain,
     slots::Slots,
@@ -34,6 +34,7 @@ pub struct Builder<T> {
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
     backplane: Option<Arc<dyn Backplane>>,
+    tagging: bool,
 }
 
 impl<T: Value> Builder<T> {
@@ -47,6 +48,7 @@ impl<T: Value> Builder<T> {
             weigher: None,
             observers: Vec::new(),
             backplane: None,
+            tagging: true,
         }
     }
 
@@ -108,6 +110,14 @@ impl<T: Value> Builder<T> {
         self
     }
 
+    /// Whether entries may carry tags (on when not given). Off, a tag is an error of the call or of the load that brings it:
+    /// for caches that share a name with processes which know nothing of tags.
+    #[must_use]
+    pub fn tags(mut self, on: bool) -> Self {
+        self.tagging = on;
+        self
+    }
+
     /// Adds an observer.
     #[must_use]
     pub fn observer(self, observer: impl Observer) -> Self {
@@ -154,8 +164,9 @@ impl<T: Value> Builder<T> {
     /// policy or levels, or what a provider finds wrong with its own settings.
     pub fn build(self) -> Result<TracedCache<T>> {
         self.check()?;
-        let Self { name, levels, policy, clock, schema, weigher, observers, backplane } = self;
+        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
         let name: Arc<str> = name.into();
+        let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
         let tiers: Box<[Tier]> = levels
             .into_iter()
@@ -201,7 +212,10 @@ impl<T: Value> Builder<T> {
             policy,
             schema,
             weigher,
-            generation: CachePadded::new(AtomicU32::new(0)),
+            news: News::new(remote),
+            watching: AtomicBool::new(false),
+            poke: Arc::default(),
+            tagging,
             slots: Slots::new(),
             tasks: TaskTracker::new(),
             callers: TaskTracker::new(),

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Config,
     /// The key cannot be used: it is empty.
     Key,
+    /// A tag cannot be used: it is empty or too long, there are too many, or the cache was built without tags.
+    Tag,
     /// The loader (or source) returned an error; [`Error::load_error`] gives it back.
     Load,
     /// The loader ran into the policy's hard limit, and nothing stale could stand in.
@@ -42,9 +44,10 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Config,
         Self::Key,
+        Self::Tag,
         Self::Load,
         Self::LoadTimeout,
         Self::LoadPanicked,
@@ -63,6 +66,7 @@ impl ErrorKind {
         match self {
             Self::Config => "config",
             Self::Key => "key",
+            Self::Tag => "tag",
             Self::Load => "load",
             Self::LoadTimeout => "load_timeout",
             Self::LoadPanicked => "load_panicked",

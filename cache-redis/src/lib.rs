@@ -29,7 +29,8 @@
 //! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
-//! | `shop:m:{users}` | the cache's own marker | |
+//! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
+//! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
 //! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
 //! A level of bare values ([`Level::plain`](cache_core::Level::plain)) keeps them under `shop:users:42`, without braces, and a
@@ -166,6 +167,7 @@ mod gather;
 mod info;
 mod keeper;
 mod lease;
+mod marks;
 mod node;
 mod plain;
 mod provider;

@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey,
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
+    RawKey,
 };
 use redis::Pipeline;
 
@@ -237,6 +238,10 @@ impl CacheProvider for RedisProvider {
 
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         Some(Arc::new(Plain(self.clone())))
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        Some(self)
     }
 
     fn backplane(&self) -> Option<Arc<dyn Backplane>> {
