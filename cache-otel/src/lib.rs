@@ -61,12 +61,27 @@
 //! [`TelemetryBuilder::trace_hits`] gives it one. Values are never recorded; keys only through
 //! [`TelemetryBuilder::show_keys`] or [`TelemetryBuilder::show_key_patterns`].
 
+//!
+//! # Features
+//! None is on by default, and without them this crate depends on the API of OpenTelemetry alone.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `raw` | `raw`: telemetry of any client's commands and connections |
+//! | `redis` | the same for redis-rs connections by one line, and what a Redis server says of itself |
+//! | `memcached` | the same for the `memcache` crate |
+//! | `setup`, `setup-tls` | `setup`: one call that sets up the SDK, OTLP and a page for Prometheus |
+
 mod collector;
 mod keys;
 pub mod names;
 mod observed;
+#[cfg(feature = "raw")]
+pub mod raw;
 mod recorded;
 mod series;
+#[cfg(feature = "setup")]
+pub mod setup;
 mod spans;
 mod status;
 mod telemetry;

@@ -7,8 +7,9 @@ use url::Url;
 
 use crate::{Error, dial::Login};
 
-const FORMS: &str = "use redis[s]://[user[:password]@]host[:port][/database], unix:///path/to/socket[?db=0] or \
-    redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]";
+const FORMS: &str = "use redis[s]://[user[:password]@]host[:port][/database], unix:///path/to/socket[?db=0], \
+    redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database] or \
+    redis[s]+cluster://[user[:password]@]host[:port][,host[:port]...]";
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -39,6 +40,10 @@ pub(crate) enum Place {
         at: Vec<Endpoint>,
         master: String,
     },
+    /// These know who else there is.
+    Cluster {
+        seeds: Vec<Endpoint>,
+    },
 }
 
 impl Place {
@@ -47,7 +52,7 @@ impl Place {
         match self {
             Self::One(endpoint) => endpoint,
             // Parsing refuses an empty list.
-            Self::Sentinels { at, .. } => &at[0],
+            Self::Sentinels { at, .. } | Self::Cluster { seeds: at } => &at[0],
         }
     }
 }
@@ -89,6 +94,7 @@ impl Address {
             ("unix", _) => Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
             (_, "") => reading.tcp(text),
             (_, "sentinel") => reading.sentinels(rest),
+            (_, "cluster") => reading.cluster(rest),
             _ => Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
         }
     }
@@ -212,6 +218,14 @@ impl Reading<'_> {
         Ok(Address { place: Place::Sentinels { at, master }, tls: self.tls, login })
     }
 
+    fn cluster(&self, rest: &str) -> Result<Address, Error> {
+        let (seeds, login, path) = self.hosts(rest, PORT)?;
+        if !matches!(path.as_slice(), [] | ["0"]) {
+            return Err(self.bad("a cluster has one database, 0: leave out what comes after the hosts"));
+        }
+        Ok(Address { place: Place::Cluster { seeds }, tls: self.tls, login })
+    }
+
     fn decode(&self, part: &str) -> Result<String, Error> {
         match percent_decode_str(part).decode_utf8() {
             Ok(text) => Ok(text.into_owned()),
@@ -263,6 +277,10 @@ mod tests {
         assert_eq!(place, Place::Sentinels { at, master: "my master".into() });
         assert_eq!((tls, login.user.unwrap().0, login.database), (true, "ann".into(), 2));
         assert_eq!(login.password.unwrap().0, "p@s:s");
+        let url = "redis+cluster://ann:pw@a,b:7000";
+        let Address { place, tls, login } = Address::parse(url).unwrap();
+        assert_eq!(place, Place::Cluster { seeds: vec![tcp("a", 6379), tcp("b", 7000)] });
+        assert_eq!((tls, login.user.unwrap().0, login.database), (false, "ann".into(), 0));
         let login = Address::parse("redis+sentinel://:only@a/m").unwrap().login;
         assert_eq!((login.user, login.password), (None, Some(Secret("only".into()))));
     }
@@ -301,6 +319,11 @@ mod tests {
             "redis+sentinel://user:12?hunter2@host/m",
             "redis+sentinel://:hunter2%ff@host/m",
             "redis+sentinel://:hunter2@host/m?db=1",
+            "redis+cluster://:hunter2@",
+            "redis+cluster://:hunter2@host/1",
+            "redis+cluster://:hunter2@host,,host",
+            "redis+cluster://user:12/hunter2@host",
+            "unix+cluster://:hunter2@host",
         ] {
             let error = Address::parse(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

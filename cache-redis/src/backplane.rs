@@ -24,9 +24,9 @@ use tokio::{
 use crate::{
     Error, RedisProvider,
     backoff::Backoff,
-    connection::Link,
+    connection::{Hears, Link, Pushes},
     ears::Ears,
-    keeper::{BLIND, Home, Keeper, State},
+    keeper::{BLIND, Keeper, State},
     settings::Settings,
     watch::{WANTS, want},
     wire,
@@ -101,9 +101,10 @@ impl RedisBackplane {
         let ears = Arc::new(Ears::default());
         let hears = Arc::clone(&ears);
         let settings = Arc::clone(provider.settings());
-        let home = Home::from(&settings.place);
-        let hears = Arc::new(move |connection, push| hears.push(connection, &push));
-        let keeper = Keeper::hearing(settings, home, hears);
+        let home = provider.fleet().home(&settings);
+        let hears: Hears = Arc::new(move |connection, push| hears.push(connection, &push));
+        let keeper =
+            Keeper::new(settings, home, Pushes { hears, watch: None, advice: Arc::clone(provider.advice()) });
         let messages = Arc::new(PubSub { keeper, ears, running: AtomicBool::new(false) });
         Self(Arc::new(Owner { provider, messages, watches }))
     }
@@ -124,7 +125,7 @@ impl Backplane for RedisBackplane {
         }
         // To those who hear of no writes: on the same connection, and those who cannot watch.
         provider.watch().pass_on(cache, &message);
-        let link = provider.keeper().link().await?;
+        let link = provider.fleet().link().await?;
         Ok(publish(&link, &messages.channel(cache), &message).await?)
     }
 
@@ -132,7 +133,7 @@ impl Backplane for RedisBackplane {
         let Owner { provider, messages, watches } = &*self.0;
         if *watches && listener.keeps_in(provider.store_id()) {
             provider.watch().add(cache, listener, Arc::downgrade(messages));
-            provider.keeper().wake();
+            provider.fleet().wake();
         } else {
             messages.subscribe(cache, listener);
         }

@@ -4,6 +4,8 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 
 use redis::{RedisError, ServerError, ServerErrorKind};
 
+use crate::slots::Redirect;
+
 /// What went wrong, for callers that decide by it.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,11 +80,12 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<RedisError>,
+    redirect: Option<Redirect>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: None, redirect: None }))
     }
 
     pub(crate) fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
@@ -117,7 +120,7 @@ impl Error {
             _ => "Redis gave an answer that cannot be read",
         };
         let source = (kind == ErrorKind::Disconnected).then_some(error);
-        Self(Arc::new(Inner { kind, message: message.into(), source }))
+        Self(Arc::new(Inner { kind, message: message.into(), source, redirect: None }))
     }
 
     /// From the client, about connecting to `address`.
@@ -126,15 +129,27 @@ impl Error {
             return Self::request(error);
         }
         let message = format!("cannot connect to Redis at {address}");
-        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error) }))
+        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
     }
 
     /// From an error reply.
     pub(crate) fn reply(error: &ServerError) -> Self {
-        match error.kind() {
-            Some(ServerErrorKind::ReadOnly) => Self::from_code(Some("READONLY"), None),
+        let built = match error.kind() {
+            Some(ServerErrorKind::ReadOnly) => return Self::from_code(Some("READONLY"), None),
             _ => Self::from_code(Some(error.code()), error.details()),
+        };
+        match Redirect::of(error) {
+            Some(redirect) => {
+                let (kind, message) = (built.kind(), built.to_string());
+                Self(Arc::new(Inner { kind, message, source: None, redirect: Some(redirect) }))
+            }
+            None => built,
         }
+    }
+
+    /// Where a cluster's node says that the key is.
+    pub(crate) fn redirect(&self) -> Option<&Redirect> {
+        self.0.redirect.as_ref()
     }
 
     fn from_code(code: Option<&str>, detail: Option<&str>) -> Self {

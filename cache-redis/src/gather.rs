@@ -47,14 +47,24 @@ impl State {
     }
 }
 
+/// How several look-ups are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Several {
+    /// As one command.
+    Mget,
+    /// As a pipeline: keys of several slots are not for one command.
+    Gets,
+}
+
 pub(crate) struct Gatherer {
+    several: Several,
     keeper: Arc<Keeper>,
     state: Mutex<State>,
 }
 
 impl Gatherer {
-    pub(crate) fn new(keeper: Arc<Keeper>) -> Arc<Self> {
-        Arc::new(Self { keeper, state: Mutex::default() })
+    pub(crate) fn new(keeper: Arc<Keeper>, several: Several) -> Arc<Self> {
+        Arc::new(Self { several, keeper, state: Mutex::default() })
     }
 
     /// Looks up one key, given as it is on the wire.
@@ -120,12 +130,24 @@ impl Gatherer {
                 }
             }
         }
-        let answers = match self.keeper.read(redis::cmd("MGET").arg(&keys)).await {
-            Ok(reply) => wire::found_many(reply, keys.len()),
-            Err(error) => vec![Err(error); keys.len()],
+        let answers = match self.several {
+            Several::Mget => {
+                let reply = self.keeper.read(redis::cmd("MGET").arg(&keys)).await;
+                reply.map(|reply| wire::found_many(reply, keys.len()))
+            }
+            Several::Gets => {
+                let mut gets = redis::pipe();
+                keys.iter().for_each(|key| {
+                    gets.cmd("GET").arg(key);
+                });
+                let replies = self.keeper.read_all(&gets, keys.len()).await;
+                replies.map(|replies| replies.into_iter().map(wire::found).collect())
+            }
         };
+        let answers = answers.unwrap_or_else(|error| vec![Err(error); keys.len()]);
         if let Some(Err(error)) = answers.first()
             && error.kind() == ErrorKind::Denied
+            && self.several == Several::Mget
         {
             // One key that the user may not read fails the whole command. Each goes alone, as its drop tells it.
             return;

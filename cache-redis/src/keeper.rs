@@ -8,7 +8,7 @@ use std::{
     future::{Future, pending},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,8 @@ use crate::{
     Error, ErrorKind,
     address::{Endpoint, Place},
     backoff::Backoff,
-    connection::{Hears, Link, Pushes, Server, establish},
+    cluster::Cluster,
+    connection::{Link, Pushes, Server, Step, establish},
     sentinel::Sentinels,
     settings::Settings,
     watch::Watch,
@@ -36,20 +37,27 @@ use crate::{
 /// away (`READONLY`) makes us connect anew at most this often.
 const STABLE: Duration = Duration::from_secs(1);
 
+/// Gives addresses of servers.
+pub(crate) type Addresses = Arc<dyn Fn() -> Vec<Endpoint> + Send + Sync>;
+
 /// Where a keeper's connections lead.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Home {
     At(Endpoint),
     Sentinels(Sentinels),
+    /// A master of a cluster, which vouches for it.
+    Node(Endpoint, Weak<Cluster>),
+    /// To any of these.
+    Any(Addresses),
 }
 
-impl From<&Place> for Home {
-    fn from(place: &Place) -> Self {
+impl Home {
+    pub(crate) fn of(place: &Place) -> Self {
         match place {
-            Place::One(endpoint) => Self::At(endpoint.clone()),
             Place::Sentinels { at, master } => {
                 Self::Sentinels(Sentinels { at: at.clone(), master: master.clone() })
             }
+            Place::One(_) | Place::Cluster { .. } => Self::At(place.first().clone()),
         }
     }
 }
@@ -57,15 +65,21 @@ impl From<&Place> for Home {
 impl fmt::Display for Home {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::At(endpoint) => write!(f, "Redis at {endpoint}"),
+            Self::At(endpoint) | Self::Node(endpoint, _) => write!(f, "Redis at {endpoint}"),
             Self::Sentinels(Sentinels { at, master }) => {
                 write!(f, "the master {master:?} or all of its sentinels at ")?;
                 at.iter()
                     .enumerate()
                     .try_for_each(|(n, at)| write!(f, "{}{at}", if n > 0 { ", " } else { "" }))
             }
+            Self::Any(_) => f.write_str("every node of the cluster"),
         }
     }
+}
+
+/// A number for one run of a server.
+pub(crate) fn run_number(run_id: &str) -> u64 {
+    xxh3_64(run_id.as_bytes()).max(1)
 }
 
 /// How often those who listen are told again while there is no connection, in silences that would go unnoticed: whatever
@@ -108,25 +122,17 @@ pub(crate) struct Keeper {
     last: Mutex<Server>,
     /// Whether the connection lives on a runtime of several workers.
     several_workers: AtomicBool,
+    /// Whether the user may run scripts, as far as is known.
+    runs_scripts: AtomicBool,
+    /// Connections that have been made.
+    made: AtomicU64,
     renew: Notify,
     pushes: Pushes,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    /// One over which the store is watched for those who want to hear of changes.
-    pub(crate) fn watching(settings: Arc<Settings>, home: Home, watch: Arc<Watch>) -> Arc<Self> {
-        let hears = Arc::clone(&watch);
-        let hears: Hears = Arc::new(move |_, push| hears.push(&push));
-        Self::with(settings, home, Pushes { hears, watch: Some(watch) })
-    }
-
-    /// One whose connections hear what the server sends of its own accord.
-    pub(crate) fn hearing(settings: Arc<Settings>, home: Home, hears: Hears) -> Arc<Self> {
-        Self::with(settings, home, Pushes { hears, watch: None })
-    }
-
-    fn with(settings: Arc<Settings>, home: Home, pushes: Pushes) -> Arc<Self> {
+    pub(crate) fn new(settings: Arc<Settings>, home: Home, pushes: Pushes) -> Arc<Self> {
         Arc::new(Self {
             settings,
             home,
@@ -136,10 +142,20 @@ impl Keeper {
             incarnation: AtomicU64::new(0),
             last: Mutex::default(),
             several_workers: AtomicBool::new(false),
+            runs_scripts: AtomicBool::new(true),
+            made: AtomicU64::new(0),
             renew: Notify::new(),
             pushes,
             task: Mutex::new(None),
         })
+    }
+
+    /// The address that it was made for.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        match &self.home {
+            Home::At(endpoint) | Home::Node(endpoint, _) => endpoint,
+            Home::Sentinels(_) | Home::Any(_) => self.settings.place.first(),
+        }
     }
 
     pub(crate) fn time_offset_ms(&self) -> i64 {
@@ -148,6 +164,15 @@ impl Keeper {
 
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn runs_scripts(&self) -> bool {
+        self.runs_scripts.load(Ordering::Relaxed)
+    }
+
+    /// Connections that have been made after the first one.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.made.load(Ordering::Relaxed).saturating_sub(1)
     }
 
     /// Whether single look-ups are to be gathered. On one worker that only adds to their way.
@@ -296,9 +321,25 @@ impl Keeper {
         let (link, driver) = establish(&self.settings, &self.home, generation, &last, &self.pushes).await?;
         // Before anybody gets the link: whoever is answered over it sees the new number.
         let run = link.server.run_id.as_deref();
-        self.incarnation.store(run.map_or(0, |id| xxh3_64(id.as_bytes()).max(1)), Ordering::Release);
+        self.incarnation.store(run.map_or(0, run_number), Ordering::Release);
+        if let Home::Node(endpoint, cluster) = &self.home
+            && let Some(cluster) = cluster.upgrade()
+        {
+            let limit = self.settings.connect_timeout;
+            match timeout(limit, cluster.vouch(&link)).await {
+                Ok(vouched) => vouched?,
+                Err(_elapsed) => {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        format!("the cluster did not vouch for Redis at {endpoint} within {limit:?}"),
+                    ));
+                }
+            }
+        }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.several_workers.store(Handle::current().metrics().num_workers() > 1, Ordering::Relaxed);
+        self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);
+        self.made.fetch_add(1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);
         }
@@ -353,7 +394,10 @@ async fn run(guard: IdleAtEnd) {
                 if pause(keeper, backoff.after_failure()).await == End::Closed {
                     return;
                 }
-                keeper.publish(State::Connecting);
+                // One server of many is no reason to make a whole batch wait: it is away until it is back.
+                if !matches!(keeper.home, Home::Node(..)) {
+                    keeper.publish(State::Connecting);
+                }
             }
         }
     }
@@ -477,4 +521,24 @@ async fn comes<'a>(watch: Option<&'a Watch>, newest: &mut Option<watch::Receiver
         return watch;
     }
     pending().await
+}
+
+/// Shows where the server is and how the connection stands. No credentials, no keys.
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut d = f.debug_struct("Node");
+        self.inspect(|state| {
+            d.field("state", &state.as_str());
+            match state {
+                State::Up(link) => {
+                    d.field("connection", &link.generation).field("at", &format_args!("{}", link.endpoint));
+                    d.field("server", &link.server);
+                }
+                _ => {
+                    d.field("at", &format_args!("{}", self.endpoint()));
+                }
+            }
+        });
+        d.finish_non_exhaustive()
+    }
 }

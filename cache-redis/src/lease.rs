@@ -76,27 +76,32 @@ fn filled(replies: Vec<Value>) -> Result<bool, Error> {
 impl RedisProvider {
     /// An item that is too large, or for which there is no memory, leaves nothing of the one that it was to replace.
     async fn fill_chunk(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, Error>> {
-        let most = self.keeper().settings.value_max;
-        let replies = self.keeper().units(fills.len(), Repeat::Never, |pipeline, at, form| {
-            let Fill { put, lease } = &fills[at];
-            let large = put.bytes.len() > most;
-            let (bytes, ms) =
-                if large { (TOMBSTONE, Some(TOMBSTONE_MS)) } else { (&put.bytes[..], wire::px(put.ttl)) };
-            let [value, held, scratch] = self.keys(put.key);
-            // Nothing but what this fill puts there may be moved, even if the script does not run.
-            pipeline.cmd("MULTI").cmd("DEL").arg(&scratch);
-            FILL.on(pipeline, form, &[&held, &scratch]).arg(&lease.0[..]).arg(bytes);
-            if let Some(ms) = ms {
-                pipeline.arg(ms);
-            }
-            pipeline.cmd("RENAME").arg(scratch).arg(value).cmd("EXEC");
-            5
-        });
+        let most = self.settings().value_max;
+        let replies = self.units(
+            fills.len(),
+            |at| fills[at].put.key,
+            Repeat::Never,
+            |pipeline, at, form| {
+                let Fill { put, lease } = &fills[at];
+                let large = put.bytes.len() > most;
+                let (bytes, ms) =
+                    if large { (TOMBSTONE, Some(TOMBSTONE_MS)) } else { (&put.bytes[..], wire::px(put.ttl)) };
+                let [value, held, scratch] = self.keys(put.key);
+                // Nothing but what this fill puts there may be moved, even if the script does not run.
+                pipeline.cmd("MULTI").cmd("DEL").arg(&scratch);
+                FILL.on(pipeline, form, &[&held, &scratch]).arg(&lease.0[..]).arg(bytes);
+                if let Some(ms) = ms {
+                    pipeline.arg(ms);
+                }
+                pipeline.cmd("RENAME").arg(scratch).arg(value).cmd("EXEC");
+                5
+            },
+        );
         let mut results: Vec<_> = replies
             .await
             .into_iter()
             .zip(fills)
-            .map(|(replies, fill)| match self.keeper().heed(replies.and_then(filled)) {
+            .map(|(replies, fill)| match self.fleet().heed(replies.and_then(filled)) {
                 Ok(_) if fill.put.bytes.len() > most => Err(self.too_large(fill.put.bytes.len())),
                 result => result,
             })
@@ -109,13 +114,20 @@ impl RedisProvider {
             .collect();
         // The caller is told of the refusal; that the removal may fail, too, adds nothing.
         let _ = self
-            .keeper()
-            .units(refused.len(), Repeat::Never, |pipeline, at, form| {
-                let (key, lease) = refused[at];
-                let [value, held, _] = self.keys(key);
-                VOID.on(pipeline, form, &[&value, &held]).arg(TOMBSTONE).arg(TOMBSTONE_MS).arg(&lease.0[..]);
-                1
-            })
+            .units(
+                refused.len(),
+                |at| refused[at].0,
+                Repeat::Never,
+                |pipeline, at, form| {
+                    let (key, lease) = refused[at];
+                    let [value, held, _] = self.keys(key);
+                    VOID.on(pipeline, form, &[&value, &held])
+                        .arg(TOMBSTONE)
+                        .arg(TOMBSTONE_MS)
+                        .arg(&lease.0[..]);
+                    1
+                },
+            )
             .await;
         results.shrink_to_fit();
         results
@@ -123,7 +135,7 @@ impl RedisProvider {
 
     /// Value, lease and scratch of a key: in one slot.
     pub(crate) fn keys(&self, key: RawKey<'_>) -> [String; 3] {
-        wire::keys(&self.keeper().settings.prefix, key)
+        wire::keys(&self.settings().prefix, key)
     }
 }
 
@@ -132,19 +144,24 @@ impl Leases for RedisProvider {
     async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
         let tokens: Vec<Bytes> = wanted.iter().map(|_| token()).collect();
         let ms = life_ms(life);
-        let replies = self.keeper().units(wanted.len(), Repeat::Once, |pipeline, at, form| {
-            let [value, held, _] = self.keys(wanted[at].key);
-            ACQUIRE
-                .on(pipeline, form, &[&value, &held])
-                .arg(&tokens[at][..])
-                .arg(ms)
-                .arg(TOMBSTONE)
-                .arg(&holding(wanted[at].holding)[..]);
-            1
-        });
+        let replies = self.units(
+            wanted.len(),
+            |at| wanted[at].key,
+            Repeat::Once,
+            |pipeline, at, form| {
+                let [value, held, _] = self.keys(wanted[at].key);
+                ACQUIRE
+                    .on(pipeline, form, &[&value, &held])
+                    .arg(&tokens[at][..])
+                    .arg(ms)
+                    .arg(TOMBSTONE)
+                    .arg(&holding(wanted[at].holding)[..]);
+                1
+            },
+        );
         let replies = replies.await.into_iter().zip(&tokens);
         boxed(replies.map(|(replies, token)| {
-            self.keeper().heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
+            self.fleet().heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
         }))
     }
 
@@ -158,23 +175,33 @@ impl Leases for RedisProvider {
 
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         let ms = life_ms(life);
-        let replies = self.keeper().units(leases.len(), Repeat::Once, |pipeline, at, form| {
-            let (key, lease) = &leases[at];
-            let [_, held, _] = self.keys(*key);
-            RENEW.on(pipeline, form, &[&held]).arg(&lease.0[..]).arg(ms);
-            1
-        });
-        boxed(replies.await.into_iter().map(|replies| self.keeper().heed(replies.and_then(wire::all_done))))
+        let replies = self.units(
+            leases.len(),
+            |at| leases[at].0,
+            Repeat::Once,
+            |pipeline, at, form| {
+                let (key, lease) = &leases[at];
+                let [_, held, _] = self.keys(*key);
+                RENEW.on(pipeline, form, &[&held]).arg(&lease.0[..]).arg(ms);
+                1
+            },
+        );
+        boxed(replies.await.into_iter().map(|replies| self.fleet().heed(replies.and_then(wire::all_done))))
     }
 
     async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
-        let replies = self.keeper().units(leases.len(), Repeat::Once, |pipeline, at, form| {
-            let (key, lease) = &leases[at];
-            let [_, held, _] = self.keys(*key);
-            RELEASE.on(pipeline, form, &[&held]).arg(&lease.0[..]);
-            1
-        });
-        boxed(replies.await.into_iter().map(|replies| self.keeper().heed(replies.and_then(wire::all_done))))
+        let replies = self.units(
+            leases.len(),
+            |at| leases[at].0,
+            Repeat::Once,
+            |pipeline, at, form| {
+                let (key, lease) = &leases[at];
+                let [_, held, _] = self.keys(*key);
+                RELEASE.on(pipeline, form, &[&held]).arg(&lease.0[..]);
+                1
+            },
+        );
+        boxed(replies.await.into_iter().map(|replies| self.fleet().heed(replies.and_then(wire::all_done))))
     }
 }
 

@@ -29,7 +29,9 @@
 //! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
-//! | `shop:m:{users}` | the cache's own marker | |
+//! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
+//! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
+//! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
 //! # Leases
 //!
@@ -43,8 +45,24 @@
 //! (`CLIENT TRACKING ... NOLOOP`, as the backplane does) hears of nothing that it did itself. Removals write a tombstone,
 //! because who tracks a key hears of writes, and not of a `DEL` where nothing was.
 //!
-//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys; one
-//! who may not run scripts or transactions gets [`ErrorKind::Denied`] from what needs them.
+//! # Rights
+//!
+//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys, and what
+//! a new connection begins with: `info time role client|id client|kill`. Who lacks one goes on as follows, and every cache on
+//! the provider is told so once, with the permission that is missing
+//! ([`Event::Advice`](cache_core::Event::Advice)):
+//!
+//! | refused | what is weaker |
+//! | --- | --- |
+//! | `INFO` | the server's identity is not known: data that a restart or failover has brought back is served, late bytes are not fenced off |
+//! | `CLIENT KILL`, `CLIENT ID` | a write that timed out may still arrive after the connection was lost |
+//! | `EVALSHA` | no leases: the level counts as one without |
+//! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is never sent |
+//! | `TIME` | ages at this level are counted by this machine's clock |
+//! | `ROLE` | that a master is one is not verified |
+//! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
+//!
+//! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call.
 //!
 //! # Backplane
 //!
@@ -57,7 +75,7 @@
 //!
 //! | setting | default | what it does |
 //! | --- | --- | --- |
-//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`; `rediss` for TLS |
+//! | URL | | `redis://[user[:password]@]host[:port][/database]`, `unix:///path[?db=0&user=name&pass=word]`, `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`, `redis+cluster://[user[:password]@]host[:port][,host[:port]...]`; `rediss` for TLS |
 //! | [`username`](RedisProviderBuilder::username), [`password`](RedisProviderBuilder::password) | of the URL | credentials, as they are |
 //! | [`database`](RedisProviderBuilder::database) | of the URL, or 0 | index of the database |
 //! | [`sentinel_username`](RedisProviderBuilder::sentinel_username), [`sentinel_password`](RedisProviderBuilder::sentinel_password) | none | credentials at the sentinels, which do not know those of the server |
@@ -88,6 +106,20 @@
 //! it may lack what the old one has acknowledged. A master that is cut off from its sentinels but not from here goes on
 //! serving until it is demoted: bound that with `min-replicas-to-write`.
 //!
+//! # Cluster
+//!
+//! Each master has a connection of its own, with all that a new one begins with: the one before it ended, its server
+//! identified, tracking turned on. Batches are split by node, one round trip to each, pipelined `GET`s in the place of
+//! `MGET`. The map is taken from what most nodes say in `CLUSTER SLOTS`, when one of them redirects, cannot be reached or
+//! does not serve, and every five seconds. `MOVED` is followed. While a slot moves, what has moved is read there (`ASK`);
+//! writes of it are [`ErrorKind::Unavailable`] until the move is over.
+//!
+//! What a promoted replica or a restarted master holds may lack what was acknowledged, so it counts as another state of the
+//! whole cluster, and caches begin anew. The masters that have been met are recorded in the cluster itself, under
+//! `r:{masters}`, so that all nodes agree on that. One that is not in the record is not used until it is: while the master
+//! of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
+//! unnoticed, and the cache is told so.
+//!
 //! # When things go wrong
 //!
 //! | what happens | what callers see |
@@ -100,12 +132,17 @@
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
+//! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
+//! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
+//! | a node of a cluster dies | its keys fail as [`ErrorKind::Connect`] until another takes over; the others' do not, unless the cluster wants all its slots covered |
 //! | a certificate is not trusted, expired, for another name, or missing | [`ErrorKind::Tls`]; the message says which setting or file to look at |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
 //! | a put or fill is refused, as too large or out of memory | the old value is removed, unless the fill had lost its lease |
 //! | a removal, while the server is out of memory | it works, by a script, or by `UNLINK` where scripts are not allowed |
 //! | the key holds a list or a hash | a miss; the next put replaces it |
+//!
+//! [`RedisProvider::connections`] tells how connections stand, [`RedisProvider::info`] what servers say of themselves.
 //!
 //! Dropping a call's future leaves the connection usable and disturbs no other call; whether a write that was dropped
 //! took effect is unknown. Errors, `Debug` and logs hold no key, value or credential.
@@ -117,18 +154,24 @@ mod address;
 mod advice;
 mod backoff;
 mod backplane;
+mod cluster;
 mod connection;
 mod dial;
 mod ears;
 mod error;
+mod fleet;
 mod gather;
+mod info;
 mod keeper;
 mod lease;
+mod marks;
+mod node;
 mod provider;
 mod read;
 mod scripts;
 mod sentinel;
 mod settings;
+mod slots;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod units;
@@ -138,5 +181,6 @@ mod write;
 
 pub use backplane::RedisBackplane;
 pub use error::{Error, ErrorKind};
+pub use info::{ConnectionInfo, ServerInfo};
 pub use provider::RedisProvider;
 pub use settings::RedisProviderBuilder;

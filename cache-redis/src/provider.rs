@@ -11,16 +11,20 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{Advised, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey};
-use redis::cmd;
+use cache_core::{
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
+    RawKey,
+};
+use redis::Pipeline;
 
 use crate::{
-    Error, RedisBackplane, RedisProviderBuilder,
+    ConnectionInfo, Error, RedisBackplane, RedisProviderBuilder, ServerInfo,
     address::Endpoint,
     advice::Advice,
-    gather::Gatherer,
-    keeper::{Home, Keeper, State},
+    fleet::Fleet,
+    scripts::Form,
     settings::Settings,
+    units::{Repeat, Replies},
     watch::Watch,
     wire,
     write::{CHUNK, chunks},
@@ -32,19 +36,19 @@ use crate::{
 #[derive(Clone)]
 pub struct RedisProvider(Arc<Owner>);
 
-/// The last clone's drop ends the keeper, which holds itself.
+/// The last clone's drop ends the tasks, which hold themselves.
 struct Owner {
     /// Unique within this process.
     id: u64,
-    keeper: Arc<Keeper>,
-    gatherer: Arc<Gatherer>,
+    settings: Arc<Settings>,
+    fleet: Fleet,
     watch: Arc<Watch>,
     advice: Arc<Advice>,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.keeper.close_soon();
+        self.fleet.close_soon();
     }
 }
 
@@ -53,7 +57,9 @@ impl RedisProvider {
     /// - `redis://[user[:password]@]host[:port][/database]`: one server;
     /// - `unix:///path[?db=0&user=name&pass=word]`: the same over its socket;
     /// - `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/master-name[/database]`: the master that these
-    ///   sentinels know under that name (port 26379 unless given), with credentials of the server.
+    ///   sentinels know under that name (port 26379 unless given), with credentials of the server;
+    /// - `redis+cluster://[user[:password]@]host[:port][,host[:port]...]`: the cluster that these nodes are of. One that
+    ///   answers is enough.
     ///
     /// `rediss` in the place of `redis` speaks TLS, to sentinels too. `valkey` and `valkeys` are the same words. Special
     /// characters in user, password and name are percent-encoded.
@@ -66,11 +72,9 @@ impl RedisProvider {
         let settings = Arc::new(settings);
         let advice = Arc::new(Advice::default());
         let watch = Watch::new(&settings, Arc::clone(&advice));
-        let home = Home::from(&settings.place);
-        let keeper = Keeper::watching(settings, home, Arc::clone(&watch));
-        let gatherer = Gatherer::new(Arc::clone(&keeper));
+        let fleet = Fleet::new(Arc::clone(&settings), &watch, &advice);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Owner { id, keeper, gatherer, watch, advice }))
+        Self(Arc::new(Owner { id, settings, fleet, watch, advice }))
     }
 
     /// Connects now instead of at the first call, for those who would rather fail at start.
@@ -78,7 +82,7 @@ impl RedisProvider {
     /// # Errors
     /// Why the server cannot be used. The provider goes on trying in the background and stays usable.
     pub async fn connect(&self) -> Result<(), Error> {
-        self.keeper().link().await.map(drop)
+        self.fleet().connect().await
     }
 
     /// A backplane for caches of which this provider is a level: the server tells what changes there. See
@@ -94,19 +98,48 @@ impl RedisProvider {
     }
 
     pub(crate) fn settings(&self) -> &Arc<Settings> {
-        &self.keeper().settings
+        &self.0.settings
+    }
+
+    /// Asks each server about itself: one, or every master of a cluster, of which those that do not answer are left out.
+    /// One round trip to each.
+    ///
+    /// # Errors
+    /// Why no server answers. [`ErrorKind::Denied`](crate::ErrorKind::Denied): the user may not run `INFO`.
+    pub async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+        self.fleet().info().await
+    }
+
+    /// How the connections stand now: one, or one for each node of a cluster that is known. No I/O.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.fleet().connections()
+    }
+
+    pub(crate) fn advice(&self) -> &Arc<Advice> {
+        &self.0.advice
     }
 
     pub(crate) fn watch(&self) -> &Watch {
         &self.0.watch
     }
 
-    pub(crate) fn keeper(&self) -> &Arc<Keeper> {
-        &self.0.keeper
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.0.fleet
     }
 
-    fn key(&self, key: RawKey<'_>) -> String {
-        wire::key(&self.keeper().settings.prefix, key)
+    pub(crate) fn key(&self, key: RawKey<'_>) -> String {
+        wire::key(&self.settings().prefix, key)
+    }
+
+    /// Runs one unit of commands per key, each on the server of its key.
+    pub(crate) async fn units<'k>(
+        &self,
+        count: usize,
+        key: impl Fn(usize) -> RawKey<'k>,
+        repeat: Repeat,
+        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+    ) -> Replies {
+        self.fleet().units(count, |at| self.key(key(at)), repeat, add).await
     }
 }
 
@@ -120,11 +153,11 @@ impl CacheProvider for RedisProvider {
         Capabilities::remote()
             .ttl_step(Duration::from_millis(1))
             .key_max(wire::KEY_MAX)
-            .value_max(self.keeper().settings.value_max)
+            .value_max(self.settings().value_max)
     }
 
     fn describe(&self) -> Description {
-        match self.keeper().settings.place.first() {
+        match self.settings().place.first() {
             Endpoint::Tcp { host, port } => Description::remote("redis", host, Some(*port)),
             Endpoint::Unix { path } => Description::remote("redis", path, None),
         }
@@ -134,23 +167,13 @@ impl CacheProvider for RedisProvider {
         if keys.is_empty() {
             return Vec::new();
         }
-        let mut pipeline = redis::pipe();
-        let chunks = keys.chunks(CHUNK);
-        let count = chunks.len();
-        for chunk in chunks {
-            let mget = pipeline.cmd("MGET");
-            for key in chunk {
-                mget.arg(self.key(*key));
-            }
+        let wire: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
+        let mut results = self.fleet().get_many(&wire).await;
+        if let Some(marker) = keys.iter().position(|key| key.id.is_empty())
+            && let Err(error) = self.fleet().recognise().await
+        {
+            results[marker] = Err(error);
         }
-        let results = match self.keeper().read_all(&pipeline, count).await {
-            Ok(replies) => keys
-                .chunks(CHUNK)
-                .zip(replies)
-                .flat_map(|(chunk, reply)| wire::found_many(reply, chunk.len()))
-                .collect(),
-            Err(error) => vec![Err(error); keys.len()],
-        };
         boxed(results)
     }
 
@@ -171,17 +194,16 @@ impl CacheProvider for RedisProvider {
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
-        let key = self.key(key);
-        if self.keeper().gathers() {
-            return Ok(self.0.gatherer.get(key).await?);
+        if key.id.is_empty() {
+            return self.get_many(&[key]).await.pop().unwrap_or(Ok(None));
         }
-        Ok(wire::found(self.keeper().read(cmd("GET").arg(key)).await?)?)
+        Ok(self.fleet().get(self.key(key)).await?)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {
         match op {
             LevelOp::Get if keys == 1 => "GET",
-            LevelOp::Get => "MGET",
+            LevelOp::Get => self.fleet().several(),
             LevelOp::Acquire => "EVALSHA",
             LevelOp::Put | LevelOp::Remove => "MULTI",
             other => other.as_str(),
@@ -189,15 +211,15 @@ impl CacheProvider for RedisProvider {
     }
 
     async fn ping(&self) -> Result<(), BoxError> {
-        Ok(wire::done(self.keeper().read(&cmd("PING")).await?)?)
+        Ok(self.fleet().ping().await?)
     }
 
     fn incarnation(&self) -> u64 {
-        self.keeper().incarnation()
+        self.fleet().incarnation()
     }
 
     fn time_offset_ms(&self) -> i64 {
-        self.keeper().time_offset_ms()
+        self.fleet().time_offset_ms()
     }
 
     fn store_id(&self) -> u64 {
@@ -209,27 +231,29 @@ impl CacheProvider for RedisProvider {
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
+        // As a store without leases it still works, with less promised.
+        self.fleet().runs_scripts().then_some(self as &dyn Leases)
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
         Some(self)
     }
 
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        Some(Arc::new(Self::backplane(self)))
+    }
+
     async fn close(&self) {
-        self.keeper().close().await;
+        self.fleet().close().await;
     }
 }
 
 /// Shows where the server is and how the connection stands. No credentials, no keys.
 impl fmt::Debug for RedisProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = &self.keeper().settings;
         let mut d = f.debug_struct("RedisProvider");
-        d.field("address", &settings.place).field("database", &settings.login.database);
-        self.keeper().inspect(|state| {
-            d.field("state", &state.as_str());
-            if let State::Up(link) = state {
-                d.field("connection", &link.generation).field("at", &format_args!("{}", link.endpoint));
-                d.field("server", &link.server);
-            }
-        });
+        d.field("address", &self.settings().place).field("database", &self.settings().login.database);
+        d.field("servers", self.fleet());
         d.finish_non_exhaustive()
     }
 }

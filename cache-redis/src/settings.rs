@@ -208,6 +208,13 @@ impl RedisProviderBuilder {
         };
         let sentinel_login =
             Login { user: self.sentinel_user, password: self.sentinel_password, database: 0 };
+        if matches!(address.place, Place::Cluster { .. }) && login.database != 0 {
+            return Err(Error::config(
+                "database",
+                login.database,
+                "a cluster has one database: leave it out",
+            ));
+        }
         for (field, login) in [("password", &login), ("sentinel_password", &sentinel_login)] {
             if login.user.is_some() && login.password.is_none() {
                 return Err(Error::config(field, "(none)", "a user is given: set its password, too"));

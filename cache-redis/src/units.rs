@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::{Arg, Pipeline, Value};
 
 use crate::{
     Error, ErrorKind,
@@ -24,25 +24,25 @@ pub(crate) enum Repeat {
 }
 
 impl Keeper {
-    /// Runs `count` units. `add` puts one into the pipeline and says how many commands it has.
+    /// Runs these units. `add` puts one into the pipeline and says how many commands it has.
     ///
     /// One round trip. Units of which the server does not know the script are run once more, with its text.
     pub(crate) async fn units(
         self: &Arc<Self>,
-        count: usize,
+        which: &[usize],
         repeat: Repeat,
-        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+        add: &(impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync),
     ) -> Replies {
-        let all: Vec<usize> = (0..count).collect();
-        let mut replies = self.some_units(&all, repeat, |p, at| add(p, at, Form::Digest)).await;
+        let mut replies = self.some_units(which, repeat, |p, at| add(p, at, Form::Digest)).await;
         let is_unknown = |replies: &Result<Vec<Value>, Error>| {
             replies.as_ref().is_ok_and(|replies| replies.iter().any(scripts::is_unknown))
         };
-        let unknown: Vec<usize> = all.into_iter().filter(|at| is_unknown(&replies[*at])).collect();
+        let unknown: Vec<usize> = (0..which.len()).filter(|place| is_unknown(&replies[*place])).collect();
         if !unknown.is_empty() {
-            let again = self.some_units(&unknown, repeat, |p, at| add(p, at, Form::Text)).await;
-            for (at, again) in unknown.into_iter().zip(again) {
-                replies[at] = again;
+            let which: Vec<usize> = unknown.iter().map(|place| which[*place]).collect();
+            let again = self.some_units(&which, repeat, |p, at| add(p, at, Form::Text)).await;
+            for (place, again) in unknown.into_iter().zip(again) {
+                replies[place] = again;
             }
         }
         replies
@@ -63,6 +63,10 @@ impl Keeper {
         let replies = match repeat {
             Repeat::Once => self.read_all(&pipeline, count).await,
             Repeat::Never => match self.link().await {
+                Ok(link) if !link.transacts() && begins_transaction(&pipeline) => {
+                    let what = "Redis lets this user not run MULTI and EXEC: grant +multi +exec";
+                    Err(Error::new(ErrorKind::Denied, what))
+                }
                 Ok(link) => expect_replies(link.pipeline(&pipeline, count).await, count),
                 Err(error) => Err(error),
             },
@@ -75,15 +79,10 @@ impl Keeper {
             Err(error) => vec![Err(error); which.len()],
         }
     }
+}
 
-    /// Takes note of an error that a new connection may heal: after a failover the address may lead to the new master by
-    /// now.
-    pub(crate) fn heed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ReadOnly) {
-            self.renew();
-        }
-        result
-    }
+fn begins_transaction(pipeline: &Pipeline) -> bool {
+    pipeline.cmd_iter().any(|command| matches!(command.args_iter().next(), Some(Arg::Simple(b"MULTI"))))
 }
 
 /// The replies to what a transaction held, given those to all of its commands, `MULTI` and `EXEC` among them. An error

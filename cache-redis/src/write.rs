@@ -49,7 +49,7 @@ impl<'a> Write<'a> {
 
 impl RedisProvider {
     pub(crate) async fn put_chunk(&self, items: &[Put<'_>]) -> Vec<Result<(), Error>> {
-        let most = self.keeper().settings.value_max;
+        let most = self.settings().value_max;
         let writes: Vec<_> = items
             .iter()
             .map(|item| match item.bytes.len() {
@@ -73,46 +73,51 @@ impl RedisProvider {
     }
 
     pub(crate) fn too_large(&self, size: usize) -> Error {
-        let most = self.keeper().settings.value_max;
+        let most = self.settings().value_max;
         Error::new(ErrorKind::TooLarge, format!("an item of {size} bytes is over value_max = {most}"))
     }
 
     /// Runs writes, never twice: what the first run did before the connection broke is unknown.
     ///
     /// What is removed leaves a tombstone: a removal of what is not there must reach those who track the key, and only a
-    /// write does. The cache's marker is no entry: it has no lease, and is removed outright.
+    /// write does. A mark is no entry: it has no lease, and is removed outright.
     async fn write_all(&self, writes: &[Write<'_>]) -> Vec<Result<(), Error>> {
-        let replies = self.keeper().units(writes.len(), Repeat::Never, |pipeline, at, _| {
-            let write = writes[at];
-            let [value, lease, _] = self.keys(write.key);
-            let marker = write.key.id.is_empty();
-            if marker && write.bytes.is_none() {
-                pipeline.cmd("UNLINK").arg(value);
-                return 1;
-            }
-            if !marker {
-                pipeline.cmd("MULTI").cmd("DEL").arg(lease);
-            }
-            pipeline.cmd("SET").arg(value).arg(write.bytes.unwrap_or(TOMBSTONE));
-            if let Some(ms) = write.ms {
-                pipeline.arg("PX").arg(ms);
-            }
-            if marker {
-                return 1;
-            }
-            pipeline.cmd("EXEC");
-            4
-        });
+        let replies = self.units(
+            writes.len(),
+            |at| writes[at].key,
+            Repeat::Never,
+            |pipeline, at, _| {
+                let write = writes[at];
+                let [value, lease, _] = self.keys(write.key);
+                let marker = write.key.mark;
+                if marker && write.bytes.is_none() {
+                    pipeline.cmd("UNLINK").arg(value);
+                    return 1;
+                }
+                if !marker {
+                    pipeline.cmd("MULTI").cmd("DEL").arg(lease);
+                }
+                pipeline.cmd("SET").arg(value).arg(write.bytes.unwrap_or(TOMBSTONE));
+                if let Some(ms) = write.ms {
+                    pipeline.arg("PX").arg(ms);
+                }
+                if marker {
+                    return 1;
+                }
+                pipeline.cmd("EXEC");
+                4
+            },
+        );
         let mut results: Vec<_> = replies
             .await
             .into_iter()
             .zip(writes)
             .map(|(replies, write)| {
                 let replies = match replies {
-                    Ok(replies) if write.key.id.is_empty() => Ok(replies),
+                    Ok(replies) if write.key.mark => Ok(replies),
                     other => other.and_then(executed),
                 };
-                self.keeper().heed(replies.and_then(wire::all_done))
+                self.fleet().heed(replies.and_then(wire::all_done))
             })
             .collect();
         self.without_memory(writes, &mut results).await;
@@ -128,19 +133,29 @@ impl RedisProvider {
         if refused.is_empty() {
             return;
         }
-        let void = self.keeper().units(refused.len(), Repeat::Never, |pipeline, at, form| {
-            let [value, lease, _] = self.keys(writes[refused[at]].key);
-            VOID.on(pipeline, form, &[&value, &lease]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
-            1
-        });
+        let void = self.units(
+            refused.len(),
+            |at| writes[refused[at]].key,
+            Repeat::Never,
+            |pipeline, at, form| {
+                let [value, lease, _] = self.keys(writes[refused[at]].key);
+                VOID.on(pipeline, form, &[&value, &lease]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
+                1
+            },
+        );
         let mut void: Vec<_> =
             void.await.into_iter().map(|replies| replies.and_then(wire::all_done)).collect();
         let failed: Vec<usize> = (0..void.len()).filter(|at| void[*at].is_err()).collect();
-        let unlinked = self.keeper().units(failed.len(), Repeat::Never, |pipeline, at, _| {
-            let [value, lease, _] = self.keys(writes[refused[failed[at]]].key);
-            pipeline.cmd("UNLINK").arg(value).arg(lease);
-            1
-        });
+        let unlinked = self.units(
+            failed.len(),
+            |at| writes[refused[failed[at]]].key,
+            Repeat::Never,
+            |pipeline, at, _| {
+                let [value, lease, _] = self.keys(writes[refused[failed[at]]].key);
+                pipeline.cmd("UNLINK").arg(value).arg(lease);
+                1
+            },
+        );
         for (at, replies) in failed.iter().zip(unlinked.await) {
             void[*at] = replies.and_then(wire::all_done);
         }

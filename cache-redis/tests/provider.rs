@@ -3,10 +3,13 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use cache_core::{CacheId, CacheProvider, Put, RawKey};
+use cache_core::{
+    CacheId, CacheProvider, Put, RawKey,
+    testing::conformance::{self, Options},
+};
 use cache_redis::{ErrorKind, RedisProvider};
 use common::{RedisServer, get, item, key, kind, put, until, until_async};
 
@@ -124,6 +127,13 @@ async fn m8_a_batch_is_one_command() {
     }
     assert!(provider.remove_many(&keys).await.iter().all(Result::is_ok));
     assert!(provider.get_many(&keys).await.into_iter().all(|found| found.unwrap().is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_list_over_a_socket_and_in_another_database() {
+    let server = RedisServer::start();
+    let url = format!("unix://{}?db=3", server.socket().display());
+    conformance::run(Arc::new(RedisProvider::builder(url).build().unwrap()), Options::default()).await;
 }
 
 #[tokio::test]

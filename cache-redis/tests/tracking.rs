@@ -18,7 +18,7 @@ use cache_core::{
 };
 use cache_redis::{RedisBackplane, RedisProvider, RedisProviderBuilder};
 use common::{RedisServer, item, key, put, until, until_async};
-use test_servers::Proxy;
+use test_servers::{Proxy, RedisCluster};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -422,4 +422,47 @@ async fn a_burst_of_100_000_changes_is_applied_in_bounded_memory() {
     server.command::<()>(&["EVAL", script, "0"]).unwrap();
     until_async("all have arrived", || async { a.ear.changed.lock().unwrap().len() == 2 * COUNT }).await;
     assert_eq!(a.ear.gaps(), 1);
+}
+
+/// Each master tells of its own part of the keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_in_a_cluster_every_master_tells() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let at = || RedisProvider::builder(format!("redis+cluster://{}", cluster.nodes()[0].addr()));
+    let (a, b) = (node(at()).await, node(at()).await);
+    // One gap of each master: those that connect later may have missed something.
+    for node in [&a, &b] {
+        node.provider.connect().await.unwrap();
+        node.ear.until_gaps(3).await;
+    }
+    let ids: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    for id in &ids {
+        put(&a.provider, id, "v").await;
+        b.ear.until_changed(id).await;
+    }
+    a.provider.put(Put { key: RawKey::marker(CacheId(1), "users"), ..item("", b"marker") }).await.unwrap();
+    until_async("the marker", || async { b.ear.markers.load(Ordering::SeqCst) == 1 }).await;
+    assert!(a.ear.changed().is_empty() && a.ear.markers.load(Ordering::SeqCst) == 0, "own writes");
+    assert_eq!((a.ear.gaps(), b.ear.gaps()), (3, 3));
+    until_async("quiet", || async { a.backplane.hears_writes("users") }).await;
+
+    // By messages: over a connection to any of them, and known to all.
+    let messages = at().build().unwrap().messages();
+    let ear = Arc::new(Ear::default());
+    messages.subscribe("users", Arc::<Ear>::clone(&ear));
+    ear.until_gaps(1).await;
+    until_async("known", || async { !a.backplane.hears_writes("users") }).await;
+    a.backplane.publish("users", Bytes::from_static(b"m")).await.unwrap();
+    until_async("heard", || async { !ear.messages.lock().unwrap().is_empty() }).await;
+    drop(messages);
+
+    let dead = cluster.owner("v:{users:0}").unwrap();
+    dead.kill();
+    b.ear.until_gaps(4).await;
+    until_async("served again", || async { a.provider.put(item("0", b"w")).await.is_ok() }).await;
+    until_async("heard of again", || async {
+        a.provider.put(item("0", b"w")).await.unwrap();
+        b.ear.changed().iter().filter(|id| *id == "0").count() > 1
+    })
+    .await;
 }

@@ -69,6 +69,7 @@ fn read(metric: &Metric, series: &mut Series) {
         AggregatedMetrics::U64(MetricData::Sum(sum)) => points!(sum),
         AggregatedMetrics::I64(MetricData::Sum(sum)) => points!(sum),
         AggregatedMetrics::F64(MetricData::Gauge(gauge)) => points!(gauge),
+        AggregatedMetrics::U64(MetricData::Gauge(gauge)) => points!(gauge),
         AggregatedMetrics::F64(MetricData::Sum(sum)) => points!(sum),
         AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
             // How often, as Prometheus has it.

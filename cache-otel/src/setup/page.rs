@@ -1,0 +1,144 @@
+//! The page that Prometheus scrapes.
+//!
+//! A few threads of its own, so that it answers whatever the service's runtime is busy with.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use opentelemetry::Context;
+use prometheus::{Registry, TextEncoder};
+
+use super::{Meters, SetupError};
+
+/// Scrapers at a time. More are turned away.
+const AT_ONCE: usize = 4;
+/// For one request and its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Of a request's head; a scraper's has some hundred bytes.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// An open page. Ends when dropped.
+pub(crate) struct Page {
+    address: SocketAddr,
+    registry: Registry,
+    over: Arc<AtomicBool>,
+}
+
+/// Opens the page at an address for what a provider collects.
+pub(crate) fn open(meters: Meters, at: SocketAddr) -> Result<(Meters, Page), SetupError> {
+    let refuse = |error: &dyn std::fmt::Display| {
+        SetupError::new("Setup::prometheus (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT)", at, error)
+    };
+    let registry = Registry::new();
+    let exporter = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        // One scope, said in every label: nothing to tell apart.
+        .scope_info_enabled(false)
+        .build()
+        .map_err(|error| refuse(&error))?;
+    let listener = TcpListener::bind(at).map_err(|error| refuse(&error))?;
+    let address = listener.local_addr().map_err(|error| refuse(&error))?;
+    let over = Arc::new(AtomicBool::new(false));
+    let page = Page { address, registry: registry.clone(), over: Arc::clone(&over) };
+    std::thread::Builder::new()
+        .name("otel-page".into())
+        .spawn(move || serve(&listener, &registry, &over))
+        .map_err(|error| refuse(&error))?;
+    Ok((meters.with_reader(exporter), page))
+}
+
+impl Page {
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn text(&self) -> String {
+        text(&self.registry)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        // Wakes it from its wait for a caller.
+        drop(TcpStream::connect_timeout(&self.address, Duration::from_millis(100)));
+    }
+}
+
+fn text(registry: &Registry) -> String {
+    let _quiet = Context::enter_telemetry_suppressed_scope();
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
+}
+
+fn serve(listener: &TcpListener, registry: &Registry, over: &AtomicBool) {
+    let busy = Arc::new(AtomicUsize::new(0));
+    for caller in listener.incoming() {
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(caller) = caller else {
+            // Out of descriptors, say: that passes.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        if busy.load(Ordering::Acquire) >= AT_ONCE {
+            continue;
+        }
+        busy.fetch_add(1, Ordering::AcqRel);
+        let (registry, done) = (registry.clone(), Done(Arc::clone(&busy)));
+        // Where no thread is to be had, the caller is turned away and `done` dropped.
+        let _ = std::thread::Builder::new().name("otel-scrape".into()).spawn(move || {
+            let _done = done;
+            // Whoever has left wants no answer.
+            let _ = answer(caller, &registry);
+        });
+    }
+}
+
+struct Done(Arc<AtomicUsize>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn answer(mut caller: TcpStream, registry: &Registry) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    caller.set_write_timeout(Some(PATIENCE))?;
+    let mut head = Vec::new();
+    let mut chunk = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || head.len() > HEAD_MAX {
+            return Ok(());
+        }
+        caller.set_read_timeout(Some(left))?;
+        match caller.read(&mut chunk)? {
+            0 => return Ok(()),
+            read => head.extend_from_slice(&chunk[..read]),
+        }
+    }
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let path = words.nth(1).unwrap_or_default();
+    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let (status, kind, body) = match (line.starts_with(b"GET "), path) {
+        (true, b"/metrics") => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text(registry)),
+        (true, _) => ("404 Not Found", "text/plain", "see /metrics\n".to_owned()),
+        (false, _) => ("405 Method Not Allowed", "text/plain", "GET only\n".to_owned()),
+    };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    caller.write_all(head.as_bytes())?;
+    caller.write_all(body.as_bytes())
+}

@@ -1,0 +1,393 @@
+//! Raw redis-rs connections against real servers.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use cache_otel::{
+    Vocabulary,
+    raw::{ClientTelemetry, ClientTelemetryBuilder, PoolState, ServerWatch, redis::Traced},
+};
+use common::{Reader, of, sum};
+use opentelemetry::{
+    Context, Value,
+    trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
+};
+use opentelemetry_sdk::{
+    metrics::Temporality,
+    trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
+};
+use redis::{AsyncCommands, Commands, RedisResult, Script, aio::MultiplexedConnection};
+use test_servers::{RedisCluster, RedisServer};
+
+const SECRET: &str = "ann@example.org";
+
+struct Watched {
+    reader: Reader,
+    tracers: SdkTracerProvider,
+    spans: InMemorySpanExporter,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let spans = InMemorySpanExporter::default();
+        let tracers = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+        Self { reader: Reader::new(Temporality::Cumulative), tracers, spans }
+    }
+
+    fn client(&self) -> ClientTelemetryBuilder {
+        ClientTelemetry::builder("redis", "sessions")
+            .server("cache.internal", 6380)
+            .meter_provider(&self.reader.provider)
+            .tracer_provider(&self.tracers)
+    }
+
+    fn take(&self) -> Vec<SpanData> {
+        let spans = self.spans.get_finished_spans().unwrap();
+        self.spans.reset();
+        spans
+    }
+
+    fn only(&self) -> SpanData {
+        let [span] = self.take().try_into().unwrap();
+        span
+    }
+}
+
+fn attribute(span: &SpanData, name: &str) -> Option<Value> {
+    span.attributes.iter().find(|kv| kv.key.as_str() == name).map(|kv| kv.value.clone())
+}
+
+async fn connect(server: &RedisServer) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_command_is_a_client_span_with_what_it_was_about() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let mut redis = Traced::new(connect(&server).await, watched.client().query_text(true).build());
+    let request = Context::new().with_span(watched.tracers.tracer("shop").start("request"));
+
+    let set = redis.set_ex::<_, _, ()>(SECRET, "12345", 60).with_context(request.clone());
+    set.await.unwrap();
+    let span = watched.only();
+    assert_eq!((&*span.name, &span.span_kind, &span.status), ("SETEX", &SpanKind::Client, &Status::Unset));
+    assert_eq!(span.parent_span_id, request.span().span_context().span_id());
+    for (name, value) in [
+        ("db.system.name", Value::from("redis")),
+        ("db.operation.name", "SETEX".into()),
+        ("db.operation.class", "write".into()),
+        ("db.client.name", "sessions".into()),
+        ("db.namespace", "0".into()),
+        ("db.query.text", "SETEX ? ? ?".into()),
+        ("server.address", "cache.internal".into()),
+        ("server.port", 6380.into()),
+        ("cache.item_size", 5.into()),
+        ("cache.ttl", 60.0.into()),
+    ] {
+        assert_eq!(attribute(&span, name), Some(value), "{name}");
+    }
+
+    let found: Option<String> = redis.get(SECRET).await.unwrap();
+    assert_eq!(found.as_deref(), Some("12345"));
+    let span = watched.only();
+    assert_eq!(attribute(&span, "cache.hit"), Some(true.into()));
+    assert_eq!(attribute(&span, "cache.item_size"), Some(5.into()));
+    let missing: Option<String> = redis.get("missing").await.unwrap();
+    let span = watched.only();
+    assert_eq!(
+        (missing, attribute(&span, "cache.hit"), span.status),
+        (None, Some(false.into()), Status::Unset)
+    );
+
+    let all: Vec<Option<String>> = redis.mget(&[SECRET, "missing", "other"]).await.unwrap();
+    assert_eq!(all.iter().flatten().count(), 1);
+    let span = watched.only();
+    assert_eq!((&*span.name, attribute(&span, "cache.key.count")), ("MGET", Some(3.into())));
+    assert_eq!(attribute(&span, "cache.hit.count"), Some(1.into()));
+    assert_eq!(attribute(&span, "cache.miss.count"), Some(2.into()));
+    assert_eq!(attribute(&span, "db.operation.batch.size"), None, "one command is no batch");
+
+    redis.hset_multiple::<_, _, _, ()>("h", &[("a", 1), ("b", 2)]).await.unwrap();
+    let fields: std::collections::HashMap<String, u32> = redis.hgetall("h").await.unwrap();
+    let spans = watched.take();
+    assert_eq!(fields.len(), 2);
+    assert_eq!(attribute(&spans[1], "db.response.returned_rows"), Some(2.into()));
+    let deleted: u32 = redis.del(&["h", "missing"]).await.unwrap();
+    let span = watched.only();
+    assert_eq!((deleted, attribute(&span, "cache.deleted.count")), (1, Some(1.into())));
+    assert_eq!(attribute(&span, "db.operation.class"), Some("delete".into()));
+    let shown = format!("{:?} {spans:?} {span:?}", watched.client());
+    assert!(!shown.contains(SECRET) && !format!("{:?}", watched.reader.collect()).contains(SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelines_transactions_and_scripts_are_one_span() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let mut redis = Traced::new(connect(&server).await, watched.client().build());
+
+    let mut pipe = redis::pipe();
+    pipe.cmd("SET").arg("a").arg(1).ignore().cmd("GET").arg("a").cmd("GET").arg("b");
+    let (a, b): (u32, Option<u32>) = pipe.query_async(&mut redis).await.unwrap();
+    assert_eq!((a, b), (1, None));
+    let span = watched.only();
+    assert_eq!((&*span.name, attribute(&span, "db.operation.batch.size")), ("PIPELINE", Some(3.into())));
+    assert_eq!(attribute(&span, "db.operation.batch.get"), Some(2.into()));
+
+    let mut pipe = redis::pipe();
+    pipe.atomic().cmd("INCR").arg("n").cmd("INCR").arg("n");
+    let (_, n): (u32, u32) = pipe.query_async(&mut redis).await.unwrap();
+    let span = watched.only();
+    assert_eq!((n, &*span.name), (2, "MULTI INCR"));
+    assert_eq!(attribute(&span, "db.operation.class"), Some("transaction".into()));
+
+    let script = Script::new("return redis.call('GET', KEYS[1])");
+    let found: u32 = script.key("a").invoke_async(&mut redis).await.unwrap();
+    let spans = watched.take();
+    let last = spans.last().unwrap();
+    assert_eq!((found, &*last.name), (1, "EVALSHA"));
+    assert_eq!(attribute(last, "db.stored_procedure.name"), Some(script.get_hash().to_owned().into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_have_a_class_and_a_code() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let mut redis = Traced::new(connect(&server).await, watched.client().build());
+    redis.set::<_, _, ()>("text", "not a list").await.unwrap();
+    watched.take();
+
+    assert!(redis.lpush::<_, _, ()>("text", SECRET).await.is_err());
+    let span = watched.only();
+    assert_eq!(attribute(&span, "error.type"), Some("command".into()));
+    assert_eq!(attribute(&span, "db.response.status_code"), Some("WRONGTYPE".into()));
+    assert_eq!(span.status, Status::error("WRONGTYPE"));
+
+    let stalled = redis::cmd("BLPOP").arg("nothing").arg(60).to_owned();
+    let left = tokio::time::timeout(Duration::from_millis(50), stalled.query_async::<()>(&mut redis)).await;
+    assert!(left.is_err());
+    assert_eq!(attribute(&watched.only(), "error.type"), Some("cancelled".into()));
+
+    server.kill();
+    let lost: RedisResult<()> = redis.get("text").await;
+    assert!(lost.is_err());
+    assert_eq!(attribute(&watched.take()[0], "error.type"), Some("connection".into()));
+    let series = watched.reader.collect();
+    let errors: Vec<_> = of(&series, "db.client.operation.duration_count")
+        .filter(|(name, _)| name.contains("error.type="))
+        .map(|(name, _)| name.clone())
+        .collect();
+    assert_eq!(errors.len(), 3, "{series:#?}");
+    assert_eq!(series["db.client.operation.active{db.client.name=sessions}"], 0.0);
+}
+
+#[test]
+fn a_blocking_connection_is_the_same() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut redis = Traced::new(connection, watched.client().build());
+    redis.set::<_, _, ()>("a", 7).unwrap();
+    let a: u32 = redis.get("a").unwrap();
+    let missing: Option<u32> = redis.get("b").unwrap();
+    assert_eq!((a, missing), (7, None));
+    let mut pipe = redis::pipe();
+    let (n,): (u32,) = pipe.atomic().cmd("INCR").arg("n").query(&mut redis).unwrap();
+    let mut pipe = redis::pipe();
+    let both: Vec<u32> = pipe.cmd("GET").arg("a").cmd("GET").arg("n").query(&mut redis).unwrap();
+    assert_eq!((n, both), (1, vec![7, 1]));
+    let names: Vec<_> = watched.take().iter().map(|span| span.name.to_string()).collect();
+    assert_eq!(names, ["SET", "GET", "GET", "MULTI INCR", "PIPELINE GET"]);
+    let series = watched.reader.collect();
+    assert_eq!(series["db.client.lookups{cache.result=hit,db.client.name=sessions}"], 1.0);
+    assert_eq!(series["db.client.lookups{cache.result=miss,db.client.name=sessions}"], 1.0);
+    assert_eq!(sum(&series, "db.client.operation.duration_count"), 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_connection_is_the_same() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let watched = Watched::new();
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let connection = client.get_async_connection().await.unwrap();
+    let mut redis = Traced::new(connection, watched.client().build());
+    for n in 0..20u32 {
+        redis.set::<_, _, ()>(n, n).await.unwrap();
+    }
+    let seven: u32 = redis.get(7).await.unwrap();
+    assert_eq!(seven, 7);
+    let spans = watched.take();
+    assert_eq!((spans.len(), &*spans[20].name), (21, "GET"));
+}
+
+/// Takes what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_slow_command_is_counted_and_one_line_that_hides_the_key() {
+    let Some(server) = RedisServer::start() else { return };
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _heard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let watched = Watched::new();
+    let client = watched.client().slow_after(Duration::from_millis(200));
+    let mut redis = Traced::new(connect(&server).await, client.build());
+    let slow = redis::cmd("BLPOP").arg(SECRET).arg(0.3).to_owned();
+    let nothing: Option<(String, String)> = slow.query_async(&mut redis).await.unwrap();
+    assert_eq!(nothing, None);
+    redis.set::<_, _, ()>("quick", 1).await.unwrap();
+    let series = watched.reader.collect();
+    let expected = "db.client.slow_commands{db.client.name=sessions,db.operation.name=BLPOP}";
+    assert_eq!(of(&series, "db.client.slow_commands").collect::<Vec<_>>(), [(&expected.to_owned(), 1.0)]);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.contains("a slow command") && text.contains("BLPOP") && text.contains("key_length=15"),
+        "{text}"
+    );
+    assert!(!text.contains(SECRET), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_dashboards_get_their_names() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let telemetry = watched.client().vocabulary(Vocabulary::Seeds).build();
+    let pool = telemetry.pool("main").observe(|| Some(PoolState { used: 1, idle: 2, max: 10, pending: 3 }));
+    pool.acquired(Duration::from_millis(2));
+    let mut redis = Traced::new(connect(&server).await, telemetry);
+    redis.set::<_, _, ()>("text", 1).await.unwrap();
+    assert!(redis.lpush::<_, _, ()>("text", 1).await.is_err());
+    let series = watched.reader.collect();
+    for (name, value) in [
+        ("redis_commands{command=set,name=sessions,status=success}", 1.0),
+        ("redis_commands{command=lpush,name=sessions,status=error}", 1.0),
+        ("redis_command_errors{command=lpush,name=sessions}", 1.0),
+        ("redis_command_errors{command=set,name=sessions}", 0.0),
+        ("redis_command_duration_count{command=set,name=sessions}", 1.0),
+        ("redis.active_operations{name=sessions}", 0.0),
+        ("redis.pool.size{name=main}", 3.0),
+        ("redis.pool.available{name=main}", 2.0),
+        ("redis.pool.pending{name=main}", 3.0),
+        ("redis_pool_connections{name=main,state=in_use}", 1.0),
+        ("redis.pool.acquire_time_count{name=main}", 1.0),
+        ("redis.connection_errors{error_type=timeout,name=main}", 0.0),
+    ] {
+        assert_eq!(series.get(name), Some(&value), "{name}: {series:#?}");
+    }
+}
+
+#[test]
+fn pools_are_reported_by_the_conventions_and_silent_when_unreadable() {
+    let watched = Watched::new();
+    let telemetry = watched.client().build();
+    let state = Arc::new(Mutex::new(Some(PoolState { used: 3, idle: 1, max: 4, pending: 2 })));
+    let read = Arc::clone(&state);
+    let pool = telemetry.pool("main").observe(move || *read.lock().unwrap());
+    pool.acquired(Duration::from_millis(2));
+    pool.created(Duration::from_millis(3));
+    pool.released(Duration::from_millis(4));
+    pool.timed_out();
+    let series = watched.reader.collect();
+    let name = "db.client.connection.pool.name=main";
+    for (metric, value) in [
+        (format!("db.client.connection.count{{{name},db.client.connection.state=used}}"), 3.0),
+        (format!("db.client.connection.count{{{name},db.client.connection.state=idle}}"), 1.0),
+        (format!("db.client.connection.max{{{name}}}"), 4.0),
+        (format!("db.client.connection.pending_requests{{{name}}}"), 2.0),
+        (format!("db.client.connection.wait_time_count{{{name}}}"), 1.0),
+        (format!("db.client.connection.create_time_count{{{name}}}"), 1.0),
+        (format!("db.client.connection.use_time_count{{{name}}}"), 1.0),
+        (format!("db.client.connection.timeouts{{{name}}}"), 1.0),
+    ] {
+        let sorted = series.iter().find(|(seen, _)| {
+            let parts = |text: &str| {
+                let (head, rest) = text.split_once('{').unwrap();
+                let mut all: Vec<_> = rest.trim_end_matches('}').split(',').map(str::to_owned).collect();
+                all.sort();
+                (head.to_owned(), all)
+            };
+            parts(seen) == parts(&metric)
+        });
+        assert_eq!(sorted.map(|(_, value)| *value), Some(value), "{metric}: {series:#?}");
+    }
+    *state.lock().unwrap() = None;
+    assert_eq!(of(&watched.reader.collect(), "db.client.connection.max").count(), 0);
+    let bad = telemetry.pool("bad").observe(|| panic!("a broken pool"));
+    watched.reader.collect();
+    assert_eq!(sum(&watched.reader.collect(), "db.client.connection.timeouts"), 1.0, "the reader lives on");
+    drop(bad);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_watched_without_a_trace() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let telemetry = watched.client().build();
+    // Also where the connection that it asks over is itself reported.
+    let connection = Traced::new(connect(&server).await, telemetry.clone());
+    let watch = ServerWatch::start(&telemetry, connection, Duration::from_millis(100));
+    let up = || async {
+        for _ in 0..500 {
+            if watch.is_up() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    };
+    assert!(up().await);
+    let info = watch.info();
+    assert!(info.number("used_memory").unwrap() > 0 && info.fragmentation().is_some());
+    assert_eq!(info.policy(), Some("noeviction"));
+    let series = watched.reader.collect();
+    for metric in [
+        "redis.up",
+        "redis.memory.used",
+        "redis.memory.rss",
+        "redis.memory.peak",
+        "redis.memory.fragmentation_ratio",
+        "redis.memory.allocator.allocated",
+        "redis.maxmemory",
+        "redis.keyspace.hits",
+        "redis.keyspace.misses",
+        "redis.clients.connected",
+        "redis.commands.processed",
+        "redis.keys.evicted",
+    ] {
+        assert_eq!(of(&series, metric).count(), 1, "{metric}: {series:#?}");
+    }
+    assert_eq!(series["redis.maxmemory.policy{db.client.name=sessions,redis.policy=noeviction}"], 1.0);
+    server.kill();
+    for _ in 0..500 {
+        if !watch.is_up() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let series = watched.reader.collect();
+    assert_eq!(series["redis.up{db.client.name=sessions}"], 0.0);
+    assert_eq!(of(&series, "redis.memory.used").count(), 0, "what it said before is not true any more");
+    assert!(watched.take().is_empty(), "it keeps out of the traces");
+    assert_eq!(of(&series, "db.client.operation.duration_count").count(), 0);
+}

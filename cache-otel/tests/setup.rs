@@ -1,0 +1,215 @@
+//! The set-up helper, seen from outside: a scraper, and collectors that speak OTLP.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use cache_core::{TracedCache, ok, testing::MapProvider};
+use cache_memory::Memory;
+use cache_otel::setup::{Running, Setup};
+use mock_collector::{MockServer, Protocol};
+use opentelemetry::{KeyValue, trace::TraceContextExt, trace::Tracer, trace::TracerProvider};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A set-up that sees these variables and no others.
+fn with<const N: usize>(variables: [(&'static str, &'static str); N]) -> Setup {
+    let variables = HashMap::from(variables);
+    Setup::new("shop").variables(move |name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn users(running: &Running) -> TracedCache<u64> {
+    TracedCache::builder("users")
+        .level(Memory::entries(100))
+        .level(MapProvider::new())
+        .observer(running.telemetry())
+        .build()
+        .unwrap()
+}
+
+fn get(at: SocketAddr, request: &str) -> String {
+    let mut page = TcpStream::connect(at).unwrap();
+    page.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn what_a_variable_cannot_say_is_an_error_that_names_it() {
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
+        ("OTEL_TRACES_EXPORTER", "jaeger"),
+        ("OTEL_METRICS_EXPORTER", "otlp,statsd"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_SDK_DISABLED", "perhaps"),
+    ] {
+        let error = with([(name, value)]).start().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name} = ")), "{name}={value}: {error}");
+    }
+    let ratio = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "1.5")];
+    assert!(with(ratio).start().unwrap_err().to_string().starts_with("OTEL_TRACES_SAMPLER_ARG = 1.5"));
+    assert!(with([]).sample(-0.1).start().unwrap_err().to_string().starts_with("Setup::sample = -0.1"));
+    let page = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "many")];
+    assert!(with(page).start().unwrap_err().to_string().starts_with("OTEL_EXPORTER_PROMETHEUS_PORT = many"));
+    let secret = with([("OTEL_EXPORTER_OTLP_ENDPOINT", "gopher://user:hunter2@collector")]);
+    let error = secret.start().unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let error = with([("OTEL_TRACES_EXPORTER", "none")]).prometheus(at).start().unwrap_err();
+    assert!(error.to_string().contains(&at.to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prometheus_reads_the_page_under_the_names_that_it_expects() {
+    let running = with([("OTEL_TRACES_EXPORTER", "none")]).prometheus(([127, 0, 0, 1], 0)).start().unwrap();
+    let cache = users(&running);
+    for _ in 0..3 {
+        cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
+    }
+    let at = running.prometheus_address().unwrap();
+    let page = tokio::task::spawn_blocking(move || get(at, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let page = page.await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    for line in [
+        r#"cache_hits_total{cache_name="users",cache_operation="get_or_set"} 2"#,
+        r#"cache_misses_total{cache_name="users",cache_operation="get_or_set"} 1"#,
+        r#"cache_hit_rate{cache_name="users"} 0.6666666666666666"#,
+        r#"cache_requests_total{cache_level="l1",cache_name="users",cache_result="hit"} 2"#,
+        r#"cache_breaker_count{cache_breaker_state="closed",cache_level="l2",cache_name="users"} 1"#,
+        r#"cache_load_duration_seconds_count{cache_load_result="value",cache_name="users"} 1"#,
+        r#"cache_journal_depth{cache_name="users"} 0"#,
+        r#"cache_entry_count{cache_level="l1",cache_name="users"} 1"#,
+    ] {
+        assert!(page.lines().any(|seen| seen == line), "{line} in {page}");
+    }
+    for name in [
+        "cache_operation_duration_seconds_bucket{",
+        "cache_item_size_bytes_bucket{",
+        "cache_time_saved_seconds_total{",
+        "db_client_operation_duration_seconds_sum{",
+        r#"target_info{"#,
+    ] {
+        assert!(page.contains(name), "{name} in {page}");
+    }
+    assert!(!page.contains("_ratio"), "a unit of 1 would say so");
+    assert!(!page.contains("otel_scope"));
+    let (missing, posted) = tokio::task::spawn_blocking(move || {
+        (get(at, "GET / HTTP/1.1\r\n\r\n"), get(at, "POST /metrics HTTP/1.1\r\n\r\n"))
+    })
+    .await
+    .unwrap();
+    assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
+    assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
+    drop(running);
+    let gone = tokio::task::spawn_blocking(move || {
+        let until = Instant::now() + LIMIT;
+        while TcpStream::connect(at).is_ok_and(|page| page.peer_addr().is_ok()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        TcpStream::connect(at).is_err()
+    });
+    assert!(gone.await.unwrap(), "the page closes with what it belongs to");
+}
+
+/// On a runtime of one thread, where a flush that needs that thread would hang.
+async fn arrives(protocol: Protocol, setup: impl FnOnce(Setup, String) -> Setup) {
+    let collector = MockServer::builder().protocol(protocol).start().await.unwrap();
+    let url = format!("http://{}", collector.addr());
+    let running = setup(with([]), url).attribute(KeyValue::new("service.version", "1.2.3")).start().unwrap();
+    let cache = users(&running);
+    let request = running.tracer_provider().tracer("shop").start("request");
+    let request = opentelemetry::Context::new().with_span(request);
+    let call = cache.get_or_set(1, || async { ok(7u64) });
+    opentelemetry::trace::FutureExt::with_context(call, request.clone()).await.unwrap();
+    drop(request);
+    // The collector is on this thread, too.
+    let running = std::sync::Arc::new(running);
+    let flushed = tokio::task::spawn_blocking({
+        let running = std::sync::Arc::clone(&running);
+        move || running.flush(LIMIT)
+    });
+    assert!(flushed.await.unwrap(), "{protocol:?}");
+    collector
+        .with_collector(|seen| {
+            seen.expect_span_with_name("cache.get_or_set users")
+                .with_attributes([("cache.name", "users"), ("cache.result", "miss")])
+                .with_resource_attributes([("service.name", "shop"), ("service.version", "1.2.3")])
+                .assert_exists();
+            seen.expect_span_with_name("cache.load users").assert_exists();
+            seen.expect_metric_with_name("cache.misses").assert_exists();
+            seen.expect_metric_with_name("cache.operation.duration").assert_exists();
+        })
+        .await;
+    let ended = tokio::task::spawn_blocking(move || {
+        std::sync::Arc::into_inner(running).is_some_and(|running| running.shutdown(LIMIT))
+    });
+    assert!(ended.await.unwrap());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn otlp_arrives_over_grpc() {
+    arrives(Protocol::Grpc, |setup, url| setup.grpc().endpoint(url)).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn otlp_arrives_over_http() {
+    arrives(Protocol::HttpBinary, |setup, url| setup.http().endpoint(url)).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_flush_on_the_only_thread_of_a_runtime_ends() {
+    // The collector lives elsewhere: this thread is blocked while it answers.
+    let elsewhere =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (started, collector) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        elsewhere.block_on(async move {
+            let collector = MockServer::builder().protocol(Protocol::Grpc).start().await.unwrap();
+            started.send(collector.addr()).unwrap();
+            collector.with_collector(|_| ()).await;
+            tokio::time::sleep(LIMIT).await;
+        });
+    });
+    let at = collector.recv().unwrap();
+    let running = with([]).grpc().endpoint(format!("http://{at}")).start().unwrap();
+    users(&running).get(1).await.unwrap();
+    let started = Instant::now();
+    assert!(running.flush(LIMIT), "called right on the runtime's own thread");
+    assert!(running.shutdown(LIMIT));
+    assert!(started.elapsed() < LIMIT);
+    drop(server);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_collector_that_is_away_costs_its_telemetry_only() {
+    for url in ["http://127.0.0.1:1", "http://127.0.0.1:1/"] {
+        for grpc in [true, false] {
+            let setup = with([]).endpoint(url);
+            let running = if grpc { setup.grpc() } else { setup.http() }.start().unwrap();
+            let cache = users(&running);
+            for n in 0..100u64 {
+                cache.get_or_set(n, || async { ok(7u64) }).await.unwrap();
+            }
+            assert_eq!(cache.stats().misses(), 100);
+            let started = Instant::now();
+            running.shutdown(Duration::from_secs(1));
+            assert!(started.elapsed() < Duration::from_secs(10), "the limit holds");
+        }
+    }
+    let off = with([("OTEL_SDK_DISABLED", "true"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "nonsense")]);
+    let off = off.start().unwrap();
+    users(&off).get(1).await.unwrap();
+    assert!(off.flush(LIMIT) && off.prometheus_address().is_none() && off.prometheus_text().is_empty());
+}

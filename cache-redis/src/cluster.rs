@@ -1,0 +1,665 @@
+//! A cluster: who serves which slot, learned and learned anew, and requests sent to the right node.
+//!
+//! One keeper per master, each with all steps on its new connections. What a node says of a slot (`MOVED`) is followed for
+//! the request at hand, and makes the task that keeps the map ask again. A key that is being moved (`ASK`) is read where it
+//! is; writes of it fail as unavailable until the move is over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use redis::{Pipeline, Value, cmd};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Error, ErrorKind,
+    address::{Endpoint, Place},
+    advice::Advice,
+    backoff::Backoff,
+    connection::{Link, Pushes},
+    dial::{dial, failed},
+    gather::Several,
+    keeper::{Home, Keeper, run_number},
+    node::Node,
+    scripts::{Form, MEET},
+    settings::Settings,
+    slots::{Range, Redirect, SLOTS, ranges, slot},
+    units::{Repeat, Replies},
+    wire,
+};
+
+/// How often the map is asked for without a reason: the time within which a master that has been cut off from its cluster,
+/// but not from here, is noticed.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Pause between two looks, however many reasons there are.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Nodes that are asked for the map at once.
+const ASKED: usize = 9;
+/// Redirections that one request follows.
+const REDIRECTS: usize = 4;
+
+/// What is known of the cluster now.
+pub(crate) struct Map {
+    ranges: Vec<Range>,
+    /// By slot, positions in `masters`.
+    owners: Box<[u16]>,
+    masters: Vec<Arc<Node>>,
+}
+
+impl Map {
+    fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
+        self.masters.get(usize::from(*self.owners.get(usize::from(slot))?))
+    }
+
+    pub(crate) fn masters(&self) -> &[Arc<Node>] {
+        &self.masters
+    }
+}
+
+enum State {
+    /// Nobody has asked yet, or the runtime that kept the map is gone.
+    Idle,
+    /// The first look is under way: wait for it.
+    Looking,
+    Up(Arc<Map>),
+    /// Nothing was found: fail at once.
+    Down(Error),
+    Closed,
+}
+
+pub(crate) struct Cluster {
+    settings: Arc<Settings>,
+    pushes: Pushes,
+    advice: Arc<Advice>,
+    seeds: Vec<Endpoint>,
+    state: watch::Sender<State>,
+    nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
+    reason: Notify,
+    /// Names the state of all masters together; 0 while it is not known.
+    incarnation: AtomicU64,
+    /// Where the record of masters is kept.
+    record: String,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(settings: Arc<Settings>, pushes: Pushes, advice: Arc<Advice>) -> Arc<Self> {
+        let seeds = match &settings.place {
+            Place::Cluster { seeds } => seeds.clone(),
+            other => vec![other.first().clone()],
+        };
+        Arc::new(Self {
+            record: format!("{}r:{{masters}}", settings.prefix),
+            settings,
+            pushes,
+            advice,
+            seeds,
+            state: watch::Sender::new(State::Idle),
+            nodes: Mutex::default(),
+            reason: Notify::new(),
+            incarnation: AtomicU64::new(0),
+            task: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// By the clock of one node, the same for everybody.
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        self.known().and_then(|map| Some(map.owner(slot(&self.record))?.keeper.time_offset_ms())).unwrap_or(0)
+    }
+
+    /// Whether all masters that are known allow it.
+    pub(crate) fn all(&self, allows: impl Fn(&Keeper) -> bool) -> bool {
+        self.known().is_none_or(|map| map.masters.iter().all(|node| allows(&node.keeper)))
+    }
+
+    /// All that are known, by address.
+    pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
+        let mut nodes: Vec<_> = lock(&self.nodes).values().map(Arc::clone).collect();
+        nodes.sort_by(|a, b| a.keeper.endpoint().cmp(b.keeper.endpoint()));
+        nodes
+    }
+
+    fn known(&self) -> Option<Arc<Map>> {
+        match &*self.state.borrow() {
+            State::Up(map) => Some(Arc::clone(map)),
+            _ => None,
+        }
+    }
+
+    /// Waits for the first look; fails at once while none of the nodes is to be reached.
+    pub(crate) async fn map(self: &Arc<Self>) -> Result<Arc<Map>, Error> {
+        let mut changes = self.state.subscribe();
+        loop {
+            self.start_if_idle()?;
+            match &*changes.borrow_and_update() {
+                State::Up(map) => return Ok(Arc::clone(map)),
+                State::Down(error) => return Err(error.clone()),
+                State::Closed => return Err(Error::closed()),
+                State::Idle | State::Looking => {}
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::closed());
+            }
+        }
+    }
+
+    pub(crate) fn wake(self: &Arc<Self>) {
+        // Without a runtime the first call does it.
+        let _ = self.start_if_idle();
+    }
+
+    fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
+        if !matches!(*self.state.borrow(), State::Idle) {
+            return Ok(());
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
+        };
+        let mut task = lock(&self.task);
+        let first = self.state.send_if_modified(|state| {
+            let idle = matches!(state, State::Idle);
+            if idle {
+                *state = State::Looking;
+            }
+            idle
+        });
+        if first {
+            *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
+        }
+        Ok(())
+    }
+
+    /// The map may have changed: looks again soon.
+    fn look_again(&self) {
+        self.reason.notify_one();
+    }
+
+    /// Takes note of an error that another look may heal.
+    pub(crate) fn heed(&self, error: &Error) {
+        if matches!(
+            error.kind(),
+            ErrorKind::Connect
+                | ErrorKind::Disconnected
+                | ErrorKind::Timeout
+                | ErrorKind::Unavailable
+                | ErrorKind::ReadOnly
+        ) {
+            self.look_again();
+        }
+    }
+
+    /// Whether a node was given up while it was chosen. Nothing has been sent then.
+    fn is_stale(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Closed && !matches!(*self.state.borrow(), State::Closed)
+    }
+
+    async fn node_of(self: &Arc<Self>, key: &str) -> Result<Arc<Node>, Error> {
+        let map = self.map().await?;
+        map.owner(slot(key)).map(Arc::clone).ok_or_else(|| {
+            self.look_again();
+            Error::new(ErrorKind::Unavailable, "no node of the cluster serves the slot of this key now")
+        })
+    }
+
+    fn node_at(self: &Arc<Self>, endpoint: &Endpoint) -> Arc<Node> {
+        let mut nodes = lock(&self.nodes);
+        let node = nodes.entry(endpoint.clone()).or_insert_with(|| {
+            let home = Home::Node(endpoint.clone(), Arc::downgrade(self));
+            let keeper = Keeper::new(Arc::clone(&self.settings), home, self.pushes.clone());
+            Arc::new(Node::new(keeper, Several::Gets))
+        });
+        Arc::clone(node)
+    }
+
+    /// Where a redirection leads.
+    fn follow(self: &Arc<Self>, from: &Node, redirect: &Redirect) -> Arc<Node> {
+        if !redirect.ask {
+            self.look_again();
+        }
+        self.node_at(&redirect.endpoint(from.keeper.endpoint()))
+    }
+
+    pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Option<Bytes>, Error> {
+        let mut node = self.node_of(key).await?;
+        for _ in 0..REDIRECTS {
+            let error = match node.get(key.to_owned()).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let Some(redirect) = error.redirect() else {
+                self.heed(&error);
+                if self.is_stale(&error) {
+                    node = self.node_of(key).await?;
+                    continue;
+                }
+                return Err(error);
+            };
+            let next = self.follow(&node, redirect);
+            if redirect.ask {
+                return next.get_moving(key).await;
+            }
+            node = next;
+        }
+        Err(lost())
+    }
+
+    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+        let add = |pipeline: &mut Pipeline, at: usize, _: Form| {
+            pipeline.cmd("GET").arg(&keys[at]);
+            1
+        };
+        let all = (0..keys.len()).collect();
+        let replies = self.units(all, |at| keys[at].clone(), Repeat::Once, &add);
+        let found = replies.await.into_iter().map(|replies| match replies?.pop() {
+            Some(reply) => wire::found(reply).inspect_err(|error| self.heed(error)),
+            None => Err(Error::protocol("no answer to a look-up")),
+        });
+        let mut found: Vec<_> = found.collect();
+        for (key, found) in keys.iter().zip(&mut found) {
+            if found.as_ref().is_err_and(|error| error.redirect().is_some_and(|redirect| redirect.ask)) {
+                *found = self.get(key).await;
+            }
+        }
+        found
+    }
+
+    /// Units by the node that serves their key, in one round trip to each. Those that a node sends elsewhere have not run.
+    pub(crate) async fn units(
+        self: &Arc<Self>,
+        mut which: Vec<usize>,
+        key: impl Fn(usize) -> String,
+        repeat: Repeat,
+        add: &(impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync),
+    ) -> Replies {
+        let mut all: Vec<Option<Result<Vec<Value>, Error>>> = which.iter().map(|_| None).collect();
+        let mut routes: HashMap<usize, Arc<Node>> = HashMap::with_capacity(which.len());
+        let map = match self.map().await {
+            Ok(map) => map,
+            Err(error) => return vec![Err(error); which.len()],
+        };
+        which.retain(|at| match map.owner(slot(&key(*at))) {
+            Some(node) => routes.insert(*at, Arc::clone(node)).is_none(),
+            None => false,
+        });
+        for _ in 0..REDIRECTS {
+            let mut groups: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
+            for at in which.drain(..) {
+                let Some(node) = routes.get(&at) else { continue };
+                match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, node)) {
+                    Some((_, group)) => group.push(at),
+                    None => groups.push((Arc::clone(node), vec![at])),
+                }
+            }
+            let calls = groups.iter().map(|(node, group)| node.keeper.units(group, repeat, add));
+            let answers = join_all(calls).await;
+            for ((node, group), replies) in groups.iter().zip(answers) {
+                for (at, replies) in group.iter().zip(replies) {
+                    let to = match &replies {
+                        Ok(replies) => moved(replies).map(|redirect| self.follow(node, &redirect)),
+                        Err(error) => {
+                            self.heed(error);
+                            let map = if self.is_stale(error) { self.known() } else { None };
+                            map.and_then(|map| map.owner(slot(&key(*at))).map(Arc::clone))
+                        }
+                    };
+                    match to {
+                        Some(node) => {
+                            routes.insert(*at, node);
+                            which.push(*at);
+                        }
+                        None => all[*at] = Some(replies),
+                    }
+                }
+            }
+            if which.is_empty() {
+                break;
+            }
+        }
+        if all.iter().any(Option::is_none) {
+            self.look_again();
+        }
+        all.into_iter().map(|replies| replies.unwrap_or_else(|| Err(lost()))).collect()
+    }
+
+    /// All masters answer.
+    pub(crate) async fn ping(self: &Arc<Self>) -> Result<(), Error> {
+        let map = self.map().await?;
+        let ping = cmd("PING");
+        let answers = join_all(map.masters().iter().map(|node| node.keeper.read(&ping))).await;
+        answers.into_iter().try_for_each(|answer| wire::done(answer?)).inspect_err(|error| self.heed(error))
+    }
+
+    /// Nodes that may know the map.
+    pub(crate) fn addresses(&self) -> Vec<Endpoint> {
+        let known = self.known();
+        let known = known.iter().flat_map(|map| &map.ranges);
+        let known = known.flat_map(|range| std::iter::once(&range.master).chain(&range.replicas));
+        let mut all: Vec<Endpoint> = known.collect::<HashSet<_>>().into_iter().cloned().collect();
+        fastrand::shuffle(&mut all);
+        all.truncate(ASKED - 1);
+        let mut seeds: Vec<_> = self.seeds.iter().filter(|seed| !all.contains(seed)).cloned().collect();
+        fastrand::shuffle(&mut seeds);
+        all.extend(seeds);
+        all.truncate(ASKED);
+        all
+    }
+
+    /// Asks several nodes at once and takes what most of them say: one that has been cut off may say something else.
+    async fn look(&self) -> Result<Vec<Range>, Error> {
+        let limit = self.settings.connect_timeout;
+        let asked = self.addresses();
+        let mut answers = JoinSet::new();
+        for endpoint in &asked {
+            let (settings, endpoint) = (Arc::clone(&self.settings), endpoint.clone());
+            answers.spawn(async move {
+                let answer = timeout(limit, ask(&settings, &endpoint)).await;
+                let answer = answer.unwrap_or_else(|_elapsed| {
+                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit:?}")))
+                });
+                (endpoint, answer)
+            });
+        }
+        let mut votes: HashMap<Vec<Range>, usize> = HashMap::new();
+        let mut refusals = Vec::new();
+        while let Some(answer) = answers.join_next().await {
+            match answer {
+                Ok((_, Ok(ranges))) => {
+                    let count = votes.entry(ranges).or_default();
+                    *count += 1;
+                    if *count * 2 > asked.len() {
+                        break;
+                    }
+                }
+                Ok((endpoint, Err(error))) => refusals.push((endpoint, error)),
+                Err(_gone) => {
+                    return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"));
+                }
+            }
+        }
+        votes
+            .into_iter()
+            .max_by_key(|(_, count)| *count)
+            .map(|(ranges, _)| ranges)
+            .ok_or_else(|| nobody(refusals))
+    }
+
+    fn install(self: &Arc<Self>, ranges: Vec<Range>) {
+        let mut masters: Vec<Endpoint> = Vec::new();
+        let mut owners = vec![u16::MAX; usize::from(SLOTS)].into_boxed_slice();
+        for range in &ranges {
+            let at = masters.iter().position(|master| *master == range.master).unwrap_or_else(|| {
+                masters.push(range.master.clone());
+                masters.len() - 1
+            });
+            let at = u16::try_from(at).unwrap_or(u16::MAX);
+            for slot in range.first..=range.last {
+                owners[usize::from(slot)] = at;
+            }
+        }
+        let nodes: Vec<_> = masters.iter().map(|master| self.node_at(master)).collect();
+        let map = Arc::new(Map { ranges, owners, masters: nodes });
+        // Whoever comes over a connection from now on hears of changes there, and its server is known by name.
+        map.masters.iter().for_each(|node| node.keeper.wake());
+        let mut slot = Some(State::Up(map));
+        self.state.send_if_modified(|state| {
+            if matches!(state, State::Closed) {
+                return false;
+            }
+            if let Some(next) = slot.take() {
+                slot = Some(std::mem::replace(state, next));
+            }
+            true
+        });
+    }
+
+    /// Gives up nodes that serve nothing. Requests under way on them may end.
+    fn prune(&self) {
+        let Some(map) = self.known() else { return };
+        let serves = |node: &Arc<Node>| map.masters.iter().any(|master| Arc::ptr_eq(master, node));
+        let gone: Vec<_> = lock(&self.nodes).extract_if(|_, node| !serves(node)).collect();
+        gone.iter().for_each(|(_, node)| node.keeper.close_soon());
+    }
+
+    /// Sees to it that the server behind a new connection is one that everybody who shares the cluster has met. One that
+    /// nobody knows may hold older data than has been acknowledged, so it gives the whole cluster another number.
+    ///
+    /// The record is kept in the cluster itself. Whoever takes over its slot is unknown to what it has of it.
+    pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
+        // A user who may not ask goes without.
+        let Some(run_id) = &link.server.run_id else { return Ok(()) };
+        let mut meet = Pipeline::new();
+        MEET.on(&mut meet, Form::Text, &[&self.record])
+            .arg(format!("{:016x}", run_number(run_id)))
+            .arg(format!("{:016x}", fastrand::u64(1..)));
+        let owner = self.node_of(&self.record).await?;
+        let reply = if *owner.keeper.endpoint() == link.endpoint {
+            link.pipeline(&meet, 1).await
+        } else {
+            owner.keeper.link().await?.pipeline(&meet, 1).await
+        };
+        match reply.map_err(Error::request)?.pop() {
+            Some(Value::ServerError(error)) => {
+                let error = Error::reply(&error);
+                if error.kind() != ErrorKind::Denied {
+                    self.heed(&error);
+                    return Err(error);
+                }
+                self.advice.say(format!(
+                    "EVAL is refused ({error}): a failover or a restart of the cluster that loses acknowledged writes is \
+                     not noticed; grant +eval +hget +hset +hexists +hlen +del on {}",
+                    self.record
+                ));
+                Ok(())
+            }
+            reply => self.take(reply.as_ref()),
+        }
+    }
+
+    fn take(&self, number: Option<&Value>) -> Result<(), Error> {
+        let number = number.and_then(wire::text).and_then(|text| u64::from_str_radix(text, 16).ok());
+        match number {
+            Some(number) => {
+                self.incarnation.store(number, Ordering::Release);
+                Ok(())
+            }
+            None => Err(Error::protocol("no number where the cluster's was asked for")),
+        }
+    }
+
+    /// Reads the number again. Whoever has given the cluster another one has written that before any cache's marker: to be
+    /// called after one has been read.
+    pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
+        if self.incarnation() == 0 {
+            // Nobody has vouched for anybody so far.
+            return Ok(());
+        }
+        let add = |pipeline: &mut Pipeline, _: usize, _: Form| {
+            pipeline.cmd("HGET").arg(&self.record).arg("number");
+            1
+        };
+        let replies = self.units(vec![0], |_| self.record.clone(), Repeat::Once, &add);
+        let reply = replies.await.pop().unwrap_or_else(|| Err(lost()))?.pop();
+        match reply {
+            Some(Value::ServerError(error)) => Err(Error::reply(&error)),
+            Some(Value::Nil) => {
+                // Lost: all have to be met anew.
+                let map = self.map().await?;
+                for node in map.masters() {
+                    self.vouch(&*node.keeper.link().await?).await?;
+                }
+                Ok(())
+            }
+            reply => self.take(reply.as_ref()),
+        }
+    }
+
+    pub(crate) fn close_soon(&self) {
+        let before = self.state.send_replace(State::Closed);
+        drop(before);
+        for node in lock(&self.nodes).values() {
+            node.keeper.close_soon();
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.close_soon();
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
+            // An error says that its runtime ended it, which is as good.
+            let _ = task.await;
+        }
+        let nodes: Vec<_> = lock(&self.nodes).drain().map(|(_, node)| node).collect();
+        join_all(nodes.iter().map(|node| node.keeper.close())).await;
+    }
+
+    async fn closed(&self) {
+        // An error means that the sender is gone, which `self` holds.
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await;
+    }
+}
+
+/// The first redirection among replies, but for one that is for reads.
+fn moved(replies: &[Value]) -> Option<Redirect> {
+    replies.iter().find_map(|reply| match reply {
+        Value::ServerError(error) => Redirect::of(error).filter(|redirect| !redirect.ask),
+        _ => None,
+    })
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Unavailable, "the nodes of the cluster do not agree on who serves this key now")
+}
+
+async fn ask(settings: &Settings, endpoint: &Endpoint) -> Result<Vec<Range>, Error> {
+    let (mut connection, driver) = dial(settings, endpoint, &settings.login, None).await?;
+    let mut question = cmd("CLUSTER");
+    question.arg("SLOTS");
+    let answer = tokio::select! {
+        answer = connection.send_packed_command(&question) => answer,
+        // Ends with the connection.
+        () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
+    };
+    match answer.map_err(|error| failed(settings, endpoint, error))? {
+        Value::ServerError(error)
+            if error.details().is_some_and(|text| text.contains("cluster support disabled")) =>
+        {
+            let fix = format!("{endpoint} is no node of a cluster: use redis://host:port");
+            Err(Error::config("url", "redis+cluster://***", fix))
+        }
+        Value::ServerError(error) => Err(Error::reply(&error)),
+        reply => ranges(&reply, endpoint),
+    }
+}
+
+/// Why there is no map.
+fn nobody(mut refusals: Vec<(Endpoint, Error)>) -> Error {
+    refusals.sort_by(|(a, _), (b, _)| a.cmp(b));
+    if let Some((_, error)) = refusals.iter().find(|(_, error)| error.kind() == ErrorKind::Config) {
+        return error.clone();
+    }
+    let kind = match refusals.first() {
+        Some((_, first)) if refusals.iter().all(|(_, error)| error.kind() == first.kind()) => first.kind(),
+        _ => ErrorKind::Connect,
+    };
+    let each: Vec<_> = refusals.iter().map(|(endpoint, error)| format!("{endpoint} ({error})")).collect();
+    Error::new(kind, format!("no node of the cluster says who serves what: {}", each.join(", ")))
+}
+
+/// Says so when the task ends, however it does, so that callers do not wait for a task that is no more.
+struct IdleAtEnd(Arc<Cluster>);
+
+impl Drop for IdleAtEnd {
+    fn drop(&mut self) {
+        self.0.state.send_if_modified(|state| {
+            let goes = !matches!(state, State::Closed);
+            if goes {
+                *state = State::Idle;
+            }
+            goes
+        });
+    }
+}
+
+async fn run(guard: IdleAtEnd) {
+    let cluster = &guard.0;
+    let mut backoff = Backoff::new();
+    loop {
+        let looked = tokio::select! {
+            biased;
+            () = cluster.closed() => return,
+            looked = cluster.look() => looked,
+        };
+        let pause = match looked {
+            Ok(ranges) => {
+                backoff.reset();
+                if cluster.known().is_none_or(|map| map.ranges != ranges) {
+                    cluster.install(ranges);
+                }
+                cluster.prune();
+                PERIOD
+            }
+            Err(error) => {
+                cluster.state.send_if_modified(|state| {
+                    let first = matches!(state, State::Looking | State::Down(_));
+                    if first {
+                        *state = State::Down(error);
+                    }
+                    first
+                });
+                backoff.after_failure()
+            }
+        };
+        let until = Instant::now() + pause;
+        let known = cluster.known().is_some();
+        tokio::select! {
+            biased;
+            () = cluster.closed() => return,
+            () = sleep(PAUSE.min(pause)) => {}
+        }
+        tokio::select! {
+            biased;
+            () = cluster.closed() => return,
+            () = tokio::time::sleep_until(until) => {}
+            () = cluster.reason.notified(), if known => {}
+        }
+        // Whoever comes now waits for this try.
+        cluster.state.send_if_modified(|state| {
+            let down = matches!(state, State::Down(_));
+            if down {
+                *state = State::Looking;
+            }
+            down
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        for node in self.nodes() {
+            list.entry(&*node.keeper);
+        }
+        list.finish()
+    }
+}

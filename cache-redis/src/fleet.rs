@@ -1,0 +1,260 @@
+//! The servers behind a provider: which one a key belongs to, and what is sent there.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use redis::{Pipeline, Value, cmd};
+
+use crate::{
+    Error, ErrorKind,
+    address::Place,
+    advice::Advice,
+    cluster::Cluster,
+    connection::{Link, Pushes},
+    gather::Several,
+    info::{ConnectionInfo, ServerInfo},
+    keeper::{Home, Keeper, State},
+    node::Node,
+    scripts::Form,
+    settings::Settings,
+    units::{Repeat, Replies},
+    watch::Watch,
+    wire,
+    write::CHUNK,
+};
+
+pub(crate) enum Fleet {
+    One(Node),
+    Cluster(Arc<Cluster>),
+}
+
+impl Fleet {
+    pub(crate) fn new(settings: Arc<Settings>, watch: &Arc<Watch>, advice: &Arc<Advice>) -> Self {
+        let pushes = Pushes::watched(watch, advice);
+        match &settings.place {
+            Place::Cluster { .. } => Self::Cluster(Cluster::new(settings, pushes, Arc::clone(advice))),
+            Place::One(_) | Place::Sentinels { .. } => {
+                let home = Home::of(&settings.place);
+                Self::One(Node::new(Keeper::new(settings, home, pushes), Several::Mget))
+            }
+        }
+    }
+
+    /// Connects now.
+    pub(crate) async fn connect(&self) -> Result<(), Error> {
+        match self {
+            Self::One(node) => node.keeper.link().await.map(drop),
+            Self::Cluster(cluster) => {
+                let map = cluster.map().await?;
+                let links = join_all(map.masters().iter().map(|node| node.keeper.link())).await;
+                links.into_iter().try_for_each(|link| link.map(drop))
+            }
+        }
+    }
+
+    /// Connects, if nobody has asked for it yet, and does not wait.
+    pub(crate) fn wake(&self) {
+        match self {
+            Self::One(node) => node.keeper.wake(),
+            Self::Cluster(cluster) => cluster.wake(),
+        }
+    }
+
+    /// A connection to any of them.
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, Error> {
+        match self {
+            Self::One(node) => node.keeper.link().await,
+            Self::Cluster(cluster) => {
+                let map = cluster.map().await?;
+                let mut last = None;
+                for node in map.masters() {
+                    match node.keeper.link().await {
+                        Ok(link) => return Ok(link),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(last.unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "the cluster has no master")))
+            }
+        }
+    }
+
+    pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::One(node) => node.get(key).await,
+            Self::Cluster(cluster) => cluster.get(&key).await,
+        }
+    }
+
+    /// Looks up several keys, given as they are on the wire, in one round trip to each server.
+    pub(crate) async fn get_many(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+        match self {
+            Self::One(node) => {
+                let mut pipeline = Pipeline::new();
+                let chunks = keys.chunks(CHUNK);
+                let count = chunks.len();
+                for chunk in chunks {
+                    pipeline.cmd("MGET").arg(chunk);
+                }
+                match node.keeper.read_all(&pipeline, count).await {
+                    Ok(replies) => keys
+                        .chunks(CHUNK)
+                        .zip(replies)
+                        .flat_map(|(chunk, reply)| wire::found_many(reply, chunk.len()))
+                        .collect(),
+                    Err(error) => vec![Err(error); keys.len()],
+                }
+            }
+            Self::Cluster(cluster) => cluster.get_many(keys).await,
+        }
+    }
+
+    /// The command by which several keys are looked up.
+    pub(crate) const fn several(&self) -> &'static str {
+        match self {
+            Self::One(_) => "MGET",
+            Self::Cluster(_) => "GET",
+        }
+    }
+
+    /// Runs units of commands, each of which concerns one key, or several in one slot: `key` gives one of them. `add` puts
+    /// a unit into the pipeline and says how many commands it has.
+    ///
+    /// One round trip to each server. Units of which a server does not know the script are run once more, with its text.
+    pub(crate) async fn units(
+        &self,
+        count: usize,
+        key: impl Fn(usize) -> String,
+        repeat: Repeat,
+        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+    ) -> Replies {
+        let all: Vec<usize> = (0..count).collect();
+        match self {
+            Self::One(node) => node.keeper.units(&all, repeat, &add).await,
+            Self::Cluster(cluster) => cluster.units(all, key, repeat, &add).await,
+        }
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        match self {
+            Self::One(node) => wire::done(node.keeper.read(&cmd("PING")).await?),
+            Self::Cluster(cluster) => cluster.ping().await,
+        }
+    }
+
+    /// Takes note of an error that a new connection, or another look at the cluster, may heal.
+    pub(crate) fn heed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            match self {
+                // After a failover the address may lead to the new master by now.
+                Self::One(node) if error.kind() == ErrorKind::ReadOnly => node.keeper.renew(),
+                Self::One(_) => {}
+                Self::Cluster(cluster) => cluster.heed(error),
+            }
+        }
+        result
+    }
+
+    /// To be called after a marker has been read: whatever number it carries is known here, too.
+    pub(crate) async fn recognise(&self) -> Result<(), Error> {
+        match self {
+            Self::One(_) => Ok(()),
+            Self::Cluster(cluster) => cluster.recognise().await,
+        }
+    }
+
+    /// Whether scripts may be run, as far as is known.
+    pub(crate) fn runs_scripts(&self) -> bool {
+        match self {
+            Self::One(node) => node.keeper.runs_scripts(),
+            Self::Cluster(cluster) => cluster.all(Keeper::runs_scripts),
+        }
+    }
+
+    /// The connections as they stand, one to each server that is known.
+    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
+        match self {
+            Self::One(node) => vec![ConnectionInfo::of(&node.keeper)],
+            Self::Cluster(cluster) => {
+                cluster.nodes().iter().map(|node| ConnectionInfo::of(&node.keeper)).collect()
+            }
+        }
+    }
+
+    /// Asks each server about itself. Those that do not answer are left out, unless none does.
+    pub(crate) async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+        match self {
+            Self::One(node) => Ok(vec![ask_info(&node.keeper).await?]),
+            Self::Cluster(cluster) => {
+                let map = cluster.map().await?;
+                let answers = join_all(map.masters().iter().map(|node| ask_info(&node.keeper))).await;
+                let (found, mut failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+                match failed.pop() {
+                    Some(Err(error)) if found.is_empty() => Err(error),
+                    _ => Ok(found.into_iter().flatten().collect()),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        match self {
+            Self::One(node) => node.keeper.incarnation(),
+            Self::Cluster(cluster) => cluster.incarnation(),
+        }
+    }
+
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        match self {
+            Self::One(node) => node.keeper.time_offset_ms(),
+            Self::Cluster(cluster) => cluster.time_offset_ms(),
+        }
+    }
+
+    /// For those who need one connection of their own, to any server that hears all messages.
+    pub(crate) fn home(&self, settings: &Settings) -> Home {
+        match self {
+            Self::One(_) => Home::of(&settings.place),
+            Self::Cluster(cluster) => {
+                let cluster = Arc::clone(cluster);
+                Home::Any(Arc::new(move || cluster.addresses()))
+            }
+        }
+    }
+
+    pub(crate) fn close_soon(&self) {
+        match self {
+            Self::One(node) => node.keeper.close_soon(),
+            Self::Cluster(cluster) => cluster.close_soon(),
+        }
+    }
+
+    /// Closes, and waits until all connections are gone.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::One(node) => node.keeper.close().await,
+            Self::Cluster(cluster) => cluster.close().await,
+        }
+    }
+}
+
+async fn ask_info(keeper: &Arc<Keeper>) -> Result<ServerInfo, Error> {
+    let reply = keeper.read(&cmd("INFO")).await?;
+    if let Value::ServerError(error) = &reply {
+        return Err(Error::reply(error));
+    }
+    let address = keeper.inspect(|state| match state {
+        State::Up(link) => link.endpoint.to_string(),
+        _ => keeper.endpoint().to_string(),
+    });
+    Ok(ServerInfo::read(address, wire::text(&reply).unwrap_or_default()))
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(node) => node.keeper.fmt(f),
+            Self::Cluster(cluster) => cluster.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A cluster of three masters with a replica each.
+#![allow(clippy::unwrap_used, reason = "in tests, what goes wrong must fail the test")]
+
+mod common;
+
+use std::{
+    collections::HashSet,
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cache_core::{
+    CacheId, CacheProvider, Put, RawKey,
+    testing::conformance::{self, Options},
+};
+use cache_redis::{Error, ErrorKind, RedisProvider};
+use common::{get, item, key, kind, put, until_async};
+use test_servers::{RedisCluster, RedisServer, until};
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn url(cluster: &RedisCluster) -> String {
+    format!("redis+cluster://{}", cluster.nodes()[0].addr())
+}
+
+fn says(error: &Error, kind: ErrorKind, words: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    let text = format!("{error} {error:?}");
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {text:?}");
+    assert!(!text.contains("hunter2"), "{text:?}");
+}
+
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !check().await {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_list() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).key_prefix("app:").build().unwrap();
+    conformance::run(Arc::new(provider), Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_go_to_each_node_and_come_back_in_order() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    let ids: Vec<String> = (0..1500).map(|n| format!("id {n}")).collect();
+    let puts: Vec<Put<'_>> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
+    assert!(provider.put_many(&puts).await.iter().all(Result::is_ok));
+    let keys: Vec<RawKey<'_>> = ids.iter().map(|id| key(id)).collect();
+    for (id, found) in ids.iter().zip(provider.get_many(&keys).await) {
+        assert_eq!(found.unwrap().unwrap(), id.as_bytes());
+    }
+    for node in cluster.nodes() {
+        let held: usize = node.command(&["DBSIZE"]).unwrap();
+        assert!((300..700).contains(&held), "{held} of 1500");
+    }
+    assert!(provider.remove_many(&keys).await.iter().all(Result::is_ok));
+    assert!(provider.get_many(&keys).await.into_iter().all(|found| found.unwrap().is_none()));
+    assert!(provider.get_many(&[]).await.is_empty());
+}
+
+/// Experiment 9: all keys of an id are in one slot, whatever is in the id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_ids_work_and_stay_apart() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    let long = "k".repeat(10_000);
+    let ids = ["a}b", "{a}b}:l", "}", "{}", "{", "}{", "é", "a b\r\n", &long];
+    let puts: Vec<Put<'_>> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
+    assert!(provider.put_many(&puts).await.iter().all(Result::is_ok));
+    for id in ids {
+        assert_eq!(get(&provider, id).await.unwrap().as_deref(), Some(id));
+        provider.remove(key(id)).await.unwrap();
+        assert_eq!(get(&provider, id).await.unwrap(), None);
+    }
+}
+
+/// One of three masters dies and its replica takes over: what the others hold is served all the while, and everybody
+/// learns that the state of the cluster is another one before the new master is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_master_is_replaced_and_the_others_go_on() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    for node in cluster.nodes() {
+        node.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).unwrap();
+    }
+    let nodes = [(); 2].map(|()| RedisProvider::builder(url(&cluster)).build().unwrap());
+    for node in &nodes {
+        node.connect().await.unwrap();
+    }
+    let [a, b] = &nodes;
+    let marker = RawKey::marker(CacheId(1), "users");
+    b.get(marker).await.unwrap();
+    let before = a.incarnation();
+    until_async("one number", || async {
+        b.get(marker).await.unwrap();
+        a.get(marker).await.unwrap();
+        a.incarnation() == b.incarnation()
+    })
+    .await;
+    assert_ne!(before, 0);
+    let ids: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+    for id in &ids {
+        put(a, id, id).await;
+    }
+    let dead = cluster.owner("v:{users:0}").unwrap();
+    let (lost, kept): (Vec<_>, Vec<_>) =
+        ids.iter().partition(|id| cluster.owner(&format!("v:{{users:{id}}}")).unwrap().port() == dead.port());
+    assert!(!lost.is_empty() && !kept.is_empty());
+    // What the replica has not got yet would be lost with its master.
+    let acknowledged: u64 =
+        redis::cmd("WAIT").arg(1).arg(5000).query(&mut dead.connection().unwrap()).unwrap();
+    assert_eq!(acknowledged, 1);
+    let before = (a.incarnation(), b.incarnation());
+    dead.kill();
+    eventually("served again", async || {
+        for id in kept.iter().take(20) {
+            assert_eq!(get(a, id).await.unwrap().as_deref(), Some(id.as_str()), "its master lives");
+        }
+        get(a, lost[0]).await.is_ok()
+    })
+    .await;
+    assert_ne!(a.incarnation(), before.0, "known before the first answer");
+    for id in &lost {
+        assert_eq!(get(a, id).await.unwrap().as_deref(), Some(id.as_str()));
+        put(a, id, "new").await;
+    }
+    eventually("served again", async || get(b, lost[0]).await.is_ok()).await;
+    assert_eq!(b.incarnation(), a.incarnation(), "the same number for all");
+    let keys: Vec<_> = ids.iter().map(|id| key(id)).collect();
+    assert!(b.get_many(&keys).await.into_iter().all(|found| found.unwrap().is_some()));
+}
+
+/// Whoever has no part in it learns of the new state with the marker that was written in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_state_is_known_with_the_marker_at_the_latest() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let nodes = [(); 2].map(|()| RedisProvider::builder(url(&cluster)).build().unwrap());
+    let [a, b] = &nodes;
+    let marker = RawKey::marker(CacheId(1), "users");
+    for node in [a, b] {
+        node.connect().await.unwrap();
+        node.get(marker).await.unwrap();
+    }
+    a.get(marker).await.unwrap();
+    assert_eq!(a.incarnation(), b.incarnation());
+    // A node that is unlike the one before gives the cluster another number; here a test does.
+    let record = cluster.owner("r:{masters}").unwrap();
+    record.command::<()>(&["HSET", "r:{masters}", "number", "00000000000000ab"]).unwrap();
+    b.get_many(&[key("k"), marker]).await;
+    assert_eq!(b.incarnation(), 0xab);
+    a.get(marker).await.unwrap();
+    assert_eq!(a.incarnation(), 0xab);
+    // A record that is lost is no reason to believe anything.
+    record.command::<()>(&["DEL", "r:{masters}"]).unwrap();
+    a.get(marker).await.unwrap();
+    b.get(marker).await.unwrap();
+    a.get(marker).await.unwrap();
+    assert!(a.incarnation() != 0xab && a.incarnation() == b.incarnation());
+}
+
+/// While a slot moves, a key is read where it is, and written where it was if it can be; afterwards all goes to the new
+/// node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_move_are_followed() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    put(&provider, "k", "v").await;
+    put(&provider, "stays", "v").await;
+    let name = "v:{users:k}";
+    let from = cluster.owner(name).unwrap();
+    let to = cluster.nodes().iter().find(|node| node.port() != from.port()).unwrap();
+    let slot: u16 = from.command(&["CLUSTER", "KEYSLOT", name]).unwrap();
+    let slot = slot.to_string();
+    let id = |node: &RedisServer| node.command::<String>(&["CLUSTER", "MYID"]).unwrap();
+    let (from_id, to_id) = (id(from), id(to));
+    to.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).unwrap();
+    from.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).unwrap();
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"), "not moved yet");
+    let port = to.port().to_string();
+    from.command::<()>(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]).unwrap();
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"), "moved already");
+    let found = provider.get_many(&[key("stays"), key("k")]).await;
+    assert!(found.into_iter().all(|found| found.unwrap().is_some()));
+    assert_eq!(kind(provider.put(item("k", b"w")).await), ErrorKind::Unavailable);
+    assert_eq!(kind(provider.remove(key("k")).await), ErrorKind::Unavailable);
+    for node in [to, from] {
+        node.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).unwrap();
+    }
+    // The map is an old one by now.
+    put(&provider, "k", "w").await;
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("w"));
+    assert_eq!(to.command::<String>(&["GET", name]).unwrap(), "w");
+    let moved = |node: &RedisServer| {
+        let errors: String = node.command(&["INFO", "errorstats"]).unwrap();
+        errors
+            .lines()
+            .find_map(|line| line.strip_prefix("errorstat_MOVED:count=")?.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    eventually("no more redirections", async || {
+        let before = moved(from);
+        put(&provider, "k", "x").await;
+        moved(from) == before
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_that_answers_is_enough() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let replica = cluster
+        .nodes()
+        .iter()
+        .find(|node| !cluster.masters().iter().any(|master| master.port() == node.port()))
+        .unwrap();
+    let provider =
+        RedisProvider::builder(format!("redis+cluster://{closed},{}", replica.addr())).build().unwrap();
+    for n in 0..20 {
+        put(&provider, &n.to_string(), "v").await;
+    }
+    let connected = |node: &RedisServer| {
+        let clients: String = node.command(&["CLIENT", "LIST"]).unwrap();
+        clients.lines().any(|line| line.contains("lib-name=traced-cache") || line.contains("cmd=client"))
+    };
+    assert!(cluster.masters().iter().all(|master| connected(master)));
+    provider.close().await;
+    assert_eq!(kind(provider.get(key("k")).await), ErrorKind::Closed);
+    assert_eq!(kind(provider.ping().await), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn the_wrong_kind_of_url_is_named() {
+    let Some(server) = RedisServer::start() else { return };
+    let provider =
+        RedisProvider::builder(format!("redis+cluster://:hunter2@{}", server.addr())).build().unwrap();
+    // Without credentials there, the server does not mind these.
+    let error = provider.connect().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Config | ErrorKind::Auth), "{error:?}");
+    let provider = RedisProvider::builder(format!("redis+cluster://{}", server.addr())).build().unwrap();
+    says(
+        &provider.connect().await.unwrap_err(),
+        ErrorKind::Config,
+        &["url = ", "is no node of a cluster", "redis://"],
+    );
+    assert_eq!(kind(provider.get(key("k")).await), ErrorKind::Config);
+
+    let closed = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let seeds = format!("redis+cluster://:hunter2@{},{}", closed[0], closed[1]);
+    let provider = RedisProvider::builder(seeds).build().unwrap();
+    let names = closed.map(|at| at.to_string());
+    says(
+        &provider.connect().await.unwrap_err(),
+        ErrorKind::Connect,
+        &["no node of the cluster", &names[0], &names[1]],
+    );
+
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(cluster.urls()[0].clone()).build().unwrap();
+    says(&provider.connect().await.unwrap_err(), ErrorKind::Config, &["url = ", "redis+cluster://"]);
+    let error = RedisProvider::builder(url(&cluster)).database(3).build().unwrap_err();
+    says(&error, ErrorKind::Config, &["database = 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_down_at_start_is_found_later() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    for node in cluster.nodes() {
+        node.kill();
+    }
+    assert_eq!(kind(provider.put(item("k", b"v")).await), ErrorKind::Connect);
+    for node in cluster.nodes() {
+        node.restart();
+    }
+    eventually("served", async || provider.put(item("k", b"v")).await.is_ok()).await;
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+    let ports: HashSet<u16> = cluster.nodes().iter().map(RedisServer::port).collect();
+    assert!(ports.iter().any(|port| format!("{provider:?}").contains(&port.to_string())));
+    assert!(until(SOON, || cluster.masters().len() == 3));
+}
