@@ -13,6 +13,10 @@ pub enum Server {
     Redis,
     /// `memcached`.
     Memcached,
+    /// `prometheus`.
+    Prometheus,
+    /// `promtool`, of the same package.
+    Promtool,
 }
 
 impl Server {
@@ -20,6 +24,8 @@ impl Server {
         match self {
             Self::Redis => &["redis-server", "valkey-server"],
             Self::Memcached => &["memcached"],
+            Self::Prometheus => &["prometheus"],
+            Self::Promtool => &["promtool"],
         }
     }
 }
