@@ -77,10 +77,15 @@
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
+//! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
+//! | `schema` | no | the JSON Schema of such files |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
+
+#[cfg(feature = "config")]
+pub mod config;
 
 pub use cache_core::*;
 #[cfg(feature = "memcached")]
@@ -93,6 +98,8 @@ pub use cache_otel::setup;
 pub use cache_otel::{CacheStatus, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
 #[cfg(feature = "redis")]
 pub use cache_redis::{RedisBackplane, RedisProvider};
+#[cfg(feature = "config")]
+pub use config::Caches;
 
 /// The README's code is compiled with the tests.
 #[cfg(all(doctest, feature = "memory", feature = "redis"))]
@@ -107,3 +114,7 @@ struct Testing;
 #[cfg(all(doctest, feature = "memory"))]
 #[doc = include_str!("../docs/writing-a-backend.md")]
 struct WritingABackend;
+
+#[cfg(all(doctest, feature = "memory", feature = "config"))]
+#[doc = include_str!("../docs/configuration.md")]
+struct Configuration;

@@ -8,7 +8,7 @@ use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{
     CacheProvider, Engine, MemcachedProvider, Memory, RedisProvider,
     testing::{
-        Chaos,
+        Chaos, MapProvider,
         conformance::{self, Options, object_store},
     },
 };
@@ -64,6 +64,22 @@ async fn leases_of_memcached() {
     conformance::leases::run(Arc::new(provider), Options::default()).await;
     let provider = MemcachedProvider::builder(a.url()).server(b.url()).build().unwrap();
     conformance::leases::run(Arc::new(provider), Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks() {
+    let swaps = async |provider: Arc<dyn CacheProvider>| {
+        conformance::marks::run(provider, Options::default()).await;
+    };
+    swaps(Arc::new(Chaos::new(MapProvider::new().marking()))).await;
+    if let Some(server) = RedisServer::start() {
+        swaps(Arc::new(RedisProvider::builder(server.url()).build().unwrap())).await;
+        swaps(Arc::new(RedisProvider::builder(server.url()).key_prefix("app:").build().unwrap())).await;
+    }
+    if let (Some(a), Some(b)) = (MemcachedServer::start(), MemcachedServer::start()) {
+        swaps(Arc::new(MemcachedProvider::builder(a.url()).key_prefix("app:").build().unwrap())).await;
+        swaps(Arc::new(MemcachedProvider::builder(a.url()).server(b.url()).build().unwrap())).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,14 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    BoxError, Delivery, Event, LevelFault, RawKey, SpanKind, SpanStart, Value,
+    BoxError, Delivery, Event, LevelFault, RawKey, SpanKind, SpanStart, Stamp, Value,
     gone::Cause,
     inner::Inner,
+    mark::Reach,
     observe::within,
     pending::{Due, Pending},
     stats::OnBackplane,
+    tags::{TAG_MAX, TAGS_MAX},
 };
 
 /// A channel between the nodes of a cache.
@@ -54,7 +56,7 @@ pub trait Listener: Send + Sync + 'static {
         self.gap();
     }
 
-    /// Somebody else has written, removed or lost the cache's marker there.
+    /// Somebody has written, removed or lost the cache's mark there.
     fn marker_changed(&self) {
         self.gap();
     }
@@ -71,10 +73,13 @@ pub trait Listener: Send + Sync + 'static {
     fn is_closed(&self) -> bool;
 }
 
-/// Version, node, time of sending, kind, id.
+/// Version, node, time of sending, kind, and what the kind needs.
 const VERSION: u8 = 2;
 const CLEAR: u8 = 0;
 const KEY: u8 = 1;
+const PURGE_TAGS: u8 = 2;
+const EXPIRE_TAGS: u8 = 3;
+const EXPIRE_ALL: u8 = 4;
 /// Longest id that a message carries; a longer one travels as a clear.
 const LONGEST_ID: usize = 16 * 1024;
 
@@ -98,25 +103,74 @@ impl Plane {
         self.channel.hears_writes(cache)
     }
 
-    /// `None` for the whole cache. `sent_us`: the time, for those who want to know how long it took.
-    fn encode(&self, id: Option<&str>, sent_us: i64) -> Bytes {
-        let id = id.filter(|id| id.len() <= LONGEST_ID);
-        let mut out = BytesMut::with_capacity(18 + id.map_or(0, str::len));
+    /// `sent_us`: the time, for those who want to know how long it took.
+    fn encode(&self, told: &Told<'_>, sent_us: i64) -> Bytes {
+        let mut out = BytesMut::with_capacity(64);
         out.put_u8(VERSION);
         out.put_u64_le(self.node);
         out.put_i64_le(sent_us);
-        out.put_u8(if id.is_some() { KEY } else { CLEAR });
-        out.put_slice(id.unwrap_or_default().as_bytes());
+        match told {
+            Told::Key(id) if id.len() <= LONGEST_ID => {
+                out.put_u8(KEY);
+                out.put_slice(id.as_bytes());
+            }
+            Told::Key(_) | Told::Clear => out.put_u8(CLEAR),
+            Told::ExpireAll => out.put_u8(EXPIRE_ALL),
+            Told::Tags { reach, number, tags } => {
+                out.put_u8(match reach {
+                    Reach::Purge => PURGE_TAGS,
+                    Reach::Expire => EXPIRE_TAGS,
+                });
+                out.put_u64_le(number.epoch);
+                out.put_u64_le(number.sequence);
+                for tag in *tags {
+                    // Checked: a tag is short.
+                    out.put_u16_le(u16::try_from(tag.len()).unwrap_or(u16::MAX));
+                    out.put_slice(tag.as_bytes());
+                }
+            }
+        }
         out.freeze()
     }
 }
 
-/// What a message says. Anything that is not one is dropped.
+/// What is told to the other nodes.
+enum Told<'a> {
+    Key(&'a str),
+    Clear,
+    ExpireAll,
+    /// `number`: what the invalidation is at the nearest remote level; an epoch of 0 where there is none.
+    Tags {
+        reach: Reach,
+        number: Stamp,
+        tags: &'a [Box<str>],
+    },
+}
+
+impl Told<'_> {
+    fn keys(&self) -> usize {
+        usize::from(matches!(self, Self::Key(_)))
+    }
+}
+
+/// A message, as it arrives.
+#[derive(Debug, PartialEq, Eq)]
 enum Heard<'a> {
     Own,
-    Clear { sent_us: i64 },
-    Key { id: &'a str, sent_us: i64 },
+    News {
+        sent_us: i64,
+        what: What<'a>,
+    },
+    /// Not a message of this release: dropped.
     Noise,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum What<'a> {
+    Clear,
+    ExpireAll,
+    Key(&'a str),
+    Tags { reach: Reach, number: Stamp, tags: Vec<&'a str> },
 }
 
 fn decode(bytes: &[u8], me: u64) -> Heard<'_> {
@@ -127,13 +181,34 @@ fn decode(bytes: &[u8], me: u64) -> Heard<'_> {
         return Heard::Own;
     }
     let sent_us = i64::from_le_bytes(*sent);
-    match rest {
-        [CLEAR] => Heard::Clear { sent_us },
+    what(rest).map_or(Heard::Noise, |what| Heard::News { sent_us, what })
+}
+
+fn what(bytes: &[u8]) -> Option<What<'_>> {
+    match bytes {
+        [CLEAR] => Some(What::Clear),
+        [EXPIRE_ALL] => Some(What::ExpireAll),
         [KEY, id @ ..] if !id.is_empty() && id.len() <= LONGEST_ID => {
-            std::str::from_utf8(id).map_or(Heard::Noise, |id| Heard::Key { id, sent_us })
+            std::str::from_utf8(id).ok().map(What::Key)
         }
-        _ => Heard::Noise,
+        [PURGE_TAGS, rest @ ..] => tags(rest, Reach::Purge),
+        [EXPIRE_TAGS, rest @ ..] => tags(rest, Reach::Expire),
+        _ => None,
     }
+}
+
+fn tags(bytes: &[u8], reach: Reach) -> Option<What<'_>> {
+    let (epoch, rest) = bytes.split_first_chunk()?;
+    let (sequence, mut rest) = rest.split_first_chunk()?;
+    let number = Stamp { epoch: u64::from_le_bytes(*epoch), sequence: u64::from_le_bytes(*sequence) };
+    let mut tags = Vec::new();
+    while let Some((len, text)) = rest.split_first_chunk() {
+        let (tag, next) = text.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        tags.push(std::str::from_utf8(tag).ok().filter(|tag| !tag.is_empty() && tag.len() <= TAG_MAX)?);
+        rest = next;
+    }
+    let sensible = rest.is_empty() && !tags.is_empty() && tags.len() <= TAGS_MAX;
+    sensible.then_some(What::Tags { reach, number, tags })
 }
 
 /// Listens for a cache without keeping it alive.
@@ -143,22 +218,21 @@ impl<T: Value> Listener for Ear<T> {
     fn message(&self, bytes: &[u8]) {
         let Some(inner) = self.0.upgrade() else { return };
         let Some(plane) = &inner.plane else { return };
-        let sent_us = match decode(bytes, plane.node) {
+        let (sent_us, what) = match decode(bytes, plane.node) {
             Heard::Own => return,
-            Heard::Clear { sent_us } => {
-                inner.cleared_elsewhere();
-                sent_us
-            }
-            Heard::Key { id, sent_us } => {
-                inner.invalidated_elsewhere(id);
-                sent_us
-            }
+            Heard::News { sent_us, what } => (sent_us, what),
             Heard::Noise => {
                 inner.stats().on_backplane(OnBackplane::Noise);
                 inner.observers().event(&Event::BackplaneNoise);
                 return;
             }
         };
+        match what {
+            What::Clear => inner.cleared_elsewhere(),
+            What::ExpireAll => inner.expired_elsewhere(),
+            What::Key(id) => inner.invalidated_elsewhere(id),
+            What::Tags { reach, number, tags } => inner.reached_elsewhere(reach, number, &tags),
+        }
         inner.stats().on_backplane(OnBackplane::Received);
         if !inner.observers().is_empty() {
             let lag =
@@ -175,7 +249,7 @@ impl<T: Value> Listener for Ear<T> {
 
     fn marker_changed(&self) {
         let Some(inner) = self.0.upgrade() else { return };
-        inner.cleared_elsewhere();
+        inner.mark_changed();
         inner.noticed();
     }
 
@@ -234,13 +308,31 @@ impl<T: Value> Inner<T> {
         self.stats().gone.left(key.hash, Cause::Invalidated);
     }
 
+    /// Another node has ended the freshness of every entry.
+    fn expired_elsewhere(&self) {
+        self.remote().for_each(|tier| tier.ledger.doubt());
+        self.news.expire();
+    }
+
+    /// Another node has invalidated tags. What is told by name needs no asking; whether something was missed before it shows
+    /// by its number.
+    fn reached_elsewhere(&self, reach: Reach, number: Stamp, tags: &[&str]) {
+        if let Some(tier) = self.authority()
+            && !tier.ledger.heard(number, tags.iter().copied(), reach)
+        {
+            tier.ledger.doubt();
+        }
+        self.remote().skip(1).for_each(|tier| tier.ledger.doubt());
+        self.news.tags(tags.iter().copied(), reach);
+    }
+
     /// Tells the other nodes that keys have changed. What the channel does not take is told when it is back.
     pub(crate) async fn tell(self: &Arc<Self>, keys: &[RawKey<'_>]) -> Delivery {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
-        let sent =
-            futures::future::join_all(keys.iter().map(|key| self.send_message(plane, Some(key.id)))).await;
+        let send = async |key: &RawKey<'_>| self.send_message(plane, &Told::Key(key.id)).await;
+        let sent = futures::future::join_all(keys.iter().map(send)).await;
         let mut delivery = Delivery::Confirmed;
         for (key, sent) in keys.iter().zip(sent) {
             if !sent {
@@ -254,23 +346,42 @@ impl<T: Value> Inner<T> {
 
     /// Tells the other nodes that the whole cache has been cleared.
     pub(crate) async fn tell_clear(self: &Arc<Self>) -> Delivery {
+        self.tell_or(&Told::Clear, Pending::add_clear).await
+    }
+
+    /// Tells the other nodes that every entry has been expired.
+    pub(crate) async fn tell_expire(self: &Arc<Self>) -> Delivery {
+        // What is told late is widened: the other nodes must not go on with what was fresh.
+        self.tell_or(&Told::ExpireAll, Pending::add_clear).await
+    }
+
+    /// Tells the other nodes that tags have been invalidated, under this number.
+    pub(crate) async fn tell_tags(
+        self: &Arc<Self>,
+        tags: &[Box<str>],
+        reach: Reach,
+        number: Stamp,
+    ) -> Delivery {
+        self.tell_or(&Told::Tags { reach, number, tags }, |pending| pending.add_tags(tags, reach)).await
+    }
+
+    async fn tell_or(self: &Arc<Self>, told: &Told<'_>, keep: impl FnOnce(&Pending)) -> Delivery {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
-        if self.send_message(plane, None).await {
+        if self.send_message(plane, told).await {
             return Delivery::Confirmed;
         }
-        plane.pending.add_clear();
+        keep(&plane.pending);
         self.tell_later(plane);
         Delivery::Pending
     }
 
-    async fn send_message(&self, plane: &Plane, id: Option<&str>) -> bool {
+    async fn send_message(&self, plane: &Plane, told: &Told<'_>) -> bool {
         const BUDGET: Duration = Duration::from_millis(250);
-        let start =
-            SpanStart { kind: SpanKind::Publish, key: None, keys: usize::from(id.is_some()), root: false };
+        let start = SpanStart { kind: SpanKind::Publish, key: None, keys: told.keys(), root: false };
         let spans = self.observers().span(&start);
-        let call = plane.channel.publish(&self.around.name, plane.encode(id, self.shared_us()));
+        let call = plane.channel.publish(&self.around.name, plane.encode(told, self.shared_us()));
         let sent = self.around.clock.timeout(BUDGET, spans.around(call)).await;
         let fault = match &sent {
             Some(Ok(())) => None,
@@ -303,14 +414,23 @@ impl<T: Value> Inner<T> {
         match plane.pending.due(256) {
             None => {}
             Some(Due::Clear(number)) => {
-                if !self.send_message(plane, None).await {
+                if !self.send_message(plane, &Told::Clear).await {
                     return false;
                 }
                 plane.pending.delivered_clear(number);
             }
+            Some(Due::Tags(reach, due)) => {
+                let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
+                // Under no number: what was missed is not known by now.
+                let told = Told::Tags { reach, number: Stamp::default(), tags: &tags };
+                if !self.send_message(plane, &told).await {
+                    return false;
+                }
+                due.iter().for_each(|(tag, number)| plane.pending.delivered_tag(tag, *number));
+            }
             Some(Due::Keys(due)) => {
                 for (id, number) in due {
-                    if !self.send_message(plane, Some(&id)).await {
+                    if !self.send_message(plane, &Told::Key(&id)).await {
                         return false;
                     }
                     plane.pending.delivered(&id, number);
@@ -356,19 +476,29 @@ mod tests {
     fn messages_are_read_back_and_noise_is_not() {
         let plane = Plane::new(Arc::new(Nowhere));
         let other = plane.node ^ 1;
-        assert!(matches!(decode(&plane.encode(Some("k"), 7), plane.node), Heard::Own));
-        assert!(matches!(decode(&plane.encode(Some("k"), 7), other), Heard::Key { id: "k", sent_us: 7 }));
-        assert!(matches!(decode(&plane.encode(None, 7), other), Heard::Clear { sent_us: 7 }));
+        let news = |what| Heard::News { sent_us: 7, what };
+        let key = plane.encode(&Told::Key("k"), 7);
+        assert_eq!(decode(&key, plane.node), Heard::Own);
+        assert_eq!(decode(&key, other), news(What::Key("k")));
+        assert_eq!(decode(&plane.encode(&Told::Clear, 7), other), news(What::Clear));
+        assert_eq!(decode(&plane.encode(&Told::ExpireAll, 7), other), news(What::ExpireAll));
         let long = "x".repeat(LONGEST_ID + 1);
-        assert!(matches!(decode(&plane.encode(Some(&long), 7), other), Heard::Clear { sent_us: 7 }));
-        let message = plane.encode(Some("k"), 7);
-        for cut in 0..message.len() {
-            assert!(matches!(decode(&message[..cut], other), Heard::Noise), "p10: cut at {cut}");
+        assert_eq!(decode(&plane.encode(&Told::Key(&long), 7), other), news(What::Clear));
+        let (tags, number) = ([Box::from("a"), Box::from("b c")], Stamp { epoch: 7, sequence: 9 });
+        let told = plane.encode(&Told::Tags { reach: Reach::Expire, number, tags: &tags }, 7);
+        let heard = What::Tags { reach: Reach::Expire, number, tags: vec!["a", "b c"] };
+        assert_eq!(decode(&told, other), news(heard));
+        for cut in 0..key.len() {
+            assert_eq!(decode(&key[..cut], other), Heard::Noise, "p10: cut at {cut}");
+        }
+        for cut in 0..told.len() {
+            let heard = decode(&told[..cut], other);
+            assert!(heard == Heard::Noise || cut == told.len() - 5, "p10: cut at {cut}: {heard:?}");
         }
         for (at, byte) in [(0, 1), (17, 7)] {
-            let mut bytes = message.to_vec();
+            let mut bytes = key.to_vec();
             bytes[at] = byte;
-            assert!(matches!(decode(&bytes, other), Heard::Noise));
+            assert_eq!(decode(&bytes, other), Heard::Noise);
         }
     }
 }

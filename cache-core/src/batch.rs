@@ -146,7 +146,9 @@ impl<T: Value> Inner<T> {
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
                     match (ended, stale) {
-                        (Some(Ended::Entry { accepted: false, .. }), _) if late && !again => {
+                        (Some(Ended::Entry { accepted, entry, .. }), _)
+                            if late && !again && !(accepted && self.believes(&entry).await) =>
+                        {
                             overtaken.push(at);
                             continue;
                         }
@@ -181,7 +183,7 @@ impl<T: Value> Inner<T> {
         if let Some(soft) = stale.and(self.policy.soft) {
             let rest = soft.saturating_sub(self.now().since(waited_from));
             let ended = self.around.clock.timeout(rest, flight.wait()).await;
-            if ended.is_some() || stale.is_some_and(|s| s.entry.state(self.now()) != State::Dead) {
+            if ended.is_some() || stale.is_some_and(|seen| self.stands_in(seen)) {
                 return ended;
             }
         }
@@ -198,9 +200,12 @@ impl<T: Value> Inner<T> {
         depart: impl FnOnce(Departure<T>),
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
-        if let Role::Lead(flight, own) =
-            self.slots.role(&ticket, || None::<()>, |_| Flight::new(load, false, None, MissReason::Bypassed))
-        {
+        if let Role::Lead(flight, own) = self.slots.role(
+            &ticket,
+            |_| false,
+            || None::<()>,
+            |_| Flight::new(load, false, None, MissReason::Bypassed),
+        ) {
             let held = ticket.is_current().then(|| held.clone());
             depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
@@ -244,7 +249,7 @@ impl<T: Value> Inner<T> {
         let rights = std::mem::take(&mut asked.rights);
         let reason = asked.reason;
         let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current), reason);
-        let role = self.slots.role(&ticket, recheck, start);
+        let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights
         } else {

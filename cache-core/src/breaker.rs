@@ -61,21 +61,21 @@ impl Breaker {
         self
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self, field: impl Fn(&str) -> String) -> Result<()> {
         if !(self.failure_rate > 0.0 && self.failure_rate <= 1.0) {
             return Err(Error::config(
-                "level.breaker.failure_rate",
+                &field("breaker.failure_rate"),
                 self.failure_rate,
                 "a share of calls, above 0 up to 1",
             ));
         }
-        for (field, zero) in [
-            ("level.breaker.min_calls", self.min_calls == 0),
-            ("level.breaker.window", self.window.is_zero()),
-            ("level.breaker.open_for", self.open_for.is_zero()),
+        for (name, zero) in [
+            ("breaker.min_calls", self.min_calls == 0),
+            ("breaker.window", self.window.is_zero()),
+            ("breaker.open_for", self.open_for.is_zero()),
         ] {
             if zero {
-                return Err(Error::config(field, 0, "must be above zero"));
+                return Err(Error::config(&field(name), 0, "must be above zero"));
             }
         }
         Ok(())

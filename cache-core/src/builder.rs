@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +17,7 @@ use crate::{
     Stats, TracedCache, Value,
     backplane::Plane,
     inner::{EvictionCounter, Inner, Weigher},
+    news::News,
     observe::Observers,
     plain,
     slots::Slots,
@@ -34,6 +34,7 @@ pub struct Builder<T> {
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
     backplane: Option<Arc<dyn Backplane>>,
+    tagging: bool,
 }
 
 impl<T: Value> Builder<T> {
@@ -47,6 +48,7 @@ impl<T: Value> Builder<T> {
             weigher: None,
             observers: Vec::new(),
             backplane: None,
+            tagging: true,
         }
     }
 
@@ -97,26 +99,45 @@ impl<T: Value> Builder<T> {
 
     /// How the other nodes of this cache learn of its invalidations, and this one of theirs.
     #[must_use]
-    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
-        self.backplane = Some(Arc::new(backplane));
+    pub fn backplane(self, backplane: impl Backplane) -> Self {
+        self.backplane_shared(Arc::new(backplane))
+    }
+
+    /// The same with a backplane that other caches use, too.
+    #[must_use]
+    pub fn backplane_shared(mut self, backplane: Arc<dyn Backplane>) -> Self {
+        self.backplane = Some(backplane);
+        self
+    }
+
+    /// Whether entries may carry tags (on when not given). Off, a tag is an error of the call or of the load that brings it:
+    /// for caches that share a name with processes which know nothing of tags.
+    #[must_use]
+    pub fn tags(mut self, on: bool) -> Self {
+        self.tagging = on;
         self
     }
 
     /// Adds an observer.
     #[must_use]
-    pub fn observer(mut self, observer: impl Observer) -> Self {
-        self.observers.push(Arc::new(observer));
+    pub fn observer(self, observer: impl Observer) -> Self {
+        self.observer_shared(Arc::new(observer))
+    }
+
+    /// Adds an observer that other caches have, too.
+    #[must_use]
+    pub fn observer_shared(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
         self
     }
 
-    /// Checks everything and builds the cache. Does no I/O and needs no runtime.
+    /// Checks everything that [`build`](Self::build) does.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
-    /// policy or levels, or what a provider finds wrong with its own settings.
-    pub fn build(self) -> Result<TracedCache<T>> {
-        let Self { name, levels, policy, clock, schema, weigher, observers, backplane } = self;
-        check_name(&name)?;
+    /// As `build`.
+    pub fn check(&self) -> Result<()> {
+        let Self { name, levels, policy, .. } = self;
+        check_name(name)?;
         policy.check()?;
         if levels.is_empty() {
             return Err(Error::config(
@@ -129,12 +150,23 @@ impl<T: Value> Builder<T> {
             return Err(Error::config("levels", levels.len(), "at most 16 levels"));
         }
         for (at, level) in levels.iter().enumerate() {
-            level.check(at + 1, &policy)?;
+            level.check(at + 1, policy)?;
         }
-        check_ttl(&levels, &policy)?;
-        plain::check(&levels, &policy)?;
+        check_ttl(levels, policy)?;
+        plain::check(levels, policy)?;
+        Ok(())
+    }
 
+    /// Checks everything and builds the cache. Does no I/O and needs no runtime.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], naming the field, its value and the fix: a bad name, no level, contradictions within
+    /// policy or levels, or what a provider finds wrong with its own settings.
+    pub fn build(self) -> Result<TracedCache<T>> {
+        self.check()?;
+        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
         let name: Arc<str> = name.into();
+        let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
         let tiers: Box<[Tier]> = levels
             .into_iter()
@@ -180,7 +212,10 @@ impl<T: Value> Builder<T> {
             policy,
             schema,
             weigher,
-            generation: CachePadded::new(AtomicU32::new(0)),
+            news: News::new(remote),
+            watching: AtomicBool::new(false),
+            poke: Arc::default(),
+            tagging,
             slots: Slots::new(),
             tasks: TaskTracker::new(),
             callers: TaskTracker::new(),

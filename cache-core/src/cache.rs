@@ -14,8 +14,8 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
-    MissReason, Outcome, Policy, RawKey, Result, Snapshot, SpanKind, SpanStart, Value, Verb, flight::Loader,
-    inner::Inner, load::ManyLoader, observe::Spans, stats::SAMPLE,
+    MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart, Value, Verb,
+    flight::Loader, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -415,6 +415,77 @@ impl<T: Value> TracedCache<T> {
         inner.operation(Verb::Clear, None, 0, work, |_| None).boxed().await
     }
 
+    /// Makes every entry with this tag gone, as [`invalidate`](Self::invalidate) does for a key: at every level, on every
+    /// node, also those whose load is under way. Nothing is looked for: one round trip per remote level on Redis, three on
+    /// memcached. At a level that cannot swap marks ([`CacheProvider::marks`](crate::CacheProvider::marks)) it widens to
+    /// the whole cache.
+    ///
+    /// Other nodes learn of it by the backplane, else within a second (docs/semantics.md).
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate); [`crate::ErrorKind::Tag`] for a tag that is empty or too long, or where the
+    /// cache has none.
+    pub async fn invalidate_tag(&self, tag: impl Into<Box<str>>) -> Result<Delivery> {
+        self.invalidate_tags([tag]).await
+    }
+
+    /// [`invalidate_tag`](Self::invalidate_tag) for several: whatever has any of them.
+    ///
+    /// # Errors
+    /// As [`invalidate_tag`](Self::invalidate_tag).
+    pub async fn invalidate_tags<S: Into<Box<str>>>(
+        &self,
+        tags: impl IntoIterator<Item = S>,
+    ) -> Result<Delivery> {
+        self.reach_tags(tags, Reach::Purge, Verb::InvalidateTag).await
+    }
+
+    /// Ends the freshness of every entry with this tag: the next `get_or_set` loads, and what is held stays as a fallback,
+    /// as with [`expire`](Self::expire).
+    ///
+    /// # Errors
+    /// As [`invalidate_tag`](Self::invalidate_tag).
+    pub async fn expire_tag(&self, tag: impl Into<Box<str>>) -> Result<Delivery> {
+        self.expire_tags([tag]).await
+    }
+
+    /// [`expire_tag`](Self::expire_tag) for several: whatever has any of them.
+    ///
+    /// # Errors
+    /// As [`invalidate_tag`](Self::invalidate_tag).
+    pub async fn expire_tags<S: Into<Box<str>>>(
+        &self,
+        tags: impl IntoIterator<Item = S>,
+    ) -> Result<Delivery> {
+        self.reach_tags(tags, Reach::Expire, Verb::ExpireTag).await
+    }
+
+    async fn reach_tags<S: Into<Box<str>>>(
+        &self,
+        tags: impl IntoIterator<Item = S>,
+        reach: Reach,
+        verb: Verb,
+    ) -> Result<Delivery> {
+        let tags: Vec<Box<str>> = tags.into_iter().map(Into::into).collect();
+        if tags.is_empty() {
+            return Ok(Delivery::Confirmed);
+        }
+        let (inner, count) = (&self.inner, tags.len());
+        let work = async |_: &Spans| inner.reach_tags(tags, reach).await;
+        inner.operation(verb, None, count, work, |_| None).boxed().await
+    }
+
+    /// Ends the freshness of every entry of this cache, as [`expire`](Self::expire) does for a key. At a level that cannot
+    /// swap marks it is a [`clear`](Self::clear).
+    ///
+    /// # Errors
+    /// As [`invalidate`](Self::invalidate).
+    pub async fn expire_all(&self) -> Result<Delivery> {
+        let inner = &self.inner;
+        let work = async |_: &Spans| inner.expire_everything().await;
+        inner.operation(Verb::ExpireAll, None, 0, work, |_| None).boxed().await
+    }
+
     /// Ends the cache: refuses new calls, waits up to `limit` for loads and background work under way, then aborts them.
     /// Nothing is stored after it returns. Providers may be shared and stay open.
     pub async fn close(&self, limit: Duration) -> Closed {
@@ -462,7 +533,7 @@ impl<T: Value> Inner<T> {
         let stats = self.stats();
         let started = (!self.observers().is_empty() && stats.sample(verb)).then(|| self.now());
         let object = self.near.as_ref()?.get(key)?;
-        if object.seen != self.generation() || !self.around.clock.is_before(object.quiet_until) {
+        if object.seen != self.news.count() || !self.around.clock.is_before(object.quiet_until) {
             return None;
         }
         let value = object.value.downcast::<T>().ok()?;
@@ -487,7 +558,7 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn rekey<'a>(&'a self, id: &'a str, hash: u64) -> RawKey<'a> {
-        RawKey { cache: self.around.cache, namespace: &self.around.name, id, hash }
+        RawKey { cache: self.around.cache, namespace: &self.around.name, id, hash, mark: false }
     }
 
     pub(crate) fn keys<'a>(&'a self, ids: &'a [Arc<str>]) -> Result<Vec<RawKey<'a>>> {
@@ -505,6 +576,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<R> {
         self.stats().operation(verb);
         self.listen();
+        self.watch();
         if self.observers().is_empty() {
             let ended = self.until_closed(work(&Spans::default())).await;
             if let Err(error) = &ended {
@@ -557,7 +629,7 @@ impl<T: Value> Inner<T> {
         // From here on calls are refused; the hot path finds nothing. Loads that end in time are still kept below.
         self.tasks.close();
         self.callers.close();
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.news.void();
         let ended = async {
             self.callers.wait().await;
             self.tasks.wait().await;
@@ -576,11 +648,8 @@ impl<T: Value> Inner<T> {
         }
         let mut undelivered = Vec::new();
         for tier in self.remote() {
-            let (keys, clear) = tier.pending.undelivered();
-            undelivered.extend(keys.into_iter().map(|key| Undelivered { level: tier.index, key: Some(key) }));
-            if clear {
-                undelivered.push(Undelivered { level: tier.index, key: None });
-            }
+            let scopes = tier.pending.undelivered().into_iter();
+            undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: tier.index, scope, name }));
         }
         Closed { drained, undelivered }
     }
@@ -619,18 +688,23 @@ impl Closed {
 
 /// An invalidation that a level has not acknowledged.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Undelivered {
     /// Which level, 0 being the nearest.
     pub level: u8,
-    /// The key; `None` for the whole cache.
-    pub key: Option<String>,
+    /// What it has not heard of: a key, a tag, the whole cache.
+    pub scope: Scope,
+    /// The key, as it is rendered, or the tag.
+    pub name: Option<String>,
 }
 
-/// Keys stay out of `Debug` output.
+/// Keys and tags stay out of `Debug` output.
 impl fmt::Debug for Undelivered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scope = if self.key.is_some() { "key" } else { "cache" };
-        f.debug_struct("Undelivered").field("level", &self.level).field("scope", &scope).finish()
+        f.debug_struct("Undelivered")
+            .field("level", &self.level)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
     }
 }
 

@@ -55,6 +55,16 @@ impl Codec {
         }
     }
 
+    /// `json`, `msgpack` or `postcard`, for settings that are read. `None`: not known, or not compiled in.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::from_id(match name {
+            "json" => 1,
+            "msgpack" => 2,
+            "postcard" => 3,
+            _ => return None,
+        })
+    }
+
     /// Appends the encoded value to `out`.
     pub(crate) fn encode<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
         let done: Result<(), BoxError> = match self {

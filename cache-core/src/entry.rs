@@ -74,6 +74,8 @@ pub struct Extra {
     pub etag: Option<Box<str>>,
     /// After a failed refresh: do not load again before this moment. Never written to a remote level.
     pub(crate) retry_at: Option<Moment>,
+    /// Of an object with tags: see [`Entry::stamp`]. Never written to a remote level.
+    pub(crate) stamp: Stamp,
 }
 
 impl Extra {
@@ -88,7 +90,10 @@ pub(crate) struct Entry<T> {
     pub(crate) value: Option<Arc<T>>,
     pub(crate) timeline: Timeline,
     pub(crate) id: EntryId,
+    /// What the nearest remote level's mark was when it was last known to be valid.
     pub(crate) stamp: Stamp,
+    /// The number of the last news then, see [`crate::news`].
+    pub(crate) seen: u32,
     /// How long the load took: for XFetch and "time saved".
     pub(crate) cost: Duration,
     /// Made by an explicit `set`, not by a load.
@@ -104,6 +109,34 @@ impl<T> Clone for Entry<T> {
     }
 }
 
+/// What was known when a load or a read began: what comes of it was valid then.
+#[derive(Clone, Debug)]
+pub(crate) struct Begun {
+    /// The marks by level; of an in-process one, that of the nearest remote level.
+    pub(crate) stamps: Vec<Stamp>,
+    /// The number of the last news.
+    pub(crate) seen: u32,
+}
+
+impl Begun {
+    pub(crate) fn stamp(&self, level: u8) -> Stamp {
+        self.stamps.get(usize::from(level)).copied().unwrap_or_default()
+    }
+}
+
+impl<T> Entry<T> {
+    pub(crate) fn tags(&self) -> &[Box<str>] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.tags)
+    }
+
+    /// Valid as of then.
+    pub(crate) fn known(mut self, stamp: Stamp, seen: u32) -> Self {
+        self.stamp = stamp;
+        self.seen = seen;
+        self
+    }
+}
+
 /// What an in-process store keeps: the object itself, never its bytes, and a copy of its timeline.
 ///
 /// Cloning costs two reference counts.
@@ -113,7 +146,6 @@ pub struct Object {
     pub(crate) timeline: Timeline,
     pub(crate) quiet_until: Moment,
     pub(crate) id: EntryId,
-    pub(crate) stamp: Stamp,
     pub(crate) extra: Option<Arc<Extra>>,
     pub(crate) cost_us: u32,
     pub(crate) seen: u32,
@@ -147,7 +179,6 @@ impl Object {
             quiet_until: timeline.fresh_until,
             timeline,
             id: EntryId::random(),
-            stamp: Stamp::default(),
             extra: None,
             cost_us: 0,
             seen: 0,

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Config,
     /// The key cannot be used: it is empty.
     Key,
+    /// A tag cannot be used: it is empty or too long, there are too many, or the cache was built without tags.
+    Tag,
     /// The loader (or source) returned an error; [`Error::load_error`] gives it back.
     Load,
     /// The loader ran into the policy's hard limit, and nothing stale could stand in.
@@ -42,9 +44,10 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Config,
         Self::Key,
+        Self::Tag,
         Self::Load,
         Self::LoadTimeout,
         Self::LoadPanicked,
@@ -63,6 +66,7 @@ impl ErrorKind {
         match self {
             Self::Config => "config",
             Self::Key => "key",
+            Self::Tag => "tag",
             Self::Load => "load",
             Self::LoadTimeout => "load_timeout",
             Self::LoadPanicked => "load_panicked",
@@ -88,22 +92,31 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<BoxError>,
+    /// Of a bad setting: field, value, fix.
+    setting: Option<[String; 3]>,
 }
 
 impl Error {
     /// An error of `kind` with a message for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: None, setting: None }))
     }
 
     /// The same, keeping the cause in the source chain.
     pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: impl Into<BoxError>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()), setting: None }))
     }
 
     /// A bad setting: which field, the value it has, and what to do about it.
     pub fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+        let setting = [field.to_owned(), value.to_string(), fix.to_string()];
+        let message = format!("{field} = {}: {}", setting[1], setting[2]);
+        Self(Arc::new(Inner { kind: ErrorKind::Config, message, source: None, setting: Some(setting) }))
+    }
+
+    /// Field, value and fix of a bad setting, for errors made by [`config`](Self::config).
+    pub fn setting(&self) -> Option<[&str; 3]> {
+        self.0.setting.as_ref().map(|parts| parts.each_ref().map(String::as_str))
     }
 
     /// What went wrong.

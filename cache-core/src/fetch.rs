@@ -11,6 +11,7 @@ use crate::{
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
     load::{Departure, Terms},
+    news::Verdict,
     observe::Spans,
     read::Asked,
     rights::Rights,
@@ -191,7 +192,7 @@ impl<T: Value> Inner<T> {
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
         let start = |_| Flight::new(LoadId::next(), false, None, MissReason::Bypassed);
-        if let Role::Lead(flight, own) = self.slots.role(&ticket, || None::<()>, start) {
+        if let Role::Lead(flight, own) = self.slots.role(&ticket, |_| false, || None::<()>, start) {
             let held = ticket.is_current().then(|| held.clone());
             let departure = Departure { flight, ticket: own, held, rights: Rights::new() };
             // Without a runtime there is no refresh; the caller has its answer.
@@ -214,7 +215,7 @@ impl<T: Value> Inner<T> {
         let reason = counted.reason;
         let start =
             |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current), reason);
-        let role = self.slots.role(&ticket, recheck, start);
+        let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
             let held = flight.stale.as_ref().map(|s| s.entry.clone());
@@ -237,11 +238,25 @@ impl<T: Value> Inner<T> {
         }
     }
 
+    /// Whether what a load has left is still valid, as far as this node knows.
+    pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
+        match ended {
+            Ended::Entry { entry, .. } => {
+                matches!(self.verdict(entry), Verdict::Valid | Verdict::Unsure)
+            }
+            Ended::Failed { .. } => true,
+        }
+    }
+
+    /// Whether a stale value may stand in.
+    pub(crate) fn stands_in(&self, seen: &Seen<T>) -> bool {
+        seen.entry.state(self.now()) != State::Dead && !self.verdict(&seen.entry).is_void()
+    }
+
     /// Whether the nearest level has been filled since this caller looked.
     pub(crate) fn refilled(&self, key: RawKey<'_>) -> Option<Seen<T>> {
         let tier = self.tiers.first()?;
-        let (entry, _) = self.peek_quietly(key, &**tier.store.as_ref()?, tier.index);
-        entry
+        self.peek_surely(key, tier)
             .filter(|entry| entry.state(self.now()) == State::Fresh)
             .map(|entry| Seen { entry, level: tier.index })
     }
@@ -269,7 +284,7 @@ impl<T: Value> Inner<T> {
             Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
             None => Some(flight.wait().await),
         };
-        let fallback = stale.filter(|s| s.entry.state(self.now()) != State::Dead);
+        let fallback = stale.filter(|seen| self.stands_in(seen));
         let waited = self.now().since(waited_from);
         if ended.is_none()
             && fallback.is_none()
@@ -290,8 +305,9 @@ impl<T: Value> Inner<T> {
         };
         drop(edge);
         if let Some(ended) = ended {
-            if let Ended::Entry { accepted: false, .. } = ended
+            if let Ended::Entry { accepted, entry, .. } = &ended
                 && late
+                && !(*accepted && self.believes(entry).await)
                 && let Some((ticket, loader)) = alone
             {
                 return self.load_again(&ticket, stale.cloned(), loader, counted).await;
@@ -359,7 +375,7 @@ impl<T: Value> Inner<T> {
             }
             Ended::Entry { entry, .. } => Ok(entry.found(outcome, None, now)),
             Ended::Failed { error, surface } => match stale {
-                Some(seen) if !surface && seen.entry.state(now) != State::Dead => {
+                Some(seen) if !surface && self.stands_in(seen) => {
                     Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now))
                 }
                 _ => Err(error),

@@ -88,6 +88,9 @@ enum Unsent {
     NotEncoded,
 }
 
+/// What became of each item.
+type Sent<R> = Vec<Result<R, Failure>>;
+
 /// Keeps writers of some keys apart at remote levels while held.
 pub(crate) type WriteOrder = Vec<OwnedMutexGuard<()>>;
 
@@ -187,14 +190,13 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
-        let mut filled =
-            if fills.is_empty() { Vec::new() } else { tier.fill_many(&self.around, &fills).await }
-                .into_iter();
-        let mut put =
-            if puts.is_empty() { Vec::new() } else { tier.put_many(&self.around, &puts).await }.into_iter();
-        let mut dropped =
-            if drops.is_empty() { Vec::new() } else { tier.remove_many(&self.around, &drops).await }
-                .into_iter();
+        // Marks of their tags, where there are none yet, are made at the same time.
+        let sent = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
+        let entries: Vec<_> = sent.map(|(item, _)| &item.entry).collect();
+        let ((filled, put, dropped), ()) =
+            futures::future::join(self.send_all(tier, &fills, &puts, &drops), self.touch(tier, &entries))
+                .await;
+        let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
         plan.iter()
             .map(|plan| match plan {
                 Plan::Fill => filled.next(),
@@ -205,15 +207,28 @@ impl<T: Value> Inner<T> {
             .collect()
     }
 
+    async fn send_all(
+        &self,
+        tier: &Tier,
+        fills: &[Fill<'_>],
+        puts: &[Put<'_>],
+        drops: &[RawKey<'_>],
+    ) -> (Sent<bool>, Sent<()>, Sent<()>) {
+        let around = &self.around;
+        let filled = if fills.is_empty() { Vec::new() } else { tier.fill_many(around, fills).await };
+        let put = if puts.is_empty() { Vec::new() } else { tier.put_many(around, puts).await };
+        let dropped = if drops.is_empty() { Vec::new() } else { tier.remove_many(around, drops).await };
+        (filled, put, dropped)
+    }
+
     /// Fills the levels nearer than `below` with entries that were read or loaded, deepest first, each under its ticket.
-    /// `stamps` and `seen` were taken before that began. Says, per entry, whether it was not overtaken.
+    /// `stamps` were taken before that began. Says, per entry, whether it was not overtaken.
     pub(crate) async fn fill(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
         below: usize,
         stamps: &[Stamp],
-        seen: u32,
     ) -> Vec<bool> {
         // A put that fails leaves its key in doubt, and masked: the level has to hear of it, or it would stay so.
         let _replay = Replay(self);
@@ -222,14 +237,18 @@ impl<T: Value> Inner<T> {
             if tier.store.is_some() {
                 for ((item, ticket), held) in items.iter().zip(tickets).zip(&mut held) {
                     // What a deeper level has refused is not kept nearer.
-                    *held = *held && self.keep(item.key, &item.entry, tier, ticket, seen);
+                    *held = *held && self.keep(item.key, &item.entry, tier, ticket);
                 }
                 continue;
             }
             let stamp = stamps.get(usize::from(tier.index)).copied().unwrap_or_default();
             // Not known, or cleared since: nothing that carries it would be believed.
-            if stamp.epoch == 0 || stamp != tier.stamp() {
+            if stamp.epoch == 0 || stamp.epoch != tier.stamp().epoch {
                 continue;
+            }
+            for (item, held) in items.iter().zip(&mut held) {
+                *held =
+                    *held && (!tier.is_marked() || !tier.ledger.judge(stamp, item.entry.tags()).is_void());
             }
             if tier.background {
                 self.fill_later(tier, items, tickets, stamp);
@@ -243,7 +262,7 @@ impl<T: Value> Inner<T> {
             let mut order = Vec::new();
             for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(&mut held) {
                 *held &= ticket.is_current();
-                if *held && !tier.pending.masks(item.key.id) {
+                if *held && tier.takes(item) {
                     batch.push(item);
                     order.push(ticket);
                 }
@@ -256,7 +275,7 @@ impl<T: Value> Inner<T> {
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
-            *held &= ticket.is_current();
+            *held = *held && ticket.is_current() && !self.verdict(&item.entry).is_void();
             if !*held {
                 self.stats().overtaken();
                 self.observers().event(&Event::Overtaken);
@@ -278,7 +297,7 @@ impl<T: Value> Inner<T> {
         let mut of = Vec::new();
         for (at, (item, ticket)) in items.iter_mut().zip(tickets).enumerate() {
             held[at] &= ticket.is_current();
-            if held[at] && item.has_right(tier.index) && !tier.pending.masks(item.key.id) {
+            if held[at] && item.has_right(tier.index) && tier.takes(item) {
                 batch.push(item);
                 of.push(at);
             }
@@ -337,7 +356,12 @@ impl<T: Value> Inner<T> {
 
     /// The stamps that entries loaded or read from now on will carry.
     pub(crate) fn stamps(&self) -> Vec<Stamp> {
-        self.tiers.iter().map(Tier::stamp).collect()
+        let near = self.authority().map_or_else(Stamp::default, Tier::stamp);
+        let decides = self.authority().map(|tier| tier.index);
+        let of = |tier: &Tier| {
+            if tier.store.is_some() || decides == Some(tier.index) { near } else { tier.stamp() }
+        };
+        self.tiers.iter().map(of).collect()
     }
 
     /// Runs work that outlives its caller. It ends at the latest when the cache is closed.
@@ -406,13 +430,32 @@ impl<T: Value> Inner<T> {
         match tier.pending.due(256) {
             None => true,
             Some(crate::pending::Due::Clear(number)) => {
-                let done = tier.new_epoch(&self.around).await.is_ok();
+                let done = match tier.new_epoch(&self.around).await {
+                    Ok(learned) => {
+                        self.heed(tier, learned);
+                        true
+                    }
+                    Err(_) => false,
+                };
                 if done {
                     tier.pending.delivered_clear(number);
                     // Others have heard of it before, and may have read the old value from this level since.
                     let _ = self.tell_clear().await;
                 }
                 done
+            }
+            Some(crate::pending::Due::Tags(reach, due)) => {
+                let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
+                let Ok(advanced) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await
+                else {
+                    return false;
+                };
+                self.heed(tier, advanced.learned);
+                for (tag, number) in &due {
+                    tier.pending.delivered_tag(tag, *number);
+                }
+                let _ = self.tell_tags(&tags, reach, advanced.stamp).await;
+                true
             }
             Some(crate::pending::Due::Keys(due)) => {
                 let keys: Vec<_> =
@@ -430,6 +473,13 @@ impl<T: Value> Inner<T> {
                 told.len() == keys.len()
             }
         }
+    }
+}
+
+impl Tier {
+    /// Whether the level may be filled with it: not while it has to hear an invalidation of it.
+    fn takes<T>(&self, item: &Outgoing<'_, T>) -> bool {
+        !self.pending.masks(item.key.id) && self.pending.reaches(item.entry.tags()).is_none()
     }
 }
 

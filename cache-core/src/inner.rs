@@ -2,15 +2,11 @@
 
 use std::{
     any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bytes::Bytes;
-use crossbeam_utils::CachePadded;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +19,8 @@ use crate::{
     codec,
     entry::AbsentMark,
     envelope::{self, Header},
+    ledger::Learned,
+    news::{News, Verdict},
     observe::Observers,
     payload::Form,
     slots::{Slots, Ticket},
@@ -70,9 +68,13 @@ pub(crate) struct Inner<T> {
     pub(crate) policy: Policy,
     pub(crate) schema: u32,
     pub(crate) weigher: Option<Weigher<T>>,
-    /// Counts the invalidations of more than a key that this node has learned of. An object remembers the count at
-    /// which it was last found valid.
-    pub(crate) generation: CachePadded<AtomicU32>,
+    pub(crate) news: News,
+    /// Somebody polls the marks of remote levels.
+    pub(crate) watching: AtomicBool,
+    /// Wakes whoever polls.
+    pub(crate) poke: Arc<tokio::sync::Notify>,
+    /// Entries may have tags.
+    pub(crate) tagging: bool,
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
     /// Calls under way beyond the nearest level.
@@ -93,6 +95,28 @@ impl<T> Clone for Seen<T> {
     fn clone(&self) -> Self {
         Self { entry: self.entry.clone(), level: self.level }
     }
+}
+
+/// What a look into an in-process level has shown.
+pub(crate) struct Peeked<T> {
+    pub(crate) entry: Option<Entry<T>>,
+    pub(crate) outcome: LevelOutcome,
+    /// There has been news since it was last found valid, which did not concern it.
+    pub(crate) behind: bool,
+    /// Whether its tags have been invalidated is not known: a remote level has to be asked.
+    pub(crate) doubtful: bool,
+}
+
+impl<T> Peeked<T> {
+    const fn nothing(outcome: LevelOutcome) -> Self {
+        Self { entry: None, outcome, behind: false, doubtful: false }
+    }
+}
+
+/// An entry out of bytes, and the stamp that it carried there.
+pub(crate) struct Decoded<T> {
+    pub(crate) entry: Entry<T>,
+    pub(crate) stamp: Stamp,
 }
 
 /// How an entry stands at a moment.
@@ -123,6 +147,11 @@ impl<T> Entry<T> {
             cost: self.cost,
             reason: None,
         }
+    }
+
+    /// Ends its freshness.
+    pub(crate) fn expire(&mut self, now: Moment) {
+        self.timeline.fresh_until = self.timeline.fresh_until.min(now);
     }
 
     /// Until when no refresh should be tried after a failed one.
@@ -169,10 +198,6 @@ impl<T: Value> Inner<T> {
         Error::new(ErrorKind::Closed, format!("cache `{}` has been closed", self.around.name))
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
-    }
-
     /// Up to this moment a hit needs no second thought: no early refresh, not stale.
     pub(crate) fn quiet_until(&self, timeline: &Timeline, cost: Duration) -> Moment {
         let early = match self.policy.early {
@@ -210,7 +235,7 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    pub(crate) fn object(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, seen: u32) -> Option<Object> {
+    pub(crate) fn object(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier) -> Option<Object> {
         let now = self.now();
         let mut timeline = entry.timeline;
         if let Some(cap) = tier.ttl_cap {
@@ -236,10 +261,9 @@ impl<T: Value> Inner<T> {
             quiet_until: if entry.value.is_some() { quiet_until } else { Moment::ORIGIN },
             timeline,
             id: entry.id,
-            stamp: entry.stamp,
-            extra: entry.extra.clone(),
+            extra: Extra::for_object(entry),
             cost_us: micros(entry.cost),
-            seen,
+            seen: entry.seen,
             weight,
             by_set: entry.by_set,
         })
@@ -259,87 +283,88 @@ impl<T: Value> Inner<T> {
         value.saturating_add(u32::try_from(key.id.len()).unwrap_or(u32::MAX))
     }
 
-    /// Looks into an in-process level. Counts the look-up.
-    pub(crate) fn peek(
-        &self,
-        key: RawKey<'_>,
-        tier: &Tier,
-        store: &dyn ObjectStore,
-    ) -> (Option<Entry<T>>, LevelOutcome) {
-        let (entry, outcome) = self.peek_quietly(key, store, tier.index);
-        tier.count(&self.around, outcome);
-        (entry, outcome)
+    /// Looks into an in-process level. Counts the look-up, unless there is doubt.
+    pub(crate) fn peek(&self, key: RawKey<'_>, tier: &Tier) -> Peeked<T> {
+        let Some(store) = &tier.store else { return Peeked::nothing(LevelOutcome::Miss) };
+        let peeked = self.peek_quietly(key, &**store, tier.index);
+        if !peeked.doubtful {
+            tier.count(&self.around, peeked.outcome);
+        }
+        peeked
     }
 
-    fn unreadable(&self, level: u8, reason: Unreadable) {
+    pub(crate) fn unreadable(&self, level: u8, reason: Unreadable) {
         self.stats().unreadable(level, reason);
         self.observers().event(&Event::Unreadable { level, reason });
     }
 
-    pub(crate) fn peek_quietly(
-        &self,
-        key: RawKey<'_>,
-        store: &dyn ObjectStore,
-        level: u8,
-    ) -> (Option<Entry<T>>, LevelOutcome) {
-        let Some(object) = store.get(key) else { return (None, LevelOutcome::Miss) };
-        if object.seen != self.generation() {
-            store.remove(key);
-            return (None, LevelOutcome::Invalidated);
-        }
+    pub(crate) fn peek_quietly(&self, key: RawKey<'_>, store: &dyn ObjectStore, level: u8) -> Peeked<T> {
+        let Some(object) = store.get(key) else { return Peeked::nothing(LevelOutcome::Miss) };
+        let behind = object.seen != self.news.count();
         let value = match Arc::clone(&object.value).downcast::<T>() {
             Ok(value) => Some(value),
             Err(other) if other.is::<AbsentMark>() => None,
             Err(_) => {
                 self.unreadable(level, Unreadable::Type);
-                return (None, LevelOutcome::Unreadable);
+                return Peeked::nothing(LevelOutcome::Unreadable);
             }
         };
-        let entry = Entry {
+        let mut entry = Entry {
             value,
             timeline: object.timeline,
             id: object.id,
-            stamp: object.stamp,
+            stamp: object.extra.as_ref().map_or_else(Stamp::default, |extra| extra.stamp),
+            seen: object.seen,
             cost: Duration::from_micros(object.cost_us.into()),
             by_set: object.by_set,
             extra: object.extra,
             encoded: None,
         };
-        let outcome = match entry.state(self.now()) {
+        let now = self.now();
+        let mut doubtful = false;
+        if behind {
+            match self.verdict(&entry) {
+                Verdict::Valid => {}
+                Verdict::Expired => entry.expire(now),
+                Verdict::Void => {
+                    store.remove(key);
+                    return Peeked::nothing(LevelOutcome::Invalidated);
+                }
+                Verdict::Unsure => doubtful = true,
+            }
+        }
+        let outcome = match entry.state(now) {
             State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
             State::Fresh => LevelOutcome::Negative,
             State::Stale => LevelOutcome::Stale,
             State::Dead => LevelOutcome::Expired,
         };
-        (Some(entry).filter(|_| outcome != LevelOutcome::Expired), outcome)
+        let dead = outcome == LevelOutcome::Expired;
+        let behind = behind && matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative);
+        Peeked { entry: (!dead).then_some(entry), outcome, behind, doubtful: doubtful && !dead }
     }
 
-    /// Reads an entry from a remote level's bytes. Counts the look-up.
-    pub(crate) fn decode(
-        &self,
-        key: RawKey<'_>,
-        tier: &Tier,
-        bytes: &Bytes,
-    ) -> (Option<Entry<T>>, LevelOutcome) {
-        let read = self.decode_quietly(key, tier, bytes);
-        let outcome = match &read {
-            Err(reason) => {
-                self.unreadable(tier.index, *reason);
-                LevelOutcome::Unreadable
+    /// What an in-process level has, if it can be believed without asking anybody.
+    pub(crate) fn peek_surely(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
+        let peeked = self.peek_quietly(key, &**tier.store.as_ref()?, tier.index);
+        peeked.entry.filter(|_| !peeked.doubtful)
+    }
+
+    /// Notes that an object has been found valid, so that the next hit need not look again.
+    pub(crate) fn reseat(&self, key: RawKey<'_>, tier: &Tier, ticket: &Ticket<T>) {
+        let Some(store) = &tier.store else { return };
+        let count = self.news.count();
+        let now = self.now();
+        // Under the key's lock: what has been invalidated in between is not put back.
+        ticket.commit(|| {
+            let Some(mut object) = store.get(key) else { return };
+            let stamp = object.extra.as_ref().map_or_else(Stamp::default, |extra| extra.stamp);
+            let tags = object.extra.as_ref().map_or(&[][..], |extra| &extra.tags);
+            if self.verdict_of(object.seen, stamp, tags) == Verdict::Valid {
+                object.seen = count;
+                store.put(key, object, now);
             }
-            Ok(entry) if entry.stamp.epoch != tier.stamp().epoch || entry.stamp.epoch == 0 => {
-                LevelOutcome::Invalidated
-            }
-            Ok(entry) => match entry.state(self.now()) {
-                State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
-                State::Fresh => LevelOutcome::Negative,
-                State::Stale => LevelOutcome::Stale,
-                State::Dead => LevelOutcome::Expired,
-            },
-        };
-        tier.count(&self.around, outcome);
-        let usable = matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative | LevelOutcome::Stale);
-        (read.ok().filter(|_| usable), outcome)
+        });
     }
 
     pub(crate) fn decode_quietly(
@@ -347,7 +372,7 @@ impl<T: Value> Inner<T> {
         key: RawKey<'_>,
         tier: &Tier,
         bytes: &Bytes,
-    ) -> Result<Entry<T>, Unreadable> {
+    ) -> Result<Decoded<T>, Unreadable> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
@@ -374,16 +399,18 @@ impl<T: Value> Inner<T> {
                 Some(Arc::new(codec.decode(&payload).ok_or(Unreadable::Payload)?))
             }
         };
-        Ok(Entry {
+        let entry = Entry {
             value,
             timeline: header.timeline(&self.around.clock, tier.provider.time_offset_ms()),
             id: header.id,
-            stamp: header.stamp,
+            stamp: Stamp::default(),
+            seen: 0,
             cost: Duration::from_micros(header.cost_us.into()),
             by_set: header.by_set,
             extra: header.extra,
             encoded: u32::try_from(payload.len()).ok(),
-        })
+        };
+        Ok(Decoded { entry, stamp: header.stamp })
     }
 
     /// The header under which an entry goes to a remote level, and the physical life there. `None`: nothing is left of
@@ -418,19 +445,12 @@ impl<T: Value> Inner<T> {
     }
 
     /// Puts an entry into an in-process level, if the ticket still holds. `false`: it has been overtaken.
-    pub(crate) fn keep(
-        &self,
-        key: RawKey<'_>,
-        entry: &Entry<T>,
-        tier: &Tier,
-        ticket: &Ticket<T>,
-        seen: u32,
-    ) -> bool {
+    pub(crate) fn keep(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, ticket: &Ticket<T>) -> bool {
         let Some(store) = &tier.store else { return true };
         if self.closing.is_cancelled() {
             return false;
         }
-        let Some(object) = self.object(key, entry, tier, seen) else { return ticket.is_current() };
+        let Some(object) = self.object(key, entry, tier) else { return ticket.is_current() };
         let now = self.now();
         let kept = ticket.commit(|| store.put(key, object, now)).is_some();
         if kept {
@@ -469,15 +489,32 @@ impl<T: Value> Inner<T> {
 
     /// A clear of this cache by another node has been learned of, or may have been missed.
     pub(crate) fn cleared_elsewhere(&self) {
-        self.remote().for_each(Tier::doubt_epoch);
+        self.remote().for_each(|tier| tier.ledger.doubt());
         self.void_in_process();
     }
 
     /// No object of before is believed, and no older fill gets in.
     pub(crate) fn void_in_process(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.news.void();
         self.slots.revoke_all();
         self.stats().gone.forget();
+        self.stats().gone.forget();
+    }
+
+    /// Acts on what a level's mark has brought to light.
+    pub(crate) fn heed(&self, tier: &Tier, learned: Learned) {
+        let decides = self.authority().is_some_and(|authority| authority.index == tier.index);
+        match learned {
+            Learned::Nothing => {}
+            Learned::Epoch => self.void_in_process(),
+            Learned::Tags if decides => self.news.unsure(),
+            Learned::Expired if decides => {
+                self.news.expire();
+                self.news.unsure();
+            }
+            // Whoever invalidates tells every level: the nearest remote one knows as well.
+            Learned::Tags | Learned::Expired => {}
+        }
     }
 
     /// Marks an entry so that no refresh is tried until the throttle is over.
@@ -498,8 +535,20 @@ impl Extra {
     /// Without what concerns only this node.
     pub(crate) fn for_wire(this: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         match this {
-            Some(extra) if extra.retry_at.is_some() => Self { retry_at: None, ..(**extra).clone() }.boxed(),
+            Some(extra) if extra.retry_at.is_some() || extra.stamp != Stamp::default() => {
+                Self { retry_at: None, stamp: Stamp::default(), ..(**extra).clone() }.boxed()
+            }
             other => other.cloned(),
+        }
+    }
+
+    /// With what is needed to judge an object with tags.
+    fn for_object<T>(entry: &Entry<T>) -> Option<Arc<Self>> {
+        match &entry.extra {
+            Some(extra) if !extra.tags.is_empty() && extra.stamp != entry.stamp => {
+                Self { stamp: entry.stamp, ..(**extra).clone() }.boxed()
+            }
+            other => other.clone(),
         }
     }
 }

@@ -245,35 +245,44 @@ pub struct RawKey<'a> {
     pub cache: CacheId,
     /// The cache's name: letters, digits, `.`, `_`, `-`, `/`; never empty. Remote stores keep entries apart by it.
     pub namespace: &'a str,
-    /// The rendered id: any text. Empty only for the cache's own marker, see [`RawKey::marker`].
+    /// The rendered id: any text. Empty only for the cache's own mark, see [`RawKey::marker`]; of a tag's mark, the tag.
     pub id: &'a str,
     /// Hash of `id` under one process-wide seed. Differs between processes and runs of a build: never store it.
     pub hash: u64,
+    /// It names no entry but a mark, by which entries are invalidated: [`RawKey::marker`], [`RawKey::tag`].
+    pub mark: bool,
 }
 
 impl<'a> RawKey<'a> {
     /// Hashes `id`.
     pub fn new(cache: CacheId, namespace: &'a str, id: &'a str) -> Self {
-        Self { cache, namespace, id, hash: hash_id(id) }
+        Self { cache, namespace, id, hash: hash_id(id), mark: false }
     }
 
-    /// The key under which a cache keeps its own marker at a level. Ids of users are never empty.
+    /// The key under which a cache keeps its own mark at a level. Ids of users are never empty.
     pub fn marker(cache: CacheId, namespace: &'a str) -> Self {
-        Self::new(cache, namespace, "")
+        Self { mark: true, ..Self::new(cache, namespace, "") }
     }
 
-    /// `namespace:id`, injective because a namespace holds no colon.
+    /// The key under which a cache keeps the mark of one of its tags at a level.
+    pub fn tag(cache: CacheId, namespace: &'a str, tag: &'a str) -> Self {
+        Self { mark: true, ..Self::new(cache, namespace, tag) }
+    }
+
+    /// What stands between namespace and id.
+    pub const fn separator(&self) -> &'static str {
+        if self.mark && !self.id.is_empty() { "~:" } else { ":" }
+    }
+
+    /// `namespace:id`, and `namespace~:tag` for the mark of a tag: injective, because a namespace holds neither colon nor
+    /// tilde.
     pub fn joined(&self) -> String {
-        let mut out = String::with_capacity(self.namespace.len() + 1 + self.id.len());
-        out.push_str(self.namespace);
-        out.push(':');
-        out.push_str(self.id);
-        out
+        [self.namespace, self.separator(), self.id].concat()
     }
 
     /// Length of [`RawKey::joined`] in bytes.
     pub fn joined_len(&self) -> usize {
-        self.namespace.len() + 1 + self.id.len()
+        self.namespace.len() + self.separator().len() + self.id.len()
     }
 }
 

@@ -41,8 +41,13 @@ pub struct Level {
 impl Level {
     /// A level with the defaults.
     pub fn new(provider: impl CacheProvider) -> Self {
+        Self::shared(Arc::new(provider))
+    }
+
+    /// The same on a provider whose type is not known here.
+    pub fn shared(provider: Arc<dyn CacheProvider>) -> Self {
         Self {
-            provider: Arc::new(provider),
+            provider,
             ttl_cap: None,
             budget: Duration::from_millis(250),
             breaker: Some(Breaker::default()),
@@ -164,7 +169,7 @@ impl Level {
             ));
         }
         if let Some(breaker) = &self.breaker {
-            breaker.check()?;
+            breaker.check(field)?;
         }
         self.check_packing(&field)
     }

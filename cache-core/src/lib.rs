@@ -19,15 +19,20 @@ mod found;
 mod gone;
 mod inner;
 mod key;
+mod learn;
 mod lease;
+mod ledger;
 mod level;
 mod load;
 mod loaded;
+mod mark;
+mod news;
 mod observe;
 mod payload;
 mod pending;
 mod plain;
 mod policy;
+mod poll;
 mod provider;
 mod read;
 mod rights;
@@ -35,6 +40,7 @@ mod slots;
 mod snapshot;
 mod source;
 mod stats;
+mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
@@ -56,6 +62,7 @@ pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
+pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
     SpanKind, SpanStart, Verb,
@@ -70,4 +77,4 @@ pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
 pub use warm::Warmed;
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Begun, Entry};

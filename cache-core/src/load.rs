@@ -15,18 +15,16 @@ use futures::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    BoxError, Entry, EntryId, Error, ErrorKind, Event, Extra, Held, LoadEnd, Loaded, Moment, RawKey, Result,
-    SpanKind, SpanStart, Value, cycle,
+    Begun, BoxError, Entry, EntryId, Error, ErrorKind, Event, Held, LoadEnd, Loaded, Moment, RawKey, Result,
+    SpanKind, SpanStart, Stamp, Value, cycle,
     cycle::LoadId,
     fill::Outgoing,
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen},
     loaded::Answered,
     observe::within,
-    read::Begun,
     rights::{Rights, Wish},
     slots::Ticket,
-    tier::Tier,
 };
 
 /// How a load relates to its callers and to the levels.
@@ -126,11 +124,10 @@ struct Ran<A> {
 }
 
 /// When it ran, and what was known then.
-struct Began {
+pub(crate) struct Began {
     born: Moment,
     cost: Duration,
-    stamps: Vec<crate::Stamp>,
-    seen: u32,
+    begun: Begun,
 }
 
 #[derive(Clone)]
@@ -216,8 +213,8 @@ impl<T: Value> Inner<T> {
             keys: flights.len(),
             root: load.terms.background,
         });
-        self.remote().for_each(Tier::note_blind);
-        let Begun { stamps, seen } = self.begin();
+        self.remote().for_each(|tier| tier.ledger.note_blind());
+        let begun = self.begin();
         let born = self.now();
         for flight in flights {
             // Set once, here.
@@ -246,7 +243,7 @@ impl<T: Value> Inner<T> {
             spans.failed(error.kind().as_str());
         }
         spans.end();
-        Ran { answer, began: Began { born, cost: self.now().since(born), stamps, seen } }
+        Ran { answer, began: Began { born, cost: self.now().since(born), begun } }
     }
 
     /// Starts the flight of one key in a task of its own.
@@ -265,7 +262,7 @@ impl<T: Value> Inner<T> {
             inner.meet_levels(terms).await;
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             if terms.remote && terms.store {
-                inner.stand(std::slice::from_mut(&mut wish)).await;
+                inner.stand(std::slice::from_mut(&mut wish), &begun).await;
             }
             let Wish { found, rights, .. } = wish;
             landing.lend(0, &rights);
@@ -309,7 +306,7 @@ impl<T: Value> Inner<T> {
                 .map(|(at, rights)| terms.wish(landing.key(at), held[at].as_ref(), rights))
                 .collect();
             if terms.remote && terms.store {
-                inner.ask(&mut wishes).await;
+                inner.ask(&mut wishes, &begun).await;
             }
             let (later, now): (Vec<_>, Vec<_>) =
                 wishes.into_iter().enumerate().partition(|(_, wish)| inner.waits(wish));
@@ -337,7 +334,7 @@ impl<T: Value> Inner<T> {
             let others = async {
                 let (at, mut wishes): (Vec<_>, Vec<_>) = later.into_iter().unzip();
                 if !wishes.is_empty() {
-                    inner.stand(&mut wishes).await;
+                    inner.stand(&mut wishes, &begun).await;
                     go(at.into_iter().zip(wishes).collect()).await;
                 }
             };
@@ -352,9 +349,8 @@ impl<T: Value> Inner<T> {
             return;
         }
         for tier in self.remote() {
-            if tier.know_epoch(&self.around).await {
-                self.void_in_process();
-            }
+            let learned = tier.know_epoch(&self.around).await;
+            self.heed(tier, learned);
         }
     }
 
@@ -375,11 +371,8 @@ impl<T: Value> Inner<T> {
         let Seen { entry, level } = seen;
         let mut item = [Outgoing::new(landing.key(at), entry.clone()).with_rights(rights)];
         let ticket = [landing.open[at].1.again()];
-        let accepted = self
-            .fill(&mut item, &ticket, usize::from(level), &begun.stamps, begun.seen)
-            .await
-            .iter()
-            .all(|a| *a);
+        let accepted =
+            self.fill(&mut item, &ticket, usize::from(level), &begun.stamps).await.iter().all(|a| *a);
         landing.land(at, Ended::Entry { entry, level: Some(level), accepted });
     }
 
@@ -417,7 +410,7 @@ impl<T: Value> Inner<T> {
         } else {
             self.tiers.iter().take_while(|t| t.store.is_some()).count()
         };
-        self.fill(items, tickets, below, &ran.stamps, ran.seen).await
+        self.fill(items, tickets, below, &ran.begun.stamps).await
     }
 
     /// Removes what levels hold of a key that the source no longer has.
@@ -441,11 +434,11 @@ impl<T: Value> Inner<T> {
     }
 
     /// After a failed refresh: leaves the held entry alone for a while.
-    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>, seen: u32) {
+    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>) {
         let Some(held) = held.filter(|_| !self.policy.throttle.is_zero()) else { return };
         if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
             let entry = self.throttled(held, self.now());
-            self.keep(key, &entry, tier, ticket, seen);
+            self.keep(key, &entry, tier, ticket);
         }
     }
 
@@ -466,8 +459,7 @@ impl<T: Value> Inner<T> {
     pub(crate) fn make(
         &self,
         loaded: Loaded<T>,
-        born: Moment,
-        cost: Duration,
+        began: &Began,
         held: Option<&Entry<T>>,
     ) -> Result<Made<T>, Failed> {
         let Loaded { answer, ttl, grace, mut extra, surface } = loaded;
@@ -494,20 +486,22 @@ impl<T: Value> Inner<T> {
             }
             Answered::Failed(cause) => return Err(Failed { error: load_failed(cause), surface }),
         };
-        let timeline = self.timeline(born, value.is_none(), ttl, grace);
+        self.check_tags(&extra.tags).map_err(|error| Failed { error, surface })?;
+        let timeline = self.timeline(began.born, value.is_none(), ttl, grace);
         let keep = match keep {
             // Nothing to keep: a ttl of zero, or absences are not remembered. What was there is out of date.
-            Keep::Store if timeline.fresh_until <= born => Keep::Forget,
+            Keep::Store if timeline.fresh_until <= began.born => Keep::Forget,
             keep => keep,
         };
         let entry = Entry {
             value,
             timeline,
             id: EntryId::random(),
-            stamp: crate::Stamp::default(),
-            cost,
+            stamp: self.authority().map_or_else(Stamp::default, |tier| began.begun.stamp(tier.index)),
+            seen: began.begun.seen,
+            cost: began.cost,
             by_set: false,
-            extra: Extra { retry_at: None, ..extra }.boxed(),
+            extra: extra.boxed(),
             encoded: None,
         };
         Ok(Made { entry, end, keep })
@@ -536,7 +530,7 @@ impl<T: Value> Inner<T> {
             let made = match &failed {
                 None => {
                     let loaded = answers.next().flatten().unwrap_or_else(Loaded::absent);
-                    self.make(loaded, began.born, cost, held[at].as_ref())
+                    self.make(loaded, &began, held[at].as_ref())
                 }
                 Some(failed) => Err(failed.clone()),
             };
@@ -559,7 +553,7 @@ impl<T: Value> Inner<T> {
                     ends.push(Err(error.kind()));
                     self.give_back(key, rights);
                     if !surface {
-                        self.throttle(key, ticket, held[at].as_ref(), began.seen);
+                        self.throttle(key, ticket, held[at].as_ref());
                     }
                     landing.land(at, Ended::Failed { error, surface });
                 }

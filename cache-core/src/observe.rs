@@ -26,8 +26,14 @@ pub enum Verb {
     Invalidate,
     /// `invalidate_many`.
     InvalidateMany,
+    /// `invalidate_tag` and `invalidate_tags`.
+    InvalidateTag,
     /// `expire`.
     Expire,
+    /// `expire_tag` and `expire_tags`.
+    ExpireTag,
+    /// `expire_all`.
+    ExpireAll,
     /// `clear`.
     Clear,
     /// `refresh`, and refreshes in the background.
@@ -40,7 +46,7 @@ pub enum Verb {
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Get,
         Self::GetOrSet,
         Self::GetMany,
@@ -49,7 +55,10 @@ impl Verb {
         Self::SetMany,
         Self::Invalidate,
         Self::InvalidateMany,
+        Self::InvalidateTag,
         Self::Expire,
+        Self::ExpireTag,
+        Self::ExpireAll,
         Self::Clear,
         Self::Refresh,
         Self::Save,
@@ -67,7 +76,10 @@ impl Verb {
             Self::SetMany => "set_many",
             Self::Invalidate => "invalidate",
             Self::InvalidateMany => "invalidate_many",
+            Self::InvalidateTag => "invalidate_tag",
             Self::Expire => "expire",
+            Self::ExpireTag => "expire_tag",
+            Self::ExpireAll => "expire_all",
             Self::Clear => "clear",
             Self::Refresh => "refresh",
             Self::Save => "save",
@@ -88,6 +100,8 @@ pub enum LevelOp {
     Put,
     /// A removal.
     Remove,
+    /// Marks are replaced: an invalidation of more than a key.
+    Swap,
 }
 
 impl LevelOp {
@@ -98,6 +112,7 @@ impl LevelOp {
             Self::Acquire => "acquire",
             Self::Put => "put",
             Self::Remove => "remove",
+            Self::Swap => "swap",
         }
     }
 }

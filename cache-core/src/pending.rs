@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-/// Most keys remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
+use crate::{Scope, mark::Reach, tags::TAGS_MAX};
+
+/// Most keys and tags remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
 pub(crate) const MAX_PENDING: usize = 10_000;
 
 /// What one level still has to hear.
@@ -24,6 +26,7 @@ pub(crate) struct Pending {
 struct State {
     /// Each key with the number of its latest record, so that an acknowledgement does not cover a later one.
     keys: HashMap<Box<str>, u64>,
+    tags: HashMap<Box<str>, (u64, Reach)>,
     clear: Option<u64>,
     next: u64,
 }
@@ -31,6 +34,8 @@ struct State {
 /// A piece of work for the replay.
 pub(crate) enum Due {
     Keys(Vec<(Box<str>, u64)>),
+    /// All of one reach.
+    Tags(Reach, Vec<(Box<str>, u64)>),
     Clear(u64),
 }
 
@@ -40,7 +45,8 @@ impl Pending {
     }
 
     fn recount(&self, state: &State) {
-        self.count.store(state.keys.len() + usize::from(state.clear.is_some()), Ordering::Release);
+        let count = state.keys.len() + state.tags.len() + usize::from(state.clear.is_some());
+        self.count.store(count, Ordering::Release);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -56,27 +62,51 @@ impl Pending {
         state.clear.is_some() || state.keys.contains_key(id)
     }
 
+    /// How far the level must be treated as not having entries with these tags.
+    pub(crate) fn reaches(&self, tags: &[Box<str>]) -> Option<Reach> {
+        if tags.is_empty() || self.len() == 0 {
+            return None;
+        }
+        let state = self.lock();
+        let reaches = || tags.iter().filter_map(|tag| state.tags.get(tag).map(|(_, reach)| *reach));
+        if reaches().any(|reach| reach == Reach::Purge) { Some(Reach::Purge) } else { reaches().next() }
+    }
+
     pub(crate) fn add(&self, id: &str) {
         let mut state = self.lock();
-        state.next += 1;
-        let number = state.next;
+        let number = state.number();
         if let Some(known) = state.keys.get_mut(id) {
             *known = number;
-        } else if state.clear.is_some() || state.keys.len() >= MAX_PENDING {
-            // Never dropped for space: widened.
-            state.keys.clear();
-            state.clear = Some(number);
+        } else if state.is_full() {
+            state.widen(number);
         } else {
             state.keys.insert(id.into(), number);
         }
         self.recount(&state);
     }
 
+    pub(crate) fn add_tags(&self, tags: &[Box<str>], reach: Reach) {
+        let mut state = self.lock();
+        for tag in tags {
+            let number = state.number();
+            if let Some((known, reached)) = state.tags.get_mut(tag) {
+                *known = number;
+                if reach == Reach::Purge {
+                    *reached = reach;
+                }
+            } else if state.is_full() {
+                state.widen(number);
+            } else {
+                state.tags.insert(tag.clone(), (number, reach));
+            }
+        }
+        self.recount(&state);
+    }
+
     pub(crate) fn add_clear(&self) {
         let mut state = self.lock();
-        state.next += 1;
-        state.clear = Some(state.next);
-        state.keys.clear();
+        let number = state.number();
+        state.widen(number);
         self.recount(&state);
     }
 
@@ -86,13 +116,26 @@ impl Pending {
             return Some(Due::Clear(number));
         }
         let keys: Vec<_> = state.keys.iter().take(most).map(|(id, n)| (id.clone(), *n)).collect();
-        (!keys.is_empty()).then_some(Due::Keys(keys))
+        if !keys.is_empty() {
+            return Some(Due::Keys(keys));
+        }
+        let (_, reach) = *state.tags.values().next()?;
+        let of = state.tags.iter().filter(|(_, (_, of))| *of == reach);
+        Some(Due::Tags(reach, of.take(most.min(TAGS_MAX)).map(|(tag, (n, _))| (tag.clone(), *n)).collect()))
     }
 
     pub(crate) fn delivered(&self, id: &str, number: u64) {
         let mut state = self.lock();
         if state.keys.get(id) == Some(&number) {
             state.keys.remove(id);
+        }
+        self.recount(&state);
+    }
+
+    pub(crate) fn delivered_tag(&self, tag: &str, number: u64) {
+        let mut state = self.lock();
+        if state.tags.get(tag).is_some_and(|(known, _)| *known == number) {
+            state.tags.remove(tag);
         }
         self.recount(&state);
     }
@@ -117,9 +160,30 @@ impl Pending {
     }
 
     /// What is left, for the report of `close`.
-    pub(crate) fn undelivered(&self) -> (Vec<String>, bool) {
+    pub(crate) fn undelivered(&self) -> Vec<(Scope, Option<String>)> {
         let state = self.lock();
-        (state.keys.keys().map(|id| id.to_string()).collect(), state.clear.is_some())
+        let named = |scope, name: &str| (scope, Some(name.to_owned()));
+        let keys = state.keys.keys().map(|id| named(Scope::Key, id));
+        let tags = state.tags.keys().map(|tag| named(Scope::Tag, tag));
+        keys.chain(tags).chain(state.clear.map(|_| (Scope::Cache, None))).collect()
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn is_full(&self) -> bool {
+        self.clear.is_some() || self.keys.len() + self.tags.len() >= MAX_PENDING
+    }
+
+    /// Never dropped for space: widened.
+    fn widen(&mut self, number: u64) {
+        self.keys.clear();
+        self.tags.clear();
+        self.clear = Some(number);
     }
 }
 
@@ -138,6 +202,22 @@ mod tests {
         let Some(Due::Keys(second)) = pending.due(10) else { panic!() };
         pending.delivered("a", second[0].1);
         assert!(!pending.masks("a") && pending.len() == 0);
+    }
+
+    #[test]
+    fn tags_are_masked_as_far_as_they_are_reached() {
+        let pending = Pending::default();
+        let tags = |tags: &[&str]| tags.iter().map(|tag| Box::from(*tag)).collect::<Vec<Box<str>>>();
+        pending.add_tags(&tags(&["a"]), Reach::Expire);
+        assert_eq!(pending.reaches(&tags(&["b", "a"])), Some(Reach::Expire));
+        pending.add_tags(&tags(&["a"]), Reach::Purge);
+        pending.add_tags(&tags(&["a"]), Reach::Expire);
+        assert_eq!(pending.reaches(&tags(&["a"])), Some(Reach::Purge), "a purge is not taken back");
+        assert_eq!((pending.reaches(&tags(&["b"])), pending.masks("a")), (None, false));
+        let Some(Due::Tags(Reach::Purge, due)) = pending.due(10) else { panic!() };
+        pending.add_tags(&tags(&["a"]), Reach::Purge);
+        pending.delivered_tag("a", due[0].1);
+        assert_eq!(pending.len(), 1, "a later record is not covered");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Early, Entry, EntryId, Error, ErrorKind, Level, Policy, Result, Unreadable, Value,
-    inner::Inner,
+    Early, Entry, EntryId, Error, ErrorKind, Level, Policy, Result, Stamp, Unreadable, Value,
+    inner::{Decoded, Inner},
     tier::{PLAIN, Tier},
 };
 
@@ -44,23 +44,25 @@ pub(crate) fn check(levels: &[Level], policy: &Policy) -> Result<()> {
 
 impl<T: Value> Inner<T> {
     /// Reads a bare value. It counts as born now.
-    pub(crate) fn decode_plain(&self, tier: &Tier, bytes: &Bytes) -> Result<Entry<T>, Unreadable> {
+    pub(crate) fn decode_plain(&self, tier: &Tier, bytes: &Bytes) -> Result<Decoded<T>, Unreadable> {
         let value = tier.packing.codec.decode(bytes).ok_or(Unreadable::Payload)?;
         let now = self.now();
         let mut timeline = self.timeline(now, false, None, Some(Duration::ZERO));
         if let Some(cap) = tier.ttl_cap {
             timeline = timeline.capped(now.after(cap));
         }
-        Ok(Entry {
+        let entry = Entry {
             value: Some(Arc::new(value)),
             timeline,
             id: EntryId::random(),
-            stamp: PLAIN,
+            stamp: Stamp::default(),
+            seen: 0,
             cost: Duration::ZERO,
             by_set: false,
             extra: None,
             encoded: u32::try_from(bytes.len()).ok(),
-        })
+        };
+        Ok(Decoded { entry, stamp: PLAIN })
     }
 
     /// How long a bare value lives in the store: for its freshness. `None`: it has none left.

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, CacheId, Error, Leases, LevelOp, Moment, Object, RawKey};
+use crate::{Backplane, BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -204,6 +204,12 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// Compare-and-swap for the level's marks, where the store has it. With it tags are invalidated one by one, and two
+    /// processes that meet a new store agree at once; without it, the invalidation of a tag widens to the whole cache.
+    fn marks(&self) -> Option<&dyn Marks> {
+        None
+    }
+
     /// The object store behind an in-process provider. Asked once, when a cache is built; a cache that gets one keeps
     /// objects in it and never encodes for this level.
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
@@ -214,6 +220,11 @@ pub trait CacheProvider: Send + Sync + 'static {
     /// bare value, and a removal leaves nothing behind. Its items are apart from those of `self`. `None`: there is no such
     /// form.
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        None
+    }
+
+    /// A channel between the nodes of a cache over this store, where it can carry one.
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
         None
     }
 
@@ -294,12 +305,20 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).leases()
     }
 
+    fn marks(&self) -> Option<&dyn Marks> {
+        (**self).marks()
+    }
+
     fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
         (**self).in_process()
     }
 
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         (**self).plain()
+    }
+
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        (**self).backplane()
     }
 
     async fn close(&self) {

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::{
-    Access, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
+    Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
     fill::Outgoing,
-    inner::{Inner, Seen, State},
+    inner::{Decoded, Inner, Peeked, Seen, State},
+    ledger::Learned,
+    news::Verdict,
     rights::{Rights, Wish},
     slots::Ticket,
     tier::{Failure, Read, Tier},
@@ -90,15 +94,11 @@ impl<'k, T: Value> Asked<'k, T> {
     }
 }
 
-/// What was known when a read began: fills made from it carry this.
-pub(crate) struct Begun {
-    pub(crate) stamps: Vec<Stamp>,
-    pub(crate) seen: u32,
-}
-
 impl<T: Value> Inner<T> {
     pub(crate) fn begin(&self) -> Begun {
-        Begun { stamps: self.stamps(), seen: self.generation() }
+        // Numbers before marks: what is learned in between is judged once more.
+        let seen = self.news.count();
+        Begun { stamps: self.stamps(), seen }
     }
 
     /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
@@ -112,68 +112,17 @@ impl<T: Value> Inner<T> {
             if open.is_empty() {
                 break;
             }
-            if let Some(store) = &tier.store {
-                for asked in open {
-                    let (entry, outcome) = self.peek(asked.key, tier, &**store);
-                    asked.missed(outcome);
-                    let Some(mut entry) = entry else { continue };
-                    let mut state = entry.state(self.now());
-                    if state == State::Stale {
-                        // A load may put it back or show it to others: it counts only if it is there after the ticket
-                        // was opened, so that no invalidation has come between.
-                        asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
-                        let Some(again) = self.held_nearby(asked.key, tier) else { continue };
-                        entry = again;
-                        state = entry.state(self.now());
-                    }
-                    asked.take(Seen { entry, level: tier.index }, state);
-                }
+            if tier.store.is_some() {
+                self.read_near(tier, open).await;
                 continue;
             }
             for asked in &mut open {
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
-            let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
-            let (answers, cleared) = tier.read_many(&self.around, &keys).await;
-            if cleared {
-                self.void_in_process();
-                begun.seen = self.generation();
-            }
-            for (asked, answer) in open.into_iter().zip(answers) {
-                if cleared {
-                    // Read before the clear was learned of.
-                    asked.stale = None;
-                }
-                match answer {
-                    Read::Bytes(bytes) => {
-                        let (entry, outcome) = self.decode(asked.key, tier, &bytes);
-                        asked.missed(outcome);
-                        if let Some(entry) = entry {
-                            let state = entry.state(self.now());
-                            asked.take(Seen { entry, level: tier.index }, state);
-                        }
-                    }
-                    Read::Nothing => tier.count(&self.around, LevelOutcome::Miss),
-                    Read::Masked => {
-                        tier.count(&self.around, LevelOutcome::Skipped);
-                        asked.missed(LevelOutcome::Invalidated);
-                    }
-                    Read::Failed(failure) => {
-                        let outcome = match failure {
-                            Failure::Skipped => LevelOutcome::Skipped,
-                            Failure::Failed(..) => LevelOutcome::Error,
-                        };
-                        tier.count(&self.around, outcome);
-                        asked.missed(outcome);
-                        if tier.surface {
-                            asked.error.get_or_insert_with(|| failure.into_error(tier.index));
-                        }
-                    }
-                }
-            }
+            self.read_far(tier, open, &mut begun).await;
             let deeper = usize::from(tier.index) + 1 < self.tiers.len();
             if deeper && tier.leases() {
-                self.reserve(tier, asked).await;
+                self.reserve(tier, asked, &begun).await;
             }
         }
         for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
@@ -182,12 +131,169 @@ impl<T: Value> Inner<T> {
         self.backfill(asked, &begun).await;
     }
 
+    /// Looks keys up at an in-process level.
+    async fn read_near(self: &Arc<Self>, tier: &Tier, open: Vec<&mut Asked<'_, T>>) {
+        let mut doubtful = Vec::new();
+        let mut tags = Vec::new();
+        for asked in open {
+            let peeked = self.peek(asked.key, tier);
+            if peeked.doubtful {
+                tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));
+                doubtful.push(asked);
+            } else {
+                self.take_near(asked, tier, peeked);
+            }
+        }
+        if doubtful.is_empty() {
+            return;
+        }
+        // The remote level knows which tags have been invalidated; if it does not say, nothing that has some is believed.
+        self.learn_tags(tags.iter().map(|tag| &**tag)).await;
+        for asked in doubtful {
+            let peeked = self.peek(asked.key, tier);
+            if peeked.doubtful {
+                tier.count(&self.around, LevelOutcome::Invalidated);
+                asked.missed(LevelOutcome::Invalidated);
+            } else {
+                self.take_near(asked, tier, peeked);
+            }
+        }
+    }
+
+    fn take_near(self: &Arc<Self>, asked: &mut Asked<'_, T>, tier: &Tier, peeked: Peeked<T>) {
+        asked.missed(peeked.outcome);
+        let Some(mut entry) = peeked.entry else { return };
+        let mut state = entry.state(self.now());
+        if state == State::Stale {
+            // A load may put it back or show it to others: it counts only if it is there after the ticket was opened, so
+            // that no invalidation has come between.
+            asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            let Some(again) = self.peek_surely(asked.key, tier) else { return };
+            entry = again;
+            state = entry.state(self.now());
+        } else if peeked.behind {
+            let ticket = asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            self.reseat(asked.key, tier, ticket);
+        }
+        asked.take(Seen { entry, level: tier.index }, state);
+    }
+
+    /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for.
+    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Vec<&mut Asked<'_, T>>, begun: &mut Begun) {
+        let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
+        let (answers, learned) = tier.read_many(&self.around, &keys).await;
+        self.heed(tier, learned);
+        if learned == Learned::Epoch {
+            begun.seen = self.news.count();
+        }
+        let mut read = Vec::with_capacity(open.len());
+        let mut doubtful: Vec<Box<str>> = Vec::new();
+        for (asked, answer) in open.iter_mut().zip(answers) {
+            let decoded = match answer {
+                Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes),
+                Read::Nothing => Err(LevelOutcome::Miss),
+                Read::Masked => {
+                    asked.missed(LevelOutcome::Invalidated);
+                    Err(LevelOutcome::Skipped)
+                }
+                Read::Failed(failure) => {
+                    let outcome = match failure {
+                        Failure::Skipped => LevelOutcome::Skipped,
+                        Failure::Failed(..) => LevelOutcome::Error,
+                    };
+                    asked.missed(outcome);
+                    if tier.surface {
+                        asked.error.get_or_insert_with(|| failure.into_error(tier.index));
+                    }
+                    Err(outcome)
+                }
+            };
+            if let Ok(Decoded { entry, stamp }) = &decoded
+                && tier.judge(*stamp, entry.tags()) == Verdict::Unsure
+            {
+                doubtful.extend_from_slice(entry.tags());
+            }
+            read.push(decoded);
+        }
+        let unknown = tier.ledger.unknown(doubtful.iter().map(|tag| &**tag));
+        let mut more = Learned::Nothing;
+        if !unknown.is_empty() {
+            more = tier.read_tags(&self.around, &unknown).await;
+            self.heed(tier, more);
+            if more == Learned::Epoch {
+                begun.seen = self.news.count();
+            }
+        }
+        let changed = learned.and(more) != Learned::Nothing;
+        for (asked, decoded) in open.into_iter().zip(read) {
+            if changed {
+                // Read before that was learned of.
+                asked
+                    .stale
+                    .take_if(|seen| matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure));
+            }
+            let outcome = match decoded {
+                Ok(Decoded { entry, stamp }) => {
+                    let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
+                    let outcome = self.settle_read(tier, &mut entry, stamp);
+                    let state = entry.state(self.now());
+                    if outcome != LevelOutcome::Invalidated {
+                        asked.take(Seen { entry, level: tier.index }, state);
+                    }
+                    outcome
+                }
+                Err(outcome) => outcome,
+            };
+            if outcome != LevelOutcome::Skipped {
+                asked.missed(outcome);
+            }
+            tier.count(&self.around, outcome);
+        }
+    }
+
+    /// Reads an entry from a remote level's bytes.
+    fn decode(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &Bytes,
+    ) -> std::result::Result<Decoded<T>, LevelOutcome> {
+        self.decode_quietly(key, tier, bytes).map_err(|reason| {
+            self.unreadable(tier.index, reason);
+            LevelOutcome::Unreadable
+        })
+    }
+
+    /// With which stamp of the nearest remote level an entry is kept that was read at `tier`, and carried `own` there: with
+    /// the youngest that was known before.
+    pub(crate) fn near_stamp(&self, tier: &Tier, begun: &Begun, own: Stamp) -> Stamp {
+        let Some(authority) = self.authority() else { return Stamp::default() };
+        let begun = begun.stamp(authority.index);
+        if begun.epoch == 0 && authority.index == tier.index { own } else { begun }
+    }
+
+    /// What a remote level's entry is worth, all told.
+    pub(crate) fn settle_read(&self, tier: &Tier, entry: &mut Entry<T>, stamp: Stamp) -> LevelOutcome {
+        let now = self.now();
+        match tier.judge(stamp, entry.tags()) {
+            Verdict::Valid => {}
+            Verdict::Expired => entry.expire(now),
+            Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
+        }
+        match entry.state(now) {
+            State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
+            State::Fresh => LevelOutcome::Negative,
+            State::Stale => LevelOutcome::Stale,
+            State::Dead => LevelOutcome::Expired,
+        }
+    }
+
     /// Takes the leases of a level for what it does not have, before anything deeper is read.
-    async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>]) {
+    async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>], begun: &Begun) {
         let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
         let mut wishes: Vec<_> =
             missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
-        self.ask_level(tier, &mut wishes).await;
+        self.ask_level(tier, &mut wishes, begun).await;
         for (asked, wish) in missing.iter_mut().zip(wishes) {
             asked.owner = Some(Arc::clone(self));
             asked.rights.extend(wish.rights);
@@ -217,13 +323,9 @@ impl<T: Value> Inner<T> {
                 }
             }
             if !items.is_empty() {
-                self.fill(&mut items, &tickets, level, &begun.stamps, begun.seen).await;
+                self.fill(&mut items, &tickets, level, &begun.stamps).await;
             }
         }
-    }
-
-    fn held_nearby(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
-        self.peek_quietly(key, &**tier.store.as_ref()?, tier.index).0
     }
 
     /// A ticket under which `held`, which was read under `ticket` or at an in-process level, has not been overtaken.
@@ -237,7 +339,7 @@ impl<T: Value> Inner<T> {
             Some(ticket) => Some(ticket.again()).filter(Ticket::is_current),
             None => {
                 let ticket = self.slots.open(key);
-                let mut there = self.tiers.iter().filter_map(|tier| self.held_nearby(key, tier));
+                let mut there = self.tiers.iter().filter_map(|tier| self.peek_surely(key, tier));
                 there.any(|entry| entry.id == held.id).then_some(ticket)
             }
         }

@@ -2,9 +2,12 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use crate::{
-    Acquire, Acquired, Entry, Holding, Lease, RawKey, Value, envelope,
-    inner::{Inner, Seen, State},
+    Acquire, Acquired, Begun, Entry, Holding, Lease, LevelOutcome, RawKey, Value, envelope,
+    inner::{Decoded, Inner, Seen},
+    news::Verdict,
     observe::within,
     tier::Tier,
 };
@@ -54,7 +57,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// Asks every level that has leases once. Wishes that stay open wait for somebody else.
-    pub(crate) async fn ask(self: &Arc<Self>, wishes: &mut [Wish<'_, T>]) {
+    pub(crate) async fn ask(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         for tier in self.tiers.iter() {
             for wish in wishes.iter_mut().filter(|w| w.at == tier.index) {
                 let has = wish.rights.iter().any(|(level, _)| *level == tier.index);
@@ -65,12 +68,12 @@ impl<T: Value> Inner<T> {
                 }
             }
             if wishes.iter().any(|w| w.found.is_none() && w.at == tier.index) {
-                self.ask_level(tier, wishes).await;
+                self.ask_level(tier, wishes, begun).await;
             }
         }
     }
 
-    pub(crate) async fn ask_level(self: &Arc<Self>, tier: &Tier, wishes: &mut [Wish<'_, T>]) {
+    pub(crate) async fn ask_level(self: &Arc<Self>, tier: &Tier, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         loop {
             let mut asking: Vec<_> =
                 wishes.iter_mut().filter(|w| w.found.is_none() && w.at == tier.index).collect();
@@ -88,7 +91,7 @@ impl<T: Value> Inner<T> {
                     }
                     Ok(Acquired::Held) => {}
                     Ok(Acquired::Found(bytes)) => {
-                        again |= self.found(tier, wish, &bytes);
+                        again |= self.found(tier, wish, &bytes, begun).await;
                     }
                     // Without its lease the level is not filled.
                     Err(_) => wish.at += 1,
@@ -101,14 +104,19 @@ impl<T: Value> Inner<T> {
     }
 
     /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
-    fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &bytes::Bytes) -> bool {
-        let read = self.decode_quietly(wish.key, tier, bytes);
-        if let Ok(entry) = &read
-            && entry.stamp.epoch == tier.stamp().epoch
-            && entry.state(self.now()) == State::Fresh
-        {
-            wish.found = read.ok().map(|entry| Seen { entry, level: tier.index });
-            return false;
+    async fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &Bytes, begun: &Begun) -> bool {
+        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes) {
+            if tier.judge(stamp, entry.tags()) == Verdict::Unsure {
+                let unknown = tier.ledger.unknown(entry.tags().iter().map(|tag| &**tag));
+                let learned = tier.read_tags(&self.around, &unknown).await;
+                self.heed(tier, learned);
+            }
+            let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
+            let outcome = self.settle_read(tier, &mut entry, stamp);
+            if matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative) {
+                wish.found = Some(Seen { entry, level: tier.index });
+                return false;
+            }
         }
         wish.holding = match envelope::open(wish.key, bytes) {
             Ok((header, _)) => Holding::Entry(header.id),
@@ -124,11 +132,11 @@ impl<T: Value> Inner<T> {
 
     /// Waits until each wish has its rights or an answer, or the wait budget is over: then it loads without the right to
     /// fill the level that somebody else is about to fill.
-    pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>]) {
+    pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         let started = self.now();
         let budget = self.policy.wait.or(self.policy.hard).unwrap_or(LONGEST_WAIT);
         loop {
-            self.ask(wishes).await;
+            self.ask(wishes, begun).await;
             if !wishes.iter().any(|w| self.open(w)) {
                 return;
             }

@@ -158,11 +158,13 @@ impl<T> Slots<T> {
     }
 
     /// Joins the load under way, or starts one. `recheck` looks at the nearest level once more, under the key's lock, so
-    /// that a caller who comes late does not load twice. `start` is told whether the ticket still holds: if not, what was
-    /// read under it has been overtaken and is none of the new load's business.
+    /// that a caller who comes late does not load twice; `serves` says whether what a load has left may be shown. `start` is
+    /// told whether the ticket still holds: if not, what was read under it has been overtaken and is none of the new
+    /// load's business.
     pub(crate) fn role<R>(
         self: &Arc<Self>,
         ticket: &Ticket<T>,
+        serves: impl FnOnce(&Ended<T>) -> bool,
         recheck: impl FnOnce() -> Option<R>,
         start: impl FnOnce(bool) -> Arc<Flight<T>>,
     ) -> Role<T, R> {
@@ -173,6 +175,7 @@ impl<T> Slots<T> {
             }
             if let Some((until, ended)) = &slot.landed
                 && ticket.number <= *until
+                && serves(ended)
             {
                 return Role::Landed(ended.clone());
             }
@@ -230,7 +233,7 @@ impl<T> Ticket<T> {
 
     /// The key that it is for.
     pub(crate) fn key<'a>(&'a self, around: &'a crate::tier::Around) -> RawKey<'a> {
-        RawKey { cache: around.cache, namespace: &around.name, id: &self.id, hash: self.hash }
+        RawKey { cache: around.cache, namespace: &around.name, id: &self.id, hash: self.hash, mark: false }
     }
 
     /// Whether nothing has revoked it yet. It may be revoked right after: use [`Ticket::commit`] to act on it.
@@ -353,19 +356,19 @@ mod tests {
         let slots = Slots::<u8>::new();
         let caller = slots.open(key("a"));
         let start = |_| Flight::new(LoadId::next(), true, None, MissReason::Absent);
-        let Role::Lead(first, own) = slots.role(&caller, || None::<()>, start) else { panic!() };
+        let Role::Lead(first, own) = slots.role(&caller, |_| true, || None::<()>, start) else { panic!() };
         assert!(
-            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
+            matches!(slots.role(&caller, |_| true, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &first))
         );
         slots.revoke(key("a"), || ());
-        let Role::Lead(second, _) = slots.role(&caller, || None::<()>, start) else { panic!() };
+        let Role::Lead(second, _) = slots.role(&caller, |_| true, || None::<()>, start) else { panic!() };
         assert!(!Arc::ptr_eq(&first, &second));
         own.land(
             &first,
             &Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false },
         );
         assert!(
-            matches!(slots.role(&caller, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &second)),
+            matches!(slots.role(&caller, |_| true, || None::<()>, start), Role::Join(f) if Arc::ptr_eq(&f, &second)),
             "the old flight's end leaves the new one alone"
         );
     }
@@ -375,11 +378,11 @@ mod tests {
         let slots = Slots::<u8>::new();
         let early = slots.open(key("a"));
         let start = |_| Flight::new(LoadId::next(), true, None, MissReason::Absent);
-        let Role::Lead(flight, own) = slots.role(&early, || None::<()>, start) else { panic!() };
+        let Role::Lead(flight, own) = slots.role(&early, |_| true, || None::<()>, start) else { panic!() };
         let ended = Ended::Failed { error: crate::Error::new(crate::ErrorKind::Load, ""), surface: false };
         own.land(&flight, &ended);
         let late = slots.open(key("a"));
-        assert!(matches!(slots.role(&early, || None::<()>, start), Role::Landed(_)));
-        assert!(matches!(slots.role(&late, || None::<()>, start), Role::Lead(..)));
+        assert!(matches!(slots.role(&early, |_| true, || None::<()>, start), Role::Landed(_)));
+        assert!(matches!(slots.role(&late, |_| true, || None::<()>, start), Role::Lead(..)));
     }
 }

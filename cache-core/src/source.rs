@@ -221,6 +221,7 @@ impl<T: Value> Inner<T> {
                     value: Some(value),
                     id: EntryId::random(),
                     stamp: crate::Stamp::default(),
+                    seen: 0,
                     cost: Duration::ZERO,
                     by_set: true,
                     extra: None,
@@ -230,7 +231,7 @@ impl<T: Value> Inner<T> {
                 self.write_through(&mut items, &order, &mut written).await;
                 let [item] = items;
                 written = written.told(self.tell(&[raw]).await);
-                writing.end(Some(&[item.entry]), self.generation());
+                writing.end(Some(&[item.entry]));
             }
             _ => {
                 self.remove_below(&writing, &mut written).await;
@@ -238,7 +239,7 @@ impl<T: Value> Inner<T> {
                 if failed.is_none() {
                     self.gone(&[raw]);
                 }
-                writing.end(None, 0);
+                writing.end(None);
             }
         }
         drop(order);

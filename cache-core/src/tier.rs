@@ -1,13 +1,6 @@
 //! A level at work: asks its provider within budget and breaker, and reports what came of it.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -15,17 +8,17 @@ use futures::FutureExt;
 use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
     Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
-    SpanStart, Stamp, Stance, Stats,
+    SpanStart, Stamp, Stance, Stats, Swapped,
     breaker::{Gate, Pass},
-    envelope::{self, Header},
+    learn::MARK_PERIOD,
+    ledger::{Learned, Ledger},
     level::Level,
+    mark::Reach,
+    news::Verdict,
     observe::Observers,
-    payload::{Form, Packing},
+    payload::Packing,
     pending::Pending,
 };
-
-/// How often a remote level's marker is read along with a look-up. The period within which a clear by another node shows.
-pub(crate) const MARKER_PERIOD: Duration = Duration::from_secs(1);
 
 /// Bare values carry no epoch: none of them is ever void by it.
 pub(crate) const PLAIN: Stamp = Stamp { epoch: 1, sequence: 0 };
@@ -42,33 +35,7 @@ pub(crate) struct Tier {
     pub(crate) pending: Pending,
     budget: Duration,
     gate: Option<Gate>,
-    epoch: Epoch,
-}
-
-/// The level's idea of the cache's epoch: entries that carry another one have been cleared away.
-#[derive(Default)]
-struct Epoch {
-    known: Mutex<Known>,
-    /// Mirrors `known.value` for readers.
-    value: AtomicU64,
-    /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
-    /// cannot be told from the first one.
-    blind: AtomicBool,
-    /// One caller creates the marker; the others wait for it.
-    creating: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Known {
-    /// 0: not yet.
-    value: u64,
-    /// The state of the store that it was read from.
-    home: u64,
-    asked: Option<Moment>,
-    /// Counts tries to create the marker.
-    tries: u64,
-    /// Counts changes, so that an answer that was under way during a clear is not believed.
-    changes: u64,
+    pub(crate) ledger: Ledger,
 }
 
 /// Why a level has no answer.
@@ -80,6 +47,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Others were quicker, every time.
+    pub(crate) fn busy() -> Self {
+        Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))
+    }
+
     pub(crate) fn into_error(self, level: u8) -> Error {
         let at = usize::from(level) + 1;
         match self {
@@ -154,17 +126,21 @@ impl Tier {
             pending: Pending::default(),
             budget: level.budget,
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
-            epoch: Epoch::default(),
+            ledger: Ledger::default(),
             provider,
         }
     }
 
-    /// The epoch that new entries of this level carry; 0 while it is unknown.
+    /// What new entries of this level carry; an epoch of 0 while it is unknown.
     pub(crate) fn stamp(&self) -> Stamp {
         if self.packing.plain {
             return PLAIN;
         }
-        Stamp { epoch: self.epoch.value.load(Ordering::Acquire), sequence: 0 }
+        self.ledger.stamp()
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
     }
 
     /// Time until the breaker would let a call through.
@@ -173,7 +149,7 @@ impl Tier {
     }
 
     /// Runs one call to the provider: breaker, budget, panic, telemetry. `keys` results are expected.
-    async fn call<R: Received>(
+    pub(crate) async fn call<R: Received>(
         &self,
         around: &Around,
         op: LevelOp,
@@ -252,19 +228,18 @@ impl Tier {
         around.observers.event(&Event::Breaker { level: self.index, state });
     }
 
-    /// Reads keys, and the marker along with them when that is due. The second answer says that the marker has changed:
-    /// another node has cleared the cache.
-    pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, bool) {
+    /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
+    pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
         if asked.is_empty() {
-            return (keys.iter().map(|_| Read::Masked).collect(), false);
+            return (keys.iter().map(|_| Read::Masked).collect(), Learned::Nothing);
         }
         let home = self.provider.incarnation();
-        let due = self.marker_due(&around.clock, home);
-        let fixed = self.packing.plain;
-        let mut changed = false;
+        let plain = self.packing.plain;
+        let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
+        let mut learned = Learned::Nothing;
         let mut answers = match due {
             // The usual case keeps to the provider's single-key path, where it may gather.
             None if asked.len() == 1 => {
@@ -272,12 +247,12 @@ impl Tier {
                 self.call(around, LevelOp::Get, 1, 0, call).await
             }
             None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
-            Some(changes) => self.get_with_marker(around, &asked, changes, &mut changed).await,
+            Some(changes) => self.get_with_mark(around, &asked, changes, &mut learned).await,
         };
-        if due.is_none() && !fixed && answers.is_ok() && self.provider.incarnation() != home {
-            // Answered from another state of the store than the epoch was read from: once more, with the marker.
-            let changes = self.changes();
-            answers = self.get_with_marker(around, &asked, changes, &mut changed).await;
+        if due.is_none() && !plain && answers.is_ok() && self.provider.incarnation() != home {
+            // Answered from another state of the store than the epoch was read from: once more, with the mark.
+            let changes = self.ledger.changes();
+            answers = self.get_with_mark(around, &asked, changes, &mut learned).await;
         }
         let mut answers = match answers {
             Ok(answers) => answers
@@ -300,23 +275,23 @@ impl Tier {
                 answer.filter(|_| !self.pending.masks(key.id)).unwrap_or(Read::Masked)
             })
             .collect();
-        (all, changed)
+        (all, learned)
     }
 
-    async fn get_with_marker(
+    async fn get_with_mark(
         &self,
         around: &Around,
         keys: &[RawKey<'_>],
         changes: u64,
-        changed: &mut bool,
+        learned: &mut Learned,
     ) -> Result<Vec<Result<Option<Bytes>, BoxError>>, Failure> {
-        let mut with_marker = keys.to_vec();
-        with_marker.push(RawKey::marker(around.cache, &around.name));
-        let count = with_marker.len();
-        let call = self.provider.get_many(&with_marker);
+        let mut with_mark = keys.to_vec();
+        with_mark.push(RawKey::marker(around.cache, &around.name));
+        let count = with_mark.len();
+        let call = self.provider.get_many(&with_mark);
         let mut all = self.call(around, LevelOp::Get, count, 0, call).await?;
-        if let Some(Ok(marker)) = all.pop() {
-            *changed = self.learn(around, marker, changes).await;
+        if let Some(Ok(mark)) = all.pop() {
+            *learned = learned.and(self.learn(around, mark, changes).await);
         }
         Ok(all)
     }
@@ -403,138 +378,21 @@ impl Tier {
         )
     }
 
-    /// `Some(changes)` when the marker should be read.
-    fn marker_due(&self, clock: &Clock, home: u64) -> Option<u64> {
+    /// Whether the level has marks.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.store.is_none() && !self.packing.plain
+    }
+
+    /// How an entry of this level stands that carries this stamp.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
         if self.packing.plain {
-            return None;
+            return Verdict::Valid;
         }
-        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock.now();
-        let due = known.value == 0
-            || known.home != home
-            || known.asked.is_none_or(|asked| now.since(asked) >= MARKER_PERIOD);
-        // The next reader need not ask as well. While the epoch is unknown every reader must.
-        known.asked = due.then_some(now).or(known.asked);
-        due.then_some(known.changes)
-    }
-
-    /// The next read looks at the marker, whenever the last one did.
-    pub(crate) fn doubt_epoch(&self) {
-        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner).asked = None;
-    }
-
-    /// Takes the marker that a read brought. Says whether an epoch that was known has been replaced.
-    async fn learn(&self, around: &Around, marker: Option<Bytes>, changes: u64) -> bool {
-        let key = RawKey::marker(around.cache, &around.name);
-        let home = self.provider.incarnation();
-        match marker.and_then(|bytes| envelope::open(key, &bytes).ok()) {
-            // Written to this very state of the store, or nobody can tell.
-            Some((header, _)) if header.stamp.epoch != 0 && (home == 0 || header.id.0 == home) => {
-                self.adopt(header.stamp.epoch, home, changes)
-            }
-            // Lost, damaged, or of a store that has since been restarted or replaced: whatever it said, no entry of
-            // before may be believed.
-            _ => {
-                let tries = self.known().tries;
-                // Whoever has waited for another's try has waited long enough, whatever came of it.
-                let turn = around.clock.timeout(self.budget, self.epoch.creating.lock()).await;
-                if turn.is_none() || self.changes() != changes || self.known().tries != tries {
-                    return false;
-                }
-                let replaced = self.new_epoch(around).await.unwrap_or(false);
-                self.known().tries += 1;
-                replaced
-            }
+        match (self.pending.reaches(tags), self.ledger.judge(stamp, tags)) {
+            (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
+            (Some(Reach::Expire), _) => Verdict::Expired,
+            (None, verdict) => verdict,
         }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn changes(&self) -> u64 {
-        self.known().changes
-    }
-
-    fn adopt(&self, epoch: u64, home: u64, changes: u64) -> bool {
-        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.changes != changes {
-            return false;
-        }
-        known.home = home;
-        if known.value == epoch {
-            return false;
-        }
-        let old = std::mem::replace(&mut known.value, epoch);
-        known.changes += 1;
-        self.epoch.value.store(epoch, Ordering::Release);
-        old != 0 || self.epoch.blind.swap(false, Ordering::AcqRel)
-    }
-
-    /// Notes that something is loaded or stored without this level's epoch being known.
-    pub(crate) fn note_blind(&self) {
-        if self.caps.remote && self.stamp().epoch == 0 {
-            self.epoch.blind.store(true, Ordering::Release);
-        }
-    }
-
-    /// Gives the cache a new epoch at this level: everything stored in it before is void. Says whether another one was
-    /// known; a reader may have seen the new one already.
-    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<bool, Failure> {
-        if self.packing.plain {
-            // It has none: after more invalidations than can be remembered it is not read any more.
-            return Err(Failure::Skipped);
-        }
-        let epoch = fastrand::u64(1..);
-        let home = self.provider.incarnation();
-        let key = RawKey::marker(around.cache, &around.name);
-        let header = Header {
-            codec: None,
-            form: Form::default(),
-            by_set: true,
-            expired: false,
-            // Which state of the store this epoch belongs to.
-            id: crate::EntryId(home),
-            schema: 0,
-            born_ms: u64::try_from(around.clock.wall_ms()).unwrap_or(0),
-            fresh_for: Duration::MAX,
-            usable_for: Duration::MAX,
-            cost_us: 0,
-            stamp: Stamp { epoch, sequence: 0 },
-            extra: None,
-        };
-        let put = [Put { key, bytes: envelope::seal(key, &header, &[]), ttl: Duration::MAX }];
-        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider.put_many(&put)).await, 1);
-        for result in results {
-            result?;
-        }
-        let mut known = self.epoch.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.changes += 1;
-        known.home = home;
-        known.asked = Some(around.clock.now());
-        self.epoch.value.store(epoch, Ordering::Release);
-        let old = std::mem::replace(&mut known.value, epoch);
-        Ok((old != 0 && old != epoch) || self.epoch.blind.swap(false, Ordering::AcqRel))
-    }
-
-    /// Makes sure that the epoch is known, for writers that have read nothing. Says whether in-process levels are in doubt.
-    #[must_use]
-    pub(crate) async fn know_epoch(&self, around: &Around) -> bool {
-        let home = self.provider.incarnation();
-        let (changes, is_known) = {
-            let known = self.known();
-            (known.changes, known.value != 0 && known.home == home)
-        };
-        if self.caps.remote && !is_known && !self.packing.plain {
-            let marker = [RawKey::marker(around.cache, &around.name)];
-            let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
-            if let Ok(mut answers) = answer
-                && let Some(Ok(marker)) = answers.pop()
-            {
-                return self.learn(around, marker, changes).await;
-            }
-        }
-        false
     }
 
     /// Counts one level look-up.
@@ -555,7 +413,7 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
 }
 
 /// What a call brings back, for its span.
-trait Received {
+pub(crate) trait Received {
     /// Bytes of items.
     fn bytes(&self) -> usize {
         0
@@ -564,6 +422,7 @@ trait Received {
 
 impl Received for () {}
 impl Received for bool {}
+impl Received for Swapped {}
 impl Received for Option<Bytes> {
     fn bytes(&self) -> usize {
         self.as_ref().map_or(0, Bytes::len)
@@ -582,7 +441,10 @@ fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
     (0..items).map(|_| Err(Failure::Skipped)).collect()
 }
 
-fn flatten<R>(called: Result<Vec<Result<R, BoxError>>, Failure>, items: usize) -> Vec<Result<R, Failure>> {
+pub(crate) fn flatten<R>(
+    called: Result<Vec<Result<R, BoxError>>, Failure>,
+    items: usize,
+) -> Vec<Result<R, Failure>> {
     match called {
         Ok(results) => results
             .into_iter()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Extra, Loaded, Moment, Put, RawKey, Result, Scope, SpanKind,
-    SpanStart, Value, envelope,
+    Delivery, Entry, EntryId, ErrorKind, Loaded, Moment, Put, RawKey, Result, Scope, SpanKind, SpanStart,
+    Value, envelope,
     fill::{Outgoing, WriteOrder},
     gone::Cause,
     inner::Inner,
@@ -24,7 +24,7 @@ impl Written {
         Self { delivery: Delivery::Confirmed, error: None }
     }
 
-    fn take(&mut self, tier: &Tier, result: Result<(), Failure>) {
+    pub(crate) fn take(&mut self, tier: &Tier, result: Result<(), Failure>) {
         if let Err(failure) = result {
             self.delivery = Delivery::Pending;
             if tier.surface {
@@ -71,9 +71,9 @@ impl<'k, T: Value> Writing<'k, T> {
 
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
     /// another write of the key overlapped; without them the keys are gone from there.
-    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>) {
         self.ended = true;
-        self.finish(entries, seen);
+        self.finish(entries);
     }
 
     /// Ends it, leaving at in-process levels what they hold, no longer fresh.
@@ -95,7 +95,7 @@ impl<'k, T: Value> Writing<'k, T> {
         }
     }
 
-    fn finish(&mut self, entries: Option<&[Entry<T>]>, seen: u32) {
+    fn finish(&mut self, entries: Option<&[Entry<T>]>) {
         let Self { inner, keys, tickets, .. } = self;
         let now = inner.now();
         for (at, (key, ticket)) in keys.iter().zip(tickets).enumerate() {
@@ -106,7 +106,7 @@ impl<'k, T: Value> Writing<'k, T> {
                 .rev()
                 .filter_map(|tier| {
                     let store = tier.store.as_ref()?;
-                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier, seen))))
+                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier))))
                 })
                 .collect();
             let remove = || {
@@ -136,7 +136,7 @@ impl<T: Value> Drop for Writing<'_, T> {
         if self.ended {
             return;
         }
-        self.finish(None, 0);
+        self.finish(None);
         if self.sent {
             for tier in self.inner.remote() {
                 for key in &self.keys {
@@ -166,6 +166,7 @@ impl<T: Value> Inner<T> {
                     ));
                 }
             };
+            self.check_tags(&extra.tags)?;
             let timeline = self.timeline(now, value.is_none(), ttl, grace);
             if timeline.fresh_until <= now {
                 gone.push(key);
@@ -176,9 +177,10 @@ impl<T: Value> Inner<T> {
                 timeline,
                 id: EntryId::random(),
                 stamp: crate::Stamp::default(),
+                seen: 0,
                 cost: std::time::Duration::ZERO,
                 by_set: true,
-                extra: Extra { retry_at: None, ..extra }.boxed(),
+                extra: extra.boxed(),
                 encoded: None,
             };
             stored.push(Outgoing::new(key, entry));
@@ -203,7 +205,7 @@ impl<T: Value> Inner<T> {
         let told = self.tell(&writing.keys).await;
         // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
-        writing.end(kept, self.generation());
+        writing.end(kept);
         drop(order);
         self.replay();
         written.told(told).end()
@@ -227,13 +229,20 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
+        for tier in self.remote().rev() {
+            let learned = tier.know_epoch(&self.around).await;
+            self.heed(tier, learned);
+            tier.ledger.note_blind();
+        }
+        // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
+        let begun = self.begin();
+        let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
+        for item in &mut *items {
+            (item.entry.stamp, item.entry.seen) = (near, begun.seen);
+        }
         let mut later = Vec::new();
         for tier in self.remote().rev() {
-            if tier.know_epoch(&self.around).await {
-                self.void_in_process();
-            }
-            tier.note_blind();
-            let stamp = tier.stamp();
+            let stamp = begun.stamp(tier.index);
             if tier.background {
                 written.pending();
                 later.push((tier.index, stamp));
@@ -303,7 +312,7 @@ impl<T: Value> Inner<T> {
         self.remove_below(&writing, &mut written).await;
         let told = self.tell(&writing.keys).await;
         self.gone(&writing.keys);
-        writing.end(None, 0);
+        writing.end(None);
         self.replay();
         written.told(told).end()
     }
@@ -339,10 +348,8 @@ impl<T: Value> Inner<T> {
                 }
                 continue;
             }
-            let (held, cleared) = tier.read_many(&self.around, &writing.keys).await;
-            if cleared {
-                self.void_in_process();
-            }
+            let (held, learned) = tier.read_many(&self.around, &writing.keys).await;
+            self.heed(tier, learned);
             let mut puts = Vec::new();
             for (key, held) in writing.keys.iter().zip(held) {
                 match held {
@@ -388,7 +395,7 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
-            let result = tier.new_epoch(&self.around).await.map(drop);
+            let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
             if result.is_err() {
                 tier.pending.add_clear();
             }

@@ -53,6 +53,8 @@
 //! | the same, removed | `T` | 60 s |
 //! | the same, leased | none | the lease's |
 //! | `<prefix>~lease-<32 hex digits>` | none: the right to refresh an entry, named by XXH3-128 of its key and id | the lease's |
+//! | `<prefix><namespace>:` | as an entry's; for the envelope a line of text: the cache's mark | for ever |
+//! | `<prefix><namespace>~:<tag>` | likewise: the tag's mark | twice an entry's life |
 //! | `<prefix>~life` | `E`, 8 random bytes | 30 s from the last poll |
 //!
 //! Values of other programs are a miss, and are replaced. So are those of releases before 0.1.
@@ -124,6 +126,7 @@ mod exp;
 mod item;
 mod lease;
 mod life;
+mod marks;
 mod pipeline;
 mod provider;
 mod route;

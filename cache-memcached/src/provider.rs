@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey};
 use futures::future::join_all;
 
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     pub(crate) max_value: usize,
     pub(crate) closed: AtomicBool,
     pub(crate) polling: Polling,
-    /// Whether every server can keep leases.
+    /// Whether every server can keep leases, and marks.
     pub(crate) leases: bool,
 }
 
@@ -99,6 +99,12 @@ impl MemcachedProvider {
     ) -> Vec<Result<Answer, Error>> {
         let routed = commands.map(|command| Routed { home: self.0.home(command.key()), command, under });
         self.run(routed.collect()).await
+    }
+
+    /// Runs one command on a server.
+    pub(crate) async fn run_one(&self, home: usize, command: Command, under: Under) -> Result<Answer, Error> {
+        let mut answers = self.run(vec![Routed { home, command, under }]).await;
+        answers.pop().unwrap_or_else(|| Err(self.0.servers[home].error(NO_RESULT)))
     }
 
     pub(crate) fn key(&self, key: &RawKey<'_>) -> String {
@@ -251,6 +257,10 @@ impl CacheProvider for MemcachedProvider {
 
     fn leases(&self) -> Option<&dyn Leases> {
         self.0.leases.then_some(self as &dyn Leases)
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.0.leases.then_some(self as &dyn Marks)
     }
 
     async fn close(&self) {

@@ -19,7 +19,7 @@ const ENCODED_MAX: usize = KEY_MAX / 4 * 3;
 /// become one. Over the limit, [`shorten`] leaves the head and a digest of the whole.
 pub(crate) fn wire_key(prefix: &str, key: &RawKey<'_>) -> String {
     let mut out = String::with_capacity(prefix.len() + key.joined_len());
-    for part in [prefix, key.namespace, ":", key.id] {
+    for part in [prefix, key.namespace, key.separator(), key.id] {
         out.push_str(part);
     }
     let limit = if out.bytes().all(is_plain) { KEY_MAX } else { ENCODED_MAX };
@@ -81,8 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn marker_has_a_key() {
+    fn marks_have_keys() {
         assert_eq!(wire_key("app:", &RawKey::marker(CacheId(1), "ns")), "app:ns:");
+        assert_eq!(wire_key("app:", &RawKey::tag(CacheId(1), "ns", "t")), "app:ns~:t");
     }
 
     #[test]

@@ -124,6 +124,18 @@ impl Cluster {
         self.known().and_then(|map| Some(map.owner(slot(&self.record))?.keeper.time_offset_ms())).unwrap_or(0)
     }
 
+    /// Whether all masters that are known allow it.
+    pub(crate) fn all(&self, allows: impl Fn(&Keeper) -> bool) -> bool {
+        self.known().is_none_or(|map| map.masters.iter().all(|node| allows(&node.keeper)))
+    }
+
+    /// All that are known, by address.
+    pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
+        let mut nodes: Vec<_> = lock(&self.nodes).values().map(Arc::clone).collect();
+        nodes.sort_by(|a, b| a.keeper.endpoint().cmp(b.keeper.endpoint()));
+        nodes
+    }
+
     fn known(&self) -> Option<Arc<Map>> {
         match &*self.state.borrow() {
             State::Up(map) => Some(Arc::clone(map)),
@@ -227,7 +239,7 @@ impl Cluster {
     pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Option<Bytes>, Error> {
         let mut node = self.node_of(key).await?;
         for _ in 0..REDIRECTS {
-            let error = match node.get(key).await {
+            let error = match node.get(key.to_owned()).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
@@ -645,9 +657,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
-        let mut nodes: Vec<_> = lock(&self.nodes).values().map(Arc::clone).collect();
-        nodes.sort_by(|a, b| a.keeper.endpoint().cmp(b.keeper.endpoint()));
-        for node in nodes {
+        for node in self.nodes() {
             list.entry(&*node.keeper);
         }
         list.finish()

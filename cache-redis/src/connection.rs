@@ -21,8 +21,10 @@ use tokio::{
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    advice::Advice,
     dial::{dial, failed},
     keeper::Home,
+    scripts::{Form, RELEASE},
     settings::Settings,
     watch::{Watch, Watching},
     wire::text,
@@ -38,12 +40,17 @@ pub(crate) struct Pushes {
     pub(crate) hears: Hears,
     /// Wants to know which keys change.
     pub(crate) watch: Option<Arc<Watch>>,
+    pub(crate) advice: Arc<Advice>,
 }
 
 impl Pushes {
-    pub(crate) fn watched(watch: &Arc<Watch>) -> Self {
+    pub(crate) fn watched(watch: &Arc<Watch>, advice: &Arc<Advice>) -> Self {
         let hears = Arc::clone(watch);
-        Self { hears: Arc::new(move |_, push| hears.push(&push)), watch: Some(Arc::clone(watch)) }
+        Self {
+            hears: Arc::new(move |_, push| hears.push(&push)),
+            watch: Some(Arc::clone(watch)),
+            advice: Arc::clone(advice),
+        }
     }
 }
 
@@ -60,6 +67,7 @@ pub(crate) struct Link {
     watching: Mutex<Watching>,
     sent: AtomicU64,
     answered: AtomicU64,
+    in_flight: AtomicU64,
 }
 
 /// What the server said about itself when the connection was made.
@@ -75,6 +83,8 @@ pub(crate) struct Server {
     pub(crate) mode: Option<String>,
     /// `master` or `slave`.
     pub(crate) role: Option<String>,
+    /// What the user may not do there.
+    pub(crate) refused: Vec<Step>,
 }
 
 /// What a server has to be to be spoken to.
@@ -178,10 +188,19 @@ pub(crate) async fn open(
         watching: Mutex::default(),
         sent: AtomicU64::new(0),
         answered: AtomicU64::new(0),
+        in_flight: AtomicU64::new(0),
     };
     link.server = identify(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     link.server.fits(role, &link.endpoint)?;
-    fence(&link, last).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    let fenced = fence(&link, last).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    if !fenced {
+        link.server.refused.push(Step::Kill);
+    }
+    for step in &link.server.refused {
+        if *step != Step::Role || matches!(role, Role::Master | Role::Node) {
+            pushes.advice.say(step.advice());
+        }
+    }
     if let Some(watch) = &pushes.watch {
         watch.follow(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     }
@@ -220,11 +239,16 @@ impl Server {
 async fn identify(link: &Link) -> Result<Server, RedisError> {
     let mut ask = redis::pipe();
     ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
+    // Does nothing: whether it may be run is what is asked.
+    RELEASE.on(&mut ask, Form::Digest, &["l:{}"]).arg("");
+    ask.cmd("MULTI").cmd("EXEC");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, 4).await?;
+    let replies = link.pipeline(&ask, Step::ASKED.len()).await?;
     let after = wall_ms();
-    let [time, info, id, role] = replies.as_slice() else { return Ok(Server::default()) };
+    let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
+    let steps = Step::ASKED.into_iter().zip(&replies);
     Ok(Server {
+        refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
         time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
         run_id: field(info, "run_id:"),
         client_id: if let Value::Int(id) = id { Some(*id) } else { None },
@@ -241,16 +265,68 @@ async fn identify(link: &Link) -> Result<Server, RedisError> {
 /// Ends the connection before this one at the server, so that bytes of it which are still on their way can never run: a
 /// write that timed out must not arrive after an invalidation that was acknowledged.
 ///
-/// Another run of the server gave that id to a stranger, who is left alone. A user without the permission goes without.
-async fn fence(link: &Link, last: &Server) -> Result<(), RedisError> {
-    let Some(id) = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id)
-    else {
-        return Ok(());
-    };
+/// Another run of the server gave that id to a stranger, who is left alone. `false`: the user has not got the permission.
+async fn fence(link: &Link, last: &Server) -> Result<bool, RedisError> {
+    let id = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id);
     let mut kill = redis::pipe();
-    kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id);
-    // An error reply is among the values: it is gone already, or may not be ended.
-    link.pipeline(&kill, 1).await.map(drop)
+    kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id.unwrap_or(NOBODY));
+    // It may be gone already.
+    let replies = link.pipeline(&kill, 1).await?;
+    Ok(!replies.iter().any(may_not_run))
+}
+
+/// No server has had so many connections.
+const NOBODY: i64 = i64::MAX;
+
+/// What is done on a new connection and a user may be forbidden to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Time,
+    Info,
+    Id,
+    Role,
+    Script,
+    Multi,
+    Exec,
+    Kill,
+}
+
+impl Step {
+    /// In the order in which a new server is asked.
+    const ASKED: [Self; 7] =
+        [Self::Time, Self::Info, Self::Id, Self::Role, Self::Script, Self::Multi, Self::Exec];
+
+    /// What is weaker without, and how to put it right.
+    fn advice(self) -> String {
+        let (command, weaker, grant) = match self {
+            Self::Time => ("TIME", "ages at this level are counted by this machine's own clock", "+time"),
+            Self::Info => (
+                "INFO",
+                "a restart or failover that loses acknowledged writes is not noticed, and late bytes of a lost \
+                 connection may still run",
+                "+info",
+            ),
+            Self::Id => ("CLIENT ID", "late bytes of a lost connection may still run", "+client|id"),
+            Self::Kill => ("CLIENT KILL", "late bytes of a lost connection may still run", "+client|kill"),
+            Self::Role => ("ROLE", "whether the server is the master is not verified", "+role"),
+            Self::Script => (
+                "EVALSHA",
+                "there are no leases: one load per process, and what a load has read before an invalidation may be \
+                 stored after it",
+                "+evalsha +eval",
+            ),
+            Self::Multi | Self::Exec => ("MULTI or EXEC", "nothing is stored or removed", "+multi +exec"),
+        };
+        format!("{command} is refused to this user: {weaker}; grant {grant}")
+    }
+}
+
+/// Whether the user may not run the command at all; not to touch a key is another matter.
+fn may_not_run(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    // `EXEC` that is refused throws the transaction away, and says so first.
+    matches!(error.code(), "NOPERM" | "EXECABORT")
+        && error.details().is_some_and(|text| text.contains("permissions to run"))
 }
 
 fn wall_ms() -> i64 {
@@ -276,7 +352,7 @@ impl Link {
     /// Sends one command and waits for its reply. Dropping the future leaves the connection usable: the reply is read
     /// and thrown away.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.waits();
         let mut connection = self.connection.clone();
         let reply = self.unless_ended(connection.send_packed_command(command)).await;
         self.note(reply)
@@ -284,7 +360,7 @@ impl Link {
 
     /// Sends `count` commands in one go. Error replies are among the values.
     pub(crate) async fn pipeline(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.waits();
         let mut connection = self.connection.clone();
         let replies = self.unless_ended(connection.send_packed_commands(commands, 0, count)).await;
         self.note(replies)
@@ -292,7 +368,7 @@ impl Link {
 
     /// Waits for the server's confirmation.
     pub(crate) async fn subscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.waits();
         let mut connection = self.connection.clone();
         let reply = self.unless_ended(connection.subscribe(channels)).await;
         self.note(reply)
@@ -300,7 +376,7 @@ impl Link {
 
     /// Waits for the server's confirmation.
     pub(crate) async fn unsubscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.waits();
         let mut connection = self.connection.clone();
         let reply = self.unless_ended(connection.unsubscribe(channels)).await;
         self.note(reply)
@@ -356,6 +432,22 @@ impl Link {
         self.driver.abort();
     }
 
+    /// Whether the user may run transactions there. Half of one must not be sent to a server that refuses the other half.
+    pub(crate) fn transacts(&self) -> bool {
+        !self.server.refused.iter().any(|step| matches!(step, Step::Multi | Step::Exec))
+    }
+
+    fn waits(&self) -> Waiting<'_> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.in_flight)
+    }
+
+    /// Requests that somebody waits for.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// What is watched over it.
     pub(crate) fn watching(&self) -> Watching {
         self.watching.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -373,6 +465,15 @@ impl Link {
     /// Whether the server answers within `limit`.
     pub(crate) async fn answers_within(&self, limit: Duration) -> bool {
         timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok()
+    }
+}
+
+/// A request under way, which its caller may leave.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

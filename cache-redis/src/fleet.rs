@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use redis::{Pipeline, cmd};
+use redis::{Pipeline, Value, cmd};
 
 use crate::{
     Error, ErrorKind,
@@ -13,7 +13,8 @@ use crate::{
     cluster::Cluster,
     connection::{Link, Pushes},
     gather::Several,
-    keeper::{Home, Keeper},
+    info::{ConnectionInfo, ServerInfo},
+    keeper::{Home, Keeper, State},
     node::Node,
     scripts::Form,
     settings::Settings,
@@ -30,7 +31,7 @@ pub(crate) enum Fleet {
 
 impl Fleet {
     pub(crate) fn new(settings: Arc<Settings>, watch: &Arc<Watch>, advice: &Arc<Advice>) -> Self {
-        let pushes = Pushes::watched(watch);
+        let pushes = Pushes::watched(watch, advice);
         match &settings.place {
             Place::Cluster { .. } => Self::Cluster(Cluster::new(settings, pushes, Arc::clone(advice))),
             Place::One(_) | Place::Sentinels { .. } => {
@@ -78,10 +79,10 @@ impl Fleet {
         }
     }
 
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
         match self {
             Self::One(node) => node.get(key).await,
-            Self::Cluster(cluster) => cluster.get(key).await,
+            Self::Cluster(cluster) => cluster.get(&key).await,
         }
     }
 
@@ -162,6 +163,40 @@ impl Fleet {
         }
     }
 
+    /// Whether scripts may be run, as far as is known.
+    pub(crate) fn runs_scripts(&self) -> bool {
+        match self {
+            Self::One(node) => node.keeper.runs_scripts(),
+            Self::Cluster(cluster) => cluster.all(Keeper::runs_scripts),
+        }
+    }
+
+    /// The connections as they stand, one to each server that is known.
+    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
+        match self {
+            Self::One(node) => vec![ConnectionInfo::of(&node.keeper)],
+            Self::Cluster(cluster) => {
+                cluster.nodes().iter().map(|node| ConnectionInfo::of(&node.keeper)).collect()
+            }
+        }
+    }
+
+    /// Asks each server about itself. Those that do not answer are left out, unless none does.
+    pub(crate) async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+        match self {
+            Self::One(node) => Ok(vec![ask_info(&node.keeper).await?]),
+            Self::Cluster(cluster) => {
+                let map = cluster.map().await?;
+                let answers = join_all(map.masters().iter().map(|node| ask_info(&node.keeper))).await;
+                let (found, mut failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+                match failed.pop() {
+                    Some(Err(error)) if found.is_empty() => Err(error),
+                    _ => Ok(found.into_iter().flatten().collect()),
+                }
+            }
+        }
+    }
+
     pub(crate) fn incarnation(&self) -> u64 {
         match self {
             Self::One(node) => node.keeper.incarnation(),
@@ -201,6 +236,18 @@ impl Fleet {
             Self::Cluster(cluster) => cluster.close().await,
         }
     }
+}
+
+async fn ask_info(keeper: &Arc<Keeper>) -> Result<ServerInfo, Error> {
+    let reply = keeper.read(&cmd("INFO")).await?;
+    if let Value::ServerError(error) = &reply {
+        return Err(Error::reply(error));
+    }
+    let address = keeper.inspect(|state| match state {
+        State::Up(link) => link.endpoint.to_string(),
+        _ => keeper.endpoint().to_string(),
+    });
+    Ok(ServerInfo::read(address, wire::text(&reply).unwrap_or_default()))
 }
 
 impl fmt::Debug for Fleet {

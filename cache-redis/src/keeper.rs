@@ -27,7 +27,7 @@ use crate::{
     address::{Endpoint, Place},
     backoff::Backoff,
     cluster::Cluster,
-    connection::{Link, Pushes, Server, establish},
+    connection::{Link, Pushes, Server, Step, establish},
     sentinel::Sentinels,
     settings::Settings,
     watch::Watch,
@@ -122,6 +122,10 @@ pub(crate) struct Keeper {
     last: Mutex<Server>,
     /// Whether the connection lives on a runtime of several workers.
     several_workers: AtomicBool,
+    /// Whether the user may run scripts, as far as is known.
+    runs_scripts: AtomicBool,
+    /// Connections that have been made.
+    made: AtomicU64,
     renew: Notify,
     pushes: Pushes,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -138,6 +142,8 @@ impl Keeper {
             incarnation: AtomicU64::new(0),
             last: Mutex::default(),
             several_workers: AtomicBool::new(false),
+            runs_scripts: AtomicBool::new(true),
+            made: AtomicU64::new(0),
             renew: Notify::new(),
             pushes,
             task: Mutex::new(None),
@@ -158,6 +164,15 @@ impl Keeper {
 
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn runs_scripts(&self) -> bool {
+        self.runs_scripts.load(Ordering::Relaxed)
+    }
+
+    /// Connections that have been made after the first one.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.made.load(Ordering::Relaxed).saturating_sub(1)
     }
 
     /// Whether single look-ups are to be gathered. On one worker that only adds to their way.
@@ -323,6 +338,8 @@ impl Keeper {
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.several_workers.store(Handle::current().metrics().num_workers() > 1, Ordering::Relaxed);
+        self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);
+        self.made.fetch_add(1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);
         }

@@ -29,7 +29,8 @@
 //! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
-//! | `shop:m:{users}` | the cache's own marker | |
+//! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
+//! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
 //! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
 //! # Leases
@@ -44,8 +45,24 @@
 //! (`CLIENT TRACKING ... NOLOOP`, as the backplane does) hears of nothing that it did itself. Removals write a tombstone,
 //! because who tracks a key hears of writes, and not of a `DEL` where nothing was.
 //!
-//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys; one
-//! who may not run scripts or transactions gets [`ErrorKind::Denied`] from what needs them.
+//! # Rights
+//!
+//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys, and what
+//! a new connection begins with: `info time role client|id client|kill`. Who lacks one goes on as follows, and every cache on
+//! the provider is told so once, with the permission that is missing
+//! ([`Event::Advice`](cache_core::Event::Advice)):
+//!
+//! | refused | what is weaker |
+//! | --- | --- |
+//! | `INFO` | the server's identity is not known: data that a restart or failover has brought back is served, late bytes are not fenced off |
+//! | `CLIENT KILL`, `CLIENT ID` | a write that timed out may still arrive after the connection was lost |
+//! | `EVALSHA` | no leases: the level counts as one without |
+//! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is never sent |
+//! | `TIME` | ages at this level are counted by this machine's clock |
+//! | `ROLE` | that a master is one is not verified |
+//! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
+//!
+//! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call.
 //!
 //! # Backplane
 //!
@@ -125,6 +142,8 @@
 //! | a removal, while the server is out of memory | it works, by a script, or by `UNLINK` where scripts are not allowed |
 //! | the key holds a list or a hash | a miss; the next put replaces it |
 //!
+//! [`RedisProvider::connections`] tells how connections stand, [`RedisProvider::info`] what servers say of themselves.
+//!
 //! Dropping a call's future leaves the connection usable and disturbs no other call; whether a write that was dropped
 //! took effect is unknown. Errors, `Debug` and logs hold no key, value or credential.
 //!
@@ -142,8 +161,10 @@ mod ears;
 mod error;
 mod fleet;
 mod gather;
+mod info;
 mod keeper;
 mod lease;
+mod marks;
 mod node;
 mod provider;
 mod read;
@@ -160,5 +181,6 @@ mod write;
 
 pub use backplane::RedisBackplane;
 pub use error::{Error, ErrorKind};
+pub use info::{ConnectionInfo, ServerInfo};
 pub use provider::RedisProvider;
 pub use settings::RedisProviderBuilder;

@@ -26,9 +26,9 @@ impl Node {
     }
 
     /// Looks up one key, given as it is on the wire.
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
         if self.keeper.gathers() {
-            return self.gatherer.get(key.to_owned()).await;
+            return self.gatherer.get(key).await;
         }
         wire::found(self.keeper.read(cmd("GET").arg(key)).await?)
     }

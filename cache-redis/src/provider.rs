@@ -11,11 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{Advised, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Put, RawKey};
+use cache_core::{
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
+    RawKey,
+};
 use redis::Pipeline;
 
 use crate::{
-    Error, RedisBackplane, RedisProviderBuilder,
+    ConnectionInfo, Error, RedisBackplane, RedisProviderBuilder, ServerInfo,
     address::Endpoint,
     advice::Advice,
     fleet::Fleet,
@@ -98,6 +101,24 @@ impl RedisProvider {
         &self.0.settings
     }
 
+    /// Asks each server about itself: one, or every master of a cluster, of which those that do not answer are left out.
+    /// One round trip to each.
+    ///
+    /// # Errors
+    /// Why no server answers. [`ErrorKind::Denied`](crate::ErrorKind::Denied): the user may not run `INFO`.
+    pub async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+        self.fleet().info().await
+    }
+
+    /// How the connections stand now: one, or one for each node of a cluster that is known. No I/O.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.fleet().connections()
+    }
+
+    pub(crate) fn advice(&self) -> &Arc<Advice> {
+        &self.0.advice
+    }
+
     pub(crate) fn watch(&self) -> &Watch {
         &self.0.watch
     }
@@ -176,7 +197,7 @@ impl CacheProvider for RedisProvider {
         if key.id.is_empty() {
             return self.get_many(&[key]).await.pop().unwrap_or(Ok(None));
         }
-        Ok(self.fleet().get(&self.key(key)).await?)
+        Ok(self.fleet().get(self.key(key)).await?)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {
@@ -210,7 +231,16 @@ impl CacheProvider for RedisProvider {
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
+        // As a store without leases it still works, with less promised.
+        self.fleet().runs_scripts().then_some(self as &dyn Leases)
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
         Some(self)
+    }
+
+    fn backplane(&self) -> Option<Arc<dyn Backplane>> {
+        Some(Arc::new(Self::backplane(self)))
     }
 
     async fn close(&self) {

@@ -116,3 +116,31 @@ pub(crate) static RENEW: LazyLock<Script> = LazyLock::new(|| {
 pub(crate) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
 });
+
+/// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is.
+///
+/// What would stay as it is, without an end, is only compared. Each is removed before it is set: a script whose first write takes no memory works where the server has none left.
+///
+/// Keys: marks. Arguments, four to each: 1 if something was seen, what it was, what takes its place, its life in ms or
+/// nothing.
+pub(crate) static SWAP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+for i, key in ipairs(KEYS) do
+  local at = i * 4 - 4
+  local now = redis.pcall('GET', key)
+  if type(now) == 'table' then now = false end
+  if now ~= (ARGV[at + 1] == '1' and ARGV[at + 2]) then return {i, now} end
+end
+for i, key in ipairs(KEYS) do
+  local at = i * 4 - 4
+  local ends = ARGV[at + 4] ~= ''
+  if ends or ARGV[at + 2] ~= ARGV[at + 3] then
+    redis.call('DEL', key)
+    if ends then redis.call('SET', key, ARGV[at + 3], 'PX', ARGV[at + 4])
+    else redis.call('SET', key, ARGV[at + 3]) end
+  end
+end
+return 0",
+    )
+});

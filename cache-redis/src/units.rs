@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::{Arg, Pipeline, Value};
 
 use crate::{
-    Error,
+    Error, ErrorKind,
     keeper::Keeper,
     read::expect_replies,
     scripts::{self, Form},
@@ -63,6 +63,10 @@ impl Keeper {
         let replies = match repeat {
             Repeat::Once => self.read_all(&pipeline, count).await,
             Repeat::Never => match self.link().await {
+                Ok(link) if !link.transacts() && begins_transaction(&pipeline) => {
+                    let what = "Redis lets this user not run MULTI and EXEC: grant +multi +exec";
+                    Err(Error::new(ErrorKind::Denied, what))
+                }
                 Ok(link) => expect_replies(link.pipeline(&pipeline, count).await, count),
                 Err(error) => Err(error),
             },
@@ -75,6 +79,10 @@ impl Keeper {
             Err(error) => vec![Err(error); which.len()],
         }
     }
+}
+
+fn begins_transaction(pipeline: &Pipeline) -> bool {
+    pipeline.cmd_iter().any(|command| matches!(command.args_iter().next(), Some(Arg::Simple(b"MULTI"))))
 }
 
 /// The replies to what a transaction held, given those to all of its commands, `MULTI` and `EXEC` among them. An error

@@ -18,9 +18,13 @@ pub(crate) const TOMBSTONE: &[u8] = b"\0removed";
 pub(crate) const TOMBSTONE_MS: u64 = 60_000;
 
 /// `{prefix}v:{ns:id}`, with the braces, so that all keys of one id are in one cluster slot; `{prefix}m:{ns}` for the
-/// cache's own marker.
+/// cache's own mark and `{prefix}t:{ns}:tag` for a tag's, in one slot as well.
 pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
-    named(prefix, if key.id.is_empty() { "m:{" } else { "v:{" }, key)
+    match key {
+        RawKey { mark: false, .. } => named(prefix, "v:{", key),
+        RawKey { namespace, id: "", .. } => [prefix, "m:{", namespace, "}"].concat(),
+        RawKey { namespace, id, .. } => [prefix, "t:{", namespace, "}:", &shorten(id, KEY_MAX)].concat(),
+    }
 }
 
 /// Of value, lease (`l:`) and scratch (`f:`).
@@ -34,12 +38,10 @@ fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
     out.push_str(kind);
     let from = out.len();
     out.push_str(key.namespace);
-    if !key.id.is_empty() {
-        out.push(':');
-        out.push_str(key.id);
-        if let Cow::Owned(short) = shorten(&out[from..], KEY_MAX) {
-            out.replace_range(from.., &short);
-        }
+    out.push(':');
+    out.push_str(key.id);
+    if let Cow::Owned(short) = shorten(&out[from..], KEY_MAX) {
+        out.replace_range(from.., &short);
     }
     out.push('}');
     out
@@ -114,7 +116,8 @@ mod tests {
     #[test]
     fn keys_carry_their_slot_in_braces() {
         assert_eq!(key_of("users", "42"), "app:v:{users:42}");
-        assert_eq!(key_of("users", ""), "app:m:{users}");
+        assert_eq!(key("app:", RawKey::marker(CacheId(1), "users")), "app:m:{users}");
+        assert_eq!(key("app:", RawKey::tag(CacheId(1), "users", "a}b")), "app:t:{users}:a}b");
         assert_eq!(key_of("users", "a}b"), "app:v:{users:a}b}");
         let all = keys("app:", RawKey::new(CacheId(1), "users", "a}b"));
         assert_eq!(all, ["app:v:{users:a}b}", "app:l:{users:a}b}", "app:f:{users:a}b}"]);

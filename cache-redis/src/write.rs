@@ -80,7 +80,7 @@ impl RedisProvider {
     /// Runs writes, never twice: what the first run did before the connection broke is unknown.
     ///
     /// What is removed leaves a tombstone: a removal of what is not there must reach those who track the key, and only a
-    /// write does. The cache's marker is no entry: it has no lease, and is removed outright.
+    /// write does. A mark is no entry: it has no lease, and is removed outright.
     async fn write_all(&self, writes: &[Write<'_>]) -> Vec<Result<(), Error>> {
         let replies = self.units(
             writes.len(),
@@ -89,7 +89,7 @@ impl RedisProvider {
             |pipeline, at, _| {
                 let write = writes[at];
                 let [value, lease, _] = self.keys(write.key);
-                let marker = write.key.id.is_empty();
+                let marker = write.key.mark;
                 if marker && write.bytes.is_none() {
                     pipeline.cmd("UNLINK").arg(value);
                     return 1;
@@ -114,7 +114,7 @@ impl RedisProvider {
             .zip(writes)
             .map(|(replies, write)| {
                 let replies = match replies {
-                    Ok(replies) if write.key.id.is_empty() => Ok(replies),
+                    Ok(replies) if write.key.mark => Ok(replies),
                     other => other.and_then(executed),
                 };
                 self.fleet().heed(replies.and_then(wire::all_done))

@@ -359,7 +359,9 @@ async fn a_replay_tells_the_other_nodes_again() {
 #[tokio::test]
 async fn a_caller_who_stalls_in_the_probe_does_not_keep_the_level_off_for_the_others() {
     let world = World::new();
-    let cache = world.bare(policy());
+    let impatient = Breaker::default().open_for(300 * MS);
+    let level = Level::new(Arc::clone(&world.l2)).breaker(Some(impatient));
+    let cache = world.builder(policy()).level(level).build().unwrap();
     confirmed(cache.set("k", "v".to_owned()).await);
     world.pass(20 * S).await;
     world.down();
@@ -367,6 +369,8 @@ async fn a_caller_who_stalls_in_the_probe_does_not_keep_the_level_off_for_the_ot
         assert!(cache.get("k").await.is_err());
     }
     world.pass(2 * S).await;
+    // Between two polls of the level's mark, which are probes as well.
+    world.pass(400 * MS).await;
     world.l2.set_all(Fault::Hang);
     let mut stalled = Box::pin(cache.get("k"));
     assert!(futures::poll!(&mut stalled).is_pending());

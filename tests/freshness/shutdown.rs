@@ -1,6 +1,6 @@
 //! O10: `close` drains, then aborts, and nothing is stored after it returned.
 
-use traced_cache::{Delivery, ErrorKind, Outcome, Policy, testing::Fault};
+use traced_cache::{Delivery, ErrorKind, Outcome, Policy, Scope, testing::Fault};
 
 use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, saw, settled};
 
@@ -149,8 +149,8 @@ async fn close_reports_what_a_level_has_not_heard() {
     world.pass(3 * S).await;
     let closed = closing.await.unwrap();
     assert!(!closed.is_drained());
-    let told: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.key.clone())).collect();
-    assert_eq!(told, [(1, Some("k".to_owned()))]);
+    let told: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.scope, u.name.clone())).collect();
+    assert_eq!(told, [(1, Scope::Key, Some("k".to_owned()))]);
     assert!(!format!("{closed:?}").contains("\"k\""), "keys stay out of Debug");
 }
 

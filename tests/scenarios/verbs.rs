@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use traced_cache::{Access, ErrorKind, Loaded, Outcome, Policy, TracedCache, ok};
+use traced_cache::{Access, ErrorKind, Loaded, Outcome, Policy, Scope, TracedCache, ok};
 
 use crate::{
     hooks::{At, Gate},
@@ -309,7 +309,8 @@ async fn closing_reports_what_a_level_has_not_heard() {
         stack.time.advance(5 * S);
         let closed = kit::patient(closing).await.unwrap();
         assert_eq!(closed.undelivered().len(), 1);
-        assert_eq!((closed.undelivered()[0].level, closed.undelivered()[0].key.as_deref()), (1, Some("k")));
+        let left = &closed.undelivered()[0];
+        assert_eq!((left.level, left.scope, left.name.as_deref()), (1, Scope::Key, Some("k")));
         assert!(!format!("{closed:?}").contains("\"k\""), "keys stay out of Debug");
     }
 }

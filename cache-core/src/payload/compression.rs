@@ -68,6 +68,29 @@ impl Compression {
 }
 
 impl Compression {
+    /// `lz4` or `zstd`, for settings that are read: from 1 KiB on, Zstandard at level 1. `None`: not known, or not compiled
+    /// in.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            #[cfg(feature = "lz4")]
+            "lz4" => Some(Self::lz4()),
+            #[cfg(feature = "zstd")]
+            "zstd" => Some(Self::zstd(1)),
+            _ => None,
+        }
+    }
+
+    /// The same with another threshold, and, where there are any, at another level.
+    #[must_use]
+    pub fn tuned(self, above: Option<usize>, level: Option<i32>) -> Self {
+        let algorithm = match (self.algorithm, level) {
+            #[cfg(feature = "zstd")]
+            (Algorithm::Zstd { .. }, Some(level)) => Algorithm::Zstd { level },
+            (algorithm, _) => algorithm,
+        };
+        Self { algorithm, above: above.unwrap_or(self.above) }
+    }
+
     pub(crate) fn check(&self, field: &str) -> Result<()> {
         match self.algorithm {
             #[cfg(feature = "lz4")]

@@ -50,15 +50,23 @@ impl Encryption {
     /// Writes, and reads, with this key. `id` names it on the wire.
     #[cfg(feature = "encryption")]
     pub fn new(id: u32, key: &[u8; 32]) -> Self {
-        Self { keys: vec![Key { id, cipher: cipher::new(key) }] }
+        Self { keys: Vec::from_iter(cipher::new(key).map(|cipher| Key { id, cipher })) }
     }
 
     /// Also reads what was written with this key.
     #[cfg(feature = "encryption")]
     #[must_use]
     pub fn also_reads(mut self, id: u32, key: &[u8; 32]) -> Self {
-        self.keys.push(Key { id, cipher: cipher::new(key) });
+        self.keys.extend(cipher::new(key).map(|cipher| Key { id, cipher }));
         self
+    }
+
+    /// [`new`](Self::new) and [`also_reads`](Self::also_reads), the writing key first, for settings that are read. `None`:
+    /// no key, or not compiled in.
+    pub fn with_keys<'a>(keys: impl IntoIterator<Item = (u32, &'a [u8; 32])>) -> Option<Self> {
+        let keys: Vec<_> =
+            keys.into_iter().filter_map(|(id, key)| Some(Key { id, cipher: cipher::new(key)? })).collect();
+        (!keys.is_empty()).then_some(Self { keys })
     }
 
     /// Ids of the keys, the writing one first.
@@ -127,8 +135,8 @@ mod cipher {
     /// Wiped when dropped.
     pub(super) type Cipher = XChaCha20Poly1305;
 
-    pub(super) fn new(key: &[u8; 32]) -> Arc<Cipher> {
-        Arc::new(Cipher::new(key.into()))
+    pub(super) fn new(key: &[u8; 32]) -> Option<Arc<Cipher>> {
+        Some(Arc::new(Cipher::new(key.into())))
     }
 
     pub(super) fn nonce() -> Option<[u8; NONCE]> {
@@ -166,10 +174,14 @@ mod cipher {
 /// Without the feature there is no key, and so no [`Encryption`].
 #[cfg(not(feature = "encryption"))]
 mod cipher {
-    use super::{NONCE, TAG};
+    use super::{Arc, NONCE, TAG};
 
     #[derive(Clone)]
     pub(super) enum Cipher {}
+
+    pub(super) fn new(_: &[u8; 32]) -> Option<Arc<Cipher>> {
+        None
+    }
 
     pub(super) fn nonce() -> Option<[u8; NONCE]> {
         None

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     Acquire, Acquired, Advised, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease,
-    Leases, LevelOp, Put, RawKey,
+    Leases, LevelOp, Marks, Put, RawKey, Swap, Swapped,
 };
 
 /// A call of a provider.
@@ -38,11 +38,13 @@ pub enum ChaosOp {
     Renew,
     /// `release_many`.
     Release,
+    /// `swap` of marks.
+    Swap,
 }
 
 impl ChaosOp {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Get,
         Self::Put,
         Self::Remove,
@@ -51,6 +53,7 @@ impl ChaosOp {
         Self::Fill,
         Self::Renew,
         Self::Release,
+        Self::Swap,
     ];
 }
 
@@ -314,8 +317,21 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
         self.inner.leases().is_some().then_some(self)
     }
 
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.inner.marks().is_some().then_some(self)
+    }
+
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl<P: CacheProvider> Marks for Chaos<P> {
+    async fn swap(&self, marks: &[Swap<'_>]) -> Result<Swapped, BoxError> {
+        let fault = self.enter(ChaosOp::Swap, marks.len()).await?;
+        let Some(inner) = self.inner.marks() else { return Err(ChaosError.into()) };
+        lose(fault, inner.swap(marks).await)
     }
 }
 

@@ -78,6 +78,11 @@ impl Link {
         self.node.state.store(MUTE, Ordering::SeqCst);
     }
 
+    /// Delivers again after [`mute`](Self::mute), without anybody noticing that anything was lost.
+    pub fn unmute(&self) {
+        self.node.state.store(UP, Ordering::SeqCst);
+    }
+
     /// Mends it, and tells its listeners that they may have missed something.
     pub fn heal(&self) {
         self.node.state.store(UP, Ordering::SeqCst);

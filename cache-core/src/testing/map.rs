@@ -15,15 +15,16 @@ use bytes::Bytes;
 
 use crate::{
     Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, ENTRY_ID_AT, Fill, Holding,
-    Lease, Leases, Moment, Put, RawKey, shorten,
+    Lease, Leases, Marks, Moment, Put, RawKey, Swap, Swapped, shorten,
 };
 
 /// Keeps bytes in a hash map and says of itself that it is remote. Keeps to whatever capabilities it is given: rounds
-/// TTLs up, shortens long keys, refuses large items. Nothing is evicted. Gives leases if told to
-/// ([`leasing`](Self::leasing)).
+/// TTLs up, shortens long keys, refuses large items. Nothing is evicted. Gives leases and swaps marks if told to
+/// ([`leasing`](Self::leasing), [`marking`](Self::marking)).
 pub struct MapProvider {
     held: Mutex<Held>,
     leasing: bool,
+    marking: bool,
     capabilities: Capabilities,
     clock: Clock,
     offset_ms: AtomicI64,
@@ -82,6 +83,7 @@ impl MapProvider {
         Self {
             held: Mutex::default(),
             leasing: false,
+            marking: false,
             capabilities,
             clock: Clock::system(),
             offset_ms: AtomicI64::new(0),
@@ -93,6 +95,13 @@ impl MapProvider {
     #[must_use]
     pub fn leasing(mut self) -> Self {
         self.leasing = true;
+        self
+    }
+
+    /// Swaps marks, so that tags are invalidated one by one.
+    #[must_use]
+    pub fn marking(mut self) -> Self {
+        self.marking = true;
         self
     }
 
@@ -292,6 +301,27 @@ impl CacheProvider for MapProvider {
 
     fn leases(&self) -> Option<&dyn Leases> {
         self.leasing.then_some(self)
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.marking.then_some(self)
+    }
+}
+
+#[async_trait]
+impl Marks for MapProvider {
+    async fn swap(&self, marks: &[Swap<'_>]) -> Result<Swapped, BoxError> {
+        let mut held = self.lock();
+        let clock = self.clock.now();
+        for (at, mark) in marks.iter().enumerate() {
+            let key = self.stored_key(&mark.key);
+            let now = held.item(&key, clock).map(|item| item.bytes.clone());
+            if now != mark.seen {
+                return Ok(Swapped::Other { at, now });
+            }
+            held.items.insert(key, Item { bytes: mark.bytes.clone(), until: self.until(mark.ttl) });
+        }
+        Ok(Swapped::Done)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Keys: bytes decide.
 
+use std::time::Duration;
+
 use super::room::{Room, ok, own};
-use crate::{CacheProvider, Capabilities, shorten};
+use crate::{CacheProvider, Capabilities, Put, shorten};
 
 pub(super) fn has_a_limit(capabilities: &Capabilities) -> bool {
     capabilities.key_max.is_some()
@@ -174,17 +176,23 @@ pub async fn namespaces_are_apart(provider: &dyn CacheProvider) {
     }
 }
 
-/// A cache's own marker has the empty id, which is no user's.
-pub async fn the_marker_is_apart(provider: &dyn CacheProvider) {
+/// The marks of a cache and of its tags are no id's item, and can be put, read and removed.
+pub async fn marks_are_apart(provider: &dyn CacheProvider) {
     let room = Room::new();
-    let ids = [" ", ":", "\0", "0", "%", "marker"];
+    let ids = [" ", ":", "\0", "0", "%", "marker", "~:", "~:a", "a"];
     room.fill(provider, &ids).await;
-    assert!(ok(provider.get(room.marker()).await).is_none(), "the marker is no id's item");
-    room.put(provider, "", "mark").await;
+    let marks = [room.marker(), room.tag("a"), room.tag("~"), room.tag(" ")];
+    for mark in marks {
+        assert!(ok(provider.get(mark).await).is_none(), "a mark is no id's item");
+        let bytes = room.own_mark(mark);
+        ok(provider.put(Put { key: mark, bytes, ttl: Duration::from_secs(600) }).await);
+    }
     room.expect_own(provider, &ids).await;
-    assert_eq!(ok(provider.get(room.marker()).await).as_deref(), Some(&b"mark"[..]));
-    ok(provider.remove(room.marker()).await);
-    assert!(ok(provider.get(room.marker()).await).is_none(), "the marker can be removed");
+    for mark in marks {
+        assert_eq!(ok(provider.get(mark).await), Some(room.own_mark(mark)));
+        ok(provider.remove(mark).await);
+        assert!(ok(provider.get(mark).await).is_none(), "a mark can be removed");
+    }
     room.expect_own(provider, &ids).await;
 }
 

@@ -20,6 +20,7 @@ mod batches;
 mod concurrency;
 mod keys;
 pub mod leases;
+pub mod marks;
 pub mod object_store;
 mod room;
 mod time;
@@ -105,7 +106,7 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         keys_around_the_limit if keys::has_a_limit,
         a_shortened_key_is_another_key if keys::has_a_limit,
         namespaces_are_apart,
-        the_marker_is_apart,
+        marks_are_apart,
         empty_batch,
         batch_keeps_order_and_length,
         duplicates_in_a_batch,

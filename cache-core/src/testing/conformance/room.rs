@@ -41,6 +41,15 @@ impl Room {
         RawKey::marker(self.cache, &self.namespace)
     }
 
+    pub(super) fn tag<'a>(&'a self, tag: &'a str) -> RawKey<'a> {
+        RawKey::tag(self.cache, &self.namespace, tag)
+    }
+
+    /// Bytes that tell whose mark they are.
+    pub(super) fn own_mark(&self, mark: RawKey<'_>) -> Bytes {
+        own(&mark.joined())
+    }
+
     pub(super) fn item<'a>(&'a self, id: &'a str, bytes: impl Into<Bytes>) -> Put<'a> {
         Put { key: self.key(id), bytes: bytes.into(), ttl: Duration::from_secs(600) }
     }

@@ -105,7 +105,7 @@ impl CacheProvider for Broken {
         let mut found = Vec::new();
         for key in keys {
             let id = self.id(key);
-            found.push(self.0.get(RawKey::new(key.cache, self.namespace(key), &id)).await);
+            found.push(self.0.get(RawKey { namespace: self.namespace(key), id: &id, ..*key }).await);
         }
         match self.1 {
             Wrong::Reverses => found.reverse(),
@@ -122,7 +122,7 @@ impl CacheProvider for Broken {
         let mut results = Vec::new();
         for item in items {
             let id = self.id(&item.key);
-            let key = RawKey::new(item.key.cache, self.namespace(&item.key), &id);
+            let key = RawKey { namespace: self.namespace(&item.key), id: &id, ..item.key };
             let large = self.capabilities().value_max.is_some_and(|max| item.bytes.len() > max);
             if large && self.1 == Wrong::KeepsOldWhenRefused {
                 results.push(Err("too large".into()));
@@ -153,7 +153,7 @@ impl CacheProvider for Broken {
         if self.1 != Wrong::RemovesNothing {
             for key in keys {
                 let id = self.id(key);
-                self.0.remove(RawKey::new(key.cache, self.namespace(key), &id)).await.unwrap();
+                self.0.remove(RawKey { namespace: self.namespace(key), id: &id, ..*key }).await.unwrap();
             }
         }
         keys.iter().map(|_| Ok(())).collect()

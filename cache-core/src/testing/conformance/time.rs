@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::room::{Room, all_ok, ok};
-use crate::{CacheProvider, Capabilities, Put};
+use crate::{CacheProvider, Capabilities, Put, RawKey};
 
 /// What has a short TTL is gone by then, however busy the machine is.
 const GONE_BY: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ pub(super) fn is_fine(capabilities: &Capabilities) -> bool {
 }
 
 /// A TTL that the store can hold and a test can wait for.
-fn short_ttl(provider: &dyn CacheProvider) -> Duration {
+pub(super) fn short_ttl(provider: &dyn CacheProvider) -> Duration {
     (provider.capabilities().ttl_step * 2).max(Duration::from_millis(60))
 }
 
@@ -29,6 +29,15 @@ async fn gone(room: &Room, provider: &dyn CacheProvider, id: &str, start: Instan
             return start.elapsed();
         }
         assert!(asked < GONE_BY, "{id} has not expired");
+        sleep(PAUSE).await;
+    }
+}
+
+/// The same for any key.
+pub(super) async fn until_gone(provider: &dyn CacheProvider, key: RawKey<'_>) {
+    let start = Instant::now();
+    while ok(provider.get(key).await).is_some() {
+        assert!(start.elapsed() < GONE_BY, "it has not expired");
         sleep(PAUSE).await;
     }
 }

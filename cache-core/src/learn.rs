@@ -1,0 +1,294 @@
+//! Reading and writing the marks of a remote level.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    BoxError, LevelOp, Moment, Put, RawKey, Swap, Swapped,
+    ledger::{Learned, TagCopy},
+    mark::{Mark, Reach, TagMark},
+    tier::{Around, Failure, Tier, flatten},
+};
+
+/// How often a remote level's mark is read, along with a look-up or on its own: the period within which invalidations of
+/// more than a key, made by another node, show.
+pub(crate) const MARK_PERIOD: Duration = Duration::from_secs(1);
+/// How long entries with tags are believed while the level does not say what its mark is.
+pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(10);
+/// Tries to swap marks before the level counts as not well. Each that fails is one that succeeded for another node.
+const TRIES: usize = 64;
+
+/// An invalidation that a level has taken.
+pub(crate) struct Advanced {
+    /// Its number there, and the epoch that it belongs to.
+    pub(crate) stamp: crate::Stamp,
+    /// What else has come to light.
+    pub(crate) learned: Learned,
+}
+
+impl Tier {
+    /// Takes the mark that a read brought.
+    pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
+        let home = self.provider.incarnation();
+        if let Some(learned) = self.believe(around, raw.as_ref(), home, changes) {
+            return learned;
+        }
+        // Lost, damaged, rolled back, or of a store that has since been restarted or replaced: whatever it said, no entry
+        // of before may be believed.
+        let tries = self.ledger.tries();
+        // Whoever has waited for another's try has waited long enough, whatever came of it.
+        let turn = around.clock.timeout(self.budget(), self.ledger.creating.lock()).await;
+        if turn.is_none() || self.ledger.changes() != changes || self.ledger.tries() != tries {
+            return Learned::Nothing;
+        }
+        let learned = self.begin_epoch(around, raw, changes).await;
+        self.ledger.tried();
+        learned.unwrap_or(Learned::Nothing)
+    }
+
+    /// Takes a mark that is as it should be; `None` if it is not.
+    fn believe(&self, around: &Around, raw: Option<&Bytes>, home: u64, changes: u64) -> Option<Learned> {
+        let raw = raw?;
+        // Written to this very state of the store, or nobody can tell.
+        let mark = Mark::decode(raw).filter(|mark| home == 0 || mark.home == home)?;
+        if self.ledger.is_rolled_back(&mark, changes) {
+            return None;
+        }
+        Some(self.ledger.adopt(mark, raw.clone(), home, changes, around.clock.now()))
+    }
+
+    /// Gives the cache a mark where there is none that can be believed. Of several who do so at once, where the level can
+    /// swap, the first one counts.
+    async fn begin_epoch(
+        &self,
+        around: &Around,
+        mut seen: Option<Bytes>,
+        changes: u64,
+    ) -> Result<Learned, Failure> {
+        if self.provider.marks().is_none() {
+            return self.new_epoch(around).await;
+        }
+        let key = RawKey::marker(around.cache, &around.name);
+        for _ in 0..TRIES {
+            let home = self.provider.incarnation();
+            let mark = Mark::new(home);
+            let bytes = mark.encode();
+            let swap = Swap { key, seen, bytes: bytes.clone(), ttl: Duration::MAX };
+            match self.swap(around, &[swap]).await? {
+                Swapped::Done => {
+                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, around.clock.now()));
+                }
+                Swapped::Other { now, .. } => {
+                    if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
+                        return Ok(learned);
+                    }
+                    seen = now;
+                }
+            }
+        }
+        Ok(Learned::Nothing)
+    }
+
+    /// Gives the cache a new epoch at this level: everything stored in it before is void.
+    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<Learned, Failure> {
+        if !self.is_marked() {
+            // It has none: after more invalidations than can be remembered it is not read any more.
+            return Err(Failure::Skipped);
+        }
+        let home = self.provider.incarnation();
+        let mark = Mark::new(home);
+        let bytes = mark.encode();
+        let key = RawKey::marker(around.cache, &around.name);
+        let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
+        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider.put_many(&put)).await, 1);
+        for result in results {
+            result?;
+        }
+        Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, around.clock.now()))
+    }
+
+    /// Makes sure that the epoch is known, for writers that have read nothing.
+    #[must_use]
+    pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
+        if !self.is_marked() || self.ledger.is_of(self.provider.incarnation()) {
+            return Learned::Nothing;
+        }
+        self.read_mark(around).await.unwrap_or(Learned::Nothing)
+    }
+
+    /// Reads the mark.
+    pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
+        let changes = self.ledger.changes();
+        let marker = [RawKey::marker(around.cache, &around.name)];
+        let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
+        let raw = flatten(answer, 1).pop().unwrap_or(Err(Failure::Skipped))?;
+        Ok(self.learn(around, raw, changes).await)
+    }
+
+    /// Reads the marks of tags that are not known, in one round trip unless something is invalidated meanwhile.
+    pub(crate) async fn read_tags(&self, around: &Around, tags: &[Box<str>]) -> Learned {
+        let mut learned = Learned::Nothing;
+        for _ in 0..3 {
+            let at = self.ledger.snapshot();
+            let mut keys = vec![RawKey::marker(around.cache, &around.name)];
+            keys.extend(tags.iter().map(|tag| RawKey::tag(around.cache, &around.name, tag)));
+            let call = self.provider.get_many(&keys);
+            let Ok(answers) = self.call(around, LevelOp::Get, keys.len(), 0, call).await else { break };
+            let mut answers = answers.into_iter();
+            let Some(Ok(raw)) = answers.next() else { break };
+            learned = learned.and(self.learn(around, raw, at.changes).await);
+            let Some((mark, _)) = self.ledger.mark() else { break };
+            let copies = tags.iter().zip(answers).filter_map(|(tag, raw)| {
+                let raw = raw.ok()?;
+                Some((tag.clone(), tag_copy(raw, &mark, Moment::ORIGIN)))
+            });
+            // Marks of tags are raised before the cache's own: those that were read while that did not move are of it.
+            if self.ledger.take_tags(copies.collect(), at) {
+                break;
+            }
+        }
+        learned
+    }
+
+    /// Takes the next number for an invalidation: of these tags, or of every entry's freshness. A level that cannot swap
+    /// gives the cache a new epoch instead. `life`: how long the marks of tags are needed.
+    pub(crate) async fn advance(
+        &self,
+        around: &Around,
+        tags: &[Box<str>],
+        reach: Reach,
+        life: Duration,
+    ) -> Result<Advanced, Failure> {
+        let advanced = |learned| Advanced { stamp: self.ledger.stamp(), learned };
+        if self.provider.marks().is_none() {
+            return Ok(advanced(self.new_epoch(around).await?.and(Learned::Epoch)));
+        }
+        // Those of this node take turns, rather than make each other try again.
+        let turn = around.clock.timeout(self.budget(), self.ledger.advancing.lock()).await;
+        if turn.is_none() {
+            return Err(Failure::busy());
+        }
+        let mut learned = Learned::Nothing;
+        if !self.ledger.is_of(self.provider.incarnation()) {
+            learned = self.read_mark(around).await?;
+        }
+        let until = around.clock.now().after(life);
+        for _ in 0..TRIES {
+            let at = self.ledger.snapshot();
+            let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Skipped) };
+            let home = self.provider.incarnation();
+            let mut next = mark.next();
+            if tags.is_empty() {
+                next.expired = next.sequence;
+            }
+            // What a missing mark of a tag stands for is right only while the cache's mark is what it is known to be.
+            let mut swaps = vec![still(around, &raw)];
+            let mut copies = Vec::with_capacity(tags.len());
+            for tag in tags {
+                let known = self.ledger.copy(tag);
+                let old = known.as_ref().map_or_else(|| TagMark::unknown(&mark), |copy| copy.mark);
+                let new = old.raised(reach, next.sequence);
+                let bytes = new.encode();
+                let key = RawKey::tag(around.cache, &around.name, tag);
+                let seen = known.and_then(|copy| copy.raw);
+                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
+                copies.push((tag.clone(), TagCopy { mark: new, raw: Some(bytes), until }));
+            }
+            let bytes = next.encode();
+            swaps.push(Swap { bytes: bytes.clone(), ..still(around, &raw) });
+            let needed = if swaps[1..].iter().all(|swap| swap.seen.is_some()) { &swaps[1..] } else { &swaps };
+            let skipped = swaps.len() - needed.len();
+            let (place, now) = match self.swap(around, needed).await? {
+                Swapped::Done => {
+                    let written = self.ledger.wrote((next, bytes), copies, home, around.clock.now());
+                    return Ok(advanced(learned.and(written)));
+                }
+                Swapped::Other { at, now } => (at + skipped, now),
+            };
+            match place.checked_sub(1).and_then(|place| Some((place, tags.get(place)?))) {
+                Some((place, tag)) => {
+                    // Those before it are raised already, or will say so themselves.
+                    copies.truncate(place);
+                    copies.push((tag.clone(), tag_copy(now, &mark, Moment::ORIGIN)));
+                    self.ledger.take_tags(copies, at);
+                }
+                None => {
+                    let found = self.learn(around, now, at.changes).await;
+                    learned = learned.and(found);
+                    if found == Learned::Epoch {
+                        // Void already, and more than that.
+                        return Ok(advanced(learned));
+                    }
+                }
+            }
+        }
+        Err(Failure::busy())
+    }
+
+    /// Sees to it that tags have marks which the level keeps for at least `life`: an entry with a tag that has none is void
+    /// with the next invalidation of any tag. One round trip, where the marks are made here.
+    pub(crate) async fn touch_tags(&self, around: &Around, tags: &[Box<str>], life: Duration) -> Learned {
+        let mut learned = Learned::Nothing;
+        let until = around.clock.now().after(life);
+        let mut open: Vec<&Box<str>> = tags.iter().collect();
+        // Each try makes all of them, or tells what one of them is.
+        for _ in 0..tags.len() + 2 {
+            open.retain(|tag| self.ledger.needs_touch(tag, until));
+            let at = self.ledger.snapshot();
+            let (Some((mark, raw)), false) = (self.ledger.mark(), open.is_empty()) else { break };
+            let mut swaps = vec![still(around, &raw)];
+            let mut copies = Vec::with_capacity(open.len());
+            for tag in &open {
+                let (new, seen) = match self.ledger.copy(tag) {
+                    Some(TagCopy { mark, raw: Some(raw), .. }) => (mark, Some(raw)),
+                    _ => (TagMark::unknown(&mark), None),
+                };
+                let bytes = seen.clone().unwrap_or_else(|| new.encode());
+                let key = RawKey::tag(around.cache, &around.name, tag);
+                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
+                copies.push(((*tag).clone(), TagCopy { mark: new, raw: Some(bytes), until }));
+            }
+            match self.swap(around, &swaps).await {
+                Ok(Swapped::Done) => {
+                    self.ledger.take_tags(copies, at);
+                    break;
+                }
+                Ok(Swapped::Other { at: 0, now }) => {
+                    learned = learned.and(self.learn(around, now, at.changes).await);
+                }
+                Ok(Swapped::Other { at: place, now }) => {
+                    let copy = tag_copy(now, &mark, Moment::ORIGIN);
+                    copies.truncate(place - 1);
+                    copies.extend(open.get(place - 1).map(|tag| ((*tag).clone(), copy)));
+                    self.ledger.take_tags(copies, at);
+                }
+                Err(_) => break,
+            }
+        }
+        learned
+    }
+
+    async fn swap(&self, around: &Around, swaps: &[Swap<'_>]) -> Result<Swapped, Failure> {
+        let call = async {
+            vec![match self.provider.marks() {
+                Some(marks) => marks.swap(swaps).await,
+                None => Err(BoxError::from("the provider swaps no marks")),
+            }]
+        };
+        flatten(self.call(around, LevelOp::Swap, 1, 0, call).await, 1).pop().unwrap_or(Err(Failure::Skipped))
+    }
+}
+
+/// Makes sure that the cache's mark is what it is known to be.
+fn still<'a>(around: &'a Around, raw: &Bytes) -> Swap<'a> {
+    let key = RawKey::marker(around.cache, &around.name);
+    Swap { key, seen: Some(raw.clone()), bytes: raw.clone(), ttl: Duration::MAX }
+}
+
+/// A tag's mark as it was read. What is missing, unreadable or of another epoch was invalidated by the last number at the
+/// latest: absence never makes an entry valid.
+fn tag_copy(raw: Option<Bytes>, mark: &Mark, until: Moment) -> TagCopy {
+    let read = raw.as_deref().and_then(TagMark::decode).filter(|tag| tag.epoch == mark.epoch);
+    TagCopy { mark: read.unwrap_or_else(|| TagMark::unknown(mark)), raw, until }
+}

@@ -1,0 +1,357 @@
+//! What this node knows of a remote level's marks.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Moment, Stamp,
+    mark::{Mark, Reach, TagMark},
+    news::{MAX_TAGS, Verdict},
+};
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    known: Mutex<Known>,
+    /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
+    /// cannot be told from the first one.
+    blind: AtomicBool,
+    /// One caller creates the mark; the others wait for it.
+    pub(crate) creating: tokio::sync::Mutex<()>,
+    /// So do those who invalidate.
+    pub(crate) advancing: tokio::sync::Mutex<()>,
+}
+
+struct Known {
+    /// As last read or written, and its bytes in the store.
+    mark: Option<(Mark, Bytes)>,
+    /// The state of the store that it was read from.
+    home: u64,
+    asked: Option<Moment>,
+    /// When the level last said what the mark is.
+    proven: Moment,
+    /// It has not said so for too long: tags may have been invalidated.
+    doubted: bool,
+    /// Counts tries to create the mark.
+    tries: u64,
+    /// Counts changes, so that an answer that was under way during one is not believed.
+    changes: u64,
+    /// Marks of tags. Right as long as the sequence is.
+    tags: HashMap<Box<str>, TagCopy>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            mark: None,
+            home: 0,
+            asked: None,
+            proven: Moment::ORIGIN,
+            doubted: false,
+            tries: 0,
+            changes: 0,
+            tags: HashMap::new(),
+        }
+    }
+}
+
+/// A tag's mark, as it was read or written.
+#[derive(Clone, Debug)]
+pub(crate) struct TagCopy {
+    pub(crate) mark: TagMark,
+    /// Its bytes in the store; `None` where there is none.
+    pub(crate) raw: Option<Bytes>,
+    /// Until when the store keeps it at least.
+    pub(crate) until: Moment,
+}
+
+/// What an answer has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learned {
+    Nothing,
+    /// Tags have been invalidated elsewhere, it is not known which.
+    Tags,
+    /// Every entry has been expired elsewhere, and perhaps tags.
+    Expired,
+    /// Every entry is void.
+    Epoch,
+}
+
+impl Learned {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self.weight() >= other.weight() { self } else { other }
+    }
+
+    fn weight(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Tags => 1,
+            Self::Expired => 2,
+            Self::Epoch => 3,
+        }
+    }
+}
+
+/// A moment of knowledge, to tell later whether anything has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) stamp: Stamp,
+    pub(crate) changes: u64,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What new entries of the level carry; an epoch of 0 while it is unknown.
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.lock().stamp()
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let known = self.lock();
+        Snapshot { stamp: known.stamp(), changes: known.changes }
+    }
+
+    pub(crate) fn mark(&self) -> Option<(Mark, Bytes)> {
+        self.lock().mark.clone()
+    }
+
+    /// Whether the mark is known, and of this state of the store.
+    pub(crate) fn is_of(&self, home: u64) -> bool {
+        let known = self.lock();
+        known.mark.is_some() && known.home == home
+    }
+
+    /// `Some(changes)` when the mark should be read, and then the next reader need not ask as well. While the epoch is
+    /// unknown every reader must.
+    pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
+        let mut known = self.lock();
+        let due = known.mark.is_none()
+            || known.home != home
+            || known.asked.is_none_or(|asked| now.since(asked) >= period);
+        known.asked = due.then_some(now).or(known.asked);
+        due.then_some(known.changes)
+    }
+
+    /// The next read looks at the mark, whenever the last one did.
+    pub(crate) fn doubt(&self) {
+        self.lock().asked = None;
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    pub(crate) fn tries(&self) -> u64 {
+        self.lock().tries
+    }
+
+    pub(crate) fn tried(&self) {
+        self.lock().tries += 1;
+    }
+
+    /// Whether the level has not said for `bound` what the mark is, and so tags are not believed any more. Says so once
+    /// for each `bound`.
+    pub(crate) fn is_overdue(&self, now: Moment, bound: std::time::Duration) -> bool {
+        let mut known = self.lock();
+        let overdue = known.mark.is_some() && now.since(known.proven) >= bound;
+        if overdue {
+            known.doubted = true;
+            known.proven = now;
+        }
+        overdue
+    }
+
+    /// How an entry with this stamp stands.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        self.lock().judge(stamp, tags)
+    }
+
+    /// Whether this mark is older than what is known of its own epoch: the store has lost something.
+    pub(crate) fn is_rolled_back(&self, mark: &Mark, changes: u64) -> bool {
+        let known = self.lock();
+        known.changes == changes
+            && known.mark.as_ref().is_some_and(|(known, _)| {
+                known.epoch == mark.epoch && (known.sequence > mark.sequence || known.expired > mark.expired)
+            })
+    }
+
+    /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted.
+    pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
+        let mut known = self.lock();
+        if known.changes != changes {
+            return Learned::Nothing;
+        }
+        known.home = home;
+        known.proven = now;
+        known.doubted = false;
+        let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
+        self.learned(&mut known, old, mark)
+    }
+
+    /// Takes what this node has written: the mark, and marks of tags with it. `exact`: nothing else has happened in
+    /// between.
+    pub(crate) fn wrote(
+        &self,
+        mark: (Mark, Bytes),
+        tags: Vec<(Box<str>, TagCopy)>,
+        home: u64,
+        now: Moment,
+    ) -> Learned {
+        let mut known = self.lock();
+        let exact = known
+            .mark
+            .as_ref()
+            .is_some_and(|(old, _)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence);
+        known.home = home;
+        known.asked = Some(now);
+        known.proven = now;
+        known.doubted = false;
+        let new = mark.0;
+        let old = known.mark.replace(mark).map(|(old, _)| old);
+        let learned = if exact {
+            known.changes += 1;
+            Learned::Nothing
+        } else {
+            self.learned(&mut known, old, new)
+        };
+        for (tag, copy) in tags {
+            known.keep(tag, copy);
+        }
+        learned
+    }
+
+    fn learned(&self, known: &mut Known, old: Option<Mark>, new: Mark) -> Learned {
+        let learned = match old {
+            Some(old) if old.epoch == new.epoch => {
+                if old.sequence == new.sequence {
+                    return Learned::Nothing;
+                }
+                if old.expired == new.expired { Learned::Tags } else { Learned::Expired }
+            }
+            Some(_) => {
+                self.blind.store(false, Ordering::Release);
+                Learned::Epoch
+            }
+            None if self.blind.swap(false, Ordering::AcqRel) => Learned::Epoch,
+            None => Learned::Nothing,
+        };
+        known.tags.clear();
+        known.changes += 1;
+        learned
+    }
+
+    /// Takes the news of another node that its invalidation of tags had this number. `false`: something that came before
+    /// it is not known, and the mark should be read.
+    pub(crate) fn heard<'a>(&self, number: Stamp, tags: impl Iterator<Item = &'a str>, reach: Reach) -> bool {
+        let mut known = self.lock();
+        let Some((mark, _)) = &known.mark else { return true };
+        if mark.epoch == number.epoch && mark.sequence >= number.sequence {
+            return true;
+        }
+        let next = mark.next();
+        if number != (Stamp { epoch: next.epoch, sequence: next.sequence }) {
+            return false;
+        }
+        known.mark = Some((next, next.encode()));
+        known.changes += 1;
+        for tag in tags {
+            if let Some(copy) = known.tags.get_mut(tag) {
+                copy.mark = copy.mark.raised(reach, next.sequence);
+                // What the other node has written, if both knew the same; else the next swap says what it is.
+                copy.raw = Some(copy.mark.encode());
+            }
+        }
+        true
+    }
+
+    /// Notes that something is loaded or stored without this level's epoch being known.
+    pub(crate) fn note_blind(&self) {
+        if self.stamp().epoch == 0 {
+            self.blind.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn copy(&self, tag: &str) -> Option<TagCopy> {
+        self.lock().tags.get(tag).cloned()
+    }
+
+    /// Tags of these whose marks are not known.
+    pub(crate) fn unknown<'a>(&self, tags: impl Iterator<Item = &'a str>) -> Vec<Box<str>> {
+        let known = self.lock();
+        let mut all: Vec<Box<str>> =
+            tags.filter(|tag| known.doubted || !known.tags.contains_key(*tag)).map(Into::into).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Takes marks of tags that were read while the sequence did not move. `false`: it has.
+    pub(crate) fn take_tags(&self, tags: Vec<(Box<str>, TagCopy)>, at: Snapshot) -> bool {
+        let mut known = self.lock();
+        let right = known.changes == at.changes && !known.doubted;
+        if right {
+            for (tag, copy) in tags {
+                known.keep(tag, copy);
+            }
+        }
+        right
+    }
+
+    /// Whether a tag has no mark that is known to be kept until then.
+    pub(crate) fn needs_touch(&self, tag: &str, until: Moment) -> bool {
+        !self.lock().tags.get(tag).is_some_and(|copy| copy.raw.is_some() && copy.until >= until)
+    }
+}
+
+impl Known {
+    fn stamp(&self) -> Stamp {
+        self.mark
+            .as_ref()
+            .map_or_else(Stamp::default, |(mark, _)| Stamp { epoch: mark.epoch, sequence: mark.sequence })
+    }
+
+    fn keep(&mut self, tag: Box<str>, copy: TagCopy) {
+        if self.tags.len() >= MAX_TAGS && !self.tags.contains_key(&tag) {
+            self.tags.clear();
+        }
+        self.tags.insert(tag, copy);
+    }
+
+    /// An entry that carries the number of the last invalidation is valid whatever its tags: all of them came before.
+    fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        let Some((mark, _)) = &self.mark else { return Verdict::Void };
+        if stamp.epoch != mark.epoch {
+            return Verdict::Void;
+        }
+        let mut verdict = if stamp.sequence < mark.expired { Verdict::Expired } else { Verdict::Valid };
+        if tags.is_empty() {
+            return verdict;
+        }
+        if self.doubted {
+            return Verdict::Unsure;
+        }
+        if stamp.sequence >= mark.sequence {
+            return verdict;
+        }
+        let mut unsure = false;
+        for tag in tags {
+            match self.tags.get(tag).map(|copy| copy.mark) {
+                Some(tag) if stamp.sequence < tag.purged => return Verdict::Void,
+                Some(tag) if stamp.sequence < tag.expired => verdict = Verdict::Expired,
+                Some(_) => {}
+                None => unsure = true,
+            }
+        }
+        if unsure { Verdict::Unsure } else { verdict }
+    }
+}

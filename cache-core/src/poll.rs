@@ -1,0 +1,81 @@
+//! Looking at the marks of remote levels when no call does: so that memory learns of invalidations of more than a key.
+
+use std::sync::{Arc, Weak, atomic::Ordering};
+
+use crate::{
+    Value,
+    inner::Inner,
+    learn::{DOUBT_AFTER, MARK_PERIOD},
+};
+
+impl<T: Value> Inner<T> {
+    /// Begins to poll, with the first call that leaves the nearest level. Ends with the cache, or with its runtime; the next
+    /// call then begins again.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        if self.watching.load(Ordering::Relaxed) || !self.has_remote() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.watching.swap(true, Ordering::AcqRel) {
+            let watching = Watching(Arc::downgrade(self));
+            runtime.spawn(watching.poll());
+        }
+    }
+
+    /// Somebody has changed the mark of the nearest remote level: what it is now shows as soon as it is read.
+    pub(crate) fn mark_changed(&self) {
+        if self.watching.load(Ordering::Acquire) {
+            self.poke.notify_one();
+        } else {
+            self.cleared_elsewhere();
+        }
+    }
+
+    async fn poll_once(&self, poked: bool) {
+        for tier in self.remote().filter(|tier| tier.is_marked()) {
+            if poked && self.authority().is_some_and(|authority| authority.index == tier.index) {
+                tier.ledger.doubt();
+            }
+            let now = self.now();
+            if tier.ledger.due(now, tier.provider.incarnation(), MARK_PERIOD).is_none() {
+                continue;
+            }
+            if let Ok(learned) = tier.read_mark(&self.around).await {
+                self.heed(tier, learned);
+            } else if poked {
+                // Something has happened, and cannot be learned.
+                self.cleared_elsewhere();
+            } else if tier.ledger.is_overdue(self.now(), DOUBT_AFTER) {
+                self.heed(tier, crate::ledger::Learned::Tags);
+            }
+        }
+    }
+}
+
+/// Keeps no cache alive.
+struct Watching<T>(Weak<Inner<T>>);
+
+impl<T: Value> Watching<T> {
+    async fn poll(self) {
+        loop {
+            let Some(inner) = self.0.upgrade() else { return };
+            let (clock, closing, poke) =
+                (inner.around.clock.clone(), inner.closing.clone(), Arc::clone(&inner.poke));
+            drop(inner);
+            let waiting = clock.timeout(MARK_PERIOD, poke.notified());
+            let Some(poked) = closing.run_until_cancelled(waiting).await else { return };
+            let Some(inner) = self.0.upgrade() else { return };
+            if closing.run_until_cancelled(inner.poll_once(poked.is_some())).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+impl<T> Drop for Watching<T> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.watching.store(false, Ordering::Release);
+        }
+    }
+}

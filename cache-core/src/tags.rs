@@ -1,0 +1,184 @@
+//! Invalidations of more than a key: by tag, and of every entry's freshness.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    Delivery, Entry, Error, ErrorKind, Result, Scope, Stamp, Value, inner::Inner, mark::Reach, news::Verdict,
+    tier::Tier, write::Written,
+};
+
+/// Longest tag, in bytes.
+pub(crate) const TAG_MAX: usize = 200;
+/// Most tags of an entry.
+pub(crate) const TAGS_MAX: usize = 64;
+
+impl<T: Value> Inner<T> {
+    /// The level whose word counts on which tags have been invalidated: the nearest remote one.
+    pub(crate) fn authority(&self) -> Option<&Tier> {
+        self.tiers.iter().find(|tier| tier.is_marked())
+    }
+
+    /// How an entry stands.
+    pub(crate) fn verdict(&self, entry: &Entry<T>) -> Verdict {
+        self.verdict_of(entry.seen, entry.stamp, entry.tags())
+    }
+
+    pub(crate) fn verdict_of(&self, seen: u32, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        match (self.news.verdict(seen, tags), self.authority()) {
+            (Verdict::Unsure, Some(tier)) => tier.ledger.judge(stamp, tags),
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// Whether an entry may be shown to somebody who asked after its load began.
+    pub(crate) async fn believes(&self, entry: &Entry<T>) -> bool {
+        if self.verdict(entry) == Verdict::Unsure {
+            self.learn_tags(entry.tags().iter().map(|tag| &**tag)).await;
+        }
+        self.verdict(entry) == Verdict::Valid
+    }
+
+    /// Asks the nearest remote level about tags, as far as it has not told yet.
+    pub(crate) async fn learn_tags<'a>(&self, tags: impl Iterator<Item = &'a str>) {
+        let Some(tier) = self.authority() else { return };
+        let tags = tier.ledger.unknown(tags);
+        if !tags.is_empty() {
+            let learned = tier.read_tags(&self.around, &tags).await;
+            self.heed(tier, learned);
+        }
+    }
+
+    /// What is wrong with tags, if anything.
+    pub(crate) fn check_tags(&self, tags: &[Box<str>]) -> Result<()> {
+        let refuse = |value: String, fix: &str| Err(Error::new(ErrorKind::Tag, format!("{value}: {fix}")));
+        if tags.is_empty() {
+            return Ok(());
+        }
+        if !self.tagging {
+            return refuse("tags".to_owned(), "this cache was built without tags: `Builder::tags(true)`");
+        }
+        if tags.len() > TAGS_MAX {
+            return refuse(
+                format!("{} tags", tags.len()),
+                &format!("at most {TAGS_MAX} for one entry or call"),
+            );
+        }
+        match tags.iter().map(|tag| tag.len()).find(|len| *len == 0 || *len > TAG_MAX) {
+            Some(len) => refuse(format!("a tag of {len} bytes"), &format!("a tag has 1 to {TAG_MAX} bytes")),
+            None => Ok(()),
+        }
+    }
+
+    /// How long marks of tags are needed: twice as long as any entry lives, so that none outlives them.
+    pub(crate) fn mark_life(&self, entry: Option<&Entry<T>>) -> Duration {
+        let own = entry.map_or(Duration::ZERO, |entry| entry.timeline.lifetime());
+        self.policy.max_age().saturating_add(self.policy.jitter).max(own).saturating_mul(2)
+    }
+
+    /// Invalidates tags at every level. Each must be one.
+    pub(crate) async fn reach_tags(
+        self: &Arc<Self>,
+        mut tags: Vec<Box<str>>,
+        reach: Reach,
+    ) -> Result<Delivery> {
+        self.check_open()?;
+        self.check_scopes("a tag")?;
+        tags.sort_unstable();
+        tags.dedup();
+        self.check_tags(&tags)?;
+        let (written, number) = self.reach(&tags, reach).await;
+        self.stats().invalidated(Scope::Tag, tags.len());
+        let told = self.tell_tags(&tags, reach, number).await;
+        written.told(told).end()
+    }
+
+    /// Ends the freshness of every entry at every level.
+    pub(crate) async fn expire_everything(self: &Arc<Self>) -> Result<Delivery> {
+        self.check_open()?;
+        self.check_scopes("`expire_all`")?;
+        let (written, _) = self.reach(&[], Reach::Expire).await;
+        self.stats().invalidated(Scope::Cache, 1);
+        let told = self.tell_expire().await;
+        written.told(told).end()
+    }
+
+    /// Tells the levels, deepest first. With the number at the nearest remote one. Without tags it is every entry that is
+    /// expired.
+    async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp) {
+        let mut written = Written::new();
+        let mut number = Stamp::default();
+        let mut reaching = Reaching { inner: self, tags, reach, ended: false };
+        let life = self.mark_life(None);
+        let decides = self.authority().map(|tier| tier.index);
+        for tier in self.remote().rev() {
+            let result = tier.advance(&self.around, tags, reach, life).await.map(|advanced| {
+                self.heed(tier, advanced.learned);
+                if decides == Some(tier.index) {
+                    number = advanced.stamp;
+                }
+            });
+            if result.is_err() {
+                reaching.keep(tier);
+            }
+            written.take(tier, result);
+        }
+        reaching.ended = true;
+        (written, number)
+    }
+
+    /// Sees to it that the tags of entries have marks at a level that is being filled with them.
+    pub(crate) async fn touch(&self, tier: &Tier, entries: &[&Entry<T>]) {
+        let mut life = Duration::ZERO;
+        let mut tags: Vec<Box<str>> = Vec::new();
+        for entry in entries.iter().filter(|entry| !entry.tags().is_empty()) {
+            life = life.max(self.mark_life(Some(entry)));
+            tags.extend(entry.tags().iter().cloned());
+        }
+        // Marks are not lengthened with every entry.
+        let needed_until = self.now().after(life / 2);
+        tags.retain(|tag| tier.ledger.needs_touch(tag, needed_until));
+        if tags.is_empty() || tier.provider.marks().is_none() {
+            return;
+        }
+        tags.sort_unstable();
+        tags.dedup();
+        let learned = tier.touch_tags(&self.around, &tags, life).await;
+        self.heed(tier, learned);
+    }
+}
+
+/// An invalidation of tags, or of all freshness, under way. Its end is the in-process levels' turn. If its caller leaves in
+/// the middle, a remote level may not have heard of it: they all hear of it once more.
+struct Reaching<'a, T: Value> {
+    inner: &'a Arc<Inner<T>>,
+    tags: &'a [Box<str>],
+    reach: Reach,
+    ended: bool,
+}
+
+impl<T: Value> Reaching<'_, T> {
+    /// The level hears of it when it is back. What ends all freshness is widened to a clear: until the level has heard, it
+    /// must not serve anything fresh.
+    fn keep(&self, tier: &Tier) {
+        if self.tags.is_empty() {
+            tier.pending.add_clear();
+        } else {
+            tier.pending.add_tags(self.tags, self.reach);
+        }
+    }
+}
+
+impl<T: Value> Drop for Reaching<'_, T> {
+    fn drop(&mut self) {
+        let inner = self.inner;
+        if !self.ended {
+            inner.remote().for_each(|tier| self.keep(tier));
+        }
+        if self.tags.is_empty() {
+            inner.news.expire();
+        } else {
+            inner.news.tags(self.tags.iter().map(|tag| &**tag), self.reach);
+        }
+        inner.replay();
+    }
+}

@@ -1,0 +1,209 @@
+//! Users who may not do everything: what goes on in a weaker form, and what is said of it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, what goes wrong must fail the test")]
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use cache_core::{
+    Advised, CacheProvider, Leases,
+    testing::conformance::{self, Options},
+};
+use cache_redis::{ErrorKind, RedisProvider};
+use common::{RedisServer, get, item, key, kind, put, until_async};
+use test_servers::{RedisCluster, RedisSentinel};
+
+#[derive(Default)]
+struct Operator(Mutex<Vec<String>>);
+
+impl Advised for Operator {
+    fn advice(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+impl Operator {
+    fn of(provider: &RedisProvider) -> Arc<Self> {
+        let operator = Arc::new(Self::default());
+        let weak: Weak<Self> = Arc::downgrade(&operator);
+        provider.advise(weak);
+        operator
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+fn without(server: &RedisServer, rights: &[&str]) -> RedisProvider {
+    let mut command = vec!["ACL", "SETUSER", "ann", "reset", "on", ">hunter2", "~*", "&*", "+@all"];
+    command.extend(rights);
+    server.command::<()>(&command).unwrap();
+    RedisProvider::builder(format!("redis://ann:hunter2@127.0.0.1:{}", server.port())).build().unwrap()
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_named_once_and_the_rest_goes_on() {
+    let server = RedisServer::start();
+    for (rights, command, grant) in [
+        ("-info", "INFO", "+info"),
+        ("-time", "TIME", "+time"),
+        ("-client|id", "CLIENT ID", "+client|id"),
+        ("-client|kill", "CLIENT KILL", "+client|kill"),
+        ("-evalsha", "EVALSHA", "+evalsha"),
+    ] {
+        let provider = without(&server, &[rights]);
+        let operator = Operator::of(&provider);
+        put(&provider, "k", "v").await;
+        assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+        provider.remove(key("k")).await.unwrap();
+        server.command::<()>(&["CLIENT", "KILL", "USER", "ann"]).unwrap();
+        until_async("connected again", || async { get(&provider, "k").await.is_ok() }).await;
+        let heard = operator.heard();
+        let [said] = heard.as_slice() else { panic!("{rights}: {heard:?}") };
+        assert!(said.starts_with(command) && said.contains(grant), "{rights}: {said}");
+        // Whoever comes later is told, too.
+        assert_eq!(Operator::of(&provider).heard(), heard);
+        assert!(!format!("{heard:?} {provider:?}").contains("hunter2"));
+    }
+    let provider = without(&server, &[]);
+    let operator = Operator::of(&provider);
+    put(&provider, "k", "v").await;
+    assert!(operator.heard().is_empty() && provider.leases().is_some());
+}
+
+/// As a store without leases it passes what is asked of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_run_scripts_has_no_leases_and_gets_them_with_the_permission() {
+    let server = RedisServer::start();
+    let provider = without(&server, &["-@scripting"]);
+    provider.connect().await.unwrap();
+    assert!(provider.leases().is_none());
+    conformance::run(Arc::new(provider.clone()), Options::default()).await;
+    server.command::<()>(&["ACL", "SETUSER", "ann", "+@scripting"]).unwrap();
+    server.command::<()>(&["CLIENT", "KILL", "USER", "ann"]).unwrap();
+    until_async("leases", || async { provider.connect().await.is_ok() && provider.leases().is_some() }).await;
+    assert!(provider.release_many(&[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn without_its_run_id_a_restarted_server_is_not_told_apart() {
+    let server = RedisServer::start();
+    let provider = without(&server, &["-info"]);
+    put(&provider, "k", "v").await;
+    assert_eq!(provider.incarnation(), 0);
+    let error = provider.info().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+}
+
+/// Half of a transaction is worse than none.
+#[tokio::test]
+async fn who_may_not_run_transactions_writes_nothing_and_can_read() {
+    let server = RedisServer::start();
+    for rights in [&["-multi"][..], &["-exec"], &["-multi", "-exec"], &["-@transaction"]] {
+        server.command::<()>(&["SET", "v:{users:k}", "theirs"]).unwrap();
+        let provider = without(&server, rights);
+        let operator = Operator::of(&provider);
+        let sets = server.calls("set");
+        assert_eq!(kind(provider.put(item("k", b"v")).await), ErrorKind::Denied);
+        assert_eq!(kind(provider.remove(key("k")).await), ErrorKind::Denied);
+        assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("theirs"));
+        assert_eq!(server.calls("set"), sets);
+        let heard = operator.heard();
+        assert!(heard.len() == 1 && heard[0].contains("+multi +exec"), "{heard:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_and_behind_sentinels() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let rights = |rights: &[&str]| {
+        for node in cluster.nodes() {
+            let mut command = vec!["ACL", "SETUSER", "ann", "reset", "on", ">hunter2", "~*", "&*", "+@all"];
+            command.extend(rights);
+            node.command::<()>(&command).unwrap();
+        }
+        let url = format!("redis+cluster://ann:hunter2@{}", cluster.nodes()[0].addr());
+        RedisProvider::builder(url).build().unwrap()
+    };
+    let provider = rights(&["-@scripting"]);
+    let operator = Operator::of(&provider);
+    provider.connect().await.unwrap();
+    for n in 0..20 {
+        put(&provider, &n.to_string(), "v").await;
+    }
+    let heard = operator.heard();
+    assert!(heard.len() == 2 && heard.iter().all(|said| said.contains("EVAL")), "{heard:?}");
+    assert!(heard.iter().any(|said| said.contains("r:{masters}")), "{heard:?}");
+    assert!(provider.leases().is_none());
+    assert_eq!(provider.incarnation(), 0);
+
+    let provider = rights(&["-cluster|slots"]);
+    let error = provider.connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+
+    let Some(sentinels) = RedisSentinel::start() else { return };
+    for server in sentinels.servers() {
+        server
+            .command::<()>(&["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-role"])
+            .unwrap();
+    }
+    let provider =
+        RedisProvider::builder(sentinels.url()).username("ann").password("hunter2").build().unwrap();
+    let operator = Operator::of(&provider);
+    put(&provider, "k", "v").await;
+    let heard = operator.heard();
+    assert!(heard.len() == 1 && heard[0].starts_with("ROLE"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn servers_and_connections_say_how_they_are() {
+    let server = RedisServer::with(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], None);
+    let provider = RedisProvider::builder(server.url()).build().unwrap();
+    let facts = provider.connections();
+    assert_eq!((facts.len(), facts[0].state, facts[0].generation), (1, "idle", 0));
+    put(&provider, "k", "v").await;
+    get(&provider, "k").await.unwrap();
+    get(&provider, "nope").await.unwrap();
+    let info = provider.info().await.unwrap().remove(0);
+    assert_eq!(info.address, format!("127.0.0.1:{}", server.port()));
+    assert_eq!(info.role.as_deref(), Some("master"));
+    assert_eq!((info.memory_max, info.memory_policy.as_deref()), (Some(64 << 20), Some("allkeys-lru")));
+    assert!(info.memory_used.unwrap() > 100_000 && info.memory_rss.unwrap() > 100_000);
+    assert!(info.memory_peak >= info.memory_used && info.memory_fragmentation.unwrap() > 0.0);
+    assert!(info.keyspace_hits.unwrap() >= 1 && info.keyspace_misses.unwrap() >= 1);
+    assert!(info.clients.unwrap() >= 1 && info.commands.unwrap() > 3);
+    assert_eq!((info.evicted_keys, info.expired_keys), (Some(0), Some(0)));
+    assert!(info.version.is_some() && info.memory_allocator.is_some() && info.uptime.is_some());
+
+    let facts = provider.connections().remove(0);
+    assert_eq!((facts.state, facts.reconnects, facts.in_flight), ("up", 0, 0));
+    server.stop();
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let provider = provider.clone();
+            tokio::spawn(async move { provider.ping().await })
+        })
+        .collect();
+    until_async("under way", || async { provider.connections()[0].in_flight == 3 }).await;
+    // A caller who leaves does not count for ever.
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    until_async("left", || async { provider.connections()[0].in_flight == 0 }).await;
+    server.cont();
+    server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    until_async("connected again", || async { provider.connections()[0].reconnects == 1 }).await;
+    assert!(provider.connections()[0].generation > facts.generation);
+    provider.close().await;
+    assert_eq!(provider.connections()[0].state, "closed");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let url = format!("redis+cluster://{}", cluster.nodes()[0].addr());
+    let provider = RedisProvider::builder(url).build().unwrap();
+    provider.connect().await.unwrap();
+    assert_eq!(provider.info().await.unwrap().len(), 3);
+    assert_eq!(provider.connections().iter().filter(|facts| facts.state == "up").count(), 3);
+}

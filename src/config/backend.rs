@@ -1,0 +1,153 @@
+//! Backends: what a provider in a file is built by. Those of this crate, and yours.
+
+#[cfg(feature = "memcached")]
+pub(crate) mod memcached;
+#[cfg(feature = "memory")]
+pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use cache_core::{BoxError, CacheProvider};
+use serde::de::DeserializeOwned;
+
+use super::{
+    de,
+    fault::{Fault, unknown},
+    model::Common,
+    node::{Node, Step, Table, What},
+};
+
+/// Builds a provider from its fields.
+type Build = dyn Fn(&Node, &[Step], &Path) -> Result<Arc<dyn CacheProvider>, Fault> + Send + Sync;
+
+/// What a program knows to build, by name.
+#[derive(Clone)]
+pub(crate) struct Backends(BTreeMap<String, Arc<Build>>);
+
+/// A provider of a file.
+#[derive(Clone)]
+pub(crate) struct Provided {
+    pub(crate) backend: String,
+    pub(crate) common: Common,
+    /// The fields of its backend.
+    pub(crate) settings: Node,
+}
+
+/// Fields that every provider has.
+const COMMON: [&str; 2] = ["required", "level"];
+const BACKEND: &str = "backend";
+
+impl Backends {
+    /// Those of this crate's features.
+    pub(crate) fn of_this_crate() -> Self {
+        #[allow(unused_mut, reason = "without features there is none")]
+        let mut all = Self(BTreeMap::new());
+        #[cfg(feature = "memory")]
+        all.add("memory", memory::build);
+        #[cfg(feature = "redis")]
+        all.add("redis", redis::build);
+        #[cfg(feature = "memcached")]
+        all.add("memcached", memcached::build);
+        all
+    }
+
+    /// One more. `false`: the name is taken.
+    pub(crate) fn add<S, P, E>(
+        &mut self,
+        name: &str,
+        build: impl Fn(S) -> Result<P, E> + Send + Sync + 'static,
+    ) -> bool
+    where
+        S: DeserializeOwned,
+        P: CacheProvider,
+        E: Into<BoxError>,
+    {
+        if self.0.contains_key(name) {
+            return false;
+        }
+        let build = move |settings: &Node, path: &[Step], base: &Path| {
+            let read: S = de::read(settings, path, base)?;
+            let blame = |error: BoxError| blame(&error.to_string(), settings, path);
+            let provider = build(read).map_err(|error| blame(error.into()))?;
+            provider.check().map_err(|error| blame(error.into()))?;
+            Ok(Arc::new(provider) as Arc<dyn CacheProvider>)
+        };
+        self.0.insert(name.to_owned(), Arc::new(build));
+        true
+    }
+
+    /// Takes apart what a file says of a provider.
+    pub(crate) fn take(&self, node: &Node, path: &[Step], base: &Path) -> Result<Provided, Fault> {
+        let Some(table) = node.table() else {
+            return Err(Fault::at(path.to_vec(), node, "write a table, with a `backend`"));
+        };
+        let names = || self.0.keys().map(String::as_str);
+        let backend = match table.get(BACKEND) {
+            None => {
+                let fix = format!("`backend` is missing; {}", unknown("", names()));
+                return Err(Fault::without_value(path.to_vec(), Some(node.place.clone()), fix));
+            }
+            Some(field) => {
+                let path = with(path, BACKEND);
+                let backend: String = de::read(&field.node, &path, base)?;
+                if !self.0.contains_key(&backend) {
+                    let fix = format!("there is no such backend; {}", absent(&backend, names()));
+                    return Err(Fault::at(path, &field.node, fix));
+                }
+                backend
+            }
+        };
+        let (common, settings): (Vec<_>, Vec<_>) = table
+            .0
+            .iter()
+            .filter(|field| field.name != BACKEND)
+            .cloned()
+            .partition(|field| COMMON.contains(&field.name.as_str()));
+        let part = |fields| Node { what: What::Table(Table(fields)), place: node.place.clone() };
+        let common = de::read(&part(common), path, base)?;
+        Ok(Provided { backend, common, settings: part(settings) })
+    }
+
+    /// Builds it. No I/O but for reading files that the settings name.
+    pub(crate) fn build(
+        &self,
+        provided: &Provided,
+        path: &[Step],
+        base: &Path,
+    ) -> Result<Arc<dyn CacheProvider>, Fault> {
+        match self.0.get(&provided.backend) {
+            Some(build) => build(&provided.settings, path, base),
+            None => Err(Fault::without_value(path.to_vec(), None, "there is no such backend")),
+        }
+    }
+}
+
+/// What to do about a backend that is not there: it may be one of ours that is not compiled in.
+fn absent<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    match name {
+        "memory" | "redis" | "memcached" => format!("build with the feature `{name}`"),
+        _ => unknown(name, names),
+    }
+}
+
+fn with(path: &[Step], name: &str) -> Vec<Step> {
+    path.iter().cloned().chain([Step::from(name)]).collect()
+}
+
+/// Finds the field that a backend's own error is about: they begin with `field = value: `.
+fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
+    let whole = || Fault::without_value(path.to_vec(), Some(settings.place.clone()), message);
+    let Some((field, rest)) = message.split_once(" = ") else { return whole() };
+    let Some((value, fix)) = rest.split_once(": ") else { return whole() };
+    // `Memory::entries`
+    let field = field.rsplit("::").next().unwrap_or(field);
+    let Some(table) = settings.table() else { return whole() };
+    let first = field.split('.').next().unwrap_or_default();
+    // A list's items are spoken of one by one: `server` of `servers`.
+    let Some(found) = table.get(first).or_else(|| table.get(&format!("{first}s"))) else { return whole() };
+    let mut path = with(path, &found.name);
+    path.extend(field.split('.').skip(1).map(Step::from));
+    Fault { path, place: Some(found.place.clone()), value: Some(value.to_owned()), fix: fix.to_owned() }
+}

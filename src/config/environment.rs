@@ -1,0 +1,242 @@
+//! What variables of the environment add to a file, and what its texts refer to.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    fault::Fault,
+    node::{Field, Node, Place, Step, Table, Text, What},
+};
+
+/// Variables, and the prefix of those that override a file.
+#[derive(Clone)]
+pub(crate) struct Environment {
+    /// `None`: none overrides.
+    pub(crate) prefix: Option<String>,
+    pub(crate) variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// This process's. A variable that is no UTF-8 does not count.
+    pub(crate) fn of_process(prefix: Option<String>) -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { prefix, variables: std::env::vars_os().filter_map(text).collect() }
+    }
+
+    /// Puts each variable in its place: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s` is `caches.users.policy.ttl`.
+    pub(crate) fn apply(&self, tree: &mut Node) -> Result<(), Fault> {
+        let Some(prefix) = &self.prefix else { return Ok(()) };
+        let prefix = format!("{prefix}__");
+        for (variable, value) in &self.variables {
+            let Some(rest) = variable.strip_prefix(&prefix) else { continue };
+            let place = Place::Variable(Arc::from(variable.as_str()));
+            let text = Text { value: value.clone(), written: None, untyped: true };
+            let node = Node { what: What::Text(text), place: place.clone() };
+            put(tree, &mut Vec::new(), &rest.split("__").collect::<Vec<_>>(), &place, node)?;
+        }
+        Ok(())
+    }
+}
+
+/// Values stay out of `Debug` output.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+fn put(
+    tree: &mut Node,
+    path: &mut Vec<Step>,
+    steps: &[&str],
+    place: &Place,
+    value: Node,
+) -> Result<(), Fault> {
+    let Some((first, rest)) = steps.split_first() else {
+        *tree = value;
+        return Ok(());
+    };
+    let wrong = |path: &[Step], fix: &str| Err(Fault::without_value(path.to_vec(), Some(place.clone()), fix));
+    if first.is_empty() {
+        return wrong(
+            path,
+            "the variable's name has an empty part; put two underscores between parts, and none at the end",
+        );
+    }
+    match &mut tree.what {
+        What::Table(table) => {
+            let mut same =
+                table.0.iter().filter(|field| same_name(&field.name, first)).map(|field| field.name.clone());
+            let name = same.next().unwrap_or_else(|| first.to_ascii_lowercase());
+            if let Some(other) = same.next() {
+                let fix = format!("the variable may mean `{name}` or `{other}`; set it in the file");
+                return wrong(path, &fix);
+            }
+            path.push(Step::from(&name));
+            if table.get(&name).is_none() {
+                let node = Node { what: What::Table(Table::default()), place: place.clone() };
+                table.0.push(Field { name: name.clone(), place: place.clone(), node });
+            }
+            match table.get_mut(&name) {
+                Some(field) => put(&mut field.node, path, rest, place, value),
+                None => Ok(()),
+            }
+        }
+        What::List(items) => {
+            let at = first.parse().ok().filter(|at| *at < items.len());
+            let Some(at) = at else {
+                let fix =
+                    format!("the variable names item `{first}` of a list of {}; count from 0", items.len());
+                return wrong(path, &fix);
+            };
+            path.push(Step::Item(at));
+            put(&mut items[at], path, rest, place, value)
+        }
+        What::Null => {
+            tree.what = What::Table(Table::default());
+            put(tree, path, steps, place, value)
+        }
+        _ => wrong(
+            path,
+            "the variable means a field of this, but in the file it is a single value; write a table there",
+        ),
+    }
+}
+
+/// Shells know letters, digits and underscores only.
+fn same_name(name: &str, step: &str) -> bool {
+    let plain = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
+    };
+    plain(name) == plain(step)
+}
+
+/// Puts in place of `${NAME}`, `${NAME:-otherwise}` and `${file:path}` what they stand for; `$${` is a plain `${`.
+pub(crate) struct References<'a> {
+    pub(crate) variables: &'a BTreeMap<String, String>,
+    /// Where relative paths begin.
+    pub(crate) base: &'a Path,
+}
+
+impl References<'_> {
+    /// Resolves a whole tree. What cannot be resolved is handed to `missing`, which stops it or names what to put there.
+    pub(crate) fn resolve(
+        &self,
+        tree: &mut Node,
+        missing: &mut dyn FnMut(Fault) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.resolve_at(tree, &mut Vec::new(), missing)
+    }
+
+    fn resolve_at(
+        &self,
+        node: &mut Node,
+        path: &mut Vec<Step>,
+        missing: &mut dyn FnMut(Fault) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        match &mut node.what {
+            What::Text(text) if text.value.contains("${") => {
+                let written = text.value.clone();
+                match self.expand(&written) {
+                    Ok(value) => {
+                        // A text with `$${` alone refers to nothing.
+                        let refers = value != written.replace("$${", "${");
+                        *text = Text {
+                            value,
+                            written: refers.then_some(written),
+                            untyped: text.untyped || refers,
+                        };
+                    }
+                    Err(fix) => {
+                        missing(Fault::at(path.clone(), node, fix))?;
+                    }
+                }
+                Ok(())
+            }
+            What::List(items) => {
+                for (at, item) in items.iter_mut().enumerate() {
+                    path.push(Step::Item(at));
+                    self.resolve_at(item, path, missing)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            What::Table(table) => {
+                for field in &mut table.0 {
+                    path.push(Step::from(&field.name));
+                    self.resolve_at(&mut field.node, path, missing)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The text with every reference resolved, or what to do about one that cannot be.
+    fn expand(&self, text: &str) -> Result<String, String> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let escaped = rest[..at].ends_with('$');
+            out.push_str(&rest[..at - usize::from(escaped)]);
+            rest = &rest[at + 2..];
+            if escaped {
+                out.push_str("${");
+                continue;
+            }
+            let Some(end) = rest.find('}') else {
+                return Err(
+                    "a reference has no end; write ${NAME}, or $${ for these two characters".to_owned()
+                );
+            };
+            out.push_str(&self.look_up(&rest[..end])?);
+            rest = &rest[end + 1..];
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    fn look_up(&self, reference: &str) -> Result<String, String> {
+        if let Some(path) = reference.strip_prefix("file:") {
+            return read_secret(&self.base.join(path));
+        }
+        let (name, otherwise) = match reference.split_once(":-") {
+            Some((name, otherwise)) => (name, Some(otherwise)),
+            None => (reference, None),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Err("a reference is ${NAME}, ${NAME:-otherwise} or ${file:path}".to_owned());
+        }
+        match (self.variables.get(name), otherwise) {
+            (Some(value), _) if !value.is_empty() => Ok(value.clone()),
+            (_, Some(otherwise)) => Ok(otherwise.to_owned()),
+            (Some(_), None) => {
+                Err(format!("the environment variable {name} is empty; set it, or write ${{{name}:-}}"))
+            }
+            (None, None) => Err(format!(
+                "the environment variable {name} is not set; set it, or write ${{{name}:-otherwise}}"
+            )),
+        }
+    }
+}
+
+/// The text of a file, without the line end that editors put there.
+fn read_secret(path: &PathBuf) -> Result<String, String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        // Of a file that is no text, the error would not say more.
+        Err(error) => Err(format!(
+            "cannot read the file {}: {}; check the path and who may read it",
+            path.display(),
+            error.kind()
+        )),
+    }
+}

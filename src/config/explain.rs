@@ -1,0 +1,360 @@
+//! What a file comes to: each setting of each cache with its origin, and advice.
+
+use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
+
+use cache_core::{BoxError, CacheProvider, Error};
+
+use super::{
+    fault::Fault,
+    load::Loaded,
+    node::{Node, Path as Steps, Place, Step, Text, What, at},
+    resolve::{Known, LevelPlan, Origin, Plan},
+    units::spell,
+};
+
+/// What a file comes to. Its `Display` is a text for people. Holds no secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The file.
+    pub file: String,
+    /// Providers, in order of their names.
+    pub providers: Vec<ExplainedProvider>,
+    /// Caches, in order of their names.
+    pub caches: Vec<ExplainedCache>,
+    /// What this machine lacks of what the file names: variables, files. And what comes of that.
+    pub problems: Vec<String>,
+    /// What is worth a thought about the file as a whole.
+    pub advice: Vec<String>,
+}
+
+/// A provider of the file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExplainedProvider {
+    /// Its name.
+    pub name: String,
+    /// The name of its backend.
+    pub backend: String,
+    /// Where it is, if it could be built and is not in this process.
+    pub address: Option<String>,
+    /// Whether it answered when it was asked; `None`: it was not asked.
+    pub answered: Option<Result<(), String>>,
+}
+
+/// A cache of the file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExplainedCache {
+    /// Its name.
+    pub name: String,
+    /// Its policy and what else concerns it as a whole.
+    pub settings: Vec<Setting>,
+    /// Its levels, nearest first.
+    pub levels: Vec<ExplainedLevel>,
+    /// What is worth a thought.
+    pub advice: Vec<String>,
+}
+
+/// A level of a cache.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExplainedLevel {
+    /// The name of its provider.
+    pub provider: String,
+    /// The name of its provider's backend.
+    pub backend: String,
+    /// Its settings: in this process only those that count there.
+    pub settings: Vec<Setting>,
+}
+
+/// A setting and why it is what it is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Setting {
+    /// `policy.ttl`, `ttl_cap`.
+    pub name: String,
+    /// As it would be written.
+    pub value: String,
+    /// `cache.toml:12 defaults.policy.ttl`, `environment variable ...`, or `default`. Of the file only its name.
+    pub origin: String,
+}
+
+impl Explanation {
+    /// Whether nothing is wrong: this machine lacks nothing, and every provider that was asked has answered.
+    pub fn is_fine(&self) -> bool {
+        let answered = |provider: &ExplainedProvider| !matches!(provider.answered, Some(Err(_)));
+        self.problems.is_empty() && self.providers.iter().all(answered)
+    }
+
+    pub(crate) fn of(file: &str, loaded: &Loaded, noted: Vec<Fault>) -> Self {
+        let providers = loaded.resolved.providers.iter().map(|(name, provided)| ExplainedProvider {
+            name: name.clone(),
+            backend: provided.backend.clone(),
+            address: loaded.providers.get(name).and_then(|provider| address(&**provider)),
+            answered: None,
+        });
+        let caches =
+            loaded.resolved.caches.iter().map(|(name, plan)| explain(file, name, plan, loaded)).collect();
+        Self {
+            file: file.to_owned(),
+            providers: providers.collect(),
+            caches,
+            problems: noted.into_iter().map(|fault| fault.into_error(file).to_string()).collect(),
+            advice: of_file(file, loaded),
+        }
+    }
+
+    pub(crate) fn answered(&mut self, name: &str, answer: Result<(), BoxError>) {
+        if let Some(provider) = self.providers.iter_mut().find(|provider| provider.name == name) {
+            provider.answered = Some(answer.map_err(|error| chain(&*error)));
+        }
+    }
+}
+
+/// An error with its causes: a provider's says what failed, and its source why.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+fn address(provider: &dyn CacheProvider) -> Option<String> {
+    let description = provider.describe();
+    let address = description.address?;
+    Some(match description.port {
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address,
+    })
+}
+
+fn setting(file: &str, known: &Known) -> Setting {
+    let file = Path::new(file).file_name().and_then(|name| name.to_str()).unwrap_or(file);
+    let origin = match &known.from {
+        Origin::Default => "default".to_owned(),
+        Origin::Set { path, place: Place::Line(0) } => format!("{file} {}", Steps(path)),
+        Origin::Set { path, place: Place::Line(line) } => format!("{file}:{line} {}", Steps(path)),
+        Origin::Set { place: Place::Variable(name), .. } => format!("environment variable {name}"),
+    };
+    Setting { name: known.name.clone(), value: known.value.clone(), origin }
+}
+
+/// Whether a level keeps objects in this process, as far as that can be told.
+fn in_process(level: &LevelPlan, loaded: &Loaded) -> bool {
+    match loaded.providers.get(&level.provider) {
+        Some(provider) => provider.in_process().is_some(),
+        None => loaded.resolved.providers.get(&level.provider).is_some_and(|p| p.backend == "memory"),
+    }
+}
+
+fn explain(file: &str, name: &str, plan: &Plan, loaded: &Loaded) -> ExplainedCache {
+    // Of what concerns bytes, budgets and failures, a level in this process has nothing.
+    let counts = |level: &LevelPlan, known: &&Known| !in_process(level, loaded) || known.name == "ttl_cap";
+    let level = |level: &LevelPlan| ExplainedLevel {
+        provider: level.provider.clone(),
+        backend: loaded
+            .resolved
+            .providers
+            .get(&level.provider)
+            .map(|p| p.backend.clone())
+            .unwrap_or_default(),
+        settings: level.known.iter().filter(|known| counts(level, known)).map(|k| setting(file, k)).collect(),
+    };
+    ExplainedCache {
+        name: name.to_owned(),
+        settings: plan.known.iter().map(|known| setting(file, known)).collect(),
+        levels: plan.levels.iter().map(level).collect(),
+        advice: advice(plan, loaded),
+    }
+}
+
+/// What a plan has come to under a name.
+fn value<'a>(plan: &'a Plan, name: &str) -> &'a str {
+    plan.known.iter().find(|known| known.name == name).map_or("", |known| &known.value)
+}
+
+fn time(text: &str) -> Duration {
+    match text {
+        "forever" => Duration::MAX,
+        "off" => Duration::ZERO,
+        text => humantime::parse_duration(text).unwrap_or_default(),
+    }
+}
+
+fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
+    let mut advice = Vec::new();
+    let (ttl, grace) = (time(value(plan, "policy.ttl")), time(value(plan, "policy.grace")));
+    let jitter = time(value(plan, "policy.jitter"));
+    let near: Vec<_> =
+        plan.levels.iter().enumerate().filter(|(_, level)| in_process(level, loaded)).collect();
+    let shared = plan.levels.iter().any(|level| !in_process(level, loaded));
+    if let (Some((at, level)), true, None) = (near.first(), shared, &plan.backplane) {
+        let fresh = ttl.saturating_add(jitter);
+        let stale = level.ttl_cap.map_or(fresh, |cap| cap.min(fresh));
+        let cap = if level.ttl_cap.is_some() { "lower the `ttl_cap` of" } else { "set a `ttl_cap` on" };
+        advice.push(format!(
+            "on several nodes, level {} ({}) may serve what another node has changed for up to {}: nothing tells it. Name \
+             a `backplane`, or {cap} that level",
+            at + 1,
+            level.provider,
+            spell(stale),
+        ));
+    }
+    if !grace.is_zero() && value(plan, "policy.soft_limit") == "off" {
+        advice.push(format!(
+            "`grace` without `soft_limit`: with a stale value at hand, callers wait for a slow load all the same, {}",
+            match value(plan, "policy.hard_limit") {
+                "off" => "for ever".to_owned(),
+                limit => format!("up to {limit}"),
+            }
+        ));
+    }
+    if value(plan, "policy.hard_limit") == "off" {
+        advice.push("`hard_limit` is off: a loader that hangs keeps its callers waiting for ever".to_owned());
+    }
+    for (at, level) in plan.levels.iter().enumerate() {
+        let Some(provider) = loaded.providers.get(&level.provider) else { continue };
+        let kept = level.ttl_cap.unwrap_or(Duration::MAX).min(ttl.max(grace));
+        if let Some(most) = provider.capabilities().ttl_max.filter(|most| *most < kept) {
+            advice.push(format!(
+                "level {} ({}) cannot hold an entry for {}: {} at most",
+                at + 1,
+                level.provider,
+                spell(kept),
+                spell(most)
+            ));
+        }
+        if level.plain {
+            advice.push(format!(
+                "level {} ({}) is plain: no leases, so two processes may load one key at once, and a load that another \
+                 node's invalidation overtakes may still be stored; no `clear`, no tags, nothing stale, no absences; what \
+                 other programs write is believed",
+                at + 1,
+                level.provider,
+            ));
+        }
+    }
+    advice
+}
+
+/// Fields that hold secrets in the backends of this crate.
+const SECRETS: [&str; 3] = ["password", "sentinel_password", "secret"];
+
+fn of_file(file: &str, loaded: &Loaded) -> Vec<String> {
+    let mut advice = Vec::new();
+    secrets(&loaded.tree, &mut Vec::new(), &mut |path, place| {
+        let line = match place {
+            Place::Line(line) => format!("{file}:{line}: "),
+            Place::Variable(_) => return,
+        };
+        advice.push(format!(
+            "{line}{} is written out; let it come from outside: `${{NAME}}` or `${{file:path}}`",
+            Steps(path)
+        ));
+    });
+    let used: BTreeSet<_> = loaded
+        .resolved
+        .caches
+        .values()
+        .flat_map(|plan| plan.levels.iter().map(|level| &level.provider).chain(&plan.backplane))
+        .collect();
+    for name in loaded.resolved.providers.keys().filter(|name| !used.contains(name)) {
+        advice.push(format!("{} is used by no cache", Steps(&at!["providers", name])));
+    }
+    advice
+}
+
+fn secrets(node: &Node, path: &mut Vec<Step>, found: &mut dyn FnMut(&[Step], &Place)) {
+    let fields: Vec<(Step, &Node)> = match &node.what {
+        What::Table(table) => table.0.iter().map(|f| (Step::from(&f.name), &f.node)).collect(),
+        What::List(items) => items.iter().enumerate().map(|(at, item)| (Step::from(at), item)).collect(),
+        _ => return,
+    };
+    for (step, node) in fields {
+        let is_secret = matches!(&step, Step::Field(name) if SECRETS.contains(&name.as_str()));
+        path.push(step);
+        match &node.what {
+            What::Text(Text { written: None, value, .. }) if is_secret && !value.contains("${") => {
+                found(path, &node.place);
+            }
+            _ => secrets(node, path, found),
+        }
+        path.pop();
+    }
+}
+
+impl super::CachesBuilder {
+    /// Explains a file. A variable that is not set, or a file that is not there, is no error here but a problem of the
+    /// explanation: so a production's file can be explained elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file is wrong wherever it is read.
+    pub fn explain(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
+        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
+        Ok(Explanation::of(&file, &loaded, noted))
+    }
+
+    /// The same, and asks each provider for a sign of life.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub async fn explain_and_ping(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
+        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
+        let mut explanation = Explanation::of(&file, &loaded, noted);
+        for (name, provider) in &loaded.providers {
+            explanation.answered(name, provider.ping().await);
+        }
+        Ok(explanation)
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, providers, caches, problems, advice } = self;
+        writeln!(f, "{file}")?;
+        let width = providers.iter().map(|provider| provider.name.len()).max().unwrap_or(0);
+        for ExplainedProvider { name, backend, address, answered } in providers {
+            write!(f, "\nprovider {name:width$}  {backend}")?;
+            if let Some(address) = address {
+                write!(f, " at {address}")?;
+            }
+            match answered {
+                Some(Ok(())) => f.write_str(", answers")?,
+                Some(Err(error)) => write!(f, ", DOES NOT ANSWER: {error}")?,
+                None => {}
+            }
+        }
+        writeln!(f)?;
+        for cache in caches {
+            writeln!(f, "\ncache {}", cache.name)?;
+            table(f, "  ", &cache.settings)?;
+            for (at, level) in cache.levels.iter().enumerate() {
+                writeln!(f, "  level {}: {} ({})", at + 1, level.provider, level.backend)?;
+                table(f, "    ", &level.settings)?;
+            }
+            for line in &cache.advice {
+                writeln!(f, "  advice: {line}")?;
+            }
+        }
+        for (word, lines) in [("problem", problems), ("advice", advice)] {
+            for (at, line) in lines.iter().enumerate() {
+                writeln!(f, "{}{word}: {line}", if at == 0 { "\n" } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn table(f: &mut fmt::Formatter<'_>, indent: &str, settings: &[Setting]) -> fmt::Result {
+    let wide = |of: fn(&Setting) -> &str| settings.iter().map(|s| of(s).len()).max().unwrap_or(0);
+    let (names, values) = (wide(|s| &s.name), wide(|s| &s.value));
+    for Setting { name, value, origin } in settings {
+        writeln!(f, "{indent}{name:names$}  {value:values$}  {origin}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! What is wrong with a file: where, which field, its value, and what to do.
+
+use std::fmt;
+
+use cache_core::{Error, ErrorKind};
+
+use super::node::{Node, Path, Place, Step};
+
+/// One mistake.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) path: Vec<Step>,
+    pub(crate) place: Option<Place>,
+    /// The value as it was written; `None` where there is none to show, or none that may be shown.
+    pub(crate) value: Option<String>,
+    pub(crate) fix: String,
+}
+
+impl Fault {
+    /// Of the value at `path`.
+    pub(crate) fn at(path: Vec<Step>, node: &Node, fix: impl fmt::Display) -> Self {
+        Self { path, place: Some(node.place.clone()), value: Some(node.shown()), fix: fix.to_string() }
+    }
+
+    /// Of something that is not there, or not shown.
+    pub(crate) fn without_value(path: Vec<Step>, place: Option<Place>, fix: impl fmt::Display) -> Self {
+        Self { path, place, value: None, fix: fix.to_string() }
+    }
+
+    /// With the name of the file.
+    pub(crate) fn into_error(self, file: &str) -> Error {
+        let Self { path, place, value, fix } = self;
+        let from = match place {
+            Some(Place::Line(line)) if line > 0 => format!("{file}:{line}"),
+            Some(Place::Variable(name)) => format!("environment variable {name}"),
+            Some(Place::Line(_)) | None => file.to_owned(),
+        };
+        let field = Path(&path).to_string();
+        let text = match (field.is_empty(), value) {
+            (true, _) => format!("{from}: {fix}"),
+            (false, Some(value)) => format!("{from}: {field} = {value}: {fix}"),
+            (false, None) => format!("{from}: {field}: {fix}"),
+        };
+        Error::new(ErrorKind::Config, text)
+    }
+}
+
+/// The name that somebody who wrote `word` has most likely meant.
+pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase().replace('-', "_");
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&word, &name.to_ascii_lowercase().replace('-', "_")), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// What to do about a name that nobody knows.
+pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(name) = nearest(word, names.clone()) {
+        return format!("did you mean `{name}`?");
+    }
+    let all: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match all.split_last() {
+        Some((last, [])) => format!("use {last}"),
+        Some((last, rest)) => format!("use one of {} or {last}", rest.join(", ")),
+        None => "leave it out".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found_and_no_far_one() {
+        let names = ["ttl", "grace", "jitter", "hard_limit", "soft_limit"];
+        assert_eq!(nearest("tll", names), Some("ttl"));
+        assert_eq!(nearest("hard-limit", names), Some("hard_limit"));
+        assert_eq!(nearest("Gracce", names), Some("grace"));
+        assert_eq!(nearest("timeout", names), None);
+        assert_eq!(unknown("timeout", ["a", "b"]), "use one of `a` or `b`");
+    }
+}

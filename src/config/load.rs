@@ -1,0 +1,123 @@
+//! From a text to providers and plans, checked.
+
+use std::path::Path;
+
+use super::{
+    backend::Backends,
+    build::{Backplanes, Parts, Providers, encryption},
+    environment::{Environment, References},
+    fault::Fault,
+    node::{Node, Place, Step, What, at},
+    parse::Format,
+    resolve::Resolved,
+};
+
+/// A file and what was made of it.
+pub(crate) struct Loaded {
+    pub(crate) tree: Node,
+    pub(crate) resolved: Resolved,
+    pub(crate) providers: Providers,
+    pub(crate) backplanes: Backplanes,
+}
+
+/// What is done about what this machine lacks: variables, files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacks {
+    /// The first one is an error.
+    Refused,
+    /// It is noted, and the rest is read as if that had not been said.
+    Noted,
+}
+
+impl Loaded {
+    pub(crate) fn read(
+        backends: &Backends,
+        environment: &Environment,
+        (format, text, base): (Format, &str, &Path),
+        lacks: Lacks,
+    ) -> Result<(Self, Vec<Fault>), Fault> {
+        let mut noted = Vec::new();
+        let mut note = |fault: Fault| match lacks {
+            Lacks::Refused => Err(fault),
+            Lacks::Noted => {
+                // What a reference stands for is missing: what comes of that need not be said.
+                if !noted.iter().any(|noted: &Fault| noted.path == fault.path) {
+                    noted.push(fault);
+                }
+                Ok(())
+            }
+        };
+        let mut tree = format.parse(text)?;
+        environment.apply(&mut tree)?;
+        let mut unresolved = Vec::new();
+        References { variables: &environment.variables, base }.resolve(&mut tree, &mut |fault: Fault| {
+            unresolved.push(fault.path.clone());
+            note(fault)
+        })?;
+        let resolved = resolve(&mut tree, unresolved, backends, base)?;
+        let mut providers = Providers::new();
+        for (name, provided) in &resolved.providers {
+            match backends.build(provided, &at!["providers", name], base) {
+                Ok(provider) => drop(providers.insert(name.clone(), provider)),
+                Err(fault) => note(fault)?,
+            }
+        }
+        for (name, keyring) in &resolved.keyrings {
+            if let Err(fault) = encryption(&tree, name, keyring) {
+                note(fault)?;
+            }
+        }
+        let backplanes = backplanes(&resolved, &providers);
+        let loaded = Self { tree, resolved, providers, backplanes };
+        for (name, plan) in &loaded.resolved.caches {
+            let whole = plan.levels.iter().all(|level| loaded.providers.contains_key(&level.provider));
+            let checked = if whole { loaded.parts(&[]).check(name, plan) } else { Ok(()) };
+            match (checked, lacks) {
+                (Err(fault), Lacks::Noted) if noted.iter().any(|noted| noted.path == fault.path) => {}
+                (Err(fault), Lacks::Noted) if !noted.is_empty() => noted.push(fault),
+                (checked, _) => checked?,
+            }
+        }
+        noted.sort_by_key(|fault| fault.place.as_ref().map_or(0, Place::line));
+        Ok((loaded, noted))
+    }
+
+    pub(crate) fn parts<'a>(
+        &'a self,
+        observers: &'a [std::sync::Arc<dyn cache_core::Observer>],
+    ) -> Parts<'a> {
+        Parts {
+            tree: &self.tree,
+            resolved: &self.resolved,
+            providers: &self.providers,
+            backplanes: &self.backplanes,
+            observers,
+        }
+    }
+}
+
+/// Reads the tree. A text that was not resolved is kept as it was written, where a text will do; where it will not, the
+/// field counts as not being there.
+fn resolve(
+    tree: &mut Node,
+    mut unresolved: Vec<Vec<Step>>,
+    backends: &Backends,
+    base: &Path,
+) -> Result<Resolved, Fault> {
+    loop {
+        let fault = match Resolved::read(tree, backends, base) {
+            Ok(resolved) => return Ok(resolved),
+            Err(fault) => fault,
+        };
+        let Some(nth) = unresolved.iter().position(|path| *path == fault.path) else { return Err(fault) };
+        if let Some(node) = tree.at_mut(&unresolved.swap_remove(nth)) {
+            node.what = What::Null;
+        }
+    }
+}
+
+/// One for each provider that a cache names as its backplane.
+fn backplanes(resolved: &Resolved, providers: &Providers) -> Backplanes {
+    let named = resolved.caches.values().filter_map(|plan| plan.backplane.as_ref());
+    named.filter_map(|name| Some((name.clone(), providers.get(name)?.backplane()?))).collect()
+}

@@ -1,0 +1,69 @@
+//! Files to trees: TOML, JSON, YAML.
+
+mod json;
+mod toml;
+mod yaml;
+
+use super::{
+    fault::Fault,
+    node::{Node, Place, Table, What},
+};
+
+/// The languages that a file may be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// `.toml`
+    Toml,
+    /// `.json`
+    Json,
+    /// `.yaml` or `.yml`
+    Yaml,
+}
+
+/// The deepest nesting that is read.
+const DEPTH: usize = 64;
+
+impl Format {
+    /// By a file's extension.
+    pub fn of(path: &std::path::Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "toml" => Some(Self::Toml),
+            "json" => Some(Self::Json),
+            "yaml" | "yml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+
+    /// The tree of a text. An empty one is an empty table.
+    pub(crate) fn parse(self, text: &str) -> Result<Node, Fault> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let node = match self {
+            Self::Toml => toml::parse(text)?,
+            Self::Json => json::parse(text)?,
+            Self::Yaml => yaml::parse(text)?,
+        };
+        match node.what {
+            What::Table(_) => Ok(node),
+            What::Null => Ok(Node { what: What::Table(Table::default()), ..node }),
+            _ => Err(Fault::without_value(Vec::new(), Some(node.place), "write a table at the top")),
+        }
+    }
+}
+
+/// A text that cannot be read. The parsers' own words, but never a piece of the text: that may be a password.
+fn broken(line: usize, why: impl std::fmt::Display) -> Fault {
+    Fault::without_value(Vec::new(), Some(Place::Line(line)), why)
+}
+
+fn twice(line: usize, name: &str, first: &Place) -> Fault {
+    let fix = match first {
+        Place::Line(first) => format!("it is there already in line {first}; keep one"),
+        Place::Variable(_) => "it is there twice; keep one".to_owned(),
+    };
+    Fault::without_value(vec![name.into()], Some(Place::Line(line)), fix)
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+}

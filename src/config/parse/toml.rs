@@ -1,0 +1,58 @@
+//! TOML.
+
+use ::toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{broken, line_of};
+use crate::config::{
+    fault::Fault,
+    node::{Field, Node, Place, Table, Text, What},
+};
+
+pub(super) fn parse(text: &str) -> Result<Node, Fault> {
+    let table = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| line_of(text, span.start));
+        broken(line, without_quotes(error.message()))
+    })?;
+    let place = Place::Line(1);
+    Ok(Node { what: What::Table(fields(text, table.into_inner())?), place })
+}
+
+/// The parser's message without what it quotes of the file.
+fn without_quotes(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+fn fields(text: &str, table: DeTable<'_>) -> Result<Table, Fault> {
+    let fields = table.into_iter().map(|(name, value)| {
+        let place = Place::Line(line_of(text, name.span().start));
+        Ok(Field { name: name.into_inner().into_owned(), place, node: node(text, value)? })
+    });
+    fields.collect::<Result<_, _>>().map(Table)
+}
+
+fn node(text: &str, value: Spanned<DeValue<'_>>) -> Result<Node, Fault> {
+    let line = line_of(text, value.span().start);
+    let what = match value.into_inner() {
+        DeValue::String(text) => What::Text(Text::new(text)),
+        DeValue::Boolean(yes) => What::Bool(yes),
+        DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => What::Int(number),
+            Err(_) => return Err(broken(line, "the number is too large")),
+        },
+        DeValue::Float(number) => match number.as_str().parse() {
+            Ok(number) => What::Float(number),
+            Err(_) => return Err(broken(line, "no number")),
+        },
+        DeValue::Datetime(_) => {
+            return Err(broken(line, "dates have no meaning here; write a text, in quotes"));
+        }
+        DeValue::Array(items) => {
+            What::List(items.into_iter().map(|item| node(text, item)).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => What::Table(fields(text, table)?),
+    };
+    Ok(Node { what, place: Place::Line(line) })
+}

@@ -1,0 +1,458 @@
+//! Inheritance: from what a file says in several places to what a cache gets, and where each of it came from.
+
+use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+
+use cache_core::{Breaker, Early, Policy, Stance};
+
+use super::{
+    backend::{Backends, Provided},
+    de,
+    fault::{Fault, unknown},
+    model::{self, Cache, Codec, Compression, Defaults, File, Keyring, LevelSettings},
+    node::{Node, Place, Step, Table, What, at},
+    units::{Count, Limit, Period, Timespan, spell},
+};
+
+/// A file, read and with its names checked. Nothing is built yet.
+#[derive(Clone)]
+pub(crate) struct Resolved {
+    pub(crate) providers: BTreeMap<String, Provided>,
+    pub(crate) keyrings: BTreeMap<String, Keyring>,
+    pub(crate) caches: BTreeMap<String, Plan>,
+}
+
+/// What one cache gets.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) policy: Policy,
+    pub(crate) levels: Vec<LevelPlan>,
+    /// The name of a provider.
+    pub(crate) backplane: Option<String>,
+    pub(crate) schema: Option<u32>,
+    /// Its own settings, as they can be shown.
+    pub(crate) known: Vec<Known>,
+}
+
+/// What one level gets.
+#[derive(Clone)]
+pub(crate) struct LevelPlan {
+    pub(crate) provider: String,
+    pub(crate) ttl_cap: Option<Duration>,
+    pub(crate) budget: Option<Duration>,
+    /// `None`: as without a word about it; `Some(None)`: none.
+    pub(crate) breaker: Option<Option<Breaker>>,
+    pub(crate) stance: Option<Stance>,
+    pub(crate) background: bool,
+    pub(crate) plain: bool,
+    pub(crate) codec: Said<Codec>,
+    pub(crate) compression: Said<model::CompressionTable>,
+    /// The name of a keyring.
+    pub(crate) encryption: Said<String>,
+    pub(crate) known: Vec<Known>,
+}
+
+/// A setting of a remote level, and whether the level itself says it: one that is inherited does not concern levels in this
+/// process.
+#[derive(Clone)]
+pub(crate) struct Said<T> {
+    pub(crate) value: Option<T>,
+    pub(crate) here: bool,
+}
+
+/// A setting, what it is, and why.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// As the core's errors call it: `policy.ttl`, `ttl_cap`.
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) from: Origin,
+}
+
+/// Where a setting came from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Origin {
+    Default,
+    Set { path: Vec<Step>, place: Place },
+}
+
+impl Resolved {
+    /// Reads a tree.
+    pub(crate) fn read(tree: &Node, backends: &Backends, base: &Path) -> Result<Self, Fault> {
+        const SECTIONS: [&str; 4] = ["defaults", "providers", "keyrings", "caches"];
+        let empty = Table::default();
+        let table = tree.table().unwrap_or(&empty);
+        for field in &table.0 {
+            let name = field.name.as_str();
+            // Editors find the schema by it.
+            if name != "$schema" && !SECTIONS.contains(&name) {
+                let fix = format!("there is no such section; {}", unknown(name, SECTIONS));
+                return Err(Fault::without_value(at![name], Some(field.place.clone()), fix));
+            }
+        }
+        let section = |name: &str| {
+            table.get(name).map(|field| &field.node).filter(|node| !matches!(node.what, What::Null))
+        };
+        let file = File {
+            defaults: match section("defaults") {
+                Some(node) => de::read(node, &at!["defaults"], base)?,
+                None => Defaults::default(),
+            },
+            keyrings: read_each(section("keyrings"), "keyrings", base)?,
+            caches: read_each(section("caches"), "caches", base)?,
+        };
+        let mut providers = BTreeMap::new();
+        for field in fields(section("providers"), "providers")? {
+            let path = at!["providers", &field.name];
+            named_off(&field.name, &path, &field.place)?;
+            providers.insert(field.name.clone(), backends.take(&field.node, &path, base)?);
+        }
+        let mut caches = BTreeMap::new();
+        for (name, cache) in &file.caches {
+            let resolver = Resolver { tree, name, cache, defaults: &file.defaults, providers: &providers };
+            caches.insert(name.clone(), resolver.plan(&file.keyrings)?);
+        }
+        Ok(Self { providers, keyrings: file.keyrings, caches })
+    }
+}
+
+/// `off` says that there is none.
+fn named_off(name: &str, path: &[Step], place: &Place) -> Result<(), Fault> {
+    match name {
+        "off" => {
+            let fix = "`off` stands for none; give it another name";
+            Err(Fault::without_value(path.to_vec(), Some(place.clone()), fix))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fields<'a>(section: Option<&'a Node>, name: &str) -> Result<&'a [super::node::Field], Fault> {
+    match section {
+        None => Ok(&[]),
+        Some(node) => match node.table() {
+            Some(table) => Ok(&table.0),
+            None => Err(Fault::at(at![name], node, "write a table of names")),
+        },
+    }
+}
+
+fn read_each<T: serde::de::DeserializeOwned>(
+    section: Option<&Node>,
+    name: &str,
+    base: &Path,
+) -> Result<BTreeMap<String, T>, Fault> {
+    let mut all = BTreeMap::new();
+    for field in fields(section, name)? {
+        let path = at![name, &field.name];
+        named_off(&field.name, &path, &field.place)?;
+        all.insert(field.name.clone(), de::read(&field.node, &path, base)?);
+    }
+    Ok(all)
+}
+
+struct Resolver<'a> {
+    tree: &'a Node,
+    name: &'a str,
+    cache: &'a Cache,
+    defaults: &'a Defaults,
+    providers: &'a BTreeMap<String, Provided>,
+}
+
+/// A value, if a place says it, and that place.
+type Layer<T> = (Vec<Step>, Option<T>);
+
+impl Resolver<'_> {
+    /// The first layer that says something, and a note of it.
+    fn pick<T>(
+        &self,
+        known: &mut Vec<Known>,
+        name: &str,
+        layers: impl IntoIterator<Item = Layer<T>>,
+        default: impl fmt::Display,
+        shown: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        let said = layers.into_iter().find_map(|(path, value)| Some((path, value?)));
+        let (value, from, picked) = match said {
+            Some((path, value)) => {
+                let place = self.tree.at(&path).map_or(Place::Line(0), |node| node.place.clone());
+                (shown(&value), Origin::Set { path, place }, Some(value))
+            }
+            None => (default.to_string(), Origin::Default, None),
+        };
+        known.push(Known { name: name.to_owned(), value, from });
+        picked
+    }
+
+    fn plan(&self, keyrings: &BTreeMap<String, Keyring>) -> Result<Plan, Fault> {
+        let mut known = Vec::new();
+        let policy = self.policy(&mut known);
+        let (levels, from) = self.levels()?;
+        let levels = levels
+            .iter()
+            .enumerate()
+            .map(|(at, level)| {
+                let here: Vec<_> = from.iter().cloned().chain([Step::Item(at)]).collect();
+                self.level(level, &here, keyrings)
+            })
+            .collect::<Result<_, _>>()?;
+        let both =
+            [(at!["caches", self.name], &self.cache.backplane), (at!["defaults"], &self.defaults.backplane)];
+        let backplane = self.pick(
+            &mut known,
+            "backplane",
+            both.map(|(path, value)| (under(path, "backplane"), value.clone())),
+            "off",
+            Clone::clone,
+        );
+        let backplane = backplane.filter(|name| name != "off");
+        if let (Some(name), Some(Known { from: Origin::Set { path, .. }, .. })) = (&backplane, known.last()) {
+            self.is_provider(name, path)?;
+        }
+        let at = (at!["caches", self.name, "schema"], self.cache.schema);
+        let schema = self.pick(&mut known, "schema", [at], "of the type, or 0", ToString::to_string);
+        Ok(Plan { policy, levels, backplane, schema, known })
+    }
+
+    fn policy(&self, known: &mut Vec<Known>) -> Policy {
+        let (own, inherited) = (&self.cache.policy, &self.defaults.policy);
+        macro_rules! pick {
+            ($field:ident, $default:expr, $shown:expr) => {{
+                let layers = [
+                    (at!["caches", self.name, "policy", stringify!($field)], own.$field),
+                    (at!["defaults", "policy", stringify!($field)], inherited.$field),
+                ];
+                self.pick(known, concat!("policy.", stringify!($field)), layers, $default, $shown)
+            }};
+        }
+        let period = |Period(time): &Period| spell(*time);
+        let time = |Timespan(time): &Timespan| spell(*time);
+        let limit = |Limit(limit): &Limit| limit.map_or_else(|| "off".to_owned(), spell);
+        let mut policy =
+            Policy::ttl(pick!(ttl, "1m", period).map_or(Duration::from_secs(60), |Period(time)| time));
+        if let Some(Period(age)) = pick!(grace, "0s", period) {
+            policy = policy.grace(age);
+        }
+        if let Some(Timespan(window)) = pick!(revalidate, "0s", time) {
+            policy = policy.revalidate(window);
+        }
+        if let Some(Timespan(pause)) = pick!(throttle, "1s", time) {
+            policy = policy.throttle(pause);
+        }
+        match pick!(early, "off", early) {
+            Some(model::Early::Fraction(share)) => policy = policy.early(Early::Fraction(share)),
+            Some(model::Early::XFetch(model::XFetch { xfetch: beta })) => {
+                policy = policy.early(Early::XFetch { beta });
+            }
+            Some(model::Early::Off) | None => {}
+        }
+        if let Some(Timespan(jitter)) = pick!(jitter, "0s", time) {
+            policy = policy.jitter(jitter);
+        }
+        if let Some(Period(ttl)) = pick!(absent_ttl, "0s", period) {
+            policy = policy.absent_ttl(ttl);
+        }
+        if let Some(Limit(Some(limit))) = pick!(soft_limit, "off", limit) {
+            policy = policy.soft_limit(limit);
+        }
+        if let Some(Limit(limit)) = pick!(hard_limit, "30s", limit) {
+            policy = policy.hard_limit(limit);
+        }
+        if let Some(complete) = pick!(complete_in_background, "true", ToString::to_string) {
+            policy = policy.complete_in_background(complete);
+        }
+        if let Some(Limit(Some(budget))) = pick!(wait, "off", limit) {
+            policy = policy.wait(budget);
+        }
+        let count = |Count(count): &Count| count.map_or_else(|| "off".to_owned(), |count| count.to_string());
+        if let Some(Count(Some(at_once))) = pick!(loads, "off", count) {
+            policy = policy.loads(at_once);
+        }
+        policy
+    }
+
+    /// The levels, and where they are written.
+    fn levels(&self) -> Result<(&[model::Level], Vec<Step>), Fault> {
+        let own = at!["caches", self.name, "levels"];
+        let (levels, at) = match (&self.cache.levels, &self.defaults.levels) {
+            (Some(levels), _) => (levels, own),
+            (None, Some(levels)) => (levels, at!["defaults", "levels"]),
+            (None, None) => {
+                let place = self.tree.at(&at!["caches", self.name]).map(|node| node.place.clone());
+                let fix = "`levels` is missing, here and in `defaults`; name at least one provider: `levels = [\"...\"]`";
+                return Err(Fault::without_value(at!["caches", self.name], place, fix));
+            }
+        };
+        if levels.is_empty() {
+            let place = self.tree.at(&at).map(|node| node.place.clone());
+            let fix = "a cache needs at least one level; name a provider";
+            return Err(Fault { path: at, place, value: Some("[]".to_owned()), fix: fix.to_owned() });
+        }
+        for (nth, level) in levels.iter().enumerate() {
+            let path: Vec<_> = at.iter().cloned().chain([Step::Item(nth)]).collect();
+            self.is_provider(&level.provider, &path)?;
+        }
+        Ok((levels, at))
+    }
+
+    fn is_provider(&self, name: &str, path: &[Step]) -> Result<(), Fault> {
+        if self.providers.contains_key(name) {
+            return Ok(());
+        }
+        let fix = match self.providers.is_empty() {
+            true => format!("no provider has this name; define it: `[providers.{name}]`"),
+            false => {
+                format!(
+                    "no provider has this name; {}",
+                    unknown(name, self.providers.keys().map(String::as_str))
+                )
+            }
+        };
+        Err(self.fault(path, name, fix))
+    }
+
+    /// Of a name that stands at this path, or in a table there.
+    fn fault(&self, path: &[Step], name: &str, fix: impl fmt::Display) -> Fault {
+        let place = self.tree.at(path).map(|node| node.place.clone());
+        Fault { path: path.to_vec(), place, value: Some(format!("{name:?}")), fix: fix.to_string() }
+    }
+
+    fn level(
+        &self,
+        level: &model::Level,
+        here: &[Step],
+        keyrings: &BTreeMap<String, Keyring>,
+    ) -> Result<LevelPlan, Fault> {
+        let mut known = Vec::new();
+        let none = LevelSettings::default();
+        let own = &level.settings;
+        let shared = self.providers.get(&level.provider).map_or(&none, |provided| &provided.common.level);
+        let provider = at!["providers", &level.provider, "level"];
+        macro_rules! pick {
+            ($field:ident, $default:expr, $shown:expr) => {{
+                let layers = [
+                    (under(here.to_vec(), stringify!($field)), own.$field.clone()),
+                    (under(provider.clone(), stringify!($field)), shared.$field.clone()),
+                ];
+                self.pick(&mut known, stringify!($field), layers, $default, $shown)
+            }};
+        }
+        macro_rules! pick_payload {
+            ($field:ident, $default:expr, $shown:expr) => {{
+                let name = stringify!($field);
+                let layers = [
+                    (under(here.to_vec(), name), own.$field.clone()),
+                    (at!["caches", self.name, name], self.cache.$field.clone()),
+                    (under(provider.clone(), name), shared.$field.clone()),
+                    (at!["defaults", name], self.defaults.$field.clone()),
+                ];
+                let value = self.pick(&mut known, name, layers, $default, $shown);
+                (value, own.$field.is_some() || (self.cache.$field.is_none() && shared.$field.is_some()))
+            }};
+        }
+        let time = |Timespan(time): &Timespan| spell(*time);
+        let limit = |Limit(limit): &Limit| limit.map_or_else(|| "off".to_owned(), spell);
+        let ttl_cap = pick!(ttl_cap, "off", limit).and_then(|Limit(cap)| cap);
+        let budget = pick!(budget, "250ms", time).map(|Timespan(budget)| budget);
+        let breaker =
+            pick!(breaker, "half of at least 5 calls within 10s; open for 1s", breaker).map(|b| match b {
+                model::Breaker::Off => None,
+                model::Breaker::On(table) => Some(from_table(table)),
+            });
+        let stance = pick!(stance, "absorb; surface where it is the only level and remote", |stance| {
+            format!("{stance:?}").to_lowercase()
+        });
+        let background = pick!(background, "false", ToString::to_string);
+        let plain = pick!(plain, "false", ToString::to_string);
+        let (codec, codec_here) = pick_payload!(codec, "json", |codec: &Codec| codec.as_str().to_owned());
+        let (compression, compression_here) = pick_payload!(compression, "off", compression);
+        let (encryption, encryption_here) = pick_payload!(encryption, "off", Clone::clone);
+        let encryption = encryption.filter(|name| name != "off");
+        if let (Some(name), Some(Known { from: Origin::Set { path, .. }, .. })) = (&encryption, known.last())
+            && !keyrings.contains_key(name)
+        {
+            let fix = match keyrings.is_empty() {
+                true => format!("no keyring has this name; define it: `[keyrings.{name}]`"),
+                false => format!(
+                    "no keyring has this name; {}",
+                    unknown(name, keyrings.keys().map(String::as_str))
+                ),
+            };
+            return Err(self.fault(path, name, fix));
+        }
+        Ok(LevelPlan {
+            provider: level.provider.clone(),
+            ttl_cap,
+            budget,
+            breaker,
+            stance: stance.map(|stance| match stance {
+                model::Stance::Absorb => Stance::Absorb,
+                model::Stance::Surface => Stance::Surface,
+            }),
+            background: background.unwrap_or(false),
+            plain: plain.unwrap_or(false),
+            codec: Said { value: codec, here: codec_here },
+            compression: Said {
+                value: match compression {
+                    Some(Compression::On(table)) => Some(table),
+                    Some(Compression::Off) | None => None,
+                },
+                here: compression_here,
+            },
+            encryption: Said { value: encryption, here: encryption_here },
+            known,
+        })
+    }
+}
+
+fn under(mut path: Vec<Step>, name: &str) -> Vec<Step> {
+    path.push(Step::from(name));
+    path
+}
+
+fn early(early: &model::Early) -> String {
+    match early {
+        model::Early::Off => "off".to_owned(),
+        model::Early::Fraction(share) => share.to_string(),
+        model::Early::XFetch(model::XFetch { xfetch }) => format!("xfetch {xfetch}"),
+    }
+}
+
+fn from_table(table: model::BreakerTable) -> Breaker {
+    let mut breaker = Breaker::default();
+    if let Some(rate) = table.failure_rate {
+        breaker = breaker.failure_rate(rate);
+    }
+    if let Some(calls) = table.min_calls {
+        breaker = breaker.min_calls(calls);
+    }
+    if let Some(Timespan(window)) = table.window {
+        breaker = breaker.window(window);
+    }
+    if let Some(Timespan(pause)) = table.open_for {
+        breaker = breaker.open_for(pause);
+    }
+    breaker
+}
+
+fn breaker(breaker: &model::Breaker) -> String {
+    let model::Breaker::On(table) = breaker else { return "off".to_owned() };
+    let time = |time: Option<Timespan>, default| time.map_or(default, |Timespan(time)| spell(time));
+    format!(
+        "{} of at least {} calls within {}; open for {}",
+        table.failure_rate.unwrap_or(0.5),
+        table.min_calls.unwrap_or(5),
+        time(table.window, "10s".to_owned()),
+        time(table.open_for, "1s".to_owned()),
+    )
+}
+
+fn compression(compression: &Compression) -> String {
+    match compression {
+        Compression::Off => "off".to_owned(),
+        Compression::On(table) => {
+            let above = table.above.map_or(1024, |size| size.0);
+            let level = table.level.map(|level| format!(" level {level}")).unwrap_or_default();
+            format!("{}{level} above {above}B", table.algorithm.as_str())
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Values with a form of their own: times and sizes always say their unit, secrets never show.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A time: `250ms`, `30s`, `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timespan(pub Duration);
+
+/// A time, or `forever`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period(pub Duration);
+
+/// A time, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub Option<Duration>);
+
+/// A number, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count(pub Option<usize>);
+
+/// A number of bytes: `512B`, `64KiB`, `1MB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+/// A text that shows in no error, no `Debug` and no explanation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+/// A file; a relative path starts at the folder of the file that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePath(pub PathBuf);
+
+/// Names by which the reader of a file knows these types.
+pub(crate) const SECRET: &str = "$secret";
+pub(crate) const PATH: &str = "$path";
+
+const OFF: &str = "off";
+const FOREVER: &str = "forever";
+const TIME: Units = Units {
+    what: "a time",
+    units: ["ms", "s", "m"],
+    expected: "a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
+};
+const SIZE: Units = Units {
+    what: "a size",
+    units: ["B", "KiB", "MiB"],
+    expected: "a size with its unit, such as \"512B\", \"64KiB\" or \"1GB\"",
+};
+
+struct Units {
+    what: &'static str,
+    units: [&'static str; 3],
+    expected: &'static str,
+}
+
+impl Units {
+    fn bare<E: de::Error>(&self, number: impl fmt::Display) -> E {
+        let [a, b, c] = self.units.map(|unit| format!("\"{number}{unit}\""));
+        E::custom(format_args!("{} needs its unit: {a}, {b} or {c}", self.what))
+    }
+
+    fn wrong<E: de::Error>(&self, or: &str) -> E {
+        E::custom(format_args!("write {}{or}", self.expected))
+    }
+
+    /// The text, if it is one and not a number alone.
+    fn text<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<String, D::Error> {
+        let text = deserializer.deserialize_str(Words(self))?;
+        match text.parse::<f64>() {
+            Ok(_) => Err(self.bare(text)),
+            Err(_) => Ok(text),
+        }
+    }
+}
+
+/// Takes a text, and tells a number which units there are.
+struct Words<'a>(&'a Units);
+
+impl de::Visitor<'_> for Words<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.trim().to_owned())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Err(self.0.bare(number))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        Err(self.0.bare(number))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
+        Err(self.0.bare(number))
+    }
+}
+
+fn time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    word: Option<&str>,
+) -> Result<Option<Duration>, D::Error> {
+    let text = TIME.text(deserializer)?;
+    if word.is_some_and(|word| text == word) {
+        return Ok(None);
+    }
+    let or = word.map(|word| format!(", or \"{word}\"")).unwrap_or_default();
+    humantime::parse_duration(&text).map(Some).map_err(|_says_less| TIME.wrong(&or))
+}
+
+impl<'de> Deserialize<'de> for Timespan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        time(deserializer, None).map(|time| Self(time.unwrap_or_default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        time(deserializer, Some(FOREVER)).map(|time| Self(time.unwrap_or(Duration::MAX)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        time(deserializer, Some(OFF)).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = SIZE.text(deserializer)?;
+        match text.parse::<bytesize::ByteSize>() {
+            Ok(size) => Ok(Self(size.as_u64())),
+            Err(_says_less) => Err(SIZE.wrong("")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counted;
+        impl de::Visitor<'_> for Counted {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number, or \"off\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(Some(usize::try_from(number).unwrap_or(usize::MAX))))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Count, E> {
+                match text.trim() {
+                    OFF => Ok(Count(None)),
+                    other => match other.parse() {
+                        Ok(number) => Ok(Count(Some(number))),
+                        Err(_) => Err(E::custom("write a whole number, or \"off\"")),
+                    },
+                }
+            }
+        }
+        deserializer.deserialize_any(Counted)
+    }
+}
+
+/// A text, by a name that the reader of a file takes note of.
+struct Named;
+
+impl<'de> de::Visitor<'de> for Named {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        String::deserialize(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(SECRET, Named).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(PATH, Named).map(|path| Self(path.into()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `90s` as `1m 30s`, without end as `forever`.
+pub(crate) fn spell(time: Duration) -> String {
+    if time == Duration::MAX { FOREVER.to_owned() } else { humantime::format_duration(time).to_string() }
+}

@@ -1,0 +1,170 @@
+//! What `explain` says: origins, advice, what a machine lacks, who does not answer.
+
+use std::fs;
+
+use test_servers::MemcachedServer;
+use traced_cache::config::Format;
+
+use crate::kit::{sealed, toml};
+
+async fn advice(text: &str) -> Vec<String> {
+    let caches = toml(&format!(
+        "[providers.near]\nbackend = \"memory\"\nentries = 5\n\
+         [providers.far]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n[caches.a]\n{text}\n"
+    ))
+    .await
+    .unwrap();
+    caches.explain().caches.remove(0).advice
+}
+
+#[tokio::test]
+async fn k8_memory_that_hears_of_nothing_is_pointed_out_with_its_window() {
+    let both = "levels = [\"near\", \"far\"]\n";
+    for (text, window) in [
+        ("policy.ttl = \"5m\"", "up to 5m: nothing tells it. Name a `backplane`, or set a `ttl_cap`"),
+        ("policy = { ttl = \"5m\", jitter = \"30s\" }", "up to 5m 30s: nothing tells it"),
+        ("policy.ttl = \"forever\"", "up to forever: nothing tells it"),
+    ] {
+        let advice = advice(&format!("{both}{text}")).await;
+        assert_eq!(advice.len(), 1, "{advice:?}");
+        assert!(
+            advice[0].starts_with("on several nodes, level 1 (near)") && advice[0].contains(window),
+            "{advice:?}"
+        );
+    }
+    let capped = "levels = [{ provider = \"near\", ttl_cap = \"10s\" }, \"far\"]\npolicy.ttl = \"5m\"";
+    assert!(
+        advice(capped).await[0]
+            .contains("up to 10s: nothing tells it. Name a `backplane`, or lower the `ttl_cap`")
+    );
+    for silent in
+        ["levels = [\"near\", \"far\"]\nbackplane = \"far\"", "levels = [\"far\"]", "levels = [\"near\"]"]
+    {
+        assert_eq!(advice(silent).await, [""; 0], "{silent}");
+    }
+}
+
+#[tokio::test]
+async fn settings_that_do_little_are_pointed_out() {
+    let near = "levels = [\"near\"]\n";
+    let grace = advice(&format!("{near}policy.grace = \"1h\"")).await;
+    assert_eq!(
+        grace,
+        [
+            "`grace` without `soft_limit`: with a stale value at hand, callers wait for a slow load all the same, up to 30s"
+        ]
+    );
+    assert_eq!(
+        advice(&format!("{near}policy = {{ grace = \"1h\", soft_limit = \"100ms\" }}")).await,
+        [""; 0]
+    );
+    let off = advice(&format!("{near}policy.hard_limit = \"off\"")).await;
+    assert_eq!(off, ["`hard_limit` is off: a loader that hangs keeps its callers waiting for ever"]);
+}
+
+#[tokio::test]
+async fn a_ttl_that_a_level_cannot_hold_is_pointed_out() {
+    use traced_cache::{Capabilities, testing::MapProvider};
+    #[derive(serde::Deserialize)]
+    struct None {}
+    let builder = sealed().backend("short", |_: None| {
+        let day = std::time::Duration::from_secs(86_400);
+        Ok::<_, traced_cache::Error>(MapProvider::with(Capabilities::remote().ttl_max(day)))
+    });
+    let text = "[providers.near]\nbackend = \"memory\"\nentries = 5\n[providers.far]\nbackend = \"short\"\n\
+                [caches.a]\nlevels = [{ provider = \"near\", ttl_cap = \"1h\" }, \"far\"]\npolicy.ttl = \"2days\"\n";
+    let advice = builder.from_text(Format::Toml, text).await.unwrap().explain().caches.remove(0).advice;
+    assert_eq!(advice[1], "level 2 (far) cannot hold an entry for 2days: 1day at most");
+}
+
+#[tokio::test]
+async fn what_the_file_gives_away_or_does_not_use_is_pointed_out() {
+    let text = "[providers.r]\nbackend = \"redis\"\nurl = \"redis://h\"\nusername = \"u\"\npassword = \"hunter2\"\n\
+                [providers.s]\nbackend = \"redis\"\nurl = \"redis://h\"\npassword = \"${P}\"\n";
+    let explained = sealed().variables([("P", "x")]).from_text(Format::Toml, text).await.unwrap().explain();
+    assert_eq!(
+        explained.advice,
+        [
+            "(text):5: providers.r.password is written out; let it come from outside: `${NAME}` or `${file:path}`",
+            "providers.r is used by no cache",
+            "providers.s is used by no cache",
+        ]
+    );
+    assert!(!format!("{explained} {explained:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_file_is_explained_where_its_secrets_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = "[providers.near]\nbackend = \"memory\"\nentries = \"${ENTRIES}\"\nbytes = \"${BYTES:-1MiB}\"\n\
+                [providers.far]\nbackend = \"redis\"\nurl = \"${REDIS_URL}\"\n\
+                [keyrings.k]\nkeys = [{ id = 1, secret = \"${file:key}\" }]\n\
+                [caches.a]\nlevels = [\"near\", \"far\"]\nencryption = \"k\"\npolicy = { ttl = \"${TTL}\", grace = \"2m\" }\n";
+    fs::write(&file, text).unwrap();
+    let explained = sealed().explain(&file).unwrap();
+    let problems: Vec<_> =
+        explained.problems.iter().map(|p| p.split_once("cache.toml:").unwrap().1.to_owned()).collect();
+    let starts = [
+        "3: providers.near.entries = \"${ENTRIES}\": the environment variable ENTRIES is not set",
+        "7: providers.far.url = \"${REDIS_URL}\": the environment variable REDIS_URL is not set",
+        "9: keyrings.k.keys[0].secret = \"${file:key}\": cannot read the file",
+        "13: caches.a.policy.ttl = \"${TTL}\": the environment variable TTL is not set",
+    ];
+    assert_eq!(problems.len(), starts.len(), "{problems:#?}");
+    for (problem, start) in problems.iter().zip(starts) {
+        assert!(problem.starts_with(start), "{problem}");
+    }
+    assert!(!explained.is_fine());
+    let cache = &explained.caches[0];
+    assert_eq!((cache.settings[0].value.as_str(), cache.settings[0].origin.as_str()), ("1m", "default"));
+    let levels: Vec<_> = cache.levels.iter().map(|l| (l.provider.as_str(), l.backend.as_str())).collect();
+    assert_eq!(levels, [("near", "memory"), ("far", "redis")]);
+    // For work, the same is an error.
+    assert!(sealed().from_file(&file).await.unwrap_err().to_string().contains("is not set"));
+    // What is wrong everywhere is wrong here.
+    fs::write(&file, "[caches.a]\nlevls = 5").unwrap();
+    assert!(sealed().explain(&file).unwrap_err().to_string().contains("did you mean `levels`?"));
+    fs::write(&file, "[providers.m]\nbackend = \"memory\"\nentries = 5\n[caches.a]\nlevels = [\"m\"]\npolicy = { ttl = \"1h\", grace = \"1m\" }").unwrap();
+    assert!(
+        sealed().explain(&file).unwrap_err().to_string().contains("policy.grace = 60s: below policy.ttl")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_answer_is_named() {
+    let Some(server) = MemcachedServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.json");
+    let write = |required: bool| {
+        let text = format!(
+            r#"{{"providers": {{"up": {{"backend": "memcached", "url": "{}"}},
+            "down": {{"backend": "redis", "url": "redis://:hunter2@127.0.0.1:1", "required": {required}}}}},
+            "caches": {{"a": {{"levels": ["up", "down"]}}}}}}"#,
+            server.url()
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write(false);
+    let explained = sealed().explain_and_ping(&file).await.unwrap();
+    let answers: Vec<_> = explained.providers.iter().map(|p| (p.name.as_str(), p.answered.clone())).collect();
+    assert_eq!(answers[1], ("up", Some(Ok(()))));
+    let Some(Err(error)) = &answers[0].1 else { panic!("{answers:?}") };
+    assert!(
+        error.contains("127.0.0.1:1") && error.contains("refused") && !error.contains("hunter2"),
+        "{error}"
+    );
+    assert!(!explained.is_fine());
+    let shown = explained.to_string();
+    assert!(shown.contains(&format!("provider up    memcached at {}, answers", server.addr())), "{shown}");
+    assert!(shown.contains("provider down  redis at 127.0.0.1:1, DOES NOT ANSWER: "), "{shown}");
+    // Not being there at the start is no error, unless asked for.
+    let caches = sealed().from_file(&file).await.unwrap();
+    assert!(caches.ping().await.iter().any(|(name, answer)| name == "down" && answer.is_err()));
+    write(true);
+    let error = sealed().from_file(&file).await.unwrap_err();
+    assert_eq!(error.kind(), traced_cache::ErrorKind::Level);
+    let shown = error.to_string();
+    assert!(shown.contains("cache.json:2: providers.down: it is required and does not answer: "), "{shown}");
+    assert!(!format!("{error:?}").contains("hunter2"));
+}

@@ -1,0 +1,429 @@
+//! Each mistake gives one error, with file, line, field, value and fix.
+
+use traced_cache::{Error, Memory, TracedCache, config::Format};
+
+use crate::kit::{mistake, sealed, toml};
+
+const PROVIDERS: &str = "[providers.local]\nbackend = \"memory\"\nentries = 1000\n\n[providers.shared]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n";
+
+/// A cache on line 9 and below.
+fn cache(text: &str) -> String {
+    format!("{PROVIDERS}\n[caches.users]\n{text}\n")
+}
+
+#[tokio::test]
+async fn k2_unknown_names_are_refused_with_the_nearest() {
+    for (text, expected) in [
+        (
+            cache("levls = [\"local\"]"),
+            "(text):10: caches.users.levls: there is no such field; did you mean `levels`?",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy = { tll = \"5m\" }"),
+            "(text):11: caches.users.policy.tll: there is no such field; did you mean `ttl`?",
+        ),
+        (
+            cache("levels = [\"local\"]\nttl = \"5m\""),
+            "(text):11: caches.users.ttl: there is no such field; it belongs to `policy`: `policy.ttl`",
+        ),
+        (
+            cache("levels = [\"local\"]\nbudget = \"5ms\""),
+            "(text):11: caches.users.budget: there is no such field; it belongs to a level: `levels = [{ provider = \"...\", budget = ... }]`",
+        ),
+        ("[cache.users]".to_owned(), "(text):1: cache: there is no such section; did you mean `caches`?"),
+        (
+            "[providers.x]\nbackend = \"rediss\"".to_owned(),
+            "(text):2: providers.x.backend = \"rediss\": there is no such backend; did you mean `redis`?",
+        ),
+        (
+            "[providers.x]\nbackend = \"dynamo\"".to_owned(),
+            "(text):2: providers.x.backend = \"dynamo\": there is no such backend; use one of `memcached`, `memory` or `redis`",
+        ),
+        (
+            "[providers.x]\nentries = 5".to_owned(),
+            "(text):1: providers.x: `backend` is missing; use one of `memcached`, `memory` or `redis`",
+        ),
+        (
+            "[providers.x]\nbackend = \"redis\"\nurl = \"redis://h\"\npasswort = \"hunter2\"".to_owned(),
+            "(text):4: providers.x.passwort: there is no such field; did you mean `password`?",
+        ),
+        (
+            cache("levels = [\"locl\"]"),
+            "(text):10: caches.users.levels[0] = \"locl\": no provider has this name; did you mean `local`?",
+        ),
+        (
+            cache("levels = [{ provider = \"elsewhere\" }]"),
+            "(text):10: caches.users.levels[0] = \"elsewhere\": no provider has this name; use one of `local` or `shared`",
+        ),
+        (
+            "[caches.users]\nlevels = [\"local\"]".to_owned(),
+            "(text):2: caches.users.levels[0] = \"local\": no provider has this name; define it: `[providers.local]`",
+        ),
+        (
+            cache("levels = [\"local\"]\nbackplane = \"redis\""),
+            "(text):11: caches.users.backplane = \"redis\": no provider has this name; use one of `local` or `shared`",
+        ),
+        (
+            cache("levels = [\"local\"]\nbackplane = \"local\""),
+            "(text):11: caches.users.backplane = \"local\": this backend carries no messages between nodes; name another provider, or \"off\"",
+        ),
+        (
+            cache("levels = [\"shared\"]\ncodec = \"jsn\""),
+            "(text):11: caches.users.codec = \"jsn\": did you mean `json`?",
+        ),
+        (
+            cache("levels = [\"shared\"]\ncompression = \"gzip\""),
+            "(text):11: caches.users.compression = \"gzip\": use one of `off`, `lz4` or `zstd`",
+        ),
+        (
+            cache("levels = [\"shared\"]\nencryption = \"main\""),
+            "(text):11: caches.users.encryption = \"main\": no keyring has this name; define it: `[keyrings.main]`",
+        ),
+        (
+            "[providers.off]\nbackend = \"memory\"\nentries = 1".to_owned(),
+            "(text):1: providers.off: `off` stands for none; give it another name",
+        ),
+    ] {
+        assert_eq!(mistake(&text).await, expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn times_and_sizes_say_their_unit() {
+    for (text, expected) in [
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = 30"),
+            "(text):11: caches.users.policy.ttl = 30: a time needs its unit: \"30ms\", \"30s\" or \"30m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"30\""),
+            "(text):11: caches.users.policy.ttl = \"30\": a time needs its unit: \"30ms\", \"30s\" or \"30m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = 1.5"),
+            "(text):11: caches.users.policy.ttl = 1.5: a time needs its unit: \"1.5ms\", \"1.5s\" or \"1.5m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"5 parsecs\""),
+            "(text):11: caches.users.policy.ttl = \"5 parsecs\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\", or \"forever\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.jitter = \"-5s\""),
+            "(text):11: caches.users.policy.jitter = \"-5s\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = [\"5m\"]"),
+            "(text):11: caches.users.policy.ttl = (a list): write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nbytes = 1000000".to_owned(),
+            "(text):3: providers.local.bytes = 1000000: a size needs its unit: \"1000000B\", \"1000000KiB\" or \"1000000MiB\"",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nbytes = \"64 megs\"".to_owned(),
+            "(text):3: providers.local.bytes = \"64 megs\": write a size with its unit, such as \"512B\", \"64KiB\" or \"1GB\"",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nentries = \"many\"".to_owned(),
+            "(text):3: providers.local.entries = \"many\": write a whole number, 0 or above",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nentries = -5".to_owned(),
+            "(text):3: providers.local.entries = -5: write a whole number, 0 or above",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.complete_in_background = \"yes\""),
+            "(text):11: caches.users.policy.complete_in_background = \"yes\": write true or false",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.early = \"soon\""),
+            "(text):11: caches.users.policy.early = \"soon\": write \"off\", a fraction of the ttl such as 0.8, or { xfetch = 1.0 }",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.loads = \"some\""),
+            "(text):11: caches.users.policy.loads = \"some\": write a whole number, or \"off\"",
+        ),
+        (cache("levels = \"local\""), "(text):10: caches.users.levels = \"local\": write a list"),
+        (
+            cache("levels = [5]"),
+            "(text):10: caches.users.levels[0] = 5: write the name of a provider, or a table with one",
+        ),
+        (
+            cache("levels = [{ ttl_cap = \"5s\" }]"),
+            "(text):10: caches.users.levels[0]: `provider` is missing; add it",
+        ),
+    ] {
+        assert_eq!(mistake(&text).await, expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn contradictions_are_found_where_the_file_says_them() {
+    for (text, expected) in [
+        (
+            cache("levels = [\"local\"]\npolicy = { ttl = \"5m\", grace = \"1m\" }"),
+            "(text):11: caches.users.policy.grace = 60s: below policy.ttl = 300s, although it is the maximum age counted from birth; raise it above the ttl, or leave it out",
+        ),
+        // Inherited: the line of the defaults.
+        (
+            format!(
+                "[defaults.policy]\ngrace = \"1m\"\n{}",
+                cache("levels = [\"local\"]\npolicy.ttl = \"5m\"")
+            ),
+            "(text):2: defaults.policy.grace = 60s: below policy.ttl = 300s, although it is the maximum age counted from birth; raise it above the ttl, or leave it out",
+        ),
+        (
+            cache("levels = [\"local\", { provider = \"shared\", ttl_cap = \"1h\" }]"),
+            "(text):10: caches.users.levels[1].ttl_cap = 3600s: above all that the policy lets live (ttl 60s, grace 0ns), so it caps nothing; lower it or leave it out",
+        ),
+        (
+            cache("levels = [\"local\", { provider = \"shared\", breaker = { failure_rate = 2.0 } }]"),
+            "(text):10: caches.users.levels[1].breaker = 2: a share of calls, above 0 up to 1",
+        ),
+        (
+            cache("levels = [{ provider = \"local\", compression = \"lz4\" }]"),
+            "(text):10: caches.users.levels[0].compression = set: this level keeps objects, not bytes; leave it out",
+        ),
+        (
+            cache("levels = []"),
+            "(text):10: caches.users.levels = []: a cache needs at least one level; name a provider",
+        ),
+        (
+            cache(""),
+            "(text):9: caches.users: `levels` is missing, here and in `defaults`; name at least one provider: `levels = [\"...\"]`",
+        ),
+        (
+            format!("{PROVIDERS}\n[caches.\"no spaces\"]\nlevels = [\"local\"]"),
+            "(text):9: caches.\"no spaces\": \"no spaces\": 1 to 100 ASCII letters, digits, `.`, `_`, `-` or `/`; it is part of remote keys and of metrics",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nentries = 0".to_owned(),
+            "(text):3: providers.local.entries = 0: give it room for at least one entry",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"".to_owned(),
+            "(text):1: providers.local: say how much it may hold: `entries = 10000` or `bytes = \"64MiB\"`",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nentries = 5\nbytes = \"1MiB\"".to_owned(),
+            "(text):3: providers.local.entries = 5: there is `bytes` as well; keep one of the two",
+        ),
+    ] {
+        assert_eq!(mistake(&text).await, expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn k5_a_name_is_there_once() {
+    let toml_twice = mistake("[caches.users]\nlevels = []\n[caches.users]\n").await;
+    assert!(toml_twice.starts_with("(text):3: "), "{toml_twice}");
+    for (format, text, expected) in [
+        (
+            Format::Json,
+            "{\n  \"caches\": {\n    \"users\": {},\n    \"users\": {}\n  }\n}",
+            "(text):4: users: it is there already in line 3; keep one",
+        ),
+        (
+            Format::Yaml,
+            "caches:\n  users: {}\n  users: {}\n",
+            "(text):3: users: it is there already in line 2; keep one",
+        ),
+    ] {
+        let error = sealed().from_text(format, text).await.unwrap_err().to_string();
+        assert_eq!(error, expected);
+    }
+}
+
+#[tokio::test]
+async fn k5_one_name_is_one_cache_of_one_type() {
+    let caches = toml(&cache("levels = [\"local\"]")).await.unwrap();
+    let users = caches.cache::<String>("users").unwrap();
+    assert!(users.set(1, "Ann".to_owned()).await.unwrap().is_confirmed());
+    let again = caches.clone().cache::<String>("users").unwrap();
+    assert_eq!(again.get(1).await.unwrap().as_deref(), Some(&"Ann".to_owned()));
+    let error = caches.cache::<u64>("users").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "caches.users = u64: it has been asked for as alloc::string::String; use one type for a name, or two caches"
+    );
+    let error = caches.cache::<u64>("user").unwrap_err();
+    assert_eq!(error.to_string(), "name = \"user\": (text) has no such cache; did you mean `users`?");
+
+    // By hand.
+    let own = |name: &str| TracedCache::<u64>::builder(name).level(Memory::entries(5)).build().unwrap();
+    assert_eq!(
+        caches.register(&own("users")).unwrap_err().to_string(),
+        "name = \"users\": there is a cache of this name already; give this one another"
+    );
+    caches.register(&own("own")).unwrap();
+    assert!(caches.register(&own("own")).is_err());
+    assert_eq!(caches.cache::<u64>("own").unwrap().name(), "own");
+    assert!(caches.cache::<String>("own").is_err());
+}
+
+#[tokio::test]
+async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
+    let redis = |fields: &str| format!("[providers.r]\nbackend = \"redis\"\n{fields}\n");
+    for (text, expected) in [
+        (
+            redis("url = \"redis://h\"\npassword = \"${REDIS_PASSWORD}\""),
+            "(text):4: providers.r.password = \"${REDIS_PASSWORD}\": the environment variable REDIS_PASSWORD is not set; set it, or write ${REDIS_PASSWORD:-otherwise}",
+        ),
+        (
+            redis("url = \"redis://h\"\npassword = \"${EMPTY}\""),
+            "(text):4: providers.r.password = \"${EMPTY}\": the environment variable EMPTY is empty; set it, or write ${EMPTY:-}",
+        ),
+        (
+            redis("url = \"redis://h\"\npassword = \"${file:/nowhere/secret}\""),
+            "(text):4: providers.r.password = \"${file:/nowhere/secret}\": cannot read the file /nowhere/secret: entity not found; check the path and who may read it",
+        ),
+        (
+            redis("url = \"redis://h\"\npassword = \"${PASS\""),
+            "(text):4: providers.r.password = \"${PASS\": a reference has no end; write ${NAME}, or $${ for these two characters",
+        ),
+        (
+            redis("url = \"redis://h\"\npassword = \"${no-name}\""),
+            "(text):4: providers.r.password = \"${no-name}\": a reference is ${NAME}, ${NAME:-otherwise} or ${file:path}",
+        ),
+        (redis("url = \"redis://h\"\npassword = 12345"), "(text):4: providers.r.password = ***: write a text, in quotes"),
+        (
+            redis("url = \"redis://:hunter2@h:port\""),
+            "(text):3: providers.r.url = redis://***: invalid port number; use redis",
+        ),
+        (redis("url = 5"), "(text):3: providers.r.url = ***: write a text, in quotes"),
+        (redis(""), "(text):1: providers.r: `url` is missing; add it"),
+        (
+            "[providers.m]\nbackend = \"memcached\"\nservers = [\"memcached://a\", \"memcached://user:hunter2@b\"]".to_owned(),
+            "(text):3: providers.m.servers = \"memcached://***@b\": memcached's meta protocol has no login, so a user or password has no meaning; write memcached://host:port",
+        ),
+        (
+            "[keyrings.main]\nkeys = [{ id = 1, secret = \"hunter2\" }]".to_owned(),
+            "(text):2: keyrings.main.keys[0].secret = ***: a key is 32 bytes, as 64 hexadecimal digits or in base64 (`openssl rand -base64 32`)",
+        ),
+        (
+            "[keyrings.main]\nkeys = []".to_owned(),
+            "(text):2: keyrings.main.keys: there is no key; add one",
+        ),
+        (
+            format!("[keyrings.main]\nkeys = [{{ id = 1, secret = \"{0}\" }}, {{ id = 1, secret = \"{0}\" }}]", "5a".repeat(32)),
+            "(text):2: keyrings.main.keys[1].id = 1: two keys have this id; give each its own",
+        ),
+    ] {
+        let builder = sealed().variables([("EMPTY", "")]);
+        let error = builder.from_text(Format::Toml, &text).await.unwrap_err();
+        let shown = error.to_string();
+        // Which forms of URL there are is the backend's to say.
+        let found = if expected.ends_with("use redis") { &shown[..expected.len()] } else { &shown };
+        assert_eq!(found, expected, "{text}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+    // A reference that was resolved shows as it was written, not as what it stands for.
+    let builder = sealed().variables([("TTL", "hunter2")]);
+    let text = cache("levels = [\"local\"]\npolicy.ttl = \"${TTL}\"");
+    let error = builder.from_text(Format::Toml, &text).await.unwrap_err().to_string();
+    assert!(error.starts_with("(text):11: caches.users.policy.ttl = \"${TTL}\": write a time"), "{error}");
+}
+
+#[tokio::test]
+async fn k7_a_registry_shows_no_secret() {
+    let builder = sealed().variables([("PASSWORD", "hunter2")]);
+    let text = "[providers.r]\nbackend = \"redis\"\nurl = \"redis://zoe-ops:hunter2@127.0.0.1:1\"\npassword = \"${PASSWORD}\"\n\
+                [keyrings.k]\nkeys = [{ id = 1, secret = \"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\" }]\n\
+                [caches.users]\nlevels = [\"r\"]\nencryption = \"k\"";
+    let shown = format!("{builder:?}");
+    let caches = builder.from_text(Format::Toml, text).await.unwrap();
+    let shown =
+        format!("{shown} {caches:?} {:?} {:?}", caches.cache::<u64>("users").unwrap(), caches.ping().await);
+    for secret in ["hunter2", "zoe-ops", "5a5a", "90, 90"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+/// Whatever is broken in a text, its error holds no piece of it: that may be a password.
+#[tokio::test]
+async fn k7_broken_texts_are_not_quoted() {
+    for (format, texts) in [
+        (
+            Format::Toml,
+            &[
+                "password = hunter2",
+                "password = \"hunter2",
+                "hunter2",
+                "[hunter2",
+                "password = \"a\" hunter2",
+                "password \"hunter2\"",
+                "a = 'hunter2\n'",
+                "a = \"hunter2\\q\"",
+                "hunter2.a = 1\nhunter2 = 2",
+                "a = 1979-hunter2",
+                "a = 1979-05-27",
+                "a = 999999999999999999999999999999999999999999",
+            ][..],
+        ),
+        (
+            Format::Json,
+            &[
+                "{\"password\": hunter2}",
+                "{\"password\": \"hunter2}",
+                "hunter2",
+                "{\"a\": \"hunter2\\q\"}",
+                "{\"hunter2\" 5}",
+                "{} hunter2",
+                "{\"a\": 1e999}",
+                "[\"hunter2\"]",
+                "\"hunter2\"",
+            ],
+        ),
+        (
+            Format::Yaml,
+            &[
+                "password: \"hunter2",
+                "password: *hunter2",
+                "password: @hunter2",
+                "- hunter2\nb: 1",
+                "a: {hunter2",
+                "a: !hunter2! 5",
+                "%hunter2",
+                "hunter2",
+                "a: 1\n---\nb: hunter2",
+                "? [hunter2]\n: 5",
+                "a: [hunter2\nb: ]]",
+                "a: \"\\qhunter2\"",
+                "a: &x [*x]",
+                "<<: hunter2",
+            ],
+        ),
+    ] {
+        for text in texts {
+            let error = match sealed().from_text(format, text).await {
+                Err(error) => error,
+                Ok(caches) => panic!("{text} is {caches:?}"),
+            };
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
+            assert!(error.to_string().starts_with("(text):"), "{text}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("cache.toml");
+    let error = sealed().from_file(&missing).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "file = {}: cannot be read (entity not found); check the path and who may read it",
+            missing.display()
+        )
+    );
+    let error = sealed().from_file("cache.ini").await.unwrap_err().to_string();
+    assert_eq!(error, "file = cache.ini: name it `.toml`, `.json`, `.yaml` or `.yml`");
+    std::fs::write(&missing, "[caches.users]\nlevls = 5\n").unwrap();
+    let error = sealed().from_file(&missing).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:2: caches.users.levls", missing.display())), "{error}");
+    let taken = sealed()
+        .backend("redis", |_: std::collections::BTreeMap<String, String>| Ok::<_, Error>(Memory::entries(5)));
+    let error = taken.from_text(Format::Toml, "").await.unwrap_err().to_string();
+    assert_eq!(error, "backend = redis: there is a backend of this name already; give it another");
+}

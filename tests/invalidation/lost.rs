@@ -1,0 +1,176 @@
+//! Marks that the store has lost or rolled back, and marks that another node has changed unheard.
+
+use traced_cache::{
+    Access, Outcome,
+    testing::{ChaosOp, Fault},
+};
+
+use crate::world::{PERIOD, S, Source, World, confirmed, get, level, saw, set, settled};
+
+#[tokio::test]
+async fn g16_a_tags_mark_that_is_lost_makes_nothing_valid_again() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.bare());
+    set(&a.cache, "k", "1", &["x"]).await;
+    set(&a.cache, "other", "2", &["y"]).await;
+    settled().await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    assert!(world.store.keys().contains(&"things~:x".to_owned()), "{:?}", world.store.keys());
+    world.store.evict("things~:x");
+    for node in [&b, &world.bare(), &world.node()] {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+    // Nor when somebody makes it anew.
+    set(&a.cache, "third", "3", &["x"]).await;
+    settled().await;
+    for node in [&b, &world.bare(), &a] {
+        assert_eq!(get(&node.cache, "k").await, None);
+        assert_eq!(get(&node.cache, "third").await.as_deref(), Some("3"));
+        assert_eq!(get(&node.cache, "other").await.as_deref(), Some("2"));
+    }
+}
+
+#[tokio::test]
+async fn g16_marks_of_tags_outlive_the_entries() {
+    let world = World::new();
+    let a = world.node();
+    set(&a.cache, "k", "1", &["x"]).await;
+    settled().await;
+    let (entry, mark) = (world.store.ttl("things:k").unwrap(), world.store.ttl("things~:x").unwrap());
+    assert!(mark >= entry * 2, "{mark:?} is not twice {entry:?}");
+    // An entry that is loaded later is covered as well.
+    world.pass(entry + S).await;
+    set(&a.cache, "k", "2", &["x"]).await;
+    settled().await;
+    let (entry, mark) = (world.store.ttl("things:k").unwrap(), world.store.ttl("things~:x").unwrap());
+    assert!(mark >= entry, "{mark:?} ends before {entry:?}");
+}
+
+#[tokio::test]
+async fn a_caches_mark_that_is_lost_empties_the_cache() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    set(&a.cache, "k", "1", &[]).await;
+    assert_eq!(get(&b.cache, "k").await.as_deref(), Some("1"));
+    world.store.evict("things:");
+    world.pass(PERIOD).await;
+    for node in [&b, &a, &world.bare()] {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_caches_mark_that_is_rolled_back_empties_the_cache() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    set(&a.cache, "k", "1", &["x"]).await;
+    settled().await;
+    let before = world.store.peek("things:").unwrap();
+    let tag_before = world.store.peek("things~:x").unwrap();
+    confirmed(a.cache.invalidate_tag("x").await);
+    assert_eq!(get(&b.cache, "k").await, None);
+    world.store.plant("things:", before);
+    world.store.plant("things~:x", tag_before);
+    world.pass(PERIOD).await;
+    for node in [&a, &b] {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+    // Whoever saw the later number has given the cache a new epoch, which everybody else sees.
+    assert_eq!(get(&world.bare().cache, "k").await, None);
+}
+
+#[tokio::test]
+async fn a_stale_idea_of_the_number_makes_no_mark_that_is_too_low() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    set(&a.cache, "k", "1", &["x"]).await;
+    settled().await;
+    // B knows the number of now; later it stores something with a tag whose mark it does not know.
+    assert_eq!(get(&b.cache, "none").await, None);
+    confirmed(a.cache.invalidate_tag("other").await);
+    set(&a.cache, "k", "1", &["x"]).await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    world.store.evict("things~:x");
+    b.l2.set(ChaosOp::Get, Fault::Fail);
+    set(&b.cache, "mine", "2", &["x"]).await;
+    settled().await;
+    b.l2.set(ChaosOp::Get, Fault::None);
+    world.pass(PERIOD).await;
+    for node in [&a, &b, &world.bare()] {
+        assert_eq!(get(&node.cache, "k").await, None, "invalidated, whoever has made the mark anew");
+    }
+}
+
+#[tokio::test]
+async fn without_a_backplane_memory_learns_of_tags_within_the_period() {
+    let world = World::new();
+    let (a, b) = (world.deaf(), world.deaf());
+    set(&a.cache, "k", "1", &["x"]).await;
+    set(&a.cache, "other", "2", &["y"]).await;
+    set(&a.cache, "bare", "3", &[]).await;
+    for key in ["k", "other", "bare"] {
+        assert!(get(&b.cache, key).await.is_some());
+        assert_eq!(level(&b.cache, key).await, Some(0));
+    }
+    settled().await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    assert_eq!(level(&b.cache, "k").await, Some(0), "nobody has told it");
+    world.pass(PERIOD).await;
+    assert_eq!(get(&b.cache, "k").await, None);
+    assert_eq!((level(&b.cache, "other").await, level(&b.cache, "bare").await), (Some(0), Some(0)));
+    // The same for what ends all freshness, and for a clear.
+    confirmed(a.cache.expire_all().await);
+    world.pass(PERIOD).await;
+    assert_eq!((get(&b.cache, "other").await, get(&b.cache, "bare").await), (None, None));
+    assert!(get(&b.cache.access(Access::AllowStale), "other").await.is_some());
+    confirmed(a.cache.clear().await);
+    world.pass(PERIOD).await;
+    assert_eq!(get(&b.cache.access(Access::AllowStale), "other").await, None);
+}
+
+#[tokio::test]
+async fn g11_what_has_tags_is_believed_for_a_while_without_the_store() {
+    let world = World::new();
+    let (a, b) = (world.deaf(), world.deaf());
+    set(&a.cache, "tagged", "1", &["x"]).await;
+    set(&a.cache, "bare", "2", &[]).await;
+    for key in ["tagged", "bare"] {
+        assert!(get(&b.cache, key).await.is_some());
+    }
+    b.l2.set_all(Fault::Fail);
+    world.pass(9 * S).await;
+    assert_eq!(level(&b.cache, "tagged").await, Some(0));
+    for _ in 0..3 {
+        world.pass(S).await;
+    }
+    let source = Source::new();
+    source.has("tagged", "new", &["x"]);
+    assert_eq!(level(&b.cache, "bare").await, Some(0), "what has none is bounded by its own time");
+    assert_eq!(source.ask(&b.cache, "tagged").await, saw(Outcome::Loaded, "new"));
+    assert_eq!(source.ask(&b.cache, "tagged").await, saw(Outcome::Hit, "new"), "proven by its load");
+    // The store is back, and nothing has happened.
+    b.l2.set_all(Fault::None);
+    world.pass(2 * S).await;
+    assert_eq!(level(&b.cache, "tagged").await, Some(0));
+}
+
+#[tokio::test]
+async fn a_message_that_was_lost_shows_by_the_next_number() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    set(&a.cache, "one", "1", &["x"]).await;
+    set(&a.cache, "two", "2", &["y"]).await;
+    for key in ["one", "two"] {
+        assert!(get(&b.cache, key).await.is_some());
+    }
+    settled().await;
+    b.link.mute();
+    confirmed(a.cache.invalidate_tag("x").await);
+    assert_eq!(level(&b.cache, "one").await, Some(0), "it has not heard");
+    b.link.unmute();
+    confirmed(a.cache.invalidate_tag("z").await);
+    // The next look at the store tells what was missed, at once and not only after the period.
+    assert_eq!(get(&b.cache, "elsewhere").await, None);
+    assert_eq!(get(&b.cache, "one").await, None);
+    assert_eq!(level(&b.cache, "two").await, Some(0));
+}

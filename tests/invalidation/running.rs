@@ -1,0 +1,192 @@
+//! Invalidations while a load or a read is under way.
+
+use std::sync::Arc;
+
+use traced_cache::{
+    Access, Level, Memory, Outcome, TracedCache,
+    testing::{ChaosOp, Fault},
+};
+
+use crate::world::{S, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
+
+fn caches() -> Vec<(TracedCache<String>, Option<World>)> {
+    let (layered, bare) = (World::new(), World::new());
+    vec![(alone(), None), (layered.node().cache, Some(layered)), (bare.bare().cache, Some(bare))]
+}
+
+#[tokio::test]
+async fn g5_a_load_under_way_serves_who_waited_and_nobody_later() {
+    for (cache, _world) in caches() {
+        let source = Source::new();
+        source.has("k", "old", &["x"]).gate();
+        let early = source.asking(&cache, "k").await;
+        confirmed(cache.invalidate_tag("x").await);
+        source.has("k", "new", &["x"]);
+        let late = source.asking(&cache, "k").await;
+        assert_eq!(source.loads(), 1, "it joins: what tags the load will bring is not known yet");
+        source.open();
+        assert_eq!(early.await.unwrap(), saw(Outcome::Loaded, "old"));
+        assert_eq!(late.await.unwrap().1, "new", "the tag was invalidated before it called");
+        assert_eq!(source.loads(), 2);
+        assert_eq!(source.ask(&cache, "k").await, saw(Outcome::Hit, "new"));
+    }
+}
+
+#[tokio::test]
+async fn late_joiners_of_an_overtaken_load_share_one_more() {
+    for (cache, _world) in caches() {
+        let source = Source::new();
+        source.has("k", "old", &["x"]).gate();
+        let early = source.asking(&cache, "k").await;
+        confirmed(cache.invalidate_tag("x").await);
+        source.has("k", "new", &["x"]);
+        let mut late = Vec::new();
+        for _ in 0..20 {
+            late.push(source.asking(&cache, "k").await);
+        }
+        source.open();
+        early.await.unwrap();
+        for late in late {
+            assert_eq!(late.await.unwrap().1, "new");
+        }
+        assert_eq!(source.loads(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_no_exception() {
+    for (cache, _world) in caches() {
+        let source = Source::new();
+        source.has("a", "old", &["x"]).gate();
+        let early = source.asking(&cache, "a").await;
+        confirmed(cache.invalidate_tag("x").await);
+        source.has("a", "new", &["x"]).has("b", "b", &[]);
+        let late = tokio::spawn({
+            let (source, cache) = (source.clone(), cache.clone());
+            async move {
+                cache
+                    .get_or_set_many(["a", "b"], &source, |source, keys: Vec<String>| async move {
+                        let mut all = Vec::new();
+                        for key in keys {
+                            all.push((key.clone(), source.clone().load(key).await?));
+                        }
+                        Ok::<_, traced_cache::BoxError>(all)
+                    })
+                    .await
+                    .unwrap()
+            }
+        });
+        settled().await;
+        source.open();
+        early.await.unwrap();
+        let late: Vec<_> = late.await.unwrap().into_iter().map(|v| v.unwrap().as_str().to_owned()).collect();
+        assert_eq!(late, ["new", "b"]);
+    }
+}
+
+#[tokio::test]
+async fn a_clear_and_an_expiry_beat_the_load_as_well() {
+    for (cache, world) in caches() {
+        for (round, clear) in [(1, true), (2, false)] {
+            let source = Source::new();
+            let key = format!("k{round}");
+            source.has(&key, "old", &[]).gate();
+            let early = source.asking(&cache, &key).await;
+            confirmed(if clear { cache.clear().await } else { cache.expire_all().await });
+            source.has(&key, "new", &[]);
+            let late = source.asking(&cache, &key).await;
+            source.open();
+            assert_eq!(early.await.unwrap(), saw(Outcome::Loaded, "old"));
+            assert_eq!(done(world.as_ref(), late).await.1, "new");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_load_behind_a_stale_value_does_not_bring_it_back() {
+    let world = World::new();
+    let node = world.node();
+    let source = Source::new();
+    source.has("k", "old", &["x"]);
+    source.ask(&node.cache, "k").await;
+    world.pass(100 * S).await;
+    // Its load fails in the end, and would put the stale value back for a while.
+    source.gate();
+    source.down(true);
+    let asking = {
+        let (source, cache) = (source.clone(), node.cache.clone());
+        tokio::spawn(async move { source.try_ask(&cache, "k").await })
+    };
+    settled().await;
+    confirmed(node.cache.invalidate_tag("x").await);
+    source.open();
+    // Whoever asked before may have it; nobody later.
+    let _ = asking.await.unwrap();
+    assert!(source.try_ask(&node.cache, "k").await.is_err());
+    assert_eq!(get(&node.cache.access(Access::AllowStale), "k").await, None);
+}
+
+#[tokio::test]
+async fn a_read_under_way_fills_nothing_that_a_tag_has_reached() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    set(&a.cache, "k", "old", &["x"]).await;
+    settled().await;
+    // B has read the value and is held up before it can keep it.
+    get(&b.cache, "other").await;
+    b.l2.set(ChaosOp::Get, Fault::Hang);
+    let reading = tokio::spawn({
+        let cache = b.cache.clone();
+        async move { get(&cache, "k").await }
+    });
+    settled().await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    b.l2.set(ChaosOp::Get, Fault::None);
+    let _ = reading.await.unwrap();
+    assert_eq!(get(&b.cache, "k").await, None);
+}
+
+#[tokio::test]
+async fn another_nodes_load_is_dead_on_arrival() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    // B knows the mark.
+    get(&b.cache, "k").await;
+    let source = Source::new();
+    source.has("k", "old", &["x"]).gate();
+    let loading = source.asking(&b.cache, "k").await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    source.open();
+    assert_eq!(loading.await.unwrap(), saw(Outcome::Loaded, "old"));
+    settled().await;
+    assert_eq!(get(&a.cache, "k").await, None, "stored with a number from before");
+    assert_eq!(get(&world.bare().cache, "k").await, None);
+    // And B's own memory learns of it within the period.
+    world.pass(S).await;
+    assert_eq!(get(&b.cache, "k").await, None);
+}
+
+#[tokio::test]
+async fn an_early_refresh_does_not_bring_a_tag_back() {
+    let world = World::new();
+    let cache: TracedCache<String> = TracedCache::builder("early")
+        .level(Memory::entries(100).engine_expiry(false))
+        .level(Level::new(Arc::clone(&world.store)))
+        .clock(world.clock.clone())
+        .policy(policy().early(traced_cache::Early::Fraction(0.5)))
+        .build()
+        .unwrap();
+    let source = Source::new();
+    source.has("k", "old", &["x"]);
+    source.ask(&cache, "k").await;
+    world.pass(60 * S).await;
+    source.gate();
+    assert_eq!(source.ask(&cache, "k").await, saw(Outcome::Hit, "old"), "and a refresh has begun");
+    settled().await;
+    assert_eq!(source.loads(), 2);
+    confirmed(cache.invalidate_tag("x").await);
+    source.open();
+    settled().await;
+    assert_eq!(get(&cache, "k").await, None);
+    assert_eq!(level(&cache, "k").await, None);
+}
