@@ -217,8 +217,8 @@ pub trait CacheProvider: Send + Sync + 'static {
     }
 
     /// The same store as other programs see it, for [`Level::plain`](crate::Level::plain): what is put under a key is the
-    /// bare value, and a removal leaves nothing behind. Its items are apart from those of `self`. `None`: there is no such
-    /// form.
+    /// bare value, and a removal leaves nothing behind. A cache stands on the one form or on the other, on all its nodes.
+    /// `None`: there is no such form.
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         None
     }

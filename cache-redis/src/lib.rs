@@ -33,6 +33,9 @@
 //! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
 //! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!
+//! A level of bare values ([`Level::plain`](cache_core::Level::plain)) keeps them under `shop:users:42`, without braces, and a
+//! removal is an `UNLINK`. Such a cache has a name of more than one letter.
+//!
 //! # Leases
 //!
 //! [`Leases`](cache_core::Leases) make one load run across processes, and refuse the fill of a load that an invalidation
@@ -166,6 +169,7 @@ mod keeper;
 mod lease;
 mod marks;
 mod node;
+mod plain;
 mod provider;
 mod read;
 mod scripts;

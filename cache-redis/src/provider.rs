@@ -22,6 +22,7 @@ use crate::{
     address::Endpoint,
     advice::Advice,
     fleet::Fleet,
+    plain::Plain,
     scripts::Form,
     settings::Settings,
     units::{Repeat, Replies},
@@ -233,6 +234,10 @@ impl CacheProvider for RedisProvider {
     fn leases(&self) -> Option<&dyn Leases> {
         // As a store without leases it still works, with less promised.
         self.fleet().runs_scripts().then_some(self as &dyn Leases)
+    }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        Some(Arc::new(Plain(self.clone())))
     }
 
     fn marks(&self) -> Option<&dyn Marks> {

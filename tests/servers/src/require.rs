@@ -17,6 +17,8 @@ pub enum Server {
     Prometheus,
     /// `promtool`, of the same package.
     Promtool,
+    /// `python3`, for programs that are not written in Rust.
+    Python,
 }
 
 impl Server {
@@ -26,6 +28,7 @@ impl Server {
             Self::Memcached => &["memcached"],
             Self::Prometheus => &["prometheus"],
             Self::Promtool => &["promtool"],
+            Self::Python => &["python3"],
         }
     }
 }
