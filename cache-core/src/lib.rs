@@ -8,6 +8,7 @@ mod builder;
 mod cache;
 mod clock;
 mod codec;
+mod copies;
 mod cycle;
 mod entry;
 mod envelope;
@@ -71,7 +72,7 @@ pub use observe::{
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{
-    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
+    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};

@@ -503,6 +503,11 @@ pub trait Span: Send + Sync + 'static {
         let _ = bytes;
     }
 
+    /// How many keys a warm-up took, and how many of them failed.
+    fn done(&self, keys: usize, failed: usize) {
+        let _ = (keys, failed);
+    }
+
     /// Why the look-up found nothing.
     fn missed(&self, reason: MissReason) {
         let _ = reason;
@@ -636,6 +641,10 @@ pub(crate) struct Spans(Vec<Arc<dyn Span>>);
 impl Spans {
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>) {
         self.each(|s| s.found(outcome, level));
+    }
+
+    pub(crate) fn done(&self, keys: usize, failed: usize) {
+        self.each(|s| s.done(keys, failed));
     }
 
     pub(crate) fn missed(&self, reason: MissReason) {

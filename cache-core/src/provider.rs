@@ -204,6 +204,11 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// Copies of the store that may lag behind it, for those who accept stale answers.
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        None
+    }
+
     /// Compare-and-swap for the level's marks, where the store has it. With it tags are invalidated one by one, and two
     /// processes that meet a new store agree at once; without it, the invalidation of a tag widens to the whole cache.
     fn marks(&self) -> Option<&dyn Marks> {
@@ -217,8 +222,8 @@ pub trait CacheProvider: Send + Sync + 'static {
     }
 
     /// The same store as other programs see it, for [`Level::plain`](crate::Level::plain): what is put under a key is the
-    /// bare value, and a removal leaves nothing behind. Its items are apart from those of `self`. `None`: there is no such
-    /// form.
+    /// bare value, and a removal leaves nothing behind. A cache stands on the one form or on the other, on all its nodes.
+    /// `None`: there is no such form.
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         None
     }
@@ -230,6 +235,16 @@ pub trait CacheProvider: Send + Sync + 'static {
 
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// Copies of a store that may lag behind it. A cache asks them only for callers who accept stale answers
+/// ([`Access::AllowStale`](crate::Access::AllowStale)), hands what they hold out as stale, keeps it nowhere, and asks the
+/// store itself for what they lack.
+#[async_trait]
+pub trait Replicas: Send + Sync {
+    /// Looks up each key. What is found may be older than what the store has acknowledged, or removed there. Results as
+    /// those of [`CacheProvider::get_many`].
+    async fn get_copies(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>>;
 }
 
 /// Hears what an operator may want to put right.
@@ -303,6 +318,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn leases(&self) -> Option<&dyn Leases> {
         (**self).leases()
+    }
+
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        (**self).replicas()
     }
 
     fn marks(&self) -> Option<&dyn Marks> {

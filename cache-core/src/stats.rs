@@ -310,8 +310,9 @@ impl Stats {
 
     pub(crate) fn breaker(&self, level: u8, state: BreakerState) {
         let level = &self.levels[usize::from(level)];
-        level.breaker.store(state as u8, Ordering::Relaxed);
-        if state == BreakerState::Open {
+        let before = level.breaker.swap(state as u8, Ordering::Relaxed);
+        // A probe that fails leaves it as open as it was.
+        if state == BreakerState::Open && before == BreakerState::Closed as u8 {
             level.opened.fetch_add(1, Ordering::Relaxed);
         }
     }

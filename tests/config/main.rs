@@ -11,5 +11,6 @@ mod explain;
 mod formats;
 mod kit;
 mod mistakes;
+mod python;
 #[cfg(feature = "schema")]
 mod schema;
