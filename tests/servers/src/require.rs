@@ -13,6 +13,10 @@ pub enum Server {
     Redis,
     /// `memcached`.
     Memcached,
+    /// `prometheus`.
+    Prometheus,
+    /// `promtool`, of the same package.
+    Promtool,
     /// `python3`, for programs that are not written in Rust.
     Python,
 }
@@ -22,6 +26,8 @@ impl Server {
         match self {
             Self::Redis => &["redis-server", "valkey-server"],
             Self::Memcached => &["memcached"],
+            Self::Prometheus => &["prometheus"],
+            Self::Promtool => &["promtool"],
             Self::Python => &["python3"],
         }
     }
