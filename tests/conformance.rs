@@ -58,6 +58,23 @@ async fn memcached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_redis() {
+    let Some(server) = RedisServer::start() else { return };
+    for prefix in ["", "app:"] {
+        let redis = RedisProvider::builder(server.url()).key_prefix(prefix).build().unwrap();
+        held(redis.plain().unwrap()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_memcached() {
+    let (Some(a), Some(b)) = (MemcachedServer::start(), MemcachedServer::start()) else { return };
+    held(MemcachedProvider::builder(a.url()).build().unwrap().plain().unwrap()).await;
+    let two = MemcachedProvider::builder(a.url()).server(b.url()).key_prefix("app:").build().unwrap();
+    held(two.plain().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_of_memcached() {
     let (Some(a), Some(b)) = (MemcachedServer::start(), MemcachedServer::start()) else { return };
     let provider = MemcachedProvider::builder(a.url()).key_prefix("app:").build().unwrap();

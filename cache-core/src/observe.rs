@@ -507,6 +507,11 @@ pub trait Span: Send + Sync + 'static {
         let _ = bytes;
     }
 
+    /// How many keys a warm-up took, and how many of them failed.
+    fn done(&self, keys: usize, failed: usize) {
+        let _ = (keys, failed);
+    }
+
     /// Why the look-up found nothing.
     fn missed(&self, reason: MissReason) {
         let _ = reason;
@@ -596,10 +601,12 @@ impl Observers {
     }
 
     /// Whether the next hit should take the way that has spans.
+    #[inline]
     pub(crate) fn traces_hit(&self) -> bool {
         self.traces_hits && self.all.iter().any(|o| guard(|| o.traces_hit()) == Some(true))
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -638,6 +645,10 @@ pub(crate) struct Spans(Vec<Arc<dyn Span>>);
 impl Spans {
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>) {
         self.each(|s| s.found(outcome, level));
+    }
+
+    pub(crate) fn done(&self, keys: usize, failed: usize) {
+        self.each(|s| s.done(keys, failed));
     }
 
     pub(crate) fn missed(&self, reason: MissReason) {

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use futures::StreamExt;
 
-use crate::{Answer, BoxError, CacheKey, Error, Result, TracedCache, Value};
+use crate::{
+    Answer, BoxError, CacheKey, Error, Event, Result, SpanKind, SpanStart, TracedCache, Value, Verb,
+    inner::Inner,
+};
 
 /// What warming came to.
 #[derive(Clone, Default)]
@@ -50,7 +53,7 @@ impl<T: Value> TracedCache<T> {
                 (key, result)
             }
         });
-        gather(futures::stream::iter(pairs), at_once).await
+        self.inner.warming(gather(futures::stream::iter(pairs), at_once)).await
     }
 
     /// Stores a stream of pairs, from a database cursor say, with at most `at_once` writes under way.
@@ -67,7 +70,31 @@ impl<T: Value> TracedCache<T> {
             let result = self.set(&key, value).await.map(drop);
             (key, result)
         });
-        gather(writes, at_once).await
+        self.inner.warming(gather(writes, at_once)).await
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Counts a warm-up as a call of its own, and gives it a span around those of its keys.
+    async fn warming<K>(&self, work: impl Future<Output = Warmed<K>>) -> Warmed<K> {
+        self.stats().operation(Verb::Warm);
+        let kind = SpanKind::Operation(Verb::Warm);
+        let spans = self.observers().span(&SpanStart { kind, key: None, keys: 0, root: false });
+        let started = self.now();
+        let warmed = spans.around(work).await;
+        let keys = warmed.warmed + warmed.failed.len();
+        spans.done(keys, warmed.failed.len());
+        self.observers().event(&Event::Operation {
+            verb: Verb::Warm,
+            outcome: None,
+            level: None,
+            elapsed: self.now().since(started),
+            keys,
+            weight: 1,
+            // Each that failed is an error of its own.
+            error: None,
+        });
+        warmed
     }
 }
 

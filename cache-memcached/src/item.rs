@@ -28,6 +28,8 @@ pub(crate) const TOMBSTONE_SECONDS: u32 = 60;
 pub(crate) enum Item {
     /// An envelope, under a life of the server: stamped when it is sent.
     Entry(u64, Bytes),
+    /// A value for other programs to read, as it is.
+    Bare(Bytes),
     Tombstone,
     /// The right to fill.
     Placeholder,
@@ -38,6 +40,7 @@ impl Item {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Entry(_, bytes) => HEAD + bytes.len(),
+            Self::Bare(bytes) => bytes.len(),
             Self::Tombstone => 1,
             Self::Placeholder => 0,
             Self::Life(_) => HEAD,
@@ -52,6 +55,7 @@ impl Item {
                 out.put_u64_le(*life);
                 out.put_slice(bytes);
             }
+            Self::Bare(bytes) => out.put_slice(bytes),
             Self::Tombstone => out.put_u8(TOMBSTONE),
             Self::Placeholder => {}
             Self::Life(life) => {

@@ -129,6 +129,7 @@ mod lease;
 mod life;
 mod marks;
 mod pipeline;
+mod plain;
 mod provider;
 mod route;
 mod server;

@@ -19,6 +19,7 @@ use crate::{
     error::Fault,
     item::{Item, TOMBSTONE_SECONDS},
     life::{self, Polling},
+    plain::Plain,
     route::Routes,
     server::{Answer, Server, Task, Under},
     transport::{Command, NO_RESULT, Reply, When},
@@ -49,7 +50,8 @@ pub(crate) struct Routed {
     pub(crate) under: Under,
 }
 
-const TOO_LARGE_HERE: Fault = Fault::new(ErrorKind::TooLarge, "the item under the key is over max_value");
+pub(crate) const TOO_LARGE_HERE: Fault =
+    Fault::new(ErrorKind::TooLarge, "the item under the key is over max_value");
 
 impl MemcachedProvider {
     /// Starts with the URL of a server, `memcached://host[:port]`; [`Builder::server`] adds more.
@@ -92,7 +94,7 @@ impl MemcachedProvider {
     }
 
     /// Runs one command for each key, on the key's server.
-    async fn run_each(
+    pub(crate) async fn run_each(
         &self,
         commands: impl Iterator<Item = Command>,
         under: Under,
@@ -137,7 +139,7 @@ impl MemcachedProvider {
     }
 
     /// Removes what is there, where the server did not store what was to take its place. `voids`: that will do.
-    async fn clear_refused(
+    pub(crate) async fn clear_refused(
         &self,
         keys: impl Fn(usize) -> String,
         answers: &mut [Result<Answer, Error>],
@@ -257,6 +259,10 @@ impl CacheProvider for MemcachedProvider {
 
     fn leases(&self) -> Option<&dyn Leases> {
         self.0.leases.then_some(self as &dyn Leases)
+    }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        Some(Arc::new(Plain(self.clone())))
     }
 
     fn marks(&self) -> Option<&dyn Marks> {

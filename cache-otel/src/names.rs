@@ -138,6 +138,8 @@ pub const CACHE_HIT: &str = "cache.hit";
 pub const ITEM_SIZE: &str = "cache.item_size";
 /// On batches: number of keys.
 pub const KEY_COUNT: &str = "cache.key.count";
+/// On warm-ups: number of keys that failed.
+pub const ERROR_COUNT: &str = "cache.error.count";
 /// An array: the key, as far as it may be seen. Off by default.
 pub const CACHE_KEY: &str = "cache.key";
 /// On links: why the other span matters, `waited_for` or `caused_by`.

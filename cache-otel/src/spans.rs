@@ -211,6 +211,15 @@ impl Span for OtelSpan {
         }
     }
 
+    fn done(&self, keys: usize, failed: usize) {
+        if self.recording {
+            let span = self.cx.span();
+            let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            span.set_attribute(KeyValue::new(names::KEY_COUNT, count(keys)));
+            span.set_attribute(KeyValue::new(names::ERROR_COUNT, count(failed)));
+        }
+    }
+
     fn missed(&self, reason: MissReason) {
         if self.recording {
             self.cx.span().set_attribute(KeyValue::new(names::MISS_REASON, reason.as_str()));

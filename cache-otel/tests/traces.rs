@@ -255,3 +255,19 @@ async fn a_miss_says_why_on_its_span() {
     let reason = miss.attributes.iter().find(|kv| kv.key.as_str() == names::MISS_REASON).unwrap();
     assert_eq!(reason.value, "absent".into());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warm_up_is_a_call_around_those_of_its_keys() {
+    let traced = Traced::new();
+    let load =
+        |_: (), key: u64| async move { if key == 3 { Err(std::io::Error::other("down")) } else { Ok(key) } };
+    let warmed = traced.cache.warm(1..=3u64, 2, &(), load).with_context(traced.request()).await;
+    assert_eq!((warmed.warmed, warmed.failed.len()), (2, 1));
+    let spans = traced.spans();
+    let warm = find(&spans, "cache.warm users");
+    let count =
+        |name: &str| warm.attributes.iter().find(|kv| kv.key.as_str() == name).map(|kv| kv.value.clone());
+    assert_eq!((count(names::KEY_COUNT), count(names::ERROR_COUNT)), (Some(3.into()), Some(1.into())));
+    let keys = spans.iter().filter(|span| span.name == "cache.get_or_set users");
+    assert_eq!(keys.filter(|span| span.parent_span_id == id(warm)).count(), 3);
+}

@@ -27,7 +27,7 @@ use crate::{
     scripts::{Form, RELEASE},
     settings::Settings,
     watch::{Watch, Watching},
-    wire::text,
+    wire::{done, text},
 };
 
 /// Takes what the server sends of its own accord, in the task that reads, with the connection's generation. Must not
@@ -44,6 +44,11 @@ pub(crate) struct Pushes {
 }
 
 impl Pushes {
+    /// Nobody.
+    pub(crate) fn unheard(advice: &Arc<Advice>) -> Self {
+        Self { hears: Arc::new(|_, _| {}), watch: None, advice: Arc::clone(advice) }
+    }
+
     pub(crate) fn watched(watch: &Arc<Watch>, advice: &Arc<Advice>) -> Self {
         let hears = Arc::clone(watch);
         Self {
@@ -96,6 +101,10 @@ pub(crate) enum Role {
     Master,
     /// A master of a cluster.
     Node,
+    /// One that follows a master, behind sentinels.
+    Replica,
+    /// The same in a cluster.
+    NodeReplica,
     /// Any.
     Any,
 }
@@ -120,6 +129,10 @@ pub(crate) async fn establish(
             Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
             Home::Node(endpoint, _) => {
                 open(settings, endpoint.clone(), Role::Node, generation, last, pushes).await
+            }
+            Home::Replica(sentinels) => sentinels.connect_replica(settings, generation, last, pushes).await,
+            Home::NodeReplica(endpoint) => {
+                open(settings, endpoint.clone(), Role::NodeReplica, generation, last, pushes).await
             }
             Home::Any(addresses) => first(settings, addresses(), generation, last, pushes).await,
         }
@@ -201,6 +214,13 @@ pub(crate) async fn open(
             pushes.advice.say(step.advice());
         }
     }
+    if role == Role::NodeReplica {
+        let mut readonly = redis::pipe();
+        readonly.cmd("READONLY");
+        let replies =
+            link.pipeline(&readonly, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+        replies.into_iter().try_for_each(done)?;
+    }
     if let Some(watch) = &pushes.watch {
         watch.follow(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     }
@@ -230,6 +250,9 @@ impl Server {
                 ErrorKind::Unavailable,
                 format!("{endpoint} is no master any more, or not yet: a failover may be under way"),
             )),
+            (Role::Replica, _, Some("master")) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("{endpoint} is no replica any more")))
+            }
             _ => Ok(()),
         }
     }
@@ -311,8 +334,8 @@ impl Step {
             Self::Role => ("ROLE", "whether the server is the master is not verified", "+role"),
             Self::Script => (
                 "EVALSHA",
-                "there are no leases: one load per process, and what a load has read before an invalidation may be \
-                 stored after it",
+                "there are no leases, so there is one load per process, and what a load has read before an invalidation \
+                 may be stored after it; to invalidate a tag clears the cache",
                 "+evalsha +eval",
             ),
             Self::Multi | Self::Exec => ("MULTI or EXEC", "nothing is stored or removed", "+multi +exec"),

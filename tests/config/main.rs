@@ -9,7 +9,9 @@
 
 mod explain;
 mod formats;
+mod forms;
 mod kit;
 mod mistakes;
+mod python;
 #[cfg(feature = "schema")]
 mod schema;

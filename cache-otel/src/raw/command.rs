@@ -1,6 +1,6 @@
 //! What is said of a command.
 
-use std::{borrow::Cow, io, time::Duration};
+use std::{borrow::Cow, fmt, io, time::Duration};
 
 /// What kind of command it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +67,7 @@ impl Class {
 }
 
 /// A command on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Command<'a> {
     /// Its name as it is sent, `MULTI` or `PIPELINE` for several.
@@ -94,6 +94,13 @@ pub struct Command<'a> {
     pub database: Option<i64>,
     /// Of several, how often each comes.
     pub counts: Vec<(Cow<'a, str>, usize)>,
+}
+
+/// Keys stay out of `Debug` output.
+impl fmt::Debug for Command<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command").field("name", &self.name).field("keys", &self.keys).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Command<'a> {

@@ -1,5 +1,5 @@
 //! Real servers for tests: `redis-server` and `memcached` processes on free loopback ports, a Redis cluster, a Redis
-//! master with sentinels, and a TCP [`Proxy`] that injects faults.
+//! master with sentinels, a Prometheus, and a TCP [`Proxy`] that injects faults.
 //!
 //! ```no_run
 //! # fn test() {
@@ -23,6 +23,7 @@ mod cluster;
 mod memcached;
 mod port;
 mod process;
+mod prometheus;
 mod proxy;
 mod redis;
 mod require;
@@ -32,6 +33,7 @@ mod wait;
 pub use certificates::{Authority, Certificate};
 pub use cluster::RedisCluster;
 pub use memcached::{MemcachedBuilder, MemcachedServer};
+pub use prometheus::{PrometheusServer, promtool};
 pub use proxy::Proxy;
 pub use redis::{RedisBuilder, RedisServer};
 pub use require::{Server, require};

@@ -13,6 +13,12 @@ pub enum Server {
     Redis,
     /// `memcached`.
     Memcached,
+    /// `prometheus`.
+    Prometheus,
+    /// `promtool`, of the same package.
+    Promtool,
+    /// `python3`, for programs that are not written in Rust.
+    Python,
 }
 
 impl Server {
@@ -20,6 +26,9 @@ impl Server {
         match self {
             Self::Redis => &["redis-server", "valkey-server"],
             Self::Memcached => &["memcached"],
+            Self::Prometheus => &["prometheus"],
+            Self::Promtool => &["promtool"],
+            Self::Python => &["python3"],
         }
     }
 }

@@ -1,0 +1,257 @@
+//! A Prometheus at work on a process at work.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_otel::{
+    raw::{ClientTelemetry, PoolState, ServerWatch, redis::Traced},
+    setup::{Running, Setup},
+};
+use redis::AsyncCommands;
+use serde_json::Value;
+use test_servers::{PrometheusServer, RedisServer, until};
+use traced_cache::{
+    Level, Memory, Policy, RedisProvider, TracedCache, ok,
+    testing::{Hub, Link},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn shipped(path: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/observability");
+    fs::read_to_string(folder.join(path)).unwrap()
+}
+
+/// The rules in fast motion.
+fn hurried(rules: &str) -> String {
+    let mut rules = rules.replace("[5m]", "[10s]").replace("[10m]", "[10s]");
+    for time in ["for: 1m", "for: 5m", "for: 10m"] {
+        rules = rules.replace(time, "for: 1s");
+    }
+    rules
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+struct Prometheus(PrometheusServer);
+
+impl Prometheus {
+    /// Scrapes a process twice a second.
+    fn of(running: &Running) -> Option<Self> {
+        let at = running.prometheus_address().unwrap();
+        let config = format!(
+            "global: {{ scrape_interval: 500ms, evaluation_interval: 500ms }}\n\
+             rule_files: [recording.yml, alerts.yml]\n\
+             scrape_configs: [{{ job_name: service, static_configs: [{{ targets: [\"{at}\"] }}] }}]\n"
+        );
+        let files = [
+            ("prometheus.yml".to_owned(), config),
+            ("recording.yml".to_owned(), hurried(&shipped("prometheus/recording.yml"))),
+            ("alerts.yml".to_owned(), hurried(&shipped("prometheus/alerts.yml"))),
+        ];
+        PrometheusServer::start(&files).map(Self)
+    }
+
+    fn api(&self, path: &str) -> Value {
+        let body = self.0.get(&format!("/api/v1/{path}")).unwrap();
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
+    }
+
+    /// How many series answer, or what is wrong with the query.
+    fn answers(&self, query: &str) -> Result<usize, String> {
+        let answer = self.api(&format!("query?query={}", encoded(query)));
+        match answer["data"]["result"].as_array() {
+            Some(series) if answer["status"] == "success" => Ok(series.len()),
+            _ => Err(answer["error"].to_string()),
+        }
+    }
+
+    /// The names of alerts that fire.
+    fn firing(&self) -> Vec<String> {
+        let answer = self.api("alerts");
+        let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
+        let firing = alerts.into_iter().filter(|alert| alert["state"] == "firing");
+        firing.filter_map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned)).collect()
+    }
+}
+
+/// Every query of the dashboard, by its panel.
+fn queries() -> BTreeMap<String, Vec<String>> {
+    let dashboard: Value = serde_json::from_str(&shipped("grafana/traced-cache.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut all = BTreeMap::new();
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let targets = panel["targets"].as_array().unwrap().iter();
+        let of = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+        assert!(all.insert(panel["title"].as_str().unwrap().to_owned(), of).is_none(), "one title a panel");
+    }
+    assert!(all.len() > 30);
+    all
+}
+
+/// A service: a cache over memory and Redis, a second node of it, and a raw client with a pool.
+struct Service {
+    running: Running,
+    cache: TracedCache<u64>,
+    other: TracedCache<u64>,
+    client: Traced<redis::aio::MultiplexedConnection>,
+    _watch: ServerWatch,
+}
+
+impl Service {
+    async fn start(server: &RedisServer) -> Self {
+        let running = Setup::new("shop")
+            .variables(|name| (name == "OTEL_TRACES_EXPORTER").then(|| "none".to_owned()))
+            .prometheus(([127, 0, 0, 1], 0))
+            .start()
+            .unwrap();
+        let telemetry = running.telemetry();
+        let hub = Hub::new();
+        let node = |link: Link| {
+            let redis = RedisProvider::builder(server.url()).response_timeout(Duration::from_secs(1)).build();
+            TracedCache::builder("users")
+                .level(Memory::bytes(64 << 10))
+                .level(Level::new(redis.unwrap()))
+                .backplane(link)
+                .policy(Policy::ttl(Duration::from_secs(600)).wait(Duration::from_secs(5)))
+                .observer(telemetry.clone())
+                .build()
+                .unwrap()
+        };
+        let (cache, other) = (node(hub.node()), node(hub.node()));
+        let client = ClientTelemetry::builder("redis", "sessions")
+            .server("127.0.0.1", server.port())
+            .slow_after(Duration::ZERO)
+            .meter_provider(running.meter_provider())
+            .tracer_provider(running.tracer_provider())
+            .build();
+        let pool = client.pool("main").observe(|| Some(PoolState { used: 1, idle: 1, max: 2, pending: 0 }));
+        pool.acquired(Duration::from_millis(1));
+        let connect = async || {
+            redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+        };
+        let watch = ServerWatch::start(&client, connect().await, Duration::from_millis(300));
+        Self { running, cache, other, client: Traced::new(connect().await, client), _watch: watch }
+    }
+
+    /// Something of everything, until told to stop.
+    async fn work(&self, over: &AtomicBool) {
+        let mut client = self.client.clone();
+        let mut n = 0u64;
+        while !over.load(Ordering::Relaxed) {
+            n += 1;
+            let slow = |_: (), key: u64| async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                if key.is_multiple_of(13) { Err("the source is out of sorts") } else { Ok(key) }
+            };
+            let key = n % 700;
+            let _ = tokio::join!(
+                self.cache.get_or_set_with(key, &(), slow),
+                self.cache.get_or_set_with(key, &(), slow),
+                self.cache.get(n % 50),
+            );
+            if n.is_multiple_of(10) {
+                let _ = self.other.set(n % 50, n).await;
+                let _ = self.cache.invalidate(n % 70).await;
+                let _ = self.cache.get_or_set(n % 50, move || async move { ok(n) }).await;
+            }
+            let _: redis::RedisResult<()> = client.set("text", n).await;
+            let _: redis::RedisResult<Option<u64>> = client.get("text").await;
+            let _: redis::RedisResult<Option<u64>> = client.get("missing").await;
+            let _: redis::RedisResult<()> = client.lpush("text", n).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dashboard_shows_a_service_and_an_alert_fires_and_resolves() {
+    let Some(server) = RedisServer::builder().config("maxmemory", "100mb").start() else { return };
+    let service = Arc::new(Service::start(&server).await);
+    let Some(prometheus) = Prometheus::of(&service.running) else { return };
+    let over = Arc::new(AtomicBool::new(false));
+    let work = tokio::spawn({
+        let (service, over) = (Arc::clone(&service), Arc::clone(&over));
+        async move { service.work(&over).await }
+    });
+    let checked = tokio::task::spawn_blocking(move || {
+        for (panel, queries) in queries() {
+            for query in queries {
+                let query = query.replace("$cache", ".*").replace("$__rate_interval", "10s");
+                let mut last = Ok(0);
+                let shown = until(LIMIT, || {
+                    last = prometheus.answers(&query);
+                    last != Ok(0)
+                });
+                assert!(shown && last.is_ok(), "{panel}: {query}: {last:?}\n{}", prometheus.0.log());
+            }
+        }
+        // The counts that Prometheus has add up as well.
+        for agrees in [
+            "sum(cache_misses_total) == sum(cache_miss_reasons_total)",
+            "sum(cache_misses_total) == sum(cache_requests_total{cache_result=\"miss\"})",
+            "sum(cache_hits_total) == sum(cache_requests_total{cache_result=\"hit\"}) > 0",
+        ] {
+            assert_eq!(prometheus.answers(agrees), Ok(1), "{agrees}");
+        }
+        assert!(!prometheus.firing().contains(&"CacheLevelOff".to_owned()));
+
+        let fires = |alert: &'static str| prometheus.firing().contains(&alert.to_owned());
+        server.kill();
+        assert!(until(LIMIT, || fires("CacheLevelOff")), "{:?}", prometheus.firing());
+        assert!(until(LIMIT, || fires("RedisDown")), "{:?}", prometheus.firing());
+        server.restart();
+        assert!(until(LIMIT, || !fires("CacheLevelOff")), "{:?}", prometheus.firing());
+        server
+    });
+    let server = checked.await.unwrap();
+    over.store(true, Ordering::Relaxed);
+    work.await.unwrap();
+    drop(server);
+}
+
+#[test]
+fn every_metric_of_rules_and_dashboard_is_one_that_there_is() {
+    let names: Vec<String> = metric_names();
+    let mut seen = 0;
+    let dashboard = queries().into_values().flatten().collect::<Vec<_>>().join("\n");
+    let rules = shipped("prometheus/recording.yml") + &shipped("prometheus/alerts.yml");
+    for word in (dashboard + &rules).split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+        let metric = ["_total", "_bucket", "_count", "_sum", "_seconds", "_bytes"]
+            .iter()
+            .any(|suffix| word.ends_with(suffix))
+            && ["cache_", "db_client_", "redis_"].iter().any(|prefix| word.starts_with(prefix));
+        if metric && !word.starts_with("cache_operation_duration_seconds_p99") {
+            seen += 1;
+            let base = names.iter().any(|name| word.starts_with(name.as_str()));
+            assert!(base, "{word} is of no metric");
+        }
+    }
+    assert!(seen > 60, "{seen}");
+}
+
+/// As Prometheus begins them.
+fn metric_names() -> Vec<String> {
+    let docs =
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/telemetry.md")).unwrap();
+    let quoted = docs.split('`').skip(1).step_by(2);
+    let metrics = quoted.filter(|word| {
+        word.starts_with("cache.") || word.starts_with("db.client.") || word.starts_with("redis.")
+    });
+    metrics.map(|name| name.replace('.', "_")).collect()
+}

@@ -1,0 +1,59 @@
+//! The rules, by their own unit tests.
+
+use std::{fs, path::PathBuf};
+
+use test_servers::promtool;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/observability/prometheus")
+}
+
+#[test]
+fn rules_and_configurations_are_right() {
+    for arguments in [
+        &["check", "rules", "recording.yml", "alerts.yml"][..],
+        &["check", "config", "prometheus.yml"],
+        &["check", "config", "compose.yml"],
+        &["test", "rules", "alerts_test.yml"],
+    ] {
+        let Some(output) = promtool(&folder(), arguments) else { return };
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+}
+
+/// Each alert has a test, and each fails if its threshold or its waiting time is another.
+#[test]
+fn a_rule_that_is_wrong_fails_its_test() {
+    let read = |name: &str| fs::read_to_string(folder().join(name)).unwrap();
+    let (alerts, tests) = (read("alerts.yml"), read("alerts_test.yml"));
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("- alertname: {alert}\n")), "{alert} has no test");
+    }
+    for (right, wrong) in [
+        ("rate5m < 0.8", "rate5m < 0.05"),
+        (" and on (cache_name) cache:lookups:rate5m > 1", ""),
+        ("p99_5m > 0.05", "p99_5m > 0.5"),
+        (r#"cache_breaker_state!="closed""#, r#"cache_breaker_state="half_open""#),
+        ("cache_journal_depth) > 0", "cache_journal_depth) > 5"),
+        ("rate5m > 0.1", "rate5m > 0.3"),
+        (
+            "> 0.05\n        for: 5m\n        labels: { severity: warning }\n        annotations:\n          summary: \"{{ $labels.cache_name }}: {{ $value | humanizePercentage }} of look-ups",
+            "> 0.5\n        for: 5m\n        labels: { severity: warning }\n        annotations:\n          summary: \"{{ $labels.cache_name }}: {{ $value | humanizePercentage }} of look-ups",
+        ),
+        ("gaps_total[10m])) > 2", "gaps_total[10m])) > 200"),
+        ("pending_requests) > 0", "pending_requests) > 5"),
+        ("          > 0.1\n", "          > 5\n"),
+        ("redis_up == 0\n        for: 5m", "redis_up == 0\n        for: 1m"),
+        ("rate5m < 0.75", "rate5m < 0.25"),
+        ("> 0.9", "> 0.99"),
+    ] {
+        assert!(alerts.contains(right), "{right}");
+        let temporary = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(temporary.path().join(name), text).unwrap();
+        write("alerts.yml", &alerts.replacen(right, wrong, 1));
+        write("recording.yml", &read("recording.yml"));
+        write("alerts_test.yml", &tests);
+        let Some(output) = promtool(temporary.path(), &["test", "rules", "alerts_test.yml"]) else { return };
+        assert!(!output.status.success(), "nobody noticed `{wrong}` in place of `{right}`");
+    }
+}
