@@ -59,7 +59,7 @@ local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
 if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' then
   if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then return 2 end
+if redis.call('GET', KEYS[3]) then return 2 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 return 0",
