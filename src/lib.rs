@@ -111,7 +111,7 @@ struct Readme;
 #[doc = include_str!("../docs/testing.md")]
 struct Testing;
 
-#[cfg(all(doctest, feature = "memory"))]
+#[cfg(all(doctest, feature = "memory", feature = "config"))]
 #[doc = include_str!("../docs/writing-a-backend.md")]
 struct WritingABackend;
 
