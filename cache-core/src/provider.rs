@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Backplane, BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
+use crate::{Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -359,6 +359,11 @@ fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
 pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;
+
+    /// The same for a hit, which needs only a part. Override where handing out a whole object costs more.
+    fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
+        self.get(*key).map(|object| object.glance())
+    }
 
     /// Stores an object, replacing what was there. `now` is the time on the cache's own clock, which may be a virtual
     /// one: a store that expires entries by itself counts the object's remaining life from it.
