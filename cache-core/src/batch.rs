@@ -46,7 +46,7 @@ impl<T: Value> Inner<T> {
         let mut counted = self.count_each(keys.len(), Verb::GetMany, spans);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(&mut asked).await;
+            self.read_levels(&mut asked, access).await;
         }
         missed(&asked, &mut counted);
         let mut all = Vec::with_capacity(keys.len());
@@ -75,7 +75,7 @@ impl<T: Value> Inner<T> {
         let mut counted = self.count_each(keys.len(), Verb::GetOrSetMany, spans);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(&mut asked).await;
+            self.read_levels(&mut asked, access).await;
         }
         missed(&asked, &mut counted);
         let mut all: Vec<_> = keys.iter().map(|_| None).collect();

@@ -68,8 +68,9 @@ impl<T: Value> TracedCache<T> {
     pub async fn get(&self, key: impl CacheKey) -> Result<Option<Arc<T>>> {
         let cold = {
             let mut buf = KeyBuf::new();
-            let key = self.inner.key(key.render(&mut buf))?;
-            if let Some(value) = self.inner.hot(key, Verb::Get, self.access) {
+            let id = self.inner.id(key.render(&mut buf))?;
+            let key = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&key, Verb::Get, self.access) {
                 return Ok(Some(value));
             }
             self.look_cold(key)
@@ -166,8 +167,9 @@ impl<T: Value> TracedCache<T> {
     {
         let cold = {
             let mut buf = KeyBuf::new();
-            let key = self.inner.key(key.render(&mut buf))?;
-            if let Some(value) = self.inner.hot(key, Verb::GetOrSet, self.access) {
+            let id = self.inner.id(key.render(&mut buf))?;
+            let key = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             self.fetch_cold(key, loader(move |_| load()))
@@ -191,8 +193,9 @@ impl<T: Value> TracedCache<T> {
     {
         let cold = {
             let mut buf = KeyBuf::new();
-            let raw = self.inner.key(key.render(&mut buf))?;
-            if let Some(value) = self.inner.hot(raw, Verb::GetOrSet, self.access) {
+            let id = self.inner.id(key.render(&mut buf))?;
+            let raw = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             let (state, owned) = (state.clone(), key.to_owned_key());
@@ -222,8 +225,9 @@ impl<T: Value> TracedCache<T> {
     {
         let cold = {
             let mut buf = KeyBuf::new();
-            let raw = self.inner.key(key.render(&mut buf))?;
-            if let Some(value) = self.inner.hot(raw, Verb::GetOrSet, self.access) {
+            let id = self.inner.id(key.render(&mut buf))?;
+            let raw = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             let (state, owned) = (state.clone(), key.to_owned_key());
@@ -526,18 +530,18 @@ pub(crate) struct Brief {
 impl<T: Value> Inner<T> {
     /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
     #[inline]
-    pub(crate) fn hot(&self, key: RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
+    pub(crate) fn hot(&self, key: &RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
         if matches!(access, Access::Reload | Access::Bypass) || self.observers().traces_hit() {
             return None;
         }
-        let stats = self.stats();
-        let started = (!self.observers().is_empty() && stats.sample(verb)).then(|| self.now());
-        let object = self.near.as_ref()?.get(key)?;
+        let hits = self.stats().hot();
+        let started = (!self.observers().is_empty() && hits.are_sampled(verb)).then(|| self.now());
+        let object = self.near.as_ref()?.glance(key)?;
         if object.seen != self.news.count() || !self.around.clock.is_before(object.quiet_until) {
             return None;
         }
         let value = object.value.downcast::<T>().ok()?;
-        stats.hot_hit(verb, object.cost_us);
+        hits.add(verb, object.cost_us);
         if let Some(started) = started {
             self.sampled_hit(verb, started);
         }

@@ -114,10 +114,7 @@ impl Clock {
     #[inline]
     pub fn is_before(&self, deadline: Moment) -> bool {
         match &self.0 {
-            Kind::System => match coarse::nanos() {
-                Some(coarse) if coarse.saturating_add(coarse::slack()) < deadline.0 => true,
-                _ => system_nanos() < deadline.0,
-            },
+            Kind::System => coarse::is_before(deadline.0) || system_nanos() < deadline.0,
             Kind::Manual(manual) => manual.nanos.load(Ordering::Acquire) < deadline.0,
         }
     }
@@ -215,7 +212,7 @@ impl Time {
 fn system_nanos() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(|| {
-        // The coarse clock must not start before this one: see `coarse::nanos`.
+        // The coarse clock must not start before this one: see `coarse::is_before`.
         let start = Instant::now();
         coarse::start();
         start
@@ -256,27 +253,22 @@ mod coarse {
         START.get_or_init(init);
     }
 
-    /// Coarse time on the origin of the exact clock; at most two steps behind it, never ahead by more than one.
+    /// Whether `deadline` certainly lies ahead: this clock is at most two steps behind the exact one, and never ahead of
+    /// it by more than one.
     #[inline]
-    pub(super) fn nanos() -> Option<u64> {
-        let (start, _) = START.get()?;
-        Some(super::ORIGIN_NANOS + raw().saturating_sub(*start))
-    }
-
-    #[inline]
-    pub(super) fn slack() -> u64 {
-        START.get().map_or(u64::MAX, |(_, slack)| *slack)
+    pub(super) fn is_before(deadline: u64) -> bool {
+        // As much as the exact clock has counted since its start, and the slack.
+        START.get().is_some_and(|(start, slack)| {
+            super::ORIGIN_NANOS + (raw() + slack).saturating_sub(*start) < deadline
+        })
     }
 }
 
 #[cfg(not(unix))]
 mod coarse {
     pub(super) fn start() {}
-    pub(super) fn nanos() -> Option<u64> {
-        None
-    }
-    pub(super) fn slack() -> u64 {
-        u64::MAX
+    pub(super) fn is_before(_deadline: u64) -> bool {
+        false
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-use crate::clock::Moment;
+use crate::{clock::Moment, life::Life};
 
 /// Names one stored version of one key, so that nodes can tell "the entry that I hold" from another. Random, never
 /// zero.
@@ -143,28 +143,87 @@ impl<T> Entry<T> {
 #[derive(Clone)]
 pub struct Object {
     pub(crate) value: Arc<dyn Any + Send + Sync>,
-    pub(crate) timeline: Timeline,
     pub(crate) quiet_until: Moment,
     pub(crate) id: EntryId,
     pub(crate) extra: Option<Arc<Extra>>,
+    // Stores hold many of these: the timeline is packed.
+    born: Moment,
+    fresh_for: Life,
+    usable_for: Life,
     pub(crate) cost_us: u32,
     pub(crate) seen: u32,
     pub(crate) weight: u32,
     pub(crate) by_set: bool,
 }
 
+/// What a hit needs of an object: the value, and what tells whether it may be served without a second thought.
+#[derive(Clone)]
+pub struct Glance {
+    pub(crate) value: Arc<dyn Any + Send + Sync>,
+    pub(crate) quiet_until: Moment,
+    pub(crate) cost_us: u32,
+    pub(crate) seen: u32,
+}
+
 /// Stands in for the value of an entry that says "the source does not have this key".
 pub(crate) struct AbsentMark;
 
 impl Object {
+    /// An object that is fresh all its life, weighs nothing and was seen before all invalidations.
+    pub(crate) fn new(value: Arc<dyn Any + Send + Sync>, timeline: Timeline, id: EntryId) -> Self {
+        let mut object = Self {
+            value,
+            quiet_until: Moment::NEVER,
+            id,
+            extra: None,
+            born: timeline.born,
+            fresh_for: Life::between(timeline.born, timeline.fresh_until),
+            usable_for: Life::between(timeline.born, timeline.usable_until),
+            cost_us: 0,
+            seen: 0,
+            weight: 0,
+            by_set: false,
+        };
+        object.quiet_until = object.timeline().fresh_until;
+        object
+    }
+
+    /// Its timeline. Freshness and life are rounded down, by less than a ten-millionth, to eight digits.
+    pub fn timeline(&self) -> Timeline {
+        Timeline {
+            born: self.born,
+            fresh_until: self.fresh_for.end(self.born),
+            usable_until: self.usable_for.end(self.born),
+        }
+    }
+
+    /// Ends its freshness at `now`, if it has not ended before.
+    pub(crate) fn expire(&mut self, now: Moment) {
+        if now < self.fresh_for.end(self.born) {
+            self.fresh_for = Life::between(self.born, now);
+        }
+        self.quiet_until = Moment::ORIGIN;
+    }
+
+    /// What a hit needs.
+    #[inline]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            value: Arc::clone(&self.value),
+            quiet_until: self.quiet_until,
+            cost_us: self.cost_us,
+            seen: self.seen,
+        }
+    }
+
     /// When the store may forget the object for good.
     pub fn usable_until(&self) -> Moment {
-        self.timeline.usable_until
+        self.usable_for.end(self.born)
     }
 
     /// What is left of its life.
     pub fn remaining(&self, now: Moment) -> Duration {
-        self.timeline.remaining(now)
+        self.usable_until().since(now)
     }
 
     /// Weight in bytes (0 where the store does not weigh).
@@ -174,17 +233,7 @@ impl Object {
 
     /// An object without a cache around it, for testing a store.
     pub fn for_tests(value: Arc<dyn Any + Send + Sync>, timeline: Timeline, weight: u32) -> Self {
-        Self {
-            value,
-            quiet_until: timeline.fresh_until,
-            timeline,
-            id: EntryId::random(),
-            extra: None,
-            cost_us: 0,
-            seen: 0,
-            weight,
-            by_set: false,
-        }
+        Self { weight, ..Self::new(value, timeline, EntryId::random()) }
     }
 
     /// The value, if it is a `T`.
@@ -197,8 +246,24 @@ impl Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Object")
-            .field("timeline", &self.timeline)
+            .field("timeline", &self.timeline())
             .field("weight", &self.weight)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Glance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Glance").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_small() {
+        assert_eq!(size_of::<Object>(), 72);
     }
 }

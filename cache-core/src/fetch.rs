@@ -99,7 +99,7 @@ impl<T: Value> Inner<T> {
         let mut counted = Counted::new(self.stats(), verb, spans);
         let mut asked = [Asked::new(key)];
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(&mut asked).await;
+            self.read_levels(&mut asked, access).await;
         }
         counted.missed(asked[0].reason);
         let mut found = self.answer(&asked[0], access)?;
@@ -146,7 +146,7 @@ impl<T: Value> Inner<T> {
         if !matches!(access, Access::Reload | Access::Bypass) {
             // One key; the batch form of one.
             let mut one = [asked];
-            self.read_levels(&mut one).await;
+            self.read_levels(&mut one, access).await;
             [asked] = one;
         }
         counted.missed(asked.reason);

@@ -175,19 +175,33 @@ impl<T: Value> Inner<T> {
         self.around.clock.now()
     }
 
+    #[inline]
     pub(crate) fn stats(&self) -> &Stats {
         &self.around.stats
     }
 
+    #[inline]
     pub(crate) fn observers(&self) -> &Observers {
         &self.around.observers
     }
 
-    pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {
+    /// Refuses an id that nobody may have.
+    #[inline]
+    pub(crate) fn id<'a>(&self, id: &'a str) -> Result<&'a str> {
         if id.is_empty() {
             return Err(Error::new(ErrorKind::Key, "key is empty: give it at least one character"));
         }
-        Ok(RawKey::new(self.around.cache, &self.around.name, id))
+        Ok(id)
+    }
+
+    pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {
+        Ok(self.named(self.id(id)?))
+    }
+
+    /// The key of an id that has been checked. The hot path makes it in place: moving it costs as much as hashing.
+    #[inline]
+    pub(crate) fn named<'a>(&'a self, id: &'a str) -> RawKey<'a> {
+        RawKey::new(self.around.cache, &self.around.name, id)
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -253,20 +267,21 @@ impl<T: Value> Inner<T> {
             Some(at) if at > now => at.min(timeline.fresh_until),
             _ => self.quiet_until(&timeline, entry.cost),
         };
-        Some(Object {
-            value: match &entry.value {
-                Some(value) => Arc::clone(value) as Arc<dyn Any + Send + Sync>,
-                None => Arc::new(AbsentMark),
-            },
-            quiet_until: if entry.value.is_some() { quiet_until } else { Moment::ORIGIN },
-            timeline,
-            id: entry.id,
-            extra: Extra::for_object(entry),
-            cost_us: micros(entry.cost),
-            seen: entry.seen,
-            weight,
-            by_set: entry.by_set,
-        })
+        let value = match &entry.value {
+            Some(value) => Arc::clone(value) as Arc<dyn Any + Send + Sync>,
+            None => Arc::new(AbsentMark),
+        };
+        let mut object = Object::new(value, timeline, entry.id);
+        object.quiet_until = match &entry.value {
+            Some(_) => quiet_until.min(object.quiet_until),
+            None => Moment::ORIGIN,
+        };
+        object.extra = Extra::for_object(entry);
+        object.cost_us = micros(entry.cost);
+        object.seen = entry.seen;
+        object.weight = weight;
+        object.by_set = entry.by_set;
+        Some(object)
     }
 
     /// Bytes that an entry counts for: the user's own measure, else the encoded size.
@@ -311,7 +326,7 @@ impl<T: Value> Inner<T> {
         };
         let mut entry = Entry {
             value,
-            timeline: object.timeline,
+            timeline: object.timeline(),
             id: object.id,
             stamp: object.extra.as_ref().map_or_else(Stamp::default, |extra| extra.stamp),
             seen: object.seen,

@@ -1,6 +1,10 @@
 //! Keys: what a caller may ask for, and the form in which levels see it.
 
-use std::{fmt, hash::BuildHasher, hash::Hash, sync::OnceLock};
+use std::{
+    fmt,
+    hash::{BuildHasher, Hash, Hasher},
+    sync::OnceLock,
+};
 
 use foldhash::fast::FixedState;
 
@@ -124,6 +128,7 @@ fn push_decimal(buf: &mut KeyBuf, mut n: u128, negative: bool) {
 
 impl CacheKey for str {
     type Owned = String;
+    #[inline]
     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
         if self.as_bytes().first() == Some(&b'(') {
             buf.push_str("(");
@@ -139,6 +144,7 @@ impl CacheKey for str {
 
 impl CacheKey for String {
     type Owned = Self;
+    #[inline]
     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
         self.as_str().render(buf)
     }
@@ -149,6 +155,7 @@ impl CacheKey for String {
 
 impl<K: CacheKey + ?Sized> CacheKey for &K {
     type Owned = K::Owned;
+    #[inline]
     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
         (**self).render(buf)
     }
@@ -255,6 +262,7 @@ pub struct RawKey<'a> {
 
 impl<'a> RawKey<'a> {
     /// Hashes `id`.
+    #[inline]
     pub fn new(cache: CacheId, namespace: &'a str, id: &'a str) -> Self {
         Self { cache, namespace, id, hash: hash_id(id), mark: false }
     }
@@ -293,10 +301,14 @@ impl fmt::Debug for RawKey<'_> {
     }
 }
 
+#[inline]
 pub(crate) fn hash_id(id: &str) -> u64 {
     static STATE: OnceLock<FixedState> = OnceLock::new();
     // Seeded per process, so that a client who picks keys cannot aim at one bucket.
-    STATE.get_or_init(|| FixedState::with_seed(fastrand::u64(..))).hash_one(id)
+    let mut hasher = STATE.get_or_init(|| FixedState::with_seed(fastrand::u64(..))).build_hasher();
+    // Without the byte that `str` adds: one text is all that is hashed.
+    hasher.write(id.as_bytes());
+    hasher.finish()
 }
 
 /// Shortens a key that is over a backend's limit: head of the text, `~`, and 128 bits of XXH3 in hex over the whole.

@@ -8,6 +8,7 @@ mod builder;
 mod cache;
 mod clock;
 mod codec;
+mod copies;
 mod cycle;
 mod entry;
 mod envelope;
@@ -23,6 +24,7 @@ mod learn;
 mod lease;
 mod ledger;
 mod level;
+mod life;
 mod load;
 mod loaded;
 mod mark;
@@ -53,7 +55,7 @@ pub use builder::Builder;
 pub use cache::{Closed, TracedCache, Undelivered};
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
-pub use entry::{EntryId, Extra, Object, Stamp, Timeline};
+pub use entry::{EntryId, Extra, Glance, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use found::{Delivery, Found, MissReason, Outcome};
@@ -70,7 +72,7 @@ pub use observe::{
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{
-    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put,
+    Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};

@@ -597,10 +597,12 @@ impl Observers {
     }
 
     /// Whether the next hit should take the way that has spans.
+    #[inline]
     pub(crate) fn traces_hit(&self) -> bool {
         self.traces_hits && self.all.iter().any(|o| guard(|| o.traces_hit()) == Some(true))
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Backplane, BoxError, CacheId, Error, Leases, LevelOp, Marks, Moment, Object, RawKey};
+use crate::{Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -204,6 +204,11 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
+    /// Copies of the store that may lag behind it, for those who accept stale answers.
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        None
+    }
+
     /// Compare-and-swap for the level's marks, where the store has it. With it tags are invalidated one by one, and two
     /// processes that meet a new store agree at once; without it, the invalidation of a tag widens to the whole cache.
     fn marks(&self) -> Option<&dyn Marks> {
@@ -230,6 +235,16 @@ pub trait CacheProvider: Send + Sync + 'static {
 
     /// Gives up connections. Calls after it fail. The provider may be shared: caches do not call this.
     async fn close(&self) {}
+}
+
+/// Copies of a store that may lag behind it. A cache asks them only for callers who accept stale answers
+/// ([`Access::AllowStale`](crate::Access::AllowStale)), hands what they hold out as stale, keeps it nowhere, and asks the
+/// store itself for what they lack.
+#[async_trait]
+pub trait Replicas: Send + Sync {
+    /// Looks up each key. What is found may be older than what the store has acknowledged, or removed there. Results as
+    /// those of [`CacheProvider::get_many`].
+    async fn get_copies(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>>;
 }
 
 /// Hears what an operator may want to put right.
@@ -305,6 +320,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).leases()
     }
 
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        (**self).replicas()
+    }
+
     fn marks(&self) -> Option<&dyn Marks> {
         (**self).marks()
     }
@@ -340,6 +359,11 @@ fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
 pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;
+
+    /// The same for a hit, which needs only a part. Override where handing out a whole object costs more.
+    fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
+        self.get(*key).map(|object| object.glance())
+    }
 
     /// Stores an object, replacing what was there. `now` is the time on the cache's own clock, which may be a virtual
     /// one: a store that expires entries by itself counts the object's remaining life from it.

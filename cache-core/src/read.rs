@@ -28,6 +28,8 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) error: Option<Error>,
     /// Why it is a miss, should it be one.
     pub(crate) reason: MissReason,
+    /// A replica has answered: nothing deeper is asked, and nothing is made of it.
+    pub(crate) from_copy: bool,
     /// Another caller's load met this look-up: it counts as coalesced, although a level answered it.
     pub(crate) met_a_load: bool,
     /// Leases taken at levels that had nothing, before deeper ones were read.
@@ -53,10 +55,16 @@ impl<'k, T: Value> Asked<'k, T> {
             stale: None,
             error: None,
             reason: MissReason::Bypassed,
+            from_copy: false,
             met_a_load: false,
             rights: Rights::new(),
             owner: None,
         }
+    }
+
+    /// Whether it is not answered yet.
+    fn is_open(&self) -> bool {
+        self.fresh.is_none() && !self.from_copy
     }
 
     /// A miss for a reason that is known already.
@@ -78,7 +86,7 @@ impl<'k, T: Value> Asked<'k, T> {
     }
 
     /// Takes what a level holds. An older entry never replaces a younger one.
-    fn take(&mut self, seen: Seen<T>, state: State) {
+    pub(crate) fn take(&mut self, seen: Seen<T>, state: State) {
         match state {
             State::Fresh => self.fresh = Some(seen),
             State::Stale
@@ -102,13 +110,13 @@ impl<T: Value> Inner<T> {
     }
 
     /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
-    pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>]) {
+    pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>], access: Access) {
         let mut begun = self.begin();
         for asked in asked.iter_mut() {
             asked.reason = MissReason::Absent;
         }
         for tier in &self.tiers {
-            let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
+            let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.is_open()).collect();
             if open.is_empty() {
                 break;
             }
@@ -119,7 +127,11 @@ impl<T: Value> Inner<T> {
             for asked in &mut open {
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
-            self.read_far(tier, open, &mut begun).await;
+            self.read_copies(tier, &mut open, access).await;
+            open.retain(|asked| asked.is_open());
+            if !open.is_empty() {
+                self.read_far(tier, open, &mut begun).await;
+            }
             let deeper = usize::from(tier.index) + 1 < self.tiers.len();
             if deeper && tier.leases() {
                 self.reserve(tier, asked, &begun).await;
@@ -290,7 +302,7 @@ impl<T: Value> Inner<T> {
 
     /// Takes the leases of a level for what it does not have, before anything deeper is read.
     async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>], begun: &Begun) {
-        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.fresh.is_none()).collect();
+        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.is_open()).collect();
         let mut wishes: Vec<_> =
             missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
         self.ask_level(tier, &mut wishes, begun).await;

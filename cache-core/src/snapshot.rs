@@ -96,7 +96,7 @@ pub struct Snapshot {
     /// Time spent in loads.
     pub load_time: Duration,
     /// Time that loads would have taken, had levels not served: for each such look-up, what the load of its entry took
-    /// (nothing for a value that was set). After the first hits at the nearest level, one in 64 is taken for all.
+    /// (nothing for a value that was set). After the first hits at the nearest level, one in 256 is taken for all.
     pub time_saved: Duration,
     /// Fills refused because something newer had overtaken them.
     pub overtaken: u64,

@@ -22,7 +22,7 @@ use crate::{
 
 const STRIPES: usize = 16;
 /// One look-up in this many that the nearest level serves is timed.
-pub(crate) const SAMPLE: u64 = 64;
+pub(crate) const SAMPLE: u64 = 256;
 
 /// The verbs that look up.
 const LOOKUPS: [Verb; 5] = [Verb::Get, Verb::GetOrSet, Verb::GetMany, Verb::GetOrSetMany, Verb::Refresh];
@@ -140,6 +140,7 @@ thread_local! {
     static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
+#[inline]
 fn stripe() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     STRIPE.with(|cell| {
@@ -181,6 +182,29 @@ fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
     std::array::from_fn(|at| counters[at].load(Ordering::Relaxed))
 }
 
+/// Hits at the nearest level, as one thread counts them.
+#[derive(Clone, Copy)]
+pub(crate) struct Hot<'a>(&'a [AtomicU64; 8]);
+
+impl Hot<'_> {
+    /// Whether the next one should be timed.
+    #[inline]
+    pub(crate) fn are_sampled(self, verb: Verb) -> bool {
+        self.0[verb_index(verb)].load(Ordering::Relaxed) % SAMPLE == SAMPLE - 1
+    }
+
+    /// A fresh hit, on an entry whose load took `cost_us`: the whole of its accounting. What it saves is added for the
+    /// first hits one by one, then for one in [`SAMPLE`] that stands for the others.
+    #[inline]
+    pub(crate) fn add(self, verb: Verb, cost_us: u32) {
+        let before = self.0[verb_index(verb)].fetch_add(1, Ordering::Relaxed);
+        if before < SAMPLE || before % SAMPLE == SAMPLE - 1 {
+            let hits = if before < SAMPLE { 1 } else { SAMPLE };
+            self.0[SAVED].fetch_add(hits * u64::from(cost_us), Ordering::Relaxed);
+        }
+    }
+}
+
 impl Stats {
     pub(crate) fn new(
         info: CacheInfo,
@@ -216,22 +240,10 @@ impl Stats {
         &self.info
     }
 
-    /// Whether the next hot hit on this thread should be timed.
+    /// Where this thread counts its hits at the nearest level.
     #[inline]
-    pub(crate) fn sample(&self, verb: Verb) -> bool {
-        self.hot[stripe()][verb_index(verb)].load(Ordering::Relaxed) % SAMPLE == SAMPLE - 1
-    }
-
-    /// A fresh hit at the nearest level, on an entry whose load took `cost_us`: the whole of its accounting. What it saves
-    /// is added for the first hits one by one, then for one in [`SAMPLE`] that stands for the others.
-    #[inline]
-    pub(crate) fn hot_hit(&self, verb: Verb, cost_us: u32) {
-        let stripe = &self.hot[stripe()];
-        let before = stripe[verb_index(verb)].fetch_add(1, Ordering::Relaxed);
-        if before < SAMPLE || before % SAMPLE == SAMPLE - 1 {
-            let hits = if before < SAMPLE { 1 } else { SAMPLE };
-            stripe[SAVED].fetch_add(hits * u64::from(cost_us), Ordering::Relaxed);
-        }
+    pub(crate) fn hot(&self) -> Hot<'_> {
+        Hot(&self.hot[stripe()])
     }
 
     /// One look-up that ended. `reason` is that of a miss.

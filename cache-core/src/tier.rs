@@ -278,6 +278,28 @@ impl Tier {
         (all, learned)
     }
 
+    /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
+    pub(crate) async fn read_copies(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Read> {
+        let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
+        let asked: Vec<RawKey<'_>> =
+            keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
+        let Some(replicas) = self.provider.replicas().filter(|_| !asked.is_empty()) else {
+            return keys.iter().map(|_| Read::Nothing).collect();
+        };
+        let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
+        let answers = around.clock.timeout(self.budget, call).await;
+        let answers = answers.and_then(Result::ok).filter(|answers| answers.len() == asked.len());
+        let mut answers = answers.unwrap_or_default().into_iter();
+        let all = keys.iter().zip(masked).map(|(key, masked)| {
+            let answer = if masked { None } else { answers.next() };
+            match answer {
+                Some(Ok(Some(bytes))) if !self.pending.masks(key.id) => Read::Bytes(bytes),
+                _ => Read::Nothing,
+            }
+        });
+        all.collect()
+    }
+
     async fn get_with_mark(
         &self,
         around: &Around,

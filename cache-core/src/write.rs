@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Loaded, Moment, Put, RawKey, Result, Scope, SpanKind, SpanStart,
-    Value, envelope,
+    Delivery, Entry, EntryId, ErrorKind, Loaded, Put, RawKey, Result, Scope, SpanKind, SpanStart, Value,
+    envelope,
     fill::{Outgoing, WriteOrder},
     gone::Cause,
     inner::Inner,
@@ -85,8 +85,7 @@ impl<'k, T: Value> Writing<'k, T> {
             let expire = || {
                 for store in inner.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
                     if let Some(mut object) = store.get(*key) {
-                        object.timeline.fresh_until = object.timeline.fresh_until.min(now);
-                        object.quiet_until = Moment::ORIGIN;
+                        object.expire(now);
                         store.put(*key, object, now);
                     }
                 }

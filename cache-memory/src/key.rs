@@ -14,11 +14,47 @@ pub(crate) enum Space {
     Bytes,
 }
 
-/// An owned key: 32 bytes and the text.
+/// An owned key: 40 bytes, and the text where that is long.
 pub(crate) struct Key {
     pub(crate) hash: u64,
     pub(crate) space: Space,
-    pub(crate) text: Box<str>,
+    text: Text,
+}
+
+impl Key {
+    pub(crate) fn text_len(&self) -> usize {
+        self.text.bytes().len()
+    }
+}
+
+/// A look-up compares texts: one that lies elsewhere is memory to wait for.
+enum Text {
+    Short { len: u8, bytes: [u8; Self::SHORT] },
+    Long(Box<str>),
+}
+
+impl Text {
+    /// What fits beside the length, at no cost: a long one takes as much.
+    const SHORT: usize = 22;
+
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; Self::SHORT];
+        match (u8::try_from(text.len()), bytes.get_mut(..text.len())) {
+            (Ok(len), Some(short)) => {
+                short.copy_from_slice(text.as_bytes());
+                Self::Short { len, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
 }
 
 /// The same, borrowed: what a look-up needs. Nothing is allocated for it.
@@ -48,19 +84,19 @@ impl<'a> Query<'a> {
     }
 
     pub(crate) fn to_key(self) -> Key {
-        Key { hash: self.hash, space: self.space, text: self.text.into() }
+        Key { hash: self.hash, space: self.space, text: Text::new(self.text) }
     }
 }
 
 impl Equivalent<Key> for Query<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        self.hash == key.hash && self.space == key.space && *self.text == *key.text
+        self.hash == key.hash && self.space == key.space && self.text.as_bytes() == key.text.bytes()
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.space == other.space && self.text == other.text
+        self.hash == other.hash && self.space == other.space && self.text.bytes() == other.text.bytes()
     }
 }
 
@@ -130,6 +166,17 @@ mod tests {
         assert!(a.equivalent(&a.to_key()) && !a.equivalent(&b.to_key()));
         assert_ne!(pass.hash_one(a), pass.hash_one(b));
         assert!(!Query::bytes("42").equivalent(&a.to_key()));
-        assert_eq!(size_of::<Key>(), 32);
+        assert_eq!(size_of::<Key>(), 40);
+    }
+
+    #[test]
+    fn texts_of_any_length_stay_whole() {
+        for len in [0, 1, 22, 23, 255, 256, 1000] {
+            let text = "é".repeat(len)[..len / 2 * 2].to_owned();
+            let key = Query::bytes(&text).to_key();
+            assert_eq!(key.text_len(), text.len());
+            assert!(Query::bytes(&text).equivalent(&key));
+            assert!(!Query::bytes(&(text + "x")).equivalent(&key));
+        }
     }
 }

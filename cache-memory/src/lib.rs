@@ -35,7 +35,7 @@
 //! | the dead, with [`Memory::engine_expiry`] | looked for in a part after as many writes to it as half of its entries: the number of entries is an upper bound | leave within about a second of the next use of the store |
 //! | without it | stay until newer ones push them out | the same |
 //! | eviction causes | by expiry if the time was over when the entry left | by expiry if the timer took it |
-//! | on a virtual clock | nothing is taken for dead | lives are counted on the system's clock |
+//! | with a cache on a clock of its own | nothing is taken for dead | the same |
 //! | `clear` by the only cache | at once; more than 10,000 entries are freed by a thread of their own | in passing |
 //!
 //! An idle store keeps what has expired; [`Memory::maintain`] does at once what is due. What is **served** is the same with
@@ -56,6 +56,7 @@ mod memory;
 mod moka;
 mod quick;
 mod slot;
+mod tempo;
 
 pub use engine::Engine;
 pub use memory::Memory;

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,24 +11,23 @@ use std::{
 
 use ::moka::{Expiry, notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 use bytes::Bytes;
-use cache_core::{CacheId, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey};
+use cache_core::{CacheId, Clock, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey};
 
 use crate::{
     attached::Attached,
     engine::{Settings, Store},
     key::{Key, PassThrough, Query, Space},
-    slot,
+    slot::Slot,
+    tempo::Tempo,
 };
 
 pub(crate) const ENTRY_OVERHEAD: u32 = 400;
-
-/// An object's life in nanoseconds, for moka's timer; none for one that does not end.
-type Slot = slot::Slot<Option<NonZeroU64>>;
 
 pub(crate) struct Moka {
     moka: Cache<Key, Slot, PassThrough>,
     attached: Arc<Attached>,
     settings: Settings,
+    tempo: Arc<Tempo>,
     /// Somebody keeps bytes here, which no cache's `clear` may sweep away.
     has_bytes: AtomicBool,
 }
@@ -37,6 +35,7 @@ pub(crate) struct Moka {
 impl Moka {
     pub(crate) fn new(settings: Settings) -> Self {
         let attached = Arc::new(Attached::default());
+        let tempo = Arc::new(Tempo::new());
         let hears = Arc::clone(&attached);
         let mut builder = Cache::builder().max_capacity(settings.capacity).eviction_listener(
             move |key: Arc<Key>, _slot: Slot, cause| {
@@ -57,12 +56,13 @@ impl Moka {
             builder = builder.weigher(|key, slot: &Slot| slot.weight(key, ENTRY_OVERHEAD));
         }
         if settings.engine_expiry {
-            builder = builder.expire_after(ByLife);
+            builder = builder.expire_after(ByLife(Arc::clone(&tempo)));
         }
         Self {
             moka: builder.build_with_hasher(PassThrough::default()),
             attached,
             settings,
+            tempo,
             has_bytes: AtomicBool::new(false),
         }
     }
@@ -90,12 +90,15 @@ impl Store for Moka {
 }
 
 /// Gives each entry a timer of its own.
-struct ByLife;
+struct ByLife(Arc<Tempo>);
 
 impl Expiry<Key, Slot> for ByLife {
     fn expire_after_create(&self, _key: &Key, slot: &Slot, _now: Instant) -> Option<Duration> {
         match slot {
-            Slot::Object { life, .. } => life.map(|nanos| Duration::from_nanos(nanos.get())),
+            Slot::Object(object) if self.0.is_known() => {
+                Some(object.remaining(Clock::system().now())).filter(|left| *left != Duration::MAX)
+            }
+            Slot::Object(_) => None,
             Slot::Bytes { until, .. } => until.map(|until| until.saturating_duration_since(Instant::now())),
         }
     }
@@ -115,22 +118,20 @@ impl Expiry<Key, Slot> for ByLife {
 impl ObjectStore for Moka {
     fn get(&self, key: RawKey<'_>) -> Option<Object> {
         match self.moka.get(&Query::object(&key))? {
-            Slot::Object { object, .. } => Some(object),
+            Slot::Object(object) => Some(object),
             Slot::Bytes { .. } => None,
         }
     }
 
     fn put(&self, key: RawKey<'_>, object: Object, now: Moment) {
         let query = Query::object(&key);
-        let left = object.remaining(now);
-        if left.is_zero() {
+        if object.remaining(now).is_zero() {
             // Nobody could use it; what was there is replaced all the same.
             self.moka.invalidate(&query);
             return;
         }
-        // What does not fit, `Duration::MAX` above all, is as good as for ever.
-        let life = u64::try_from(left.as_nanos()).ok().and_then(NonZeroU64::new);
-        self.moka.insert(query.to_key(), Slot::Object { object, life });
+        self.tempo.note(now);
+        self.moka.insert(query.to_key(), Slot::Object(object));
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cache_core::{CacheId, Clock, Evictions, Moment, Object, ObjectStore, RawKey};
+use cache_core::{CacheId, Clock, Evictions, Glance, Moment, Object, ObjectStore, RawKey};
 use crossbeam_utils::CachePadded;
 use quick_cache::{OptionsBuilder, Weighter, unsync::Cache};
 
@@ -31,10 +31,11 @@ use crate::{
     attached::Attached,
     engine::{Settings, Store},
     key::{Key, PassThrough, Query},
-    slot,
+    slot::Slot,
+    tempo::Tempo,
 };
 
-pub(crate) const ENTRY_OVERHEAD: u32 = 250;
+pub(crate) const ENTRY_OVERHEAD: u32 = 200;
 
 /// Those who have left are remembered, so that they are taken for hot should they come back: as many as this share of
 /// the room.
@@ -44,7 +45,6 @@ const PAUSE: u32 = 64;
 /// Entries that `clear` lets go of in its caller's thread.
 const AT_ONCE: usize = 10_000;
 
-type Slot = slot::Slot<()>;
 type Shard = Cache<Key, Slot, Weigh, PassThrough, Leaving>;
 
 #[derive(Clone, Copy)]
@@ -113,7 +113,7 @@ impl Slot {
     /// When nobody can use it any more. `now` and `instant` are one moment.
     fn end(&self, now: Moment, instant: Instant) -> Moment {
         match self {
-            Self::Object { object, .. } => object.usable_until(),
+            Self::Object(object) => object.usable_until(),
             Self::Bytes { until, .. } => {
                 until.map_or(Moment::NEVER, |until| now.after(until.saturating_duration_since(instant)))
             }
@@ -126,10 +126,7 @@ pub(crate) struct Quick {
     division: Division,
     attached: Attached,
     settings: Settings,
-    /// When this store was made. Times before it are of another clock.
-    made: Moment,
-    /// Some cache counts time on a clock that is not the system's: then nothing here can tell what is dead.
-    timeless: AtomicBool,
+    tempo: Tempo,
     /// Somebody keeps bytes here, which no cache's `clear` may sweep away.
     has_bytes: AtomicBool,
 }
@@ -144,8 +141,7 @@ impl Quick {
             division,
             attached: Attached::default(),
             settings,
-            made: Clock::system().now(),
-            timeless: AtomicBool::new(false),
+            tempo: Tempo::new(),
             has_bytes: AtomicBool::new(false),
         }
     }
@@ -202,7 +198,7 @@ impl Quick {
 
 impl Store for Quick {
     fn maintain(&self) {
-        if !self.settings.engine_expiry || self.timeless.load(Ordering::Relaxed) {
+        if !self.settings.engine_expiry || !self.tempo.is_known() {
             return;
         }
         for part in &self.parts {
@@ -237,6 +233,11 @@ impl ObjectStore for Quick {
         self.read(&query).shard.get(&query)?.object().cloned()
     }
 
+    fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
+        let query = Query::object(key);
+        self.read(&query).shard.get(&query)?.object().map(Object::glance)
+    }
+
     fn put(&self, key: RawKey<'_>, object: Object, now: Moment) {
         let query = Query::object(&key);
         if object.remaining(now).is_zero() {
@@ -244,13 +245,10 @@ impl ObjectStore for Quick {
             self.delete(query);
             return;
         }
-        if now < self.made {
-            self.timeless.store(true, Ordering::Relaxed);
-        }
-        let timeless = self.timeless.load(Ordering::Relaxed);
-        let left = if timeless { Left::default() } else { Left::at(now) };
+        self.tempo.note(now);
+        let left = if self.tempo.is_known() { Left::at(now) } else { Left::default() };
         let end = object.usable_until();
-        self.insert(query, Slot::Object { object, life: () }, end, left);
+        self.insert(query, Slot::Object(object), end, left);
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {

@@ -7,28 +7,28 @@ use cache_core::Object;
 
 use crate::key::Key;
 
-/// `L` is what the engine has to know to let go of an object by itself.
 #[derive(Clone)]
-pub(crate) enum Slot<L> {
+pub(crate) enum Slot {
     /// Until when it is usable is the cache's to judge, on its own clock.
-    Object { object: Object, life: L },
+    Object(Object),
     /// Judged here, on the system's clock.
     Bytes { bytes: Bytes, until: Option<Instant> },
 }
 
-impl<L> Slot<L> {
+impl Slot {
     /// Bytes that the slot counts for, `overhead` being what the engine adds to each.
     pub(crate) fn weight(&self, key: &Key, overhead: u32) -> u32 {
         let value = match self {
-            Self::Object { object, .. } => object.weight(),
+            Self::Object(object) => object.weight(),
             Self::Bytes { bytes, .. } => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
         };
-        value.saturating_add(u32::try_from(key.text.len()).unwrap_or(u32::MAX)).saturating_add(overhead)
+        value.saturating_add(u32::try_from(key.text_len()).unwrap_or(u32::MAX)).saturating_add(overhead)
     }
 
+    #[inline]
     pub(crate) fn object(&self) -> Option<&Object> {
         match self {
-            Self::Object { object, .. } => Some(object),
+            Self::Object(object) => Some(object),
             Self::Bytes { .. } => None,
         }
     }

@@ -86,15 +86,14 @@ fn a_dead_object_replaces_and_is_not_kept() {
 
 #[test]
 fn t_expired_entries_leave_moka_by_themselves_where_asked() {
-    let virtual_now = Moment::from_nanos(5);
+    let now = Clock::system().now();
     for on in [true, false] {
         let memory = Memory::entries(100).engine(Engine::Moka).engine_expiry(on);
         let store = store(&memory);
         let counts = Arc::new(Count::default());
         store.attach(CACHE, Arc::<Count>::clone(&counts));
-        // The clock of the cache is not the engine's: only the remaining life counts.
-        store.put(key("short"), object(1, virtual_now, Duration::from_millis(20)), virtual_now);
-        store.put(key("long"), object(2, virtual_now, Duration::MAX), virtual_now);
+        store.put(key("short"), object(1, now, Duration::from_millis(20)), now);
+        store.put(key("long"), object(2, now, Duration::MAX), now);
         if on {
             until("expiry", || store.len() == 1);
             assert!(store.get(key("short")).is_none());
@@ -148,16 +147,18 @@ fn t_an_update_counts_for_the_sweep_and_maintenance_does_it_at_once() {
 
 #[test]
 fn t_on_a_clock_of_its_own_nothing_is_taken_for_dead() {
-    let (clock, time) = Clock::manual();
-    let memory = Memory::entries(100).engine(Engine::Quick);
-    let store = store(&memory);
-    store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
-    time.advance(Duration::from_secs(2));
-    for n in 0..100 {
-        store.put(key("b"), object(n, clock.now(), Duration::MAX), clock.now());
+    for engine in Engine::ALL {
+        let (clock, time) = Clock::manual();
+        let memory = Memory::entries(100).engine(engine);
+        let store = store(&memory);
+        store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
+        time.advance(Duration::from_secs(2));
+        for n in 0..100 {
+            store.put(key("b"), object(n, clock.now(), Duration::MAX), clock.now());
+        }
+        memory.maintain();
+        assert!(store.get(key("a")).is_some());
     }
-    memory.maintain();
-    assert!(store.get(key("a")).is_some());
 }
 
 #[test]

@@ -44,7 +44,7 @@
 //! `cache.hits` are look-ups that a level served fresh, `cache.misses` those that found nothing. Stale and negative
 //! answers and calls that waited for another's load are neither: `cache.requests` has them all.
 //!
-//! Durations of hits at the nearest level are **sampled**, one in 64, and each sample is recorded once: so take rates
+//! Durations of hits at the nearest level are **sampled**, one in 256, and each sample is recorded once: so take rates
 //! from the counters, and look at durations by `cache.level` and `cache.result`, where sampling does not matter.
 //!
 //! # Spans

@@ -86,7 +86,7 @@ pub struct LevelStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
-    /// How many times. Hits in memory are timed 1 in 64, and counted as 64.
+    /// How many times. Hits in memory are timed 1 in 256, and counted as 256.
     pub count: u64,
     /// The mean.
     pub mean: Duration,

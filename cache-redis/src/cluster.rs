@@ -31,6 +31,7 @@ use crate::{
     backoff::Backoff,
     connection::{Link, Pushes},
     dial::{dial, failed},
+    fleet::no_replica,
     gather::Several,
     keeper::{Home, Keeper, run_number},
     node::Node,
@@ -57,6 +58,8 @@ pub(crate) struct Map {
     /// By slot, positions in `masters`.
     owners: Box<[u16]>,
     masters: Vec<Arc<Node>>,
+    /// Of each master.
+    replicas: Vec<Vec<Endpoint>>,
 }
 
 impl Map {
@@ -87,6 +90,8 @@ pub(crate) struct Cluster {
     seeds: Vec<Endpoint>,
     state: watch::Sender<State>,
     nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
+    /// Replicas that have been asked for something.
+    copies: Mutex<HashMap<Endpoint, Arc<Node>>>,
     reason: Notify,
     /// Names the state of all masters together; 0 while it is not known.
     incarnation: AtomicU64,
@@ -109,6 +114,7 @@ impl Cluster {
             seeds,
             state: watch::Sender::new(State::Idle),
             nodes: Mutex::default(),
+            copies: Mutex::default(),
             reason: Notify::new(),
             incarnation: AtomicU64::new(0),
             task: Mutex::new(None),
@@ -132,6 +138,7 @@ impl Cluster {
     /// All that are known, by address.
     pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
         let mut nodes: Vec<_> = lock(&self.nodes).values().map(Arc::clone).collect();
+        nodes.extend(lock(&self.copies).values().map(Arc::clone));
         nodes.sort_by(|a, b| a.keeper.endpoint().cmp(b.keeper.endpoint()));
         nodes
     }
@@ -258,6 +265,48 @@ impl Cluster {
             node = next;
         }
         Err(lost())
+    }
+
+    /// Looks keys up on replicas of the masters that serve them.
+    pub(crate) async fn get_copies(self: &Arc<Self>, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+        let map = match self.map().await {
+            Ok(map) => map,
+            Err(error) => return vec![Err(error); keys.len()],
+        };
+        let mut found: Vec<_> = keys.iter().map(|_| Err(no_replica())).collect();
+        let mut chosen: HashMap<u16, (Arc<Node>, Vec<usize>)> = HashMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            let owner = map.owners[usize::from(slot(key))];
+            if let Some((_, group)) = chosen.get_mut(&owner) {
+                group.push(at);
+            } else if let Some(node) =
+                map.replicas.get(usize::from(owner)).and_then(|all| self.copy_among(all))
+            {
+                chosen.insert(owner, (node, vec![at]));
+            }
+        }
+        let calls = chosen.values().map(async |(node, group)| {
+            let keys: Vec<String> = group.iter().map(|at| keys[*at].clone()).collect();
+            node.get_many(&keys).await
+        });
+        for ((_, group), answers) in chosen.values().zip(join_all(calls).await) {
+            for (at, answer) in group.iter().zip(answers) {
+                found[*at] = answer;
+            }
+        }
+        found
+    }
+
+    /// One of these, by chance.
+    fn copy_among(&self, replicas: &[Endpoint]) -> Option<Arc<Node>> {
+        let endpoint = replicas.get(fastrand::usize(..replicas.len().max(1)))?;
+        let mut copies = lock(&self.copies);
+        let node = copies.entry(endpoint.clone()).or_insert_with(|| {
+            let pushes = Pushes::unheard(&self.advice);
+            let keeper = Keeper::new(Arc::clone(&self.settings), Home::NodeReplica(endpoint.clone()), pushes);
+            Arc::new(Node::new(keeper, Several::Gets))
+        });
+        Some(Arc::clone(node))
     }
 
     pub(crate) async fn get_many(self: &Arc<Self>, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
@@ -414,7 +463,12 @@ impl Cluster {
             }
         }
         let nodes: Vec<_> = masters.iter().map(|master| self.node_at(master)).collect();
-        let map = Arc::new(Map { ranges, owners, masters: nodes });
+        let replicas = masters.iter().map(|master| {
+            let of_it = ranges.iter().find(|range| range.master == *master);
+            of_it.map_or_else(Vec::new, |range| range.replicas.clone())
+        });
+        let replicas = replicas.collect();
+        let map = Arc::new(Map { ranges, owners, masters: nodes, replicas });
         // Whoever comes over a connection from now on hears of changes there, and its server is known by name.
         map.masters.iter().for_each(|node| node.keeper.wake());
         let mut slot = Some(State::Up(map));
@@ -434,7 +488,9 @@ impl Cluster {
         let Some(map) = self.known() else { return };
         let serves = |node: &Arc<Node>| map.masters.iter().any(|master| Arc::ptr_eq(master, node));
         let gone: Vec<_> = lock(&self.nodes).extract_if(|_, node| !serves(node)).collect();
-        gone.iter().for_each(|(_, node)| node.keeper.close_soon());
+        let known = |at: &Endpoint| map.replicas.iter().flatten().any(|replica| replica == at);
+        let copies: Vec<_> = lock(&self.copies).extract_if(|at, _| !known(at)).collect();
+        gone.iter().chain(&copies).for_each(|(_, node)| node.keeper.close_soon());
     }
 
     /// Sees to it that the server behind a new connection is one that everybody who shares the cluster has met. One that
@@ -513,8 +569,8 @@ impl Cluster {
     pub(crate) fn close_soon(&self) {
         let before = self.state.send_replace(State::Closed);
         drop(before);
-        for node in lock(&self.nodes).values() {
-            node.keeper.close_soon();
+        for nodes in [&self.nodes, &self.copies] {
+            lock(nodes).values().for_each(|node| node.keeper.close_soon());
         }
     }
 
@@ -525,7 +581,8 @@ impl Cluster {
             // An error says that its runtime ended it, which is as good.
             let _ = task.await;
         }
-        let nodes: Vec<_> = lock(&self.nodes).drain().map(|(_, node)| node).collect();
+        let mut nodes: Vec<_> = lock(&self.nodes).drain().map(|(_, node)| node).collect();
+        nodes.extend(lock(&self.copies).drain().map(|(_, node)| node));
         join_all(nodes.iter().map(|node| node.keeper.close())).await;
     }
 

@@ -21,12 +21,18 @@ use crate::{
     units::{Repeat, Replies},
     watch::Watch,
     wire,
-    write::CHUNK,
 };
 
 pub(crate) enum Fleet {
-    One(Node),
+    One(One),
     Cluster(Arc<Cluster>),
+}
+
+/// One server, and one that follows it.
+pub(crate) struct One {
+    master: Node,
+    /// For those who accept stale answers.
+    replica: Option<Node>,
 }
 
 impl Fleet {
@@ -36,7 +42,16 @@ impl Fleet {
             Place::Cluster { .. } => Self::Cluster(Cluster::new(settings, pushes, Arc::clone(advice))),
             Place::One(_) | Place::Sentinels { .. } => {
                 let home = Home::of(&settings.place);
-                Self::One(Node::new(Keeper::new(settings, home, pushes), Several::Mget))
+                let replica = match &home {
+                    Home::Sentinels(sentinels) if settings.read_replicas => {
+                        let home = Home::Replica(sentinels.clone());
+                        let keeper = Keeper::new(Arc::clone(&settings), home, Pushes::unheard(advice));
+                        Some(Node::new(keeper, Several::Mget))
+                    }
+                    _ => None,
+                };
+                let master = Node::new(Keeper::new(settings, home, pushes), Several::Mget);
+                Self::One(One { master, replica })
             }
         }
     }
@@ -44,7 +59,7 @@ impl Fleet {
     /// Connects now.
     pub(crate) async fn connect(&self) -> Result<(), Error> {
         match self {
-            Self::One(node) => node.keeper.link().await.map(drop),
+            Self::One(one) => one.master.keeper.link().await.map(drop),
             Self::Cluster(cluster) => {
                 let map = cluster.map().await?;
                 let links = join_all(map.masters().iter().map(|node| node.keeper.link())).await;
@@ -56,7 +71,7 @@ impl Fleet {
     /// Connects, if nobody has asked for it yet, and does not wait.
     pub(crate) fn wake(&self) {
         match self {
-            Self::One(node) => node.keeper.wake(),
+            Self::One(one) => one.master.keeper.wake(),
             Self::Cluster(cluster) => cluster.wake(),
         }
     }
@@ -64,7 +79,7 @@ impl Fleet {
     /// A connection to any of them.
     pub(crate) async fn link(&self) -> Result<Arc<Link>, Error> {
         match self {
-            Self::One(node) => node.keeper.link().await,
+            Self::One(one) => one.master.keeper.link().await,
             Self::Cluster(cluster) => {
                 let map = cluster.map().await?;
                 let mut last = None;
@@ -81,7 +96,7 @@ impl Fleet {
 
     pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
         match self {
-            Self::One(node) => node.get(key).await,
+            Self::One(one) => one.master.get(key).await,
             Self::Cluster(cluster) => cluster.get(&key).await,
         }
     }
@@ -89,23 +104,17 @@ impl Fleet {
     /// Looks up several keys, given as they are on the wire, in one round trip to each server.
     pub(crate) async fn get_many(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
         match self {
-            Self::One(node) => {
-                let mut pipeline = Pipeline::new();
-                let chunks = keys.chunks(CHUNK);
-                let count = chunks.len();
-                for chunk in chunks {
-                    pipeline.cmd("MGET").arg(chunk);
-                }
-                match node.keeper.read_all(&pipeline, count).await {
-                    Ok(replies) => keys
-                        .chunks(CHUNK)
-                        .zip(replies)
-                        .flat_map(|(chunk, reply)| wire::found_many(reply, chunk.len()))
-                        .collect(),
-                    Err(error) => vec![Err(error); keys.len()],
-                }
-            }
+            Self::One(one) => one.master.get_many(keys).await,
             Self::Cluster(cluster) => cluster.get_many(keys).await,
+        }
+    }
+
+    /// Looks up several keys on replicas, where there are any to be reached.
+    pub(crate) async fn get_copies(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+        match self {
+            Self::One(One { replica: Some(replica), .. }) => replica.get_many(keys).await,
+            Self::One(_) => vec![Err(no_replica()); keys.len()],
+            Self::Cluster(cluster) => cluster.get_copies(keys).await,
         }
     }
 
@@ -130,14 +139,14 @@ impl Fleet {
     ) -> Replies {
         let all: Vec<usize> = (0..count).collect();
         match self {
-            Self::One(node) => node.keeper.units(&all, repeat, &add).await,
+            Self::One(one) => one.master.keeper.units(&all, repeat, &add).await,
             Self::Cluster(cluster) => cluster.units(all, key, repeat, &add).await,
         }
     }
 
     pub(crate) async fn ping(&self) -> Result<(), Error> {
         match self {
-            Self::One(node) => wire::done(node.keeper.read(&cmd("PING")).await?),
+            Self::One(one) => wire::done(one.master.keeper.read(&cmd("PING")).await?),
             Self::Cluster(cluster) => cluster.ping().await,
         }
     }
@@ -147,7 +156,7 @@ impl Fleet {
         if let Err(error) = &result {
             match self {
                 // After a failover the address may lead to the new master by now.
-                Self::One(node) if error.kind() == ErrorKind::ReadOnly => node.keeper.renew(),
+                Self::One(one) if error.kind() == ErrorKind::ReadOnly => one.master.keeper.renew(),
                 Self::One(_) => {}
                 Self::Cluster(cluster) => cluster.heed(error),
             }
@@ -166,7 +175,7 @@ impl Fleet {
     /// Whether scripts may be run, as far as is known.
     pub(crate) fn runs_scripts(&self) -> bool {
         match self {
-            Self::One(node) => node.keeper.runs_scripts(),
+            Self::One(one) => one.master.keeper.runs_scripts(),
             Self::Cluster(cluster) => cluster.all(Keeper::runs_scripts),
         }
     }
@@ -174,7 +183,10 @@ impl Fleet {
     /// The connections as they stand, one to each server that is known.
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         match self {
-            Self::One(node) => vec![ConnectionInfo::of(&node.keeper)],
+            Self::One(one) => {
+                let nodes = std::iter::once(&one.master).chain(&one.replica);
+                nodes.map(|node| ConnectionInfo::of(&node.keeper)).collect()
+            }
             Self::Cluster(cluster) => {
                 cluster.nodes().iter().map(|node| ConnectionInfo::of(&node.keeper)).collect()
             }
@@ -184,7 +196,7 @@ impl Fleet {
     /// Asks each server about itself. Those that do not answer are left out, unless none does.
     pub(crate) async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
         match self {
-            Self::One(node) => Ok(vec![ask_info(&node.keeper).await?]),
+            Self::One(one) => Ok(vec![ask_info(&one.master.keeper).await?]),
             Self::Cluster(cluster) => {
                 let map = cluster.map().await?;
                 let answers = join_all(map.masters().iter().map(|node| ask_info(&node.keeper))).await;
@@ -199,14 +211,14 @@ impl Fleet {
 
     pub(crate) fn incarnation(&self) -> u64 {
         match self {
-            Self::One(node) => node.keeper.incarnation(),
+            Self::One(one) => one.master.keeper.incarnation(),
             Self::Cluster(cluster) => cluster.incarnation(),
         }
     }
 
     pub(crate) fn time_offset_ms(&self) -> i64 {
         match self {
-            Self::One(node) => node.keeper.time_offset_ms(),
+            Self::One(one) => one.master.keeper.time_offset_ms(),
             Self::Cluster(cluster) => cluster.time_offset_ms(),
         }
     }
@@ -224,7 +236,10 @@ impl Fleet {
 
     pub(crate) fn close_soon(&self) {
         match self {
-            Self::One(node) => node.keeper.close_soon(),
+            Self::One(one) => {
+                let nodes = std::iter::once(&one.master).chain(&one.replica);
+                nodes.for_each(|node| node.keeper.close_soon());
+            }
             Self::Cluster(cluster) => cluster.close_soon(),
         }
     }
@@ -232,10 +247,17 @@ impl Fleet {
     /// Closes, and waits until all connections are gone.
     pub(crate) async fn close(&self) {
         match self {
-            Self::One(node) => node.keeper.close().await,
+            Self::One(one) => {
+                let nodes = std::iter::once(&one.master).chain(&one.replica);
+                join_all(nodes.map(|node| node.keeper.close())).await;
+            }
             Self::Cluster(cluster) => cluster.close().await,
         }
     }
+}
+
+pub(crate) fn no_replica() -> Error {
+    Error::new(ErrorKind::Unavailable, "there is no replica that could be asked")
 }
 
 async fn ask_info(keeper: &Arc<Keeper>) -> Result<ServerInfo, Error> {
@@ -253,7 +275,7 @@ async fn ask_info(keeper: &Arc<Keeper>) -> Result<ServerInfo, Error> {
 impl fmt::Debug for Fleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::One(node) => node.keeper.fmt(f),
+            Self::One(one) => one.master.keeper.fmt(f),
             Self::Cluster(cluster) => cluster.fmt(f),
         }
     }

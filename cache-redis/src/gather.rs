@@ -67,6 +67,10 @@ impl Gatherer {
         Arc::new(Self { several, keeper, state: Mutex::default() })
     }
 
+    pub(crate) fn several(&self) -> Several {
+        self.several
+    }
+
     /// Looks up one key, given as it is on the wire.
     pub(crate) async fn get(self: &Arc<Self>, key: String) -> Answer {
         match self.enter(key) {
@@ -130,21 +134,7 @@ impl Gatherer {
                 }
             }
         }
-        let answers = match self.several {
-            Several::Mget => {
-                let reply = self.keeper.read(redis::cmd("MGET").arg(&keys)).await;
-                reply.map(|reply| wire::found_many(reply, keys.len()))
-            }
-            Several::Gets => {
-                let mut gets = redis::pipe();
-                keys.iter().for_each(|key| {
-                    gets.cmd("GET").arg(key);
-                });
-                let replies = self.keeper.read_all(&gets, keys.len()).await;
-                replies.map(|replies| replies.into_iter().map(wire::found).collect())
-            }
-        };
-        let answers = answers.unwrap_or_else(|error| vec![Err(error); keys.len()]);
+        let answers = self.keeper.look_up(&keys, self.several).await;
         if let Some(Err(error)) = answers.first()
             && error.kind() == ErrorKind::Denied
             && self.several == Several::Mget

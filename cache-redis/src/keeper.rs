@@ -47,6 +47,10 @@ pub(crate) enum Home {
     Sentinels(Sentinels),
     /// A master of a cluster, which vouches for it.
     Node(Endpoint, Weak<Cluster>),
+    /// A replica that the sentinels name.
+    Replica(Sentinels),
+    /// A replica in a cluster.
+    NodeReplica(Endpoint),
     /// To any of these.
     Any(Addresses),
 }
@@ -65,13 +69,16 @@ impl Home {
 impl fmt::Display for Home {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::At(endpoint) | Self::Node(endpoint, _) => write!(f, "Redis at {endpoint}"),
+            Self::At(endpoint) | Self::Node(endpoint, _) | Self::NodeReplica(endpoint) => {
+                write!(f, "Redis at {endpoint}")
+            }
             Self::Sentinels(Sentinels { at, master }) => {
                 write!(f, "the master {master:?} or all of its sentinels at ")?;
                 at.iter()
                     .enumerate()
                     .try_for_each(|(n, at)| write!(f, "{}{at}", if n > 0 { ", " } else { "" }))
             }
+            Self::Replica(Sentinels { master, .. }) => write!(f, "every replica of the master {master:?}"),
             Self::Any(_) => f.write_str("every node of the cluster"),
         }
     }
@@ -153,8 +160,8 @@ impl Keeper {
     /// The address that it was made for.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         match &self.home {
-            Home::At(endpoint) | Home::Node(endpoint, _) => endpoint,
-            Home::Sentinels(_) | Home::Any(_) => self.settings.place.first(),
+            Home::At(endpoint) | Home::Node(endpoint, _) | Home::NodeReplica(endpoint) => endpoint,
+            Home::Sentinels(_) | Home::Replica(_) | Home::Any(_) => self.settings.place.first(),
         }
     }
 
@@ -395,7 +402,7 @@ async fn run(guard: IdleAtEnd) {
                     return;
                 }
                 // One server of many is no reason to make a whole batch wait: it is away until it is back.
-                if !matches!(keeper.home, Home::Node(..)) {
+                if !matches!(keeper.home, Home::Node(..) | Home::NodeReplica(_) | Home::Replica(_)) {
                     keeper.publish(State::Connecting);
                 }
             }

@@ -59,7 +59,7 @@
 //! | --- | --- |
 //! | `INFO` | the server's identity is not known: data that a restart or failover has brought back is served, late bytes are not fenced off |
 //! | `CLIENT KILL`, `CLIENT ID` | a write that timed out may still arrive after the connection was lost |
-//! | `EVALSHA` | no leases: the level counts as one without |
+//! | `EVALSHA` | no leases, and tags widen to the whole cache: the level counts as one without |
 //! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is never sent |
 //! | `TIME` | ages at this level are counted by this machine's clock |
 //! | `ROLE` | that a master is one is not verified |
@@ -85,6 +85,7 @@
 //! | [`ca_file`](RedisProviderBuilder::ca_file) | the system's | authorities that may vouch for a server with TLS |
 //! | [`client_certificate`](RedisProviderBuilder::client_certificate) | none | certificate and key for servers that want one |
 //! | [`tls_server_name`](RedisProviderBuilder::tls_server_name) | the host | name that the server's certificate must be for |
+//! | [`read_replicas`](RedisProviderBuilder::read_replicas) | off | replicas answer those who accept stale answers |
 //! | [`key_prefix`](RedisProviderBuilder::key_prefix) | none | goes in front of every key |
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |
@@ -122,6 +123,13 @@
 //! `r:{masters}`, so that all nodes agree on that. One that is not in the record is not used until it is: while the master
 //! of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
 //! unnoticed, and the cache is told so.
+//!
+//! # Replicas
+//!
+//! With [`read_replicas`](RedisProviderBuilder::read_replicas), behind sentinels or in a cluster, a caller under
+//! [`Access::AllowStale`](cache_core::Access::AllowStale) is answered by a replica. Its answer counts as stale, whatever its
+//! age: it may have been replaced or removed since. It fills no nearer level and takes no lease. What the replica lacks, or
+//! does not say in the level's time, the master is asked for.
 //!
 //! # When things go wrong
 //!

@@ -33,6 +33,11 @@ impl Node {
         wire::found(self.keeper.read(cmd("GET").arg(key)).await?)
     }
 
+    /// Looks up several keys in one round trip, as the server likes it best.
+    pub(crate) async fn get_many(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+        self.keeper.look_up(keys, self.gatherer.several()).await
+    }
+
     /// The same for a key that is being moved to this server.
     pub(crate) async fn get_moving(&self, key: &str) -> Result<Option<Bytes>, Error> {
         let mut asking = Pipeline::new();

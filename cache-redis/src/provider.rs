@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
     Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
-    RawKey,
+    RawKey, Replicas,
 };
 use redis::Pipeline;
 
@@ -170,7 +170,7 @@ impl CacheProvider for RedisProvider {
         }
         let wire: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
         let mut results = self.fleet().get_many(&wire).await;
-        if let Some(marker) = keys.iter().position(|key| key.id.is_empty())
+        if let Some(marker) = keys.iter().position(|key| key.mark && key.id.is_empty())
             && let Err(error) = self.fleet().recognise().await
         {
             results[marker] = Err(error);
@@ -195,7 +195,7 @@ impl CacheProvider for RedisProvider {
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
-        if key.id.is_empty() {
+        if key.mark {
             return self.get_many(&[key]).await.pop().unwrap_or(Ok(None));
         }
         Ok(self.fleet().get(self.key(key)).await?)
@@ -231,6 +231,10 @@ impl CacheProvider for RedisProvider {
         self.0.advice.add(to);
     }
 
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        self.settings().read_replicas.then_some(self as &dyn Replicas)
+    }
+
     fn leases(&self) -> Option<&dyn Leases> {
         // As a store without leases it still works, with less promised.
         self.fleet().runs_scripts().then_some(self as &dyn Leases)
@@ -241,7 +245,7 @@ impl CacheProvider for RedisProvider {
     }
 
     fn marks(&self) -> Option<&dyn Marks> {
-        Some(self)
+        self.fleet().runs_scripts().then_some(self as &dyn Marks)
     }
 
     fn backplane(&self) -> Option<Arc<dyn Backplane>> {
@@ -250,6 +254,14 @@ impl CacheProvider for RedisProvider {
 
     async fn close(&self) {
         self.fleet().close().await;
+    }
+}
+
+#[async_trait]
+impl Replicas for RedisProvider {
+    async fn get_copies(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        let keys: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
+        boxed(self.fleet().get_copies(&keys).await)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
-use crate::{Error, keeper::Keeper};
+use crate::{Error, gather::Several, keeper::Keeper, wire, write::CHUNK};
 
 impl Keeper {
     /// Runs a read. If the connection breaks under it, once more on the next one.
@@ -34,6 +35,35 @@ impl Keeper {
             other => other,
         };
         expect_replies(replies, count)
+    }
+}
+
+impl Keeper {
+    /// Looks up several keys, given as they are on the wire, in one round trip.
+    pub(crate) async fn look_up(
+        self: &Arc<Self>,
+        keys: &[String],
+        several: Several,
+    ) -> Vec<Result<Option<Bytes>, Error>> {
+        let (command, at_once) = match several {
+            Several::Mget => ("MGET", CHUNK),
+            Several::Gets => ("GET", 1),
+        };
+        let chunks = keys.chunks(at_once);
+        let mut pipeline = Pipeline::new();
+        chunks.clone().for_each(|keys| {
+            pipeline.cmd(command).arg(keys);
+        });
+        match self.read_all(&pipeline, chunks.len()).await {
+            Ok(replies) => match several {
+                Several::Mget => {
+                    let each = chunks.zip(replies);
+                    each.flat_map(|(keys, reply)| wire::found_many(reply, keys.len())).collect()
+                }
+                Several::Gets => replies.into_iter().map(wire::found).collect(),
+            },
+            Err(error) => vec![Err(error); keys.len()],
+        }
     }
 }
 

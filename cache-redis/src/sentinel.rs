@@ -10,6 +10,7 @@ use crate::{
     address::Endpoint,
     connection::{Link, Pushes, Role, Server, open},
     dial::{dial, failed},
+    fleet::no_replica,
     settings::Settings,
     wire::text,
 };
@@ -68,23 +69,68 @@ impl Sentinels {
         Err(refusal.unwrap_or_else(|| self.nobody(unknown, silent)))
     }
 
+    /// Connects to a replica that one of them names.
+    pub(crate) async fn connect_replica(
+        &self,
+        settings: &Arc<Settings>,
+        generation: u64,
+        last: &Server,
+        pushes: &Pushes,
+    ) -> Result<(Link, JoinHandle<()>), Error> {
+        let mut refusal = None;
+        let mut order: Vec<usize> = (0..self.at.len()).collect();
+        fastrand::shuffle(&mut order);
+        for number in order {
+            let mut replicas = match self.replicas(number, settings).await {
+                Ok(replicas) => replicas,
+                Err(error) => {
+                    refusal = Some(error);
+                    continue;
+                }
+            };
+            fastrand::shuffle(&mut replicas);
+            for replica in replicas {
+                match open(settings, replica, Role::Replica, generation, last, pushes).await {
+                    Ok(found) => return Ok(found),
+                    Err(error) => refusal = Some(error),
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(no_replica))
+    }
+
+    /// Replicas that the sentinel believes to be well.
+    async fn replicas(&self, number: usize, settings: &Settings) -> Result<Vec<Endpoint>, Error> {
+        let Value::Array(all) = self.command(number, settings, "REPLICAS").await? else {
+            return Err(Error::protocol("no list where a sentinel was asked for replicas"));
+        };
+        Ok(all.iter().filter_map(replica).collect())
+    }
+
     async fn ask(&self, number: usize, settings: &Settings) -> Result<Option<Endpoint>, Error> {
+        match self.command(number, settings, "GET-MASTER-ADDR-BY-NAME").await? {
+            Value::Nil => Ok(None),
+            reply => match endpoint(&reply) {
+                Some(endpoint) => Ok(Some(endpoint)),
+                None => Err(Error::protocol("no address where a sentinel was asked for one")),
+            },
+        }
+    }
+
+    /// Asks one of them about the master, over a connection for this one question.
+    async fn command(&self, number: usize, settings: &Settings, what: &str) -> Result<Value, Error> {
         let at = &self.at[number];
         let (mut connection, driver) = dial(settings, at, &settings.sentinel_login, None).await?;
         let mut question = cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
+        question.arg(what).arg(&self.master);
         let answer = tokio::select! {
             answer = connection.send_packed_command(&question) => answer,
             // Ends with the connection.
             () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
         };
         match answer.map_err(|error| failed(settings, at, error))? {
-            Value::Nil => Ok(None),
             Value::ServerError(error) => Err(Error::reply(&error)),
-            reply => match endpoint(&reply) {
-                Some(endpoint) => Ok(Some(endpoint)),
-                None => Err(Error::protocol("no address where a sentinel was asked for one")),
-            },
+            reply => Ok(reply),
         }
     }
 
@@ -118,6 +164,24 @@ impl Sentinels {
         };
         Error::new(kind, format!("no sentinel says where the master is: {}{hint}", each.join(", ")))
     }
+}
+
+/// The address out of a description, unless it is said to be down.
+fn replica(reply: &Value) -> Option<Endpoint> {
+    let field = |name: &str| match reply {
+        Value::Map(fields) => {
+            fields.iter().find(|(key, _)| text(key) == Some(name)).and_then(|(_, value)| text(value))
+        }
+        Value::Array(parts) => {
+            parts.chunks_exact(2).find(|pair| text(&pair[0]) == Some(name)).and_then(|pair| text(&pair[1]))
+        }
+        _ => None,
+    };
+    let flags = field("flags").unwrap_or_default();
+    if flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")) {
+        return None;
+    }
+    Some(Endpoint::Tcp { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? })
 }
 
 /// Host and port.

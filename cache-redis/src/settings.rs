@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) login: Login,
     pub(crate) sentinel_login: Login,
+    /// Whether readers who accept stale answers may get them from replicas.
+    pub(crate) read_replicas: bool,
     pub(crate) prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
@@ -56,6 +58,7 @@ pub struct RedisProviderBuilder {
     sentinel_user: Option<Secret>,
     sentinel_password: Option<Secret>,
     tls: TlsFiles,
+    read_replicas: bool,
     prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -74,6 +77,7 @@ impl RedisProviderBuilder {
             sentinel_user: None,
             sentinel_password: None,
             tls: TlsFiles::default(),
+            read_replicas: false,
             prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
@@ -132,6 +136,14 @@ impl RedisProviderBuilder {
     /// The name that the server's certificate must be for. Default: the host that is connected to.
     pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
+        self
+    }
+
+    /// Lets replicas answer those who accept stale answers ([`Access::AllowStale`](cache_core::Access::AllowStale)): all of
+    /// a cluster, or one behind sentinels. Such an answer counts as stale, whatever its age, and is kept nowhere. Default:
+    /// off.
+    pub fn read_replicas(mut self, on: bool) -> Self {
+        self.read_replicas = on;
         self
     }
 
@@ -220,6 +232,10 @@ impl RedisProviderBuilder {
                 return Err(Error::config(field, "(none)", "a user is given: set its password, too"));
             }
         }
+        if self.read_replicas && matches!(address.place, Place::One(_)) {
+            let fix = "one server's URL names no replicas: use redis+sentinel:// or redis+cluster://, or leave it out";
+            return Err(Error::config("read_replicas", true, fix));
+        }
         if sentinel_login.password.is_some() && !matches!(address.place, Place::Sentinels { .. }) {
             let fix = "the URL names no sentinels: use redis+sentinel://, or leave it out";
             return Err(Error::config("sentinel_password", "***", fix));
@@ -236,6 +252,7 @@ impl RedisProviderBuilder {
             tls,
             login,
             sentinel_login,
+            read_replicas: self.read_replicas,
             prefix: self.prefix,
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
@@ -265,6 +282,7 @@ impl fmt::Debug for RedisProviderBuilder {
         f.debug_struct("RedisProviderBuilder")
             .field("key_prefix", &self.prefix)
             .field("tls", &self.tls)
+            .field("read_replicas", &self.read_replicas)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("value_max", &self.value_max)

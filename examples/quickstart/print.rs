@@ -39,7 +39,7 @@ pub(crate) fn tables(rows: usize, l2: Option<&str>, steps: &[Step], reading: &Re
     }
     format!(
         "A cache of `Character` in L1 (memory){below}, in front of SQLite with {rows} rows.\n{tour}\n\
-         took: the mean; of L1 hits one in 64 is timed. waited: answered by a load that another caller had started.\n\
+         took: the mean; of L1 hits one in 256 is timed. waited: answered by a load that another caller had started.\n\
          loads: runs of the loader, one for a batch.\n\n\
          What OpenTelemetry recorded in all, as your dashboard would get it:\n{}\n",
         recorded(reading)

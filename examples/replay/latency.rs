@@ -27,7 +27,7 @@ pub(crate) enum Row {
     Load,
 }
 
-/// Hits in memory come as a sample (one in 64), everything else in full.
+/// Hits in memory come as a sample (one in 256), everything else in full.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies(Arc<Mutex<BTreeMap<Row, Histogram<u64>>>>);
 

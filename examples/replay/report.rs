@@ -136,7 +136,7 @@ impl Report {
         }
         format!(
             "{counts}\n\nHit rate {:.4}. {:.2} s, {} requests a second.\n\n{times}\n\
-             Hits in memory are timed as a sample of one in 64, everything else in full.\n",
+             Hits in memory are timed as a sample of one in 256, everything else in full.\n",
             self.hit_rate,
             self.seconds,
             grouped_float(self.requests_per_second),

@@ -18,7 +18,7 @@ use super::{
     build::Parts,
     environment::Environment,
     explain::Explanation,
-    fault::{Fault, unknown},
+    fault::{Fault, chain, unknown},
     load::{Lacks, Loaded},
     node::at,
     parse::Format,
@@ -279,8 +279,12 @@ impl CachesBuilder {
             let required =
                 loaded.resolved.providers.get(name).is_some_and(|provided| provided.common.required);
             if required && let Err(error) = provider.ping().await {
-                let place = loaded.tree.at(&at!["providers", name]).map(|node| node.place.clone());
-                let fix = format!("it is required and does not answer: {error}");
+                // Where it says where the server is; that value is a secret.
+                let said = ["url", "servers"].map(|field| loaded.tree.at(&at!["providers", name, field]));
+                let node =
+                    said.into_iter().flatten().next().or_else(|| loaded.tree.at(&at!["providers", name]));
+                let place = node.map(|node| node.place.clone());
+                let fix = format!("it is required and does not answer: {}", chain(&*error));
                 let fault = Fault { path: at!["providers", name], place, value: None, fix };
                 return Err(Error::with_source(ErrorKind::Level, fault.into_error(&file).to_string(), error));
             }

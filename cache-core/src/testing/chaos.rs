@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     Acquire, Acquired, Advised, BoxError, CacheProvider, Capabilities, Clock, Description, Fill, Lease,
-    Leases, LevelOp, Marks, Put, RawKey, Swap, Swapped,
+    Leases, LevelOp, Marks, Put, RawKey, Replicas, Swap, Swapped,
 };
 
 /// A call of a provider.
@@ -311,6 +311,10 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
 
     fn advise(&self, to: Weak<dyn Advised>) {
         self.inner.advise(to);
+    }
+
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        self.inner.replicas()
     }
 
     fn leases(&self) -> Option<&dyn Leases> {

@@ -3,10 +3,10 @@
 use cache_core::{CacheId, EvictionCause, Moment};
 use quick_cache::Lifecycle;
 
-use super::Slot;
 use crate::{
     attached::Attached,
     key::{Key, Space},
+    slot::Slot,
 };
 
 /// The engine's hooks.

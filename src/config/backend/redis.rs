@@ -43,6 +43,9 @@ pub(crate) struct Settings {
     /// The name that the server's certificate must be for. Default: the host.
     #[serde(default)]
     tls_server_name: Option<String>,
+    /// Whether replicas answer callers who accept stale answers. For sentinels and clusters. Default: no.
+    #[serde(default)]
+    read_replicas: Option<bool>,
     /// Goes in front of every key, to share a database with others. Default: none.
     #[serde(default)]
     key_prefix: Option<String>,
@@ -80,6 +83,7 @@ pub(super) fn build(settings: Settings) -> Result<RedisProvider, BoxError> {
         sentinel_password: |Secret(text)| text,
         ca_file: |FilePath(path)| path,
         tls_server_name: identity,
+        read_replicas: identity,
         key_prefix: identity,
         connect_timeout: |Timespan(time)| time,
         response_timeout: |Timespan(time)| time,

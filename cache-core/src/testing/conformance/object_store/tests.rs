@@ -72,7 +72,9 @@ impl ObjectStore for Fifo {
         let (key, mut held) = (self.key(key), self.held.lock().unwrap());
         held.remove(&key);
         if self.wrong == Wrong::CopiesTimelines {
-            object.timeline.usable_until = object.timeline.usable_until.after(Duration::from_nanos(1));
+            let mut timeline = object.timeline();
+            timeline.usable_until = timeline.usable_until.after(Duration::from_secs(1));
+            object = Object::for_tests(Arc::clone(&object.value), timeline, object.weight);
         }
         held.objects.insert(key.clone(), object);
         held.order.push_back(key);

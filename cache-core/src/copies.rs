@@ -1,0 +1,39 @@
+//! Replicas of a level: asked for those who accept stale answers, believed no further.
+
+use std::sync::Arc;
+
+use crate::{
+    Access, LevelOutcome, RawKey, Value,
+    inner::{Decoded, Inner, Seen, State},
+    read::Asked,
+    tier::{Read, Tier},
+};
+
+impl<T: Value> Inner<T> {
+    /// Looks keys up on replicas of a level. What they hold is an answer for this caller, and stale, whatever its age: it may
+    /// have been replaced or removed since. What they lack, or will not say, the level itself is asked for.
+    pub(crate) async fn read_copies(
+        self: &Arc<Self>,
+        tier: &Tier,
+        open: &mut [&mut Asked<'_, T>],
+        access: Access,
+    ) {
+        if access != Access::AllowStale || tier.provider.replicas().is_none() {
+            return;
+        }
+        let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();
+        for (asked, answer) in open.iter_mut().zip(tier.read_copies(&self.around, &keys).await) {
+            let Read::Bytes(bytes) = answer else { continue };
+            // An old absence is worth nothing, and what cannot be read may be readable at the level.
+            let Ok(Decoded { mut entry, stamp }) = self.decode_quietly(asked.key, tier, &bytes) else {
+                continue;
+            };
+            let worth = self.settle_read(tier, &mut entry, stamp);
+            if matches!(worth, LevelOutcome::Hit | LevelOutcome::Stale) {
+                tier.count(&self.around, LevelOutcome::Stale);
+                asked.take(Seen { entry, level: tier.index }, State::Stale);
+                asked.from_copy = true;
+            }
+        }
+    }
+}

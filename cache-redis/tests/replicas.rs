@@ -1,0 +1,90 @@
+//! Reads from replicas, for those who ask for them.
+#![allow(clippy::unwrap_used, reason = "in tests, what goes wrong must fail the test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use cache_core::{CacheProvider, RawKey, Replicas};
+use cache_redis::{ErrorKind, RedisProvider};
+use common::{key, kind, put};
+use test_servers::{RedisCluster, RedisSentinel, RedisServer};
+
+async fn copies(provider: &RedisProvider, ids: &[&str]) -> Vec<Option<String>> {
+    let keys: Vec<RawKey<'_>> = ids.iter().map(|id| key(id)).collect();
+    let found = provider.get_copies(&keys).await.into_iter();
+    found.map(|found| Some(String::from_utf8(found.ok()??.to_vec()).unwrap())).collect()
+}
+
+/// Until the replicas have what they are to have.
+async fn until_copied(provider: &RedisProvider, id: &str, value: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while copies(provider, &[id]).await[0].as_deref() != Some(value) {
+        assert!(Instant::now() < deadline, "no replica has {id}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    let info: String = server.command(&["INFO", "commandstats"]).unwrap();
+    let prefix = format!("cmdstat_{command}:calls=");
+    info.lines().find_map(|line| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_each_masters_replica_answers() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let url = format!("redis+cluster://{}", cluster.nodes()[0].addr());
+    let provider = RedisProvider::builder(url).read_replicas(true).build().unwrap();
+    let ids: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    for id in &ids {
+        put(&provider, id, id).await;
+    }
+    for id in &ids {
+        until_copied(&provider, id, id).await;
+    }
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let of_masters = || cluster.masters().iter().map(|master| calls(master, "get")).sum::<u64>();
+    let before = of_masters();
+    let wanted: Vec<Option<String>> = ids.iter().map(|id| Some((*id).to_owned())).collect();
+    assert_eq!(copies(&provider, &ids).await, wanted);
+    assert_eq!(copies(&provider, &["nope"]).await, [None]);
+    assert_eq!(of_masters(), before, "no master was asked");
+    assert_eq!(provider.connections().len(), 6);
+
+    // Whoever takes over is a master from then on, and its old one comes back as a replica.
+    let dead = cluster.owner("v:{users:0}").unwrap();
+    dead.kill();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while provider.put(common::item("0", b"new")).await.is_err() {
+        assert!(Instant::now() < deadline, "nobody took over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    dead.restart();
+    until_copied(&provider, "0", "new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_sentinels_a_replica_answers_and_takes_no_writes() {
+    let Some(sentinels) = RedisSentinel::start() else { return };
+    let provider = RedisProvider::builder(sentinels.url()).read_replicas(true).build().unwrap();
+    put(&provider, "k", "v").await;
+    until_copied(&provider, "k", "v").await;
+    let master = sentinels.master().unwrap();
+    let gets = calls(master, "mget");
+    assert_eq!(copies(&provider, &["k", "nope"]).await, [Some("v".to_owned()), None]);
+    assert_eq!(calls(master, "mget"), gets);
+    let replica = sentinels.servers().iter().find(|server| server.port() != master.port()).unwrap();
+    replica.kill();
+    let error = provider.get_copies(&[key("k")]).await.remove(0);
+    assert!(matches!(kind(error), ErrorKind::Disconnected | ErrorKind::Connect | ErrorKind::Unavailable));
+    put(&provider, "k", "the master goes on").await;
+}
+
+#[test]
+fn whoever_has_none_is_told_so() {
+    let error = RedisProvider::builder("redis://x").read_replicas(true).build().unwrap_err();
+    assert!(error.to_string().starts_with("read_replicas = true"), "{error}");
+    let provider = RedisProvider::builder("redis+cluster://x").build().unwrap();
+    assert!(provider.replicas().is_none(), "only where asked for");
+}
