@@ -1,5 +1,10 @@
 //! `#[cached]`: what it makes of functions, and that it adds nothing of its own.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail their test"
+)]
 
 use std::{
     fmt,
