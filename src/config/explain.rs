@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 use cache_core::{BoxError, CacheProvider, Error};
 
 use super::{
-    fault::Fault,
+    fault::{Fault, chain},
     load::Loaded,
     node::{Node, Path as Steps, Place, Step, Text, What, at},
     resolve::{Known, LevelPlan, Origin, Plan},
@@ -110,17 +110,6 @@ impl Explanation {
             provider.answered = Some(answer.map_err(|error| chain(&*error)));
         }
     }
-}
-
-/// An error with its causes: a provider's says what failed, and its source why.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 fn address(provider: &dyn CacheProvider) -> Option<String> {

@@ -9,6 +9,7 @@
 
 mod explain;
 mod formats;
+mod forms;
 mod kit;
 mod mistakes;
 mod python;

@@ -1,5 +1,6 @@
 //! Each mistake gives one error, with file, line, field, value and fix.
 
+use test_servers::RedisServer;
 use traced_cache::{Error, Memory, TracedCache, config::Format};
 
 use crate::kit::{mistake, sealed, toml};
@@ -426,4 +427,37 @@ async fn a_file_that_cannot_be_read_is_named() {
         .backend("redis", |_: std::collections::BTreeMap<String, String>| Ok::<_, Error>(Memory::entries(5)));
     let error = taken.from_text(Format::Toml, "").await.unwrap_err().to_string();
     assert_eq!(error, "backend = redis: there is a backend of this name already; give it another");
+}
+
+/// What only a server can tell, for a provider that must be there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_are_not_what_the_file_says_are_named() {
+    let Some(server) = RedisServer::builder().password("hunter2").start() else { return };
+    let Some(open) = RedisServer::start() else { return };
+    let port = server.port();
+    for (url, says) in [
+        (format!("redis://:hunter3@127.0.0.1:{port}"), "WRONGPASS check user and password"),
+        (format!("redis://127.0.0.1:{port}"), "NOAUTH check user and password"),
+        (
+            "redis+sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/mymaster".to_owned(),
+            "no sentinel says where the master is: 127.0.0.1:1 (cannot connect",
+        ),
+        (format!("redis+sentinel://127.0.0.1:{}/mymaster", open.port()), "is that a sentinel?"),
+        (
+            format!("redis+cluster://127.0.0.1:{}", open.port()),
+            "is no node of a cluster: use redis://host:port",
+        ),
+        (format!("rediss://127.0.0.1:{}", open.port()), "is TLS on at that port?"),
+        (format!("redis://127.0.0.1:{}/99", open.port()), "DB index is out of range"),
+    ] {
+        let text = format!("[providers.shared]\nbackend = \"redis\"\nurl = \"{url}\"\nrequired = true\n");
+        let error = toml(&text).await.expect_err(&url);
+        let shown = error.to_string();
+        assert!(
+            shown.starts_with("(text):3: providers.shared: it is required and does not answer: "),
+            "{shown}"
+        );
+        assert!(shown.contains(says), "{shown}");
+        assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
+    }
 }
