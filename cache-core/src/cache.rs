@@ -177,6 +177,32 @@ impl<T: Value> TracedCache<T> {
         A::out(cold.await?.into_value())
     }
 
+    /// The same with a loader that is made on a miss only: for one that needs clones of what its caller has borrowed.
+    /// `names.get_or_set_lazily(id, || { let db = db.clone(); move || async move { db.name(id).await } })`.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set).
+    pub async fn get_or_set_lazily<A, E, M, F, Fut>(&self, key: impl CacheKey, make: M) -> Result<A::Out>
+    where
+        A: Answer<T>,
+        E: Into<BoxError>,
+        M: FnOnce() -> F,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let id = self.inner.id(key.render(&mut buf))?;
+            let key = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
+                return A::out(Some(value));
+            }
+            let load = make();
+            self.fetch_cold(key, loader(move |_| load()))
+        };
+        A::out(cold.await?.into_value())
+    }
+
     /// The same with state for the loader, cloned on a miss only, and the key in its owned form:
     /// `users.get_or_set_with(42, &db, |db, id| async move { db.user(id).await })`.
     ///

@@ -524,7 +524,7 @@ impl<T: Value> Inner<T> {
         };
         let mut answers = answers.into_iter();
         let (mut items, mut tickets, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-        let mut ends = Vec::with_capacity(flights.len());
+        let (mut ends, mut unstored) = (Vec::with_capacity(flights.len()), Vec::new());
         for (at, (key, rights)) in flights.into_iter().zip(rights) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
@@ -547,7 +547,7 @@ impl<T: Value> Inner<T> {
                     if keep == Keep::Forget && terms.store && (held[at].is_some() || !terms.read) {
                         self.forget(key, ticket, terms.remote).await;
                     }
-                    landing.land(at, Ended::Entry { entry, level: None, accepted: ticket.is_current() });
+                    unstored.push((at, Ok(entry)));
                 }
                 Err(Failed { error, surface }) => {
                     ends.push(Err(error.kind()));
@@ -555,13 +555,24 @@ impl<T: Value> Inner<T> {
                     if !surface {
                         self.throttle(key, ticket, held[at].as_ref());
                     }
-                    landing.land(at, Ended::Failed { error, surface });
+                    unstored.push((at, Err(Failed { error, surface })));
                 }
             }
         }
         // A batch is one load: it has failed if nothing came of it.
         let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
+        // Counted before anybody is told.
+        for (at, made) in unstored {
+            let accepted = landing.open[at].1.is_current();
+            landing.land(
+                at,
+                match made {
+                    Ok(entry) => Ended::Entry { entry, level: None, accepted },
+                    Err(Failed { error, surface }) => Ended::Failed { error, surface },
+                },
+            );
+        }
         let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
         for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
             landing.land(at, Ended::Entry { entry: item.entry, level: None, accepted });
