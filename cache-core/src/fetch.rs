@@ -274,7 +274,7 @@ impl<T: Value> Inner<T> {
         let edge = wait_for(flight)?;
         let waiting = flight.waiting();
         let waited_from = self.now();
-        let soft = stale.and(self.policy().soft);
+        let soft = stale.and_then(|_| self.policy().soft);
         let wait = if part == Part::Waiter { self.policy().wait } else { None };
         let limit = match (soft, wait) {
             (Some(soft), Some(wait)) => Some(soft.min(wait)),

@@ -148,14 +148,8 @@ impl Level {
         self.provider.check()?;
         let system = self.provider.describe().system;
         let field = |name: &str| format!("level {position} ({system}) {name}");
-        if let Some(cap) = self.ttl_cap {
-            if cap.is_zero() {
-                return Err(Error::config(
-                    &field("ttl_cap"),
-                    "0s",
-                    "it could keep nothing; leave the level out",
-                ));
-            }
+        if self.ttl_cap.is_some_and(|cap| cap.is_zero()) {
+            return Err(Error::config(&field("ttl_cap"), "0s", "it could keep nothing; leave the level out"));
         }
         if self.budget.is_zero() {
             return Err(Error::config(
