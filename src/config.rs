@@ -58,6 +58,8 @@ mod units;
 
 pub use explain::{ExplainedCache, ExplainedLevel, ExplainedProvider, Explanation, Setting};
 pub use parse::Format;
+#[doc(hidden)]
+pub use registry::expect_cache;
 pub use registry::{Caches, CachesBuilder};
 #[cfg(feature = "schema")]
 pub use schema::schema;

@@ -78,6 +78,7 @@
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
+//! | `macros` | no | `#[cached]` for async functions, over the caches of a file |
 //! | `schema` | no | the JSON Schema of such files |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
@@ -88,6 +89,8 @@
 pub mod config;
 
 pub use cache_core::*;
+#[cfg(feature = "macros")]
+pub use cache_macros::cached;
 #[cfg(feature = "memcached")]
 pub use cache_memcached::MemcachedProvider;
 #[cfg(feature = "memory")]
@@ -111,10 +114,10 @@ struct Readme;
 #[doc = include_str!("../docs/testing.md")]
 struct Testing;
 
-#[cfg(all(doctest, feature = "memory"))]
+#[cfg(all(doctest, feature = "memory", feature = "config"))]
 #[doc = include_str!("../docs/writing-a-backend.md")]
 struct WritingABackend;
 
-#[cfg(all(doctest, feature = "memory", feature = "config"))]
+#[cfg(all(doctest, feature = "memory", feature = "macros"))]
 #[doc = include_str!("../docs/configuration.md")]
 struct Configuration;

@@ -183,3 +183,29 @@ async fn what_changed_while_a_node_was_cut_off_is_not_in_its_memory_afterwards()
         until("the new value", async || load(&b, &key, "loaded").await.as_str() == "new").await;
     }
 }
+
+fn resident_mib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+}
+
+/// Each change is applied as it comes, also of keys that nobody holds; nothing queues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_100_000_changes_costs_no_memory_and_no_more_than_its_keys() {
+    let Some(server) = RedisServer::start() else { return };
+    let a = node(&server);
+    settled(&a).await;
+    load(&a, "untouched", "v").await;
+    load(&a, "n500", "old").await;
+    assert!(in_memory(&a, "untouched").await && in_memory(&a, "n500").await);
+    let before = resident_mib();
+    let script = "for n = 1, 100000 do redis.call('SET', 'v:{users:n'..n..'}', 'theirs') end";
+    server.command::<()>(&["EVAL", script, "0"]).unwrap();
+    until("heard", async || !in_memory(&a, "n500").await).await;
+    server.command::<()>(&["SET", "v:{users:settled}", "theirs"]).unwrap();
+    until("all heard", async || !in_memory(&a, "settled").await).await;
+    assert!(in_memory(&a, "untouched").await, "nobody has touched it");
+    let after = resident_mib();
+    assert!(after < before + 60, "{before} MiB before, {after} MiB after");
+}

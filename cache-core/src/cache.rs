@@ -44,9 +44,21 @@ impl<T: Value> TracedCache<T> {
         &self.inner.around.name
     }
 
-    /// Its policy.
-    pub fn policy(&self) -> &Policy {
-        &self.inner.policy
+    /// Its policy now.
+    pub fn policy(&self) -> Policy {
+        self.inner.policy()
+    }
+
+    /// Gives the cache another policy. Nothing that it holds is lost, and entries keep the life that they were given: the new
+    /// policy is that of loads and writes that begin from now on. Loads that wait for their turn wait under the old one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], naming field, value and fix: what [`Builder::build`] would find wrong. Then nothing
+    /// changes.
+    pub fn set_policy(&self, policy: Policy) -> Result<()> {
+        self.inner.check_policy(&policy)?;
+        self.inner.rules.rcu(|rules| rules.under(policy));
+        Ok(())
     }
 
     /// The same cache, for calls with another access mode: `users.access(Access::CacheOnly).get(42)`.
@@ -172,6 +184,32 @@ impl<T: Value> TracedCache<T> {
             if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
+            self.fetch_cold(key, loader(move |_| load()))
+        };
+        A::out(cold.await?.into_value())
+    }
+
+    /// The same with a loader that is made on a miss only: for one that needs clones of what its caller has borrowed.
+    /// `names.get_or_set_lazily(id, || { let db = db.clone(); move || async move { db.name(id).await } })`.
+    ///
+    /// # Errors
+    /// As [`get_or_set`](Self::get_or_set).
+    pub async fn get_or_set_lazily<A, E, M, F, Fut>(&self, key: impl CacheKey, make: M) -> Result<A::Out>
+    where
+        A: Answer<T>,
+        E: Into<BoxError>,
+        M: FnOnce() -> F,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let cold = {
+            let mut buf = KeyBuf::new();
+            let id = self.inner.id(key.render(&mut buf))?;
+            let key = self.inner.named(id);
+            if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
+                return A::out(Some(value));
+            }
+            let load = make();
             self.fetch_cold(key, loader(move |_| load()))
         };
         A::out(cold.await?.into_value())

@@ -211,7 +211,8 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let _permit = match &self.permits {
+        let permits = self.rules.load().permits.clone();
+        let _permit = match &permits {
             Some(permits) => turn(permits, flights).await,
             None => None,
         };
@@ -232,7 +233,7 @@ impl<T: Value> Inner<T> {
         let background = load.terms.background;
         let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
@@ -243,7 +244,7 @@ impl<T: Value> Inner<T> {
             Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
             None => Err(Error::new(
                 ErrorKind::LoadTimeout,
-                format!("the loader ran into its hard limit of {:?}", self.policy.hard.unwrap_or_default()),
+                format!("the loader ran into its hard limit of {:?}", self.policy().hard.unwrap_or_default()),
             )
             .into()),
         };
@@ -445,7 +446,7 @@ impl<T: Value> Inner<T> {
 
     /// After a failed refresh: leaves the held entry alone for a while.
     fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>) {
-        let Some(held) = held.filter(|_| !self.policy.throttle.is_zero()) else { return };
+        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
         if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
             let entry = self.throttled(held, self.now());
             self.keep(key, &entry, tier, ticket);
@@ -534,7 +535,7 @@ impl<T: Value> Inner<T> {
         };
         let mut answers = answers.into_iter();
         let (mut items, mut tickets, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-        let mut ends = Vec::with_capacity(flights.len());
+        let (mut ends, mut unstored) = (Vec::with_capacity(flights.len()), Vec::new());
         for ((at, (key, rights)), kept) in flights.into_iter().zip(rights).zip(kept) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
@@ -557,7 +558,7 @@ impl<T: Value> Inner<T> {
                     if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
                         self.forget(key, ticket, terms.remote).await;
                     }
-                    landing.land(at, Ended::Entry { entry, level: None, accepted: ticket.is_current() });
+                    unstored.push((at, Ok(entry)));
                 }
                 Err(Failed { error, surface }) => {
                     ends.push(Err(error.kind()));
@@ -565,13 +566,24 @@ impl<T: Value> Inner<T> {
                     if !surface {
                         self.throttle(key, ticket, held[at].as_ref());
                     }
-                    landing.land(at, Ended::Failed { error, surface });
+                    unstored.push((at, Err(Failed { error, surface })));
                 }
             }
         }
         // A batch is one load: it has failed if nothing came of it.
         let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
+        // Counted before anybody is told.
+        for (at, made) in unstored {
+            let accepted = landing.open[at].1.is_current();
+            landing.land(
+                at,
+                match made {
+                    Ok(entry) => Ended::Entry { entry, level: None, accepted },
+                    Err(Failed { error, surface }) => Ended::Failed { error, surface },
+                },
+            );
+        }
         let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
         for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
             landing.land(at, Ended::Entry { entry: item.entry, level: None, accepted });

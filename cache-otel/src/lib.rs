@@ -67,6 +67,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `tracing` | what an operator may want to put right, as lines of that facade |
 //! | `raw` | `raw`: telemetry of any client's commands and connections |
 //! | `redis` | the same for redis-rs connections by one line, and what a Redis server says of itself |
 //! | `memcached` | the same for the `memcache` crate |

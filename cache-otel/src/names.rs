@@ -21,6 +21,9 @@ pub const OPERATIONS: &str = "cache.operations";
 pub const ERRORS: &str = "cache.errors";
 /// Counter `{request}`: look-ups, each in exactly one result. By [`CACHE_NAME`], [`CACHE_LEVEL`], [`CACHE_RESULT`].
 pub const REQUESTS: &str = "cache.requests";
+/// Counter `{advice}`: things that an operator may want to put right. By [`CACHE_NAME`]. With the feature `tracing`, each is
+/// also a line of that facade.
+pub const ADVICE: &str = "cache.advice";
 /// Gauge, 0 to 1: hits over look-ups since the start. By [`CACHE_NAME`]; not there before the first look-up.
 pub const HIT_RATE: &str = "cache.hit_rate";
 /// Histogram `s`: time from call to answer. By [`CACHE_NAME`], [`CACHE_OPERATION`], for look-ups [`CACHE_LEVEL`] and

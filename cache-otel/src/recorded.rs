@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use cache_core::{CacheInfo, Description, Event, LevelFault, LevelOp, LoadEnd};
 use opentelemetry::{
     KeyValue,
-    metrics::{Histogram, Meter},
+    metrics::{Counter, Histogram, Meter},
 };
 
 use crate::{
@@ -91,6 +91,7 @@ pub(crate) struct Recorded {
     wait: Histogram<f64>,
     lag: Histogram<f64>,
     size: Histogram<u64>,
+    advice: Counter<u64>,
 }
 
 /// Attributes that are always there, and some that may be.
@@ -159,7 +160,17 @@ impl Recorded {
                 "Time from the sending of a message to its effect here",
             ),
             size: bytes(meter, size),
+            advice: meter
+                .u64_counter(names::ADVICE)
+                .with_unit("{advice}")
+                .with_description("Things that an operator may want to put right")
+                .build(),
         }
+    }
+
+    /// What is there from zero on.
+    pub(crate) fn declare(&self, at: &Named) {
+        self.advice.add(0, std::slice::from_ref(&at.label));
     }
 
     pub(crate) fn record(&self, cache: &CacheInfo, at: &Named, event: &Event<'_>) {
@@ -175,6 +186,7 @@ impl Recorded {
             Event::BackplaneReceived { lag: Some(lag) } => {
                 self.lag.record(lag.as_secs_f64(), std::slice::from_ref(&at.label));
             }
+            Event::Advice(text) => self.advise(cache, at, text),
             Event::Item { level, op, bytes } => self.item(cache, at, *level, *op, *bytes),
             _ => {}
         }
@@ -250,6 +262,14 @@ impl Recorded {
                 histogram.record(ms(elapsed), &attributes);
             }
         }
+    }
+
+    fn advise(&self, cache: &CacheInfo, at: &Named, text: &str) {
+        self.advice.add(1, std::slice::from_ref(&at.label));
+        #[cfg(feature = "tracing")]
+        tracing::warn!(target: "traced_cache::advice", cache = cache.name(), "{text}");
+        #[cfg(not(feature = "tracing"))]
+        let _ = (cache, text);
     }
 
     fn load(&self, at: &Named, elapsed: Duration, end: LoadEnd) {

@@ -75,6 +75,7 @@ impl fmt::Debug for Telemetry {
 
 impl Observer for Telemetry {
     fn attach(&self, stats: &Arc<Stats>) {
+        self.0.recorded.declare(&self.0.collector.series.of(stats.info()));
         self.0.collector.attach(stats);
     }
 

@@ -108,3 +108,18 @@ fn durations_are_in_seconds_by_what_was_done() {
         )
     );
 }
+
+#[test]
+fn advice_is_counted_and_a_line() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let telemetry = Telemetry::builder().meter_provider(&provider).build();
+    let cache = CacheInfo::for_tests("users", Vec::new());
+    telemetry.event(&cache, &Event::Advice("give the user the right to run INFO"));
+    provider.force_flush().unwrap();
+    let metrics = exporter.get_finished_metrics().unwrap();
+    let mut metrics = metrics.iter().flat_map(|r| r.scope_metrics()).flat_map(|scope| scope.metrics());
+    let advice = metrics.find(|metric| metric.name() == names::ADVICE).unwrap();
+    let AggregatedMetrics::U64(MetricData::Sum(sum)) = advice.data() else { panic!("not a counter") };
+    assert_eq!(sum.data_points().map(|point| point.value()).collect::<Vec<_>>(), [1]);
+}

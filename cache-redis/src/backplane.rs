@@ -49,6 +49,8 @@ const STABLE: Duration = Duration::from_secs(1);
 /// - Pushes are applied by the task that reads, in order, before any later reply. A key that is too long to go to the server
 ///   as it is tells only that something has changed: a gap.
 /// - Costs: each node hears of every write of the cache, and an entry that the server evicts is dropped from memory, too.
+///   For a node that reads more slowly than that the server keeps what it has to say, without limit unless
+///   `client-output-buffer-limit normal` sets one; to be cut off by it is a gap.
 /// - Needs the permission for `CLIENT TRACKING`. Where it is refused, the cache is told so
 ///   ([`Event::Advice`](cache_core::Event::Advice)) and messages are used. Nodes that go by messages make themselves heard
 ///   to the others, which publish as long as there are any, and for three seconds after they have connected.

@@ -203,10 +203,9 @@ pub(crate) async fn open(
         answered: AtomicU64::new(0),
         in_flight: AtomicU64::new(0),
     };
-    link.server = identify(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    link.server = identify(settings, &link).await?;
     link.server.fits(role, &link.endpoint)?;
-    let fenced = fence(&link, last).await.map_err(|error| failed(settings, &link.endpoint, error))?;
-    if !fenced {
+    if !fence(settings, &link, last).await? {
         link.server.refused.push(Step::Kill);
     }
     for step in &link.server.refused {
@@ -222,7 +221,7 @@ pub(crate) async fn open(
         replies.into_iter().try_for_each(done)?;
     }
     if let Some(watch) = &pushes.watch {
-        watch.follow(&link).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+        watch.follow(&link).await?;
     }
     Ok((link, driver))
 }
@@ -259,16 +258,18 @@ impl Server {
 }
 
 /// Asks who the server is. A user without the permission to ask gets a provider that does not know.
-async fn identify(link: &Link) -> Result<Server, RedisError> {
+async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     let mut ask = redis::pipe();
     ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
     // Does nothing: whether it may be run is what is asked.
     RELEASE.on(&mut ask, Form::Digest, &["l:{}"]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, Step::ASKED.len()).await?;
+    let replies = link.pipeline(&ask, Step::ASKED.len()).await;
+    let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
     let after = wall_ms();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
+    [time, info, id, role].into_iter().try_for_each(meant)?;
     let steps = Step::ASKED.into_iter().zip(&replies);
     Ok(Server {
         refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
@@ -289,12 +290,13 @@ async fn identify(link: &Link) -> Result<Server, RedisError> {
 /// write that timed out must not arrive after an invalidation that was acknowledged.
 ///
 /// Another run of the server gave that id to a stranger, who is left alone. `false`: the user has not got the permission.
-async fn fence(link: &Link, last: &Server) -> Result<bool, RedisError> {
+async fn fence(settings: &Settings, link: &Link, last: &Server) -> Result<bool, Error> {
     let id = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id);
     let mut kill = redis::pipe();
     kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id.unwrap_or(NOBODY));
+    let replies = link.pipeline(&kill, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     // It may be gone already.
-    let replies = link.pipeline(&kill, 1).await?;
+    replies.iter().try_for_each(meant)?;
     Ok(!replies.iter().any(may_not_run))
 }
 
@@ -341,6 +343,17 @@ impl Step {
             Self::Multi | Self::Exec => ("MULTI or EXEC", "nothing is stored or removed", "+multi +exec"),
         };
         format!("{command} is refused to this user: {weaker}; grant {grant}")
+    }
+}
+
+/// Whether a reply is the server's last word. One that is busy with a script, say, tells nothing of what it would do
+/// otherwise: then there is no connection yet.
+pub(crate) fn meant(reply: &Value) -> Result<(), Error> {
+    match reply {
+        Value::ServerError(error) if !matches!(error.code(), "ERR" | "NOPERM" | "NOAUTH") => {
+            Err(Error::reply(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -32,7 +32,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// The server is over its memory limit and evicts nothing.
     OutOfMemory,
-    /// The server or its cluster cannot serve this key now (`CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`).
+    /// The server or its cluster cannot serve this key now (`BUSY`, `CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`, `MOVED`,
+    /// `ASK`).
     Unavailable,
     /// The value is over the limit. Nothing is stored under its key any more.
     TooLarge,
@@ -160,6 +161,7 @@ impl Error {
             "LOADING" => (ErrorKind::Loading, "the server is loading its data set"),
             "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),
             "OOM" => (ErrorKind::OutOfMemory, "the server is over maxmemory and evicts nothing"),
+            "BUSY" => (ErrorKind::Unavailable, "the server is busy with a script"),
             "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT" => {
                 (ErrorKind::Unavailable, "the server cannot serve this key now")
             }

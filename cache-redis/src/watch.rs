@@ -17,10 +17,16 @@ use std::{
 };
 
 use cache_core::{Listener, is_shortened};
-use redis::{PushInfo, PushKind, RedisError, Value, cmd};
+use redis::{PushInfo, PushKind, Value, cmd};
 use tokio::sync::watch;
 
-use crate::{Error, ErrorKind, advice::Advice, backplane::PubSub, connection::Link, settings::Settings};
+use crate::{
+    Error, ErrorKind,
+    advice::Advice,
+    backplane::PubSub,
+    connection::{Link, meant},
+    settings::Settings,
+};
 
 /// How often nodes that cannot watch ask for messages.
 pub(crate) const WANTS: Duration = Duration::from_secs(1);
@@ -144,8 +150,8 @@ impl Watch {
     /// Turns tracking on, over this connection, for the caches of listeners that have come since.
     ///
     /// # Errors
-    /// The connection broke.
-    pub(crate) async fn follow(&self, link: &Link) -> Result<(), RedisError> {
+    /// The connection broke, or the server says nothing definite.
+    pub(crate) async fn follow(&self, link: &Link) -> Result<(), Error> {
         self.forget(|ear| ear.listener.is_closed());
         let newest = *self.newest.borrow();
         let caches: BTreeSet<String> = lock(&self.ears).keys().cloned().collect();
@@ -161,7 +167,9 @@ impl Watch {
                 tracking.arg("PREFIX").arg(format!("{}v:{{{cache}:", self.prefix));
                 tracking.arg("PREFIX").arg(format!("{}m:{{{cache}}}", self.prefix));
             }
-            if let Value::ServerError(error) = link.command(&tracking).await? {
+            let reply = link.command(&tracking).await.map_err(Error::request)?;
+            meant(&reply)?;
+            if let Value::ServerError(error) = reply {
                 self.refuse(&Error::reply(&error));
                 return Ok(());
             }
@@ -170,7 +178,7 @@ impl Watch {
         if !watching.wants {
             let sure_from = match link.subscribe(&[&self.want]).await {
                 Ok(()) => Instant::now() + UNSURE,
-                Err(error) if error.is_io_error() => return Err(error),
+                Err(error) if error.code() != Some("NOPERM") => return Err(Error::request(error)),
                 Err(_refused) => {
                     self.advice.say(format!(
                         "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \

@@ -114,8 +114,9 @@ async fn a_dead_master_is_replaced_and_the_others_go_on() {
         ids.iter().partition(|id| cluster.owner(&format!("v:{{users:{id}}}")).unwrap().port() == dead.port());
     assert!(!lost.is_empty() && !kept.is_empty());
     // What the replica has not got yet would be lost with its master.
-    let acknowledged: u64 =
-        redis::cmd("WAIT").arg(1).arg(5000).query(&mut dead.connection().unwrap()).unwrap();
+    let mut connection = dead.connection().unwrap();
+    redis::cmd("SET").arg("after:{users:0}").arg("all").exec(&mut connection).unwrap();
+    let acknowledged: u64 = redis::cmd("WAIT").arg(1).arg(20_000).query(&mut connection).unwrap();
     assert_eq!(acknowledged, 1);
     let before = (a.incarnation(), b.incarnation());
     dead.kill();
@@ -163,6 +164,46 @@ async fn another_state_is_known_with_the_marker_at_the_latest() {
     b.get(marker).await.unwrap();
     a.get(marker).await.unwrap();
     assert!(a.incarnation() != 0xab && a.incarnation() == b.incarnation());
+}
+
+/// A node that hangs costs its own keys, and after it has been given up no batch any time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_holds_nobody_up_for_long() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    for node in cluster.nodes() {
+        node.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).unwrap();
+    }
+    let short = Duration::from_millis(300);
+    let builder = RedisProvider::builder(url(&cluster)).response_timeout(short).connect_timeout(short);
+    let provider = builder.build().unwrap();
+    let ids: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    for id in &ids {
+        put(&provider, id, id).await;
+    }
+    let hangs = cluster.owner("v:{users:0}").unwrap();
+    let served: Vec<_> = ids
+        .iter()
+        .filter(|id| cluster.owner(&format!("v:{{users:{id}}}")).unwrap().port() != hangs.port())
+        .collect();
+    hangs.stop();
+    for id in &served {
+        assert_eq!(get(&provider, id).await.unwrap().as_deref(), Some(id.as_str()));
+    }
+    let keys: Vec<_> = ids.iter().map(|id| key(id)).collect();
+    let batch = async || {
+        let start = Instant::now();
+        let found = provider.get_many(&keys).await.into_iter().filter(Result::is_ok).count();
+        (found, start.elapsed())
+    };
+    eventually("given up", async || batch().await.0 == served.len()).await;
+    // However often it is tried again meanwhile.
+    for _ in 0..20 {
+        let (found, took) = batch().await;
+        assert!(found == served.len() && took < short, "{found} found in {took:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    hangs.cont();
+    eventually("back", async || batch().await.0 == ids.len()).await;
 }
 
 /// While a slot moves, a key is read where it is, and written where it was if it can be; afterwards all goes to the new

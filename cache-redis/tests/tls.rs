@@ -12,7 +12,7 @@ use cache_core::{
 };
 use cache_redis::{Error, ErrorKind, RedisProvider, RedisProviderBuilder};
 use common::{get, key, kind, put, until_async};
-use test_servers::{Authority, Certificate, RedisBuilder, RedisServer};
+use test_servers::{Authority, Certificate, RedisBuilder, RedisCluster, RedisSentinel, RedisServer};
 
 const HERE: &[&str] = &["127.0.0.1", "localhost"];
 
@@ -46,6 +46,39 @@ async fn the_whole_list_with_a_certificate_on_both_sides() {
     let own = authority.issue(&["a client"]);
     let builder = at(&server).ca_file(authority.ca_file()).client_certificate(own.certificate, own.key);
     conformance::run(Arc::new(builder.build().unwrap()), Options::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_list_in_a_cluster() {
+    let authority = Authority::new();
+    let Some(cluster) = RedisCluster::with_tls(3, 0, &authority) else { return };
+    let url = format!("rediss+cluster://127.0.0.1:{}", cluster.nodes()[0].tls_port());
+    let provider = RedisProvider::builder(&url).ca_file(authority.ca_file()).build().unwrap();
+    conformance::run(Arc::new(provider.clone()), Options::default()).await;
+    let ports: Vec<String> =
+        cluster.nodes().iter().map(|node| format!("127.0.0.1:{}", node.tls_port())).collect();
+    assert!(provider.connections().iter().all(|connection| ports.contains(&connection.address)));
+
+    let stranger = Authority::new();
+    let trusts_nobody = RedisProvider::builder(url).ca_file(stranger.ca_file()).build().unwrap();
+    says(&trusts_nobody.connect().await.unwrap_err(), ErrorKind::Tls, &["ca_file = "]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_the_master_that_they_name() {
+    let authority = Authority::new();
+    let Some(sentinels) = RedisSentinel::with_tls(&authority) else { return };
+    let at: Vec<String> =
+        sentinels.sentinels().iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.tls_port())).collect();
+    let url = format!("rediss+sentinel://{}/{}", at.join(","), RedisSentinel::MASTER);
+    let provider = RedisProvider::builder(&url).ca_file(authority.ca_file()).build().unwrap();
+    put(&provider, "k", "v").await;
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+    assert_eq!(provider.connections()[0].address, format!("127.0.0.1:{}", sentinels.servers()[0].tls_port()));
+
+    let stranger = Authority::new();
+    let trusts_nobody = RedisProvider::builder(url).ca_file(stranger.ca_file()).build().unwrap();
+    says(&trusts_nobody.connect().await.unwrap_err(), ErrorKind::Tls, &["no sentinel", "ca_file = "]);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use cache_core::{
     Acquire, Acquired, Advised, Backplane, CacheId, CacheProvider, Fill, Holding, Leases, Listener, Put,
     RawKey,
 };
-use cache_redis::{RedisBackplane, RedisProvider, RedisProviderBuilder};
+use cache_redis::{ErrorKind, RedisBackplane, RedisProvider, RedisProviderBuilder};
 use common::{RedisServer, item, key, put, until, until_async};
 use test_servers::{Proxy, RedisCluster};
 
@@ -375,6 +375,33 @@ async fn who_may_not_use_channels_tracks_all_the_same() {
     assert!(said.len() == 1 && said[0].contains("SUBSCRIBE") && said[0].contains("&b:want:0"), "{said:?}");
 }
 
+/// A server that is busy with a script refuses whatever it is asked: that is no word on who may track.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_is_waited_for() {
+    let server = RedisServer::with(&["--busy-reply-threshold", "20"], None);
+    let script = "local now = redis.call('TIME') local till = now[1] * 1000 + now[2] / 1000 + 800 \
+                  repeat now = redis.call('TIME') until now[1] * 1000 + now[2] / 1000 > till return 1";
+    let port = server.port();
+    let busy = std::thread::spawn(move || {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+        redis::cmd("EVAL").arg(script).arg(0).query::<i64>(&mut client.get_connection().unwrap()).unwrap()
+    });
+    until("busy", || server.command::<String>(&["PING"]).is_err());
+    let provider = to(&server).build().unwrap();
+    let operator = Arc::new(Operator::default());
+    provider.advise(Arc::<Operator>::downgrade(&operator) as Weak<dyn Advised>);
+    let (backplane, ear) = (provider.backplane(), Arc::new(Ear::default()));
+    backplane.subscribe("users", Arc::<Ear>::clone(&ear));
+    assert_eq!(provider.connect().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    busy.join().unwrap();
+    until_async("well again", || async { provider.ping().await.is_ok() }).await;
+    ear.until_gaps(1).await;
+    server.command::<()>(&["SET", "v:{users:1}", "x"]).unwrap();
+    ear.until_changed("1").await;
+    assert_ne!(provider.incarnation(), 0);
+    assert!(operator.0.lock().unwrap().is_empty());
+}
+
 #[test]
 fn it_outlives_the_runtime_that_it_ran_on() {
     let server = RedisServer::start();
@@ -440,6 +467,9 @@ async fn p1_in_a_cluster_every_master_tells() {
         put(&a.provider, id, "v").await;
         b.ear.until_changed(id).await;
     }
+    // Experiment 10: the transaction of a fill works on a node of a cluster, and its own echo does not come back.
+    fill(&a.provider, "filled", "v").await;
+    b.ear.until_changed("filled").await;
     a.provider.put(Put { key: RawKey::marker(CacheId(1), "users"), ..item("", b"marker") }).await.unwrap();
     until_async("the marker", || async { b.ear.markers.load(Ordering::SeqCst) == 1 }).await;
     assert!(a.ear.changed().is_empty() && a.ear.markers.load(Ordering::SeqCst) == 0, "own writes");

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use cache_core::{
@@ -31,6 +31,19 @@ use super::{
 /// them. Asked for again under its name, it is the same cache.
 #[derive(Clone)]
 pub struct Caches(Arc<Inner>);
+
+/// For functions that have no other way to their cache.
+static INSTALLED: OnceLock<Caches> = OnceLock::new();
+
+/// What a `#[cached]` function that answers no `Result` does about a mistake in the program.
+///
+/// # Panics
+/// If there is one.
+#[doc(hidden)]
+#[allow(clippy::panic, reason = "a mistake in the program, where there is no error to answer with")]
+pub fn expect_cache<T: Value>(cache: Result<TracedCache<T>>) -> TracedCache<T> {
+    cache.unwrap_or_else(|error| panic!("{error}"))
+}
 
 struct Inner {
     /// As errors name it.
@@ -148,6 +161,30 @@ impl Caches {
         }
         built.insert(name.to_owned(), Entry::of(cache));
         Ok(())
+    }
+
+    /// Makes this the registry of the process: the one that `#[cached]` functions use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: there is one already.
+    pub fn install(&self) -> Result<()> {
+        INSTALLED.set(self.clone()).map_err(|_second| {
+            Error::config("registry", &self.0.file, "one is installed already; a process has one, for good")
+        })
+    }
+
+    /// The registry of the process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: none is installed.
+    pub fn installed() -> Result<&'static Self> {
+        INSTALLED.get().ok_or_else(|| {
+            Error::config(
+                "registry",
+                "none",
+                "call `install` on the `Caches` of the program before its cached functions",
+            )
+        })
     }
 
     /// Names of the caches of the file, in order.

@@ -59,6 +59,18 @@ async fn what_is_over_is_expired_and_what_was_cleared_below_is_invalidated() {
 }
 
 #[tokio::test]
+async fn what_a_tag_has_taken_is_invalidated() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let tagged = traced_cache::Loaded::value(7u64).tag("group");
+        assert!(kit::patient(cache.set_loaded(1, tagged)).await.unwrap().is_confirmed());
+        assert!(kit::patient(cache.invalidate_tag("group")).await.unwrap().is_confirmed());
+        assert_eq!(reason(&cache, 1).await, Some(MissReason::Invalidated), "{}", stack.name);
+        assert_eq!(cache.stats().invalidated(Scope::Tag), 1);
+    }
+}
+
+#[tokio::test]
 async fn what_had_to_make_room_is_evicted_until_it_is_back() {
     const ROOM: u64 = 100;
     let memory = Memory::entries(ROOM);

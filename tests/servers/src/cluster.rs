@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, process::Command, time::Duration};
 
-use crate::{RedisServer, Server, require, require::find, until};
+use crate::{Authority, RedisBuilder, RedisServer, Server, require, require::find, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -16,14 +16,40 @@ impl RedisCluster {
     /// Starts `masters` (at least 3) with `replicas` each, and waits until all of them agree that the cluster is whole.
     /// Takes some seconds. `None`: not installed, see [`require`].
     pub fn start(masters: usize, replicas: usize) -> Option<Self> {
+        Self::of(masters, replicas, &node(), None)
+    }
+
+    /// The same over TLS, with a certificate of this authority, see [`RedisServer::tls_port`]; a test itself may go without.
+    pub fn with_tls(masters: usize, replicas: usize, authority: &Authority) -> Option<Self> {
+        let own = authority.issue(&["127.0.0.1"]);
+        let node =
+            node().tls(authority, &own, false).config("tls-cluster", "yes").config("tls-replication", "yes");
+        Self::of(masters, replicas, &node, Some(authority))
+    }
+
+    fn of(
+        masters: usize,
+        replicas: usize,
+        node: &RedisBuilder,
+        authority: Option<&Authority>,
+    ) -> Option<Self> {
         assert!(masters >= 3, "masters = {masters}: a cluster needs at least 3");
         require(Server::Redis)?;
         let client =
             find(&["redis-cli", "valkey-cli"]).expect("redis-cli is not installed beside redis-server");
-        let nodes = (0..masters * (replicas + 1)).map(|_| node()).collect::<Option<Vec<_>>>()?;
-        let created = Command::new(client)
+        let nodes =
+            (0..masters * (replicas + 1)).map(|_| node.clone().start()).collect::<Option<Vec<_>>>()?;
+        let mut command = Command::new(client);
+        let port = match authority {
+            Some(authority) => {
+                command.arg("--tls").arg("--cacert").arg(authority.ca_file());
+                RedisServer::tls_port
+            }
+            None => RedisServer::port,
+        };
+        let created = command
             .args(["--cluster", "create"])
-            .args(nodes.iter().map(|node| node.addr().to_string()))
+            .args(nodes.iter().map(|node| format!("127.0.0.1:{}", port(node))))
             .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
             .output()
             .expect("cannot run redis-cli");
@@ -72,14 +98,13 @@ impl RedisCluster {
     }
 }
 
-fn node() -> Option<RedisServer> {
+fn node() -> RedisBuilder {
     RedisServer::builder()
         .config("cluster-enabled", "yes")
         .config("cluster-config-file", "nodes.conf")
         // Failovers must not take the default 15 s, and a busy machine must not cause them.
         .config("cluster-node-timeout", "3000")
         .config("cluster-replica-validity-factor", "0")
-        .start()
 }
 
 fn is_master(node: &RedisServer) -> bool {

@@ -24,6 +24,7 @@ pub struct RedisServer {
     process: Process,
     password: Option<String>,
     socket: bool,
+    tls_offset: u16,
 }
 
 /// Settings of a [`RedisServer`].
@@ -63,7 +64,7 @@ impl RedisServer {
 
     /// The port of TLS, if asked for with [`RedisBuilder::tls`]. The other one goes without, for the test's own needs.
     pub fn tls_port(&self) -> u16 {
-        self.port() + BUS
+        self.port() + self.tls_offset
     }
 
     /// The TCP address.
@@ -207,15 +208,16 @@ impl RedisBuilder {
     /// If it does not come up; the message ends with its log.
     pub fn start(self) -> Option<RedisServer> {
         let program = require(Server::Redis)?;
+        let tls_offset = if self.args.iter().any(|arg| arg == "--cluster-enabled") { 2 * BUS } else { BUS };
         let launch = Redis {
             program,
             args: self.args,
             password: self.password.clone(),
             sentinel: self.sentinel,
-            tls: self.tls,
+            tls: self.tls.then_some(tls_offset),
         };
         let process = Process::start(Box::new(launch), &self.files);
-        Some(RedisServer { process, password: self.password, socket: self.socket })
+        Some(RedisServer { process, password: self.password, socket: self.socket, tls_offset })
     }
 }
 
@@ -233,7 +235,8 @@ struct Redis {
     args: Vec<String>,
     password: Option<String>,
     sentinel: bool,
-    tls: bool,
+    /// From the other port to that of TLS.
+    tls: Option<u16>,
 }
 
 impl Launch for Redis {
@@ -247,8 +250,12 @@ impl Launch for Redis {
             // No dump unless asked for. A replica syncs at once rather than after 5 s.
             command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
         }
-        if self.tls {
-            command.args(["--tls-port", &(port + BUS).to_string()]);
+        if let Some(offset) = self.tls {
+            command.args(["--tls-port", &(port + offset).to_string()]);
+            if offset != BUS {
+                // A node of a cluster would count from the port of TLS.
+                command.args(["--cluster-port", &(port + BUS).to_string()]);
+            }
         }
         command.args(&self.args);
         command

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{RedisServer, until};
+use crate::{Authority, RedisServer, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SENTINELS: usize = 3;
@@ -21,30 +21,43 @@ impl RedisSentinel {
     /// Starts all five and waits until the sentinels know each other and the replica. `None`: not installed, see
     /// [`require`](crate::require).
     pub fn start() -> Option<Self> {
-        Self::with(None)
+        Self::with(None, None)
     }
 
     /// The same with a password of the servers and another one of the sentinels.
     pub fn guarded(servers: &str, sentinels: &str) -> Option<Self> {
-        Self::with(Some((servers, sentinels)))
+        Self::with(Some((servers, sentinels)), None)
     }
 
-    fn with(passwords: Option<(&str, &str)>) -> Option<Self> {
-        let server = || match passwords {
-            Some((password, _)) => RedisServer::builder().password(password).config("masterauth", password),
+    /// The same over TLS, with certificates of this authority, see [`RedisServer::tls_port`]; a test itself may go without.
+    pub fn with_tls(authority: &Authority) -> Option<Self> {
+        Self::with(None, Some(authority))
+    }
+
+    fn with(passwords: Option<(&str, &str)>, authority: Option<&Authority>) -> Option<Self> {
+        let any = || match authority {
+            Some(authority) => {
+                let own = authority.issue(&["127.0.0.1"]);
+                RedisServer::builder().tls(authority, &own, false).config("tls-replication", "yes")
+            }
             None => RedisServer::builder(),
         };
+        let port = if authority.is_some() { RedisServer::tls_port } else { RedisServer::port };
+        let server = || match passwords {
+            Some((password, _)) => any().password(password).config("masterauth", password),
+            None => any(),
+        };
         let master = server().start()?;
-        let replica = server().config("replicaof", &format!("127.0.0.1 {}", master.port())).start()?;
+        let replica = server().config("replicaof", &format!("127.0.0.1 {}", port(&master))).start()?;
         let mut config = format!(
             "sentinel monitor {name} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {name} 1000\n\
              sentinel failover-timeout {name} 5000\n\
              sentinel parallel-syncs {name} 1\n",
             name = Self::MASTER,
-            port = master.port()
+            port = port(&master)
         );
-        let mut sentinel = RedisServer::builder();
+        let mut sentinel = any();
         if let Some((servers, sentinels)) = passwords {
             config += &format!(
                 "sentinel auth-pass {} {servers}\nsentinel sentinel-pass {sentinels}\n",
@@ -93,7 +106,7 @@ impl RedisSentinel {
     /// The server that is the master now, by the sentinels' word.
     pub fn master(&self) -> Option<&RedisServer> {
         let port = self.master_port()?;
-        self.servers.iter().find(|server| server.port() == port)
+        self.servers.iter().find(|server| [server.port(), server.tls_port()].contains(&port))
     }
 }
 

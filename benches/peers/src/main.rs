@@ -1,0 +1,143 @@
+//! Our caches beside the raw parts and the peers, in one run. docs/performance.md in the root says how to read it.
+//!
+//! ```text
+//! peers [--quick] [--json FILE] [--only PART]
+//! ```
+//! PART is one of `memory`, `redis`, `memcached`, `stampede`: its tables, without ratios.
+
+mod clocks;
+mod flights;
+mod memcached;
+mod memory;
+mod otel;
+mod ours;
+mod redis;
+mod report;
+mod rounds;
+mod stampede;
+mod targets;
+mod work;
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+use test_servers::{MemcachedServer, RedisServer};
+
+use crate::{
+    clocks::Awake, memcached::Memcached, memory::Caches, otel::Otel, redis::Redis, targets::Tables,
+    work::Reads,
+};
+
+/// How much of everything.
+pub struct Scale {
+    /// Of what stays in the process.
+    pub rounds: usize,
+    pub remote_rounds: usize,
+    /// Hits per round.
+    pub hits: usize,
+    /// Misses and writes per round.
+    pub writes: usize,
+    /// Remote reads per round; a tenth of it where one is in flight.
+    pub reads: usize,
+    pub stampedes: usize,
+}
+
+const QUICK: Scale =
+    Scale { rounds: 9, remote_rounds: 9, hits: 100_000, writes: 20_000, reads: 10_000, stampedes: 5 };
+const WHOLE: Scale =
+    Scale { rounds: 21, remote_rounds: 21, hits: 200_000, writes: 50_000, reads: 20_000, stampedes: 11 };
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [part, redis] = &args[..]
+        && part == "node"
+    {
+        return stampede::node(redis);
+    }
+    let value = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1));
+    let quick = args.iter().any(|a| a == "--quick");
+    let scale = if quick { QUICK } else { WHOLE };
+    let only = value("--only").map(String::as_str);
+    let wants = |part| only.is_none_or(|only| only == part);
+
+    let (Some(redis), Some(memcached)) = (RedisServer::start(), MemcachedServer::start()) else {
+        eprintln!("peers: redis-server and memcached are needed");
+        std::process::exit(1);
+    };
+    let mut notes = Vec::new();
+    let memory = wants("memory").then(|| in_memory(&scale, &redis.url()));
+    let from_redis = wants("redis").then(|| {
+        let rows = Redis::filled(&redis.url(), &scale);
+        let alone = {
+            let _awake = Awake::new();
+            rows.alone(&scale)
+        };
+        [alone, rows.crowded(&scale), rows.batches(&scale)]
+    });
+    let from_memcached = wants("memcached").then(|| {
+        let rows = Memcached::filled(memcached.port(), &scale);
+        let alone = {
+            let _awake = Awake::new();
+            rows.alone(&scale)
+        };
+        [alone, rows.crowded(&scale)]
+    });
+    let crowds = wants("stampede").then(|| {
+        let (one, loads) = stampede::one_process(scale.stampedes, &redis.url());
+        for (row, loads) in loads {
+            notes.push((format!("{}/{row}", one.name), format!("{} loads", loads.last())));
+        }
+        (one, stampede::two_processes(scale.stampedes, &redis.url()))
+    });
+
+    let mut tables = Vec::new();
+    tables.extend(memory.iter().flatten());
+    tables.extend(from_redis.iter().flatten());
+    tables.extend(from_memcached.iter().flatten());
+    tables.extend(crowds.iter().map(|(one, _)| one));
+    let notes: Vec<_> = notes.iter().map(|(of, note)| (of.as_str(), note.clone())).collect();
+    report::print(&tables, &notes);
+    let (
+        Some([hits, hits_on_two, get_or_load, ..]),
+        Some([redis_one, redis_many, batches]),
+        Some([memcached_one, memcached_many]),
+        Some((_, between)),
+    ) = (&memory, &from_redis, &from_memcached, &crowds)
+    else {
+        return;
+    };
+    let ratios = targets::all(&Tables {
+        hits,
+        hits_on_two,
+        get_or_load,
+        redis_one,
+        redis_many,
+        batches,
+        memcached_one,
+        memcached_many,
+        between,
+        allocations: &allocations(),
+    });
+    report::print_ratios(&ratios);
+    let file = value("--json").map_or_else(|| PathBuf::from("peers.json"), PathBuf::from);
+    report::write(&file, quick, &tables, &ratios).expect("the JSON file can be written");
+    println!("\n{}", file.display());
+}
+
+fn in_memory(scale: &Scale, redis: &str) -> [rounds::Timed; 5] {
+    let telemetry = Otel::new().metrics();
+    let reads = Reads::new(scale.hits, 2);
+    let caches = Caches::filled(reads.keys(), &telemetry, redis);
+    let hits = caches.hits(reads, 1, scale.rounds);
+    let hits_on_two = caches.hits(reads, 2, scale.rounds);
+    let get_or_load = caches.get_or_load(reads, scale.rounds);
+    drop(caches);
+    let (sets, loads) = memory::writes(scale, &telemetry);
+    [hits, hits_on_two, get_or_load, sets, loads]
+}
+
+/// From the program beside this one.
+fn allocations() -> BTreeMap<String, f64> {
+    let beside = std::env::current_exe().expect("this program has a path").with_file_name("allocations");
+    let output = Command::new(beside).output().expect("it is built with this one").stdout;
+    serde_json::from_slice(&output).expect("it prints JSON")
+}

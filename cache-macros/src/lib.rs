@@ -1,0 +1,47 @@
+//! `#[cached]`: an async function whose answers are kept in a cache of a configuration file. Used through `traced-cache`,
+//! feature `macros`, where it is documented with examples.
+
+mod arguments;
+mod expand;
+mod options;
+mod returns;
+
+use proc_macro::TokenStream;
+
+/// Keeps the answers of an async function in a cache of the installed registry: its levels, its policy and its type of value
+/// are those of `Caches::cache`. The function itself becomes the loader; the macro adds no behaviour of its own.
+///
+/// ```ignore
+/// #[cached("users")]
+/// async fn user(#[skip] db: &Db, id: u64) -> Result<User, AppError> {
+///     db.user(id).await
+/// }
+/// ```
+///
+/// | option | what it says |
+/// | --- | --- |
+/// | `"users"` | the name of the cache. Required, and first |
+/// | `key = (tenant, id)` | the key: any expression over the arguments that is a `CacheKey`. Otherwise all arguments but `self` and those that are skipped: alone as it is, several as a tuple, none as `"-"` |
+/// | `skip(db)` | arguments that do not take part in the key; or `#[skip]` on the argument itself |
+/// | `caches = self.caches` | the registry, an expression. Otherwise the one of `Caches::install` |
+///
+/// Arguments are borrowed on a hit, and cloned (`&str` and slices: made owned) on a miss, for the load is a task that
+/// outlives its caller. So they are `Send + 'static` once owned. A method needs `Self: Clone`, too.
+///
+/// | the function answers | what is kept | what its caller gets |
+/// | --- | --- | --- |
+/// | `Result<T, E>` | `T` | a clone of it |
+/// | `Result<Arc<T>, E>` | `T` | the `Arc` |
+/// | `Result<Option<T>, E>`, `Result<Option<Arc<T>>, E>` | `T`; `None` is remembered for the policy's `absent_ttl` | the same |
+/// | the same without `Result` | the same | the same |
+///
+/// `E` takes the errors of the cache: `E: From<traced_cache::Error>`. An error of the function itself comes wrapped in one, of
+/// kind `Load`, and `load_error::<E>()` gives it back.
+///
+/// A function that answers no `Result` has nowhere to put an error. Should its cache fail (a loader that panics or runs into
+/// its limit, a cache that was closed), it runs as if it had none; that no registry is installed, or that it has no such
+/// cache, or one of another type, is a mistake in the program, and panics.
+#[proc_macro_attribute]
+pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
+    expand::cached(options.into(), function.into()).into()
+}

@@ -1,0 +1,40 @@
+use cache_macros::cached;
+
+struct Error;
+
+#[cached("users")]
+async fn mutable(db: &mut u64, id: u64) -> Result<u64, Error> {
+    Ok(id + *db)
+}
+
+#[cached("users")]
+async fn pattern((a, b): (u64, u64)) -> Result<u64, Error> {
+    Ok(a + b)
+}
+
+#[cached("users")]
+async fn unnamed_type(id: impl Into<u64>) -> Result<u64, Error> {
+    Ok(id.into())
+}
+
+#[cached("users")]
+async fn many(a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8) -> Result<u8, Error> {
+    Ok(a + b + c + d + e + f + g)
+}
+
+struct Users(u64);
+
+impl Users {
+    #[cached("users")]
+    async fn changing(&mut self, id: u64) -> Result<u64, Error> {
+        self.0 += id;
+        Ok(self.0)
+    }
+
+    #[cached("users")]
+    async fn boxed(self: Box<Self>, id: u64) -> Result<u64, Error> {
+        Ok(self.0 + id)
+    }
+}
+
+fn main() {}
