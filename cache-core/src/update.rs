@@ -125,7 +125,7 @@ enum Tried<T> {
 impl<T: Value> Inner<T> {
     async fn update(self: &Arc<Self>, id: &str, change: &Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
         let key = self.key(id)?;
-        let until = self.now().after(self.policy.hard.unwrap_or(LONGEST_WAIT));
+        let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
         let _turn = self.in_order(&[&turn]).await;
@@ -321,7 +321,7 @@ impl<T: Value> Inner<T> {
                 Either::Right((never, _)) => match never {},
             }
         };
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, alive).await,
             None => Some(alive.await),
         };
@@ -330,7 +330,7 @@ impl<T: Value> Inner<T> {
             Some(Ok(Err(cause))) => return Err(load_failed(cause)),
             Some(Err(_panic)) => return Err(Error::new(ErrorKind::LoadPanicked, "the update panicked")),
             None => {
-                let limit = self.policy.hard.unwrap_or(Duration::MAX);
+                let limit = self.policy().hard.unwrap_or(Duration::MAX);
                 let message = format!("the update ran into the policy's hard limit of {limit:?}");
                 return Err(Error::new(ErrorKind::LoadTimeout, message));
             }
