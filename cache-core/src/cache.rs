@@ -44,9 +44,21 @@ impl<T: Value> TracedCache<T> {
         &self.inner.around.name
     }
 
-    /// Its policy.
-    pub fn policy(&self) -> &Policy {
-        &self.inner.policy
+    /// Its policy now.
+    pub fn policy(&self) -> Policy {
+        self.inner.policy()
+    }
+
+    /// Gives the cache another policy. Nothing that it holds is lost, and entries keep the life that they were given: the new
+    /// policy is that of loads and writes that begin from now on. Loads that wait for their turn wait under the old one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], naming field, value and fix: what [`Builder::build`] would find wrong. Then nothing
+    /// changes.
+    pub fn set_policy(&self, policy: Policy) -> Result<()> {
+        self.inner.check_policy(&policy)?;
+        self.inner.rules.rcu(|rules| rules.under(policy));
+        Ok(())
     }
 
     /// The same cache, for calls with another access mode: `users.access(Access::CacheOnly).get(42)`.

@@ -38,6 +38,7 @@ mod poll;
 mod provider;
 mod read;
 mod rights;
+mod rules;
 mod slots;
 mod snapshot;
 mod source;

@@ -203,7 +203,8 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let _permit = match &self.permits {
+        let permits = self.rules.load().permits.clone();
+        let _permit = match &permits {
             Some(permits) => turn(permits, flights).await,
             None => None,
         };
@@ -224,7 +225,7 @@ impl<T: Value> Inner<T> {
         let background = load.terms.background;
         let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
@@ -235,7 +236,7 @@ impl<T: Value> Inner<T> {
             Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
             None => Err(Error::new(
                 ErrorKind::LoadTimeout,
-                format!("the loader ran into its hard limit of {:?}", self.policy.hard.unwrap_or_default()),
+                format!("the loader ran into its hard limit of {:?}", self.policy().hard.unwrap_or_default()),
             )
             .into()),
         };
@@ -435,7 +436,7 @@ impl<T: Value> Inner<T> {
 
     /// After a failed refresh: leaves the held entry alone for a while.
     fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>) {
-        let Some(held) = held.filter(|_| !self.policy.throttle.is_zero()) else { return };
+        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
         if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
             let entry = self.throttled(held, self.now());
             self.keep(key, &entry, tier, ticket);

@@ -134,7 +134,8 @@ impl<T: Value> Inner<T> {
     /// fill the level that somebody else is about to fill.
     pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         let started = self.now();
-        let budget = self.policy.wait.or(self.policy.hard).unwrap_or(LONGEST_WAIT);
+        let policy = self.policy();
+        let budget = policy.wait.or(policy.hard).unwrap_or(LONGEST_WAIT);
         loop {
             self.ask(wishes, begun).await;
             if !wishes.iter().any(|w| self.open(w)) {

@@ -197,7 +197,7 @@ impl<T: Value> Inner<T> {
             }
         };
         let guarded = AssertUnwindSafe(call).catch_unwind();
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };

@@ -18,6 +18,7 @@ use crate::{
     observe::Observers,
     payload::Packing,
     pending::Pending,
+    rules::Shape,
 };
 
 /// Bare values carry no epoch: none of them is ever void by it.
@@ -129,6 +130,11 @@ impl Tier {
             ledger: Ledger::default(),
             provider,
         }
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let system = self.provider.describe().system;
+        Shape { system, caps: self.caps, ttl_cap: self.ttl_cap, plain: self.packing.plain }
     }
 
     /// What new entries of this level carry; an epoch of 0 while it is unknown.

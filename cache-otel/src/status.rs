@@ -179,7 +179,8 @@ const BUCKETS: usize = 38 * 16;
 pub(crate) struct Latencies([OnceLock<Box<Window>>; Verb::ALL.len()]);
 
 /// The present minute and the one before.
-struct Window([Minute; 2]);
+#[derive(Default)]
+pub(crate) struct Window([Minute; 2]);
 
 struct Minute {
     number: AtomicU64,
@@ -187,7 +188,7 @@ struct Minute {
     buckets: [AtomicU32; BUCKETS],
 }
 
-fn minute() -> u64 {
+pub(crate) fn minute() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     // Never 0, which is what an unused half says.
     START.get_or_init(Instant::now).elapsed().as_secs() / 60 + 2
@@ -225,7 +226,7 @@ impl Default for Minute {
 }
 
 impl Window {
-    fn record(&self, now: u64, elapsed: Duration, weight: u32) {
+    pub(crate) fn record(&self, now: u64, elapsed: Duration, weight: u32) {
         let minute = &self.0[usize::from(now % 2 == 1)];
         if minute.number.load(Ordering::Relaxed) != now && minute.number.swap(now, Ordering::Relaxed) != now {
             // What others record at this very moment may be lost: these numbers are for people.
@@ -237,7 +238,7 @@ impl Window {
         minute.buckets[bucket(nanos)].fetch_add(weight, Ordering::Relaxed);
     }
 
-    fn read(&self, now: u64) -> Option<Latency> {
+    pub(crate) fn read(&self, now: u64) -> Option<Latency> {
         let live: Vec<&Minute> =
             self.0.iter().filter(|m| m.number.load(Ordering::Relaxed) + 1 >= now).collect();
         let counts: Vec<u64> = (0..BUCKETS)
@@ -264,7 +265,7 @@ impl Window {
 
 impl Latencies {
     pub(crate) fn record(&self, verb: Verb, elapsed: Duration, weight: u32) {
-        let window = self.0[verb as usize].get_or_init(|| Box::new(Window(Default::default())));
+        let window = self.0[verb as usize].get_or_init(Box::default);
         window.record(minute(), elapsed, weight);
     }
 
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_right_to_three_percent() {
-        let window = Window(Default::default());
+        let window = Window::default();
         for micros in 1..=1000 {
             window.record(7, Duration::from_micros(micros), 1);
         }

@@ -194,7 +194,8 @@ fn a_blocking_connection_is_the_same() {
     let Some(server) = RedisServer::start() else { return };
     let watched = Watched::new();
     let connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
-    let mut redis = Traced::new(connection, watched.client().build());
+    let client = watched.client().build();
+    let mut redis = Traced::new(connection, client.clone());
     redis.set::<_, _, ()>("a", 7).unwrap();
     let a: u32 = redis.get("a").unwrap();
     let missing: Option<u32> = redis.get("b").unwrap();
@@ -206,6 +207,9 @@ fn a_blocking_connection_is_the_same() {
     assert_eq!((n, both), (1, vec![7, 1]));
     let names: Vec<_> = watched.take().iter().map(|span| span.name.to_string()).collect();
     assert_eq!(names, ["SET", "GET", "GET", "MULTI INCR", "PIPELINE GET"]);
+    let get = client.stats().into_iter().find(|status| status.operation == "GET").unwrap();
+    assert_eq!((get.calls, get.failed), (2, 0));
+    assert!(get.latency.is_some_and(|latency| latency.count == 2 && latency.p50 <= latency.p99));
     let series = watched.reader.collect();
     assert_eq!(series["db.client.lookups{cache.result=hit,db.client.name=sessions}"], 1.0);
     assert_eq!(series["db.client.lookups{cache.result=miss,db.client.name=sessions}"], 1.0);

@@ -14,6 +14,7 @@ mod early;
 mod fail_safe;
 mod level_down;
 mod limits;
+mod live;
 mod shutdown;
 mod single_flight;
 mod windows;

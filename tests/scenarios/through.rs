@@ -97,7 +97,7 @@ async fn read(sourced: &Sourced<String, u64, Table>) -> Option<u64> {
 /// What another node's cache holds.
 async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>) -> Option<u64> {
     match &stack.remote {
-        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k").await,
+        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k").await,
         None => kit::get(cache, "k").await,
     }
 }

@@ -86,6 +86,7 @@ impl Call {
 
     fn count(&self, took: Duration, failed: Option<&Failed>, outcome: &Outcome) {
         let of = &self.of;
+        of.summary.record(&self.operation, took, failed.is_some());
         let found = [("hit", outcome.hits), ("miss", outcome.misses)];
         for (result, count) in found.into_iter().filter_map(|(result, count)| Some((result, count?))) {
             let count = u64::try_from(count).unwrap_or(u64::MAX);

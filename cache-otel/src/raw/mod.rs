@@ -41,6 +41,7 @@ pub mod redis;
 #[cfg(feature = "redis")]
 mod server;
 mod slow;
+mod summary;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -56,6 +57,7 @@ pub use command::{Class, Command, Failed, Failure, Outcome};
 pub use pool::{PoolState, PoolTelemetry};
 #[cfg(feature = "redis")]
 pub use server::{ServerInfo, ServerWatch};
+pub use summary::CommandStatus;
 
 use crate::{Vocabulary, keys::ShowKey, names, recorded};
 
@@ -83,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) lookups: Counter<u64>,
     pub(crate) slow: Counter<u64>,
     pub(crate) slow_lines: slow::Lines,
+    pub(crate) summary: summary::Summary,
     pub(crate) seeds: bool,
 }
 
@@ -137,6 +140,11 @@ impl ClientTelemetry {
     /// Starts a command; [`Call::end`] ends it.
     pub fn start(&self, command: &Command<'_>) -> Call {
         Call::start(Arc::clone(&self.0), command)
+    }
+
+    /// How this client's commands do: counts since the start, latencies of the last one to two minutes.
+    pub fn stats(&self) -> Vec<CommandStatus> {
+        self.0.summary.read()
     }
 
     /// Reports a pool of this client's connections.
@@ -262,6 +270,7 @@ impl ClientTelemetryBuilder {
             lookups,
             slow,
             slow_lines: slow::Lines::default(),
+            summary: summary::Summary::default(),
             seeds,
             meter,
         }))
