@@ -234,7 +234,7 @@ impl Ledger {
         let carried = old.carried(mark.home);
         if mark.epoch == carried.epoch {
             known.settle(carried);
-        } else if mark.epoch == old.epoch && mark.home == old.home {
+        } else if mark.epoch == old.epoch {
             known.moved = false;
         }
         !known.moved
