@@ -422,7 +422,8 @@ impl Tier {
         keys: &[RawKey<'_>],
         life: Duration,
     ) -> Vec<Result<Lease, Failure>> {
-        let Some(leases) = self.provider.leases() else { return skipped(keys.len()) };
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(keys.len()) };
         flatten(
             self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
             keys.len(),
