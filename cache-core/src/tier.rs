@@ -369,6 +369,20 @@ impl Tier {
         )
     }
 
+    /// Keeps keys for a writer.
+    pub(crate) async fn hold_many(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+        life: Duration,
+    ) -> Vec<Result<Lease, Failure>> {
+        let Some(leases) = self.provider.leases() else { return skipped(keys.len()) };
+        flatten(
+            self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
+            keys.len(),
+        )
+    }
+
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
         if let Some(leases) = self.provider.leases() {
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
@@ -456,11 +470,12 @@ impl Received for Option<Bytes> {
         self.as_ref().map_or(0, Bytes::len)
     }
 }
+impl Received for Lease {}
 impl Received for Acquired {
     fn bytes(&self) -> usize {
         match self {
             Self::Found(bytes) => bytes.len(),
-            Self::Granted(_) | Self::Held => 0,
+            Self::Granted(_) | Self::Held | Self::Kept => 0,
         }
     }
 }
