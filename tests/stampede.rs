@@ -33,7 +33,8 @@ async fn crowd(cache: &TracedCache<String>, key: &'static str) {
     }
     assert_eq!(loads.load(Ordering::SeqCst), 1);
     let stats = cache.stats();
-    assert_eq!((stats.misses(), stats.coalesced(), stats.hits()), (1, 999, 0), "{stats:?}");
+    // On a busy machine a caller may come after the load.
+    assert_eq!((stats.misses(), stats.coalesced() + stats.hits()), (1, 999), "{stats:?}");
     assert_eq!(stats.lookups(), 1_000);
 }
 

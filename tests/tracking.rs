@@ -184,6 +184,29 @@ async fn what_changed_while_a_node_was_cut_off_is_not_in_its_memory_afterwards()
     }
 }
 
+/// One node may not track: it says so once, is told by the others, and tells them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_not_track_says_so_and_is_told_by_messages() {
+    let Some(server) = RedisServer::start() else { return };
+    let rights = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-client|tracking"];
+    server.command::<()>(&rights).unwrap();
+    let seen = Recorder::new();
+    let (a, b) = (node(&server), node_at(&format!("redis://ann:hunter2@{}", server.addr()), &seen));
+    for cache in [&a, &b] {
+        settled(cache).await;
+        load(cache, "k", "old").await;
+        until("kept", async || in_memory(cache, "k").await).await;
+    }
+    assert!(a.set("k", "new".to_owned()).await.unwrap().is_confirmed());
+    until("told", async || load(&b, "k", "never").await.as_str() == "new").await;
+    assert!(b.set("k", "newer".to_owned()).await.unwrap().is_confirmed());
+    until("heard", async || load(&a, "k", "never").await.as_str() == "newer").await;
+    let said =
+        |event: &Recorded| matches!(event, Recorded::Advice(text) if text.contains("+client|tracking"));
+    assert_eq!(seen.count(said), 1);
+    assert_eq!(seen.count(|event| matches!(event, Recorded::Advice(_))), 1);
+}
+
 fn resident_mib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -180,7 +180,7 @@ impl<T: Value> Inner<T> {
         stale: Option<&Seen<T>>,
         waited_from: Moment,
     ) -> Option<Ended<T>> {
-        if let Some(soft) = stale.and(self.policy.soft) {
+        if let Some(soft) = stale.and_then(|_| self.policy().soft) {
             let rest = soft.saturating_sub(self.now().since(waited_from));
             let ended = self.around.clock.timeout(rest, flight.wait()).await;
             if ended.is_some() || stale.is_some_and(|seen| self.stands_in(seen)) {
@@ -237,7 +237,8 @@ impl<T: Value> Inner<T> {
             if access == Access::AllowStale || throttled {
                 return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
             }
-            if access == Access::Normal && now < seen.entry.timeline.fresh_until.after(self.policy.revalidate)
+            if access == Access::Normal
+                && now < seen.entry.timeline.fresh_until.after(self.policy().revalidate)
             {
                 self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
                 return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));

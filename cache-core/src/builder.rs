@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     inner::{EvictionCounter, Inner, Weigher},
     news::News,
     observe::Observers,
-    plain,
+    rules::{self, Rules},
     slots::Slots,
     tier::{Around, Tier},
 };
@@ -138,7 +138,6 @@ impl<T: Value> Builder<T> {
     pub fn check(&self) -> Result<()> {
         let Self { name, levels, policy, .. } = self;
         check_name(name)?;
-        policy.check()?;
         if levels.is_empty() {
             return Err(Error::config(
                 "levels",
@@ -150,11 +149,9 @@ impl<T: Value> Builder<T> {
             return Err(Error::config("levels", levels.len(), "at most 16 levels"));
         }
         for (at, level) in levels.iter().enumerate() {
-            level.check(at + 1, policy)?;
+            level.check(at + 1)?;
         }
-        check_ttl(levels, policy)?;
-        plain::check(levels, policy)?;
-        Ok(())
+        rules::check(&levels.iter().map(Level::shape).collect::<Vec<_>>(), policy)
     }
 
     /// Checks everything and builds the cache. Does no I/O and needs no runtime.
@@ -179,7 +176,7 @@ impl<T: Value> Builder<T> {
                 .iter()
                 .map(|tier| LevelInfo {
                     position: format!("l{}", tier.index + 1).into(),
-                    provider: tier.provider.describe(),
+                    provider: tier.provider().describe(),
                     in_process: tier.store.is_some(),
                 })
                 .collect(),
@@ -205,11 +202,8 @@ impl<T: Value> Builder<T> {
             near: tiers[0].store.clone(),
             tiers,
             around: Around { cache, name, clock, observers, stats },
-            permits: policy
-                .loads
-                .map(|at_once| Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)))),
+            rules: ArcSwap::from_pointee(Rules::new(policy)),
             plane: backplane.map(Plane::new),
-            policy,
             schema,
             weigher,
             news: News::new(remote),
@@ -224,7 +218,7 @@ impl<T: Value> Builder<T> {
         });
         let advised: Weak<Inner<T>> = Arc::downgrade(&inner);
         for tier in inner.remote() {
-            tier.provider.advise(Weak::clone(&advised) as _);
+            tier.provider().advise(Weak::clone(&advised) as _);
         }
         Ok(TracedCache { inner, access: Access::Normal })
     }
@@ -238,24 +232,6 @@ fn check_name(name: &str) -> Result<()> {
             "name",
             format_args!("{name:?}"),
             "1 to 100 ASCII letters, digits, `.`, `_`, `-` or `/`; it is part of remote keys and of metrics",
-        ));
-    }
-    Ok(())
-}
-
-fn check_ttl(levels: &[Level], policy: &Policy) -> Result<()> {
-    let caps: Vec<_> = levels.iter().map(|l| l.provider.capabilities()).collect();
-    let holds = |ttl: Duration| {
-        caps.iter().zip(levels).any(|(caps, level)| {
-            level.ttl_cap.unwrap_or(Duration::MAX).min(ttl) <= caps.ttl_max.unwrap_or(Duration::MAX)
-        })
-    };
-    if !holds(policy.ttl) {
-        let longest = caps.iter().filter_map(|c| c.ttl_max).max().unwrap_or_default();
-        return Err(Error::config(
-            "policy.ttl",
-            format_args!("{:?}", policy.ttl),
-            format_args!("no level can hold it; at most {longest:?} here, or give a level a ttl_cap"),
         ));
     }
     Ok(())

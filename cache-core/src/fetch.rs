@@ -170,7 +170,7 @@ impl<T: Value> Inner<T> {
             if at_once {
                 return Ok(entry.found(Outcome::Stale, Some(*level), now));
             }
-            if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy.revalidate) {
+            if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy().revalidate) {
                 self.refresh_behind(key, asked.ticket.as_ref(), entry, loader);
                 return Ok(entry.found(Outcome::Stale, Some(*level), now));
             }
@@ -274,8 +274,8 @@ impl<T: Value> Inner<T> {
         let edge = wait_for(flight)?;
         let waiting = flight.waiting();
         let waited_from = self.now();
-        let soft = stale.and(self.policy.soft);
-        let wait = if part == Part::Waiter { self.policy.wait } else { None };
+        let soft = stale.and_then(|_| self.policy().soft);
+        let wait = if part == Part::Waiter { self.policy().wait } else { None };
         let limit = match (soft, wait) {
             (Some(soft), Some(wait)) => Some(soft.min(wait)),
             (soft, wait) => soft.or(wait),
@@ -316,7 +316,7 @@ impl<T: Value> Inner<T> {
         }
         if let Some(Seen { entry, level }) = fallback {
             // Others may have nothing to fall back on.
-            if !self.policy.complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
+            if !self.policy().complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
                 flight.abort();
             }
             return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));

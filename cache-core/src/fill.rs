@@ -38,7 +38,7 @@ impl<'k, T: Value> Outgoing<'k, T> {
         self
     }
 
-    fn has_right(&self, level: u8) -> bool {
+    pub(crate) fn has_right(&self, level: u8) -> bool {
         self.rights.iter().any(|(at, _)| *at == level)
     }
 

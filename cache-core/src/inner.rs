@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     news::{News, Verdict},
     observe::Observers,
     payload::Form,
+    rules::{self, Rules},
     slots::{Slots, Ticket},
     tier::{Around, Tier},
 };
@@ -65,7 +66,7 @@ pub(crate) struct Inner<T> {
     /// The nearest level's objects, where it is in process.
     pub(crate) near: Option<Arc<dyn ObjectStore>>,
     pub(crate) plane: Option<Plane>,
-    pub(crate) policy: Policy,
+    pub(crate) rules: ArcSwap<Rules>,
     pub(crate) schema: u32,
     pub(crate) weigher: Option<Weigher<T>>,
     pub(crate) news: News,
@@ -82,7 +83,6 @@ pub(crate) struct Inner<T> {
     /// `close` has done with waiting: calls that are still under way go no further.
     pub(crate) ended: AtomicBool,
     pub(crate) closing: CancellationToken,
-    pub(crate) permits: Option<Arc<Semaphore>>,
 }
 
 /// An entry that a level holds, and where.
@@ -171,6 +171,16 @@ fn micros(d: Duration) -> u32 {
 }
 
 impl<T: Value> Inner<T> {
+    /// Refuses a policy that contradicts itself or the levels.
+    pub(crate) fn check_policy(&self, policy: &Policy) -> Result<()> {
+        rules::check(&self.tiers.iter().map(Tier::shape).collect::<Vec<_>>(), policy)
+    }
+
+    /// The policy now. A copy: whoever asks twice may see two.
+    pub(crate) fn policy(&self) -> Policy {
+        self.rules.load().policy
+    }
+
     pub(crate) fn now(&self) -> Moment {
         self.around.clock.now()
     }
@@ -214,7 +224,7 @@ impl<T: Value> Inner<T> {
 
     /// Up to this moment a hit needs no second thought: no early refresh, not stale.
     pub(crate) fn quiet_until(&self, timeline: &Timeline, cost: Duration) -> Moment {
-        let early = match self.policy.early {
+        let early = match self.policy().early {
             Early::Off => Moment::NEVER,
             Early::Fraction(share) => {
                 let fresh_for = timeline.fresh_until.since(timeline.born);
@@ -240,7 +250,7 @@ impl<T: Value> Inner<T> {
         if now < self.quiet_until(&entry.timeline, entry.cost) {
             return false;
         }
-        match self.policy.early {
+        match self.policy().early {
             Early::Off => false,
             Early::Fraction(_) => true,
             Early::XFetch { beta } => {
@@ -416,7 +426,7 @@ impl<T: Value> Inner<T> {
         };
         let entry = Entry {
             value,
-            timeline: header.timeline(&self.around.clock, tier.provider.time_offset_ms()),
+            timeline: header.timeline(&self.around.clock, tier.provider().time_offset_ms()),
             id: header.id,
             stamp: Stamp::default(),
             seen: 0,
@@ -441,7 +451,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
-        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
+        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider().time_offset_ms());
         let header = Header {
             codec: entry.value.is_some().then(|| tier.packing.codec.id()),
             form: Form::default(),
@@ -482,7 +492,7 @@ impl<T: Value> Inner<T> {
         ttl: Option<Duration>,
         grace: Option<Duration>,
     ) -> Timeline {
-        let policy = &self.policy;
+        let policy = self.policy();
         let ttl = ttl.unwrap_or(if absent { policy.absent_ttl } else { policy.ttl });
         let jitter = if policy.jitter.is_zero() || absent || ttl == Duration::MAX {
             Duration::ZERO
@@ -535,7 +545,7 @@ impl<T: Value> Inner<T> {
     /// Marks an entry so that no refresh is tried until the throttle is over.
     pub(crate) fn throttled(&self, entry: &Entry<T>, now: Moment) -> Entry<T> {
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
-        extra.retry_at = Some(now.after(self.policy.throttle));
+        extra.retry_at = Some(now.after(self.policy().throttle));
         Entry { extra: extra.boxed(), ..entry.clone() }
     }
 }

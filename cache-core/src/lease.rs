@@ -44,6 +44,9 @@ pub enum Acquired {
     Granted(Lease),
     /// Somebody else has it.
     Held,
+    /// Nobody can have it: a writer keeps the key, see [`Leases::hold_many`]. Who loads now may get what is being replaced,
+    /// and must not store it.
+    Kept,
     /// There is an entry that the asker does not hold.
     Found(Bytes),
 }
@@ -69,7 +72,15 @@ pub trait Leases: Send + Sync {
     /// Stores each item whose lease still holds, and ends the lease. `false`: refused, the store holds what it held.
     async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>>;
 
-    /// Lengthens leases that still hold to `life` from now.
+    /// Keeps keys for somebody who is about to write to the source behind them: makes each a miss, revokes its lease, and
+    /// gives nobody another one for `life`, whatever is invalidated meanwhile. One round trip.
+    ///
+    /// The answer is the one lease that can fill the key; filling with it, or giving it back, ends the hold. Where a hold
+    /// meets another one, neither can fill: which of the two writes the source took last is not known here. A put is not
+    /// kept out, and revokes the right to fill.
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>>;
+
+    /// Lengthens leases that still hold, and holds, to `life` from now.
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>>;
 
     /// Gives leases back unused, so that others need not wait for their end.

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    Breaker, CacheProvider, Codec, Compression, Encryption, Error, Policy, Result, payload::Packing,
+    Breaker, CacheProvider, Codec, Compression, Encryption, Error, Result, payload::Packing, rules::Shape,
 };
 
 /// What a level's failure means to callers.
@@ -137,29 +137,19 @@ impl Level {
         self
     }
 
+    /// What of it matters to a policy.
+    pub(crate) fn shape(&self) -> Shape {
+        let (system, caps) = (self.provider.describe().system, self.provider.capabilities());
+        Shape { system, caps, ttl_cap: self.ttl_cap, plain: self.packing.plain }
+    }
+
     /// Checks the level at `position`, 1 being the nearest.
-    pub(crate) fn check(&self, position: usize, policy: &Policy) -> Result<()> {
+    pub(crate) fn check(&self, position: usize) -> Result<()> {
         self.provider.check()?;
         let system = self.provider.describe().system;
         let field = |name: &str| format!("level {position} ({system}) {name}");
-        if let Some(cap) = self.ttl_cap {
-            if cap.is_zero() {
-                return Err(Error::config(
-                    &field("ttl_cap"),
-                    "0s",
-                    "it could keep nothing; leave the level out",
-                ));
-            }
-            if cap > policy.max_age() {
-                return Err(Error::config(
-                    &field("ttl_cap"),
-                    format_args!("{cap:?}"),
-                    format_args!(
-                        "above all that the policy lets live (ttl {:?}, grace {:?}), so it caps nothing; lower it or leave it out",
-                        policy.ttl, policy.grace
-                    ),
-                ));
-            }
+        if self.ttl_cap.is_some_and(|cap| cap.is_zero()) {
+            return Err(Error::config(&field("ttl_cap"), "0s", "it could keep nothing; leave the level out"));
         }
         if self.budget.is_zero() {
             return Err(Error::config(

@@ -38,6 +38,7 @@ mod poll;
 mod provider;
 mod read;
 mod rights;
+mod rules;
 mod slots;
 mod snapshot;
 mod source;
@@ -46,6 +47,7 @@ mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
+mod update;
 mod warm;
 mod write;
 
@@ -77,6 +79,7 @@ pub use provider::{
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
+pub use update::Updated;
 pub use warm::Warmed;
 
 pub(crate) use entry::{Begun, Entry};

@@ -23,7 +23,7 @@ use crate::{
     inner::{Inner, Seen},
     loaded::Answered,
     observe::within,
-    rights::{Rights, Wish},
+    rights::{LEASE, Rights, Wish},
     slots::Ticket,
 };
 
@@ -114,6 +114,8 @@ struct Load<'k> {
     load: LoadId,
     at: Vec<usize>,
     rights: Vec<(RawKey<'k>, Rights)>,
+    /// Those that a writer keeps: stored nowhere.
+    kept: Vec<bool>,
     terms: Terms,
 }
 
@@ -130,6 +132,12 @@ pub(crate) struct Began {
     begun: Begun,
 }
 
+impl Began {
+    pub(crate) fn of(born: Moment, cost: Duration, begun: Begun) -> Self {
+        Self { born, cost, begun }
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Failed {
     pub(crate) error: Error,
@@ -142,7 +150,7 @@ impl From<Error> for Failed {
     }
 }
 
-fn load_failed(cause: BoxError) -> Error {
+pub(crate) fn load_failed(cause: BoxError) -> Error {
     // A loader that asked a cache and passes on what that said keeps its kind: a cycle stays a cycle.
     match cause.downcast::<Error>() {
         Ok(inner) if inner.kind() == ErrorKind::Cycle => *inner,
@@ -188,7 +196,7 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let renewal = self.keep_alive(&load.rights);
+        let renewal = self.keep_alive(&load.rights, LEASE);
         let work = self.run_alone(load, flights, loader);
         futures::pin_mut!(renewal, work);
         match select(work, renewal).await {
@@ -203,7 +211,8 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let _permit = match &self.permits {
+        let permits = self.rules.load().permits.clone();
+        let _permit = match &permits {
             Some(permits) => turn(permits, flights).await,
             None => None,
         };
@@ -224,7 +233,7 @@ impl<T: Value> Inner<T> {
         let background = load.terms.background;
         let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
@@ -235,7 +244,7 @@ impl<T: Value> Inner<T> {
             Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
             None => Err(Error::new(
                 ErrorKind::LoadTimeout,
-                format!("the loader ran into its hard limit of {:?}", self.policy.hard.unwrap_or_default()),
+                format!("the loader ran into its hard limit of {:?}", self.policy().hard.unwrap_or_default()),
             )
             .into()),
         };
@@ -264,13 +273,14 @@ impl<T: Value> Inner<T> {
             if terms.remote && terms.store {
                 inner.stand(std::slice::from_mut(&mut wish), &begun).await;
             }
-            let Wish { found, rights, .. } = wish;
+            let Wish { found, rights, kept, .. } = wish;
             landing.lend(0, &rights);
             if let Some(seen) = found {
                 return inner.arrive(&landing, 0, seen, rights, &begun).await;
             }
             let shown = held.as_ref().and_then(|entry| inner.held(entry));
-            let load = Load { load, at: vec![0], rights: vec![(landing.key(0), rights)], terms };
+            let load =
+                Load { load, at: vec![0], rights: vec![(landing.key(0), rights)], kept: vec![kept], terms };
             let loader = async move { Ok(vec![Some(loader(shown).await?)]) };
             inner.load(&landing, load, loader, std::slice::from_ref(&held)).await;
         }));
@@ -311,14 +321,15 @@ impl<T: Value> Inner<T> {
             let (later, now): (Vec<_>, Vec<_>) =
                 wishes.into_iter().enumerate().partition(|(_, wish)| inner.waits(wish));
             let go = async |wishes: Vec<(usize, Wish<'_, T>)>| {
-                let mut load = Load { load, at: Vec::new(), rights: Vec::new(), terms };
-                for (at, Wish { key, found, rights, .. }) in wishes {
+                let mut load = Load { load, at: Vec::new(), rights: Vec::new(), kept: Vec::new(), terms };
+                for (at, Wish { key, found, rights, kept, .. }) in wishes {
                     landing.lend(at, &rights);
                     match found {
                         Some(seen) => inner.arrive(&landing, at, seen, rights, &begun).await,
                         None => {
                             load.at.push(at);
                             load.rights.push((key, rights));
+                            load.kept.push(kept);
                         }
                     }
                 }
@@ -389,7 +400,7 @@ impl<T: Value> Inner<T> {
         self.settle(landing, load, ran, held).await;
     }
 
-    fn held(&self, entry: &Entry<T>) -> Option<Held<T>> {
+    pub(crate) fn held(&self, entry: &Entry<T>) -> Option<Held<T>> {
         Some(Held {
             value: Arc::clone(entry.value.as_ref()?),
             etag: entry.extra.as_ref().and_then(|e| e.etag.clone()),
@@ -435,7 +446,7 @@ impl<T: Value> Inner<T> {
 
     /// After a failed refresh: leaves the held entry alone for a while.
     fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>) {
-        let Some(held) = held.filter(|_| !self.policy.throttle.is_zero()) else { return };
+        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
         if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
             let entry = self.throttled(held, self.now());
             self.keep(key, &entry, tier, ticket);
@@ -515,7 +526,7 @@ impl<T: Value> Inner<T> {
         ran: Ran<Vec<Option<Loaded<T>>>>,
         held: &[Option<Entry<T>>],
     ) {
-        let Load { at: flights, rights, terms, .. } = load;
+        let Load { at: flights, rights, kept, terms, .. } = load;
         let Ran { answer, began } = ran;
         let cost = began.cost;
         let (answers, failed) = match answer {
@@ -525,7 +536,7 @@ impl<T: Value> Inner<T> {
         let mut answers = answers.into_iter();
         let (mut items, mut tickets, mut stored) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ends, mut unstored) = (Vec::with_capacity(flights.len()), Vec::new());
-        for (at, (key, rights)) in flights.into_iter().zip(rights) {
+        for ((at, (key, rights)), kept) in flights.into_iter().zip(rights).zip(kept) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
                 None => {
@@ -537,14 +548,14 @@ impl<T: Value> Inner<T> {
             match made {
                 Ok(Made { entry, end, keep }) => {
                     ends.push(Ok(end));
-                    if keep == Keep::Store && terms.store {
+                    if keep == Keep::Store && terms.store && !kept {
                         items.push(Outgoing::new(key, entry).with_rights(rights));
                         tickets.push(ticket.again());
                         stored.push(at);
                         continue;
                     }
                     self.give_back(key, rights);
-                    if keep == Keep::Forget && terms.store && (held[at].is_some() || !terms.read) {
+                    if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
                         self.forget(key, ticket, terms.remote).await;
                     }
                     unstored.push((at, Ok(entry)));

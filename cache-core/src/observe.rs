@@ -38,6 +38,8 @@ pub enum Verb {
     Clear,
     /// `refresh`, and refreshes in the background.
     Refresh,
+    /// `update`.
+    Update,
     /// `save` and `delete` of a source behind the cache.
     Save,
     /// `warm`.
@@ -46,7 +48,7 @@ pub enum Verb {
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Get,
         Self::GetOrSet,
         Self::GetMany,
@@ -61,6 +63,7 @@ impl Verb {
         Self::ExpireAll,
         Self::Clear,
         Self::Refresh,
+        Self::Update,
         Self::Save,
         Self::Warm,
     ];
@@ -82,6 +85,7 @@ impl Verb {
             Self::ExpireAll => "expire_all",
             Self::Clear => "clear",
             Self::Refresh => "refresh",
+            Self::Update => "update",
             Self::Save => "save",
             Self::Warm => "warm",
         }

@@ -6,19 +6,18 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Early, Entry, EntryId, Error, ErrorKind, Level, Policy, Result, Stamp, Unreadable, Value,
+    Early, Entry, EntryId, Error, ErrorKind, Policy, Result, Stamp, Unreadable, Value,
     inner::{Decoded, Inner},
+    rules::Shape,
     tier::{PLAIN, Tier},
 };
 
 /// Refuses settings that no level could keep to.
-pub(crate) fn check(levels: &[Level], policy: &Policy) -> Result<()> {
-    let Some(first) = levels.iter().position(|level| level.packing.plain) else { return Ok(()) };
-    let deepest = levels.iter().rposition(|level| level.packing.plain).unwrap_or(first);
+pub(crate) fn check(levels: &[Shape], policy: &Policy) -> Result<()> {
+    let Some(deepest) = levels.iter().rposition(|level| level.plain) else { return Ok(()) };
     if let Some(at) = levels[..deepest].iter().position(|level| level.ttl_cap.is_none()) {
-        let system = levels[at].provider.describe().system;
         return Err(Error::config(
-            &format!("level {} ({system}) ttl_cap", at + 1),
+            &levels[at].field(at, "ttl_cap"),
             "none",
             format_args!(
                 "level {} is plain: its values do not say how long they have left, and other programs change them; \
@@ -27,7 +26,7 @@ pub(crate) fn check(levels: &[Level], policy: &Policy) -> Result<()> {
             ),
         ));
     }
-    if levels.iter().all(|level| level.packing.plain) {
+    if levels.iter().all(|level| level.plain) {
         let fix = "every level is plain, and a bare value lives for its ttl and no longer; leave it out, or add a level \
                    in memory";
         let times =

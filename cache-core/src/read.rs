@@ -276,6 +276,23 @@ impl<T: Value> Inner<T> {
         })
     }
 
+    /// An entry that was read at a level, if it is valid there; its tags are asked about where they are not known.
+    pub(crate) async fn believed(
+        &self,
+        tier: &Tier,
+        entry: Entry<T>,
+        stamp: Stamp,
+        begun: &Begun,
+    ) -> Option<Entry<T>> {
+        if tier.judge(stamp, entry.tags()) == Verdict::Unsure {
+            let unknown = tier.ledger.unknown(entry.tags().iter().map(|tag| &**tag));
+            let learned = tier.read_tags(&self.around, &unknown).await;
+            self.heed(tier, learned);
+        }
+        let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
+        (self.settle_read(tier, &mut entry, stamp) != LevelOutcome::Invalidated).then_some(entry)
+    }
+
     /// With which stamp of the nearest remote level an entry is kept that was read at `tier`, and carried `own` there: with
     /// the youngest that was known before.
     pub(crate) fn near_stamp(&self, tier: &Tier, begun: &Begun, own: Stamp) -> Stamp {

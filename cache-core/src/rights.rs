@@ -5,19 +5,21 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Acquire, Acquired, Begun, Entry, Holding, Lease, LevelOutcome, RawKey, Value, envelope,
-    inner::{Decoded, Inner, Seen},
-    news::Verdict,
+    Acquire, Acquired, Begun, Entry, Holding, Lease, RawKey, Value, envelope,
+    inner::{Decoded, Inner, Seen, State},
     observe::within,
     tier::Tier,
 };
 
 /// Life of a lease. Renewed while its load runs, so that a process that dies keeps others waiting no longer than this.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// Life of a writer's hold, renewed likewise: a process that dies while it writes the source keeps others from storing no
+/// longer than this, and its write is over by then.
+pub(crate) const HOLD: Duration = Duration::from_secs(5);
 /// How long to wait for another process's load where the policy sets neither a wait budget nor a hard limit.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The leases that one fill holds, by level.
 pub(crate) type Rights = Vec<(u8, Lease)>;
@@ -28,6 +30,8 @@ pub(crate) struct Wish<'k, T> {
     pub(crate) rights: Rights,
     /// Another process has filled it meanwhile.
     pub(crate) found: Option<Seen<T>>,
+    /// A writer keeps it: what is loaded now is stored nowhere.
+    pub(crate) kept: bool,
     holding: Holding,
     /// The next level to ask.
     at: u8,
@@ -37,7 +41,7 @@ pub(crate) struct Wish<'k, T> {
 impl<'k, T> Wish<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Self {
         let holding = held.map_or(Holding::Nothing, |entry| Holding::Entry(entry.id));
-        Self { key, rights, found: None, holding, at: 0, tries: 0 }
+        Self { key, rights, found: None, kept: false, holding, at: 0, tries: 0 }
     }
 
     /// For a load that replaces whatever there is.
@@ -90,6 +94,10 @@ impl<T: Value> Inner<T> {
                         wish.at += 1;
                     }
                     Ok(Acquired::Held) => {}
+                    Ok(Acquired::Kept) => {
+                        wish.kept = true;
+                        wish.at += 1;
+                    }
                     Ok(Acquired::Found(bytes)) => {
                         again |= self.found(tier, wish, &bytes, begun).await;
                     }
@@ -105,18 +113,12 @@ impl<T: Value> Inner<T> {
 
     /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
     async fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &Bytes, begun: &Begun) -> bool {
-        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes) {
-            if tier.judge(stamp, entry.tags()) == Verdict::Unsure {
-                let unknown = tier.ledger.unknown(entry.tags().iter().map(|tag| &**tag));
-                let learned = tier.read_tags(&self.around, &unknown).await;
-                self.heed(tier, learned);
-            }
-            let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
-            let outcome = self.settle_read(tier, &mut entry, stamp);
-            if matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative) {
-                wish.found = Some(Seen { entry, level: tier.index });
-                return false;
-            }
+        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes)
+            && let Some(entry) = self.believed(tier, entry, stamp, begun).await
+            && entry.state(self.now()) == State::Fresh
+        {
+            wish.found = Some(Seen { entry, level: tier.index });
+            return false;
         }
         wish.holding = match envelope::open(wish.key, bytes) {
             Ok((header, _)) => Holding::Entry(header.id),
@@ -134,7 +136,8 @@ impl<T: Value> Inner<T> {
     /// fill the level that somebody else is about to fill.
     pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         let started = self.now();
-        let budget = self.policy.wait.or(self.policy.hard).unwrap_or(LONGEST_WAIT);
+        let policy = self.policy();
+        let budget = policy.wait.or(policy.hard).unwrap_or(LONGEST_WAIT);
         loop {
             self.ask(wishes, begun).await;
             if !wishes.iter().any(|w| self.open(w)) {
@@ -156,13 +159,13 @@ impl<T: Value> Inner<T> {
     }
 
     /// Keeps leases alive for as long as it is polled.
-    pub(crate) async fn keep_alive(self: &Arc<Self>, rights: &[(RawKey<'_>, Rights)]) -> Infallible {
+    pub(crate) async fn keep_alive(&self, rights: &[(RawKey<'_>, Rights)], life: Duration) -> Infallible {
         loop {
-            self.around.clock.sleep(LEASE / 3).await;
+            self.around.clock.sleep(life / 3).await;
             for tier in self.tiers.iter().filter(|t| t.leases()) {
                 let held = at_level(rights, tier.index);
                 if !held.is_empty() {
-                    tier.renew_many(&self.around, &held, LEASE).await;
+                    tier.renew_many(&self.around, &held, life).await;
                 }
             }
         }

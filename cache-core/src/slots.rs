@@ -257,6 +257,17 @@ impl<T> Ticket<T> {
         holds.then(fill)
     }
 
+    /// Runs `fill` if the ticket still holds, with the key locked, and revokes it and all others of the key with it.
+    pub(crate) fn swap(&self, fill: impl FnOnce()) -> bool {
+        let mut shard = self.slots.shard(self.hash);
+        let slot = shard.find_mut(self.hash, |s| self.is_of(s)).filter(|s| self.holds(s));
+        let holds = slot.map(Slot::revoke).is_some();
+        if holds {
+            fill();
+        }
+        holds
+    }
+
     /// Ends a write: revokes once more, because reads that began during the write may have seen what it replaced. Runs
     /// `fill` if no other write or invalidation of the key came in between, else `remove`.
     pub(crate) fn end_write(&mut self, fill: impl FnOnce(), remove: impl FnOnce()) -> bool {

@@ -1,13 +1,21 @@
 //! Sources: the data behind a cache, for cache-aside and write-through.
 
-use std::{fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration,
+};
 
-use futures::FutureExt;
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
 
 use crate::{
-    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Loaded, Result, TracedCache, Value, Verb,
+    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Loaded, RawKey, Result, Stamp,
+    TracedCache, Value, Verb,
     fill::Outgoing,
     inner::Inner,
+    rights::{HOLD, Rights},
+    tier::Failure,
     write::{Writing, Written},
 };
 
@@ -129,9 +137,14 @@ where
     /// visible in the cache, and the old one is gone from it. Once the source has succeeded, no level that can be
     /// reached serves the old value. Goes on when its caller leaves.
     ///
+    /// Before the source is written, levels that keep leases drop the old value and keep the key: who reads meanwhile
+    /// loads, and what it gets is stored nowhere. Should this process die in the middle, the old value is not served
+    /// from there, and nobody stores a value for 5 s at most. Where two nodes write one key at the same time, neither value
+    /// is kept. One round trip per level more than a `set`.
+    ///
     /// # Errors
     /// [`ErrorKind::Load`] with the source's error, `LoadTimeout`, `LoadPanicked`; `Level` where a level surfaces its
-    /// failures; `Key`, `Closed`, `NoRuntime`.
+    /// failures (if it could not be told before, the source has not been written); `Key`, `Closed`, `NoRuntime`.
     pub async fn save(&self, key: impl CacheKey<Owned = K>, value: impl Into<Arc<T>>) -> Result<Delivery> {
         self.change(key.to_owned_key(), Change::Save(value.into())).await
     }
@@ -189,15 +202,30 @@ impl<T: Value> Inner<T> {
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
         let mut writing = Writing::begin(self, vec![raw]);
-        let order = Arc::new(self.order_of(&mut writing).await);
+        let order = self.order_of(&mut writing).await;
+        let mut written = Written::new();
+        let rights = match self.hold(raw, &mut written).await {
+            Ok(rights) => vec![(raw, rights)],
+            Err(error) => {
+                writing.end(None);
+                self.replay();
+                return Err(error);
+            }
+        };
         let call = async {
             match &change {
                 Change::Save(value) => source.save(key, value).await,
                 Change::Delete => source.delete(key).await,
             }
         };
+        let call = async {
+            match select(pin!(call), pin!(self.keep_alive(&rights, HOLD))).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((never, _)) => match never {},
+            }
+        };
         let guarded = AssertUnwindSafe(call).catch_unwind();
-        let ended = match self.policy.hard {
+        let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
@@ -212,7 +240,7 @@ impl<T: Value> Inner<T> {
                 "the source ran into the policy's hard limit; whether it took the change is unknown",
             )),
         };
-        let mut written = Written::new();
+        let rights = rights.into_iter().flat_map(|(_, rights)| rights).collect();
         match change {
             Change::Save(value) if failed.is_none() => {
                 let now = self.now();
@@ -227,15 +255,18 @@ impl<T: Value> Inner<T> {
                     extra: None,
                     encoded: None,
                 };
-                let mut items = [Outgoing::new(raw, entry)];
-                self.write_through(&mut items, &order, &mut written).await;
-                let [item] = items;
+                let mut item = Outgoing::new(raw, entry).with_rights(rights);
+                let taken = self.write_held(&mut item, &mut written).await;
                 written = written.told(self.tell(&[raw]).await);
-                writing.end(Some(&[item.entry]));
+                writing.end(taken.then_some(&[item.entry]).map(|entries| &entries[..]));
             }
             _ => {
                 self.remove_below(&writing, &mut written).await;
                 written = written.told(self.tell(&[raw]).await);
+                if failed.as_ref().is_none_or(|error| error.kind() != ErrorKind::LoadTimeout) {
+                    // Whatever the source has done, it is over. After a timeout it may still be at it: the hold stays.
+                    self.give_back(raw, rights);
+                }
                 if failed.is_none() {
                     self.gone(&[raw]);
                 }
@@ -248,6 +279,71 @@ impl<T: Value> Inner<T> {
             Some(error) => Err(error),
             None => written.end(),
         }
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Takes a key out of every remote level, deepest first, and keeps it where that can be, before its source is written.
+    async fn hold(self: &Arc<Self>, key: RawKey<'_>, written: &mut Written) -> Result<Rights> {
+        let mut rights = Rights::new();
+        for tier in self.remote().rev() {
+            let failure = if tier.leases() {
+                match tier.hold_many(&self.around, &[key], HOLD).await.pop() {
+                    Some(Ok(lease)) => {
+                        rights.push((tier.index, lease));
+                        continue;
+                    }
+                    Some(Err(failure)) => failure,
+                    None => Failure::Skipped,
+                }
+            } else {
+                match tier.remove_many(&self.around, &[key]).await.pop() {
+                    Some(Err(failure)) => failure,
+                    Some(Ok(())) | None => continue,
+                }
+            };
+            // It may still have the old value: not believed before it has heard.
+            tier.pending.add(key.id);
+            if tier.surface {
+                self.give_back(key, rights);
+                return Err(failure.into_error(tier.index));
+            }
+            written.pending();
+        }
+        Ok(rights)
+    }
+
+    /// Stores what the source has taken, at each level under its hold. A level that was not held, or that refuses because
+    /// somebody else has written meanwhile, keeps nothing. Says whether the value may be kept nearby.
+    async fn write_held(self: &Arc<Self>, item: &mut Outgoing<'_, T>, written: &mut Written) -> bool {
+        self.learn_epochs().await;
+        let begun = self.begin();
+        item.entry.stamp = self.authority().map_or_else(Stamp::default, |tier| begun.stamp(tier.index));
+        item.entry.seen = begun.seen;
+        let mut taken = true;
+        for tier in self.remote().rev() {
+            let stamp = begun.stamp(tier.index);
+            let may = stamp.epoch != 0 && (!tier.leases() || item.has_right(tier.index));
+            let sent = match may {
+                true => self.send(tier, &mut [item], stamp).await.pop().unwrap_or(Err(Failure::Skipped)),
+                false => Ok(false),
+            };
+            let result = match sent {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    // A refusal of the store: another value, or none, is what counts.
+                    taken &= !may;
+                    let removed = tier.remove_many(&self.around, &[item.key]).await.pop();
+                    removed.unwrap_or(Err(Failure::Skipped))
+                }
+                Err(failure) => {
+                    tier.pending.add(item.key.id);
+                    Err(failure)
+                }
+            };
+            written.take(tier, result);
+        }
+        taken
     }
 }
 

@@ -72,7 +72,7 @@ impl<T: Value> Inner<T> {
     /// How long marks of tags are needed: twice as long as any entry lives, so that none outlives them.
     pub(crate) fn mark_life(&self, entry: Option<&Entry<T>>) -> Duration {
         let own = entry.map_or(Duration::ZERO, |entry| entry.timeline.lifetime());
-        self.policy.max_age().saturating_add(self.policy.jitter).max(own).saturating_mul(2)
+        self.policy().max_age().saturating_add(self.policy().jitter).max(own).saturating_mul(2)
     }
 
     /// Invalidates tags at every level. Each must be one.
@@ -137,7 +137,7 @@ impl<T: Value> Inner<T> {
         // Marks are not lengthened with every entry.
         let needed_until = self.now().after(life / 2);
         tags.retain(|tag| tier.ledger.needs_touch(tag, needed_until));
-        if tags.is_empty() || tier.provider.marks().is_none() {
+        if tags.is_empty() || tier.provider().marks().is_none() {
             return;
         }
         tags.sort_unstable();

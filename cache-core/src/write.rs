@@ -76,6 +76,14 @@ impl<'k, T: Value> Writing<'k, T> {
         self.finish(entries);
     }
 
+    /// Ends it without having written: only what was under way is revoked.
+    pub(crate) fn end_unwritten(mut self) {
+        self.ended = true;
+        for ticket in &mut self.tickets {
+            ticket.end_write(|| (), || ());
+        }
+    }
+
     /// Ends it, leaving at in-process levels what they hold, no longer fresh.
     fn end_expired(&mut self) {
         self.ended = true;
@@ -221,6 +229,15 @@ impl<T: Value> Inner<T> {
         order
     }
 
+    /// Makes sure that the marks of levels are known, for writers that have read nothing.
+    pub(crate) async fn learn_epochs(&self) {
+        for tier in self.remote().rev() {
+            let learned = tier.know_epoch(&self.around).await;
+            self.heed(tier, learned);
+            tier.ledger.note_blind();
+        }
+    }
+
     /// Writes entries to the remote levels, deepest first, in their turn.
     pub(crate) async fn write_through(
         self: &Arc<Self>,
@@ -228,11 +245,7 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        for tier in self.remote().rev() {
-            let learned = tier.know_epoch(&self.around).await;
-            self.heed(tier, learned);
-            tier.ledger.note_blind();
-        }
+        self.learn_epochs().await;
         // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
         let begun = self.begin();
         let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
@@ -355,7 +368,7 @@ impl<T: Value> Inner<T> {
                     Read::Bytes(bytes) => {
                         // Unreadable is a miss already.
                         let Ok((header, _)) = envelope::open(*key, &bytes) else { continue };
-                        let timeline = header.timeline(&self.around.clock, tier.provider.time_offset_ms());
+                        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
                         let ttl = timeline.remaining(self.now());
                         if !ttl.is_zero() {
                             puts.push(Put { key: *key, bytes: envelope::expire(&bytes), ttl });

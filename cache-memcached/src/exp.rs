@@ -160,6 +160,7 @@ fn operation(command: &Command) -> Op {
             item.write(&mut bytes);
             let set = Set::new(key, bytes).ttl_raw(*exptime);
             match when {
+                When::Always if command.wants_version() => set.return_cas(),
                 When::Always => set,
                 When::Absent => set.add().return_cas(),
                 When::Cas(cas) => set.compare_cas(*cas).return_cas(),

@@ -12,14 +12,14 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
 use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     item::{Item, TOMBSTONE_SECONDS},
     provider::Routed,
     server::{Answer, Server, Under},
-    transport::{Command, Look, Reply, When},
+    transport::{Command, Look, NO_RESULT, Reply, When},
     wire::exptime,
 };
 
@@ -30,8 +30,21 @@ struct Token {
     life: u64,
     /// The version that the fill is to replace.
     cas: u64,
-    refresh: Option<Refresh>,
+    right: Right,
 }
+
+/// What the right to fill is, besides that version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    /// Nothing: the placeholder is the lease.
+    Absent,
+    Refresh(Refresh),
+    /// A writer's hold: the version of its item.
+    Hold(u64),
+}
+
+/// A version that no item has: where two writers met, neither fills.
+const NEVER: u64 = 0;
 
 /// The right to replace an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +60,13 @@ impl Token {
         let mut out = BytesMut::with_capacity(32);
         out.put_u64_le(self.life);
         out.put_u64_le(self.cas);
-        if let Some(Refresh { of, cas }) = self.refresh {
-            out.put_u64_le(of);
-            out.put_u64_le(cas);
+        match self.right {
+            Right::Absent => {}
+            Right::Hold(cas) => out.put_u64_le(cas),
+            Right::Refresh(Refresh { of, cas }) => {
+                out.put_u64_le(of);
+                out.put_u64_le(cas);
+            }
         }
         Lease(out.freeze())
     }
@@ -66,21 +83,23 @@ impl Token {
         }
         let [life, cas, of, right] = numbers;
         match words.len() {
-            2 => Some(Self { life, cas, refresh: None }),
-            4 => Some(Self { life, cas, refresh: Some(Refresh { of, cas: right }) }),
+            2 => Some(Self { life, cas, right: Right::Absent }),
+            3 => Some(Self { life, cas, right: Right::Hold(of) }),
+            4 => Some(Self { life, cas, right: Right::Refresh(Refresh { of, cas: right }) }),
             _ => None,
         }
     }
 
     fn is_refresh(lease: &Lease) -> bool {
-        Self::open(lease).is_some_and(|token| token.refresh.is_some())
+        Self::open(lease).is_some_and(|token| matches!(token.right, Right::Refresh(_)))
     }
 
     /// The item that is the lease, and its version.
     fn item(&self, key: String, prefix: &str) -> (String, u64) {
-        match self.refresh {
-            None => (key, self.cas),
-            Some(Refresh { of, cas }) => (right_key(prefix, &key, of), cas),
+        match self.right {
+            Right::Absent => (key, self.cas),
+            Right::Hold(cas) => (hold_key(prefix, &key), cas),
+            Right::Refresh(Refresh { of, cas }) => (right_key(prefix, &key, of), cas),
         }
     }
 }
@@ -88,6 +107,11 @@ impl Token {
 /// Where the right to replace an entry lies. No key of a cache looks like it: those have a colon behind the prefix.
 fn right_key(prefix: &str, key: &str, of: u64) -> String {
     format!("{prefix}~lease-{:032x}", xxh3_128_with_seed(key.as_bytes(), of))
+}
+
+/// Where a writer's hold of a key lies.
+fn hold_key(prefix: &str, key: &str) -> String {
+    format!("{prefix}~hold-{:032x}", xxh3_128(key.as_bytes()))
 }
 
 /// Rounded up, and one second on top: the server counts whole seconds of its own, and ends 2 s after 1 to 2 s.
@@ -123,7 +147,7 @@ impl Leases for MemcachedProvider {
         // A refresh ends its right first: one that has ended already refuses, though nothing has overtaken it.
         let (mut holds, mut ended, mut places) = (vec![true; fills.len()], Vec::new(), Vec::new());
         for (index, token) in tokens.iter().enumerate() {
-            if let Some(token) = token.filter(|token| token.refresh.is_some()) {
+            if let Some(token) = token.filter(|token| matches!(token.right, Right::Refresh(_))) {
                 let (key, cas) = token.item(keys[index].clone(), &self.0.prefix);
                 let remove = Command::Remove { key, cas: Some(cas) };
                 ended.push(self.routed(&keys[index], remove, Under::Exactly(token.life)));
@@ -139,7 +163,9 @@ impl Leases for MemcachedProvider {
 
         let (mut stores, mut places) = (Vec::new(), Vec::new());
         for (index, fill) in fills.iter().enumerate() {
-            let Some(token) = tokens[index].filter(|_| holds[index]) else { continue };
+            let Some(token) = tokens[index].filter(|token| holds[index] && token.cas != NEVER) else {
+                continue;
+            };
             let (key, bytes) = (keys[index].clone(), fill.put.bytes.clone());
             if bytes.len() > self.0.max_value {
                 results[index] = Err(self.too_large(bytes.len()));
@@ -153,6 +179,17 @@ impl Leases for MemcachedProvider {
         for (index, answer) in places.into_iter().zip(self.run(stores).await) {
             results[index] = answer.map(|answer| matches!(answer.reply, Reply::Done(_)));
         }
+
+        // A hold ends with its fill; should that fail, it ends by time.
+        let mut over = Vec::new();
+        for (index, (result, token)) in results.iter().zip(&tokens).enumerate() {
+            if let (Ok(true), Some(token @ Token { right: Right::Hold(_), .. })) = (result, token) {
+                let (key, cas) = token.item(keys[index].clone(), &self.0.prefix);
+                let remove = Command::Remove { key, cas: Some(cas) };
+                over.push(self.routed(&keys[index], remove, Under::Exactly(token.life)));
+            }
+        }
+        self.run(over).await;
 
         // What is too large, or refused for want of memory, leaves no lease behind, nor the value that it was to replace.
         let (mut cleared, mut ends) = (Vec::new(), Vec::new());
@@ -171,6 +208,55 @@ impl Leases for MemcachedProvider {
             }
         }
         results.into_iter().map(|result| result.map_err(Into::into)).collect()
+    }
+
+    /// The hold is there before the tombstone: whoever has asked for a lease in between finds another version.
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        let exptime = lease_seconds(life);
+        let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
+        let hold = |key: &String, when| {
+            let item = Item::Placeholder;
+            let put = Command::Put { key: hold_key(&self.0.prefix, key), item, exptime, when };
+            self.routed(key, put, Under::Known)
+        };
+        let mut commands = Vec::with_capacity(keys.len() * 2);
+        for key in &keys {
+            commands.push(hold(key, When::Absent));
+            let (item, when) = (Item::Tombstone, When::Always);
+            let put = Command::Put { key: key.clone(), item, exptime: TOMBSTONE_SECONDS, when };
+            commands.push(self.routed(key, put, Under::Known));
+        }
+        let mut answers = self.run(commands).await.into_iter();
+        let mut results = Vec::with_capacity(keys.len());
+        let (mut met, mut places) = (Vec::new(), Vec::new());
+        for key in &keys {
+            let mut next = || answers.next().unwrap_or_else(|| Err(self.server(key).error(NO_RESULT)));
+            results.push(match (next(), next()) {
+                (Ok(kept), Ok(put)) => match (kept.reply, put.reply) {
+                    (Reply::Done(hold), Reply::Done(cas)) => {
+                        Ok(Token { life: put.life, cas, right: Right::Hold(hold) })
+                    }
+                    (Reply::Refused, Reply::Done(_)) => {
+                        met.push(hold(key, When::Always));
+                        places.push(results.len());
+                        Ok(Token { life: put.life, cas: NEVER, right: Right::Hold(NEVER) })
+                    }
+                    _ => Err(self.server(key).error(NO_RESULT)),
+                },
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            });
+        }
+        // Another writer has it: kept on for this one as well.
+        for (place, answer) in places.into_iter().zip(self.run(met).await) {
+            results[place] = match (&results[place], answer) {
+                (Ok(token), Ok(Answer { reply: Reply::Done(hold), .. })) => {
+                    Ok(Token { right: Right::Hold(hold), ..*token })
+                }
+                (_, Ok(_)) => Err(self.server(&keys[place]).error(NO_RESULT)),
+                (_, Err(error)) => Err(error),
+            };
+        }
+        results.into_iter().map(|result| result.map(Token::seal).map_err(Into::into)).collect()
     }
 
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
@@ -258,11 +344,12 @@ mod tests {
 
     #[test]
     fn tokens_come_back_and_strangers_do_not() {
-        let token = Token { life: 1, cas: u64::MAX, refresh: None };
-        for token in [token, Token { refresh: Some(Refresh { of: 0, cas: 3 }), ..token }] {
+        let token = Token { life: 1, cas: u64::MAX, right: Right::Absent };
+        let refresh = Token { right: Right::Refresh(Refresh { of: 0, cas: 3 }), ..token };
+        for token in [token, refresh, Token { right: Right::Hold(7), ..token }] {
             assert_eq!(Token::open(&token.seal()), Some(token));
         }
-        for len in [0, 1, 8, 15, 17, 24, 31, 33, 40, 64] {
+        for len in [0, 1, 8, 15, 17, 31, 33, 40, 64] {
             assert_eq!(Token::open(&Lease(vec![0; len].into())), None, "{len}");
         }
     }

@@ -59,6 +59,11 @@ impl Command {
         !matches!(self, Self::Get { .. })
     }
 
+    /// Whether the answer is to carry the item's version: what belongs to a lease may be replaced by its version later.
+    pub(crate) const fn wants_version(&self) -> bool {
+        matches!(self, Self::Put { item: Item::Tombstone | Item::Placeholder, .. })
+    }
+
     /// About how many bytes the request has.
     pub(crate) fn weight(&self) -> usize {
         // Verb, flags, opaque id, line ends.

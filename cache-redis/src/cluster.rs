@@ -4,8 +4,11 @@
 //! the request at hand, and makes the task that keeps the map ask again. A key that is being moved (`ASK`) is read where it
 //! is; writes of it fail as unavailable until the move is over.
 
+mod look;
+mod masters;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,8 +23,8 @@ use redis::{Pipeline, Value, cmd};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
-    task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    task::JoinHandle,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -29,15 +32,15 @@ use crate::{
     address::{Endpoint, Place},
     advice::Advice,
     backoff::Backoff,
-    connection::{Link, Pushes},
-    dial::{dial, failed},
+    connection::Pushes,
     fleet::no_replica,
     gather::Several,
-    keeper::{Home, Keeper, run_number},
+    home::Home,
+    keeper::Keeper,
     node::Node,
-    scripts::{Form, MEET},
+    scripts::Form,
     settings::Settings,
-    slots::{Range, Redirect, SLOTS, ranges, slot},
+    slots::{Range, Redirect, SLOTS, slot},
     units::{Repeat, Replies},
     wire,
 };
@@ -47,8 +50,6 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(5);
 /// Pause between two looks, however many reasons there are.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Nodes that are asked for the map at once.
-const ASKED: usize = 9;
 /// Redirections that one request follows.
 const REDIRECTS: usize = 4;
 
@@ -395,60 +396,6 @@ impl Cluster {
         answers.into_iter().try_for_each(|answer| wire::done(answer?)).inspect_err(|error| self.heed(error))
     }
 
-    /// Nodes that may know the map.
-    pub(crate) fn addresses(&self) -> Vec<Endpoint> {
-        let known = self.known();
-        let known = known.iter().flat_map(|map| &map.ranges);
-        let known = known.flat_map(|range| std::iter::once(&range.master).chain(&range.replicas));
-        let mut all: Vec<Endpoint> = known.collect::<HashSet<_>>().into_iter().cloned().collect();
-        fastrand::shuffle(&mut all);
-        all.truncate(ASKED - 1);
-        let mut seeds: Vec<_> = self.seeds.iter().filter(|seed| !all.contains(seed)).cloned().collect();
-        fastrand::shuffle(&mut seeds);
-        all.extend(seeds);
-        all.truncate(ASKED);
-        all
-    }
-
-    /// Asks several nodes at once and takes what most of them say: one that has been cut off may say something else.
-    async fn look(&self) -> Result<Vec<Range>, Error> {
-        let limit = self.settings.connect_timeout;
-        let asked = self.addresses();
-        let mut answers = JoinSet::new();
-        for endpoint in &asked {
-            let (settings, endpoint) = (Arc::clone(&self.settings), endpoint.clone());
-            answers.spawn(async move {
-                let answer = timeout(limit, ask(&settings, &endpoint)).await;
-                let answer = answer.unwrap_or_else(|_elapsed| {
-                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit:?}")))
-                });
-                (endpoint, answer)
-            });
-        }
-        let mut votes: HashMap<Vec<Range>, usize> = HashMap::new();
-        let mut refusals = Vec::new();
-        while let Some(answer) = answers.join_next().await {
-            match answer {
-                Ok((_, Ok(ranges))) => {
-                    let count = votes.entry(ranges).or_default();
-                    *count += 1;
-                    if *count * 2 > asked.len() {
-                        break;
-                    }
-                }
-                Ok((endpoint, Err(error))) => refusals.push((endpoint, error)),
-                Err(_gone) => {
-                    return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"));
-                }
-            }
-        }
-        votes
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map(|(ranges, _)| ranges)
-            .ok_or_else(|| nobody(refusals))
-    }
-
     fn install(self: &Arc<Self>, ranges: Vec<Range>) {
         let mut masters: Vec<Endpoint> = Vec::new();
         let mut owners = vec![u16::MAX; usize::from(SLOTS)].into_boxed_slice();
@@ -493,79 +440,6 @@ impl Cluster {
         gone.iter().chain(&copies).for_each(|(_, node)| node.keeper.close_soon());
     }
 
-    /// Sees to it that the server behind a new connection is one that everybody who shares the cluster has met. One that
-    /// nobody knows may hold older data than has been acknowledged, so it gives the whole cluster another number.
-    ///
-    /// The record is kept in the cluster itself. Whoever takes over its slot is unknown to what it has of it.
-    pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
-        // A user who may not ask goes without.
-        let Some(run_id) = &link.server.run_id else { return Ok(()) };
-        let mut meet = Pipeline::new();
-        MEET.on(&mut meet, Form::Text, &[&self.record])
-            .arg(format!("{:016x}", run_number(run_id)))
-            .arg(format!("{:016x}", fastrand::u64(1..)));
-        let owner = self.node_of(&self.record).await?;
-        let reply = if *owner.keeper.endpoint() == link.endpoint {
-            link.pipeline(&meet, 1).await
-        } else {
-            owner.keeper.link().await?.pipeline(&meet, 1).await
-        };
-        match reply.map_err(Error::request)?.pop() {
-            Some(Value::ServerError(error)) => {
-                let error = Error::reply(&error);
-                if error.kind() != ErrorKind::Denied {
-                    self.heed(&error);
-                    return Err(error);
-                }
-                self.advice.say(format!(
-                    "EVAL is refused ({error}): a failover or a restart of the cluster that loses acknowledged writes is \
-                     not noticed; grant +eval +hget +hset +hexists +hlen +del on {}",
-                    self.record
-                ));
-                Ok(())
-            }
-            reply => self.take(reply.as_ref()),
-        }
-    }
-
-    fn take(&self, number: Option<&Value>) -> Result<(), Error> {
-        let number = number.and_then(wire::text).and_then(|text| u64::from_str_radix(text, 16).ok());
-        match number {
-            Some(number) => {
-                self.incarnation.store(number, Ordering::Release);
-                Ok(())
-            }
-            None => Err(Error::protocol("no number where the cluster's was asked for")),
-        }
-    }
-
-    /// Reads the number again. Whoever has given the cluster another one has written that before any cache's marker: to be
-    /// called after one has been read.
-    pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
-        if self.incarnation() == 0 {
-            // Nobody has vouched for anybody so far.
-            return Ok(());
-        }
-        let add = |pipeline: &mut Pipeline, _: usize, _: Form| {
-            pipeline.cmd("HGET").arg(&self.record).arg("number");
-            1
-        };
-        let replies = self.units(vec![0], |_| self.record.clone(), Repeat::Once, &add);
-        let reply = replies.await.pop().unwrap_or_else(|| Err(lost()))?.pop();
-        match reply {
-            Some(Value::ServerError(error)) => Err(Error::reply(&error)),
-            Some(Value::Nil) => {
-                // Lost: all have to be met anew.
-                let map = self.map().await?;
-                for node in map.masters() {
-                    self.vouch(&*node.keeper.link().await?).await?;
-                }
-                Ok(())
-            }
-            reply => self.take(reply.as_ref()),
-        }
-    }
-
     pub(crate) fn close_soon(&self) {
         let before = self.state.send_replace(State::Closed);
         drop(before);
@@ -602,41 +476,6 @@ fn moved(replies: &[Value]) -> Option<Redirect> {
 
 fn lost() -> Error {
     Error::new(ErrorKind::Unavailable, "the nodes of the cluster do not agree on who serves this key now")
-}
-
-async fn ask(settings: &Settings, endpoint: &Endpoint) -> Result<Vec<Range>, Error> {
-    let (mut connection, driver) = dial(settings, endpoint, &settings.login, None).await?;
-    let mut question = cmd("CLUSTER");
-    question.arg("SLOTS");
-    let answer = tokio::select! {
-        answer = connection.send_packed_command(&question) => answer,
-        // Ends with the connection.
-        () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
-    };
-    match answer.map_err(|error| failed(settings, endpoint, error))? {
-        Value::ServerError(error)
-            if error.details().is_some_and(|text| text.contains("cluster support disabled")) =>
-        {
-            let fix = format!("{endpoint} is no node of a cluster: use redis://host:port");
-            Err(Error::config("url", "redis+cluster://***", fix))
-        }
-        Value::ServerError(error) => Err(Error::reply(&error)),
-        reply => ranges(&reply, endpoint),
-    }
-}
-
-/// Why there is no map.
-fn nobody(mut refusals: Vec<(Endpoint, Error)>) -> Error {
-    refusals.sort_by(|(a, _), (b, _)| a.cmp(b));
-    if let Some((_, error)) = refusals.iter().find(|(_, error)| error.kind() == ErrorKind::Config) {
-        return error.clone();
-    }
-    let kind = match refusals.first() {
-        Some((_, first)) if refusals.iter().all(|(_, error)| error.kind() == first.kind()) => first.kind(),
-        _ => ErrorKind::Connect,
-    };
-    let each: Vec<_> = refusals.iter().map(|(endpoint, error)| format!("{endpoint} ({error})")).collect();
-    Error::new(kind, format!("no node of the cluster says who serves what: {}", each.join(", ")))
 }
 
 /// Says so when the task ends, however it does, so that callers do not wait for a task that is no more.

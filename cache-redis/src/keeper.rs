@@ -8,7 +8,7 @@ use std::{
     future::{Future, pending},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,11 +24,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
-    address::{Endpoint, Place},
+    address::Endpoint,
     backoff::Backoff,
-    cluster::Cluster,
-    connection::{Link, Pushes, Server, Step, establish},
-    sentinel::Sentinels,
+    connection::{Link, Pushes},
+    greet::{Server, establish},
+    home::Home,
+    rights::Step,
     settings::Settings,
     watch::Watch,
 };
@@ -36,53 +37,6 @@ use crate::{
 /// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
 /// away (`READONLY`) makes us connect anew at most this often.
 const STABLE: Duration = Duration::from_secs(1);
-
-/// Gives addresses of servers.
-pub(crate) type Addresses = Arc<dyn Fn() -> Vec<Endpoint> + Send + Sync>;
-
-/// Where a keeper's connections lead.
-#[derive(Clone)]
-pub(crate) enum Home {
-    At(Endpoint),
-    Sentinels(Sentinels),
-    /// A master of a cluster, which vouches for it.
-    Node(Endpoint, Weak<Cluster>),
-    /// A replica that the sentinels name.
-    Replica(Sentinels),
-    /// A replica in a cluster.
-    NodeReplica(Endpoint),
-    /// To any of these.
-    Any(Addresses),
-}
-
-impl Home {
-    pub(crate) fn of(place: &Place) -> Self {
-        match place {
-            Place::Sentinels { at, master } => {
-                Self::Sentinels(Sentinels { at: at.clone(), master: master.clone() })
-            }
-            Place::One(_) | Place::Cluster { .. } => Self::At(place.first().clone()),
-        }
-    }
-}
-
-impl fmt::Display for Home {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::At(endpoint) | Self::Node(endpoint, _) | Self::NodeReplica(endpoint) => {
-                write!(f, "Redis at {endpoint}")
-            }
-            Self::Sentinels(Sentinels { at, master }) => {
-                write!(f, "the master {master:?} or all of its sentinels at ")?;
-                at.iter()
-                    .enumerate()
-                    .try_for_each(|(n, at)| write!(f, "{}{at}", if n > 0 { ", " } else { "" }))
-            }
-            Self::Replica(Sentinels { master, .. }) => write!(f, "every replica of the master {master:?}"),
-            Self::Any(_) => f.write_str("every node of the cluster"),
-        }
-    }
-}
 
 /// A number for one run of a server.
 pub(crate) fn run_number(run_id: &str) -> u64 {

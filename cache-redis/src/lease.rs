@@ -20,7 +20,7 @@ use redis::Value;
 use crate::{
     Error, ErrorKind, RedisProvider,
     provider::boxed,
-    scripts::{ACQUIRE, FILL, RELEASE, RENEW, VOID},
+    scripts::{ACQUIRE, FILL, HOLD, RELEASE, RENEW, VOID},
     units::{Repeat, executed},
     wire::{self, TOMBSTONE, TOMBSTONE_MS},
     write::chunks,
@@ -54,6 +54,7 @@ fn acquired(reply: Option<Value>, token: &Bytes) -> Result<Acquired, Error> {
     match reply {
         Some(Value::Int(1)) => Ok(Acquired::Granted(Lease(token.clone()))),
         Some(Value::Int(0)) => Ok(Acquired::Held),
+        Some(Value::Int(2)) => Ok(Acquired::Kept),
         Some(Value::BulkString(bytes)) => Ok(Acquired::Found(bytes.into())),
         Some(Value::ServerError(error)) => Err(Error::reply(&error)),
         _ => Err(Error::protocol("no answer to the wish for a lease")),
@@ -86,10 +87,10 @@ impl RedisProvider {
                 let large = put.bytes.len() > most;
                 let (bytes, ms) =
                     if large { (TOMBSTONE, Some(TOMBSTONE_MS)) } else { (&put.bytes[..], wire::px(put.ttl)) };
-                let [value, held, scratch] = self.keys(put.key);
+                let [value, held, scratch, hold] = self.keys(put.key);
                 // Nothing but what this fill puts there may be moved, even if the script does not run.
                 pipeline.cmd("MULTI").cmd("DEL").arg(&scratch);
-                FILL.on(pipeline, form, &[&held, &scratch]).arg(&lease.0[..]).arg(bytes);
+                FILL.on(pipeline, form, &[&held, &scratch, &hold]).arg(&lease.0[..]).arg(bytes);
                 if let Some(ms) = ms {
                     pipeline.arg(ms);
                 }
@@ -120,7 +121,7 @@ impl RedisProvider {
                 Repeat::Never,
                 |pipeline, at, form| {
                     let (key, lease) = refused[at];
-                    let [value, held, _] = self.keys(key);
+                    let [value, held, ..] = self.keys(key);
                     VOID.on(pipeline, form, &[&value, &held])
                         .arg(TOMBSTONE)
                         .arg(TOMBSTONE_MS)
@@ -133,8 +134,8 @@ impl RedisProvider {
         results
     }
 
-    /// Value, lease and scratch of a key: in one slot.
-    pub(crate) fn keys(&self, key: RawKey<'_>) -> [String; 3] {
+    /// Value, lease, scratch and hold of a key: in one slot.
+    pub(crate) fn keys(&self, key: RawKey<'_>) -> [String; 4] {
         wire::keys(&self.settings().prefix, key)
     }
 }
@@ -149,9 +150,9 @@ impl Leases for RedisProvider {
             |at| wanted[at].key,
             Repeat::Once,
             |pipeline, at, form| {
-                let [value, held, _] = self.keys(wanted[at].key);
+                let [value, held, _, hold] = self.keys(wanted[at].key);
                 ACQUIRE
-                    .on(pipeline, form, &[&value, &held])
+                    .on(pipeline, form, &[&value, &held, &hold])
                     .arg(&tokens[at][..])
                     .arg(ms)
                     .arg(TOMBSTONE)
@@ -173,6 +174,27 @@ impl Leases for RedisProvider {
         boxed(results)
     }
 
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        let tokens: Vec<Bytes> = keys.iter().map(|_| token()).collect();
+        let ms = life_ms(life);
+        let replies = self.units(
+            keys.len(),
+            |at| keys[at],
+            Repeat::Once,
+            |pipeline, at, form| {
+                let [value, held, _, hold] = self.keys(keys[at]);
+                pipeline.cmd("MULTI");
+                HOLD.on(pipeline, form, &[&held, &hold]).arg(&tokens[at][..]).arg(ms);
+                pipeline.cmd("SET").arg(value).arg(TOMBSTONE).arg("PX").arg(TOMBSTONE_MS).cmd("EXEC");
+                4
+            },
+        );
+        boxed(replies.await.into_iter().zip(tokens).map(|(replies, token)| {
+            let held = replies.and_then(executed).and_then(wire::all_done);
+            self.fleet().heed(held).map(|()| Lease(token))
+        }))
+    }
+
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         let ms = life_ms(life);
         let replies = self.units(
@@ -181,8 +203,8 @@ impl Leases for RedisProvider {
             Repeat::Once,
             |pipeline, at, form| {
                 let (key, lease) = &leases[at];
-                let [_, held, _] = self.keys(*key);
-                RENEW.on(pipeline, form, &[&held]).arg(&lease.0[..]).arg(ms);
+                let [_, held, _, hold] = self.keys(*key);
+                RENEW.on(pipeline, form, &[&held, &hold]).arg(&lease.0[..]).arg(ms);
                 1
             },
         );
@@ -196,8 +218,8 @@ impl Leases for RedisProvider {
             Repeat::Once,
             |pipeline, at, form| {
                 let (key, lease) = &leases[at];
-                let [_, held, _] = self.keys(*key);
-                RELEASE.on(pipeline, form, &[&held]).arg(&lease.0[..]);
+                let [_, held, _, hold] = self.keys(*key);
+                RELEASE.on(pipeline, form, &[&held, &hold]).arg(&lease.0[..]);
                 1
             },
         );
@@ -222,7 +244,7 @@ mod tests {
     #[test]
     fn answers_that_make_no_sense_are_errors() {
         let token = token();
-        for reply in [None, Some(Value::Nil), Some(Value::Int(2)), Some(Value::Okay)] {
+        for reply in [None, Some(Value::Nil), Some(Value::Int(3)), Some(Value::Okay)] {
             assert!(acquired(reply, &token).is_err());
         }
         for replies in [vec![], vec![Value::Array(vec![])], vec![Value::Array(vec![Value::Int(1)])]] {

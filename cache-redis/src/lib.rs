@@ -28,6 +28,7 @@
 //! | --- | --- | --- |
 //! | `shop:v:{users:42}` | the entry, or after a removal the eight bytes `\0removed`, which read as a miss | its ttl; 60 s |
 //! | `shop:l:{users:42}` | the lease: a token, while somebody has the right to fill | the lease's life, at most a day |
+//! | `shop:w:{users:42}` | a writer's hold: a token, while the source is being written | some seconds |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
 //! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
 //! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
@@ -172,6 +173,8 @@ mod ears;
 mod error;
 mod fleet;
 mod gather;
+mod greet;
+mod home;
 mod info;
 mod keeper;
 mod lease;
@@ -180,6 +183,7 @@ mod node;
 mod plain;
 mod provider;
 mod read;
+mod rights;
 mod scripts;
 mod sentinel;
 mod settings;

@@ -47,9 +47,9 @@ pub(crate) fn is_unknown(reply: &Value) -> bool {
     }
 }
 
-/// The value if it is an answer; else 1, the lease is ours, or 0, it is another's.
+/// The value if it is an answer; else 1, the lease is ours, 0, it is another's, or 2, the key is kept for a writer.
 ///
-/// Keys: value, lease. Arguments: token, life in ms, tombstone, and what the asker holds: nothing (empty), an entry (the
+/// Keys: value, lease, hold. Arguments: token, life in ms, tombstone, and what the asker holds: nothing (empty), an entry (the
 /// 8 bytes of its id), anything (`*`). The head is enough to compare, so that a large value is not copied for nothing. A
 /// key of another type is nothing, as for a look-up. Sent twice under one token it answers the same.
 pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
@@ -59,22 +59,38 @@ local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
 if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' then
   if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
 end
+if redis.call('GET', KEYS[3]) then return 2 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 return 0",
     )
 });
 
-/// Puts an entry beside its key, where a `RENAME` in the same transaction moves it, and ends the lease. 1, or 0 if the
-/// lease was lost.
+/// Puts an entry beside its key, where a `RENAME` in the same transaction moves it, and ends the lease, and the hold if it
+/// is one. 1, or 0 if the lease was lost.
 ///
-/// Keys: lease, scratch. Arguments: token, entry, and its life in ms unless it has no end.
+/// Keys: lease, scratch, hold. Arguments: token, entry, and its life in ms unless it has no end.
 pub(crate) static FILL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) else redis.call('SET', KEYS[2], ARGV[2]) end
 redis.call('DEL', KEYS[1])
+if redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end
+return 1",
+    )
+});
+
+/// Keeps a key for a writer, and gives it the one lease that can fill it; where another writer has it, no lease can.
+///
+/// Keys: lease, hold. Arguments: token, life in ms. Sent twice under one token it is one hold.
+pub(crate) static HOLD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+local other = redis.call('GET', KEYS[2])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if other and other ~= ARGV[1] then redis.call('SET', KEYS[1], 'X', 'PX', ARGV[2])
+else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return 1",
     )
 });
@@ -107,14 +123,24 @@ return ARGV[2]",
     )
 });
 
-/// Lengthens a lease that still holds. Key: lease. Arguments: token, life in ms.
+/// Lengthens a lease that still holds, and its hold. Keys: lease, hold. Arguments: token, life in ms.
 pub(crate) static RENEW: LazyLock<Script> = LazyLock::new(|| {
-    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end")
+    Script::new(
+        "\
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('PEXPIRE', key, ARGV[2]) end
+end",
+    )
 });
 
-/// Ends a lease that still holds. Key: lease. Argument: token.
+/// Ends a lease that still holds, and its hold. Keys: lease, hold. Argument: token.
 pub(crate) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
+    Script::new(
+        "\
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+end",
+    )
 });
 
 /// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is.

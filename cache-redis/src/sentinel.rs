@@ -8,9 +8,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
-    connection::{Link, Pushes, Role, Server, open},
+    connection::{Link, Pushes},
     dial::{dial, failed},
     fleet::no_replica,
+    greet::{Role, Server, open},
     settings::Settings,
     wire::text,
 };

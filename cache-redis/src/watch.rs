@@ -21,11 +21,7 @@ use redis::{PushInfo, PushKind, Value, cmd};
 use tokio::sync::watch;
 
 use crate::{
-    Error, ErrorKind,
-    advice::Advice,
-    backplane::PubSub,
-    connection::{Link, meant},
-    settings::Settings,
+    Error, ErrorKind, advice::Advice, backplane::PubSub, connection::Link, rights::meant, settings::Settings,
 };
 
 /// How often nodes that cannot watch ask for messages.

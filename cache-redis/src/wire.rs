@@ -27,9 +27,9 @@ pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
     }
 }
 
-/// Of value, lease (`l:`) and scratch (`f:`).
-pub(crate) fn keys(prefix: &str, key: RawKey<'_>) -> [String; 3] {
-    [self::key(prefix, key), named(prefix, "l:{", key), named(prefix, "f:{", key)]
+/// Of value, lease (`l:`), scratch (`f:`) and a writer's hold (`w:`).
+pub(crate) fn keys(prefix: &str, key: RawKey<'_>) -> [String; 4] {
+    [self::key(prefix, key), named(prefix, "l:{", key), named(prefix, "f:{", key), named(prefix, "w:{", key)]
 }
 
 fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(key("app:", RawKey::tag(CacheId(1), "users", "a}b")), "app:t:{users}:a}b");
         assert_eq!(key_of("users", "a}b"), "app:v:{users:a}b}");
         let all = keys("app:", RawKey::new(CacheId(1), "users", "a}b"));
-        assert_eq!(all, ["app:v:{users:a}b}", "app:l:{users:a}b}", "app:f:{users:a}b}"]);
+        assert_eq!(all, ["v", "l", "f", "w"].map(|kind| format!("app:{kind}:{{users:a}}b}}")));
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl RedisProvider {
             Repeat::Never,
             |pipeline, at, _| {
                 let write = writes[at];
-                let [value, lease, _] = self.keys(write.key);
+                let [value, lease, ..] = self.keys(write.key);
                 let marker = write.key.mark;
                 if marker && write.bytes.is_none() {
                     pipeline.cmd("UNLINK").arg(value);
@@ -138,7 +138,7 @@ impl RedisProvider {
             |at| writes[refused[at]].key,
             Repeat::Never,
             |pipeline, at, form| {
-                let [value, lease, _] = self.keys(writes[refused[at]].key);
+                let [value, lease, ..] = self.keys(writes[refused[at]].key);
                 VOID.on(pipeline, form, &[&value, &lease]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
                 1
             },
@@ -151,7 +151,7 @@ impl RedisProvider {
             |at| writes[refused[failed[at]]].key,
             Repeat::Never,
             |pipeline, at, _| {
-                let [value, lease, _] = self.keys(writes[refused[failed[at]]].key);
+                let [value, lease, ..] = self.keys(writes[refused[failed[at]]].key);
                 pipeline.cmd("UNLINK").arg(value).arg(lease);
                 1
             },

@@ -440,7 +440,7 @@ async fn no_fill_survives_an_invalidation_that_came_after_its_load_began() {
                             false => refused += 1,
                         }
                     }
-                    Acquired::Held => tokio::time::sleep(Duration::from_micros(500)).await,
+                    Acquired::Held | Acquired::Kept => tokio::time::sleep(Duration::from_micros(500)).await,
                 }
             }
             (fills, refused)

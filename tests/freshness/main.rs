@@ -14,6 +14,8 @@ mod early;
 mod fail_safe;
 mod level_down;
 mod limits;
+mod live;
+mod moved;
 mod shutdown;
 mod single_flight;
 mod windows;

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
+mod holds;
 mod lost;
 mod pending;
 mod real;
 mod running;
 mod tags;
+mod update;
 mod world;

@@ -63,7 +63,7 @@ async fn works(stack: &Stack, cache: &TracedCache<u64>) {
     kit::set(cache, "k", 102_u64).await;
     assert_eq!(kit::get(cache, "k").await, Some(102));
     if stack.remote.is_some() {
-        let peer = stack.peer().named::<u64>(cache.name(), *cache.policy());
+        let peer = stack.peer().named::<u64>(cache.name(), cache.policy());
         assert_eq!(kit::get(&peer, "k").await, Some(102));
     }
     let stats = cache.stats();
@@ -78,7 +78,7 @@ async fn a_dropped_get() {
         for times in 0..POLLS {
             let cache = stack.plain::<u64>();
             if stack.remote.is_some() {
-                kit::set(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k", 1_u64).await;
+                kit::set(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k", 1_u64).await;
             }
             let ended = leave_after(cache.get("k"), times).await;
             works(&stack, &cache).await;
@@ -133,7 +133,7 @@ async fn a_dropped_set() {
             let found = kit::get(&cache, "k").await;
             assert!(possible.contains(&found), "later {found:?} after {times} polls, sent: {sent}");
             if stack.remote.is_some() {
-                let peer = stack.peer().named::<u64>(cache.name(), *cache.policy());
+                let peer = stack.peer().named::<u64>(cache.name(), cache.policy());
                 assert_eq!(kit::get(&peer, "k").await, found, "levels agree");
             }
             works(&stack, &cache).await;
@@ -154,7 +154,7 @@ async fn a_dropped_invalidation() {
             calm(&stack, &cache).await;
             let found = kit::get(&cache, "k").await;
             if stack.remote.is_some() {
-                let peer = stack.peer().named::<u64>(cache.name(), *cache.policy());
+                let peer = stack.peer().named::<u64>(cache.name(), cache.policy());
                 assert_eq!(kit::get(&peer, "k").await, found, "levels agree");
             }
             assert!(!ended || found.is_none());

@@ -283,6 +283,18 @@ impl Leases for Hooked {
         results
     }
 
+    /// A hold is a removal to the hooks.
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        self.hooks.note("remove", users(keys));
+        self.hooks.point(At::BeforeRemove).await;
+        let results = match self.hooks.refuse(keys.len()) {
+            Some(refused) => refused,
+            None => self.their_leases().hold_many(keys, life).await,
+        };
+        self.hooks.point(At::AfterRemove).await;
+        results
+    }
+
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         match self.hooks.refuse(leases.len()) {
             Some(refused) => refused,

@@ -139,7 +139,7 @@ async fn y10_parts_do_not_run_together() {
         let reader = stack
             .remote
             .as_ref()
-            .map_or_else(|| cache.clone(), |_| stack.peer().named(cache.name(), *cache.policy()));
+            .map_or_else(|| cache.clone(), |_| stack.peer().named(cache.name(), cache.policy()));
         assert_eq!(kit::get(&reader, ("a:b", "c")).await, Some(1));
         assert_eq!(kit::get(&reader, ("a", "b:c")).await, Some(2));
         assert_eq!(kit::get(&reader, ("a", "b", "c")).await, Some(3));

@@ -33,7 +33,7 @@ async fn done(task: tokio::task::JoinHandle<Result<Arc<u64>>>) -> u64 {
 /// What another node reads, where there is one.
 pub(crate) async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>) -> Option<u64> {
     match &stack.remote {
-        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k").await,
+        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k").await,
         None => kit::get(cache, "k").await,
     }
 }
@@ -111,7 +111,7 @@ async fn p2_what_was_read_below_before_an_invalidation_is_not_kept() {
     for stack in layered() {
         let cache = stack.plain::<u64>();
         let peer = stack.peer();
-        kit::set(&peer.named::<u64>(cache.name(), *cache.policy()), "k", 1_u64).await;
+        kit::set(&peer.named::<u64>(cache.name(), cache.policy()), "k", 1_u64).await;
         let gate = stack.hooks().hold(At::AfterGet);
         let reader = tokio::spawn({
             let cache = cache.clone();
@@ -129,7 +129,7 @@ async fn p2_what_was_read_below_before_an_invalidation_is_not_kept() {
 async fn p2_the_same_with_a_set() {
     for stack in layered() {
         let cache = stack.plain::<u64>();
-        kit::set(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k", 1_u64).await;
+        kit::set(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k", 1_u64).await;
         let gate = stack.hooks().hold(At::AfterGet);
         let reader = tokio::spawn({
             let cache = cache.clone();
@@ -159,7 +159,7 @@ async fn p3_a_read_while_an_invalidation_is_between_levels() {
             let seen = kit::get(&cache, "k").await;
             assert!(seen.is_none() || seen == Some(1));
             // A reader that has to go below meanwhile.
-            let cold = stack.peer().named::<u64>(cache.name(), *cache.policy());
+            let cold = stack.peer().named::<u64>(cache.name(), cache.policy());
             kit::get(&cold, "k").await;
             gate.open();
             assert!(kit::patient(going).await.unwrap().unwrap().is_confirmed());
@@ -260,7 +260,7 @@ async fn a_clear_beats_loads_and_reads_that_are_under_way() {
     }
     for stack in layered() {
         let cache = stack.plain::<u64>();
-        kit::set(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k", 1_u64).await;
+        kit::set(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k", 1_u64).await;
         let gate = stack.hooks().hold(At::AfterGet);
         let reader = tokio::spawn({
             let cache = cache.clone();

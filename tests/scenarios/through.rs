@@ -97,7 +97,7 @@ async fn read(sourced: &Sourced<String, u64, Table>) -> Option<u64> {
 /// What another node's cache holds.
 async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>) -> Option<u64> {
     match &stack.remote {
-        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), *cache.policy()), "k").await,
+        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), cache.policy()), "k").await,
         None => kit::get(cache, "k").await,
     }
 }
@@ -240,6 +240,8 @@ async fn a_save_while_the_second_level_is_down_leaves_no_old_value_in_reach() {
             assert!(!answer.unwrap().is_confirmed(), "pending");
         } else {
             assert_eq!(answer.unwrap_err().kind(), ErrorKind::Level, "the only level surfaces its failures");
+            assert_eq!(*table.row.lock().unwrap(), Some(1), "and nothing was written behind it");
+            *table.row.lock().unwrap() = Some(2);
         }
         assert_eq!(*table.row.lock().unwrap(), Some(2));
         assert_eq!(read(&sourced).await, Some(2));

@@ -62,7 +62,7 @@ async fn t4_for_ever_does_not_overflow() {
         assert_eq!(kit::get(&cache, "k").await, Some(1));
         assert_eq!(kit::get(&cache, "loaded").await, Some(2));
         if stack.remote.is_some() {
-            let peer = stack.peer().named::<u64>(cache.name(), *cache.policy());
+            let peer = stack.peer().named::<u64>(cache.name(), cache.policy());
             assert_eq!(kit::get(&peer, "k").await, Some(1));
         }
     }

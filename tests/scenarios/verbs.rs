@@ -19,7 +19,7 @@ use crate::{
 
 async fn elsewhere(stack: &Stack, cache: &TracedCache<u64>, key: &str) -> Option<u64> {
     match &stack.remote {
-        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), *cache.policy()), key).await,
+        Some(_) => kit::get(&stack.peer().named::<u64>(cache.name(), cache.policy()), key).await,
         None => kit::get(cache, key).await,
     }
 }

@@ -40,11 +40,13 @@ pub enum ChaosOp {
     Release,
     /// `swap` of marks.
     Swap,
+    /// `hold_many`.
+    Hold,
 }
 
 impl ChaosOp {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Get,
         Self::Put,
         Self::Remove,
@@ -54,6 +56,7 @@ impl ChaosOp {
         Self::Renew,
         Self::Release,
         Self::Swap,
+        Self::Hold,
     ];
 }
 
@@ -363,6 +366,13 @@ impl<P: CacheProvider> Leases for Chaos<P> {
             .map(|fill| Fill { put: Put { bytes: spoilt(fill), ..fill.put }, lease: fill.lease.clone() })
             .collect();
         inner.fill_many(&fills).await.into_iter().map(|result| lose(fault, result)).collect()
+    }
+
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        let Some(inner) = self.inner.leases() else { return fail_all(keys.len()) };
+        let op = ChaosOp::Hold;
+        let Ok(fault) = self.enter(op, keys.len()).await else { return fail_all(keys.len()) };
+        inner.hold_many(keys, life).await.into_iter().map(|result| lose(fault, result)).collect()
     }
 
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {

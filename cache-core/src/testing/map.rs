@@ -36,6 +36,8 @@ struct Held {
     items: HashMap<String, Item>,
     /// Under one lock with the items: whoever writes an item ends its lease in one step.
     leases: HashMap<String, Lent>,
+    /// Keys kept for a writer.
+    holds: HashMap<String, Lent>,
 }
 
 /// What a [`MapProvider`] held at one moment.
@@ -70,6 +72,17 @@ impl Held {
     fn holds(&mut self, key: &str, lease: &Lease, now: Moment) -> bool {
         self.lent(key, now).is_some_and(|lent| lent.lease == *lease)
     }
+
+    fn kept(&mut self, key: &str, now: Moment) -> Option<&mut Lent> {
+        self.holds.get_mut(key).filter(|lent| now < lent.until)
+    }
+
+    /// Ends a hold, if it is this one.
+    fn let_go(&mut self, key: &str, lease: &Lease) {
+        if self.holds.get(key).is_some_and(|kept| kept.lease == *lease) {
+            self.holds.remove(key);
+        }
+    }
 }
 
 impl MapProvider {
@@ -102,6 +115,13 @@ impl MapProvider {
     #[must_use]
     pub fn marking(mut self) -> Self {
         self.marking = true;
+        self
+    }
+
+    /// Says of itself that it is another store than maps with another number. 1 unless set.
+    #[must_use]
+    pub fn incarnated(self, number: u64) -> Self {
+        self.incarnation.store(number, Ordering::Release);
         self
     }
 
@@ -176,6 +196,23 @@ impl MapProvider {
     pub fn is_leased(&self, key: &str) -> bool {
         let now = self.clock.now();
         self.lock().lent(key, now).is_some()
+    }
+
+    /// The lease of a key (`namespace:id`) that somebody has.
+    pub fn leased(&self, key: &str) -> Option<Lease> {
+        let now = self.clock.now();
+        self.lock().lent(key, now).map(|lent| lent.lease.clone())
+    }
+
+    /// Whether a key (`namespace:id`) is kept for a writer.
+    pub fn is_kept(&self, key: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().kept(key, now).is_some()
+    }
+
+    /// Ends a writer's hold of a key (`namespace:id`), and leaves its lease.
+    pub fn unhold(&self, key: &str) {
+        self.lock().holds.remove(key);
     }
 
     /// Stores bytes without expiry, as a foreign writer would: one who knows of no leases.
@@ -339,10 +376,13 @@ impl Leases for MapProvider {
                 {
                     return Ok(Acquired::Found(item.bytes.clone()));
                 }
+                if held.kept(&key, now).is_some() {
+                    return Ok(Acquired::Kept);
+                }
                 if held.lent(&key, now).is_some() {
                     return Ok(Acquired::Held);
                 }
-                let lease = Lease(Bytes::copy_from_slice(&fastrand::u128(..).to_le_bytes()));
+                let lease = new_lease();
                 held.leases.insert(key, Lent { lease: lease.clone(), until: self.until(life) });
                 Ok(Acquired::Granted(lease))
             })
@@ -360,7 +400,27 @@ impl Leases for MapProvider {
                     return Ok(false);
                 }
                 held.leases.remove(&key);
+                held.let_go(&key, &fill.lease);
                 self.store(&mut held, key, &fill.put).map(|()| true)
+            })
+            .collect()
+    }
+
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        let mut held = self.lock();
+        let now = self.clock.now();
+        keys.iter()
+            .map(|key| {
+                let key = self.stored_key(key);
+                let lease = new_lease();
+                let alone = held.kept(&key, now).is_none();
+                let until = self.until(life);
+                held.items.remove(&key);
+                held.holds.insert(key.clone(), Lent { lease: lease.clone(), until });
+                // Nobody has this one.
+                let right = if alone { lease.clone() } else { new_lease() };
+                held.leases.insert(key, Lent { lease: right, until });
+                Ok(lease)
             })
             .collect()
     }
@@ -368,11 +428,14 @@ impl Leases for MapProvider {
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         let mut held = self.lock();
         let now = self.clock.now();
+        let until = self.until(life);
         for (key, lease) in leases {
-            if let Some(lent) = held.lent(&self.stored_key(key), now)
-                && lent.lease == *lease
-            {
-                lent.until = self.until(life);
+            let key = self.stored_key(key);
+            if let Some(lent) = held.lent(&key, now).filter(|lent| lent.lease == *lease) {
+                lent.until = until;
+            }
+            if let Some(kept) = held.kept(&key, now).filter(|kept| kept.lease == *lease) {
+                kept.until = until;
             }
         }
         leases.iter().map(|_| Ok(())).collect()
@@ -386,9 +449,14 @@ impl Leases for MapProvider {
             if held.holds(&key, lease, now) {
                 held.leases.remove(&key);
             }
+            held.let_go(&key, lease);
         }
         leases.iter().map(|_| Ok(())).collect()
     }
+}
+
+fn new_lease() -> Lease {
+    Lease(Bytes::copy_from_slice(&fastrand::u128(..).to_le_bytes()))
 }
 
 /// Whether these bytes are what the asker holds, and so no answer.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cache_core::{Acquire, Acquired, Holding};
 
-use super::{Refresh, Token, lease_seconds, right_key};
+use super::{Refresh, Right, Token, hold_key, lease_seconds, right_key};
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     error::Fault,
@@ -30,6 +30,8 @@ struct Looked {
     life: u64,
     /// The right to refresh, where it was asked for and was to be had.
     right: Option<Refresh>,
+    /// A writer keeps the key.
+    kept: bool,
 }
 
 enum Verdict {
@@ -46,11 +48,13 @@ impl Looked {
     fn verdict(&self, holding: Holding) -> Verdict {
         // A server without memory, or where somebody else was quicker than vivify.
         let Some(seen) = &self.seen else { return Verdict::Told(Acquired::Held) };
-        let granted = |refresh| {
-            Verdict::Told(Acquired::Granted(Token { life: self.life, cas: seen.cas, refresh }.seal()))
+        let granted = |right| match self.kept {
+            true => Verdict::Told(Acquired::Kept),
+            false => Verdict::Told(Acquired::Granted(Token { life: self.life, cas: seen.cas, right }.seal())),
         };
         match seen.kind() {
-            Kind::Placeholder if seen.won => granted(None),
+            Kind::Placeholder if seen.won => granted(Right::Absent),
+            Kind::Placeholder if self.kept => Verdict::Told(Acquired::Kept),
             Kind::Placeholder => Verdict::Told(Acquired::Held),
             Kind::Entry(of, envelope) if of == self.life => {
                 let held = match holding {
@@ -60,10 +64,12 @@ impl Looked {
                 };
                 match self.right {
                     _ if !held => Verdict::Told(Acquired::Found(envelope)),
-                    Some(refresh) => granted(Some(refresh)),
+                    Some(refresh) => granted(Right::Refresh(refresh)),
+                    None if self.kept => Verdict::Told(Acquired::Kept),
                     None => Verdict::Told(Acquired::Held),
                 }
             }
+            Kind::Entry(..) | Kind::Life(_) | Kind::Void if self.kept => Verdict::Told(Acquired::Kept),
             Kind::Entry(..) | Kind::Life(_) | Kind::Void => Verdict::Void(seen.cas),
         }
     }
@@ -114,7 +120,7 @@ impl MemcachedProvider {
             results[index] = match answer {
                 Ok(Answer { reply: Reply::Done(0), .. }) => Err(self.no_cas(&wishes[index])),
                 Ok(Answer { reply: Reply::Done(cas), life }) => {
-                    Ok(Acquired::Granted(Token { life, cas, refresh: None }.seal()))
+                    Ok(Acquired::Granted(Token { life, cas, right: Right::Absent }.seal()))
                 }
                 Ok(_) => Ok(Acquired::Held),
                 Err(error) => Err(error),
@@ -135,7 +141,7 @@ impl MemcachedProvider {
     }
 
     /// The first round. The right to refresh is asked for before the entry is read: what is read after that is what the
-    /// right is for.
+    /// right is for. A writer's hold is looked for after it: one that comes later changes the version that was read.
     async fn look(&self, wishes: &[Wish], seconds: u32) -> Vec<Result<Looked, Error>> {
         let mut asked: Vec<Routed> = Vec::with_capacity(wishes.len());
         for Wish { key, right, .. } in wishes {
@@ -146,12 +152,14 @@ impl MemcachedProvider {
             }
             let look = Some(Look { vivify: Some(seconds), touch: None });
             asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
+            asked.push(self.routed(key, Command::get(hold_key(&self.0.prefix, key)), Under::Known));
         }
         let mut answers = self.run(asked).await.into_iter();
         let looked = wishes.iter().map(|wish| {
             let mut next = || answers.next().unwrap_or_else(|| Err(self.server(&wish.key).error(NO_RESULT)));
             let right = wish.right.as_ref().map(|(of, _)| (*of, next()));
             let answer = next();
+            let kept = matches!(next()?.reply, Reply::Item(Some(_)));
             let right = match right {
                 Some((_, Err(error))) => return Err(error),
                 Some((of, Ok(Answer { reply: Reply::Done(cas), .. }))) => Some(Refresh { of, cas }),
@@ -159,8 +167,8 @@ impl MemcachedProvider {
             };
             match answer? {
                 Answer { reply: Reply::Item(Some(seen)), .. } if seen.cas == 0 => Err(self.no_cas(wish)),
-                Answer { reply: Reply::Item(seen), life } => Ok(Looked { seen, life, right }),
-                Answer { life, .. } => Ok(Looked { seen: None, life, right }),
+                Answer { reply: Reply::Item(seen), life } => Ok(Looked { seen, life, right, kept }),
+                Answer { life, .. } => Ok(Looked { seen: None, life, right, kept }),
             }
         });
         looked.collect()

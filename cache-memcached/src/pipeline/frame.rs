@@ -39,6 +39,7 @@ pub(super) fn encode(command: &Command, id: u64, out: &mut BytesMut) {
         Command::Put { item, exptime, when, .. } => {
             let _ = write!(out.writer(), " {} T{exptime}", item.len());
             match when {
+                When::Always if command.wants_version() => out.put_slice(b" c"),
                 When::Always => {}
                 When::Absent => out.put_slice(b" ME c"),
                 When::Cas(cas) => {
@@ -87,6 +88,7 @@ mod tests {
         let put = |item, when| frame(&Command::Put { key: key(), item, exptime: 9, when });
         let entry = Item::Entry(u64::from_le_bytes(*b"12345678"), Bytes::from_static(b"a\r\nb"));
         assert_eq!(put(entry, When::Always), "ms ns:k 13 T9 O7\r\nV12345678a\r\nb\r\n");
+        assert_eq!(put(Item::Tombstone, When::Always), "ms ns:k 1 T9 c O7\r\nT\r\n");
         assert_eq!(put(Item::Tombstone, When::Absent), "ms ns:k 1 T9 ME c O7\r\nT\r\n");
         assert_eq!(put(Item::Placeholder, When::Cas(5)), "ms ns:k 0 T9 C5 c O7\r\n\r\n");
     }

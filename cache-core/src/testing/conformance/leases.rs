@@ -40,6 +40,13 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         release_lets_the_next_in,
         release_of_a_lost_lease_harms_nobody,
         batches_of_leases_answer_per_item,
+        a_hold_makes_a_miss_and_keeps_others_out,
+        a_fill_ends_its_hold,
+        a_hold_outlives_an_invalidation,
+        holds_that_meet_fill_nothing,
+        a_hold_ends_by_time_or_when_it_is_given_back,
+        a_put_stands_against_a_hold,
+        batches_of_holds_answer_per_item,
     ]
     .into_iter()
 }
@@ -397,6 +404,117 @@ pub async fn batches_of_leases_answer_per_item(provider: &dyn CacheProvider) {
     let found =
         all_ok(provider.get_many(&used.iter().map(|(key, _)| *key).collect::<Vec<_>>()).await, used.len());
     assert!(found.iter().zip(&ids[100..]).all(|(found, id)| found.as_deref() == Some(id.as_bytes())));
+}
+
+/// Who is about to write the source makes the key a miss, revokes its lease, and lets nobody else have one.
+pub async fn a_hold_makes_a_miss_and_keeps_others_out(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let held = EntryId(7);
+    for there in [false, true] {
+        let id = if there { "there" } else { "absent" };
+        let holding = if there { Holding::Entry(held) } else { Holding::Nothing };
+        if there {
+            room.put(provider, id, entry(held, "old")).await;
+        }
+        let before = granted(ask_for(provider, &room, id, holding, LONG).await);
+        hold(provider, &room, id, LONG).await;
+        expect(provider, &room, id, None).await;
+        assert!(!fill(provider, &room, id, "late", before).await, "its lease was revoked");
+        for holding in [Holding::Nothing, Holding::Entry(held), Holding::Unreadable] {
+            assert_eq!(name(&ask_for(provider, &room, id, holding, LONG).await), "Kept");
+        }
+        expect(provider, &room, id, None).await;
+        granted(ask(provider, &room, "another key").await);
+        room.remove(provider, "another key").await;
+    }
+}
+
+/// The writer fills under its hold, once, and then others may have the key.
+pub async fn a_fill_ends_its_hold(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let id = EntryId(9);
+    let writer = hold(provider, &room, "k", LONG).await;
+    assert!(fill(provider, &room, "k", entry(id, "new"), writer.clone()).await);
+    assert_eq!(room.get(provider, "k").await, Some(entry(id, "new")));
+    assert!(!fill(provider, &room, "k", "again", writer).await);
+    let next = granted(ask_for(provider, &room, "k", Holding::Entry(id), LONG).await);
+    assert!(fill(provider, &room, "k", "newer", next).await);
+    expect(provider, &room, "k", Some("newer")).await;
+}
+
+/// What is invalidated while the source is written stays out of reach of readers until the hold is over.
+pub async fn a_hold_outlives_an_invalidation(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let writer = hold(provider, &room, "k", LONG).await;
+    room.remove(provider, "k").await;
+    assert_eq!(name(&ask(provider, &room, "k").await), "Kept");
+    assert!(!fill(provider, &room, "k", "v", writer.clone()).await, "it may be older than the invalidation");
+    assert_eq!(name(&ask(provider, &room, "k").await), "Kept", "a refused fill ends no hold");
+    release(provider, &room, "k", &writer).await;
+    granted(ask(provider, &room, "k").await);
+}
+
+/// Which of two writers the source took last is not known: neither value stays.
+pub async fn holds_that_meet_fill_nothing(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let first = hold(provider, &room, "k", LONG).await;
+    let second = hold(provider, &room, "k", LONG).await;
+    for writer in [second.clone(), first.clone(), second] {
+        assert!(!fill(provider, &room, "k", "v", writer).await);
+        expect(provider, &room, "k", None).await;
+    }
+    release(provider, &room, "k", &first).await;
+    assert_eq!(name(&ask(provider, &room, "k").await), "Kept", "the other may still be writing");
+}
+
+/// A writer that dies keeps nobody out for long.
+pub async fn a_hold_ends_by_time_or_when_it_is_given_back(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let back = hold(provider, &room, "back", LONG).await;
+    release(provider, &room, "back", &back).await;
+    let next = granted(ask(provider, &room, "back").await);
+    assert!(!fill(provider, &room, "back", "late", back).await);
+    assert!(fill(provider, &room, "back", "v", next).await);
+
+    let short = short_life(provider);
+    let dead = hold(provider, &room, "dead", short).await;
+    let kept = hold(provider, &room, "kept", short).await;
+    renew(provider, &room, "kept", &kept, LONG).await;
+    let next = free(provider, &room, "dead").await;
+    assert!(!fill(provider, &room, "dead", "late", dead).await);
+    assert!(fill(provider, &room, "dead", "v", next).await);
+    // A machine may be so busy that it was over before it was renewed.
+    let answer = ask(provider, &room, "kept").await;
+    assert!(name(&answer) == "Kept" || !fill(provider, &room, "kept", "v", kept).await);
+}
+
+/// A set during a hold is visible, and the writer's fill is refused.
+pub async fn a_put_stands_against_a_hold(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let writer = hold(provider, &room, "k", LONG).await;
+    room.put(provider, "k", "set").await;
+    expect(provider, &room, "k", Some("set")).await;
+    assert_eq!(name(&ask(provider, &room, "k").await), "Found");
+    assert!(!fill(provider, &room, "k", "v", writer).await);
+    expect(provider, &room, "k", Some("set")).await;
+}
+
+/// One result per key and in order.
+pub async fn batches_of_holds_answer_per_item(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    assert!(of(provider).hold_many(&[], LONG).await.is_empty());
+    hold(provider, &room, "b", LONG).await;
+    let keys = ["a", "b", "c"].map(|id| room.key(id));
+    let holds = all_ok(of(provider).hold_many(&keys, LONG).await, 3);
+    let fills: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .zip(holds)
+        .map(|(id, lease)| Fill { put: room.item(id, id), lease })
+        .collect();
+    assert_eq!(all_ok(of(provider).fill_many(&fills).await, 3), [true, false, true]);
+    for (id, there) in [("a", true), ("b", false), ("c", true)] {
+        assert_eq!(room.has(provider, id).await, there);
+    }
 }
 
 #[cfg(test)]

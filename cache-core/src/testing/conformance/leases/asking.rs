@@ -56,6 +56,7 @@ pub(super) fn name(acquired: &Acquired) -> &'static str {
     match acquired {
         Acquired::Granted(_) => "Granted",
         Acquired::Held => "Held",
+        Acquired::Kept => "Kept",
         Acquired::Found(_) => "Found",
     }
 }
@@ -69,6 +70,10 @@ pub(super) async fn fill(
 ) -> bool {
     let fill = Fill { put: room.item(id, bytes), lease };
     all_ok(of(provider).fill_many(&[fill]).await, 1).remove(0)
+}
+
+pub(super) async fn hold(provider: &dyn CacheProvider, room: &Room, id: &str, life: Duration) -> Lease {
+    all_ok(of(provider).hold_many(&[room.key(id)], life).await, 1).remove(0)
 }
 
 pub(super) async fn renew(

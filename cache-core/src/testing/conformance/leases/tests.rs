@@ -59,6 +59,12 @@ enum Wrong {
     ReleasesNothing,
     ReleasesOthers,
     Reverses,
+    HoldsNothing,
+    HoldsBesideLeases,
+    HoldsBesideEntries,
+    HoldsEndOnRemove,
+    FirstHoldFills,
+    HoldsForEver,
 }
 
 /// A map with one thing wrong.
@@ -108,6 +114,10 @@ impl CacheProvider for Broken {
             match self.wrong {
                 Wrong::KeepsLeaseOnRemove => self.map.evict(&key.joined()),
                 Wrong::KeepsLeaseOnRemoveOfAbsent if absent => {}
+                Wrong::HoldsEndOnRemove => {
+                    self.map.unhold(&key.joined());
+                    drop(self.map.remove(*key).await);
+                }
                 _ => drop(self.map.remove(*key).await),
             }
         }
@@ -160,6 +170,24 @@ impl Leases for Broken {
             if self.wrong == Wrong::PutsOnFillError && result.is_err() {
                 self.map.plant(&fill.put.key.joined(), "old");
             }
+        }
+        results
+    }
+
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        let mut results = Vec::new();
+        for key in keys {
+            let (item, lease) = (self.map.peek(&key.joined()), self.map.leased(&key.joined()));
+            let life = if self.wrong == Wrong::HoldsForEver { Duration::MAX } else { life };
+            let held = self.map.hold_many(&[*key], life).await.remove(0);
+            match (self.wrong, lease, item) {
+                (Wrong::HoldsNothing, ..) => self.map.unhold(&key.joined()),
+                (Wrong::HoldsBesideLeases, Some(lease), _) => self.map.lend(&key.joined(), lease, LONG),
+                (Wrong::HoldsBesideEntries, _, Some(item)) => self.map.plant(&key.joined(), item),
+                (Wrong::FirstHoldFills, Some(lease), _) => self.map.lend(&key.joined(), lease, LONG),
+                _ => {}
+            }
+            results.push(held);
         }
         results
     }
@@ -219,10 +247,23 @@ async fn each_breach_is_found() {
         (Wrong::ReleasesNothing, "release_lets_the_next_in"),
         (Wrong::ReleasesOthers, "release_of_a_lost_lease_harms_nobody"),
         (Wrong::Reverses, "batches_of_leases_answer_per_item"),
+        (Wrong::HoldsNothing, "a_hold_makes_a_miss_and_keeps_others_out"),
+        (Wrong::HoldsBesideLeases, "a_hold_makes_a_miss_and_keeps_others_out"),
+        (Wrong::HoldsBesideEntries, "a_hold_makes_a_miss_and_keeps_others_out"),
+        (Wrong::KeepsLeaseAfterFill, "a_fill_ends_its_hold"),
+        (Wrong::HoldsEndOnRemove, "a_hold_outlives_an_invalidation"),
+        (Wrong::FirstHoldFills, "holds_that_meet_fill_nothing"),
+        (Wrong::KeepsLeaseOnPut, "a_put_stands_against_a_hold"),
+        (Wrong::FillsAlways, "batches_of_holds_answer_per_item"),
     ];
     for (wrong, name) in breaches {
         assert!(fails(wrong, name).await, "{name} did not notice");
     }
+}
+
+#[tokio::test]
+async fn a_hold_without_end_is_found() {
+    assert!(fails(Wrong::HoldsForEver, "a_hold_ends_by_time_or_when_it_is_given_back").await);
 }
 
 #[tokio::test]

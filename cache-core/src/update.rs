@@ -1,0 +1,389 @@
+//! `update`: read, change, write, so that no update is lost between callers, nor between nodes.
+
+use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
+
+use crate::{
+    Acquire, Acquired, Answer, Begun, BoxError, CacheKey, Delivery, Entry, Error, ErrorKind, Held, Holding,
+    Lease, LoadEnd, Loaded, Moment, RawKey, Result, TracedCache, Value, Verb, cycle,
+    cycle::LoadId,
+    envelope,
+    fill::Outgoing,
+    inner::{Decoded, Inner, State},
+    load::{Began, Keep, Made, load_failed},
+    observe::within,
+    rights::{FIRST_PAUSE, LEASE, LONGEST_PAUSE, LONGEST_WAIT, Rights},
+    tier::{Failure, Tier},
+    write::{Writing, Written},
+};
+
+/// Makes a new value from what is held, its types erased.
+type Change<T> =
+    Box<dyn Fn(Option<Held<T>>) -> BoxFuture<'static, Result<Loaded<T>, BoxError>> + Send + Sync>;
+
+/// What an update came to.
+#[derive(Clone, Copy)]
+#[must_use = "a pending update holds on this node only, until the level is back"]
+pub struct Updated<R> {
+    /// The value that is held now.
+    pub value: R,
+    /// Whether every level, and the other nodes, have heard that the old one is gone.
+    pub delivery: Delivery,
+}
+
+/// Values stay out of `Debug` output.
+impl<R> fmt::Debug for Updated<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Updated").field("delivery", &self.delivery).finish_non_exhaustive()
+    }
+}
+
+impl<T: Value> TracedCache<T> {
+    /// Replaces a value by one made from it: `change` gets the fresh value that is held, or `None`, and may answer what a
+    /// loader may. No update is lost: of callers of this process, and of all nodes where the deepest level keeps leases,
+    /// one at a time reads, changes and writes; whoever comes next sees what it has written. A `set` or an invalidation
+    /// in between makes `change` run once more, on what is there then.
+    ///
+    /// Answering an absence removes the key; [`Loaded::do_not_store`] leaves it as it is.
+    ///
+    /// Goes on when its caller leaves. Costs two round trips at the deepest level and one at each other. `change` must not
+    /// ask this cache for the same key: it would wait for itself until the hard limit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Load`] with the error of `change`, `LoadTimeout` (of `change`, or because others held the key all the
+    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, whatever its stance: without it
+    /// updates would be lost; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
+    ///
+    /// ```
+    /// # use cache_core::{TracedCache, testing::MapProvider, ok};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cache_core::Error> {
+    /// let visits: TracedCache<u64> = TracedCache::builder("visits").level(MapProvider::new().leasing()).build()?;
+    /// for expected in 1..=3 {
+    ///     let seen = visits.update("home", &(), |(), _, seen| async move { ok(seen.map_or(1, |n| *n + 1)) }).await?;
+    ///     assert_eq!(*seen.value, expected);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn update<K, S, A, E, F, Fut>(&self, key: K, state: &S, change: F) -> Result<Updated<A::Out>>
+    where
+        K: CacheKey,
+        S: Clone + Send + Sync + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: Fn(S, K::Owned, Option<Arc<T>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let id = self.render(&key)?;
+        let (state, owned) = (state.clone(), key.to_owned_key());
+        let change: Change<T> = Box::new(move |held| {
+            let changed = change(state.clone(), owned.clone(), held.map(|held| held.value));
+            async move { changed.await.map(Answer::into_loaded).map_err(Into::into) }.boxed()
+        });
+        let (value, delivery) = self.update_erased(id, change).boxed().await?;
+        Ok(Updated { value: A::out(value)?, delivery })
+    }
+
+    async fn update_erased(&self, id: Arc<str>, change: Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
+        let inner = Arc::clone(&self.inner);
+        inner.check_open()?;
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let owner = Arc::clone(&inner);
+        let task = inner.spawn(within(inner.observers().ambient(), async move {
+            let work = async |_: &crate::observe::Spans| owner.update(&id, &change).await;
+            let result = owner.operation(Verb::Update, Some(&id), 1, work, |_| None).await;
+            // The caller may have left.
+            let _ = done.send(result);
+        }));
+        if task.is_none() {
+            return Err(Error::new(
+                ErrorKind::NoRuntime,
+                "updates run as tokio tasks: call from inside a tokio runtime",
+            ));
+        }
+        ended.await.unwrap_or_else(|_gone| {
+            Err(Error::new(
+                ErrorKind::LoadAborted,
+                "the update was aborted; whether it was stored is unknown",
+            ))
+        })
+    }
+}
+
+/// What became of one try.
+enum Tried<T> {
+    Done(Option<Arc<T>>, Delivery),
+    /// Something has come between.
+    Again,
+}
+
+impl<T: Value> Inner<T> {
+    async fn update(self: &Arc<Self>, id: &str, change: &Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
+        let key = self.key(id)?;
+        let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
+        let turn = self.slots.open(key);
+        // Updates of this process take turns: else each would make the others try again.
+        let _turn = self.in_order(&[&turn]).await;
+        loop {
+            let tried = match self.remote().next_back() {
+                Some(tier) if tier.leases() => self.update_leased(key, tier, change, until).await?,
+                Some(tier) => self.update_unleased(key, tier, change).await?,
+                None => self.update_nearby(key, change).await?,
+            };
+            match tried {
+                Tried::Done(value, delivery) => return Ok((value, delivery)),
+                Tried::Again if self.now() >= until => return Err(contended()),
+                Tried::Again => {}
+            }
+        }
+    }
+
+    /// Memory alone: stored if nothing has written the key since it was read.
+    async fn update_nearby(self: &Arc<Self>, key: RawKey<'_>, change: &Change<T>) -> Result<Tried<T>> {
+        let ticket = self.slots.open(key);
+        let near = self.tiers.first().and_then(|tier| self.peek_surely(key, tier));
+        let begun = self.begin();
+        let Made { entry, keep, .. } = self.changed(near.as_ref(), change, &begun, &[]).await?;
+        let value = entry.value.clone();
+        let now = self.now();
+        let stored = ticket.swap(|| {
+            for tier in &self.tiers {
+                let Some(store) = &tier.store else { continue };
+                match self.object(key, &entry, tier).filter(|_| keep == Keep::Store) {
+                    Some(object) => store.put(key, object, now),
+                    None if keep != Keep::Nothing => {
+                        store.remove(key);
+                    }
+                    None => {}
+                }
+            }
+        });
+        if !stored {
+            return Ok(Tried::Again);
+        }
+        let told = if keep == Keep::Nothing { Delivery::Confirmed } else { self.tell(&[key]).await };
+        Ok(Tried::Done(value, told))
+    }
+
+    /// A level without leases: one at a time in this process; another node's update in between is lost.
+    async fn update_unleased(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        tier: &Tier,
+        change: &Change<T>,
+    ) -> Result<Tried<T>> {
+        self.learn_epochs().await;
+        let begun = self.begin();
+        let writing = Writing::begin(self, vec![key]);
+        let (read, learned) = tier.read_many(&self.around, &[key]).await;
+        self.heed(tier, learned);
+        let held = match read.into_iter().next() {
+            Some(crate::tier::Read::Bytes(bytes)) => self.readable(key, tier, &bytes, &begun).await,
+            Some(crate::tier::Read::Failed(failure)) => return Err(failure.into_error(tier.index)),
+            _ => None,
+        };
+        let Made { entry, keep, .. } = self.changed(held.as_ref(), change, &begun, &[]).await?;
+        let value = entry.value.clone();
+        let mut item = Outgoing::new(key, entry);
+        let delivery = self.spread(writing, &mut item, keep, None).await?;
+        Ok(Tried::Done(value, delivery))
+    }
+
+    /// Under the lease of the deepest level: stored there if nothing has written the key since it was read, and removed
+    /// from all others.
+    async fn update_leased(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        tier: &Tier,
+        change: &Change<T>,
+        until: Moment,
+    ) -> Result<Tried<T>> {
+        self.learn_epochs().await;
+        let begun = self.begin();
+        if begun.stamp(tier.index).epoch == 0 {
+            return Err(Failure::Skipped.into_error(tier.index));
+        }
+        let (lease, held) = self.take(key, tier, &begun, until).await?;
+        let rights: Rights = vec![(tier.index, lease)];
+        let writing = Writing::begin(self, vec![key]);
+        let kept = [(key, rights.clone())];
+        let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
+            Ok(made) => made,
+            Err(error) => {
+                self.give_back(key, rights);
+                writing.end_unwritten();
+                return Err(error);
+            }
+        };
+        let Made { mut entry, keep, .. } = made;
+        let value = entry.value.clone();
+        if keep == Keep::Nothing {
+            self.give_back(key, rights);
+            writing.end_unwritten();
+            return Ok(Tried::Done(value, Delivery::Confirmed));
+        }
+        if keep == Keep::Forget {
+            // What is to be gone must still be what was read: it is replaced by an absence, and that is removed.
+            entry.value = None;
+            entry.timeline = crate::Timeline::new(self.now(), LEASE, LEASE);
+        }
+        let mut item = Outgoing::new(key, entry).with_rights(rights);
+        match self.send(tier, &mut [&mut item], begun.stamp(tier.index)).await.pop() {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) => {
+                writing.end_unwritten();
+                return Ok(Tried::Again);
+            }
+            Some(Err(failure)) => {
+                // It may have been stored. What is in doubt is not read again before it has been removed.
+                tier.pending.add(key.id);
+                writing.end(None);
+                self.replay();
+                return Err(failure.into_error(tier.index));
+            }
+            None => return Err(Failure::Skipped.into_error(tier.index)),
+        }
+        let delivery = self.spread(writing, &mut item, keep, Some(tier.index)).await?;
+        Ok(Tried::Done(value, delivery))
+    }
+
+    /// Waits for the lease of a key; with what the level holds of it.
+    async fn take(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        tier: &Tier,
+        begun: &Begun,
+        until: Moment,
+    ) -> Result<(Lease, Option<Entry<T>>)> {
+        let mut held = None;
+        // A value that an invalidation has yet to reach is not read.
+        let mut holding = if tier.pending.masks(key.id) { Holding::Unreadable } else { Holding::Nothing };
+        let started = self.now();
+        loop {
+            let wish = [Acquire { key, holding }];
+            match tier.acquire_many(&self.around, &wish, LEASE).await.pop() {
+                Some(Ok(Acquired::Granted(lease))) => return Ok((lease, held)),
+                Some(Ok(Acquired::Found(bytes))) => {
+                    held = self.readable(key, tier, &bytes, begun).await;
+                    holding = match envelope::open(key, &bytes) {
+                        Ok((header, _)) => Holding::Entry(header.id),
+                        Err(_) => Holding::Unreadable,
+                    };
+                    continue;
+                }
+                Some(Ok(Acquired::Held | Acquired::Kept)) => {
+                    (held, holding) = (None, Holding::Nothing);
+                }
+                Some(Err(failure)) => return Err(failure.into_error(tier.index)),
+                None => return Err(Failure::Skipped.into_error(tier.index)),
+            }
+            if self.now() >= until {
+                return Err(contended());
+            }
+            let waited = self.now().since(started);
+            self.around.clock.sleep((waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
+        }
+    }
+
+    /// A fresh entry out of a level's bytes, if it is one.
+    async fn readable(
+        &self,
+        key: RawKey<'_>,
+        tier: &Tier,
+        bytes: &bytes::Bytes,
+        begun: &Begun,
+    ) -> Option<Entry<T>> {
+        let Decoded { entry, stamp } = self.decode_quietly(key, tier, bytes).ok()?;
+        let entry = self.believed(tier, entry, stamp, begun).await?;
+        (entry.state(self.now()) == State::Fresh).then_some(entry)
+    }
+
+    /// Runs `change`: hard limit, panic, leases kept alive.
+    async fn changed(
+        &self,
+        held: Option<&Entry<T>>,
+        change: &Change<T>,
+        begun: &Begun,
+        rights: &[(RawKey<'_>, Rights)],
+    ) -> Result<Made<T>> {
+        let born = self.now();
+        let shown = held.filter(|entry| entry.state(born) == State::Fresh).and_then(|entry| self.held(entry));
+        let work = async { change(shown).await };
+        let guarded = AssertUnwindSafe(cycle::running(LoadId::next(), work)).catch_unwind();
+        let alive = async {
+            match select(pin!(guarded), pin!(self.keep_alive(rights, LEASE))).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((never, _)) => match never {},
+            }
+        };
+        let ended = match self.policy().hard {
+            Some(limit) => self.around.clock.timeout(limit, alive).await,
+            None => Some(alive.await),
+        };
+        let loaded = match ended {
+            Some(Ok(Ok(loaded))) => loaded,
+            Some(Ok(Err(cause))) => return Err(load_failed(cause)),
+            Some(Err(_panic)) => return Err(Error::new(ErrorKind::LoadPanicked, "the update panicked")),
+            None => {
+                let limit = self.policy().hard.unwrap_or(Duration::MAX);
+                let message = format!("the update ran into the policy's hard limit of {limit:?}");
+                return Err(Error::new(ErrorKind::LoadTimeout, message));
+            }
+        };
+        let began = Began::of(born, self.now().since(born), begun.clone());
+        let mut made = self.make(loaded, &began, held).map_err(|failed| failed.error)?;
+        // An update is a write like a set: nothing that begins now is older.
+        made.entry.by_set = made.end == LoadEnd::Value;
+        Ok(made)
+    }
+
+    /// Tells every level but `done` that the old value is gone, or gives it the new one where no lease guards it, and the
+    /// other nodes.
+    async fn spread(
+        self: &Arc<Self>,
+        writing: Writing<'_, T>,
+        item: &mut Outgoing<'_, T>,
+        keep: Keep,
+        done: Option<u8>,
+    ) -> Result<Delivery> {
+        let key = item.key;
+        let mut written = Written::new();
+        if keep != Keep::Nothing {
+            for tier in self.remote().rev() {
+                let keeps = done == Some(tier.index);
+                if keeps && keep == Keep::Store {
+                    continue;
+                }
+                // With leases, levels above are filled from the deepest one, in the order of its values.
+                let result = if done.is_none() && keep == Keep::Store {
+                    let sent = self.send(tier, &mut [item], tier.stamp()).await.pop();
+                    sent.unwrap_or(Err(Failure::Skipped)).map(drop)
+                } else {
+                    let removed = tier.remove_many(&self.around, &[key]).await.pop();
+                    removed.unwrap_or(Err(Failure::Skipped))
+                };
+                if result.is_err() {
+                    tier.pending.add(key.id);
+                }
+                written.take(tier, result);
+            }
+            written = written.told(self.tell(&[key]).await);
+            let kept = keep == Keep::Store && !self.closing.is_cancelled();
+            let entries = [item.entry.clone()];
+            writing.end(kept.then_some(&entries[..]));
+        } else {
+            writing.end_unwritten();
+        }
+        self.replay();
+        written.end()
+    }
+}
+
+fn contended() -> Error {
+    Error::new(ErrorKind::LoadTimeout, "others held or wrote the key all the time")
+}

@@ -1,0 +1,276 @@
+//! What is done on a new connection before anyone may use it: who the server is, what the user may do there, and the end of
+//! the connection before.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use redis::Value;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+use crate::{
+    Error, ErrorKind,
+    address::Endpoint,
+    connection::{Link, Pushes},
+    dial::failed,
+    home::Home,
+    rights::{Step, may_not_run, meant},
+    scripts::{Form, RELEASE},
+    settings::Settings,
+    wire::{done, text},
+};
+
+/// What the server said about itself when the connection was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Random per start of the server.
+    pub(crate) run_id: Option<String>,
+    /// This connection's id there; of use only together with the run id.
+    pub(crate) client_id: Option<i64>,
+    /// How far its wall clock is ahead, in milliseconds.
+    pub(crate) time_offset_ms: Option<i64>,
+    /// `standalone`, `cluster` or `sentinel`.
+    pub(crate) mode: Option<String>,
+    /// `master` or `slave`.
+    pub(crate) role: Option<String>,
+    /// What the user may not do there.
+    pub(crate) refused: Vec<Step>,
+}
+
+/// What a server has to be to be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The one server: neither a sentinel nor a node of a cluster.
+    Alone,
+    /// The one that takes writes.
+    Master,
+    /// A master of a cluster.
+    Node,
+    /// One that follows a master, behind sentinels.
+    Replica,
+    /// The same in a cluster.
+    NodeReplica,
+    /// Any.
+    Any,
+}
+
+/// Connects to where the master is, and takes all steps on the new connection before it is handed to any caller. Bounded
+/// by the connect timeout.
+///
+/// The driver's handle ends when the connection is lost, for whatever reason.
+pub(crate) async fn establish(
+    settings: &Arc<Settings>,
+    home: &Home,
+    generation: u64,
+    last: &Server,
+    pushes: &Pushes,
+) -> Result<(Link, JoinHandle<()>), Error> {
+    let limit = settings.connect_timeout;
+    let attempt = async {
+        match home {
+            Home::At(endpoint) => {
+                open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
+            }
+            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
+            Home::Node(endpoint, _) => {
+                open(settings, endpoint.clone(), Role::Node, generation, last, pushes).await
+            }
+            Home::Replica(sentinels) => sentinels.connect_replica(settings, generation, last, pushes).await,
+            Home::NodeReplica(endpoint) => {
+                open(settings, endpoint.clone(), Role::NodeReplica, generation, last, pushes).await
+            }
+            Home::Any(addresses) => first(settings, addresses(), generation, last, pushes).await,
+        }
+    };
+    match timeout(limit, attempt).await {
+        Ok(result) => result,
+        Err(_elapsed) => {
+            let hint = if settings.tls.is_some() { "; is TLS on at that port?" } else { "" };
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("{home} did not answer within the connect timeout of {limit:?}{hint}"),
+            ))
+        }
+    }
+}
+
+/// Connects to the first of these that can be used.
+async fn first(
+    settings: &Arc<Settings>,
+    addresses: Vec<Endpoint>,
+    generation: u64,
+    last: &Server,
+    pushes: &Pushes,
+) -> Result<(Link, JoinHandle<()>), Error> {
+    let mut attempts = JoinSet::new();
+    for endpoint in addresses {
+        let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
+        attempts.spawn(async move { open(&settings, endpoint, Role::Any, generation, &last, &pushes).await });
+    }
+    let mut refusal = None;
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => refusal = Some(error),
+            Err(_gone) => return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting")),
+        }
+    }
+    Err(refusal.unwrap_or_else(Error::closed))
+}
+
+/// Connects to one server and takes all steps.
+pub(crate) async fn open(
+    settings: &Settings,
+    endpoint: Endpoint,
+    role: Role,
+    generation: u64,
+    last: &Server,
+    pushes: &Pushes,
+) -> Result<(Link, JoinHandle<()>), Error> {
+    let (mut link, driver) = Link::dial(settings, endpoint, generation, pushes).await?;
+    link.server = identify(settings, &link).await?;
+    link.server.fits(role, &link.endpoint)?;
+    if !fence(settings, &link, last).await? {
+        link.server.refused.push(Step::Kill);
+    }
+    for step in &link.server.refused {
+        if *step != Step::Role || matches!(role, Role::Master | Role::Node) {
+            pushes.advice.say(step.advice());
+        }
+    }
+    if role == Role::NodeReplica {
+        let mut readonly = redis::pipe();
+        readonly.cmd("READONLY");
+        let replies =
+            link.pipeline(&readonly, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+        replies.into_iter().try_for_each(done)?;
+    }
+    if let Some(watch) = &pushes.watch {
+        watch.follow(&link).await?;
+    }
+    Ok((link, driver))
+}
+
+impl Server {
+    /// Whether this is whom we were looking for. A user who may not ask gets the benefit of the doubt.
+    fn fits(&self, role: Role, endpoint: &Endpoint) -> Result<(), Error> {
+        let use_instead = |url: &str, is: &str, form: &str| {
+            Error::config("url", url, format!("{endpoint} is {is}: use {form}"))
+        };
+        match (role, self.mode.as_deref(), self.role.as_deref()) {
+            (_, Some("sentinel"), _) => {
+                let form = "redis+sentinel://host:port/master-name";
+                Err(use_instead("redis://***", "a sentinel, which keeps no data", form))
+            }
+            (Role::Alone | Role::Master, Some("cluster"), _) => Err(use_instead(
+                "redis://***",
+                "a node of a cluster, which has a part of the keys",
+                "redis+cluster://host:port",
+            )),
+            (Role::Node, Some("standalone"), _) => {
+                Err(use_instead("redis+cluster://***", "no node of a cluster", "redis://host:port"))
+            }
+            (Role::Master | Role::Node, _, Some(role)) if role != "master" => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{endpoint} is no master any more, or not yet: a failover may be under way"),
+            )),
+            (Role::Replica, _, Some("master")) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("{endpoint} is no replica any more")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Asks who the server is. A user without the permission to ask gets a provider that does not know.
+async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
+    let mut ask = redis::pipe();
+    ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
+    // Does nothing: whether it may be run is what is asked.
+    RELEASE.on(&mut ask, Form::Digest, &["l:{}"]).arg("");
+    ask.cmd("MULTI").cmd("EXEC");
+    let before = wall_ms();
+    let replies = link.pipeline(&ask, Step::ASKED.len()).await;
+    let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
+    let after = wall_ms();
+    let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
+    [time, info, id, role].into_iter().try_for_each(meant)?;
+    let steps = Step::ASKED.into_iter().zip(&replies);
+    Ok(Server {
+        refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
+        time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
+        run_id: field(info, "run_id:"),
+        client_id: if let Value::Int(id) = id { Some(*id) } else { None },
+        // Valkey has another name for it.
+        mode: field(info, "redis_mode:").or_else(|| field(info, "server_mode:")),
+        role: if let Value::Array(parts) = role {
+            parts.first().and_then(text).map(str::to_owned)
+        } else {
+            None
+        },
+    })
+}
+
+/// Ends the connection before this one at the server, so that bytes of it which are still on their way can never run: a
+/// write that timed out must not arrive after an invalidation that was acknowledged.
+///
+/// Another run of the server gave that id to a stranger, who is left alone. `false`: the user has not got the permission.
+async fn fence(settings: &Settings, link: &Link, last: &Server) -> Result<bool, Error> {
+    let id = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id);
+    let mut kill = redis::pipe();
+    kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id.unwrap_or(NOBODY));
+    let replies = link.pipeline(&kill, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    // It may be gone already.
+    replies.iter().try_for_each(meant)?;
+    Ok(!replies.iter().any(may_not_run))
+}
+
+/// No server has had so many connections.
+const NOBODY: i64 = i64::MAX;
+
+fn wall_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// Milliseconds since the epoch out of a reply to `TIME`; anything beyond a few thousand years is nonsense.
+fn time_ms(reply: &Value) -> Option<i64> {
+    let Value::Array(parts) = reply else { return None };
+    let [seconds, micros] = parts.as_slice() else { return None };
+    let seconds: u32 = text(seconds)?.parse().ok()?;
+    let micros: u32 = text(micros)?.parse().ok()?;
+    Some(i64::from(seconds) * 1000 + i64::from(micros / 1000))
+}
+
+fn field(info: &Value, name: &str) -> Option<String> {
+    let value = text(info)?.lines().find_map(|line| line.strip_prefix(name))?.trim();
+    (!value.is_empty() && value.len() <= 64).then(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn time_is_read_or_not_at_all() {
+        assert_eq!(time_ms(&Value::Array(vec![bulk("1700000000"), bulk("123456")])), Some(1_700_000_000_123));
+        assert_eq!(time_ms(&Value::Array(vec![bulk("99999999999999999999"), bulk("0")])), None);
+        assert_eq!(time_ms(&Value::Array(vec![bulk("1")])), None);
+        assert_eq!(time_ms(&Value::Nil), None);
+    }
+
+    #[test]
+    fn info_fields_are_read() {
+        let info = bulk("# Server\r\nredis_version:7.0.15\r\nrun_id:abc123\r\n");
+        assert_eq!(field(&info, "run_id:").as_deref(), Some("abc123"));
+        assert_eq!(field(&info, "nope:"), None);
+    }
+}

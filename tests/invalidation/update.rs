@@ -1,0 +1,244 @@
+//! Read, change, write: no update is lost.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use test_servers::{MemcachedServer, RedisServer};
+use tokio::sync::Semaphore;
+use traced_cache::{
+    BoxError, CacheProvider, ErrorKind, Level, Loaded, MemcachedProvider, Memory, Policy, RedisProvider,
+    TracedCache, ok,
+    testing::{ChaosOp, Fault, MapProvider},
+};
+
+use crate::world::{Down, MS, S, World, confirmed, done};
+
+type Counter = TracedCache<u64>;
+
+async fn add(cache: &Counter, key: &str) -> u64 {
+    *cache.update(key, &(), |(), _, seen| async move { ok(seen.map_or(1, |n| *n + 1)) }).await.unwrap().value
+}
+
+async fn read(cache: &Counter, key: &str) -> Option<u64> {
+    cache.get(key).await.unwrap().map(|n| *n)
+}
+
+fn counter(provider: Option<Arc<dyn CacheProvider>>, memory: bool) -> Counter {
+    let mut builder = TracedCache::builder("counts").policy(Policy::ttl(600 * S));
+    if memory {
+        builder = builder.level(Memory::entries(1_000));
+    }
+    if let Some(provider) = provider {
+        builder = builder.level(Level::new(provider).budget(10 * S).breaker(None));
+    }
+    builder.build().unwrap()
+}
+
+/// Many callers on each of two nodes.
+async fn nothing_is_lost(nodes: &[Counter]) {
+    const EACH: u64 = 25;
+    let tasks: Vec<_> = nodes
+        .iter()
+        .flat_map(|node| (0..2).map(move |_| node.clone()))
+        .map(|node| {
+            tokio::spawn(async move {
+                for _ in 0..EACH {
+                    add(&node, "k").await;
+                }
+            })
+        })
+        .collect();
+    let count = u64::try_from(tasks.len()).unwrap() * EACH;
+    for task in tasks {
+        task.await.unwrap();
+    }
+    // Whatever memory of one node still has of the other's: an update reads at the level that they share.
+    assert_eq!(add(&nodes[0], "k").await, count + 1);
+    assert_eq!(read(&nodes[0], "k").await, Some(count + 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_in_one_process() {
+    nothing_is_lost(&[counter(None, true)]).await;
+    nothing_is_lost(&[counter(Some(Arc::new(MapProvider::new())), true)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_between_nodes() {
+    let store: Arc<dyn CacheProvider> = Arc::new(MapProvider::new().leasing().marking());
+    nothing_is_lost(&[counter(Some(Arc::clone(&store)), true), counter(Some(store), false)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_between_nodes_on_redis() {
+    let Some(server) = RedisServer::start() else { return };
+    let redis =
+        || Some(Arc::new(RedisProvider::builder(server.url()).build().unwrap()) as Arc<dyn CacheProvider>);
+    nothing_is_lost(&[counter(redis(), true), counter(redis(), false)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_between_nodes_on_memcached() {
+    let Some(server) = MemcachedServer::start() else { return };
+    let memcached = || {
+        Some(Arc::new(MemcachedProvider::builder(server.url()).build().unwrap()) as Arc<dyn CacheProvider>)
+    };
+    nothing_is_lost(&[counter(memcached(), true), counter(memcached(), false)]).await;
+}
+
+#[tokio::test]
+async fn what_is_written_in_between_is_not_overwritten() {
+    let world = World::new();
+    let caches = [
+        counter(None, true),
+        counter(Some(Arc::clone(&world.store) as _), true),
+        counter(Some(Arc::new(MapProvider::new()) as _), false),
+    ];
+    for (at, cache) in caches.into_iter().enumerate() {
+        confirmed(cache.set("k", 10_u64).await);
+        let (gate, runs) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let updating = tokio::spawn({
+            let (cache, gate, runs) = (cache.clone(), Arc::clone(&gate), Arc::clone(&runs));
+            async move {
+                let state = (gate, runs);
+                cache
+                    .update(
+                        "k",
+                        &state,
+                        |(gate, runs): (Arc<Semaphore>, Arc<AtomicUsize>), _, seen| async move {
+                            if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+                                gate.acquire().await.unwrap().forget();
+                            }
+                            ok(seen.map_or(1, |n| *n + 1))
+                        },
+                    )
+                    .await
+            }
+        });
+        while runs.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(MS).await;
+        }
+        // On levels that nodes share, another node's set; this node's own waits for its turn.
+        let setter = match at {
+            0 => cache.clone(),
+            1 => counter(Some(Arc::clone(&world.store) as _), false),
+            _ => {
+                gate.add_permits(10);
+                assert_eq!(*updating.await.unwrap().unwrap().value, 11);
+                continue;
+            }
+        };
+        confirmed(setter.set("k", 100_u64).await);
+        gate.add_permits(10);
+        assert_eq!(*updating.await.unwrap().unwrap().value, 101, "run again, on what was set");
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        assert_eq!(add(&cache, "k").await, 102);
+    }
+}
+
+#[tokio::test]
+async fn an_update_may_remove_or_leave_alone_or_fail() {
+    let world = World::new();
+    for cache in [counter(None, true), counter(Some(Arc::clone(&world.store) as _), true)] {
+        confirmed(cache.set("k", 7_u64).await);
+        let keep = |(), _, seen: Option<Arc<u64>>| async move {
+            Ok::<_, BoxError>(Loaded::do_not_store(seen.map(|n| *n * 2)))
+        };
+        assert_eq!(cache.update("k", &(), keep).await.unwrap().value.as_deref(), Some(&14));
+        assert_eq!(read(&cache, "k").await, Some(7));
+
+        let fail = |(), _, _| async { Err::<u64, _>(Down) };
+        let error = cache.update("k", &(), fail).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Load);
+        assert!(error.load_error::<Down>().is_some());
+        let panic = |(), _: String, seen: Option<Arc<u64>>| async move {
+            assert!(seen.is_none(), "on purpose");
+            ok(1_u64)
+        };
+        assert_eq!(cache.update("k", &(), panic).await.unwrap_err().kind(), ErrorKind::LoadPanicked);
+        assert_eq!(read(&cache, "k").await, Some(7));
+
+        let gone = |(), _, _| async { ok(None::<u64>) };
+        assert_eq!(cache.update("k", &(), gone).await.unwrap().value, None);
+        assert_eq!(read(&cache, "k").await, None);
+        assert_eq!(add(&cache, "k").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_update_beats_a_load_under_way() {
+    let world = World::new();
+    for cache in [counter(None, true), counter(Some(Arc::clone(&world.store) as _), true)] {
+        let gate = Arc::new(Semaphore::new(0));
+        let loading = tokio::spawn({
+            let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+            async move {
+                cache
+                    .get_or_set_with("k", &gate, |gate, _| async move {
+                        let _ = gate.acquire().await;
+                        ok(5_u64)
+                    })
+                    .await
+            }
+        });
+        tokio::task::yield_now().await;
+        let updating = tokio::spawn({
+            let cache = cache.clone();
+            async move { add(&cache, "k").await }
+        });
+        // It waits for the load's lease where there is one: what that loads is older, or is seen.
+        tokio::time::sleep(20 * MS).await;
+        gate.add_permits(1);
+        loading.await.unwrap().unwrap();
+        let count = updating.await.unwrap();
+        assert!(count == 1 || count == 6, "{count}");
+        assert_eq!(add(&cache, "k").await, count + 1);
+    }
+}
+
+#[tokio::test]
+async fn without_its_level_nothing_is_updated() {
+    let world = World::new();
+    let node = world.node();
+    node.l2.set_all(Fault::Fail);
+    let error = node.cache.update("k", &(), |(), _, _| async { ok("v".to_owned()) }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Level);
+    node.l2.set_all(Fault::None);
+    // A write whose answer is lost is an error, and is read by nobody until it has been removed.
+    assert!(node.cache.get("k").await.unwrap().is_none());
+    node.l2.set(ChaosOp::Fill, Fault::LoseReply);
+    let error = node.cache.update("k", &(), |(), _, _| async { ok("v".to_owned()) }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Level);
+    node.l2.set_all(Fault::None);
+    assert!(node.cache.get("k").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_does_not_stop_its_update() {
+    let world = World::new();
+    let cache = counter(Some(Arc::clone(&world.store) as _), true);
+    let (gate, began) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let leaving = tokio::spawn({
+        let (cache, state) = (cache.clone(), (Arc::clone(&gate), Arc::clone(&began)));
+        async move {
+            let _ = cache
+                .update("k", &state, |(gate, began): (Arc<Semaphore>, Arc<Semaphore>), _, _| async move {
+                    began.add_permits(1);
+                    let _ = gate.acquire().await;
+                    ok(3_u64)
+                })
+                .await;
+        }
+    });
+    let _ = began.acquire().await;
+    leaving.abort();
+    gate.add_permits(1);
+    let start = std::time::Instant::now();
+    while read(&cache, "k").await != Some(3) {
+        assert!(start.elapsed() < 20 * S, "it was not stored");
+        tokio::time::sleep(MS).await;
+    }
+    let _ = done(None, tokio::spawn(async {})).await;
+}
