@@ -6,9 +6,10 @@ use cache_core::{BoxError, CacheProvider, Error};
 
 use super::{
     fault::{Fault, chain},
-    load::Loaded,
+    load::{Lacks, Loaded},
     node::{Node, Path as Steps, Place, Step, Text, What, at},
     resolve::{Known, LevelPlan, Origin, Plan},
+    setup::Source,
     units::spell,
 };
 
@@ -284,8 +285,9 @@ impl super::CachesBuilder {
     /// # Errors
     /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file is wrong wherever it is read.
     pub fn explain(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
-        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
-        Ok(Explanation::of(&file, &loaded, noted))
+        let source = Source::open(path.as_ref())?;
+        let (loaded, noted) = self.read(&source, Lacks::Noted)?;
+        Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
     /// The same, and asks each provider for a sign of life.
@@ -293,8 +295,9 @@ impl super::CachesBuilder {
     /// # Errors
     /// As [`explain`](Self::explain).
     pub async fn explain_and_ping(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
-        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
-        let mut explanation = Explanation::of(&file, &loaded, noted);
+        let source = Source::open(path.as_ref())?;
+        let (loaded, noted) = self.read(&source, Lacks::Noted)?;
+        let mut explanation = Explanation::of(&source.file, &loaded, noted);
         for (name, provider) in &loaded.providers {
             explanation.answered(name, provider.ping().await);
         }

@@ -158,6 +158,7 @@ async fn runs(file: &Path, variables: Variables) -> (Caches, Shop, u64) {
     a_day(&shop, from).await;
     let remote: Vec<_> = caches
         .provider_names()
+        .iter()
         .filter_map(|name| caches.provider(name).filter(|provider| provider.in_process().is_none()))
         .collect();
     if !remote.is_empty() {
