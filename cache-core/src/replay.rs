@@ -122,6 +122,11 @@ impl<T: Value> Inner<T> {
     /// where that is there still, unexpired, nobody has written the key since. All others are given up, and their keys
     /// invalidated in the next round. `false`: the level is not well.
     async fn deliver_values(self: &Arc<Self>, tier: &Tier, due: &[(Box<str>, u64, Arc<Unsaved>)]) -> bool {
+        // What was cleared meanwhile is not stored for nobody to believe it.
+        match tier.read_mark(&self.around).await {
+            Ok(learned) => self.heed(tier, learned),
+            Err(_) => return false,
+        }
         let mut round =
             Round { tier, due, granted: Vec::new(), stored: Vec::new(), refused: Vec::new(), well: true };
         round.acquire(self).await;
@@ -205,7 +210,8 @@ impl Round<'_> {
             return;
         }
         let keys: Vec<_> = self.granted.iter().map(|(at, ..)| self.key(inner, *at)).collect();
-        let call = self.tier.provider.get_many(&keys);
+        let provider = self.tier.provider();
+        let call = provider.get_many(&keys);
         let answers =
             flatten(self.tier.call(&inner.around, LevelOp::Get, keys.len(), 0, call).await, keys.len());
         let fresh: Vec<_> = answers

@@ -221,9 +221,9 @@ async fn r13_values_make_room_and_invalidations_never_do() {
         set(&a.cache, key, "old", &[]).await;
     }
     a.l2.set_all(Fault::Fail);
-    for (n, key) in keys.iter().enumerate() {
+    for (n, key) in (0_u32..).zip(&keys) {
         // The later ones expire first.
-        let entry = Loaded::value("new".to_owned()).ttl((5_000 - n as u32) * S);
+        let entry = Loaded::value("new".to_owned()).ttl((5_000 - n) * S);
         assert_eq!(a.cache.set_loaded(key, entry).await.unwrap(), Delivery::Pending);
     }
     assert_eq!(a.cache.stats().pending, keys.len());
