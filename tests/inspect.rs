@@ -1,5 +1,7 @@
 //! Looking into a cache: what each level holds of a key, without a trace of having looked.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
 use std::{sync::Arc, time::Duration};
 
 use traced_cache::{
