@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 
 use cache_core::{BoxError, CacheProvider, Error};
+use serde::Serialize;
 
 use super::{
     fault::{Fault, chain},
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// What a file comes to. Its `Display` is a text for people. Holds no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The file.
@@ -30,7 +31,7 @@ pub struct Explanation {
 }
 
 /// A provider of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedProvider {
     /// Its name.
@@ -44,7 +45,7 @@ pub struct ExplainedProvider {
 }
 
 /// A cache of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedCache {
     /// Its name.
@@ -58,7 +59,7 @@ pub struct ExplainedCache {
 }
 
 /// A level of a cache.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedLevel {
     /// The name of its provider.
@@ -70,7 +71,7 @@ pub struct ExplainedLevel {
 }
 
 /// A setting and why it is what it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Setting {
     /// `policy.ttl`, `ttl_cap`.

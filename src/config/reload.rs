@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use cache_core::{Backplane, CacheProvider, Error, Result};
+use serde::Serialize;
 
 use super::{
     Caches,
@@ -15,7 +16,7 @@ use super::{
 };
 
 /// What a reload has come to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Reloaded {
     /// What has changed, by fields, with the values of before and after. Secrets do not show.
