@@ -193,6 +193,46 @@ async fn lost_tags_and_clears_are_said_again_or_clear_the_cache() {
     }
 }
 
+/// Where another number has taken the place of the lost one, the mark does not tell that one was lost.
+#[tokio::test]
+async fn a_lost_tag_is_said_again_though_the_numbers_have_gone_on() {
+    let stores = Stores::new(Failover::Keep);
+    let nodes = [stores.node(), stores.bare()];
+    set(&nodes[0].cache, "k", "old", &["x"]).await;
+    set(&nodes[0].cache, "other", "old", &["z"]).await;
+    stores.time.advance(61 * S);
+    stores.replicate();
+    confirmed(nodes[0].cache.invalidate_tag("x").await);
+    nodes[1].pair.fail_over();
+    confirmed(nodes[1].cache.invalidate_tag("y").await);
+    nodes[0].pair.fail_over();
+    stores.pass().await;
+    for node in &nodes {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+    assert_eq!(
+        get(&nodes[1].cache, "other").await.as_deref(),
+        Some("old"),
+        "and the cache is not cleared for it"
+    );
+}
+
+/// A replica that was behind for longer than anybody remembers.
+#[tokio::test]
+async fn a_mark_that_has_gone_back_clears_the_cache() {
+    let stores = Stores::new(Failover::Keep);
+    let nodes = [stores.node(), stores.bare()];
+    set(&nodes[0].cache, "k", "old", &["x"]).await;
+    stores.replicate();
+    confirmed(nodes[0].cache.invalidate_tag("x").await);
+    stores.time.advance(61 * S);
+    nodes.iter().for_each(|node| node.pair.fail_over());
+    stores.pass().await;
+    for node in &nodes {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+}
+
 /// The old master, cut off, goes on answering one of two nodes.
 #[tokio::test]
 async fn what_a_split_off_master_has_confirmed_is_said_to_the_other_half() {
