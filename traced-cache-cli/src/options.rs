@@ -77,8 +77,8 @@ pub(crate) struct KeyOptions {
 
 /// Check a file, and whether its servers answer
 ///
-/// Ends with 0 if all is right, with 2 if the file is wrong, and with 1 if this machine lacks something that it names (a
-/// variable, a file) or a server does not answer.
+/// Ends with 0 if all is right, with 2 if the file cannot be understood, and with 1 if there is a problem: this machine lacks
+/// something that it names (a variable, a file), a provider cannot be built, or a server does not answer.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   traced-cache check cache.toml && systemctl restart shop")]
