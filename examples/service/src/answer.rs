@@ -74,6 +74,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             let named = error.split('`').nth(1).filter(|_| error.contains(" field `"));
             match (named, path.as_str()) {
                 (Some(name), "." | "") => Refusal::field(name, &*error),
+                // The path may have it already.
+                (Some(name), path) if path == name || path.ends_with(&format!(".{name}")) => {
+                    Refusal::field(path, &*error)
+                }
                 (Some(name), path) => Refusal::field(&format!("{path}.{name}"), &*error),
                 (None, "." | "" | "?") => Refusal::field("(body)", &*error),
                 (None, path) => Refusal::field(path, &*error),

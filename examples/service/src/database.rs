@@ -93,11 +93,11 @@ impl Failure for DatabaseError {
 }
 
 impl Database {
-    /// Opens the file; makes and fills it, if it is not there. Says whether it did. Blocks.
+    /// Opens the file; makes and fills it, if it is not there. Says whether it did. Blocks. Queries are reported to `telemetry`.
     ///
     /// # Errors
     /// It cannot be opened or is something else; in a sentence that says what to do.
-    pub fn open(path: &Path) -> Result<(Self, bool), BoxError> {
+    pub fn open(path: &Path, telemetry: ClientTelemetry) -> Result<(Self, bool), BoxError> {
         let cannot = |error: &dyn fmt::Display, fix: &str| -> BoxError {
             format!("database {}: {error}; {fix}", path.display()).into()
         };
@@ -115,7 +115,6 @@ impl Database {
         while idle.len() < CONNECTIONS {
             idle.push(open().map_err(|error| cannot(&error, fix))?);
         }
-        let telemetry = ClientTelemetry::builder("sqlite", "airports").build();
         let inner = Inner { idle: Mutex::new(idle), turns: Semaphore::new(CONNECTIONS), telemetry };
         Ok((Self(Arc::new(inner)), made))
     }

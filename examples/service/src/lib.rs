@@ -19,6 +19,7 @@ use axum::{
     middleware,
     routing::{delete, get, post, put},
 };
+use cache_otel::raw::ClientTelemetry;
 use traced_cache::{
     BoxError, Caches, Error, Sourced, Telemetry, TracedCache,
     setup::{Running, Setup, SetupError},
@@ -27,6 +28,7 @@ use traced_cache::{
 use crate::{
     airport::{Airport, Airports},
     database::Database,
+    trace::Requests,
 };
 
 /// Most codes of one batch.
@@ -44,6 +46,7 @@ pub struct Service {
     airports: Sourced<String, Airport, Airports>,
     checks: TracedCache<String>,
     telemetry: Telemetry,
+    requests: Requests,
     running: Running,
 }
 
@@ -63,6 +66,15 @@ pub fn telemetry() -> Result<Running, SetupError> {
     setup.start()
 }
 
+/// What the database's queries are reported to.
+#[must_use]
+pub fn queries(running: &Running) -> ClientTelemetry {
+    ClientTelemetry::builder("sqlite", "airports")
+        .meter_provider(running.meter_provider())
+        .tracer_provider(running.tracer_provider())
+        .build()
+}
+
 impl Service {
     /// Builds the caches of a file before a database.
     ///
@@ -73,7 +85,8 @@ impl Service {
         let caches = Caches::builder().observer(telemetry.clone()).from_file(file).await?;
         let airports = caches.cache("airports")?.with_source(Airports(database.clone()));
         let checks = caches.cache("checks")?;
-        Ok(Self { database, caches, airports, checks, telemetry, running })
+        let requests = Requests::new(&running);
+        Ok(Self { database, caches, airports, checks, telemetry, requests, running })
     }
 
     /// All routes.
@@ -93,7 +106,7 @@ impl Service {
             .route("/check/instrumentation", get(checks::instrumentation))
             .route("/check/cleanup", post(checks::clean_up))
             .layer(DefaultBodyLimit::max(BODY_MAX))
-            .layer(middleware::from_fn(trace::traced))
+            .layer(middleware::from_fn_with_state(Arc::clone(self), trace::traced))
             // Asked by machines all the time: no traces of that.
             .route("/metrics", get(status::metrics))
             .route("/healthz", get(status::health))

@@ -63,7 +63,8 @@ async fn serve(options: Options) -> Result<(), BoxError> {
         .into());
     }
     let running = service::telemetry()?;
-    let (database, made) = tokio::task::spawn_blocking(move || Database::open(&path)).await??;
+    let queries = service::queries(&running);
+    let (database, made) = tokio::task::spawn_blocking(move || Database::open(&path, queries)).await??;
     let service = Arc::new(Service::new(&config, database, running).await?);
     let at = listener.local_addr()?;
     let about = if made { ", its database new and filled" } else { "" };

@@ -1,19 +1,23 @@
 //! A span and a duration for each request, so that the cache's spans have a parent.
 
-use std::{sync::OnceLock, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::HeaderMap,
     middleware::Next,
     response::Response,
 };
 use opentelemetry::{
     KeyValue, global,
-    metrics::Histogram,
+    metrics::{Histogram, MeterProvider},
     propagation::Extractor,
-    trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer},
+    trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
 };
+use opentelemetry_sdk::trace::SdkTracer;
+use traced_cache::setup::Running;
+
+use crate::Service;
 
 const SCOPE: &str = "service";
 const BOUNDS: [f64; 14] =
@@ -31,17 +35,25 @@ impl Extractor for Headers<'_> {
     }
 }
 
-fn durations() -> &'static Histogram<f64> {
-    static DURATIONS: OnceLock<Histogram<f64>> = OnceLock::new();
-    DURATIONS.get_or_init(|| {
-        let meter = global::meter(SCOPE);
+/// What requests are reported to.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    tracer: SdkTracer,
+    durations: Histogram<f64>,
+}
+
+impl Requests {
+    pub(crate) fn new(running: &Running) -> Self {
+        let meter = running.meter_provider().meter(SCOPE);
         let builder = meter.f64_histogram("http.server.request.duration").with_unit("s");
-        builder.with_boundaries(BOUNDS.to_vec()).with_description("Time to an answer").build()
-    })
+        let durations =
+            builder.with_boundaries(BOUNDS.to_vec()).with_description("Time to an answer").build();
+        Self { tracer: running.tracer_provider().tracer(SCOPE), durations }
+    }
 }
 
 /// Continues the caller's trace, if there is one. The route is recorded, not the path: that has keys.
-pub(crate) async fn traced(request: Request, next: Next) -> Response {
+pub(crate) async fn traced(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().as_str().to_owned();
     let parent =
@@ -49,12 +61,12 @@ pub(crate) async fn traced(request: Request, next: Next) -> Response {
     let mut attributes = vec![KeyValue::new("http.request.method", method.clone())];
     attributes.extend(route.clone().map(|route| KeyValue::new("http.route", route)));
     let name = route.map_or_else(|| method.clone(), |route| format!("{method} {route}"));
-    let tracer = global::tracer(SCOPE);
+    let Requests { tracer, durations } = &service.requests;
     let span = tracer
         .span_builder(name)
         .with_kind(SpanKind::Server)
         .with_attributes(attributes.clone())
-        .start_with_context(&tracer, &parent);
+        .start_with_context(tracer, &parent);
     let context = parent.with_span(span);
     let started = Instant::now();
     let response = next.run(request).with_context(context.clone()).await;
@@ -69,7 +81,7 @@ pub(crate) async fn traced(request: Request, next: Next) -> Response {
         span.set_status(Status::error(""));
         attributes.push(kind);
     }
-    durations().record(started.elapsed().as_secs_f64(), &attributes);
+    durations.record(started.elapsed().as_secs_f64(), &attributes);
     span.end();
     response
 }

@@ -14,8 +14,12 @@ use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
 
 fn program(folder: &Path) -> Command {
+    with_database(&folder.join("airports.db"))
+}
+
+fn with_database(path: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_service"));
-    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(folder.join("airports.db"));
+    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(path);
     command
         .env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
         .stdout(Stdio::piped())
@@ -107,10 +111,10 @@ fn what_is_wrong_is_one_line_that_says_what_to_do() {
     let foreign = folder.path().join("foreign.db");
     std::fs::write(&foreign, "this is no database, but it is long enough to look like one".repeat(100))
         .unwrap();
-    let said = fails(program(folder.path()).arg("--database").arg(&foreign));
+    let said = fails(&mut with_database(&foreign));
     assert!(said.contains("foreign.db") && said.contains("--database"), "{said}");
 
-    let nowhere = fails(program(folder.path()).args(["--database", "/nowhere/airports.db"]));
+    let nowhere = fails(&mut with_database(Path::new("/nowhere/airports.db")));
     assert!(nowhere.contains("/nowhere/airports.db") && nowhere.contains("--database"), "{nowhere}");
 }
 

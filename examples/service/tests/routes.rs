@@ -24,11 +24,12 @@ impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("airports.db");
-        let (database, made) =
-            tokio::task::spawn_blocking(move || Database::open(&path)).await.unwrap().unwrap();
+        let running = service::telemetry().unwrap();
+        let queries = service::queries(&running);
+        let open = move || Database::open(&path, queries);
+        let (database, made) = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         assert!(made);
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("cache.toml");
-        let running = service::telemetry().unwrap();
         let service = Arc::new(Service::new(&file, database.clone(), running).await.unwrap());
         Self { router: service.router(), service, database, _folder: folder }
     }
