@@ -133,7 +133,7 @@ async fn a_request_is_traced_down_to_its_query() {
     })
     .await
     .unwrap();
-    let wanted = ["SELECT", "cache.load airports", "cache.get_or_set airports", "GET /airport/{code}"];
+    let wanted = ["SELECT sqlite", "cache.load airports", "cache.get_or_set airports", "GET /airport/{code}"];
     let mut seen_path = Vec::new();
     let found = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
@@ -141,7 +141,7 @@ async fn a_request_is_traced_down_to_its_query() {
                 .with_collector(|seen| {
                     let spans: HashMap<_, _> =
                         seen.spans().iter().map(|s| (s.span().span_id.clone(), s.span().clone())).collect();
-                    let mut at = spans.values().find(|span| span.name == "SELECT").cloned();
+                    let mut at = spans.values().find(|span| span.name == "SELECT sqlite").cloned();
                     let mut path = Vec::new();
                     while let Some(span) = at {
                         path.push(span.name.clone());
@@ -158,5 +158,8 @@ async fn a_request_is_traced_down_to_its_query() {
         }
     })
     .await;
-    assert!(found.is_ok(), "{seen_path:?}");
+    let names = collector
+        .with_collector(|seen| seen.spans().iter().map(|s| s.span().name.clone()).collect::<Vec<_>>())
+        .await;
+    assert!(found.is_ok(), "{seen_path:?} of {names:?}");
 }
