@@ -61,6 +61,14 @@ impl<T: Value> TracedCache<T> {
         Ok(())
     }
 
+    /// Whether [`set_policy`](Self::set_policy) would take it.
+    ///
+    /// # Errors
+    /// As `set_policy`.
+    pub fn check_policy(&self, policy: &Policy) -> Result<()> {
+        self.inner.check_policy(policy)
+    }
+
     /// Has a remote level (0 being the nearest) go on with another provider of the same kind: another address, other
     /// credentials, another store. Nothing is copied; the old provider is let go of once the calls under way have ended.
     ///

@@ -127,15 +127,21 @@ pub(crate) enum State {
     Dead,
 }
 
+impl State {
+    pub(crate) fn of(timeline: &Timeline, has_value: bool, now: Moment) -> Self {
+        if now < timeline.fresh_until {
+            Self::Fresh
+        } else if now < timeline.usable_until && has_value {
+            Self::Stale
+        } else {
+            Self::Dead
+        }
+    }
+}
+
 impl<T> Entry<T> {
     pub(crate) fn state(&self, now: Moment) -> State {
-        if now < self.timeline.fresh_until {
-            State::Fresh
-        } else if now < self.timeline.usable_until && self.value.is_some() {
-            State::Stale
-        } else {
-            State::Dead
-        }
+        State::of(&self.timeline, self.value.is_some(), now)
     }
 
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
