@@ -276,7 +276,7 @@ pub(crate) async fn connections(State(service): Shared) -> Json<Value> {
     let mut providers = Vec::new();
     let mut all = true;
     for name in service.caches.provider_names() {
-        let Some(provider) = service.caches.provider(name) else { continue };
+        let Some(provider) = service.caches.provider(&name) else { continue };
         let is = provider.describe();
         let started = Instant::now();
         let answer = tokio::time::timeout(Duration::from_secs(2), provider.ping()).await;
@@ -320,7 +320,9 @@ pub(crate) async fn instrumentation(State(service): Shared) -> Json<Value> {
     let missing: Vec<&str> = SERIES.into_iter().filter(|series| !page.contains(series)).collect();
     let status = service.telemetry.stats();
     let observed: Vec<&str> = status.iter().filter_map(|status| status.name.as_deref()).collect();
-    let passed = answers && missing.is_empty() && service.caches.names().all(|name| observed.contains(&name));
+    let passed = answers
+        && missing.is_empty()
+        && service.caches.names().iter().all(|name| observed.contains(&name.as_str()));
     Json(json!({ "caches": observed, "missing_series": missing, "passed": passed }))
 }
 
