@@ -38,6 +38,7 @@ mod policy;
 mod poll;
 mod provider;
 mod read;
+mod replay;
 mod rights;
 mod rules;
 mod slots;
@@ -48,6 +49,7 @@ mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
+mod unsaved;
 mod update;
 mod warm;
 mod write;
