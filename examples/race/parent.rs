@@ -98,7 +98,7 @@ async fn one(
     // When a node fails the source goes, and so the others end.
     let faults = tokio::select! {
         both = async { tokio::try_join!(ended, disturbed) } => both?.1,
-        served = Arc::clone(&table).serve(listener) => return Err(served.err().map_or("no source".into(), Into::into)),
+        served = Arc::clone(&table).serve(listener) => return Err(served.err().map_or_else(|| "no source".into(), Into::into)),
     };
     let reports = table.reports();
     let reports = reports.iter().map(|report| serde_json::from_str(report)).collect::<Result<Vec<_>, _>>()?;
