@@ -4,9 +4,13 @@
 //!
 //! With `--check`, every server is asked for a sign of life. Exits with 0 if the file is right (and, with `--check`, if
 //! nothing is missing and every server answers), with 1 if not.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+#![allow(clippy::print_stderr, reason = "a program for people at a terminal")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Parser;
 use traced_cache::{
@@ -29,7 +33,8 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     match explained(&Caches::builder(), &options).await {
         Ok(explanation) => {
-            print!("{explanation}");
+            // Whoever reads it may stop in the middle.
+            let _ = write!(io::stdout(), "{explanation}");
             if is_right(&explanation, &options) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -37,6 +37,7 @@
 //! | --- | --- |
 //! | [`Caches`] | the caches of a file, by name and type |
 //! | [`CachesBuilder`] | a file with backends and observers of your own |
+//! | [`Reloaded`] | what reading the file again has come to |
 //! | [`Explanation`] | what a file comes to, with the origin of each setting |
 //! | [`Timespan`], [`Size`], [`Secret`], [`FilePath`] | fields for the settings of your own backends |
 
@@ -51,16 +52,21 @@ mod model;
 mod node;
 mod parse;
 mod registry;
+mod reload;
 mod resolve;
+mod running;
 #[cfg(feature = "schema")]
 mod schema;
+mod setup;
 mod units;
 
 pub use explain::{ExplainedCache, ExplainedLevel, ExplainedProvider, Explanation, Setting};
 pub use parse::Format;
+pub use registry::Caches;
 #[doc(hidden)]
 pub use registry::expect_cache;
-pub use registry::{Caches, CachesBuilder};
+pub use reload::Reloaded;
 #[cfg(feature = "schema")]
 pub use schema::schema;
+pub use setup::CachesBuilder;
 pub use units::{FilePath, Secret, Size, Timespan};

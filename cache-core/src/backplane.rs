@@ -1,10 +1,14 @@
 //! The backplane: how other nodes learn of invalidations, so that their in-process levels let go of old values.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -85,22 +89,48 @@ const LONGEST_ID: usize = 16 * 1024;
 
 /// A cache's end of its backplane.
 pub(crate) struct Plane {
-    channel: Arc<dyn Backplane>,
+    channel: ArcSwap<Channel>,
+    /// The youngest channel that has come up.
+    up: AtomicU64,
     /// This node, so that it knows its own messages.
     node: u64,
-    subscribed: OnceLock<()>,
+    /// The youngest channel that is listened to, counted from 1.
+    subscribed: AtomicU64,
     /// What the channel has not taken yet.
     pub(crate) pending: Pending,
 }
 
+/// One after the other, where a cache moves from one to the next.
+struct Channel {
+    carrier: Arc<dyn Backplane>,
+    number: u64,
+    /// Kept until this one is left, so that it is listened to until this one has come up.
+    _before: Option<Arc<dyn Backplane>>,
+}
+
 impl Plane {
-    pub(crate) fn new(channel: Arc<dyn Backplane>) -> Self {
-        Self { channel, node: fastrand::u64(..), subscribed: OnceLock::new(), pending: Pending::default() }
+    pub(crate) fn new(carrier: Arc<dyn Backplane>) -> Self {
+        Self {
+            channel: ArcSwap::from_pointee(Channel { carrier, number: 1, _before: None }),
+            up: AtomicU64::new(0),
+            node: fastrand::u64(..),
+            subscribed: AtomicU64::new(0),
+            pending: Pending::default(),
+        }
+    }
+
+    /// Goes on over another channel. The one before is listened to until that has come up.
+    pub(crate) fn move_to(&self, carrier: Arc<dyn Backplane>) {
+        self.channel.rcu(|channel| Channel {
+            carrier: Arc::clone(&carrier),
+            number: channel.number + 1,
+            _before: Some(Arc::clone(&channel.carrier)),
+        });
     }
 
     /// Whether the others hear of writes by themselves.
     fn is_heard(&self, cache: &str) -> bool {
-        self.channel.hears_writes(cache)
+        self.channel.load().carrier.hears_writes(cache)
     }
 
     /// `sent_us`: the time, for those who want to know how long it took.
@@ -212,12 +242,17 @@ fn tags(bytes: &[u8], reach: Reach) -> Option<What<'_>> {
 }
 
 /// Listens for a cache without keeping it alive.
-struct Ear<T>(std::sync::Weak<Inner<T>>);
+struct Ear<T> {
+    inner: std::sync::Weak<Inner<T>>,
+    /// The number of the channel that it listens to.
+    channel: u64,
+}
 
 impl<T: Value> Listener for Ear<T> {
     fn message(&self, bytes: &[u8]) {
-        let Some(inner) = self.0.upgrade() else { return };
+        let Some(inner) = self.inner.upgrade() else { return };
         let Some(plane) = &inner.plane else { return };
+        plane.up.fetch_max(self.channel, Ordering::AcqRel);
         let (sent_us, what) = match decode(bytes, plane.node) {
             Heard::Own => return,
             Heard::News { sent_us, what } => (sent_us, what),
@@ -242,24 +277,30 @@ impl<T: Value> Listener for Ear<T> {
     }
 
     fn changed(&self, id: &str) {
-        let Some(inner) = self.0.upgrade() else { return };
+        let Some(inner) = self.inner.upgrade() else { return };
         inner.invalidated_elsewhere(id);
         inner.noticed();
     }
 
     fn marker_changed(&self) {
-        let Some(inner) = self.0.upgrade() else { return };
+        let Some(inner) = self.inner.upgrade() else { return };
         inner.mark_changed();
         inner.noticed();
     }
 
     fn keeps_in(&self, store: u64) -> bool {
-        let Some(inner) = self.0.upgrade() else { return false };
-        store != 0 && inner.remote().next().is_some_and(|tier| tier.provider.store_id() == store)
+        let Some(inner) = self.inner.upgrade() else { return false };
+        store != 0 && inner.remote().next().is_some_and(|tier| tier.provider().store_id() == store)
     }
 
     fn gap(&self) {
-        if let Some(inner) = self.0.upgrade() {
+        if let Some(inner) = self.inner.upgrade() {
+            let up =
+                inner.plane.as_ref().map_or(0, |plane| plane.up.fetch_max(self.channel, Ordering::AcqRel));
+            // A channel that takes over from one that was listened to until now: nothing of that one was missed.
+            if up + 1 == self.channel && up > 0 {
+                return;
+            }
             // What was missed is not known: no entry of before is believed.
             inner.stats().on_backplane(OnBackplane::Gap);
             inner.observers().event(&Event::BackplaneGap);
@@ -268,7 +309,9 @@ impl<T: Value> Listener for Ear<T> {
     }
 
     fn is_closed(&self) -> bool {
-        self.0.strong_count() == 0
+        self.inner.upgrade().is_none_or(|inner| {
+            inner.plane.as_ref().is_some_and(|plane| plane.up.load(Ordering::Acquire) > self.channel)
+        })
     }
 }
 
@@ -276,11 +319,13 @@ impl<T: Value> Inner<T> {
     /// Begins to listen, with the first call that leaves the nearest level: a cache may be built outside of a runtime.
     pub(crate) fn listen(self: &Arc<Self>) {
         let Some(plane) = &self.plane else { return };
-        if plane.subscribed.get().is_none()
+        let channel = plane.channel.load();
+        if plane.subscribed.load(Ordering::Relaxed) < channel.number
             && tokio::runtime::Handle::try_current().is_ok()
-            && plane.subscribed.set(()).is_ok()
+            && plane.subscribed.fetch_max(channel.number, Ordering::AcqRel) < channel.number
         {
-            plane.channel.subscribe(&self.around.name, Arc::new(Ear(Arc::downgrade(self))));
+            let ear = Ear { inner: Arc::downgrade(self), channel: channel.number };
+            channel.carrier.subscribe(&self.around.name, Arc::new(ear));
         }
     }
 
@@ -293,7 +338,7 @@ impl<T: Value> Inner<T> {
     /// The time, in microseconds since the Unix epoch, by the clock that the nodes of this cache share: a store's, where
     /// its difference is measured.
     fn shared_us(&self) -> i64 {
-        let ahead_ms = self.remote().map(|tier| tier.provider.time_offset_ms()).find(|ms| *ms != 0);
+        let ahead_ms = self.remote().map(|tier| tier.provider().time_offset_ms()).find(|ms| *ms != 0);
         self.around.clock.wall_us().saturating_add(ahead_ms.unwrap_or(0).saturating_mul(1000))
     }
 
@@ -381,7 +426,8 @@ impl<T: Value> Inner<T> {
         const BUDGET: Duration = Duration::from_millis(250);
         let start = SpanStart { kind: SpanKind::Publish, key: None, keys: told.keys(), root: false };
         let spans = self.observers().span(&start);
-        let call = plane.channel.publish(&self.around.name, plane.encode(told, self.shared_us()));
+        let channel = plane.channel.load_full();
+        let call = channel.carrier.publish(&self.around.name, plane.encode(told, self.shared_us()));
         let sent = self.around.clock.timeout(BUDGET, spans.around(call)).await;
         let fault = match &sent {
             Some(Ok(())) => None,

@@ -176,7 +176,7 @@ impl<T: Value> Builder<T> {
                 .iter()
                 .map(|tier| LevelInfo {
                     position: format!("l{}", tier.index + 1).into(),
-                    provider: tier.provider.describe(),
+                    provider: tier.provider().describe(),
                     in_process: tier.store.is_some(),
                 })
                 .collect(),
@@ -218,7 +218,7 @@ impl<T: Value> Builder<T> {
         });
         let advised: Weak<Inner<T>> = Arc::downgrade(&inner);
         for tier in inner.remote() {
-            tier.provider.advise(Weak::clone(&advised) as _);
+            tier.provider().advise(Weak::clone(&advised) as _);
         }
         Ok(TracedCache { inner, access: Access::Normal })
     }

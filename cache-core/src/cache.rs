@@ -14,9 +14,9 @@ use pin_project_lite::pin_project;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    Access, Answer, BoxError, Builder, CacheKey, Delivery, Error, Event, Found, Held, KeyBuf, Loaded,
-    MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart, Value, Verb,
-    flight::Loader, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
+    Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Event, Found,
+    Held, KeyBuf, Loaded, MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart,
+    Value, Verb, flight::Loader, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -59,6 +59,52 @@ impl<T: Value> TracedCache<T> {
     pub fn set_policy(&self, policy: Policy) -> Result<()> {
         self.inner.check_policy(&policy)?;
         self.inner.rules.rcu(|rules| rules.under(policy));
+        Ok(())
+    }
+
+    /// Whether [`set_policy`](Self::set_policy) would take it.
+    ///
+    /// # Errors
+    /// As `set_policy`.
+    pub fn check_policy(&self, policy: &Policy) -> Result<()> {
+        self.inner.check_policy(policy)
+    }
+
+    /// Has a remote level (0 being the nearest) go on with another provider of the same kind: another address, other
+    /// credentials, another store. Nothing is copied; the old provider is let go of once the calls under way have ended.
+    ///
+    /// In-process levels keep what they hold, unless the new store says that the cache has been cleared there. Nodes that have
+    /// moved and those that have not do not hear of each other's invalidations of keys: move all of them in short order, or
+    /// bound with a `ttl_cap` how long memory may go on with what another node has changed in between.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], and nothing changes: there is no such level, it or the provider is in process, the
+    /// provider's own settings are wrong, or it has other capabilities than the one before.
+    pub fn move_level(&self, level: usize, to: Arc<dyn CacheProvider>) -> Result<()> {
+        let inner = &self.inner;
+        let tier = inner.tiers.get(level).ok_or_else(|| {
+            Error::config(
+                "level",
+                level,
+                format_args!("the cache has {} of them, counted from 0", inner.tiers.len()),
+            )
+        })?;
+        tier.move_to(to)?;
+        tier.provider().advise(Arc::downgrade(inner) as _);
+        Ok(())
+    }
+
+    /// Has the cache hear and tell of invalidations over another channel. The one before is listened to until that has come
+    /// up, so that nothing said there is missed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`]: the cache was built without a backplane.
+    pub fn move_backplane(&self, to: Arc<dyn Backplane>) -> Result<()> {
+        let plane = self.inner.plane.as_ref().ok_or_else(|| {
+            Error::config("backplane", "none", "the cache was built without one: build it anew")
+        })?;
+        plane.move_to(to);
+        self.inner.listen();
         Ok(())
     }
 
@@ -794,7 +840,7 @@ mod tests {
     async fn futures_below_memory_are_not_large() {
         let cache: TracedCache<String> =
             TracedCache::builder("sizes").level(MapProvider::new()).build().unwrap();
-        let (inner, spans) = (&cache.inner, Spans::default());
+        let inner = &cache.inner;
         let key = inner.named("k");
         let work = async |spans: &Spans| inner.look(key, Verb::Get, Access::Normal, spans).await;
         let mut asked = [Asked::new(key)];

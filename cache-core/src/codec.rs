@@ -55,6 +55,17 @@ impl Codec {
         }
     }
 
+    /// Its name in settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            #[cfg(feature = "msgpack")]
+            Self::MsgPack => "msgpack",
+            #[cfg(feature = "postcard")]
+            Self::Postcard => "postcard",
+        }
+    }
+
     /// `json`, `msgpack` or `postcard`, for settings that are read. `None`: not known, or not compiled in.
     pub fn named(name: &str) -> Option<Self> {
         Self::from_id(match name {

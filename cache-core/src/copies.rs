@@ -18,7 +18,7 @@ impl<T: Value> Inner<T> {
         open: &mut [&mut Asked<'_, T>],
         access: Access,
     ) {
-        if access != Access::AllowStale || tier.provider.replicas().is_none() {
+        if access != Access::AllowStale || tier.provider().replicas().is_none() {
             return;
         }
         let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();

@@ -127,15 +127,21 @@ pub(crate) enum State {
     Dead,
 }
 
+impl State {
+    pub(crate) fn of(timeline: &Timeline, has_value: bool, now: Moment) -> Self {
+        if now < timeline.fresh_until {
+            Self::Fresh
+        } else if now < timeline.usable_until && has_value {
+            Self::Stale
+        } else {
+            Self::Dead
+        }
+    }
+}
+
 impl<T> Entry<T> {
     pub(crate) fn state(&self, now: Moment) -> State {
-        if now < self.timeline.fresh_until {
-            State::Fresh
-        } else if now < self.timeline.usable_until && self.value.is_some() {
-            State::Stale
-        } else {
-            State::Dead
-        }
+        State::of(&self.timeline, self.value.is_some(), now)
     }
 
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
@@ -426,7 +432,7 @@ impl<T: Value> Inner<T> {
         };
         let entry = Entry {
             value,
-            timeline: header.timeline(&self.around.clock, tier.provider.time_offset_ms()),
+            timeline: header.timeline(&self.around.clock, tier.time_offset_ms()),
             id: header.id,
             stamp: Stamp::default(),
             seen: 0,
@@ -451,7 +457,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
-        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider.time_offset_ms());
+        let store_now = self.around.clock.wall_ms().saturating_add(tier.time_offset_ms());
         let header = Header {
             codec: entry.value.is_some().then(|| tier.packing.codec.id()),
             form: Form::default(),

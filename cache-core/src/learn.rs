@@ -30,7 +30,7 @@ pub(crate) struct Advanced {
 impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
-        let home = self.provider.incarnation();
+        let home = self.provider().incarnation();
         if let Some(learned) = self.believe(around, raw.as_ref(), home, changes) {
             return learned;
         }
@@ -52,7 +52,7 @@ impl Tier {
         let raw = raw?;
         // Written to this very state of the store, or nobody can tell.
         let mark = Mark::decode(raw).filter(|mark| home == 0 || mark.home == home)?;
-        if self.ledger.is_rolled_back(&mark, changes) {
+        if !self.ledger.arrives(&mark, changes) || self.ledger.is_rolled_back(&mark, changes) {
             return None;
         }
         Some(self.ledger.adopt(mark, raw.clone(), home, changes, around.clock.now()))
@@ -66,13 +66,15 @@ impl Tier {
         mut seen: Option<Bytes>,
         changes: u64,
     ) -> Result<Learned, Failure> {
-        if self.provider.marks().is_none() {
-            return self.new_epoch(around).await;
-        }
+        let swaps = self.provider().marks().is_some();
         let key = RawKey::marker(around.cache, &around.name);
         for _ in 0..TRIES {
-            let home = self.provider.incarnation();
-            let mark = Mark::new(home);
+            let home = self.provider().incarnation();
+            let used = seen.as_deref().and_then(Mark::decode).is_some_and(|mark| mark.home == home);
+            let mark = self.ledger.first(home, used);
+            if !swaps {
+                return self.put_mark(around, mark).await;
+            }
             let bytes = mark.encode();
             let swap = Swap { key, seen, bytes: bytes.clone(), ttl: Duration::MAX };
             match self.swap(around, &[swap]).await? {
@@ -96,22 +98,24 @@ impl Tier {
             // It has none: after more invalidations than can be remembered it is not read any more.
             return Err(Failure::Skipped);
         }
-        let home = self.provider.incarnation();
-        let mark = Mark::new(home);
+        self.put_mark(around, Mark::new(self.provider().incarnation())).await
+    }
+
+    async fn put_mark(&self, around: &Around, mark: Mark) -> Result<Learned, Failure> {
         let bytes = mark.encode();
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
-        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider.put_many(&put)).await, 1);
+        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider().put_many(&put)).await, 1);
         for result in results {
             result?;
         }
-        Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, around.clock.now()))
+        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, around.clock.now()))
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
     #[must_use]
     pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
-        if !self.is_marked() || self.ledger.is_of(self.provider.incarnation()) {
+        if !self.is_marked() || self.ledger.is_of(self.provider().incarnation()) {
             return Learned::Nothing;
         }
         self.read_mark(around).await.unwrap_or(Learned::Nothing)
@@ -121,7 +125,7 @@ impl Tier {
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
         let changes = self.ledger.changes();
         let marker = [RawKey::marker(around.cache, &around.name)];
-        let answer = self.call(around, LevelOp::Get, 1, 0, self.provider.get_many(&marker)).await;
+        let answer = self.call(around, LevelOp::Get, 1, 0, self.provider().get_many(&marker)).await;
         let raw = flatten(answer, 1).pop().unwrap_or(Err(Failure::Skipped))?;
         Ok(self.learn(around, raw, changes).await)
     }
@@ -133,7 +137,8 @@ impl Tier {
             let at = self.ledger.snapshot();
             let mut keys = vec![RawKey::marker(around.cache, &around.name)];
             keys.extend(tags.iter().map(|tag| RawKey::tag(around.cache, &around.name, tag)));
-            let call = self.provider.get_many(&keys);
+            let provider = self.provider();
+            let call = provider.get_many(&keys);
             let Ok(answers) = self.call(around, LevelOp::Get, keys.len(), 0, call).await else { break };
             let mut answers = answers.into_iter();
             let Some(Ok(raw)) = answers.next() else { break };
@@ -161,7 +166,7 @@ impl Tier {
         life: Duration,
     ) -> Result<Advanced, Failure> {
         let advanced = |learned| Advanced { stamp: self.ledger.stamp(), learned };
-        if self.provider.marks().is_none() {
+        if self.provider().marks().is_none() {
             return Ok(advanced(self.new_epoch(around).await?.and(Learned::Epoch)));
         }
         // Those of this node take turns, rather than make each other try again.
@@ -170,14 +175,14 @@ impl Tier {
             return Err(Failure::busy());
         }
         let mut learned = Learned::Nothing;
-        if !self.ledger.is_of(self.provider.incarnation()) {
+        if !self.ledger.is_of(self.provider().incarnation()) {
             learned = self.read_mark(around).await?;
         }
         let until = around.clock.now().after(life);
         for _ in 0..TRIES {
             let at = self.ledger.snapshot();
             let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Skipped) };
-            let home = self.provider.incarnation();
+            let home = self.provider().incarnation();
             let mut next = mark.next();
             if tags.is_empty() {
                 next.expired = next.sequence;
@@ -271,7 +276,7 @@ impl Tier {
 
     async fn swap(&self, around: &Around, swaps: &[Swap<'_>]) -> Result<Swapped, Failure> {
         let call = async {
-            vec![match self.provider.marks() {
+            vec![match self.provider().marks() {
                 Some(marks) => marks.swap(swaps).await,
                 None => Err(BoxError::from("the provider swaps no marks")),
             }]

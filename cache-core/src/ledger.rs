@@ -44,6 +44,8 @@ struct Known {
     changes: u64,
     /// Marks of tags. Right as long as the sequence is.
     tags: HashMap<Box<str>, TagCopy>,
+    /// The level has been given another store, of which no mark has been read yet.
+    moved: bool,
 }
 
 impl Default for Known {
@@ -57,6 +59,7 @@ impl Default for Known {
             tries: 0,
             changes: 0,
             tags: HashMap::new(),
+            moved: false,
         }
     }
 }
@@ -128,7 +131,7 @@ impl Ledger {
     /// Whether the mark is known, and of this state of the store.
     pub(crate) fn is_of(&self, home: u64) -> bool {
         let known = self.lock();
-        known.mark.is_some() && known.home == home
+        known.mark.is_some() && known.home == home && !known.moved
     }
 
     /// `Some(changes)` when the mark should be read, and then the next reader need not ask as well. While the epoch is
@@ -136,6 +139,7 @@ impl Ledger {
     pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
         let mut known = self.lock();
         let due = known.mark.is_none()
+            || known.moved
             || known.home != home
             || known.asked.is_none_or(|asked| now.since(asked) >= period);
         known.asked = due.then_some(now).or(known.asked);
@@ -185,6 +189,57 @@ impl Ledger {
             })
     }
 
+    /// The level goes on with another store, on purpose. That is no loss: what this node knows of the cache's invalidations
+    /// goes on to count, and so does what in-process levels hold, unless the new store says that the cache has been cleared.
+    ///
+    /// All nodes that come from one epoch begin the same one in the new store ([`Mark::carried`]). Whoever finds that one there
+    /// knows that nobody has cleared the cache since the first of them came; and that what the store may hold of an earlier
+    /// time carries another.
+    pub(crate) fn moved(&self) {
+        let mut known = self.lock();
+        if known.moved
+            && let Some((mark, _)) = known.mark
+        {
+            // On again before the last store's mark was read: what was invalidated there, it alone would know.
+            known.settle(mark.carried(u64::MAX));
+        }
+        known.moved = known.mark.is_some();
+        known.asked = None;
+        // What is under way was asked of the store before.
+        known.changes += 1;
+    }
+
+    /// The first mark of a store that has none to be believed. `used`: the one that it has is its own: then the cache has been
+    /// there before, and what it left may have missed invalidations, or it has been cleared there by a node that came earlier.
+    pub(crate) fn first(&self, home: u64, used: bool) -> Mark {
+        let mut known = self.lock();
+        match &known.mark {
+            Some((mark, _)) if known.moved && !used => {
+                let carried = mark.carried(home);
+                known.settle(carried);
+                carried
+            }
+            _ => Mark::new(home),
+        }
+    }
+
+    /// Whether this mark may be believed after a move: it is of the same store after all, or of the epoch that nodes from this
+    /// one's begin.
+    pub(crate) fn arrives(&self, mark: &Mark, changes: u64) -> bool {
+        let mut known = self.lock();
+        let Some(old) = known.mark.as_ref().filter(|_| known.moved).map(|(old, _)| *old) else { return true };
+        if known.changes != changes {
+            return true;
+        }
+        let carried = old.carried(mark.home);
+        if mark.epoch == carried.epoch {
+            known.settle(carried);
+        } else if mark.epoch == old.epoch {
+            known.moved = false;
+        }
+        !known.moved
+    }
+
     /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted.
     pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
         let mut known = self.lock();
@@ -192,6 +247,7 @@ impl Ledger {
             return Learned::Nothing;
         }
         known.home = home;
+        known.moved = false;
         known.proven = now;
         known.doubted = false;
         let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
@@ -213,6 +269,7 @@ impl Ledger {
             .as_ref()
             .is_some_and(|(old, _)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence);
         known.home = home;
+        known.moved = false;
         known.asked = Some(now);
         known.proven = now;
         known.doubted = false;
@@ -314,6 +371,13 @@ impl Ledger {
 }
 
 impl Known {
+    /// From here on, what counts is what has happened in the new store.
+    fn settle(&mut self, carried: Mark) {
+        self.mark = Some((carried, carried.encode()));
+        self.tags.clear();
+        self.moved = false;
+    }
+
     fn stamp(&self) -> Stamp {
         self.mark
             .as_ref()

@@ -9,6 +9,7 @@ use std::{fmt::Write, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{BoxError, RawKey};
 
@@ -78,6 +79,12 @@ pub(crate) struct Mark {
 impl Mark {
     pub(crate) fn new(home: u64) -> Self {
         Self { home, epoch: fastrand::u64(1..), sequence: 0, expired: 0 }
+    }
+
+    /// The mark with which a cache of this epoch begins in another store.
+    pub(crate) fn carried(&self, home: u64) -> Self {
+        let from = [self.epoch.to_le_bytes(), home.to_le_bytes()].concat();
+        Self { home, epoch: xxh3_64(&from).max(1), sequence: 0, expired: 0 }
     }
 
     pub(crate) fn encode(&self) -> Bytes {

@@ -137,7 +137,7 @@ impl<T: Value> Inner<T> {
         // Marks are not lengthened with every entry.
         let needed_until = self.now().after(life / 2);
         tags.retain(|tag| tier.ledger.needs_touch(tag, needed_until));
-        if tags.is_empty() || tier.provider.marks().is_none() {
+        if tags.is_empty() || tier.provider().marks().is_none() {
             return;
         }
         tags.sort_unstable();

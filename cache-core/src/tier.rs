@@ -2,6 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt;
 
@@ -27,7 +28,7 @@ pub(crate) const PLAIN: Stamp = Stamp { epoch: 1, sequence: 0 };
 
 pub(crate) struct Tier {
     pub(crate) index: u8,
-    pub(crate) provider: Arc<dyn CacheProvider>,
+    provider: ArcSwap<Provider>,
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
@@ -68,6 +69,17 @@ impl Failure {
                 Error::with_source(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()), cause)
             }
         }
+    }
+}
+
+/// Asked as what it is: as an `Arc` of one, each call would cost a box more.
+pub(crate) struct Provider(Arc<dyn CacheProvider>);
+
+impl std::ops::Deref for Provider {
+    type Target = dyn CacheProvider;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
     }
 }
 
@@ -129,12 +141,47 @@ impl Tier {
             patience: Patience::new(level.budget),
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
-            provider,
+            provider: ArcSwap::from_pointee(Provider(provider)),
         }
     }
 
+    /// The provider now. A call keeps to the one that it began with.
+    pub(crate) fn provider(&self) -> Arc<Provider> {
+        self.provider.load_full()
+    }
+
+    /// How far the store's clock is ahead, see [`CacheProvider::time_offset_ms`].
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        self.provider.load().time_offset_ms()
+    }
+
+    /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
+    /// cache's invalidations is kept, see [`Ledger::moved`].
+    pub(crate) fn move_to(&self, provider: Arc<dyn CacheProvider>) -> Result<(), Error> {
+        let fail = |field: &str, value: &dyn std::fmt::Display, fix: &str| {
+            Err(Error::config(&self.shape().field(usize::from(self.index), field), value, fix))
+        };
+        provider.check()?;
+        if self.store.is_some() || provider.in_process().is_some() {
+            return fail("provider", &"in process", "only a remote level moves: build the cache anew");
+        }
+        let provider = match (self.packing.plain, provider.plain()) {
+            (false, _) => provider,
+            (true, Some(plain)) => plain,
+            (true, None) => return fail("plain", &true, "the new provider has no bare form of values"),
+        };
+        if provider.capabilities() != self.caps {
+            let fix = "the new provider can do something else than the one before, in sizes of keys or values or in ttls: \
+                       build the cache anew";
+            return fail("provider", &provider.describe().system, fix);
+        }
+        self.provider.store(Arc::new(Provider(provider)));
+        self.ledger.moved();
+        Ok(())
+    }
+
     pub(crate) fn shape(&self) -> Shape {
-        let system = self.provider.describe().system;
+        let system = self.provider().describe().system;
         Shape { system, caps: self.caps, ttl_cap: self.ttl_cap, plain: self.packing.plain }
     }
 
@@ -185,7 +232,7 @@ impl Tier {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
         let mut calling = Calling { tier: self, around, since, pass };
-        let command = self.provider.command(op, keys);
+        let command = self.provider.load().command(op, keys);
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
@@ -256,19 +303,19 @@ impl Tier {
         if asked.is_empty() {
             return (keys.iter().map(|_| Read::Masked).collect(), Learned::Nothing);
         }
-        let home = self.provider.incarnation();
+        let home = self.provider().incarnation();
         let plain = self.packing.plain;
         let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
         let mut learned = Learned::Nothing;
         let mut answers = match due {
             None if asked.len() == 1 => {
-                let call = async { vec![self.provider.get(asked[0]).await] };
+                let call = async { vec![self.provider().get(asked[0]).await] };
                 self.call(around, LevelOp::Get, 1, 0, call).await
             }
-            None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider.get_many(&asked)).await,
+            None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider().get_many(&asked)).await,
             Some(changes) => self.get_with_mark(around, &asked, changes, &mut learned).await,
         };
-        if due.is_none() && !plain && answers.is_ok() && self.provider.incarnation() != home {
+        if due.is_none() && !plain && answers.is_ok() && self.provider().incarnation() != home {
             // Answered from another state of the store than the epoch was read from: once more, with the mark.
             let changes = self.ledger.changes();
             answers = self.get_with_mark(around, &asked, changes, &mut learned).await;
@@ -302,17 +349,18 @@ impl Tier {
         if self.pending.masks(key.id) {
             return (Read::Masked, Learned::Nothing);
         }
-        let home = self.provider.incarnation();
+        let provider = self.provider();
+        let home = provider.incarnation();
         let plain = self.packing.plain;
         let since = around.clock.now();
         let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
         let answer = match due {
             // Keeps to the provider's single-key path, where it may gather.
-            None => self.call_at(around, since, LevelOp::Get, 1, 0, self.provider.get(key)).await,
+            None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
             Some(_) => Err(Failure::Skipped),
         };
-        let changed_hands = !plain && answer.is_ok() && self.provider.incarnation() != home;
-        if due.is_some() || changed_hands {
+        let elsewhere = !plain && answer.is_ok() && self.provider.load().incarnation() != home;
+        if due.is_some() || elsewhere {
             // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
             // from.
             let changes = due.unwrap_or_else(|| self.ledger.changes());
@@ -349,7 +397,8 @@ impl Tier {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
-        let Some(replicas) = self.provider.replicas().filter(|_| !asked.is_empty()) else {
+        let provider = self.provider();
+        let Some(replicas) = provider.replicas().filter(|_| !asked.is_empty()) else {
             return keys.iter().map(|_| Read::Nothing).collect();
         };
         let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
@@ -376,7 +425,8 @@ impl Tier {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
         let count = with_mark.len();
-        let call = self.provider.get_many(&with_mark);
+        let provider = self.provider();
+        let call = provider.get_many(&with_mark);
         let mut all = self.call(around, LevelOp::Get, count, 0, call).await?;
         if let Some(Ok(mark)) = all.pop() {
             *learned = learned.and(self.learn(around, mark, changes).await);
@@ -389,7 +439,7 @@ impl Tier {
     pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
         let sent = items.iter().map(|item| item.bytes.len()).sum();
         let results = flatten(
-            self.call(around, LevelOp::Put, items.len(), sent, self.provider.put_many(items)).await,
+            self.call(around, LevelOp::Put, items.len(), sent, self.provider().put_many(items)).await,
             items.len(),
         );
         for (item, result) in items.iter().zip(&results) {
@@ -402,7 +452,7 @@ impl Tier {
 
     /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
     pub(crate) fn leases(&self) -> bool {
-        self.store.is_none() && !self.packing.plain && self.provider.leases().is_some()
+        self.store.is_none() && !self.packing.plain && self.provider().leases().is_some()
     }
 
     pub(crate) async fn acquire_many(
@@ -411,7 +461,8 @@ impl Tier {
         wanted: &[Acquire<'_>],
         life: Duration,
     ) -> Vec<Result<Acquired, Failure>> {
-        let Some(leases) = self.provider.leases() else { return skipped(wanted.len()) };
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
         flatten(
             self.call(around, LevelOp::Acquire, wanted.len(), 0, leases.acquire_many(wanted, life)).await,
             wanted.len(),
@@ -421,7 +472,8 @@ impl Tier {
     /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
     /// arrive late, an invalidation or a set that came first has revoked its lease.
     pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
-        let Some(leases) = self.provider.leases() else { return skipped(fills.len()) };
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(fills.len()) };
         let sent = fills.iter().map(|fill| fill.put.bytes.len()).sum();
         flatten(
             self.call(around, LevelOp::Put, fills.len(), sent, leases.fill_many(fills)).await,
@@ -436,7 +488,8 @@ impl Tier {
         keys: &[RawKey<'_>],
         life: Duration,
     ) -> Vec<Result<Lease, Failure>> {
-        let Some(leases) = self.provider.leases() else { return skipped(keys.len()) };
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(keys.len()) };
         flatten(
             self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
             keys.len(),
@@ -444,14 +497,14 @@ impl Tier {
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
-        if let Some(leases) = self.provider.leases() {
+        if let Some(leases) = self.provider().leases() {
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
             let _ = self.call(around, LevelOp::Acquire, held.len(), 0, leases.renew_many(held, life)).await;
         }
     }
 
     pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
-        if let Some(leases) = self.provider.leases() {
+        if let Some(leases) = self.provider().leases() {
             // It ends by time otherwise.
             let _ = self.call(around, LevelOp::Remove, held.len(), 0, leases.release_many(held)).await;
         }
@@ -475,7 +528,7 @@ impl Tier {
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
         flatten(
-            self.call(around, LevelOp::Remove, keys.len(), 0, self.provider.remove_many(keys)).await,
+            self.call(around, LevelOp::Remove, keys.len(), 0, self.provider().remove_many(keys)).await,
             keys.len(),
         )
     }

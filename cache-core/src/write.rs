@@ -368,7 +368,7 @@ impl<T: Value> Inner<T> {
                     Read::Bytes(bytes) => {
                         // Unreadable is a miss already.
                         let Ok((header, _)) = envelope::open(*key, &bytes) else { continue };
-                        let timeline = header.timeline(&self.around.clock, tier.provider.time_offset_ms());
+                        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
                         let ttl = timeline.remaining(self.now());
                         if !ttl.is_zero() {
                             puts.push(Put { key: *key, bytes: envelope::expire(&bytes), ttl });

@@ -87,6 +87,7 @@
 //! | [`client_certificate`](RedisProviderBuilder::client_certificate) | none | certificate and key for servers that want one |
 //! | [`tls_server_name`](RedisProviderBuilder::tls_server_name) | the host | name that the server's certificate must be for |
 //! | [`read_replicas`](RedisProviderBuilder::read_replicas) | off | replicas answer those who accept stale answers |
+//! | [`tracking`](RedisProviderBuilder::tracking) | on | a backplane that a configuration names has the server tell what changes |
 //! | [`key_prefix`](RedisProviderBuilder::key_prefix) | none | goes in front of every key |
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |

@@ -249,7 +249,7 @@ impl CacheProvider for RedisProvider {
     }
 
     fn backplane(&self) -> Option<Arc<dyn Backplane>> {
-        Some(Arc::new(Self::backplane(self)))
+        Some(Arc::new(if self.settings().tracking { Self::backplane(self) } else { self.messages() }))
     }
 
     async fn close(&self) {

@@ -32,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) sentinel_login: Login,
     /// Whether readers who accept stale answers may get them from replicas.
     pub(crate) read_replicas: bool,
+    pub(crate) tracking: bool,
     pub(crate) prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
@@ -59,6 +60,7 @@ pub struct RedisProviderBuilder {
     sentinel_password: Option<Secret>,
     tls: TlsFiles,
     read_replicas: bool,
+    tracking: bool,
     prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -78,6 +80,7 @@ impl RedisProviderBuilder {
             sentinel_password: None,
             tls: TlsFiles::default(),
             read_replicas: false,
+            tracking: true,
             prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
@@ -144,6 +147,13 @@ impl RedisProviderBuilder {
     /// off.
     pub fn read_replicas(mut self, on: bool) -> Self {
         self.read_replicas = on;
+        self
+    }
+
+    /// Whether a backplane that a configuration names has the server tell what changes ([`RedisProvider::backplane`], the
+    /// default), or goes by messages ([`RedisProvider::messages`]).
+    pub fn tracking(mut self, on: bool) -> Self {
+        self.tracking = on;
         self
     }
 
@@ -253,6 +263,7 @@ impl RedisProviderBuilder {
             login,
             sentinel_login,
             read_replicas: self.read_replicas,
+            tracking: self.tracking,
             prefix: self.prefix,
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
@@ -283,6 +294,7 @@ impl fmt::Debug for RedisProviderBuilder {
             .field("key_prefix", &self.prefix)
             .field("tls", &self.tls)
             .field("read_replicas", &self.read_replicas)
+            .field("tracking", &self.tracking)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("value_max", &self.value_max)

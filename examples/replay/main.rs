@@ -6,17 +6,11 @@
 
 #[path = "../shared/failure.rs"]
 mod failure;
-mod latency;
 mod options;
 #[path = "../shared/remote.rs"]
 mod remote;
-mod report;
-mod run;
-#[path = "../shared/table.rs"]
-mod table;
 #[cfg(test)]
 mod tests;
-mod trace;
 
 use std::{
     fs::File,
@@ -25,14 +19,13 @@ use std::{
     time::Duration,
 };
 
+use cache_replay::{Latencies, Report, Trace, TraceError, replay as ask_all};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use traced_cache::{Memory, Policy, TracedCache};
 
-use crate::{
-    failure::Failure, latency::Latencies, options::Options, remote::Remote, report::Report, trace::Trace,
-    trace::TraceError,
-};
+use crate::{failure::Failure, options::Options, remote::Remote};
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -49,6 +42,16 @@ fn main() -> ExitCode {
             code
         }
     }
+}
+
+/// With what it was run.
+#[derive(Serialize)]
+struct Full {
+    #[serde(flatten)]
+    report: Report,
+    capacity: u64,
+    engine: &'static str,
+    threads: usize,
 }
 
 fn replay(options: &Options) -> Result<String, Failure> {
@@ -85,16 +88,22 @@ fn replay(options: &Options) -> Result<String, Failure> {
         if let Some(remote) = &remote {
             remote.reach().await.map_err(Failure::run)?;
         }
-        let asked = run::replay(&cache, trace, threads, options.load_time, progress).await;
+        let tell = {
+            let progress = progress.clone();
+            move |read| progress.set_message(format!("{read} requests"))
+        };
+        let asked = ask_all(&cache, trace, threads, options.load_time, tell).await;
+        progress.finish_and_clear();
         let asked = asked.map_err(Failure::run)?;
         let stats = cache.stats();
         // Writes to the second level may still be under way.
         let _ = cache.close(Duration::from_secs(10)).await;
         Ok((asked, stats))
     })?;
-    let report = Report::new(options, asked, &stats, &latencies, &systems).map_err(Failure::run)?;
+    let report = Report::new(asked, &stats, &latencies, &systems).map_err(Failure::run)?;
     if options.json {
-        serde_json::to_string(&report).map(|json| json + "\n").map_err(Failure::run)
+        let full = Full { report, capacity: options.capacity, engine: options.engine.as_str(), threads };
+        serde_json::to_string(&full).map(|json| json + "\n").map_err(Failure::run)
     } else {
         Ok(about + &report.tables())
     }

@@ -2,10 +2,9 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use cache_replay::Form;
 use clap::{Parser, ValueEnum};
 use traced_cache::Engine;
-
-use crate::trace::Form;
 
 /// Replays a recorded trace through a cache and says what it would have saved.
 ///

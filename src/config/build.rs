@@ -43,6 +43,9 @@ impl Parts<'_> {
             };
             builder = builder.backplane_shared(Arc::clone(backplane));
         }
+        if let Some(tags) = plan.tags {
+            builder = builder.tags(tags);
+        }
         if let Some(schema) = plan.schema {
             builder = builder.schema(schema);
         }

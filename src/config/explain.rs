@@ -3,17 +3,19 @@
 use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 
 use cache_core::{BoxError, CacheProvider, Error};
+use serde::Serialize;
 
 use super::{
     fault::{Fault, chain},
-    load::Loaded,
+    load::{Lacks, Loaded},
     node::{Node, Path as Steps, Place, Step, Text, What, at},
     resolve::{Known, LevelPlan, Origin, Plan},
+    setup::Source,
     units::spell,
 };
 
 /// What a file comes to. Its `Display` is a text for people. Holds no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The file.
@@ -29,7 +31,7 @@ pub struct Explanation {
 }
 
 /// A provider of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedProvider {
     /// Its name.
@@ -43,7 +45,7 @@ pub struct ExplainedProvider {
 }
 
 /// A cache of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedCache {
     /// Its name.
@@ -57,7 +59,7 @@ pub struct ExplainedCache {
 }
 
 /// A level of a cache.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainedLevel {
     /// The name of its provider.
@@ -69,7 +71,7 @@ pub struct ExplainedLevel {
 }
 
 /// A setting and why it is what it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Setting {
     /// `policy.ttl`, `ttl_cap`.
@@ -284,8 +286,9 @@ impl super::CachesBuilder {
     /// # Errors
     /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file is wrong wherever it is read.
     pub fn explain(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
-        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
-        Ok(Explanation::of(&file, &loaded, noted))
+        let source = Source::open(path.as_ref())?;
+        let (loaded, noted) = self.read(&source, Lacks::Noted)?;
+        Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
     /// The same, and asks each provider for a sign of life.
@@ -293,8 +296,9 @@ impl super::CachesBuilder {
     /// # Errors
     /// As [`explain`](Self::explain).
     pub async fn explain_and_ping(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
-        let (file, loaded, noted) = self.read_leniently(path.as_ref())?;
-        let mut explanation = Explanation::of(&file, &loaded, noted);
+        let source = Source::open(path.as_ref())?;
+        let (loaded, noted) = self.read(&source, Lacks::Noted)?;
+        let mut explanation = Explanation::of(&source.file, &loaded, noted);
         for (name, provider) in &loaded.providers {
             explanation.answered(name, provider.ping().await);
         }

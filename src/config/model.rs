@@ -38,6 +38,8 @@ macro_rules! cache_tables {
             pub(crate) compression: Option<Compression>,
             /// The keyring that encrypts values at remote levels, or `off`.
             pub(crate) encryption: Option<String>,
+            /// Whether entries may carry tags.
+            pub(crate) tags: Option<bool>,
         } }
     )*};
 }

@@ -28,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) levels: Vec<LevelPlan>,
     /// The name of a provider.
     pub(crate) backplane: Option<String>,
+    pub(crate) tags: Option<bool>,
     pub(crate) schema: Option<u32>,
     /// Its own settings, as they can be shown.
     pub(crate) known: Vec<Known>,
@@ -208,9 +209,14 @@ impl Resolver<'_> {
         if let (Some(name), Some(Known { from: Origin::Set { path, .. }, .. })) = (&backplane, known.last()) {
             self.is_provider(name, path)?;
         }
+        let both = [
+            (at!["caches", self.name, "tags"], self.cache.tags),
+            (at!["defaults", "tags"], self.defaults.tags),
+        ];
+        let tags = self.pick(&mut known, "tags", both, "true", ToString::to_string);
         let at = (at!["caches", self.name, "schema"], self.cache.schema);
         let schema = self.pick(&mut known, "schema", [at], "of the type, or 0", ToString::to_string);
-        Ok(Plan { policy, levels, backplane, schema, known })
+        Ok(Plan { policy, levels, backplane, tags, schema, known })
     }
 
     fn policy(&self, known: &mut Vec<Known>) -> Policy {

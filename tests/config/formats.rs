@@ -209,7 +209,7 @@ async fn variables_override_and_add() {
     assert_eq!(levels, ["local", "far"]);
     // Off, or under another name.
     let off = sealed().variables(variables).env_prefix(None).from_text(Format::Toml, file).await.unwrap();
-    assert_eq!(off.names().collect::<Vec<_>>(), ["user-names"]);
+    assert_eq!(off.names(), ["user-names"]);
     let ours =
         sealed().variables([("SHOP__CACHES__USER_NAMES__POLICY__TTL", "30s")]).env_prefix(Some("SHOP"));
     let ours = ours.from_text(Format::Toml, file).await.unwrap().explain();
@@ -287,11 +287,11 @@ async fn an_empty_file_has_no_caches() {
     for format in [Format::Toml, Format::Json, Format::Yaml] {
         for text in ["", "\u{feff}", "\n\n"] {
             let caches = sealed().from_text(format, text).await.unwrap();
-            assert_eq!(caches.names().count(), 0);
+            assert_eq!(caches.names().len(), 0);
         }
     }
     let caches = sealed().from_text(Format::Yaml, "# nothing\n---\ncaches:\n").await.unwrap();
-    assert_eq!(caches.names().count(), 0);
+    assert_eq!(caches.names().len(), 0);
 }
 
 #[tokio::test]

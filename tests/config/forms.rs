@@ -158,6 +158,7 @@ async fn runs(file: &Path, variables: Variables) -> (Caches, Shop, u64) {
     a_day(&shop, from).await;
     let remote: Vec<_> = caches
         .provider_names()
+        .iter()
         .filter_map(|name| caches.provider(name).filter(|provider| provider.in_process().is_none()))
         .collect();
     if !remote.is_empty() {
@@ -283,6 +284,8 @@ async fn a_redis_cluster_that_loses_a_master() {
     let Some(cluster) = RedisCluster::start(3, 1) else { return };
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.addr().to_string()).collect();
     let variables = vec![("NODES", nodes.join(","))];
+    let plain = load(&file("redis-cluster"), &variables).await.provider("shared").unwrap().plain().unwrap();
+    conformance::run(plain, Options::default()).await;
     survives("redis-cluster", variables, || {
         cluster.masters()[0].kill();
     })

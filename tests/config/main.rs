@@ -13,5 +13,6 @@ mod forms;
 mod kit;
 mod mistakes;
 mod python;
+mod reload;
 #[cfg(feature = "schema")]
 mod schema;

@@ -155,5 +155,77 @@ async fn documented_defaults_are_those_that_a_cache_gets() {
         assert_eq!((&setting.value, setting.origin.as_str()), (documented, "default"), "{}", setting.name);
         seen += 1;
     }
-    assert_eq!(seen, policy.len() + 2 + level.len() - 1);
+    assert_eq!(seen, policy.len() + 3 + level.len() - 1);
+}
+
+/// Setters of a builder, by its source.
+fn setters(file: &str, from: &str) -> BTreeSet<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = fs::read_to_string(path).unwrap();
+    let (_, text) = text.split_once(from).expect(from);
+    let setter = |line: &str| {
+        let rest =
+            line.trim().strip_prefix("pub fn ").or_else(|| line.trim().strip_prefix("pub const fn "))?;
+        let (name, arguments) = rest.split_once('(')?;
+        let sets = arguments.starts_with("mut self") || arguments.starts_with("self,");
+        sets.then(|| name.split('<').next().unwrap_or(name).to_owned())
+    };
+    text.split("\n}\n").next().unwrap().lines().filter_map(setter).collect()
+}
+
+/// Whatever a builder can do, a file can say.
+#[test]
+fn every_setter_has_its_field() {
+    let schema: &'static Value = Box::leak(Box::new(config::schema()));
+    let provider = |at: usize| fields(schema, &format!("/$defs/Provider/oneOf/{at}"));
+    let none: &[(&str, &str)] = &[];
+    for (file, from, fields, elsewhere) in [
+        (
+            "cache-core/src/policy.rs",
+            "impl Policy {",
+            fields(schema, "/$defs/Policy"),
+            // A constructor.
+            none,
+        ),
+        ("cache-core/src/level.rs", "impl Level {", fields(schema, "/$defs/LevelSettings"), none),
+        ("cache-core/src/breaker.rs", "impl Breaker {", fields(schema, "/$defs/BreakerTable"), none),
+        (
+            "cache-core/src/builder.rs",
+            "impl<T: Value> Builder<T> {",
+            fields(schema, "/$defs/Cache"),
+            &[
+                ("level", "levels"),
+                ("backplane_shared", "backplane"),
+                ("observer", "code: CachesBuilder::observer"),
+                ("observer_shared", "code: CachesBuilder::observer"),
+                ("weigher", "code: Caches::cache_with"),
+                ("clock", "code: Caches::cache_with"),
+                ("versioned", "code: Caches::versioned"),
+            ][..],
+        ),
+        (
+            "cache-redis/src/settings.rs",
+            "impl RedisProviderBuilder {",
+            provider(2),
+            &[("client_certificate", "client_certificate"), ("url", "url")],
+        ),
+        (
+            "cache-memcached/src/builder.rs",
+            "impl Builder {",
+            provider(0),
+            &[("server", "servers"), ("pooled", "code: a feature that traced-cache does not have")],
+        ),
+        ("cache-memory/src/memory.rs", "impl Memory {", provider(1), none),
+    ] {
+        let setters = setters(file, from);
+        assert!(!setters.is_empty() || file.contains("memory"), "{file}");
+        for setter in setters {
+            let field =
+                elsewhere.iter().find(|(name, _)| *name == setter).map_or(setter.as_str(), |(_, to)| to);
+            assert!(
+                field.starts_with("code: ") || fields.contains(field),
+                "{file}: `{setter}` has no field in a configuration file: add it to src/config, or say here where it is set"
+            );
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod fail_safe;
 mod level_down;
 mod limits;
 mod live;
+mod moved;
 mod shutdown;
 mod single_flight;
 mod windows;

@@ -118,6 +118,13 @@ impl MapProvider {
         self
     }
 
+    /// Says of itself that it is another store than maps with another number. 1 unless set.
+    #[must_use]
+    pub fn incarnated(self, number: u64) -> Self {
+        self.incarnation.store(number, Ordering::Release);
+        self
+    }
+
     /// Counts TTLs on this clock.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {

@@ -58,6 +58,9 @@ pub(crate) struct Settings {
     /// Largest item. Default, and most: 512MiB.
     #[serde(default)]
     value_max: Option<Size>,
+    /// Whether a backplane on this provider has the server tell what changes; otherwise nodes send messages. Default: true.
+    #[serde(default)]
+    tracking: Option<bool>,
     /// How often a backplane on this provider sends itself a sign of life. Default: 1s.
     #[serde(default)]
     heartbeat: Option<Timespan>,
@@ -88,6 +91,7 @@ pub(super) fn build(settings: Settings) -> Result<RedisProvider, BoxError> {
         connect_timeout: |Timespan(time)| time,
         response_timeout: |Timespan(time)| time,
         value_max: |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX),
+        tracking: identity,
         heartbeat: |Timespan(time)| time,
         heartbeat_timeout: |Timespan(time)| time,
     }

@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
+use cache_core::{CacheInfo, Event, Observer, Outcome, Verb};
 use hdrhistogram::Histogram;
-use traced_cache::{CacheInfo, Event, Observer, Outcome, Verb};
 
 /// Nanoseconds in an hour; slower calls count as that slow.
 const SLOWEST: u64 = 3_600_000_000_000;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Row {
+#[non_exhaustive]
+pub enum Row {
     /// A look-up that a level served, 0 being the nearest.
     Hit(u8),
     /// A look-up that loaded.
@@ -27,9 +28,24 @@ pub(crate) enum Row {
     Load,
 }
 
+/// Times look-ups of `get_or_set` by how they ended: give a clone of it to the cache as an observer.
+///
 /// Hits in memory come as a sample (one in 256), everything else in full.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Latencies(Arc<Mutex<BTreeMap<Row, Histogram<u64>>>>);
+pub struct Latencies(Arc<Mutex<BTreeMap<Row, Histogram<u64>>>>);
+
+impl Row {
+    /// A word for reports: `hit_l1`, `miss`, ...
+    pub fn name(self) -> String {
+        match self {
+            Self::Hit(level) => format!("hit_l{}", u16::from(level) + 1),
+            Self::Miss => "miss".to_owned(),
+            Self::Coalesced => "coalesced".to_owned(),
+            Self::Other => "other".to_owned(),
+            Self::Load => "load".to_owned(),
+        }
+    }
+}
 
 impl Latencies {
     fn record(&self, row: Row, elapsed: Duration) {
@@ -46,7 +62,7 @@ impl Latencies {
     }
 
     /// What has been timed so far.
-    pub(crate) fn quantiles(&self) -> Vec<(Row, Quantiles)> {
+    pub fn quantiles(&self) -> Vec<(Row, Quantiles)> {
         let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = |h: &Histogram<u64>, q| Duration::from_nanos(h.value_at_quantile(q));
         rows.iter()
@@ -59,11 +75,16 @@ impl Latencies {
 
 /// How long calls of one kind took.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Quantiles {
-    pub(crate) timed: u64,
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
-    pub(crate) p999: Duration,
+#[non_exhaustive]
+pub struct Quantiles {
+    /// How many were timed.
+    pub timed: u64,
+    /// Half of them took no longer.
+    pub p50: Duration,
+    /// 99 of 100.
+    pub p99: Duration,
+    /// 999 of 1,000.
+    pub p999: Duration,
 }
 
 impl Observer for Latencies {

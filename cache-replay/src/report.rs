@@ -2,61 +2,82 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use cache_core::{LevelOutcome, LevelSnapshot, Snapshot};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
-use traced_cache::{LevelOutcome, LevelSnapshot, Snapshot};
 
-use crate::{
-    latency::{Latencies, Quantiles, Row},
-    options::Options,
-    run::Asked,
-    table::table,
-};
+use crate::{Asked, Latencies, Quantiles};
 
 /// All numbers of a replay. `hits + misses = requests`; waiting for another's load is a miss, too.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    requests: u64,
-    distinct: u64,
-    hits: u64,
-    misses: u64,
-    coalesced: u64,
-    hit_rate: f64,
-    hits_by_level: Vec<u64>,
-    loads: u64,
-    loads_avoided: u64,
-    seconds: f64,
-    requests_per_second: f64,
-    levels: Vec<LevelReport>,
-    capacity: u64,
-    engine: &'static str,
-    threads: usize,
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Look-ups in all.
+    pub requests: u64,
+    /// Different keys.
+    pub distinct: u64,
+    /// Those served fresh by a level.
+    pub hits: u64,
+    /// All others.
+    pub misses: u64,
+    /// Misses that waited for another's load.
+    pub coalesced: u64,
+    /// Hits over look-ups, 0 to 1.
+    pub hit_rate: f64,
+    /// Hits by level, nearest first.
+    pub hits_by_level: Vec<u64>,
+    /// Loads that ended.
+    pub loads: u64,
+    /// Look-ups without a load of their own.
+    pub loads_avoided: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Throughput.
+    pub requests_per_second: f64,
+    /// The levels, nearest first.
+    pub levels: Vec<LevelReport>,
     /// By outcome.
-    latency_micros: BTreeMap<String, LatencyReport>,
+    pub latency_micros: BTreeMap<String, LatencyReport>,
 }
 
-#[derive(Debug, Serialize)]
-struct LevelReport {
-    system: &'static str,
-    hits: u64,
-    misses: u64,
-    errors: u64,
-    skipped: u64,
-    evicted: u64,
+/// What one level did.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LevelReport {
+    /// What it stands on: `memory`, `redis`, ...
+    pub system: &'static str,
+    /// Keys that it had fresh.
+    pub hits: u64,
+    /// Keys that it did not have.
+    pub misses: u64,
+    /// Keys that it failed to answer for.
+    pub errors: u64,
+    /// Keys that it was not asked for, after failures.
+    pub skipped: u64,
+    /// Entries that it let go.
+    pub evicted: u64,
+    /// Entries held at the end, where it is in process.
     #[serde(skip_serializing_if = "Option::is_none")]
-    entries: Option<u64>,
+    pub entries: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct LatencyReport {
-    timed: u64,
-    p50: f64,
-    p99: f64,
-    p99_9: f64,
+/// How long look-ups that ended in one way took.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LatencyReport {
+    /// How many were timed.
+    pub timed: u64,
+    /// Half of them took no longer, in microseconds.
+    pub p50: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1,000.
+    pub p99_9: f64,
 }
 
 /// The cache's counts and the requests that were made do not agree, which must never be.
 #[derive(Debug)]
-pub(crate) struct Disagree {
+pub struct Disagree {
     requests: u64,
     counted: u64,
 }
@@ -71,8 +92,11 @@ impl fmt::Display for Disagree {
 impl std::error::Error for Disagree {}
 
 impl Report {
-    pub(crate) fn new(
-        options: &Options,
+    /// Of what was asked and what the cache has counted. `systems`: what its levels stand on, nearest first.
+    ///
+    /// # Errors
+    /// The two do not agree.
+    pub fn new(
         asked: Asked,
         stats: &Snapshot,
         latencies: &Latencies,
@@ -98,15 +122,12 @@ impl Report {
             seconds,
             requests_per_second: float(requests) / seconds.max(f64::MIN_POSITIVE),
             levels: systems.map(|(system, level)| LevelReport::new(system, level)).collect(),
-            capacity: options.capacity,
-            engine: options.engine.as_str(),
-            threads: options.threads(),
             latency_micros: latencies.quantiles().iter().map(|(row, q)| (row.name(), (*q).into())).collect(),
         })
     }
 
     /// Tables for people.
-    pub(crate) fn tables(&self) -> String {
+    pub fn tables(&self) -> String {
         let share = |part: u64| format!("{:.2} %", 100.0 * float(part) / float(self.requests.max(1)));
         let mut counts = table(&["", "count", "of requests"]);
         let mut count = |name: &str, n: u64, of: String| {
@@ -166,18 +187,6 @@ impl From<Quantiles> for LatencyReport {
     }
 }
 
-impl Row {
-    fn name(self) -> String {
-        match self {
-            Self::Hit(level) => format!("hit_l{}", level + 1),
-            Self::Miss => "miss".to_owned(),
-            Self::Coalesced => "coalesced".to_owned(),
-            Self::Other => "other".to_owned(),
-            Self::Load => "load".to_owned(),
-        }
-    }
-}
-
 #[allow(clippy::cast_precision_loss, reason = "shares for people; counts stay far below 2^53")]
 fn float(n: u64) -> f64 {
     n as f64
@@ -188,6 +197,25 @@ fn grouped_float(x: f64) -> String {
     grouped(x.round() as u64)
 }
 
+/// With a comma between each three digits.
 fn grouped(n: u64) -> String {
-    indicatif::HumanCount(n).to_string()
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// An empty table; its columns but the first hold numbers.
+fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(head.iter().copied());
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }

@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// For tests and for people who decide by it.
+/// What can be wrong with a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+#[non_exhaustive]
+pub enum Fault {
     /// It cannot be opened or read.
     Unreadable,
     /// It is something else than a trace.
@@ -23,7 +24,7 @@ pub(crate) enum Fault {
 
 /// A trace that cannot be replayed: which file, what, where, and what to do.
 #[derive(Debug)]
-pub(crate) struct TraceError {
+pub struct TraceError {
     file: PathBuf,
     fault: Fault,
     message: String,
@@ -40,8 +41,8 @@ impl TraceError {
         self
     }
 
-    #[cfg(test)]
-    pub(crate) fn fault(&self) -> Fault {
+    /// What is wrong, for those who decide by it.
+    pub fn fault(&self) -> Fault {
         self.fault
     }
 }

@@ -10,11 +10,13 @@ mod packing;
 mod tests;
 
 use std::{
+    fmt,
+    fs::File,
     io::{self, BufRead, Read},
     path::{Path, PathBuf},
 };
 
-pub(crate) use error::{Fault, TraceError};
+pub use error::{Fault, TraceError};
 use packing::{Packing, foreign, unpack};
 
 /// Keys handed out at once.
@@ -27,7 +29,8 @@ const AGAIN: &str = "copy or download the file again";
 
 /// How keys are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+#[non_exhaustive]
+pub enum Form {
     /// One key a line.
     Lines,
     /// Big-endian 32-bit integers.
@@ -35,7 +38,8 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    pub(crate) const fn as_str(self) -> &'static str {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Lines => "one key a line",
             Self::Integers => "32-bit integers",
@@ -45,29 +49,39 @@ impl Form {
 
 /// Some keys of a trace, in its order.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Keys {
+#[non_exhaustive]
+pub enum Keys {
+    /// Integers, as they are written.
     Integers(Vec<u32>),
+    /// Lines of text.
     Lines(Lines),
 }
 
 impl Keys {
-    pub(crate) fn len(&self) -> usize {
+    /// How many.
+    pub fn len(&self) -> usize {
         match self {
             Self::Integers(all) => all.len(),
             Self::Lines(all) => all.ends.len(),
         }
     }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Lines without their ends, in one piece of memory.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lines {
+pub struct Lines {
     text: String,
     ends: Vec<usize>,
 }
 
 impl Lines {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.text[start..*end])
     }
@@ -79,7 +93,7 @@ impl Lines {
 }
 
 /// A trace under way.
-pub(crate) struct Trace {
+pub struct Trace {
     input: Box<dyn BufRead + Send>,
     file: PathBuf,
     packing: Packing,
@@ -88,9 +102,28 @@ pub(crate) struct Trace {
     line: u64,
 }
 
+/// Its keys stay out.
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace").field("file", &self.file).field("form", &self.form).finish_non_exhaustive()
+    }
+}
+
 impl Trace {
+    /// Opens a file. `form`: as which its keys are read; told by the content where it is `None`.
+    ///
+    /// # Errors
+    /// [`Fault::Unreadable`], [`Fault::Foreign`], or a fault of its beginning.
+    pub fn open(file: &Path, form: Option<Form>) -> Result<Self, TraceError> {
+        let input = File::open(file).map_err(|error| unreadable(file, error))?;
+        Self::read(input, file, form)
+    }
+
     /// Reads a trace; `file` is its name in errors. Looks at its beginning at once.
-    pub(crate) fn read(
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn read(
         input: impl Read + Send + 'static,
         file: &Path,
         form: Option<Form>,
@@ -117,21 +150,27 @@ impl Trace {
         Ok(trace)
     }
 
-    pub(crate) fn form(&self) -> Form {
+    /// How its keys are written.
+    pub fn form(&self) -> Form {
         self.form
     }
 
-    pub(crate) fn packing(&self) -> &'static str {
+    /// `plain`, `gzip` or `xz`.
+    pub fn packing(&self) -> &'static str {
         self.packing.as_str()
     }
 
     /// The next keys; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Keys>, TraceError> {
+    ///
+    /// # Errors
+    /// What is wrong with the trace from here on.
+    #[allow(clippy::should_implement_trait, reason = "it can fail, and then there is no more")]
+    pub fn next(&mut self) -> Result<Option<Keys>, TraceError> {
         let keys = match self.form {
             Form::Integers => Keys::Integers(self.integers()?),
             Form::Lines => Keys::Lines(self.lines()?),
         };
-        if keys.len() > 0 {
+        if !keys.is_empty() {
             self.keys += keys.len() as u64;
             return Ok(Some(keys));
         }
@@ -255,8 +294,8 @@ fn unreadable(file: &Path, error: io::Error) -> TraceError {
 }
 
 impl TraceError {
-    /// A trace that could not be opened.
-    pub(crate) fn unreadable(file: &Path, error: io::Error) -> Self {
+    /// A file that could not be opened as a trace.
+    pub fn unreadable(file: &Path, error: io::Error) -> Self {
         unreadable(file, error)
     }
 }

@@ -6,9 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::ProgressBar;
+use cache_core::{BoxError, CacheKey, TracedCache, ok};
 use tokio::sync::mpsc;
-use traced_cache::{BoxError, CacheKey, TracedCache, ok};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::trace::{Keys, Trace};
@@ -18,23 +17,30 @@ const AHEAD: usize = 4;
 
 /// What was asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
-    pub(crate) requests: u64,
+#[non_exhaustive]
+pub struct Asked {
+    /// Requests in all.
+    pub requests: u64,
     /// Different keys; texts are told apart by 64 bits of hash.
-    pub(crate) distinct: u64,
-    pub(crate) elapsed: Duration,
+    pub distinct: u64,
+    /// How long it took.
+    pub elapsed: Duration,
 }
 
-/// Asks the cache for every key of the trace.
+/// Asks the cache for every key of the trace, with a loader that takes `load_time`. `progress` hears how many keys have been
+/// read so far.
 ///
-/// Caller number n of `callers` gets every piece whose number leaves the remainder n, and asks for its keys in order.
-/// Ends at the first error of the trace or the cache.
-pub(crate) async fn replay(
+/// Caller number n of `callers` gets every piece whose number leaves the remainder n, and asks for its keys in order; one
+/// caller replays in the exact order of the trace. Dropping the future ends it.
+///
+/// # Errors
+/// The first one of the trace or of the cache. [`WrongValue`]: the cache has answered with what belongs to another key.
+pub async fn replay(
     cache: &TracedCache<u64>,
     trace: Trace,
     callers: usize,
     load_time: Duration,
-    progress: ProgressBar,
+    progress: impl Fn(u64) + Send + 'static,
 ) -> Result<Asked, BoxError> {
     let started = Instant::now();
     let (pieces, tasks): (Vec<_>, Vec<_>) = (0..callers)
@@ -43,7 +49,7 @@ pub(crate) async fn replay(
             (piece, tokio::spawn(caller(cache.clone(), pieces, load_time)))
         })
         .unzip();
-    let reading = tokio::task::spawn_blocking(move || deal(trace, &pieces, &progress));
+    let reading = tokio::task::spawn_blocking(move || deal(trace, &pieces, progress));
     let mut requests = 0;
     let mut failed = None;
     for task in tasks {
@@ -59,15 +65,13 @@ pub(crate) async fn replay(
 }
 
 /// Reads the trace and deals it out; counts different keys.
-fn deal(mut trace: Trace, to: &[mpsc::Sender<Keys>], progress: &ProgressBar) -> Result<u64, BoxError> {
+fn deal(mut trace: Trace, to: &[mpsc::Sender<Keys>], progress: impl Fn(u64)) -> Result<u64, BoxError> {
     let mut distinct = HashSet::new();
-    let mut read = 0;
+    let mut read = 0u64;
     let mut turns = to.iter().cycle();
     while let Some(keys) = trace.next()? {
-        read += keys.len();
-        if !progress.is_hidden() {
-            progress.set_message(format!("{read} requests"));
-        }
+        read += keys.len() as u64;
+        progress(read);
         match &keys {
             Keys::Integers(all) => distinct.extend(all.iter().map(|key| u64::from(*key))),
             Keys::Lines(all) => distinct.extend(all.iter().map(fingerprint)),
@@ -76,7 +80,6 @@ fn deal(mut trace: Trace, to: &[mpsc::Sender<Keys>], progress: &ProgressBar) -> 
             break;
         }
     }
-    progress.finish_and_clear();
     Ok(distinct.len() as u64)
 }
 
@@ -127,7 +130,8 @@ async fn ask(
 
 /// The cache answered with the value of another key.
 #[derive(Debug)]
-struct WrongValue;
+#[non_exhaustive]
+pub struct WrongValue;
 
 impl fmt::Display for WrongValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,252 @@
+//! A file that has changed under running caches: what can follow does, without losing what memory holds.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use cache_core::{Backplane, CacheProvider, Error, Result};
+use serde::Serialize;
+
+use super::{
+    Caches,
+    fault::Fault,
+    load::{Lacks, Loaded},
+    node::{Node, Path, What, at},
+    resolve::{Known, LevelPlan, Plan},
+    running::Running,
+    setup::{Source, answers},
+};
+
+/// What a reload has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// What has changed, by fields, with the values of before and after. Secrets do not show.
+    pub applied: Vec<String>,
+    /// What the file says now and running caches cannot follow: they go on as before, in these fields.
+    pub after_restart: Vec<String>,
+}
+
+/// What is going to be done, once all of it has been found possible.
+#[derive(Default)]
+struct Steps {
+    report: Reloaded,
+    /// Providers whose levels move.
+    moves: BTreeMap<String, Arc<dyn CacheProvider>>,
+    backplanes: BTreeMap<String, Arc<dyn Backplane>>,
+    policies: Vec<(Arc<Running>, Plan)>,
+}
+
+impl Caches {
+    /// Reads the file again. Running caches take over what has changed of policies and of providers' settings (addresses,
+    /// credentials, timeouts), and keep what memory holds; see [`TracedCache::move_level`](crate::TracedCache::move_level) for
+    /// what that means where a provider is another store now. Everything else needs a restart, and is reported. Caches that
+    /// have not been asked for yet are as the file says now.
+    ///
+    /// A provider that has changed must answer before caches move to it. Dropping the future changes nothing, or everything.
+    ///
+    /// # Errors
+    /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file); [`ErrorKind::Level`](crate::ErrorKind::Level) for a
+    /// changed provider that does not answer. Then nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded> {
+        let inner = &self.0;
+        let _one = inner.reloading.lock().await;
+        let path = inner.path.as_ref().ok_or_else(|| {
+            Error::config("file", &inner.file, "it was no file that the caches were made of; make them anew")
+        })?;
+        let source = Source::open(path)?;
+        let (mut new, _) = inner.setup.read(&source, Lacks::Refused)?;
+        let old = inner.loaded.load_full();
+        let mut steps = Steps::default();
+        steps.providers(&old, &mut new);
+        for (name, provider) in &steps.moves {
+            answers(&source.file, &new, name, &**provider, "it has changed, and").await?;
+        }
+        // From here on nothing waits.
+        let _changing = inner.change();
+        for (name, running) in inner.built().iter() {
+            steps.cache(&source.file, name, running, &old, &new)?;
+        }
+        steps.apply(&inner.built())?;
+        inner.loaded.store(Arc::new(new));
+        let mut report = steps.report;
+        for lines in [&mut report.applied, &mut report.after_restart] {
+            lines.sort();
+            lines.dedup();
+        }
+        Ok(report)
+    }
+}
+
+impl Steps {
+    /// Keeps the providers that have not changed, and those that cannot.
+    fn providers(&mut self, old: &Loaded, new: &mut Loaded) {
+        for (name, before) in &old.resolved.providers {
+            let (Some(running), Some(next)) = (old.providers.get(name), new.providers.get(name).cloned())
+            else {
+                continue;
+            };
+            let Some(after) = new.resolved.providers.get(name) else { continue };
+            let same_kind = before.backend == after.backend;
+            let fields = match same_kind {
+                true => differing(&before.settings, &after.settings),
+                false => vec!["backend".to_owned()],
+            };
+            let is_remote = running.in_process().is_none() && next.in_process().is_none();
+            let moves = same_kind && is_remote && running.capabilities() == next.capabilities();
+            let into = if moves { &mut self.report.applied } else { &mut self.report.after_restart };
+            into.extend(fields.iter().map(|field| format!("{}.{field}", Path(&at!["providers", name]))));
+            if moves && !fields.is_empty() {
+                self.moves.insert(name.clone(), next);
+                if let Some(backplane) = new.backplanes.get(name) {
+                    self.backplanes.insert(name.clone(), Arc::clone(backplane));
+                }
+                continue;
+            }
+            new.providers.insert(name.clone(), Arc::clone(running));
+            new.resolved.providers.insert(name.clone(), before.clone());
+            if new.backplanes.contains_key(name) {
+                let kept = old.backplanes.get(name).cloned().or_else(|| running.backplane());
+                new.backplanes.extend(kept.map(|backplane| (name.clone(), backplane)));
+            }
+        }
+    }
+
+    /// What a running cache can take over of its plan.
+    fn cache(
+        &mut self,
+        file: &str,
+        name: &str,
+        running: &Arc<Running>,
+        old: &Loaded,
+        new: &Loaded,
+    ) -> Result<()> {
+        let Some(plan) = running.plan() else { return Ok(()) };
+        let field = |field: &str| format!("{}.{field}", Path(&at!["caches", name]));
+        let Some(next) = new.resolved.caches.get(name) else {
+            self.report.after_restart.push(format!("{} is gone from the file", Path(&at!["caches", name])));
+            return Ok(());
+        };
+        for (before, after) in changes(&plan.known, &next.known) {
+            match before.name.starts_with("policy.") {
+                true => self.report.applied.push(format!(
+                    "{}: {} is {} now",
+                    field(&before.name),
+                    before.value,
+                    after.value
+                )),
+                false => self.report.after_restart.push(field(&before.name)),
+            }
+        }
+        if plan.levels.len() != next.levels.len() {
+            self.report.after_restart.push(field("levels"));
+        }
+        for (at, (before, after)) in plan.levels.iter().zip(&next.levels).enumerate() {
+            let field = |name: &str| field(&format!("levels[{at}].{name}"));
+            if before.provider != after.provider {
+                self.report.after_restart.push(field("provider"));
+            }
+            let changed = changes(&before.known, &after.known);
+            self.report.after_restart.extend(changed.map(|(before, _)| field(&before.name)));
+            if let Some(ring) = changed_keyring(before, after, old, new) {
+                self.report.after_restart.push(Path(&at!["keyrings", ring, "keys"]).to_string());
+            }
+        }
+        if plan.policy != next.policy {
+            // Of the levels as they are, which may not be those of the file.
+            running.controls.check_policy(&next.policy).map_err(|error| {
+                let fix = format!("its levels cannot change before a restart, and {error}");
+                Fault::without_value(at!["caches", name, "policy"], None, fix).into_error(file)
+            })?;
+            self.policies.push((Arc::clone(running), next.clone()));
+        }
+        Ok(())
+    }
+
+    fn apply(&self, built: &std::collections::HashMap<String, Arc<Running>>) -> Result<()> {
+        for (running, next) in &self.policies {
+            running.controls.set_policy(next.policy)?;
+            if let Some(mut plan) = running.plan() {
+                plan.policy = next.policy;
+                let of_policy = |known: &&Known| known.name.starts_with("policy.");
+                plan.known.retain(|known| !of_policy(&known));
+                plan.known.splice(0..0, next.known.iter().filter(of_policy).cloned());
+            }
+        }
+        for running in built.values() {
+            let Some(plan) = running.plan() else { continue };
+            for (at, level) in plan.levels.iter().enumerate() {
+                if let Some(provider) = self.moves.get(&level.provider) {
+                    running.controls.move_level(at, Arc::clone(provider))?;
+                }
+            }
+            if let Some(backplane) = plan.backplane.as_ref().and_then(|name| self.backplanes.get(name)) {
+                running.controls.move_backplane(Arc::clone(backplane))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Settings that are not what they were.
+fn changes<'a>(before: &'a [Known], after: &'a [Known]) -> impl Iterator<Item = (&'a Known, &'a Known)> {
+    before.iter().filter_map(|before| {
+        let after = after.iter().find(|after| after.name == before.name)?;
+        (after.value != before.value).then_some((before, after))
+    })
+}
+
+/// Names of fields that are not what they were, or are there no more, or are there now.
+fn differing(before: &Node, after: &Node) -> Vec<String> {
+    let (Some(before), Some(after)) = (before.table(), after.table()) else { return Vec::new() };
+    let gone = before.0.iter().filter(|field| after.get(&field.name).is_none());
+    let other = after
+        .0
+        .iter()
+        .filter(|field| before.get(&field.name).is_none_or(|old| !same(&old.node, &field.node)));
+    gone.chain(other).map(|field| field.name.clone()).collect()
+}
+
+/// Whether two values read the same, wherever they stand.
+fn same(a: &Node, b: &Node) -> bool {
+    match (&a.what, &b.what) {
+        (What::Null, What::Null) => true,
+        (What::Bool(a), What::Bool(b)) => a == b,
+        (What::Int(a), What::Int(b)) => a == b,
+        (What::Float(a), What::Float(b)) => a == b,
+        (What::Text(a), What::Text(b)) => a.value == b.value,
+        (What::List(a), What::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (What::Table(a), What::Table(b)) => {
+            a.0.len() == b.0.len()
+                && a.0
+                    .iter()
+                    .all(|field| b.get(&field.name).is_some_and(|other| same(&field.node, &other.node)))
+        }
+        _ => false,
+    }
+}
+
+/// The keyring of a level, if its keys are not what they were.
+fn changed_keyring<'a>(
+    before: &'a LevelPlan,
+    after: &LevelPlan,
+    old: &Loaded,
+    new: &Loaded,
+) -> Option<&'a String> {
+    let name =
+        before.encryption.value.as_ref().filter(|name| after.encryption.value.as_ref() == Some(name))?;
+    let keys = |loaded: &Loaded| -> Option<Vec<(u32, String)>> {
+        let keys = &loaded.resolved.keyrings.get(name)?.keys;
+        Some(keys.iter().map(|key| (key.id, key.secret.0.clone())).collect())
+    };
+    (keys(old) != keys(new)).then_some(name)
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, lines) in [("changed", &self.applied), ("after a restart", &self.after_restart)] {
+            for line in lines {
+                writeln!(f, "{word}: {line}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Caches that somebody has asked for, whatever their types.
+
+use std::{
+    any::{Any, type_name},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cache_core::{Backplane, CacheProvider, Closed, Error, Policy, Result, TracedCache, Value};
+
+use super::resolve::Plan;
+
+/// A cache, and what it runs under.
+pub(super) struct Running {
+    type_name: &'static str,
+    cache: Box<dyn Any + Send + Sync>,
+    pub(super) controls: Box<dyn Controls>,
+    /// `None` for one that was built by hand.
+    plan: Option<Mutex<Plan>>,
+}
+
+/// What can be done with a cache of any type.
+#[async_trait]
+pub(super) trait Controls: Send + Sync {
+    fn check_policy(&self, policy: &Policy) -> Result<()>;
+    fn set_policy(&self, policy: Policy) -> Result<()>;
+    fn move_level(&self, level: usize, to: Arc<dyn CacheProvider>) -> Result<()>;
+    fn move_backplane(&self, to: Arc<dyn Backplane>) -> Result<()>;
+    async fn close(&self, limit: Duration) -> Closed;
+}
+
+#[async_trait]
+impl<T: Value> Controls for TracedCache<T> {
+    fn check_policy(&self, policy: &Policy) -> Result<()> {
+        Self::check_policy(self, policy)
+    }
+
+    fn set_policy(&self, policy: Policy) -> Result<()> {
+        Self::set_policy(self, policy)
+    }
+
+    fn move_level(&self, level: usize, to: Arc<dyn CacheProvider>) -> Result<()> {
+        Self::move_level(self, level, to)
+    }
+
+    fn move_backplane(&self, to: Arc<dyn Backplane>) -> Result<()> {
+        Self::move_backplane(self, to)
+    }
+
+    async fn close(&self, limit: Duration) -> Closed {
+        Self::close(self, limit).await
+    }
+}
+
+impl Running {
+    pub(super) fn new<T: Value>(cache: &TracedCache<T>, plan: Option<Plan>) -> Self {
+        Self {
+            type_name: type_name::<T>(),
+            cache: Box::new(cache.clone()),
+            controls: Box::new(cache.clone()),
+            plan: plan.map(Mutex::new),
+        }
+    }
+
+    /// The cache, if it is of this type.
+    pub(super) fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>> {
+        self.cache.downcast_ref::<TracedCache<T>>().cloned().ok_or_else(|| {
+            Error::config(
+                &format!("caches.{name}"),
+                type_name::<T>(),
+                format_args!(
+                    "it has been asked for as {}; use one type for a name, or two caches",
+                    self.type_name
+                ),
+            )
+        })
+    }
+
+    pub(super) fn plan(&self) -> Option<MutexGuard<'_, Plan>> {
+        self.plan.as_ref().map(|plan| plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,273 @@
+//! A file that changes while its caches run.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use test_servers::RedisServer;
+use traced_cache::{Caches, ErrorKind, Outcome, Policy, TracedCache, config::Format, ok};
+
+use crate::kit::{sealed, toml};
+
+/// A file that is written anew.
+struct File {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Self { path: folder.path().join("cache.toml"), _folder: folder };
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.path, text).unwrap();
+    }
+
+    async fn load(&self) -> Caches {
+        sealed().from_file(&self.path).await.unwrap()
+    }
+}
+
+async fn fill(cache: &TracedCache<String>, key: &str) {
+    cache.get_or_set(key, || async { ok("1".to_owned()) }).await.unwrap();
+}
+
+async fn seen(cache: &TracedCache<String>, key: &str) -> (Outcome, Option<usize>) {
+    let found = cache.look(key).await.unwrap();
+    (found.outcome(), found.level())
+}
+
+const IN_MEMORY: (Outcome, Option<usize>) = (Outcome::Hit, Some(0));
+const IN_STORE: (Outcome, Option<usize>) = (Outcome::Hit, Some(1));
+const MISS: (Outcome, Option<usize>) = (Outcome::Miss, None);
+
+fn memory(policy: &str) -> String {
+    format!(
+        "[providers.local]\nbackend = \"memory\"\nentries = 100\n[defaults]\nlevels = [\"local\"]\npolicy = {{ {policy} }}\n[caches.a]\n[caches.b]\npolicy = {{ ttl = \"7m\" }}\n[caches.later]\n"
+    )
+}
+
+#[tokio::test]
+async fn a_policy_follows_and_memory_stays() {
+    let file = File::new(&memory("ttl = \"5m\", jitter = \"10s\""));
+    let caches = file.load().await;
+    let (a, b): (TracedCache<String>, TracedCache<String>) =
+        (caches.cache("a").unwrap(), caches.cache("b").unwrap());
+    fill(&a, "k").await;
+    assert_eq!(caches.reload().await.unwrap(), Default::default(), "nothing has changed");
+
+    file.write(&memory("ttl = \"1h\", grace = \"2h\", soft_limit = \"1s\""));
+    let done = caches.reload().await.unwrap();
+    assert_eq!(
+        done.applied,
+        [
+            "caches.a.policy.grace: 0s is 2h now",
+            "caches.a.policy.jitter: 10s is 0s now",
+            "caches.a.policy.soft_limit: off is 1s now",
+            "caches.a.policy.ttl: 5m is 1h now",
+            "caches.b.policy.grace: 0s is 2h now",
+            "caches.b.policy.jitter: 10s is 0s now",
+            "caches.b.policy.soft_limit: off is 1s now",
+        ]
+    );
+    assert_eq!(done.after_restart, [""; 0]);
+    let hour = Duration::from_secs(3600);
+    assert_eq!(a.policy(), Policy::ttl(hour).grace(2 * hour).soft_limit(Duration::from_secs(1)));
+    assert_eq!(
+        b.policy().grace(Duration::ZERO),
+        Policy::ttl(Duration::from_secs(420)).soft_limit(Duration::from_secs(1))
+    );
+    assert_eq!(seen(&a, "k").await, IN_MEMORY);
+    // Who asks later gets what the file says now.
+    assert_eq!(caches.cache::<u64>("later").unwrap().policy(), a.policy());
+    assert_eq!(caches.explain().caches[0].settings[0].value, "1h");
+    assert_eq!(caches.reload().await.unwrap(), Default::default(), "once");
+}
+
+#[tokio::test]
+async fn an_invalid_file_changes_nothing_and_says_why() {
+    let file = File::new(&memory("ttl = \"5m\""));
+    let caches = file.load().await;
+    let a: TracedCache<String> = caches.cache("a").unwrap();
+    fill(&a, "k").await;
+    for (text, says) in [
+        (
+            memory("ttl = \"1h\", grace = \"1m\""),
+            "cache.toml:6: defaults.policy.grace = 60s: below policy.ttl",
+        ),
+        (memory("tll = \"1h\""), "did you mean `ttl`?"),
+        (memory("ttl = \"${TTL}\""), "the environment variable TTL is not set"),
+        ("[caches".to_owned(), "cache.toml:1: "),
+    ] {
+        file.write(&text);
+        let error = caches.reload().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(a.policy(), Policy::ttl(Duration::from_secs(300)));
+        assert_eq!(seen(&a, "k").await, IN_MEMORY);
+        assert_eq!(caches.cache::<String>("b").unwrap().policy(), Policy::ttl(Duration::from_secs(420)));
+    }
+    fs::remove_file(&file.path).unwrap();
+    assert!(caches.reload().await.unwrap_err().to_string().contains("cannot be read"));
+    let text = toml(&memory("ttl = \"5m\"")).await.unwrap();
+    assert!(text.reload().await.unwrap_err().to_string().contains("it was no file"));
+}
+
+fn two(url: &str, more: &str) -> String {
+    format!(
+        "[providers.local]\nbackend = \"memory\"\nentries = 100\n[providers.shared]\nbackend = \"redis\"\nurl = \"{url}\"\n{more}\nlevel = {{ budget = \"5s\" }}\n[caches.a]\nlevels = [\"local\", \"shared\"]\nbackplane = \"shared\"\npolicy.ttl = \"1h\"\n"
+    )
+}
+
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !is().await {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_moves_to_another_server_and_memory_stays() {
+    let (Some(first), Some(second)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let file = File::new(&two(&first.url(), ""));
+    let (here, there) = (file.load().await, file.load().await);
+    let (a, b): (TracedCache<String>, TracedCache<String>) =
+        (here.cache("a").unwrap(), there.cache("a").unwrap());
+    fill(&a, "k").await;
+    assert_eq!(seen(&b, "k").await, IN_STORE);
+    until("the channel is up", async || {
+        fill(&a, "k").await;
+        seen(&a, "k").await == IN_MEMORY
+    })
+    .await;
+
+    // A server that does not answer: nothing changes.
+    file.write(&two("redis://:hunter2@127.0.0.1:1", ""));
+    let error = here.reload().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Level);
+    let shown = error.to_string();
+    assert!(
+        shown.contains("cache.toml:6: providers.shared: it has changed, and does not answer: "),
+        "{shown}"
+    );
+    assert!(!format!("{error:?}").contains("hunter2"));
+    assert!(a.set("still", "1".to_owned()).await.unwrap().is_confirmed());
+    assert!(first.command::<bool>(&["EXISTS", "v:{a:still}"]).unwrap());
+
+    file.write(&two(&second.url(), ""));
+    for (caches, cache) in [(&here, &a), (&there, &b)] {
+        fill(cache, "k").await;
+        let done = caches.reload().await.unwrap();
+        assert_eq!((done.applied, done.after_restart), (vec!["providers.shared.url".to_owned()], vec![]));
+        assert_eq!(seen(cache, "k").await, IN_MEMORY, "memory stays");
+        assert_eq!(seen(cache, "elsewhere").await, MISS);
+        assert_eq!(seen(cache, "k").await, IN_MEMORY, "also when the new store has been met");
+    }
+    // The old server is not needed any more.
+    first.kill();
+    assert!(a.set("new", "1".to_owned()).await.unwrap().is_confirmed());
+    assert!(second.command::<bool>(&["EXISTS", "v:{a:new}"]).unwrap());
+    assert_eq!(seen(&b, "new").await, IN_STORE);
+    // And they hear of each other over the new one.
+    until("memory hears over the new channel", async || {
+        fill(&a, "heard").await;
+        fill(&b, "heard").await;
+        assert!(a.invalidate("heard").await.unwrap().is_confirmed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        seen(&b, "heard").await == MISS
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_credentials_for_the_same_server_lose_nothing() {
+    let acl = "user default off\nuser old on >one ~* &* +@all\nuser new on >two ~* &* +@all\n";
+    let Some(server) = RedisServer::builder().acl(acl).start() else { return };
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let user =
+        |name: &str, password: &str| two(&url, &format!("username = \"{name}\"\npassword = \"{password}\""));
+    let file = File::new(&user("old", "one"));
+    let caches = file.load().await;
+    let a: TracedCache<String> = caches.cache("a").unwrap();
+    fill(&a, "k").await;
+    file.write(&user("new", "two"));
+    let done = caches.reload().await.unwrap();
+    assert_eq!(done.applied, ["providers.shared.password", "providers.shared.username"]);
+    assert!(!format!("{done:?} {done}").contains("two"));
+    assert_eq!(seen(&a, "other").await, MISS);
+    assert_eq!(seen(&a, "k").await, IN_MEMORY);
+    let node: TracedCache<String> = file.load().await.cache("a").unwrap();
+    assert_eq!(seen(&node, "k").await, IN_STORE, "nor is the store empty");
+}
+
+#[tokio::test]
+async fn what_cannot_follow_is_reported_and_goes_on_as_before() {
+    let file = File::new(
+        "[providers.local]\nbackend = \"memory\"\nentries = 100\n\
+         [providers.far]\nbackend = \"memcached\"\nurl = \"memcached://127.0.0.1:1\"\n\
+         [keyrings.k]\nkeys = [{ id = 1, secret = \"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\" }]\n\
+         [caches.a]\nlevels = [\"local\", \"far\"]\nencryption = \"k\"\npolicy.ttl = \"1h\"\n[caches.b]\nlevels = [\"local\"]\n[caches.gone]\nlevels = [\"local\"]\n",
+    );
+    let caches = file.load().await;
+    let [a, _, _] = ["a", "b", "gone"].map(|name| caches.cache::<String>(name).unwrap());
+    file.write(
+        "[providers.local]\nbackend = \"memory\"\nentries = 200\n\
+         [providers.far]\nbackend = \"memcached\"\nurl = \"memcached://127.0.0.1:1\"\nmax_value = \"1KiB\"\n\
+         [keyrings.k]\nkeys = [{ id = 1, secret = \"5b5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\" }]\n\
+         [caches.a]\nlevels = [\"local\", { provider = \"far\", budget = \"5ms\", codec = \"postcard\" }]\nencryption = \"k\"\npolicy.ttl = \"2h\"\nschema = 3\n\
+         [caches.b]\nlevels = [\"local\", \"far\"]\n",
+    );
+    let done = caches.reload().await.unwrap();
+    assert_eq!(done.applied, ["caches.a.policy.ttl: 1h is 2h now"]);
+    assert_eq!(
+        done.after_restart,
+        [
+            "caches.a.levels[1].budget",
+            "caches.a.levels[1].codec",
+            "caches.a.schema",
+            "caches.b.levels",
+            "caches.gone is gone from the file",
+            "keyrings.k.keys",
+            "providers.far.max_value",
+            "providers.local.entries",
+        ]
+    );
+    assert_eq!(a.policy(), Policy::ttl(Duration::from_secs(7200)));
+    assert_eq!(caches.provider("far").unwrap().capabilities().value_max, Some((1 << 20) - 1024));
+}
+
+#[tokio::test]
+async fn a_policy_that_the_levels_of_before_cannot_hold_changes_nothing() {
+    let text = |cap: &str, ttl: &str| {
+        format!(
+            "[providers.local]\nbackend = \"memory\"\nentries = 100\n[caches.a]\nlevels = [{{ provider = \"local\", ttl_cap = \"{cap}\" }}]\npolicy.ttl = \"{ttl}\"\n"
+        )
+    };
+    let file = File::new(&text("1h", "2h"));
+    let caches = file.load().await;
+    let a: TracedCache<String> = caches.cache("a").unwrap();
+    // Right in itself, but a cap cannot change before a restart.
+    file.write(&text("1m", "2m"));
+    let error = caches.reload().await.unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "caches.a.policy: its levels cannot change before a restart, and level 1 (memory) ttl_cap = 3600s"
+        ),
+        "{error}"
+    );
+    assert_eq!(a.policy(), Policy::ttl(Duration::from_secs(7200)));
+}
+
+#[tokio::test]
+async fn closing_ends_every_cache() {
+    let caches = sealed().from_text(Format::Toml, &memory("ttl = \"5m\"")).await.unwrap();
+    let (a, b) = (caches.cache::<String>("a").unwrap(), caches.cache::<u64>("b").unwrap());
+    let closed = caches.close(Duration::from_secs(5)).await;
+    assert_eq!(closed.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert!(closed.values().all(|closed| closed.is_drained() && closed.undelivered().is_empty()));
+    assert_eq!(a.get(1).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(b.get(1).await.unwrap_err().kind(), ErrorKind::Closed);
+}

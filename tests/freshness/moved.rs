@@ -1,0 +1,217 @@
+//! A level that goes on with another store, on purpose: memory keeps what it holds, and nothing that was invalidated comes
+//! back.
+
+use std::sync::Arc;
+
+use traced_cache::{
+    CacheProvider, Capabilities, ErrorKind, Level, Loaded, Outcome, Policy, TracedCache,
+    testing::{Hub, MapProvider},
+};
+
+use crate::world::{S, World, ask_for, confirmed, memory, saw};
+
+const POLICY: Policy = Policy::ttl(std::time::Duration::from_secs(1_000));
+
+/// Stores with names of their own.
+fn stores<const N: usize>(world: &World) -> [Arc<MapProvider>; N] {
+    std::array::from_fn(|n| {
+        Arc::new(MapProvider::new().leasing().marking().incarnated(n as u64 + 10).clock(world.clock.clone()))
+    })
+}
+
+fn node(world: &World, store: &Arc<MapProvider>) -> TracedCache<String> {
+    let level = Level::new(Arc::clone(store)).budget(10 * S);
+    world.builder(POLICY).level(memory()).level(level).build().unwrap()
+}
+
+fn shared(store: &Arc<MapProvider>) -> Arc<dyn CacheProvider> {
+    Arc::clone(store) as _
+}
+
+async fn outcome(cache: &TracedCache<String>, key: &str) -> (Outcome, Option<usize>) {
+    let found = cache.look(key).await.unwrap();
+    (found.outcome(), found.level())
+}
+
+const IN_MEMORY: (Outcome, Option<usize>) = (Outcome::Hit, Some(0));
+const MISS: (Outcome, Option<usize>) = (Outcome::Miss, None);
+
+#[tokio::test]
+async fn memory_keeps_what_it_holds_and_the_new_store_is_used() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let (cache, db) = (node(&world, &a), world.db());
+    for key in ["x", "y"] {
+        ask_for(&cache, key, &db).await.unwrap();
+    }
+    cache.move_level(1, shared(&b)).unwrap();
+    assert_eq!(outcome(&cache, "x").await, IN_MEMORY);
+    // A read that goes to the new store meets its marks: still nothing is lost.
+    assert_eq!(outcome(&cache, "z").await, MISS);
+    assert_eq!(outcome(&cache, "y").await, IN_MEMORY);
+    assert_eq!(ask_for(&cache, "z", &db).await, saw(Outcome::Loaded, "1"));
+    confirmed(cache.set("set", "2".to_owned()).await);
+    // From here on the new store has what is stored, and hears what is invalidated.
+    let other = node(&world, &b);
+    assert_eq!(outcome(&other, "z").await, (Outcome::Hit, Some(1)));
+    assert_eq!(outcome(&other, "set").await, (Outcome::Hit, Some(1)));
+    assert_eq!(outcome(&other, "x").await, MISS);
+    confirmed(cache.invalidate("z").await);
+    confirmed(cache.invalidate("x").await);
+    assert_eq!(outcome(&node(&world, &b), "z").await, MISS);
+    assert_eq!(outcome(&cache, "x").await, MISS);
+    assert_eq!(cache.stats().flights, 0);
+}
+
+#[tokio::test]
+async fn nodes_that_move_one_after_the_other_keep_their_memory() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let (first, second, third, db) = (node(&world, &a), node(&world, &a), node(&world, &a), world.db());
+    for cache in [&first, &second, &third] {
+        ask_for(cache, "k", &db).await.unwrap();
+    }
+    for cache in [&first, &second] {
+        cache.move_level(1, shared(&b)).unwrap();
+        assert_eq!(outcome(cache, "other").await, MISS);
+        assert_eq!(outcome(cache, "k").await, IN_MEMORY);
+    }
+    // Cleared in the new store, before the last one has come.
+    confirmed(first.clear().await);
+    third.move_level(1, shared(&b)).unwrap();
+    assert_eq!(outcome(&third, "other").await, MISS);
+    assert_eq!(outcome(&third, "k").await, MISS, "it has been cleared");
+}
+
+#[tokio::test]
+async fn a_tag_invalidated_in_the_new_store_counts_for_who_comes_later() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let (first, second) = (node(&world, &a), node(&world, &a));
+    let tagged = |value: &str| Loaded::value(value.to_owned()).tag("t");
+    confirmed(first.set_loaded("tagged", tagged("1")).await);
+    confirmed(first.set("plain", "1".to_owned()).await);
+    for key in ["tagged", "plain"] {
+        assert_eq!(outcome(&second, key).await, (Outcome::Hit, Some(1)));
+    }
+    first.move_level(1, shared(&b)).unwrap();
+    confirmed(first.invalidate_tag("t").await);
+    assert_eq!(outcome(&first, "tagged").await, MISS);
+    second.move_level(1, shared(&b)).unwrap();
+    assert_eq!(outcome(&second, "other").await, MISS);
+    assert_eq!(outcome(&second, "tagged").await, MISS);
+    assert_eq!(outcome(&second, "plain").await, IN_MEMORY);
+}
+
+#[tokio::test]
+async fn what_a_store_has_missed_does_not_come_back_with_it() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let cache = node(&world, &a);
+    confirmed(cache.set("k", "old".to_owned()).await);
+    // Whether the new store's marks have been read in the meantime, or not.
+    for reads in [false, true] {
+        cache.move_level(1, shared(&b)).unwrap();
+        if reads {
+            assert_eq!(outcome(&cache, "other").await, MISS);
+        }
+        confirmed(cache.invalidate("k").await);
+        // Back to where the old value still lies.
+        cache.move_level(1, shared(&a)).unwrap();
+        assert_eq!(outcome(&cache, "k").await, MISS);
+        assert_eq!(outcome(&node(&world, &a), "k").await, MISS);
+        confirmed(cache.set("k", "new".to_owned()).await);
+        assert_eq!(outcome(&node(&world, &a), "k").await, (Outcome::Hit, Some(1)));
+    }
+}
+
+#[tokio::test]
+async fn another_way_to_the_same_store_loses_nothing_at_all() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let cache = node(&world, &a);
+    confirmed(cache.set("k", "1".to_owned()).await);
+    // A provider of its own, as after a change of password.
+    let again: Arc<dyn CacheProvider> = Arc::new(Arc::clone(&a));
+    cache.move_level(1, again).unwrap();
+    assert_eq!(outcome(&cache, "other").await, MISS);
+    assert_eq!(outcome(&cache, "k").await, IN_MEMORY);
+    assert_eq!(
+        outcome(&node(&world, &a), "k").await,
+        (Outcome::Hit, Some(1)),
+        "nor has the store been emptied"
+    );
+    confirmed(cache.invalidate("k").await);
+    assert_eq!(outcome(&node(&world, &a), "k").await, MISS);
+}
+
+#[tokio::test]
+async fn a_store_that_was_restored_from_the_old_one_is_not_believed() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let cache = node(&world, &a);
+    confirmed(cache.set("k", "old".to_owned()).await);
+    b.restore(&a.dump());
+    confirmed(cache.invalidate("k").await);
+    confirmed(cache.set("kept", "1".to_owned()).await);
+    cache.move_level(1, shared(&b)).unwrap();
+    assert_eq!(outcome(&cache, "k").await, MISS, "the copy is of before");
+    assert_eq!(outcome(&cache, "kept").await, IN_MEMORY);
+}
+
+#[tokio::test]
+async fn what_cannot_move_says_why_and_changes_nothing() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let cache = node(&world, &a);
+    confirmed(cache.set("k", "1".to_owned()).await);
+    let small = Arc::new(MapProvider::with(Capabilities::remote().value_max(100)));
+    for (done, starts) in [
+        (cache.move_level(0, shared(&b)), "level 1 (memory) provider = in process"),
+        (cache.move_level(1, Arc::new(memory())), "level 2 (map) provider = in process"),
+        (cache.move_level(1, small), "level 2 (map) provider = map: the new provider can do something else"),
+        (cache.move_level(2, shared(&b)), "level = 2: the cache has 2 of them"),
+        (
+            cache.move_backplane(Arc::new(Hub::new().node())),
+            "backplane = none: the cache was built without one",
+        ),
+    ] {
+        let error = done.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().starts_with(starts), "{error}");
+    }
+    assert_eq!(outcome(&node(&world, &a), "k").await, (Outcome::Hit, Some(1)));
+    confirmed(cache.invalidate("k").await);
+    assert_eq!(outcome(&node(&world, &a), "k").await, MISS);
+}
+
+#[tokio::test]
+async fn another_channel_takes_over_without_a_gap() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let (old, new) = (Hub::new(), Hub::new());
+    let heard = |hub: &Hub| {
+        let link = hub.node();
+        let level = Level::new(Arc::clone(&a)).budget(10 * S);
+        let cache =
+            world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap();
+        (cache, link)
+    };
+    let ((here, _), (there, _)) = (heard(&old), heard(&old));
+    for cache in [&here, &there] {
+        ask_for(cache, "k", &world.db()).await.unwrap();
+        ask_for(cache, "l", &world.db()).await.unwrap();
+    }
+    let (link, other) = (new.node(), new.node());
+    here.move_backplane(Arc::new(link.clone())).unwrap();
+    assert_eq!(outcome(&here, "k").await, IN_MEMORY, "coming up is no gap here");
+    there.move_backplane(Arc::new(other)).unwrap();
+    confirmed(there.invalidate("k").await);
+    assert_eq!(outcome(&here, "k").await, MISS);
+    confirmed(here.invalidate("l").await);
+    assert_eq!(outcome(&there, "l").await, MISS);
+    // A gap of the new channel is one.
+    ask_for(&here, "k", &world.db()).await.unwrap();
+    link.notice();
+    assert_ne!(outcome(&here, "k").await, IN_MEMORY);
+}
