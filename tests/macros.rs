@@ -14,6 +14,8 @@ use std::{
     },
 };
 
+use allocation_counter::measure;
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use traced_cache::{BoxError, Caches, ErrorKind, cached, config::Format};
 
@@ -77,7 +79,7 @@ impl Db {
 const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [defaults]\nlevels = ['local']\npolicy = { ttl = '1h', absent_ttl = '1h' }\n\
     [caches.users]\n[caches.shared]\n[caches.found]\n[caches.pages]\n[caches.options]\n[caches.plain]\n[caches.tenants]\n\
-    [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n";
+    [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
@@ -322,4 +324,25 @@ async fn generic_functions_are_cached() {
     installed().await;
     let make = || User { id: 9, name: "made".into() };
     assert_eq!(generic(&make).await.unwrap().name, "made");
+}
+
+#[cached("hot")]
+async fn hot(#[skip] db: &Db, id: u64) -> Result<Arc<User>, AppError> {
+    Ok(Arc::new(db.user(id).await?.expect("a user")))
+}
+
+#[tokio::test]
+async fn a_hit_allocates_nothing() {
+    installed().await;
+    let db = Db::default();
+    let first = hot(&db, 60).await.unwrap();
+    let mut found = 0;
+    let info = measure(|| {
+        for _ in 0..1000 {
+            // Ready at once: a hit never waits.
+            let user = hot(&db, 60).now_or_never().unwrap().unwrap();
+            found += usize::from(Arc::ptr_eq(&user, &first));
+        }
+    });
+    assert_eq!((found, info.count_total), (1000, 0));
 }

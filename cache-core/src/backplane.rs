@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    BoxError, Delivery, Event, LevelFault, RawKey, SpanKind, SpanStart, Stamp, Value,
+    BoxError, Delivery, EntryId, Event, LevelFault, RawKey, SpanKind, SpanStart, Stamp, Value,
     gone::Cause,
     inner::Inner,
     mark::Reach,
@@ -353,6 +353,15 @@ impl<T: Value> Inner<T> {
         self.stats().gone.left(key.hash, Cause::Invalidated);
     }
 
+    /// The same, if what is held nearby is this entry.
+    pub(crate) fn let_go(&self, id: &str, entry: EntryId) {
+        let Ok(key) = self.key(id) else { return };
+        let near = self.tiers.iter().filter_map(|tier| tier.store.as_ref()?.get(key));
+        if near.into_iter().any(|object| object.id == entry) {
+            self.invalidated_elsewhere(id);
+        }
+    }
+
     /// Another node has ended the freshness of every entry.
     fn expired_elsewhere(&self) {
         self.remote().for_each(|tier| tier.ledger.doubt());
@@ -458,7 +467,8 @@ impl<T: Value> Inner<T> {
     /// One round. `false`: the channel is not well.
     async fn retell_some(&self, plane: &Plane) -> bool {
         match plane.pending.due(256) {
-            None => {}
+            // Nobody is told values.
+            None | Some(Due::Values(_)) => {}
             Some(Due::Clear(number)) => {
                 if !self.send_message(plane, &Told::Clear).await {
                     return false;

@@ -6,15 +6,17 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    Codec, Compression, Entry, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp, Value,
+    Codec, Compression, Entry, EntryId, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp,
+    Value,
     entry::Stamps,
     envelope,
     inner::Inner,
-    observe::within,
     payload::{Form, Packing},
+    replay::Replay,
     rights::Rights,
     slots::Ticket,
     tier::{Failure, Tier},
+    unsaved::Unsaved,
 };
 
 /// An entry on its way to levels.
@@ -23,6 +25,8 @@ pub(crate) struct Outgoing<'k, T> {
     pub(crate) entry: Entry<T>,
     /// The leases under which levels that keep some may be filled.
     pub(crate) rights: Rights,
+    /// What this node knew to be stored under the key before.
+    pub(crate) before: Option<EntryId>,
     /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
     payload: Option<(Codec, Option<Bytes>)>,
     /// Packed as the last level packs, if its payload was that of `payload`.
@@ -31,11 +35,16 @@ pub(crate) struct Outgoing<'k, T> {
 
 impl<'k, T: Value> Outgoing<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, entry: Entry<T>) -> Self {
-        Self { key, entry, rights: Rights::new(), payload: None, packed: None }
+        Self { key, entry, rights: Rights::new(), before: None, payload: None, packed: None }
     }
 
     pub(crate) fn with_rights(mut self, rights: Rights) -> Self {
         self.rights = rights;
+        self
+    }
+
+    pub(crate) fn with_before(mut self, before: Option<EntryId>) -> Self {
+        self.before = before;
         self
     }
 
@@ -132,6 +141,17 @@ impl<T: Value> Inner<T> {
             None => Some(envelope::seal(item.key, &header, &payload)),
         };
         Ok((bytes.ok_or(Unsent::NotEncoded)?, ttl))
+    }
+
+    /// The value of a set that a level has not taken, for the journal.
+    pub(crate) fn unsaved(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Option<Unsaved> {
+        // Whose caller is told of an error takes it that nothing was stored.
+        if tier.surface || !tier.leases() || stamp.epoch == 0 {
+            return None;
+        }
+        let (bytes, ttl) = self.wrap(item, tier, stamp).ok()?;
+        let until = self.now().after(ttl);
+        Some(Unsaved { bytes, id: item.entry.id, stamp, until, before: item.before.into_iter().collect() })
     }
 
     /// Sends entries to one remote level in one batch, under their leases where they hold one for it. A value that the
@@ -386,119 +406,12 @@ impl<T: Value> Inner<T> {
         }));
         Some(task.abort_handle())
     }
-
-    /// Sees to it that levels hear of the invalidations that they have not acknowledged.
-    pub(crate) fn replay(self: &Arc<Self>) {
-        for tier in self.remote() {
-            if tier.pending.claim() {
-                let inner = Arc::clone(self);
-                let level = usize::from(tier.index);
-                let replay = async move { inner.replay_level(&inner.tiers[level]).await };
-                let started = self.spawn(within(self.observers().ambient(), replay));
-                if started.is_none() {
-                    tier.pending.release();
-                }
-            }
-        }
-        self.count_pending();
-    }
-
-    fn count_pending(&self) {
-        let pending = self.remote().map(|t| t.pending.len()).sum();
-        self.stats().pending().store(pending, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    async fn replay_level(self: &Arc<Self>, tier: &Tier) {
-        const FIRST: Duration = Duration::from_millis(20);
-        const LONGEST: Duration = Duration::from_secs(1);
-        let mut pause = FIRST;
-        loop {
-            let spans = self.observers().span(&SpanStart {
-                kind: SpanKind::Replay,
-                key: None,
-                keys: tier.pending.len(),
-                root: true,
-            });
-            if spans.around(self.deliver(tier)).await {
-                pause = FIRST;
-            } else {
-                // Jitter: nodes that lost one server together do not come back to it together.
-                let pause_now =
-                    pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
-                self.around.clock.sleep(pause_now).await;
-                pause = (pause * 2).min(LONGEST);
-            }
-            self.count_pending();
-            if tier.pending.len() == 0 && tier.pending.release() {
-                return;
-            }
-        }
-    }
-
-    /// One round of the replay. `false`: the level is not well.
-    pub(crate) async fn deliver(self: &Arc<Self>, tier: &Tier) -> bool {
-        match tier.pending.due(256) {
-            None => true,
-            Some(crate::pending::Due::Clear(number)) => {
-                let done = match tier.new_epoch(&self.around).await {
-                    Ok(learned) => {
-                        self.heed(tier, learned);
-                        true
-                    }
-                    Err(_) => false,
-                };
-                if done {
-                    tier.pending.delivered_clear(number);
-                    // Others have heard of it before, and may have read the old value from this level since.
-                    let _ = self.tell_clear().await;
-                }
-                done
-            }
-            Some(crate::pending::Due::Tags(reach, due)) => {
-                let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
-                let Ok(advanced) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await
-                else {
-                    return false;
-                };
-                self.heed(tier, advanced.learned);
-                for (tag, number) in &due {
-                    tier.pending.delivered_tag(tag, *number);
-                }
-                let _ = self.tell_tags(&tags, reach, advanced.stamp).await;
-                true
-            }
-            Some(crate::pending::Due::Keys(due)) => {
-                let keys: Vec<_> =
-                    due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
-                let mut told = Vec::new();
-                for (((id, number), key), result) in
-                    due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)
-                {
-                    if result.is_ok() {
-                        tier.pending.delivered(id, *number);
-                        told.push(*key);
-                    }
-                }
-                let _ = self.tell(&told).await;
-                told.len() == keys.len()
-            }
-        }
-    }
 }
 
 impl Tier {
     /// Whether the level may be filled with it: not while it has to hear an invalidation of it.
     fn takes<T>(&self, item: &Outgoing<'_, T>) -> bool {
         !self.pending.masks(item.key.id) && self.pending.reaches(item.entry.tags()).is_none()
-    }
-}
-
-/// Starts the replay of what is pending when it is dropped: when a fill has ended, or its caller has left.
-struct Replay<'a, T: Value>(&'a Arc<Inner<T>>);
-
-impl<T: Value> Drop for Replay<'_, T> {
-    fn drop(&mut self) {
-        self.0.replay();
     }
 }
 

@@ -35,6 +35,9 @@ pub enum Holding {
     Entry(EntryId),
     /// Something that cannot be read: whatever is there is to be replaced.
     Unreadable,
+    /// An entry with this id, and nothing else is to be replaced: nobody has written the key since as long as the store
+    /// holds it still. Where there is nothing, or an invalidation, the answer is [`Acquired::Kept`].
+    Still(EntryId),
 }
 
 /// What became of it.
@@ -44,8 +47,8 @@ pub enum Acquired {
     Granted(Lease),
     /// Somebody else has it.
     Held,
-    /// Nobody can have it: a writer keeps the key, see [`Leases::hold_many`]. Who loads now may get what is being replaced,
-    /// and must not store it.
+    /// Not to be had: a writer keeps the key, see [`Leases::hold_many`], and who loads now may get what is being replaced
+    /// and must not store it. Or what was still to be there, [`Holding::Still`], is not.
     Kept,
     /// There is an entry that the asker does not hold.
     Found(Bytes),

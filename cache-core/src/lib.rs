@@ -39,6 +39,7 @@ mod policy;
 mod poll;
 mod provider;
 mod read;
+mod replay;
 mod rights;
 mod rules;
 mod slots;
@@ -49,6 +50,7 @@ mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
+mod unsaved;
 mod update;
 mod warm;
 mod write;

@@ -1,14 +1,19 @@
-//! Invalidations that a level has not acknowledged. Until it has, this node treats the level as empty for them.
+//! The journal: what a level has not acknowledged. Until it has, this node treats the level as empty for it.
 
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use crate::{Scope, mark::Reach, tags::TAGS_MAX};
+use crate::{
+    Moment, Scope,
+    mark::Reach,
+    tags::TAGS_MAX,
+    unsaved::{Shelf, Unsaved},
+};
 
 /// Most keys and tags remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
 pub(crate) const MAX_PENDING: usize = 10_000;
@@ -19,6 +24,8 @@ pub(crate) struct Pending {
     /// Entries in `state`, to answer the usual question without the lock.
     count: AtomicUsize,
     state: Mutex<State>,
+    /// Values given up.
+    lost: AtomicUsize,
     replaying: AtomicBool,
 }
 
@@ -26,6 +33,8 @@ pub(crate) struct Pending {
 struct State {
     /// Each key with the number of its latest record, so that an acknowledgement does not cover a later one.
     keys: HashMap<Box<str>, u64>,
+    /// Values that were to be stored under some of them.
+    values: Shelf,
     tags: HashMap<Box<str>, (u64, Reach)>,
     clear: Option<u64>,
     next: u64,
@@ -37,6 +46,8 @@ pub(crate) enum Due {
     /// All of one reach.
     Tags(Reach, Vec<(Box<str>, u64)>),
     Clear(u64),
+    /// Keys again, of which nothing else is left: each with the value that may be stored in its place.
+    Values(Vec<(Box<str>, u64, Arc<Unsaved>)>),
 }
 
 impl Pending {
@@ -74,19 +85,51 @@ impl Pending {
 
     pub(crate) fn add(&self, id: &str) {
         let mut state = self.lock();
-        let number = state.number();
-        if let Some(known) = state.keys.get_mut(id) {
-            *known = number;
-        } else if state.is_full() {
-            state.widen(number);
-        } else {
-            state.keys.insert(id.into(), number);
-        }
+        state.add(id);
+        let lost = usize::from(state.values.take(id).is_some());
+        self.lose(lost);
         self.recount(&state);
+    }
+
+    /// Notes that a level may or may not have taken a value of a key. One that waits to be stored there goes on waiting,
+    /// until its writer says what it has come to.
+    pub(crate) fn doubt(&self, id: &str) {
+        let mut state = self.lock();
+        let lost = state.add(id);
+        self.lose(lost);
+        self.recount(&state);
+    }
+
+    /// Notes that a level has not taken a value, and may hold the one before it.
+    pub(crate) fn add_value(&self, id: &str, value: Unsaved, now: Moment) {
+        let mut state = self.lock();
+        let lost = state.add(id);
+        self.lose(lost);
+        let lost = if state.keys.contains_key(id) { state.values.put(id, value, now) } else { 1 };
+        self.lose(lost);
+        self.recount(&state);
+    }
+
+    fn lose(&self, values: usize) {
+        self.lost.fetch_add(values, Ordering::Relaxed);
+    }
+
+    /// Values that were given up so far: their keys are only invalidated.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a value may not be stored any more, unless there is a later record.
+    pub(crate) fn give_up(&self, id: &str, number: u64) {
+        let mut state = self.lock();
+        if state.keys.get(id) == Some(&number) && state.values.take(id).is_some() {
+            self.lose(1);
+        }
     }
 
     pub(crate) fn add_tags(&self, tags: &[Box<str>], reach: Reach) {
         let mut state = self.lock();
+        let mut lost = 0;
         for tag in tags {
             let number = state.number();
             if let Some((known, reached)) = state.tags.get_mut(tag) {
@@ -95,18 +138,20 @@ impl Pending {
                     *reached = reach;
                 }
             } else if state.is_full() {
-                state.widen(number);
+                lost += state.widen(number);
             } else {
                 state.tags.insert(tag.clone(), (number, reach));
             }
         }
+        self.lose(lost);
         self.recount(&state);
     }
 
     pub(crate) fn add_clear(&self) {
         let mut state = self.lock();
         let number = state.number();
-        state.widen(number);
+        let lost = state.widen(number);
+        self.lose(lost);
         self.recount(&state);
     }
 
@@ -115,19 +160,24 @@ impl Pending {
         if let Some(number) = state.clear {
             return Some(Due::Clear(number));
         }
-        let keys: Vec<_> = state.keys.iter().take(most).map(|(id, n)| (id.clone(), *n)).collect();
-        if !keys.is_empty() {
-            return Some(Due::Keys(keys));
+        if state.keys.len() > state.values.len() {
+            let keys = state.keys.iter().filter(|(id, _)| state.values.get(id).is_none());
+            return Some(Due::Keys(keys.take(most).map(|(id, n)| (id.clone(), *n)).collect()));
         }
-        let (_, reach) = *state.tags.values().next()?;
-        let of = state.tags.iter().filter(|(_, (_, of))| *of == reach);
-        Some(Due::Tags(reach, of.take(most.min(TAGS_MAX)).map(|(tag, (n, _))| (tag.clone(), *n)).collect()))
+        if let Some((_, reach)) = state.tags.values().next() {
+            let of = state.tags.iter().filter(|(_, (_, of))| of == reach).take(most.min(TAGS_MAX));
+            return Some(Due::Tags(*reach, of.map(|(tag, (n, _))| (tag.clone(), *n)).collect()));
+        }
+        let values = state.keys.iter().filter_map(|(id, n)| Some((id.clone(), *n, state.values.get(id)?)));
+        let values: Vec<_> = values.take(most).collect();
+        (!values.is_empty()).then_some(Due::Values(values))
     }
 
     pub(crate) fn delivered(&self, id: &str, number: u64) {
         let mut state = self.lock();
         if state.keys.get(id) == Some(&number) {
             state.keys.remove(id);
+            state.values.take(id);
         }
         self.recount(&state);
     }
@@ -179,11 +229,24 @@ impl State {
         self.clear.is_some() || self.keys.len() + self.tags.len() >= MAX_PENDING
     }
 
-    /// Never dropped for space: widened.
-    fn widen(&mut self, number: u64) {
+    fn add(&mut self, id: &str) -> usize {
+        let number = self.number();
+        if let Some(known) = self.keys.get_mut(id) {
+            *known = number;
+        } else if self.is_full() {
+            return self.widen(number);
+        } else {
+            self.keys.insert(id.into(), number);
+        }
+        0
+    }
+
+    /// Never dropped for space: widened. Says how many values go.
+    fn widen(&mut self, number: u64) -> usize {
         self.keys.clear();
         self.tags.clear();
         self.clear = Some(number);
+        self.values.clear()
     }
 }
 

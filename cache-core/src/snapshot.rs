@@ -104,6 +104,11 @@ pub struct Snapshot {
     pub flights: usize,
     /// Invalidations that a level has not acknowledged yet.
     pub pending: usize,
+    /// Values of sets that a level had not taken and that were stored there later.
+    pub stored_late: u64,
+    /// Those that were not: something had come between, they had expired, or the journal had no room. Their keys were
+    /// invalidated.
+    pub values_lost: u64,
     /// The backplane, where the cache has one.
     pub backplane: Option<BackplaneSnapshot>,
 }

@@ -132,6 +132,8 @@ pub struct Stats {
     overtaken: AtomicU64,
     flights: AtomicUsize,
     pending: AtomicUsize,
+    stored_late: AtomicU64,
+    lost: AtomicU64,
     has_backplane: bool,
     backplane: [AtomicU64; 4],
 }
@@ -230,6 +232,8 @@ impl Stats {
             overtaken: AtomicU64::new(0),
             flights: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
+            stored_late: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             has_backplane,
             backplane: Default::default(),
             info,
@@ -344,6 +348,15 @@ impl Stats {
         self.overtaken.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Values that a level has taken after all.
+    pub(crate) fn stored_late(&self, values: usize) {
+        self.stored_late.fetch_add(values as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lost(&self) -> &AtomicU64 {
+        &self.lost
+    }
+
     pub(crate) fn flights(&self) -> &AtomicUsize {
         &self.flights
     }
@@ -405,6 +418,8 @@ impl Stats {
             overtaken: self.overtaken.load(Ordering::Relaxed),
             flights: self.flights.load(Ordering::Relaxed),
             pending: self.pending.load(Ordering::Relaxed),
+            stored_late: self.stored_late.load(Ordering::Relaxed),
+            values_lost: self.lost.load(Ordering::Relaxed),
             backplane: self.has_backplane.then_some(BackplaneSnapshot { sent, received, noise, gaps }),
         }
     }

@@ -444,7 +444,7 @@ impl Tier {
         );
         for (item, result) in items.iter().zip(&results) {
             if let Err(Failure::Failed(..)) = result {
-                self.pending.add(item.key.id);
+                self.pending.doubt(item.key.id);
             }
         }
         results

@@ -204,6 +204,9 @@ impl<T: Value> Inner<T> {
 
     async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
         let mut writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
+        for item in items.iter_mut().filter(|_| self.has_remote()) {
+            item.before = self.nearby_id(item.key);
+        }
         let mut written = Written::new();
         // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
         let order = Arc::new(self.order_of(&mut writing).await);
@@ -216,6 +219,11 @@ impl<T: Value> Inner<T> {
         drop(order);
         self.replay();
         written.told(told).end()
+    }
+
+    /// The entry that this node holds of a key.
+    fn nearby_id(&self, key: RawKey<'_>) -> Option<EntryId> {
+        self.tiers.iter().find_map(|tier| tier.store.as_ref()?.get(key)).map(|object| object.id)
     }
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
@@ -266,16 +274,24 @@ impl<T: Value> Inner<T> {
                 let mut refs: Vec<_> = items.iter_mut().collect();
                 self.send(tier, &mut refs, stamp).await
             };
-            for (item, result) in items.iter().zip(results) {
+            for (item, result) in items.iter_mut().zip(results) {
                 if result.is_err() {
-                    // The level may hold what this write replaces.
-                    tier.pending.add(item.key.id);
+                    self.keep_for_later(item, tier, stamp);
                 }
                 written.take(tier, result.map(drop));
             }
         }
         if !later.is_empty() {
             self.write_later(items, later, order);
+        }
+    }
+
+    /// The level may hold what this write replaces: its journal has the key, and the value where it may be stored yet.
+    fn keep_for_later(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: crate::Stamp) {
+        let id = item.key.id;
+        match self.unsaved(item, tier, stamp) {
+            Some(value) => tier.pending.add_value(id, value, self.now()),
+            None => tier.pending.add(id),
         }
     }
 
@@ -287,8 +303,8 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
     ) {
         let (inner, order) = (Arc::clone(self), Arc::clone(order));
-        let batch: Vec<(Arc<str>, Ticket<T>, Entry<T>)> =
-            items.iter().map(|i| (Arc::from(i.key.id), self.slots.open(i.key), i.entry.clone())).collect();
+        let batch: Vec<(Ticket<T>, Entry<T>, Option<EntryId>)> =
+            items.iter().map(|i| (self.slots.open(i.key), i.entry.clone(), i.before)).collect();
         let spans = self.observers().span(&SpanStart {
             kind: SpanKind::WriteBehind,
             key: None,
@@ -301,13 +317,15 @@ impl<T: Value> Inner<T> {
                 let tier = &inner.tiers[usize::from(level)];
                 let mut items: Vec<_> = batch
                     .iter()
-                    .map(|(_, ticket, entry)| Outgoing::new(ticket.key(&inner.around), entry.clone()))
+                    .map(|(ticket, entry, before)| {
+                        Outgoing::new(ticket.key(&inner.around), entry.clone()).with_before(*before)
+                    })
                     .collect();
                 let mut refs: Vec<_> = items.iter_mut().collect();
                 let results = inner.send(tier, &mut refs, stamp).await;
-                for ((id, ..), result) in batch.iter().zip(results) {
+                for (item, result) in items.iter_mut().zip(results) {
                     if result.is_err() {
-                        tier.pending.add(id);
+                        inner.keep_for_later(item, tier, stamp);
                     }
                 }
             }

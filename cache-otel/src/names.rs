@@ -54,6 +54,9 @@ pub const FILL_OVERTAKEN: &str = "cache.fill.overtaken";
 pub const INVALIDATIONS: &str = "cache.invalidations";
 /// Up-down counter `{invalidation}`: invalidations that a level has not acknowledged yet. By [`CACHE_NAME`].
 pub const JOURNAL_DEPTH: &str = "cache.journal.depth";
+/// Counter `{value}`: values of sets that a level had not taken, by what became of them. By [`CACHE_NAME`],
+/// [`JOURNAL_RESULT`].
+pub const JOURNAL_VALUES: &str = "cache.journal.values";
 /// Counter `{message}`: messages on the backplane. By [`CACHE_NAME`], [`BACKPLANE_MESSAGE`].
 pub const BACKPLANE_MESSAGES: &str = "cache.backplane.messages";
 /// Counter `{gap}`: times that messages may have been lost. By [`CACHE_NAME`].
@@ -110,6 +113,9 @@ pub const CACHE_LEVEL: &str = "cache.level";
 pub const EVICTION_CAUSE: &str = "cache.eviction.cause";
 /// What was invalidated: `key`, `tag`, `clear`.
 pub const INVALIDATION_SCOPE: &str = "cache.invalidation.scope";
+/// `stored`: the level took it after all. `lost`: something had come between, it had expired, or there was no room; its
+/// key was invalidated.
+pub const JOURNAL_RESULT: &str = "cache.journal.result";
 /// `sent`, `received`, or `noise`: what was no message of this release.
 pub const BACKPLANE_MESSAGE: &str = "cache.backplane.message";
 /// `closed`, `half_open`, `open`.

@@ -100,6 +100,16 @@ fn invalidations(of: &mut Register<'_>) {
         "Invalidations that a level has not acknowledged",
         |totals| totals.pending,
     );
+    of.counter(
+        names::JOURNAL_VALUES,
+        "{value}",
+        "Values that a level had not taken, by what became of them",
+        |at, totals, to| {
+            for (result, count) in [("stored", totals.stored_late), ("lost", totals.values_lost)] {
+                to.observe(count, &[at.label.clone(), KeyValue::new(names::JOURNAL_RESULT, result)]);
+            }
+        },
+    );
     of.counter(names::BACKPLANE_MESSAGES, "{message}", "Messages on the backplane", |at, totals, to| {
         let Some(seen) = totals.backplane else { return };
         for (what, count) in [("sent", seen.sent), ("received", seen.received), ("noise", seen.noise)] {

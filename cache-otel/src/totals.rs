@@ -23,6 +23,8 @@ pub(crate) struct Totals {
     pub(crate) overtaken: u64,
     pub(crate) time_saved: Duration,
     pub(crate) pending: u64,
+    pub(crate) stored_late: u64,
+    pub(crate) values_lost: u64,
     pub(crate) backplane: Option<BackplaneSnapshot>,
 }
 
@@ -64,6 +66,8 @@ impl Totals {
             overtaken: snapshot.overtaken,
             time_saved: snapshot.time_saved,
             pending: size(snapshot.pending),
+            stored_late: snapshot.stored_late,
+            values_lost: snapshot.values_lost,
             backplane: snapshot.backplane,
         }
     }
@@ -87,6 +91,8 @@ impl Totals {
         self.overtaken += other.overtaken;
         self.time_saved += other.time_saved;
         self.pending += other.pending;
+        self.stored_late += other.stored_late;
+        self.values_lost += other.values_lost;
         if let Some(theirs) = other.backplane {
             let mine = self.backplane.get_or_insert_default();
             mine.sent += theirs.sent;

@@ -41,6 +41,7 @@ async fn every_series_starts_at_zero_and_moves_as_calls_end() {
         "cache.errors{cache.name=users,error.type=load_timeout}",
         "cache.invalidations{cache.invalidation.scope=clear,cache.name=users}",
         "cache.journal.depth{cache.name=users}",
+        "cache.journal.values{cache.journal.result=stored,cache.name=users}",
         "cache.time_saved{cache.name=users}",
         "cache.loads{cache.name=users}",
         "cache.load.errors{cache.name=users}",

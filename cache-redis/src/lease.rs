@@ -39,7 +39,7 @@ fn token() -> Bytes {
 fn holding(holding: Holding) -> Bytes {
     match holding {
         Holding::Nothing => Bytes::new(),
-        Holding::Entry(id) => Bytes::copy_from_slice(&id.0.to_le_bytes()),
+        Holding::Entry(id) | Holding::Still(id) => Bytes::copy_from_slice(&id.0.to_le_bytes()),
         Holding::Unreadable => Bytes::from_static(b"*"),
     }
 }
@@ -156,7 +156,8 @@ impl Leases for RedisProvider {
                     .arg(&tokens[at][..])
                     .arg(ms)
                     .arg(TOMBSTONE)
-                    .arg(&holding(wanted[at].holding)[..]);
+                    .arg(&holding(wanted[at].holding)[..])
+                    .arg(u8::from(matches!(wanted[at].holding, Holding::Still(_))));
                 1
             },
         );

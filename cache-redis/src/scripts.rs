@@ -47,10 +47,11 @@ pub(crate) fn is_unknown(reply: &Value) -> bool {
     }
 }
 
-/// The value if it is an answer; else 1, the lease is ours, 0, it is another's, or 2, the key is kept for a writer.
+/// The value if it is an answer; else 1, the lease is ours, 0, it is another's, or 2, it is not to be had: the key is kept
+/// for a writer, or is not what it was still to be.
 ///
-/// Keys: value, lease, hold. Arguments: token, life in ms, tombstone, and what the asker holds: nothing (empty), an entry (the
-/// 8 bytes of its id), anything (`*`). The head is enough to compare, so that a large value is not copied for nothing. A
+/// Keys: value, lease, hold. Arguments: token, life in ms, tombstone, what the asker holds: nothing (empty), an entry (the
+/// 8 bytes of its id), anything (`*`), and `1` if it must be there still. The head is enough to compare, so that a large value is not copied for nothing. A
 /// key of another type is nothing, as for a look-up. Sent twice under one token it answers the same.
 pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -58,6 +59,7 @@ pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
 if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' then
   if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
+elseif ARGV[5] == '1' then return 2
 end
 if redis.call('GET', KEYS[3]) then return 2 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end

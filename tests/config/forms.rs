@@ -179,7 +179,7 @@ async fn runs(file: &Path, variables: Variables) -> (Caches, Shop, u64) {
 /// Whatever has happened to a store, the application gets right answers; and in the end the store is used again.
 async fn heals(file: &Path, variables: &Variables, shop: &Shop, from: u64) {
     let all = from..from + 20;
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(180);
     for round in 0.. {
         let name = |id: u64| format!("user {id} in round {round}");
         let mut confirmed = true;
@@ -196,7 +196,7 @@ async fn heals(file: &Path, variables: &Variables, shop: &Shop, from: u64) {
         if right && shop.db.asked() == asked {
             return;
         }
-        assert!(Instant::now() < deadline, "after 90 s, {} of 20 are still loaded", shop.db.asked() - asked);
+        assert!(Instant::now() < deadline, "after 180 s, {} of 20 are still loaded", shop.db.asked() - asked);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

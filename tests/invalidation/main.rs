@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
 mod holds;
+mod journal;
 mod lost;
 mod pending;
 mod real;

@@ -371,12 +371,12 @@ impl Leases for MapProvider {
             .iter()
             .map(|wish| {
                 let key = self.stored_key(&wish.key);
-                if let Some(item) = held.item(&key, now)
-                    && !is_held(&item.bytes, wish.holding)
-                {
+                let item = held.item(&key, now);
+                if let Some(item) = item.filter(|item| !is_held(&item.bytes, wish.holding)) {
                     return Ok(Acquired::Found(item.bytes.clone()));
                 }
-                if held.kept(&key, now).is_some() {
+                let gone = item.is_none() && matches!(wish.holding, Holding::Still(_));
+                if gone || held.kept(&key, now).is_some() {
                     return Ok(Acquired::Kept);
                 }
                 if held.lent(&key, now).is_some() {
@@ -463,7 +463,7 @@ fn new_lease() -> Lease {
 fn is_held(bytes: &[u8], holding: Holding) -> bool {
     match holding {
         Holding::Nothing => false,
-        Holding::Entry(id) => bytes.get(ENTRY_ID_AT) == Some(&id.0.to_le_bytes()),
+        Holding::Entry(id) | Holding::Still(id) => bytes.get(ENTRY_ID_AT) == Some(&id.0.to_le_bytes()),
         Holding::Unreadable => true,
     }
 }

@@ -46,8 +46,11 @@ impl Looked {
     }
 
     fn verdict(&self, holding: Holding) -> Verdict {
-        // A server without memory, or where somebody else was quicker than vivify.
-        let Some(seen) = &self.seen else { return Verdict::Told(Acquired::Held) };
+        let still = matches!(holding, Holding::Still(_));
+        let Some(seen) = &self.seen else {
+            // Else a server without memory, or where somebody else was quicker than vivify.
+            return Verdict::Told(if still { Acquired::Kept } else { Acquired::Held });
+        };
         let granted = |right| match self.kept {
             true => Verdict::Told(Acquired::Kept),
             false => Verdict::Told(Acquired::Granted(Token { life: self.life, cas: seen.cas, right }.seal())),
@@ -59,7 +62,7 @@ impl Looked {
             Kind::Entry(of, envelope) if of == self.life => {
                 let held = match holding {
                     Holding::Nothing => false,
-                    Holding::Entry(id) => entry_id(&envelope) == Some(id),
+                    Holding::Entry(id) | Holding::Still(id) => entry_id(&envelope) == Some(id),
                     Holding::Unreadable => true,
                 };
                 match self.right {
@@ -69,7 +72,9 @@ impl Looked {
                     None => Verdict::Told(Acquired::Held),
                 }
             }
-            Kind::Entry(..) | Kind::Life(_) | Kind::Void if self.kept => Verdict::Told(Acquired::Kept),
+            Kind::Entry(..) | Kind::Life(_) | Kind::Void if self.kept || still => {
+                Verdict::Told(Acquired::Kept)
+            }
             Kind::Entry(..) | Kind::Life(_) | Kind::Void => Verdict::Void(seen.cas),
         }
     }
@@ -133,7 +138,7 @@ impl MemcachedProvider {
         let key = self.key(&wish.key);
         let of = match wish.holding {
             Holding::Nothing => None,
-            Holding::Entry(id) => Some(id.0),
+            Holding::Entry(id) | Holding::Still(id) => Some(id.0),
             Holding::Unreadable => Some(0),
         };
         let right = of.map(|of| (of, right_key(&self.0.prefix, &key, of)));
@@ -144,13 +149,14 @@ impl MemcachedProvider {
     /// right is for. A writer's hold is looked for after it: one that comes later changes the version that was read.
     async fn look(&self, wishes: &[Wish], seconds: u32) -> Vec<Result<Looked, Error>> {
         let mut asked: Vec<Routed> = Vec::with_capacity(wishes.len());
-        for Wish { key, right, .. } in wishes {
+        for Wish { key, right, holding } in wishes {
             if let Some((_, item)) = right {
                 let (item, when) = (item.clone(), When::Absent);
                 let put = Command::Put { key: item, item: Item::Placeholder, exptime: seconds, when };
                 asked.push(self.routed(key, put, Under::Known));
             }
-            let look = Some(Look { vivify: Some(seconds), touch: None });
+            let vivify = (!matches!(holding, Holding::Still(_))).then_some(seconds);
+            let look = Some(Look { vivify, touch: None });
             asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
             asked.push(self.routed(key, Command::get(hold_key(&self.0.prefix, key)), Under::Known));
         }

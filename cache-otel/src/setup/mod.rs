@@ -97,6 +97,7 @@ pub struct Setup {
     grpc: Option<bool>,
     sample: Option<f64>,
     prometheus: Option<SocketAddr>,
+    scrape: bool,
     env: Env,
 }
 
@@ -110,6 +111,7 @@ impl Setup {
             grpc: None,
             sample: None,
             prometheus: None,
+            scrape: false,
             env: Env::process(),
         }
     }
@@ -151,6 +153,13 @@ impl Setup {
         self
     }
 
+    /// Collects metrics for Prometheus and opens no page for it: the service shows [`Running::prometheus_text`] at an address
+    /// of its own.
+    pub fn scrape(mut self) -> Self {
+        self.scrape = true;
+        self
+    }
+
     /// Reads variables through `look_up` instead of from the process: for tests, and for services that have them elsewhere.
     /// What the SDK reads by itself (headers, timeouts, batches) stays the process's.
     pub fn variables(mut self, look_up: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
@@ -163,11 +172,11 @@ impl Setup {
     /// # Errors
     /// What a variable or a setting says and cannot be; a page whose address is taken. A collector that is away is none.
     pub fn start(self) -> Result<Running, SetupError> {
-        let Self { service, attributes, endpoint, grpc, sample, prometheus, env } = self;
+        let Self { service, attributes, endpoint, grpc, sample, prometheus, scrape, env } = self;
         if env.is_disabled()? {
             return Ok(Running::idle());
         }
-        let targets = env.metrics_to(prometheus.is_some())?;
+        let targets = env.metrics_to(scrape || prometheus.is_some())?;
         let traced = env.traces()?;
         let sampler = env.sampler(sample)?;
         let mut resource = Resource::builder().with_attributes(attributes);
@@ -190,7 +199,8 @@ impl Setup {
         }
         let mut page = None;
         if targets.prometheus {
-            let (with_page, open) = page::open(meters, env.page(prometheus)?)?;
+            let at = if scrape && prometheus.is_none() { None } else { Some(env.page(prometheus)?) };
+            let (with_page, open) = page::open(meters, at)?;
             meters = with_page;
             page = Some(open);
         }
@@ -281,10 +291,10 @@ impl Running {
 
     /// Where Prometheus finds the page, if there is one.
     pub fn prometheus_address(&self) -> Option<SocketAddr> {
-        self.page.as_ref().map(Page::address)
+        self.page.as_ref().and_then(Page::address)
     }
 
-    /// The page itself, as Prometheus would get it: empty where there is none.
+    /// The page itself, as Prometheus would get it: empty where metrics are not collected for it.
     pub fn prometheus_text(&self) -> String {
         self.page.as_ref().map(Page::text).unwrap_or_default()
     }

@@ -24,16 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Of a request's head; a scraper's has some hundred bytes.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// An open page. Ends when dropped.
+/// What Prometheus gets, and where. Ends when dropped.
 pub(crate) struct Page {
-    address: SocketAddr,
+    /// `None`: the service shows it itself.
+    address: Option<SocketAddr>,
     registry: Registry,
     over: Arc<AtomicBool>,
 }
 
-/// Opens the page at an address for what a provider collects.
-pub(crate) fn open(meters: Meters, at: SocketAddr) -> Result<(Meters, Page), SetupError> {
+/// Opens the page at an address, if there is one, for what a provider collects.
+pub(crate) fn open(meters: Meters, at: Option<SocketAddr>) -> Result<(Meters, Page), SetupError> {
     let refuse = |error: &dyn std::fmt::Display| {
+        let at = at.map_or_else(|| "none".to_owned(), |at| at.to_string());
         SetupError::new("Setup::prometheus (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT)", at, error)
     };
     let registry = Registry::new();
@@ -43,19 +45,21 @@ pub(crate) fn open(meters: Meters, at: SocketAddr) -> Result<(Meters, Page), Set
         .scope_info_enabled(false)
         .build()
         .map_err(|error| refuse(&error))?;
+    let over = Arc::new(AtomicBool::new(false));
+    let meters = meters.with_reader(exporter);
+    let Some(at) = at else { return Ok((meters, Page { address: None, registry, over })) };
     let listener = TcpListener::bind(at).map_err(|error| refuse(&error))?;
     let address = listener.local_addr().map_err(|error| refuse(&error))?;
-    let over = Arc::new(AtomicBool::new(false));
-    let page = Page { address, registry: registry.clone(), over: Arc::clone(&over) };
+    let page = Page { address: Some(address), registry: registry.clone(), over: Arc::clone(&over) };
     std::thread::Builder::new()
         .name("otel-page".into())
         .spawn(move || serve(&listener, &registry, &over))
         .map_err(|error| refuse(&error))?;
-    Ok((meters.with_reader(exporter), page))
+    Ok((meters, page))
 }
 
 impl Page {
-    pub(crate) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -68,7 +72,9 @@ impl Drop for Page {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Release);
         // Wakes it from its wait for a caller.
-        drop(TcpStream::connect_timeout(&self.address, Duration::from_millis(100)));
+        if let Some(address) = &self.address {
+            drop(TcpStream::connect_timeout(address, Duration::from_millis(100)));
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         an_entry_is_an_answer,
         what_the_asker_holds_is_no_answer,
         what_cannot_be_read_is_replaced,
+        what_is_still_there_is_replaced_and_nothing_else,
         renewal_outlives_the_first_life,
         renewal_brings_no_lease_back,
         release_lets_the_next_in,
@@ -282,6 +283,25 @@ pub async fn what_cannot_be_read_is_replaced(provider: &dyn CacheProvider) {
         assert!(fill(provider, &room, "k", "good", lease).await);
         expect(provider, &room, "k", Some("good")).await;
     }
+}
+
+/// The right to replace an entry and nothing else is to be had only while that entry is there.
+pub async fn what_is_still_there_is_replaced_and_nothing_else(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let (first, other) = (EntryId(1), EntryId(2));
+    let still = |id| Holding::Still(id);
+    assert_eq!(name(&ask_for(provider, &room, "k", still(first), LONG).await), "Kept", "there is nothing");
+    room.put(provider, "k", entry(first, "one")).await;
+    assert_eq!(name(&ask_for(provider, &room, "k", still(other), LONG).await), "Found");
+    let lease = granted(ask_for(provider, &room, "k", still(first), LONG).await);
+    assert_eq!(name(&ask_for(provider, &room, "k", still(first), LONG).await), "Held");
+    assert!(fill(provider, &room, "k", entry(other, "two"), lease).await);
+    let late = granted(ask_for(provider, &room, "k", still(other), LONG).await);
+    room.remove(provider, "k").await;
+    assert!(!fill(provider, &room, "k", "late", late).await);
+    assert_eq!(name(&ask_for(provider, &room, "k", still(other), LONG).await), "Kept", "it was invalidated");
+    expect(provider, &room, "k", None).await;
+    granted(ask(provider, &room, "k").await);
 }
 
 /// A renewed lease holds past its first life.

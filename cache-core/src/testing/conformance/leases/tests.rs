@@ -53,6 +53,7 @@ enum Wrong {
     NeverEnds,
     SeesNoEntry,
     AnswersWithWhatIsHeld,
+    GrantsWhatIsGone,
     HidesEntries,
     RenewsNothing,
     RenewGrants,
@@ -138,6 +139,11 @@ impl Leases for Broken {
             match self.wrong {
                 Wrong::SeesNoEntry => wish.holding = Holding::Unreadable,
                 Wrong::AnswersWithWhatIsHeld => wish.holding = Holding::Nothing,
+                Wrong::GrantsWhatIsGone => {
+                    if let Holding::Still(id) = wish.holding {
+                        wish.holding = Holding::Entry(id);
+                    }
+                }
                 _ => {}
             }
         }
@@ -241,6 +247,7 @@ async fn each_breach_is_found() {
         (Wrong::SeesNoEntry, "an_entry_is_an_answer"),
         (Wrong::AnswersWithWhatIsHeld, "what_the_asker_holds_is_no_answer"),
         (Wrong::AnswersWithWhatIsHeld, "what_cannot_be_read_is_replaced"),
+        (Wrong::GrantsWhatIsGone, "what_is_still_there_is_replaced_and_nothing_else"),
         (Wrong::HidesEntries, "what_the_asker_holds_is_no_answer"),
         (Wrong::RenewsNothing, "renewal_outlives_the_first_life"),
         (Wrong::RenewGrants, "renewal_brings_no_lease_back"),

@@ -1,0 +1,269 @@
+//! The journal's replay: levels that are back hear what they have missed, invalidations first.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use crate::{
+    Acquire, Acquired, EntryId, Fill, Holding, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Value,
+    envelope,
+    inner::Inner,
+    observe::within,
+    pending::Due,
+    rights::LEASE,
+    tier::{Tier, flatten},
+    unsaved::Unsaved,
+};
+
+impl<T: Value> Inner<T> {
+    /// Sees to it that levels hear of what they have not acknowledged.
+    pub(crate) fn replay(self: &Arc<Self>) {
+        for tier in self.remote() {
+            if tier.pending.claim() {
+                let inner = Arc::clone(self);
+                let level = usize::from(tier.index);
+                let replay = async move { inner.replay_level(&inner.tiers[level]).await };
+                let started = self.spawn(within(self.observers().ambient(), replay));
+                if started.is_none() {
+                    tier.pending.release();
+                }
+            }
+        }
+        self.count_pending();
+    }
+
+    fn count_pending(&self) {
+        let pending = self.remote().map(|t| t.pending.len()).sum();
+        self.stats().pending().store(pending, Ordering::Relaxed);
+        let lost = self.remote().map(|t| t.pending.lost()).sum::<usize>();
+        self.stats().lost().store(lost as u64, Ordering::Relaxed);
+    }
+
+    async fn replay_level(self: &Arc<Self>, tier: &Tier) {
+        const FIRST: Duration = Duration::from_millis(20);
+        const LONGEST: Duration = Duration::from_secs(1);
+        let mut pause = FIRST;
+        loop {
+            let spans = self.observers().span(&SpanStart {
+                kind: SpanKind::Replay,
+                key: None,
+                keys: tier.pending.len(),
+                root: true,
+            });
+            if spans.around(self.deliver(tier)).await {
+                pause = FIRST;
+            } else {
+                // Jitter: nodes that lost one server together do not come back to it together.
+                let pause_now =
+                    pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
+                self.around.clock.sleep(pause_now).await;
+                pause = (pause * 2).min(LONGEST);
+            }
+            self.count_pending();
+            if tier.pending.len() == 0 && tier.pending.release() {
+                return;
+            }
+        }
+    }
+
+    /// One round of the replay. `false`: the level is not well.
+    pub(crate) async fn deliver(self: &Arc<Self>, tier: &Tier) -> bool {
+        match tier.pending.due(256) {
+            None => true,
+            Some(Due::Clear(number)) => {
+                let done = match tier.new_epoch(&self.around).await {
+                    Ok(learned) => {
+                        self.heed(tier, learned);
+                        true
+                    }
+                    Err(_) => false,
+                };
+                if done {
+                    tier.pending.delivered_clear(number);
+                    // Others have heard of it before, and may have read the old value from this level since.
+                    let _ = self.tell_clear().await;
+                }
+                done
+            }
+            Some(Due::Tags(reach, due)) => {
+                let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
+                let Ok(advanced) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await
+                else {
+                    return false;
+                };
+                self.heed(tier, advanced.learned);
+                for (tag, number) in &due {
+                    tier.pending.delivered_tag(tag, *number);
+                }
+                let _ = self.tell_tags(&tags, reach, advanced.stamp).await;
+                true
+            }
+            Some(Due::Keys(due)) => {
+                let keys: Vec<_> =
+                    due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
+                let mut told = Vec::new();
+                for (((id, number), key), result) in
+                    due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)
+                {
+                    if result.is_ok() {
+                        tier.pending.delivered(id, *number);
+                        told.push(*key);
+                    }
+                }
+                let _ = self.tell(&told).await;
+                told.len() == keys.len()
+            }
+            Some(Due::Values(due)) => self.deliver_values(tier, &due).await,
+        }
+    }
+
+    /// Stores values of sets that the level had not taken, each in the place of the entry that this node knew to be there:
+    /// where that is there still, unexpired, nobody has written the key since. All others are given up, and their keys
+    /// invalidated in the next round. `false`: the level is not well.
+    async fn deliver_values(self: &Arc<Self>, tier: &Tier, due: &[(Box<str>, u64, Arc<Unsaved>)]) -> bool {
+        // What was cleared meanwhile is not stored for nobody to believe it.
+        match tier.read_mark(&self.around).await {
+            Ok(learned) => self.heed(tier, learned),
+            Err(_) => return false,
+        }
+        let mut round =
+            Round { tier, due, granted: Vec::new(), stored: Vec::new(), refused: Vec::new(), well: true };
+        round.acquire(self).await;
+        round.check(self).await;
+        round.fill(self).await;
+        let Round { stored, refused, well, .. } = round;
+        for at in refused {
+            let (id, number, value) = &due[at];
+            tier.pending.give_up(id, *number);
+            // Else this node would be the only one to have it.
+            self.let_go(id, value.id);
+        }
+        let mut told = Vec::with_capacity(stored.len());
+        for at in stored {
+            let (id, number, _) = &due[at];
+            tier.pending.delivered(id, *number);
+            told.push(RawKey::new(self.around.cache, &self.around.name, id));
+        }
+        self.stats().stored_late(told.len());
+        let _ = self.tell(&told).await;
+        well
+    }
+}
+
+/// Some values on their way to a level that is back, by their position in what is due.
+struct Round<'a> {
+    tier: &'a Tier,
+    due: &'a [(Box<str>, u64, Arc<Unsaved>)],
+    granted: Vec<(usize, EntryId, Lease)>,
+    stored: Vec<usize>,
+    refused: Vec<usize>,
+    well: bool,
+}
+
+impl Round<'_> {
+    fn key<'k, T: Value>(&'k self, inner: &'k Inner<T>, at: usize) -> RawKey<'k> {
+        RawKey::new(inner.around.cache, &inner.around.name, &self.due[at].0)
+    }
+
+    /// The right to replace what was there before, and nothing else.
+    async fn acquire<T: Value>(&mut self, inner: &Inner<T>) {
+        let (now, epoch) = (inner.now(), self.tier.stamp().epoch);
+        let mut open = Vec::new();
+        for (at, (_, _, value)) in self.due.iter().enumerate() {
+            match value.before.last() {
+                Some(id) if value.until > now && value.stamp.epoch == epoch => open.push((at, *id)),
+                _ => self.refused.push(at),
+            }
+        }
+        let mut first = true;
+        while !open.is_empty() {
+            let wanted: Vec<_> = open
+                .iter()
+                .map(|(at, id)| Acquire { key: self.key(inner, *at), holding: Holding::Still(*id) })
+                .collect();
+            let answers = self.tier.acquire_many(&inner.around, &wanted, LEASE).await;
+            let mut again = Vec::new();
+            for ((at, id), answer) in std::mem::take(&mut open).into_iter().zip(answers) {
+                let value = &self.due[at].2;
+                match answer {
+                    Ok(Acquired::Granted(lease)) => self.granted.push((at, id, lease)),
+                    Ok(Acquired::Found(bytes)) => {
+                        match envelope::open(self.key(inner, at), &bytes).map(|(header, _)| header.id) {
+                            // It has arrived after all.
+                            Ok(found) if found == value.id => self.stored.push(at),
+                            Ok(found) if first && value.before.contains(&found) => again.push((at, found)),
+                            _ => self.refused.push(at),
+                        }
+                    }
+                    Ok(Acquired::Held | Acquired::Kept) => self.refused.push(at),
+                    Err(_) => self.well = false,
+                }
+            }
+            (open, first) = (again, false);
+        }
+    }
+
+    /// `expire` leaves an entry where it is, and marked: from when the right is granted on, that would revoke it.
+    async fn check<T: Value>(&mut self, inner: &Arc<Inner<T>>) {
+        if self.granted.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = self.granted.iter().map(|(at, ..)| self.key(inner, *at)).collect();
+        let provider = self.tier.provider();
+        let call = provider.get_many(&keys);
+        let answers =
+            flatten(self.tier.call(&inner.around, LevelOp::Get, keys.len(), 0, call).await, keys.len());
+        let fresh: Vec<_> = answers
+            .into_iter()
+            .zip(&self.granted)
+            .map(|(answer, (at, id, _))| {
+                let bytes = answer.ok()??;
+                let (header, _) = envelope::open(self.key(inner, *at), &bytes).ok()?;
+                (header.id == *id && !header.expired).then_some(())
+            })
+            .collect();
+        for ((at, id, lease), fresh) in std::mem::take(&mut self.granted).into_iter().zip(fresh) {
+            if fresh.is_some() {
+                self.granted.push((at, id, lease));
+            } else {
+                inner.give_back(self.key(inner, at), vec![(self.tier.index, lease)]);
+                self.refused.push(at);
+            }
+        }
+    }
+
+    async fn fill<T: Value>(&mut self, inner: &Inner<T>) {
+        if self.granted.is_empty() {
+            return;
+        }
+        let now = inner.now();
+        let fills: Vec<_> = self
+            .granted
+            .iter()
+            .map(|(at, _, lease)| {
+                let value = &self.due[*at].2;
+                let put = Put {
+                    key: self.key(inner, *at),
+                    bytes: value.bytes.clone(),
+                    ttl: value.until.since(now),
+                };
+                Fill { put, lease: lease.clone() }
+            })
+            .collect();
+        let filled = self.tier.fill_many(&inner.around, &fills).await;
+        for ((at, ..), filled) in std::mem::take(&mut self.granted).into_iter().zip(filled) {
+            // One that failed may have been stored: the invalidation that follows removes it.
+            if matches!(filled, Ok(true)) { self.stored.push(at) } else { self.refused.push(at) }
+        }
+    }
+}
+
+/// Starts the replay of what is pending when it is dropped: when a fill has ended, or its caller has left.
+pub(crate) struct Replay<'a, T: Value>(pub(crate) &'a Arc<Inner<T>>);
+
+impl<T: Value> Drop for Replay<'_, T> {
+    fn drop(&mut self) {
+        self.0.replay();
+    }
+}

@@ -1,0 +1,135 @@
+//! The service: airports of the world over HTTP, from SQLite, behind caches that a file describes.
+//!
+//! Begin with `airport.rs` (what is cached, and its source) and `routes.rs` (who asks); the rest is a service's usual
+//! surroundings.
+
+pub mod airport;
+mod answer;
+mod checks;
+pub mod database;
+mod routes;
+mod status;
+mod trace;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{delete, get, post, put},
+};
+use cache_otel::raw::ClientTelemetry;
+use traced_cache::{
+    BoxError, Caches, Error, Sourced, Telemetry, TracedCache,
+    setup::{Running, Setup, SetupError},
+};
+
+use crate::{
+    airport::{Airport, Airports},
+    database::Database,
+    trace::Requests,
+};
+
+/// Most codes of one batch.
+pub const BATCH_MAX: usize = 500;
+/// Most bytes of a body.
+const BODY_MAX: usize = 64 << 10;
+/// How long the end waits for loads, and for what levels have not heard.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the routes work with.
+#[derive(Debug)]
+pub struct Service {
+    database: Database,
+    caches: Caches,
+    airports: Sourced<String, Airport, Airports>,
+    checks: TracedCache<String>,
+    telemetry: Telemetry,
+    requests: Requests,
+    running: Running,
+}
+
+/// Metrics for `/metrics`, and traces by OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` says.
+///
+/// # Errors
+/// What a variable says and cannot be.
+pub fn telemetry() -> Result<Running, SetupError> {
+    let mut setup = Setup::new("service").scrape();
+    if std::env::vars_os().all(|(name, _)| !name.to_string_lossy().starts_with("OTEL_EXPORTER_OTLP_")) {
+        // Nobody has said that there is a collector.
+        setup = setup.variables(|name| match std::env::var(name) {
+            Err(_) if name == "OTEL_TRACES_EXPORTER" => Some("none".to_owned()),
+            other => other.ok(),
+        });
+    }
+    setup.start()
+}
+
+/// What the database's queries are reported to.
+#[must_use]
+pub fn queries(running: &Running) -> ClientTelemetry {
+    ClientTelemetry::builder("sqlite", "airports")
+        .meter_provider(running.meter_provider())
+        .tracer_provider(running.tracer_provider())
+        .build()
+}
+
+impl Service {
+    /// Builds the caches of a file before a database.
+    ///
+    /// # Errors
+    /// What is wrong with the file, in one sentence.
+    pub async fn new(file: &Path, database: Database, running: Running) -> Result<Self, Error> {
+        let telemetry = running.telemetry();
+        let caches = Caches::builder().observer(telemetry.clone()).from_file(file).await?;
+        let airports = caches.cache("airports")?.with_source(Airports(database.clone()));
+        let checks = caches.cache("checks")?;
+        let requests = Requests::new(&running);
+        Ok(Self { database, caches, airports, checks, telemetry, requests, running })
+    }
+
+    /// All routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/airport/{code}", get(routes::airport))
+            .route("/airport/{code}", put(routes::save))
+            .route("/airport/{code}", delete(routes::remove))
+            .route("/airports/batch", post(routes::batch))
+            .route("/cache/invalidate", post(routes::invalidate))
+            .route("/cache/stats", get(status::stats))
+            .route("/check/operations", post(checks::operations))
+            .route("/check/performance", post(checks::performance))
+            .route("/check/latency", post(checks::latency))
+            .route("/check/memory", get(checks::memory))
+            .route("/check/connections", get(checks::connections))
+            .route("/check/instrumentation", get(checks::instrumentation))
+            .route("/check/cleanup", post(checks::clean_up))
+            .layer(DefaultBodyLimit::max(BODY_MAX))
+            .layer(middleware::from_fn_with_state(Arc::clone(self), trace::traced))
+            // Asked by machines all the time: no traces of that.
+            .route("/metrics", get(status::metrics))
+            .route("/healthz", get(status::health))
+            .with_state(Arc::clone(self))
+    }
+
+    /// Ends the caches once no request is under way: waits for loads, and delivers what levels have not heard. Says what
+    /// could not be delivered, and exports what telemetry is left.
+    ///
+    /// # Errors
+    /// Invalidations that a level has not heard.
+    pub async fn close(&self) -> Result<(), BoxError> {
+        let mut undelivered = 0;
+        undelivered += self.airports.cache().close(PATIENCE).await.undelivered().len();
+        undelivered += self.checks.close(PATIENCE).await.undelivered().len();
+        self.running.flush(Duration::from_secs(5));
+        match undelivered {
+            0 => Ok(()),
+            many => Err(format!(
+                "{many} invalidations could not be delivered to a level that is down: it may serve older values until \
+                 they end"
+            )
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The service's program: `cargo run --release -p service`.
+
+use std::{
+    env,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::Parser;
+use service::{Service, database::Database};
+use tokio::net::TcpListener;
+use traced_cache::BoxError;
+
+/// Airports of the world over HTTP, from SQLite, behind caches that a file describes.
+#[derive(Debug, Parser)]
+#[command(name = "service")]
+struct Options {
+    /// Where to listen. It asks nobody for a name: keep it to this machine, or to a network that you trust
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+
+    /// The caches [default: cache.toml of this package, or of the working directory]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The database; made and filled where it is not there [default: airports.db beside cache.toml]
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+}
+
+/// `cargo run` says where the package is.
+fn beside(name: &str) -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR").map_or_else(PathBuf::new, PathBuf::from).join(name)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when this fails as well.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: Options) -> Result<(), BoxError> {
+    let config = options.config.unwrap_or_else(|| beside("cache.toml"));
+    let path = options.database.unwrap_or_else(|| beside("airports.db"));
+    // First, so that nothing is made or connected to for a service that cannot be reached.
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| {
+        format!("--listen {}: {error}; end what listens there, or name another address", options.listen)
+    })?;
+    if !config.is_file() {
+        return Err(format!(
+            "--config {}: there is no such file; name the file of the caches",
+            config.display()
+        )
+        .into());
+    }
+    let running = service::telemetry()?;
+    let queries = service::queries(&running);
+    let (database, made) = tokio::task::spawn_blocking(move || Database::open(&path, queries)).await??;
+    let service = Arc::new(Service::new(&config, database, running).await?);
+    let at = listener.local_addr()?;
+    let about = if made { ", its database new and filled" } else { "" };
+    say(&format!("serving http://{at} with the caches of {}{about}", config.display()));
+    axum::serve(listener, service.router()).with_graceful_shutdown(asked_to_end()).await?;
+    say("no more requests; draining");
+    service.close().await
+}
+
+fn say(line: &str) {
+    // Nobody may be listening.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Ctrl-C, or what supervisors send.
+async fn asked_to_end() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            },
+            Err(_no_handler) => drop(interrupted.await),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(interrupted.await);
+}

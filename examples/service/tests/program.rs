@@ -1,0 +1,165 @@
+//! The program: how it starts, what it says when it cannot, what it traces, and how it ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use mock_collector::{MockServer, Protocol};
+use tempfile::TempDir;
+
+fn program(folder: &Path) -> Command {
+    with_database(&folder.join("airports.db"))
+}
+
+fn with_database(path: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_service"));
+    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(path);
+    command
+        .env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A service that runs, and its address.
+struct Running {
+    child: Child,
+    at: String,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let at = line.split("http://").nth(1).unwrap_or_else(|| panic!("said {line:?}"));
+        let at = at.split(' ').next().unwrap().to_owned();
+        Self { child, at, said }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.at).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// As a supervisor would.
+    fn end(mut self) -> (bool, String) {
+        let ended = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(ended.success());
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().success(), rest)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, or its test has failed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn it_fills_its_database_once_and_drains_at_the_end() {
+    let folder = TempDir::new().unwrap();
+    for _ in 0..2 {
+        let service = Running::start(program(folder.path()));
+        assert!(service.get("/airport/EDDF").contains("Frankfurt Airport"));
+        let (well, said) = service.end();
+        assert!(well && said.contains("draining"), "{said}");
+    }
+    assert!(folder.path().join("airports.db").metadata().unwrap().len() > 1 << 20);
+}
+
+fn fails(command: &mut Command) -> String {
+    let Output { status, stderr, stdout } = command.output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(!status.success() && stdout.is_empty(), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+#[test]
+fn what_is_wrong_is_one_line_that_says_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let missing = fails(program(folder.path()).args(["--config", "/nowhere/cache.toml"]));
+    assert!(missing.contains("/nowhere/cache.toml") && missing.contains("name the file"), "{missing}");
+
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, "[caches.airports]\nttl = 5\n").unwrap();
+    let said = fails(program(folder.path()).arg("--config").arg(&wrong));
+    assert!(said.contains("wrong.toml:2"), "{said}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_service"));
+    let said = fails(command.args(["--listen", &at]));
+    assert!(said.contains(&at) && said.contains("name another address"), "{said}");
+
+    let foreign = folder.path().join("foreign.db");
+    std::fs::write(&foreign, "this is no database, but it is long enough to look like one".repeat(100))
+        .unwrap();
+    let said = fails(&mut with_database(&foreign));
+    assert!(said.contains("foreign.db") && said.contains("--database"), "{said}");
+
+    let nowhere = fails(&mut with_database(Path::new("/nowhere/airports.db")));
+    assert!(nowhere.contains("/nowhere/airports.db") && nowhere.contains("--database"), "{nowhere}");
+}
+
+/// From the request down to the query, in one trace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_traced_down_to_its_query() {
+    let collector = MockServer::builder().protocol(Protocol::HttpBinary).start().await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut command = program(folder.path());
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.addr()));
+    tokio::task::spawn_blocking(move || {
+        let service = Running::start(command);
+        assert!(service.get("/airport/EDDF").contains("Frankfurt Airport"));
+        // Ends with the last export.
+        assert!(service.end().0);
+    })
+    .await
+    .unwrap();
+    let wanted = ["SELECT sqlite", "cache.load airports", "cache.get_or_set airports", "GET /airport/{code}"];
+    let mut seen_path = Vec::new();
+    let found = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let path = collector
+                .with_collector(|seen| {
+                    let spans: HashMap<_, _> =
+                        seen.spans().iter().map(|s| (s.span().span_id.clone(), s.span().clone())).collect();
+                    let mut at = spans.values().find(|span| span.name == "SELECT sqlite").cloned();
+                    let mut path = Vec::new();
+                    while let Some(span) = at {
+                        path.push(span.name.clone());
+                        at = spans.get(&span.parent_span_id).cloned();
+                    }
+                    path
+                })
+                .await;
+            seen_path.clone_from(&path);
+            if path == wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let names = collector
+        .with_collector(|seen| seen.spans().iter().map(|s| s.span().name.clone()).collect::<Vec<_>>())
+        .await;
+    assert!(found.is_ok(), "{seen_path:?} of {names:?}");
+}

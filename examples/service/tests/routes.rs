@@ -1,0 +1,278 @@
+//! Each route, and what bad input gets.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
+
+use std::{path::Path, sync::Arc};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+};
+use serde_json::{Value, json};
+use service::{BATCH_MAX, Service, database::Database};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+struct World {
+    router: Router,
+    service: Arc<Service>,
+    database: Database,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("airports.db");
+        let running = service::telemetry().unwrap();
+        let queries = service::queries(&running);
+        let open = move || Database::open(&path, queries);
+        let (database, made) = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
+        assert!(made);
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("cache.toml");
+        let service = Arc::new(Service::new(&file, database.clone(), running).await.unwrap());
+        Self { router: service.router(), service, database, _folder: folder }
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = to_bytes(response.into_body(), 8 << 20).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.ask("GET", path, Body::empty()).await
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        self.ask(method, path, body.to_string()).await
+    }
+
+    async fn stats(&self) -> Value {
+        let (_, all) = self.get("/cache/stats").await;
+        all["caches"].as_array().unwrap().iter().find(|cache| cache["name"] == "airports").unwrap().clone()
+    }
+}
+
+fn frankfurt() -> Value {
+    json!({
+        "iata": "FRA", "name": "Frankfurt Main", "country": "DE", "time_zone": "Europe/Berlin", "latitude": 50.049,
+        "longitude": 8.5737, "elevation_ft": 364, "size": "large", "runway_ft": 13123,
+    })
+}
+
+#[tokio::test]
+async fn one_airport_is_loaded_once() {
+    let world = World::new().await;
+    for asked in ["EDDF", "eddf", "EDDF"] {
+        let (status, airport) = world.get(&format!("/airport/{asked}")).await;
+        assert_eq!((status, &airport["name"]), (StatusCode::OK, &json!("Frankfurt Airport")));
+        assert_eq!(airport["near"].as_array().unwrap().len(), 5);
+    }
+    let stats = world.stats().await;
+    assert_eq!((&stats["loads"], &stats["hits"]), (&json!(1), &json!(2)));
+    assert_eq!(world.database.codes().await.unwrap().len(), 18_774);
+}
+
+#[tokio::test]
+async fn an_unknown_one_is_404_and_remembered_as_absent() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        let (status, body) = world.get("/airport/XXXX").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(body["error"].as_str().unwrap().contains("no airport"), "{body}");
+    }
+    let stats = world.stats().await;
+    assert_eq!((&stats["loads"], &stats["negative"]), (&json!(1), &json!(2)));
+    // What can be no code does not get as far as the cache.
+    for path in ["/airport/x", "/airport/%00%00%00%00", "/airport/EDDF%27--", "/airport/abcdefghijk"] {
+        assert_eq!(world.get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(world.stats().await["lookups"], json!(3));
+}
+
+#[tokio::test]
+async fn a_batch_is_one_query_and_keeps_its_order() {
+    let world = World::new().await;
+    world.get("/airport/EGLL").await;
+    let codes = json!({ "codes": ["KJFK", "?", "egll", "XXXX", "KJFK"] });
+    let (status, body) = world.send("POST", "/airports/batch", codes).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let got: Vec<&Value> =
+        body["airports"].as_array().unwrap().iter().map(|airport| &airport["code"]).collect();
+    assert_eq!(got, [&json!("KJFK"), &Value::Null, &json!("EGLL"), &Value::Null, &json!("KJFK")]);
+    assert_eq!(world.stats().await["loads"], json!(2), "one of the first, one of the batch");
+    assert_eq!(
+        world.send("POST", "/airports/batch", json!({ "codes": [] })).await.1,
+        json!({ "airports": [] })
+    );
+}
+
+#[tokio::test]
+async fn a_write_is_seen_at_once_and_is_in_the_database() {
+    let world = World::new().await;
+    world.get("/airport/EDDF").await;
+    let (status, body) = world.send("PUT", "/airport/eddf", frankfurt()).await;
+    assert_eq!((status, &body["delivery"]), (StatusCode::OK, &json!("confirmed")), "{body}");
+    assert_eq!(world.get("/airport/EDDF").await.1["name"], json!("Frankfurt Main"));
+    assert_eq!(world.stats().await["loads"], json!(1), "the write has filled the cache");
+    assert_eq!(world.database.airport("EDDF").await.unwrap().unwrap().name, "Frankfurt Main");
+    assert_eq!(world.ask("DELETE", "/airport/EDDF", Body::empty()).await.0, StatusCode::OK);
+    assert_eq!(world.get("/airport/EDDF").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn invalidation_by_key_and_by_tag() {
+    let world = World::new().await;
+    for code in ["EDDF", "EDDM", "LFPG"] {
+        world.get(&format!("/airport/{code}")).await;
+    }
+    // Behind the service's back.
+    for code in ["EDDF", "EDDM", "LFPG"] {
+        let mut airport = world.database.airport(code).await.unwrap().unwrap();
+        airport.name = "another".to_owned();
+        world.database.save(airport).await.unwrap();
+    }
+    let name = async |code: &str| world.get(&format!("/airport/{code}")).await.1["name"].clone();
+    assert_ne!(name("EDDF").await, "another");
+    let (status, body) = world.send("POST", "/cache/invalidate", json!({ "key": "EDDF" })).await;
+    assert_eq!((status, body), (StatusCode::OK, json!({ "delivery": "confirmed" })));
+    assert_eq!(name("EDDF").await, "another");
+    assert_ne!(name("EDDM").await, "another");
+    assert_eq!(
+        world.send("POST", "/cache/invalidate", json!({ "tag": "country:DE" })).await.0,
+        StatusCode::OK
+    );
+    assert_eq!(name("EDDM").await, "another");
+    assert_ne!(name("LFPG").await, "another", "of another country");
+}
+
+#[tokio::test]
+async fn malformed_bodies_are_400_and_name_the_field() {
+    let world = World::new().await;
+    let mut cases = vec![
+        ("POST", "/airports/batch", "{".to_owned(), "(body)"),
+        ("POST", "/airports/batch", "".to_owned(), "(body)"),
+        ("POST", "/airports/batch", "{\"codes\":[]} trailing".to_owned(), "(body)"),
+        ("POST", "/airports/batch", json!({}).to_string(), "codes"),
+        ("POST", "/airports/batch", json!({ "codes": "EDDF" }).to_string(), "codes"),
+        ("POST", "/airports/batch", json!({ "codes": ["EDDF", 7] }).to_string(), "codes[1]"),
+        ("POST", "/airports/batch", json!({ "codes": [], "more": 1 }).to_string(), "more"),
+        ("POST", "/cache/invalidate", json!({}).to_string(), "key"),
+        ("POST", "/cache/invalidate", json!({ "key": "EDDF", "tag": "country:DE" }).to_string(), "tag"),
+        ("POST", "/cache/invalidate", json!({ "key": "?" }).to_string(), "key"),
+        ("PUT", "/airport/ED$F", frankfurt().to_string(), "code"),
+        ("POST", "/check/operations", json!({ "operation": "fly" }).to_string(), "operation"),
+        ("POST", "/check/operations", json!({ "operation": "get", "count": 0 }).to_string(), "count"),
+        ("POST", "/check/performance", json!({ "target_hit_rate": 1.5 }).to_string(), "target_hit_rate"),
+        ("POST", "/check/latency", json!({ "command": "get", "key_size": 0 }).to_string(), "key_size"),
+        ("POST", "/check/cleanup", json!({ "project": 7 }).to_string(), "project"),
+    ];
+    for (field, value) in [
+        ("name", json!("")),
+        ("country", json!("Germany")),
+        ("latitude", json!(91)),
+        ("longitude", json!("east")),
+        ("size", json!("huge")),
+        ("runway_ft", json!(-1)),
+        ("code", json!("EDDF")),
+    ] {
+        let mut body = frankfurt();
+        body[field] = value;
+        cases.push(("PUT", "/airport/EDDF", body.to_string(), field));
+    }
+    let mut without = frankfurt();
+    without.as_object_mut().unwrap().remove("time_zone");
+    cases.push(("PUT", "/airport/EDDF", without.to_string(), "time_zone"));
+    for (method, path, body, field) in cases {
+        let (status, answer) = world.ask(method, path, body.clone()).await;
+        assert_eq!(
+            (status, &answer["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{path} {body}: {answer}"
+        );
+        assert!(!answer["error"].as_str().unwrap().is_empty());
+    }
+    let (status, answer) = world.send("POST", "/cache/invalidate", json!({ "tag": "" })).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert_eq!(world.database.airport("EDDF").await.unwrap().unwrap().name, "Frankfurt Airport");
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_413() {
+    let world = World::new().await;
+    let codes = vec!["EDDF"; BATCH_MAX + 1];
+    let (status, answer) = world.send("POST", "/airports/batch", json!({ "codes": codes })).await;
+    assert_eq!((status, &answer["field"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("codes")), "{answer}");
+    assert_eq!(
+        world.send("POST", "/airports/batch", json!({ "codes": &codes[1..] })).await.0,
+        StatusCode::OK
+    );
+    let long = format!("{{\"codes\":[\"{}\"]}}", "x".repeat(65 << 10));
+    let (status, answer) = world.ask("POST", "/airports/batch", long).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
+}
+
+#[tokio::test]
+async fn checks_pass_count_and_clean_up() {
+    let world = World::new().await;
+    for (path, body) in [
+        ("/check/operations", json!({ "operation": "set", "count": 50, "prefix": "p", "project": "one" })),
+        ("/check/operations", json!({ "operation": "get", "count": 50, "prefix": "p", "project": "one" })),
+        ("/check/performance", json!({ "keys": 200, "target_hit_rate": 0.75, "project": "one" })),
+        ("/check/latency", json!({ "command": "get", "iterations": 50, "key_size": 64, "project": "one" })),
+        ("/check/latency", json!({ "command": "delete", "iterations": 5 })),
+    ] {
+        let (status, answer) = world.send("POST", path, body).await;
+        assert_eq!((status, &answer["passed"]), (StatusCode::OK, &json!(true)), "{path}: {answer}");
+        if answer["operation"] == "get" {
+            assert_eq!(answer["found"], json!(50));
+        }
+        if path.ends_with("performance") {
+            assert_eq!(answer["hit_rate"], json!(0.75));
+        }
+    }
+    for path in ["/check/memory", "/check/connections", "/check/instrumentation"] {
+        let (status, answer) = world.get(path).await;
+        assert_eq!((status, &answer["passed"]), (StatusCode::OK, &json!(true)), "{path}: {answer}");
+    }
+    let clean = world.send("POST", "/check/cleanup", json!({ "project": "one" })).await.1;
+    assert_eq!(clean["passed"], json!(true));
+    let again = json!({ "operation": "get", "count": 50, "prefix": "p", "project": "one" });
+    assert_eq!(world.send("POST", "/check/operations", again).await.1["found"], json!(0));
+    assert_eq!(world.stats().await["lookups"], json!(0), "the airports were left alone");
+}
+
+#[tokio::test]
+async fn metrics_agree_with_the_stats() {
+    let world = World::new().await;
+    for code in ["EDDF", "EDDF", "EDDF", "XXXX"] {
+        world.get(&format!("/airport/{code}")).await;
+    }
+    let (status, page) = world.get("/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    let page = page.as_str().unwrap();
+    let sum = |name: &str| -> f64 {
+        let of_it = |line: &&str| line.starts_with(name) && line.contains("cache_name=\"airports\"");
+        page.lines().filter(of_it).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let stats = world.stats().await;
+    for (series, field) in
+        [("cache_hits_total{", "hits"), ("cache_misses_total{", "misses"), ("cache_loads_total{", "loads")]
+    {
+        assert_eq!(json!(sum(series)), json!(stats[field].as_f64().unwrap()), "{series}");
+    }
+    assert!(page.contains("http_server_request_duration_seconds_count"), "{page}");
+    assert!(!page.contains("EDDF"), "keys are in no metric");
+    assert_eq!(world.get("/healthz").await, (StatusCode::OK, json!({ "status": "ok" })));
+}
+
+#[tokio::test]
+async fn after_the_end_calls_are_refused() {
+    let world = World::new().await;
+    world.service.close().await.unwrap();
+    assert_eq!(world.get("/airport/EDDF").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
