@@ -21,7 +21,7 @@ async fn held(provider: impl CacheProvider) {
 async fn memory_as_a_provider_of_bytes() {
     for engine in Engine::ALL {
         held(Memory::entries(100_000).engine(engine)).await;
-        held(Memory::bytes(256 << 20).engine(engine)).await;
+        held(Memory::bytes(64 << 20).engine(engine)).await;
     }
 }
 
