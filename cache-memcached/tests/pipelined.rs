@@ -11,6 +11,8 @@ mod faults;
 mod leases;
 #[path = "suite/life.rs"]
 mod life;
+#[path = "suite/lists.rs"]
+mod lists;
 #[path = "suite/pipeline.rs"]
 mod pipeline;
 #[path = "suite/real.rs"]
