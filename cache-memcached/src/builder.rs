@@ -8,6 +8,7 @@ use crate::{
     endpoint::Endpoint,
     item::HEAD,
     life::{Knowledge, Polling},
+    login::Login,
     pipeline::Pipeline,
     provider::Inner,
     route::Placement,
@@ -30,6 +31,7 @@ const PREFIX_MAX: usize = 100;
 pub struct Builder {
     urls: Vec<String>,
     retiring: Vec<String>,
+    login: Option<(String, String)>,
     key_prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -45,6 +47,7 @@ impl Builder {
         Self {
             urls: vec![url],
             retiring: Vec::new(),
+            login: None,
             key_prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
@@ -75,6 +78,15 @@ impl Builder {
     /// `Pending`, so name none that has been switched off.
     pub fn retiring<S: Into<String>>(mut self, urls: impl IntoIterator<Item = S>) -> Self {
         self.retiring.extend(urls.into_iter().map(Into::into));
+        self
+    }
+
+    /// User and password at every server: the login of the text protocol, which servers want that were started with
+    /// `-Y FILE`. It crosses the network in the clear, as does all else; and SASL (`-S`) is something else, which no server
+    /// offers together with the meta protocol.
+    /// A server that asks for none is not told.
+    pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Some((username.into(), password.into()));
         self
     }
 
@@ -170,6 +182,14 @@ impl Builder {
             let fix = "name those of the list that is being left, or leave it out";
             return Err(config(format!("retiring = {current} servers: the same as the list itself; {fix}")));
         }
+        let login = match self.login {
+            Some((user, password)) => Some(Login::new(user, password).map_err(config)?),
+            None => None,
+        };
+        #[cfg(feature = "client")]
+        if self.pool.is_some() && login.is_some() {
+            return Err(config("login: not with `pooled`, whose client cannot log in; drop one"));
+        }
         #[cfg(feature = "client")]
         if self.pool.is_some() && !retiring.is_empty() {
             return Err(config(
@@ -185,7 +205,7 @@ impl Builder {
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
         let pipeline = |endpoint: &Endpoint| -> Box<dyn Transport> {
-            Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value + HEAD))
+            Box::new(Pipeline::new(endpoint.clone(), login.clone(), limits, self.max_value + HEAD))
         };
         #[cfg(not(feature = "client"))]
         let transport = pipeline;

@@ -32,7 +32,9 @@ impl Endpoint {
             return Err(bad("the scheme is not memcached"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("memcached's meta protocol has no login, so a user or password has no meaning"));
+            return Err(bad(
+                "user and password stand apart: `login`, or `username` and `password` in a file",
+            ));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(bad("path, query and fragment have no meaning here (limits are set on the builder)"));

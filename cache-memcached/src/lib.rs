@@ -26,6 +26,7 @@
 //! | --- | --- | --- |
 //! | [`server`](Builder::server) | | `memcached://host[:port]`; as many as you have, named alike in every process |
 //! | [`retiring`](Builder::retiring) | none | servers of another list that is in use as well, while it changes |
+//! | [`login`](Builder::login) | none | user and password, for servers with `-Y FILE` |
 //! | [`key_prefix`](Builder::key_prefix) | none | in front of every key |
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
@@ -43,7 +44,9 @@
 //!   whole ([`cache_core::shorten`]). No key can inject a command.
 //! - **Values**: a put over `max_value`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
 //!   old value.
-//! - TCP only, no TLS, no login: the meta protocol has none. Keep the servers on a private network.
+//! - TCP only, and no TLS, though servers may have it (`-Z`): keep them on a private network, or behind a proxy that ends TLS
+//!   on the same machine. The login of the text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the
+//!   binary protocol, and a server with it refuses every other.
 //! - [`time_offset_ms`](cache_core::CacheProvider::time_offset_ms) is 0: servers' clocks are not measured. Run NTP.
 //!
 //! # What lies in the store
@@ -150,6 +153,7 @@ mod exp;
 mod item;
 mod lease;
 mod life;
+mod login;
 mod marks;
 mod pipeline;
 mod plain;

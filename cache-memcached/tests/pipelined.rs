@@ -13,6 +13,8 @@ mod leases;
 mod life;
 #[path = "suite/lists.rs"]
 mod lists;
+#[path = "suite/login.rs"]
+mod login;
 #[path = "suite/pipeline.rs"]
 mod pipeline;
 #[path = "suite/real.rs"]
