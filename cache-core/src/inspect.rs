@@ -269,8 +269,9 @@ impl<T: Value> Inner<T> {
             (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
             (_, Ok(Some(Reach::Purge)), _) => LevelOutcome::Invalidated,
             (_, Ok(expired), _) => {
-                let now = self.now();
                 let mut timeline = header.timeline(&around.clock, tier.provider().time_offset_ms());
+                // Not before: one that was expired by hand is no longer fresh from the moment above on.
+                let now = self.now();
                 if expired.is_some() {
                     timeline.fresh_until = timeline.fresh_until.min(now);
                     info.fresh_for = Some(timeline.fresh_until.since(now));
@@ -354,8 +355,8 @@ impl<T: Value> Inner<T> {
     }
 
     fn info(&self, tier: &Tier, header: &Header, bytes: usize) -> EntryInfo {
-        let now = self.now();
         let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
+        let now = self.now();
         let extra = header.extra.as_deref();
         EntryInfo {
             age: Some(now.since(timeline.born)),

@@ -1,0 +1,91 @@
+//! How the command ends.
+
+use std::fmt;
+
+use traced_cache::{Error, ErrorKind};
+
+/// Exit codes, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Exit {
+    /// Done: what was asked for is so. Invalidations are confirmed by every level.
+    Done = 0,
+    /// It could not be done: a server does not answer, a file cannot be read.
+    Failed = 1,
+    /// The command line or the configuration file is wrong.
+    Wrong = 2,
+    /// No level has the key, or what is there may not be served any more.
+    Missing = 3,
+    /// An invalidation has not been acknowledged by every level.
+    Pending = 4,
+    /// A level has something of the key that cannot be read.
+    Unreadable = 5,
+}
+
+/// Why the command ends early: one line.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    /// Names a part of the command line, what it is, and what to do.
+    pub(crate) fn wrong(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
+        Self { exit: Exit::Wrong, message: format!("{field} = {value}: {fix}") }
+    }
+
+    /// Writes the line to the error output.
+    #[allow(clippy::print_stderr, reason = "a command speaks to a terminal")]
+    pub(crate) fn tell(self, json: bool) -> Exit {
+        let Self { exit, message } = self;
+        match json {
+            true => eprintln!("{}", serde_json::json!({ "error": message, "exit": exit as u8 })),
+            false => eprintln!("error: {message}"),
+        }
+        exit
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match error.kind() {
+            ErrorKind::Config | ErrorKind::Key | ErrorKind::Tag | ErrorKind::Unsupported => Exit::Wrong,
+            _ => Exit::Failed,
+        };
+        Self { exit, message: chain(&error) }
+    }
+}
+
+/// An error in one line, with the causes that say something new.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = next.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_input_is_told_from_what_failed() {
+        let of = |kind| Failure::from(Error::new(kind, "x")).exit;
+        assert_eq!(of(ErrorKind::Config), Exit::Wrong);
+        assert_eq!(of(ErrorKind::Key), Exit::Wrong);
+        assert_eq!(of(ErrorKind::Level), Exit::Failed);
+    }
+}

@@ -1,0 +1,74 @@
+//! `traced-cache`: looks into the caches of a configuration file, invalidates, watches, measures.
+//!
+//! ```sh
+//! traced-cache check cache.toml
+//! traced-cache inspect cache.toml users 42
+//! traced-cache invalidate cache.toml users 42 43 --tag team:7
+//! ```
+//!
+//! `traced-cache --help` lists the verbs, docs/command-line.md of the repository describes them.
+//!
+//! A file whose providers are of backends of your own needs a command that knows them. It is one line:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     // .backend("files", |settings: Files| ...)
+//!     traced_cache_cli::run(traced_cache::Caches::builder())
+//! }
+//! ```
+
+mod end;
+mod faults;
+mod keys;
+mod options;
+mod output;
+mod session;
+mod time;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use traced_cache::config::CachesBuilder;
+
+pub use end::Exit;
+use options::{Options, Verb};
+
+/// Runs the command on the arguments of this process, over files that `builder` can read. Answers with its exit code, as
+/// [`Exit`] has them.
+pub fn run(builder: CachesBuilder) -> ExitCode {
+    let options = Options::parse();
+    let json = options.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(dispatch(builder, options));
+            // What a server has not answered by now is waited for by nobody.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(end::Failure::failed(format!("no threads to run on: {error}"))),
+    };
+    let exit = ended.unwrap_or_else(|failure| failure.tell(json));
+    ExitCode::from(exit as u8)
+}
+
+async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end::Failure> {
+    let builder = match options.env_prefix.as_deref() {
+        None => builder,
+        Some("off") => builder.env_prefix(None),
+        Some(prefix) => builder.env_prefix(Some(prefix)),
+    };
+    let out = output::Output::new(options.json);
+    match options.verb {
+        Verb::Check(options) => verb::check::run(builder, out, options).await,
+        Verb::Explain(options) => verb::explain::run(builder, out, options),
+        Verb::Get(options) => verb::get::run(builder, out, options).await,
+        Verb::Inspect(options) => verb::inspect::run(builder, out, options).await,
+        Verb::Invalidate(options) => verb::invalidate::keys(builder, out, options).await,
+        Verb::Clear(options) => verb::invalidate::clear(builder, out, options).await,
+        Verb::Completions { shell } => verb::completions::run(shell),
+    }
+}

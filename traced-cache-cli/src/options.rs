@@ -1,0 +1,206 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Looks into the caches of a configuration file, invalidates, watches, measures.
+///
+/// FILE is the file that your application reads: TOML, JSON or YAML; variables override it here as they do there. Keys are
+/// written as stores and telemetry show them: 42, or (1:7,2:de) for a tuple.
+#[derive(Debug, Parser)]
+#[command(
+    name = "traced-cache",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = CODES
+)]
+pub(crate) struct Options {
+    /// Answer with one JSON document; errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Prefix of the variables that override the file, or `off` [default: TRACED_CACHE]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub(crate) env_prefix: Option<String>,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const CODES: &str = "\
+Exit codes:
+  0  done: confirmed, found, right
+  1  it could not be done: a server does not answer, a file cannot be read
+  2  the command line or the configuration file is wrong
+  3  no level has the key, or what is there may not be served any more
+  4  pending: a level has not acknowledged an invalidation
+  5  a level has something of the key that cannot be read";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Check(CheckOptions),
+    Explain(ExplainOptions),
+    Get(GetOptions),
+    Inspect(InspectOptions),
+    Invalidate(InvalidateOptions),
+    Clear(ClearOptions),
+    /// Print completions for a shell
+    Completions {
+        /// Which one
+        shell: Shell,
+    },
+}
+
+/// Which file.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FileOption {
+    /// The configuration file: .toml, .json or .yaml
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+}
+
+/// Which keys.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct KeyOptions {
+    /// Keys
+    #[arg(value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+
+    /// More of them from a file, one a line, plain or packed with gzip or xz; `-`: from the standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys_from: Option<PathBuf>,
+}
+
+/// Check a file, and whether its servers answer
+///
+/// Ends with 0 if all is right, with 2 if the file cannot be understood, and with 1 if there is a problem: this machine lacks
+/// something that it names (a variable, a file), a provider cannot be built, or a server does not answer.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  traced-cache check cache.toml && systemctl restart shop")]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+
+    /// Ask no server
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// Print each setting of each cache, where it comes from, and advice
+///
+/// Asks no server. What this machine lacks of what the file names is a problem of the answer, no error.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  traced-cache explain cache.toml")]
+pub(crate) struct ExplainOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+}
+
+/// Say which level would answer for a key, and with what
+///
+/// Reads remote levels only: what an application holds in its own memory is not seen from here. Loads nothing, stores
+/// nothing. Values are not shown unless asked for.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  traced-cache get cache.toml users 42
+  traced-cache get cache.toml users 42 --show-value --json | jq .keys[0].value")]
+pub(crate) struct GetOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+
+    /// The cache
+    pub(crate) cache: String,
+
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
+
+    /// Show values: as JSON where the codec says what they are, else in hexadecimal digits
+    #[arg(long)]
+    pub(crate) show_value: bool,
+}
+
+/// Show what each level holds of a key, and whether it may be served
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  traced-cache inspect cache.toml users 42
+  traced-cache inspect cache.toml prices '(1:7,2:de)' --json")]
+pub(crate) struct InspectOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+
+    /// The cache
+    pub(crate) cache: String,
+
+    /// The key
+    pub(crate) key: String,
+
+    /// Show the value: as JSON where the codec says what it is, else in hexadecimal digits
+    #[arg(long)]
+    pub(crate) show_value: bool,
+}
+
+/// Make keys or tags gone, at every level and for every process
+///
+/// Answers `confirmed` once every remote level has acknowledged it; other processes' memory hears of it where the cache has a
+/// backplane. `pending` (exit code 4) means that a level has not: nothing delivers it once this command has ended.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  traced-cache invalidate cache.toml users 42 43
+  traced-cache invalidate cache.toml users --tag team:7
+  psql -Atc 'select id from changed' | traced-cache invalidate cache.toml users --keys-from -")]
+pub(crate) struct InvalidateOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+
+    /// The cache
+    pub(crate) cache: String,
+
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
+
+    /// Whatever has this tag; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// Make all entries of a cache gone, at every level and for every process
+///
+/// Logical: nothing is flushed, and other caches on the same servers keep theirs. Asks first.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  traced-cache clear cache.toml users --yes")]
+pub(crate) struct ClearOptions {
+    #[command(flatten)]
+    pub(crate) file: FileOption,
+
+    /// The cache
+    pub(crate) cache: String,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How invalidations are made.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// End their freshness only: they stay as a fallback should the next load fail
+    #[arg(long)]
+    pub(crate) expire: bool,
+
+    /// How long to try where a level does not acknowledge
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) wait: Duration,
+}

@@ -1,0 +1,113 @@
+//! A file at work: its caches, and where their levels are.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use traced_cache::{
+    CacheProvider, Caches, TracedCache, Value,
+    config::{CachesBuilder, ExplainedCache, Explanation},
+};
+
+use crate::{
+    end::{Failure, chain},
+    faults::Faults,
+    options::FileOption,
+};
+
+pub(crate) struct Session {
+    caches: Caches,
+    explanation: Explanation,
+    pub(crate) faults: Faults,
+}
+
+/// A level of a cache of the file.
+pub(crate) struct LevelAt {
+    /// 1 being the nearest, as people count.
+    pub(crate) number: usize,
+    /// The name of its provider.
+    pub(crate) name: String,
+    pub(crate) backend: String,
+    pub(crate) address: Option<String>,
+    pub(crate) provider: Arc<dyn CacheProvider>,
+}
+
+impl LevelAt {
+    pub(crate) fn is_remote(&self) -> bool {
+        self.provider.in_process().is_none()
+    }
+
+    /// `level 2, shared (redis at 127.0.0.1:6379)`
+    pub(crate) fn place(&self) -> String {
+        let Self { number, name, backend, address, .. } = self;
+        match address {
+            Some(address) => format!("level {number}, {name} ({backend} at {address})"),
+            None => format!("level {number}, {name} ({backend})"),
+        }
+    }
+}
+
+impl Session {
+    /// Reads the file; connects to no server but those that it requires.
+    pub(crate) async fn open(builder: CachesBuilder, file: &FileOption) -> Result<Self, Failure> {
+        let faults = Faults::default();
+        let caches = builder.observer(faults.clone()).from_file(&file.path).await?;
+        let explanation = caches.explain();
+        Ok(Self { caches, explanation, faults })
+    }
+
+    pub(crate) fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>, Failure> {
+        Ok(self.caches.cache(name)?)
+    }
+
+    pub(crate) fn explained(&self, cache: &str) -> Option<&ExplainedCache> {
+        self.explanation.caches.iter().find(|explained| explained.name == cache)
+    }
+
+    /// The levels of a cache, nearest first.
+    pub(crate) fn levels(&self, cache: &str) -> Vec<LevelAt> {
+        let levels = self.explained(cache).map_or(&[][..], |cache| &cache.levels);
+        let all = levels.iter().enumerate().filter_map(|(at, level)| {
+            let provider = self.caches.provider(&level.provider)?;
+            let explained = self.explanation.providers.iter().find(|known| known.name == level.provider);
+            Some(LevelAt {
+                number: at + 1,
+                name: level.provider.clone(),
+                backend: level.backend.clone(),
+                address: explained.and_then(|provider| provider.address.clone()),
+                provider,
+            })
+        });
+        all.collect()
+    }
+
+    /// The levels of a cache that can be seen from outside of its application.
+    pub(crate) fn shared_levels(&self, cache: &str) -> Result<Vec<LevelAt>, Failure> {
+        let levels = self.levels(cache);
+        if levels.iter().any(LevelAt::is_remote) {
+            return Ok(levels);
+        }
+        let fix = "it lives in the memory of its application only, which is not seen from here; use the application's own page, \
+                   or add a remote level";
+        Err(Failure::wrong("CACHE", cache, fix))
+    }
+
+    /// Connects to the remote levels of a cache, all at once, so that what is asked next is not kept waiting by that.
+    /// Answers with those that do not answer, and why.
+    pub(crate) async fn reach(levels: &[LevelAt]) -> Vec<(usize, String)> {
+        let remote = levels.iter().filter(|level| level.is_remote());
+        let pinged = join_all(remote.map(async |level| (level.number, level.provider.ping().await))).await;
+        pinged.into_iter().filter_map(|(number, answer)| Some((number, chain(&*answer.err()?)))).collect()
+    }
+
+    /// The value of a setting of a cache, as `explain` shows it.
+    pub(crate) fn setting(&self, cache: &str, name: &str) -> Option<&str> {
+        let settings = &self.explained(cache)?.settings;
+        settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
+    }
+
+    /// The value of a setting of a level of it.
+    pub(crate) fn level_setting(&self, cache: &str, level: &LevelAt, name: &str) -> Option<&str> {
+        let settings = &self.explained(cache)?.levels.get(level.number - 1)?.settings;
+        settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
+    }
+}

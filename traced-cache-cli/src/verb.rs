@@ -1,0 +1,8 @@
+//! What the command does, a file for each verb.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod explain;
+pub(crate) mod get;
+pub(crate) mod inspect;
+pub(crate) mod invalidate;

@@ -1,0 +1,68 @@
+//! `check`
+
+use std::fmt::Write;
+
+use serde_json::json;
+use traced_cache::config::{CachesBuilder, Explanation};
+
+use super::explain;
+use crate::{
+    end::{Exit, Failure},
+    options::CheckOptions,
+    output::Output,
+};
+
+pub(crate) async fn run(builder: CachesBuilder, out: Output, options: CheckOptions) -> Result<Exit, Failure> {
+    let path = &options.file.path;
+    let explanation = match options.offline {
+        true => builder.explain(path)?,
+        false => builder.explain_and_ping(path).await?,
+    };
+    let fine = explanation.is_fine();
+    let answer = json!({
+        "file": explanation.file,
+        "fine": fine,
+        "caches": explanation.caches.iter().map(|cache| &cache.name).collect::<Vec<_>>(),
+        "providers": explain::providers(&explanation),
+        "problems": explanation.problems,
+        "advice": explanation.advice,
+    });
+    out.answer(&answer, text(&explanation, fine))?;
+    Ok(if fine { Exit::Done } else { Exit::Failed })
+}
+
+fn text(explanation: &Explanation, fine: bool) -> String {
+    let Explanation { file, providers, caches, problems, .. } = explanation;
+    let word = if fine { "right" } else { "not right here" };
+    let mut text = format!("{file}: {word}; {}", count(caches.len(), "cache", "caches"));
+    for provider in providers {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\nprovider {}: {}", provider.name, provider.backend);
+        if let Some(address) = &provider.address {
+            let _ = write!(text, " at {address}");
+        }
+        match &provider.answered {
+            Some(Ok(())) => text.push_str(", answers"),
+            Some(Err(error)) => {
+                let _ = write!(text, ", DOES NOT ANSWER: {error}");
+            }
+            None => {}
+        }
+    }
+    for problem in problems {
+        let _ = write!(text, "\nproblem: {problem}");
+    }
+    let advice = explanation.advice.iter().map(|line| (None, line));
+    let of_caches = caches.iter().flat_map(|cache| cache.advice.iter().map(|line| (Some(&cache.name), line)));
+    for (cache, line) in of_caches.chain(advice) {
+        let _ = match cache {
+            Some(cache) => write!(text, "\nadvice: {cache}: {line}"),
+            None => write!(text, "\nadvice: {line}"),
+        };
+    }
+    text
+}
+
+pub(crate) fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}

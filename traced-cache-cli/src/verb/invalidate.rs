@@ -1,0 +1,218 @@
+//! `invalidate` and `clear`.
+
+use std::{
+    fmt::Write as _,
+    io::{self, BufRead, IsTerminal, Write as _},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use traced_cache::{
+    Delivery, Error, ErrorKind, Opaque, Rendered, Result as CacheResult, Scope, TracedCache,
+    config::CachesBuilder,
+};
+
+use super::check::count;
+use crate::{
+    end::{Exit, Failure},
+    keys,
+    options::{ClearOptions, How, InvalidateOptions},
+    output::Output,
+    session::{LevelAt, Session},
+};
+
+/// Keys of one call.
+const CHUNK: usize = 500;
+/// Keys that are expired at once, each on its own.
+const AT_ONCE: usize = 32;
+
+pub(crate) async fn keys(
+    builder: CachesBuilder,
+    out: Output,
+    options: InvalidateOptions,
+) -> Result<Exit, Failure> {
+    let keys = keys::all(&options.keys)?;
+    let tags = &options.tags;
+    if keys.is_empty() && tags.is_empty() {
+        let fix = "name a key, a tag with --tag, or a file of keys with --keys-from; `clear` is for the whole cache";
+        return Err(Failure::wrong("KEY", "none", fix));
+    }
+    let work = Work::begin(builder, &options.file, &options.cache).await?;
+    let (cache, expire) = (&work.cache, options.how.expire);
+    let bar = out.bar(keys.len() as u64, "keys");
+    let mut answer = Answer::default();
+    for chunk in keys.chunks(CHUNK) {
+        let rendered = chunk.iter().cloned().map(Rendered);
+        if expire {
+            let mut all = stream::iter(rendered).map(|key| cache.expire(key)).buffer_unordered(AT_ONCE);
+            while let Some(result) = all.next().await {
+                answer.take(result)?;
+                bar.inc(1);
+            }
+        } else {
+            answer.take(cache.invalidate_many(rendered).await)?;
+            bar.inc(chunk.len() as u64);
+        }
+    }
+    bar.finish_and_clear();
+    if !tags.is_empty() {
+        answer.take(match expire {
+            true => cache.expire_tags(tags.iter().map(String::as_str)).await,
+            false => cache.invalidate_tags(tags.iter().map(String::as_str)).await,
+        })?;
+    }
+    let parts =
+        [(keys.len(), count(keys.len(), "key", "keys")), (tags.len(), count(tags.len(), "tag", "tags"))];
+    let what: Vec<_> = parts.into_iter().filter(|(n, _)| *n > 0).map(|(_, text)| text).collect();
+    let named = json!({ "keys": keys.len(), "tags": tags.len() });
+    work.end(out, answer, options.how, &what.join(" and "), named).await
+}
+
+pub(crate) async fn clear(
+    builder: CachesBuilder,
+    out: Output,
+    options: ClearOptions,
+) -> Result<Exit, Failure> {
+    let work = Work::begin(builder, &options.file, &options.cache).await?;
+    if !options.yes {
+        let places: Vec<_> = work.levels.iter().filter(|at| at.is_remote()).map(LevelAt::place).collect();
+        let verb = if options.how.expire { "expire" } else { "clear" };
+        confirm(&format!("{verb} all of cache `{}` at {}?", work.name, places.join(", ")))?;
+    }
+    let mut answer = Answer::default();
+    answer.take(match options.how.expire {
+        true => work.cache.expire_all().await,
+        false => work.cache.clear().await,
+    })?;
+    work.end(out, answer, options.how, "the whole cache", json!({})).await
+}
+
+/// Asks somebody at the terminal.
+pub(crate) fn confirm(question: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::wrong("--yes", "missing", format!("nobody is there to be asked: {question}")));
+    }
+    let mut line = String::new();
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let _ = io::stderr().flush();
+    let _ = io::stdin().lock().read_line(&mut line);
+    match line.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::failed("nothing was done")),
+    }
+}
+
+/// A cache whose entries are to go.
+struct Work {
+    session: Session,
+    name: String,
+    cache: TracedCache<Opaque>,
+    levels: Vec<LevelAt>,
+}
+
+/// What calls have come to.
+#[derive(Default)]
+struct Answer {
+    pending: bool,
+}
+
+impl Answer {
+    fn take(&mut self, result: CacheResult<Delivery>) -> Result<(), Error> {
+        match result {
+            Ok(delivery) => self.pending |= delivery == Delivery::Pending,
+            // At a level that surfaces its failures: pending, all the same.
+            Err(error) if error.kind() == ErrorKind::Level => self.pending = true,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    async fn begin(
+        builder: CachesBuilder,
+        file: &crate::options::FileOption,
+        name: &str,
+    ) -> Result<Self, Failure> {
+        let session = Session::open(builder, file).await?;
+        let cache = session.cache(name)?;
+        let levels = session.shared_levels(name)?;
+        Session::reach(&levels).await;
+        Ok(Self { session, name: name.to_owned(), cache, levels })
+    }
+
+    /// Waits for what is pending, and answers.
+    async fn end(
+        self,
+        out: Output,
+        answer: Answer,
+        how: How,
+        what: &str,
+        mut json: Value,
+    ) -> Result<Exit, Failure> {
+        let until = Instant::now() + how.wait;
+        while answer.pending && self.cache.stats().pending > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let closed = self.cache.close(Duration::from_secs(1)).await;
+        let undelivered = closed.undelivered();
+        let pending = !undelivered.is_empty();
+        let (exit, word) = if pending { (Exit::Pending, "pending") } else { (Exit::Done, "confirmed") };
+        let notes = self.notes();
+        let mut text = format!("{word}: {what} of {}", self.name);
+        let mut levels: Vec<usize> = undelivered.iter().map(|left| usize::from(left.level)).collect();
+        levels.dedup();
+        for level in self.levels.iter().filter(|at| levels.contains(&(at.number - 1))) {
+            let fault = u8::try_from(level.number - 1).ok().and_then(|at| self.session.faults.of(at));
+            let _ = write!(
+                text,
+                "\n{}: {}",
+                level.place(),
+                fault.as_deref().unwrap_or("has not acknowledged it")
+            );
+        }
+        if pending {
+            text.push_str(
+                "\nnothing delivers it once this command has ended: run it again when the level is back",
+            );
+        }
+        for note in &notes {
+            let _ = write!(text, "\nnote: {note}");
+        }
+        if let Value::Object(fields) = &mut json {
+            let left = undelivered.iter().map(|left| {
+                let scope = match left.scope {
+                    Scope::Key => "key",
+                    Scope::Tag => "tag",
+                    _ => "cache",
+                };
+                let fault = self.session.faults.of(left.level);
+                json!({ "level": u16::from(left.level) + 1, "scope": scope, "name": left.name, "error": fault })
+            });
+            fields.insert("cache".to_owned(), self.name.as_str().into());
+            fields.insert("verb".to_owned(), if how.expire { "expire" } else { "invalidate" }.into());
+            fields.insert("delivery".to_owned(), word.into());
+            fields.insert("undelivered".to_owned(), left.collect());
+            fields.insert("notes".to_owned(), notes.into());
+        }
+        out.answer(&json, text)?;
+        Ok(exit)
+    }
+
+    /// What else an operator should know.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.session.faults.advice();
+        let near: Vec<_> = self.levels.iter().filter(|at| !at.is_remote()).collect();
+        let told = self.session.setting(&self.name, "backplane").is_some_and(|name| name != "off");
+        for level in near.iter().filter(|_| !told) {
+            let cap = self.session.level_setting(&self.name, level, "ttl_cap").filter(|cap| *cap != "off");
+            let ttl = cap.or_else(|| self.session.setting(&self.name, "policy.ttl")).unwrap_or("their ttl");
+            notes.push(format!(
+                "without a `backplane`, other processes' memory (level {}, {}) may serve what they hold for up to {ttl}",
+                level.number, level.name
+            ));
+        }
+        notes
+    }
+}

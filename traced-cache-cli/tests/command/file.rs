@@ -1,0 +1,147 @@
+//! `check`, `explain`, and command lines that are wrong.
+
+use crate::kit::{Place, Servers, command, layered, run};
+
+#[test]
+fn check_tells_what_is_right_and_what_does_not_answer() {
+    let servers = Servers::start();
+    for url in servers.urls() {
+        let place = Place::new(&layered(&url, ""));
+        let (code, json) = place.json("check", &[]);
+        assert_eq!((code, &json["fine"]), (0, &true.into()), "{json}");
+        assert_eq!(json["caches"], serde_json::json!(["users"]));
+        let shared = &json["providers"][1];
+        assert_eq!((&shared["name"], &shared["answers"]), (&"shared".into(), &true.into()));
+        let text = place.run("check", &[]);
+        assert!(text.out.contains(": right; 1 cache") && text.out.contains(", answers"), "{text:?}");
+        assert!(text.err.is_empty());
+    }
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let (code, json) = place.json("check", &[]);
+    assert_eq!((code, &json["fine"], &json["providers"][1]["answers"]), (1, &false.into(), &false.into()));
+    let (code, json) = place.json("check", &["--offline"]);
+    assert_eq!((code, &json["providers"][1]["answers"]), (0, &serde_json::Value::Null));
+}
+
+#[test]
+fn a_file_that_is_wrong_is_one_line_with_field_value_and_fix() {
+    let text = "[providers.local]\nbackend = 'memory'\nentries = 9\n\
+                [caches.users]\nlevels = ['local']\npolicy = { ttl = 5 }\n";
+    let place = Place::new(text);
+    for verb in ["check", "explain"] {
+        let ended = place.run(verb, &[]);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""));
+        let error = ended.error();
+        assert!(error.starts_with("error: ") && error.contains("cache.toml:6"), "{error}");
+        assert!(error.contains("caches.users.policy.ttl = 5"), "{error}");
+    }
+    let ended = place.run("get", &["users", "1", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(ended.error()).unwrap();
+    assert_eq!((ended.code, &error["exit"]), (2, &2.into()));
+    assert!(error["error"].as_str().unwrap().contains("policy.ttl = 5"));
+    // What cannot be built here is a problem of `check`, and of `explain` a part of the answer.
+    let place = Place::new(
+        "[providers.local]\nbackend = 'memory'\nentries = 0\n[caches.users]\nlevels = ['local']\n",
+    );
+    let (code, json) = place.json("check", &[]);
+    assert!(
+        code == 1 && json["problems"][0].as_str().unwrap().contains("providers.local.entries = 0"),
+        "{json}"
+    );
+    assert_eq!(place.json("explain", &[]).0, 0);
+    let ended = run(["check", "nowhere.toml"]);
+    assert_eq!(ended.code, 2);
+    assert!(ended.error().contains("nowhere.toml: cannot be read"), "{ended:?}");
+}
+
+#[test]
+fn explain_shows_each_setting_with_its_origin_and_no_secret() {
+    let text = "[providers.shared]\nbackend = 'redis'\nurl = 'redis://:hunter2@127.0.0.1:1'\npassword = 'hunter2'\n\
+                [caches.users]\nlevels = ['shared']\npolicy = { ttl = '90s' }\n";
+    let place = Place::new(text);
+    let (code, json) = place.json("explain", &[]);
+    let settings = json["caches"][0]["settings"].as_array().unwrap();
+    let ttl = settings.iter().find(|setting| setting["name"] == "policy.ttl").unwrap();
+    assert_eq!((code, &ttl["value"]), (0, &"1m 30s".into()), "{ttl}");
+    assert!(ttl["origin"].as_str().unwrap().starts_with("cache.toml:7"), "{ttl}");
+    for (verb, rest) in
+        [("explain", &[][..]), ("check", &[]), ("get", &["users", "1"]), ("inspect", &["users", "1"])]
+    {
+        for json in [&[][..], &["--json"]] {
+            let ended = place.run(verb, &[rest, json].concat());
+            assert!(!format!("{ended:?}").contains("hunter2"), "{verb}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn variables_override_as_they_do_in_the_application() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let ttl = |variable: &str, more: &[&str]| {
+        let mut command = command();
+        command.arg("explain").arg(&place.file).args(more).env(variable, "7s");
+        let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let line = out.lines().find(|line| line.contains("policy.ttl ")).unwrap();
+        line.contains("7s")
+    };
+    assert!(ttl("TRACED_CACHE__CACHES__USERS__POLICY__TTL", &[]));
+    assert!(ttl("SHOP__CACHES__USERS__POLICY__TTL", &["--env-prefix", "SHOP"]));
+    assert!(!ttl("TRACED_CACHE__CACHES__USERS__POLICY__TTL", &["--env-prefix", "off"]));
+}
+
+#[test]
+fn command_lines_that_are_wrong_end_with_two() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let file = place.file.to_str().unwrap();
+    for (arguments, says) in [
+        (&["frobnicate"][..], "unrecognized subcommand"),
+        (&["get", file], "<CACHE>"),
+        (&["get", file, "users"], "KEY = none"),
+        (&["get", file, "users", ""], "a key has at least one character"),
+        (&["inspect", file, "users"], "<KEY>"),
+        (&["get", file, "nobody", "1"], "has no such cache; use `users`"),
+        (&["inspect", file, "user", "1"], "users"),
+        (&["invalidate", file, "users"], "name a key, a tag with --tag"),
+        (&["invalidate", file, "users", "1", "--wait", "5"], "--wait"),
+        (&["invalidate", file, "users", "--tag", ""], "a tag of 0 bytes"),
+        (&["clear", file, "users"], "--yes = missing"),
+        (&["completions", "teash"], "teash"),
+    ] {
+        let ended = run(arguments.iter().copied());
+        assert_eq!(ended.code, 2, "{arguments:?}: {ended:?}");
+        assert!(ended.err.contains(says), "{arguments:?}: {ended:?}");
+        assert!(ended.out.is_empty());
+    }
+}
+
+#[test]
+fn what_lives_in_an_applications_memory_is_not_seen_from_here() {
+    let text = "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n";
+    let place = Place::new(text);
+    for (verb, rest) in [
+        ("get", &["users", "1"][..]),
+        ("inspect", &["users", "1"]),
+        ("invalidate", &["users", "1"]),
+        ("clear", &["users", "--yes"]),
+    ] {
+        let ended = place.run(verb, rest);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(ended.error().contains("CACHE = users: it lives in the memory of its application only"));
+    }
+}
+
+#[test]
+fn help_names_every_verb_with_an_example() {
+    let help = run(["--help"]);
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains("Exit codes:"));
+    for verb in ["check", "explain", "get", "inspect", "invalidate", "clear"] {
+        assert!(help.out.contains(verb));
+        let of_verb = run([verb, "--help"]);
+        assert!(of_verb.out.contains("Example") && of_verb.out.contains("--json"), "{of_verb:?}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(["completions", shell]);
+        assert!(script.code == 0 && script.out.contains("invalidate"), "{shell}");
+    }
+}
