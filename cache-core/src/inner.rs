@@ -534,6 +534,10 @@ impl<T: Value> Inner<T> {
 
     /// Acts on what a level's mark has brought to light.
     pub(crate) fn heed(&self, tier: &Tier, learned: Learned) {
+        if tier.pending.len() > 0 {
+            // Perhaps by what has just been learned.
+            self.count_pending();
+        }
         let decides = self.authority().is_some_and(|authority| authority.index == tier.index);
         match learned {
             Learned::Nothing => {}

@@ -39,6 +39,7 @@ mod policy;
 mod poll;
 mod provider;
 mod read;
+mod recent;
 mod replay;
 mod rights;
 mod rules;
@@ -69,7 +70,7 @@ pub use inner::{Schema, Value};
 pub use inspect::{EntryInfo, Inspected, Inspection, Opaque, Rendered, Shown};
 pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
-pub use level::{Level, Stance};
+pub use level::{Failover, Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped};
 pub use observe::{

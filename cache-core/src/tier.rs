@@ -8,8 +8,8 @@ use futures::FutureExt;
 
 use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
-    Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
-    SpanStart, Stamp, Stance, Stats, Swapped,
+    Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
+    SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
     breaker::{Gate, Pass},
     learn::MARK_PERIOD,
     ledger::{Learned, Ledger},
@@ -20,6 +20,7 @@ use crate::{
     patience::Patience,
     payload::Packing,
     pending::Pending,
+    recent::{Effect, Recent},
     rules::Shape,
 };
 
@@ -39,6 +40,9 @@ pub(crate) struct Tier {
     patience: Patience,
     gate: Option<Gate>,
     pub(crate) ledger: Ledger,
+    recent: Recent,
+    /// Entries outlive a failover of the store.
+    pub(crate) keeps: bool,
 }
 
 /// Why a level has no answer.
@@ -141,6 +145,8 @@ impl Tier {
             patience: Patience::new(level.budget),
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
+            recent: Recent::default(),
+            keeps: level.failover == Failover::Keep,
             provider: ArcSwap::from_pointee(Provider(provider)),
         }
     }
@@ -300,13 +306,16 @@ impl Tier {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
-        if asked.is_empty() {
-            return (keys.iter().map(|_| Read::Masked).collect(), Learned::Nothing);
-        }
         let home = self.provider().incarnation();
         let plain = self.packing.plain;
         let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
         let mut learned = Learned::Nothing;
+        if asked.is_empty() {
+            if due.is_some() {
+                learned = self.read_mark(around).await.unwrap_or(learned);
+            }
+            return (keys.iter().map(|_| Read::Masked).collect(), learned);
+        }
         let mut answers = match due {
             None if asked.len() == 1 => {
                 let call = async { vec![self.provider().get(asked[0]).await] };
@@ -490,10 +499,41 @@ impl Tier {
     ) -> Vec<Result<Lease, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        flatten(
+        let results = flatten(
             self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
             keys.len(),
-        )
+        );
+        self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
+        results
+    }
+
+    /// Notes keys that this node has written or invalidated here.
+    pub(crate) fn note<'a>(&self, around: &Around, ids: impl Iterator<Item = &'a str>) {
+        self.note_effects(around, ids.map(|id| Effect::Key(id.into())));
+    }
+
+    fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
+        // A store that has but one state loses nothing.
+        if self.is_marked() && self.provider().incarnation() != 0 {
+            self.recent.note(around.clock.now(), effects);
+        }
+    }
+
+    /// Notes an invalidation of tags, or without any, of everything.
+    pub(crate) fn note_tags(&self, around: &Around, tags: &[Box<str>], reach: Reach) {
+        let all = tags.is_empty().then_some(Effect::Clear);
+        self.note_effects(around, tags.iter().map(|tag| Effect::Tag(tag.clone(), reach)).chain(all));
+    }
+
+    /// The store is another one now, or has lost something: what this node has lately told it is told again.
+    pub(crate) fn tell_again(&self, around: &Around) {
+        for effect in self.recent.take(around.clock.now()) {
+            match effect {
+                Effect::Key(id) => self.pending.add(&id),
+                Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
+                Effect::Clear => self.pending.add_clear(),
+            }
+        }
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
@@ -527,10 +567,12 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
-        flatten(
+        let results = flatten(
             self.call(around, LevelOp::Remove, keys.len(), 0, self.provider().remove_many(keys)).await,
             keys.len(),
-        )
+        );
+        self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
+        results
     }
 
     /// Whether the level has marks.
