@@ -31,6 +31,7 @@ mod loaded;
 mod mark;
 mod news;
 mod observe;
+mod patience;
 mod payload;
 mod pending;
 mod plain;
