@@ -11,7 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey};
+use cache_core::{
+    BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey, ServerStatus,
+};
 use futures::future::join_all;
 
 use crate::{
@@ -255,6 +257,14 @@ impl CacheProvider for MemcachedProvider {
             answer?;
         }
         Ok(())
+    }
+
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        join_all(self.0.servers.iter().map(Server::status))
+            .await
+            .into_iter()
+            .map(|s| s.map_err(Into::into))
+            .collect()
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
