@@ -48,6 +48,8 @@ pub(crate) enum Verb {
     Inspect(InspectOptions),
     Invalidate(InvalidateOptions),
     Clear(ClearOptions),
+    Stats(StatsOptions),
+    Watch(WatchOptions),
     /// Print completions for a shell
     Completions {
         /// Which one
@@ -203,4 +205,48 @@ pub(crate) struct How {
     /// How long to try where a level does not acknowledge
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(crate) wait: Duration,
+}
+
+/// Show how the caches of a running service do, and the servers of a file
+///
+/// With --url, what a service's caches have counted since its start: look-ups, hit rate, who served them, loads, times, memory,
+/// breakers. With FILE, what its Redis and memcached servers say of themselves. Either or both.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  traced-cache stats --url http://127.0.0.1:8080
+  traced-cache stats cache.toml
+  traced-cache stats --url http://127.0.0.1:8080 --json | jq '.caches[] | {name, hit_rate}'")]
+pub(crate) struct StatsOptions {
+    /// The configuration file, for the servers that it names
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// A running service, for its caches: where Prometheus reads its metrics; `/metrics` where there is no path
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+
+    /// This cache alone, and the servers of its levels
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache: Option<String>,
+}
+
+/// Show the same again and again: what has happened since the last look
+///
+/// Until it is interrupted. With --json, a line for each look.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  traced-cache watch --url http://127.0.0.1:8080
+  traced-cache watch cache.toml --url http://127.0.0.1:8080 --every 10s
+  traced-cache watch --url http://127.0.0.1:8080 --count 1 --every 5s --json | jq .caches[].hit_rate")]
+pub(crate) struct WatchOptions {
+    #[command(flatten)]
+    pub(crate) stats: StatsOptions,
+
+    /// Time between two looks
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) every: Duration,
+
+    /// End after this many [default: when it is interrupted]
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
 }

@@ -21,6 +21,10 @@ impl Output {
         Self { json }
     }
 
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Writes the one or the other.
     pub(crate) fn answer(self, json: &impl Serialize, text: impl fmt::Display) -> Result<(), Failure> {
         let text = match self.json {

@@ -20,6 +20,13 @@ pub(crate) struct Session {
     pub(crate) faults: Faults,
 }
 
+/// A provider of the file.
+pub(crate) struct ProviderAt {
+    pub(crate) name: String,
+    pub(crate) backend: String,
+    pub(crate) provider: Arc<dyn CacheProvider>,
+}
+
 /// A level of a cache of the file.
 pub(crate) struct LevelAt {
     /// 1 being the nearest, as people count.
@@ -61,6 +68,14 @@ impl Session {
 
     pub(crate) fn explained(&self, cache: &str) -> Option<&ExplainedCache> {
         self.explanation.caches.iter().find(|explained| explained.name == cache)
+    }
+
+    /// All providers of the file, in order of their names.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = ProviderAt> {
+        self.explanation.providers.iter().filter_map(|explained| {
+            let provider = self.caches.provider(&explained.name)?;
+            Some(ProviderAt { name: explained.name.clone(), backend: explained.backend.clone(), provider })
+        })
     }
 
     /// The levels of a cache, nearest first.

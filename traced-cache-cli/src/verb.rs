@@ -6,3 +6,4 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
+pub(crate) mod stats;

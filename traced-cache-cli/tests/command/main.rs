@@ -5,3 +5,4 @@ mod file;
 mod invalidate;
 mod kit;
 mod look;
+mod watch;
