@@ -40,6 +40,11 @@ impl Failure {
         Self { exit: Exit::Wrong, message: format!("{field} = {value}: {fix}") }
     }
 
+    /// And what had been done before.
+    pub(crate) fn after(self, done: &str) -> Self {
+        Self { message: format!("{}; {done}", self.message), ..self }
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

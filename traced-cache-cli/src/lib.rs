@@ -75,6 +75,9 @@ async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end:
         Verb::Clear(options) => verb::invalidate::clear(builder, out, options).await,
         Verb::Stats(options) => verb::stats::once(builder, out, options).await,
         Verb::Watch(options) => verb::stats::again(builder, out, options).await,
+        Verb::Warm(options) => verb::warm::run(builder, out, options).await,
+        Verb::Replay(options) => verb::replay::run(builder, out, options).await,
+        Verb::Bench(options) => verb::bench::run(builder, out, options).await,
         Verb::Completions { shell } => verb::completions::run(shell),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use traced_cache::{
-    CacheProvider, Caches, TracedCache, Value,
+    Builder, CacheProvider, Caches, TracedCache, Value,
     config::{CachesBuilder, ExplainedCache, Explanation},
 };
 
@@ -53,6 +53,11 @@ impl LevelAt {
     }
 }
 
+/// A name of a cache that nobody else has, so that measurements meet no entry of anybody.
+pub(crate) fn own_name(verb: &str) -> String {
+    format!("{verb}-{:016x}", fastrand::u64(..))
+}
+
 impl Session {
     /// Reads the file; connects to no server but those that it requires.
     pub(crate) async fn open(builder: CachesBuilder, file: &FileOption) -> Result<Self, Failure> {
@@ -64,6 +69,49 @@ impl Session {
 
     pub(crate) fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>, Failure> {
         Ok(self.caches.cache(name)?)
+    }
+
+    /// With a schema id of its own, where one is given.
+    pub(crate) fn cache_of<T: Value>(
+        &self,
+        name: &str,
+        schema: Option<u32>,
+    ) -> Result<TracedCache<T>, Failure> {
+        let more = |builder: Builder<T>| match schema {
+            Some(id) => builder.schema(id),
+            None => builder,
+        };
+        Ok(self.caches.cache_with(name, more)?)
+    }
+
+    /// A cache like one of the file, under a name that nobody else has, at these levels of it.
+    pub(crate) fn like<T: Value>(
+        &self,
+        name: &str,
+        own_name: &str,
+        levels: &[&LevelAt],
+    ) -> Result<Builder<T>, Failure> {
+        Ok(self.caches.like(name, own_name, |at| levels.iter().any(|level| level.number == at + 1))?)
+    }
+
+    /// The levels of a cache that may be measured: its remote ones if they were asked for, and answer.
+    pub(crate) async fn measured_levels(&self, cache: &str, remote: bool) -> Result<Vec<LevelAt>, Failure> {
+        let mut levels = self.levels(cache);
+        if remote {
+            if let Some((number, fault)) = Self::reach(&levels).await.into_iter().next() {
+                let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
+                return Err(Failure::failed(format!("{place} does not answer: {fault}")));
+            }
+        } else {
+            levels.retain(|level| !level.is_remote());
+        }
+        match levels.is_empty() {
+            false => Ok(levels),
+            true => {
+                let fix = "this cache has remote levels only; --remote uses them, under a name of its own";
+                Err(Failure::wrong("--remote", "missing", fix))
+            }
+        }
     }
 
     pub(crate) fn explained(&self, cache: &str) -> Option<&ExplainedCache> {

@@ -135,7 +135,7 @@ pub(crate) fn number_of(n: f64) -> String {
     HumanCount(count(n)).to_string()
 }
 
-fn percent(share: Option<f64>) -> String {
+pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| NOTHING.to_owned(), |share| format!("{:.1} %", share * 100.0))
 }
 
@@ -144,12 +144,13 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
         seconds.filter(|s| s.is_finite() && *s >= 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
     match seconds {
         None => NOTHING.to_owned(),
+        Some(Duration::ZERO) => "0s".to_owned(),
         Some(time) if time < Duration::from_secs(60) => format!("{time:.1?}"),
         Some(time) => short(time),
     }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people")]
-fn float(n: u64) -> f64 {
+pub(crate) fn float(n: u64) -> f64 {
     n as f64
 }

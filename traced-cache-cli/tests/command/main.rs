@@ -6,3 +6,4 @@ mod invalidate;
 mod kit;
 mod look;
 mod watch;
+mod work;
