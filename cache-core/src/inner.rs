@@ -432,7 +432,7 @@ impl<T: Value> Inner<T> {
         };
         let entry = Entry {
             value,
-            timeline: header.timeline(&self.around.clock, tier.provider().time_offset_ms()),
+            timeline: header.timeline(&self.around.clock, tier.time_offset_ms()),
             id: header.id,
             stamp: Stamp::default(),
             seen: 0,
@@ -457,7 +457,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
-        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider().time_offset_ms());
+        let store_now = self.around.clock.wall_ms().saturating_add(tier.time_offset_ms());
         let header = Header {
             codec: entry.value.is_some().then(|| tier.packing.codec.id()),
             form: Form::default(),
@@ -534,6 +534,10 @@ impl<T: Value> Inner<T> {
 
     /// Acts on what a level's mark has brought to light.
     pub(crate) fn heed(&self, tier: &Tier, learned: Learned) {
+        if tier.pending.len() > 0 {
+            // Perhaps by what has just been learned.
+            self.count_pending();
+        }
         let decides = self.authority().is_some_and(|authority| authority.index == tier.index);
         match learned {
             Learned::Nothing => {}

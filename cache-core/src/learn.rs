@@ -30,6 +30,15 @@ pub(crate) struct Advanced {
 impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
+        let before = self.ledger.home();
+        let learned = self.learn_mark(around, raw, changes).await;
+        if before.is_some_and(|before| self.ledger.home() != Some(before)) {
+            self.tell_again(around);
+        }
+        learned
+    }
+
+    async fn learn_mark(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
         let home = self.provider().incarnation();
         if let Some(learned) = self.believe(around, raw.as_ref(), home, changes) {
             return learned;
@@ -70,8 +79,12 @@ impl Tier {
         let key = RawKey::marker(around.cache, &around.name);
         for _ in 0..TRIES {
             let home = self.provider().incarnation();
-            let used = seen.as_deref().and_then(Mark::decode).is_some_and(|mark| mark.home == home);
-            let mark = self.ledger.first(home, used);
+            let found = seen.as_deref().and_then(Mark::decode);
+            let used = found.is_some_and(|mark| mark.home == home);
+            let mark = match found.filter(|mark| self.keeps && self.ledger.goes_on(mark)) {
+                Some(mark) => Mark { home, ..mark },
+                None => self.ledger.first(home, used),
+            };
             if !swaps {
                 return self.put_mark(around, mark).await;
             }
@@ -207,6 +220,7 @@ impl Tier {
             let (place, now) = match self.swap(around, needed).await? {
                 Swapped::Done => {
                     let written = self.ledger.wrote((next, bytes), copies, home, around.clock.now());
+                    self.note_tags(around, tags, reach);
                     return Ok(advanced(learned.and(written)));
                 }
                 Swapped::Other { at, now } => (at + skipped, now),

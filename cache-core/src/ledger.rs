@@ -180,6 +180,21 @@ impl Ledger {
         self.lock().judge(stamp, tags)
     }
 
+    /// The state of the store that the mark was read from.
+    pub(crate) fn home(&self) -> Option<u64> {
+        let known = self.lock();
+        known.mark.as_ref().map(|_| known.home)
+    }
+
+    /// Whether this mark, of another state of the store, may be of one that has lost nothing this node knows of.
+    pub(crate) fn goes_on(&self, mark: &Mark) -> bool {
+        let known = self.lock();
+        let rolled_back = |(known, _): &(Mark, Bytes)| {
+            known.epoch != mark.epoch || known.sequence > mark.sequence || known.expired > mark.expired
+        };
+        !known.moved && !known.mark.as_ref().is_some_and(rolled_back)
+    }
+
     /// Whether this mark is older than what is known of its own epoch: the store has lost something.
     pub(crate) fn is_rolled_back(&self, mark: &Mark, changes: u64) -> bool {
         let known = self.lock();

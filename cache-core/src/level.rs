@@ -16,6 +16,20 @@ pub enum Stance {
     Surface,
 }
 
+/// What becomes of a level's entries when its store turns out to be another one, or to have been restarted: a master of a
+/// later failover, say, which may lack the last writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failover {
+    /// The cache starts anew: nothing that the store had before is believed.
+    #[default]
+    Clear,
+    /// They stay. Each node says again what it has written and invalidated within the last 60 seconds, at most 10,000 items,
+    /// else the cache is cleared. Until it has, or for good if it has died since, what the store has lost of that shows as
+    /// what it was before. Only for stores that replicate: what a restart from an old dump has lost is older than that.
+    Keep,
+}
+
 /// A provider in the stack plus what concerns only it. Any provider converts into a level with the defaults:
 ///
 /// | setting | default |
@@ -27,6 +41,7 @@ pub enum Stance {
 /// | `compression`, `encryption` | none |
 /// | `plain` | off |
 /// | `stance` | absorb; surface where it is the only level and remote |
+/// | `on_failover` | clear |
 /// | `background` | off |
 pub struct Level {
     pub(crate) provider: Arc<dyn CacheProvider>,
@@ -35,6 +50,7 @@ pub struct Level {
     pub(crate) breaker: Option<Breaker>,
     pub(crate) packing: Packing,
     pub(crate) stance: Option<Stance>,
+    pub(crate) failover: Failover,
     pub(crate) background: bool,
 }
 
@@ -53,6 +69,7 @@ impl Level {
             breaker: Some(Breaker::default()),
             packing: Packing::default(),
             stance: None,
+            failover: Failover::default(),
             background: false,
         }
     }
@@ -64,7 +81,8 @@ impl Level {
         self
     }
 
-    /// The most that one operation at this level may cost a caller. Remote levels only.
+    /// The most that one operation at this level may cost a caller. Remote levels only. Calls are ended by a timer that they
+    /// share, in steps: up to a seventeenth early.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
@@ -75,6 +93,13 @@ impl Level {
     #[must_use]
     pub fn breaker(mut self, breaker: Option<Breaker>) -> Self {
         self.breaker = breaker;
+        self
+    }
+
+    /// What becomes of entries when the store is found to be another one, or to have been restarted. Remote levels only.
+    #[must_use]
+    pub fn on_failover(mut self, failover: Failover) -> Self {
+        self.failover = failover;
         self
     }
 
@@ -209,6 +234,7 @@ impl fmt::Debug for Level {
             .field("breaker", &self.breaker)
             .field("packing", &self.packing)
             .field("stance", &self.stance)
+            .field("failover", &self.failover)
             .field("background", &self.background)
             .finish()
     }

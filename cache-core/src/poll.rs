@@ -68,6 +68,8 @@ impl<T: Value> Watching<T> {
             if closing.run_until_cancelled(inner.poll_once(poked.is_some())).await.is_none() {
                 return;
             }
+            // What the store may have lost is told again.
+            inner.replay();
         }
     }
 }

@@ -33,7 +33,7 @@ impl<T: Value> Inner<T> {
         self.count_pending();
     }
 
-    fn count_pending(&self) {
+    pub(crate) fn count_pending(&self) {
         let pending = self.remote().map(|t| t.pending.len()).sum();
         self.stats().pending().store(pending, Ordering::Relaxed);
         let lost = self.remote().map(|t| t.pending.lost()).sum::<usize>();

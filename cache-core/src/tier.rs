@@ -8,8 +8,8 @@ use futures::FutureExt;
 
 use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
-    Event, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
-    SpanStart, Stamp, Stance, Stats, Swapped,
+    Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
+    SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
     breaker::{Gate, Pass},
     learn::MARK_PERIOD,
     ledger::{Learned, Ledger},
@@ -17,8 +17,10 @@ use crate::{
     mark::Reach,
     news::Verdict,
     observe::Observers,
+    patience::Patience,
     payload::Packing,
     pending::Pending,
+    recent::{Effect, Recent},
     rules::Shape,
 };
 
@@ -35,9 +37,12 @@ pub(crate) struct Tier {
     pub(crate) surface: bool,
     pub(crate) background: bool,
     pub(crate) pending: Pending,
-    budget: Duration,
+    patience: Patience,
     gate: Option<Gate>,
     pub(crate) ledger: Ledger,
+    recent: Recent,
+    /// Entries outlive a failover of the store.
+    pub(crate) keeps: bool,
 }
 
 /// Why a level has no answer.
@@ -112,7 +117,7 @@ impl Drop for Calling<'_> {
     fn drop(&mut self) {
         let Some(pass) = self.pass.take() else { return };
         let waited = self.around.clock.now().since(self.since);
-        if let Some(change) = pass.abandon(waited >= self.tier.budget / 2) {
+        if let Some(change) = pass.abandon(waited >= self.tier.budget() / 2) {
             self.tier.breaker_is(self.around, change);
         }
     }
@@ -137,9 +142,11 @@ impl Tier {
             }) == Stance::Surface,
             background: level.background,
             pending: Pending::default(),
-            budget: level.budget,
+            patience: Patience::new(level.budget),
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
+            recent: Recent::default(),
+            keeps: level.failover == Failover::Keep,
             provider: ArcSwap::from_pointee(Provider(provider)),
         }
     }
@@ -147,6 +154,11 @@ impl Tier {
     /// The provider now. A call keeps to the one that it began with.
     pub(crate) fn provider(&self) -> Arc<Provider> {
         self.provider.load_full()
+    }
+
+    /// How far the store's clock is ahead, see [`CacheProvider::time_offset_ms`].
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        self.provider.load().time_offset_ms()
     }
 
     /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
@@ -188,7 +200,7 @@ impl Tier {
     }
 
     pub(crate) fn budget(&self) -> Duration {
-        self.budget
+        self.patience.budget()
     }
 
     /// Time until the breaker would let a call through.
@@ -196,15 +208,28 @@ impl Tier {
         self.gate.as_ref().map_or(Duration::ZERO, |gate| gate.opens_in(clock))
     }
 
-    /// Runs one call to the provider: breaker, budget, panic, telemetry. `keys` results are expected.
-    pub(crate) async fn call<R: Received>(
+    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each of `keys`.
+    pub(crate) async fn call<A: Answer>(
         &self,
         around: &Around,
         op: LevelOp,
         keys: usize,
         sent: usize,
-        call: impl Future<Output = Vec<Result<R, BoxError>>> + Send,
-    ) -> Result<Vec<Result<R, BoxError>>, Failure> {
+        call: impl Future<Output = A> + Send,
+    ) -> Result<A, Failure> {
+        self.call_at(around, around.clock.now(), op, keys, sent, call).await
+    }
+
+    /// The same for a caller who has just asked for the time.
+    async fn call_at<A: Answer>(
+        &self,
+        around: &Around,
+        since: Moment,
+        op: LevelOp,
+        keys: usize,
+        sent: usize,
+        call: impl Future<Output = A> + Send,
+    ) -> Result<A, Failure> {
         let pass = match &self.gate {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
@@ -212,23 +237,22 @@ impl Tier {
         if pass.as_ref().is_some_and(Pass::is_probe) {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
-        let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
-        let command = self.provider().command(op, keys);
+        let mut calling = Calling { tier: self, around, since, pass };
+        let command = self.provider.load().command(op, keys);
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
             keys,
             root: false,
         });
-        let started = (!around.observers.is_empty()).then(|| around.clock.now());
         let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
         let ended = if self.caps.remote {
-            around.clock.timeout(self.budget, guarded).await
+            self.patience.spend(&around.clock, guarded).await
         } else {
             Some(guarded.await)
         };
         let ended = match ended {
-            Some(Ok(results)) if results.len() == keys => Ok(results),
+            Some(Ok(answer)) if answer.count() == keys => Ok(answer),
             Some(Ok(_)) => Err(Failure::Failed(
                 LevelFault::Error,
                 Some("the provider did not answer with one result per key".into()),
@@ -237,7 +261,7 @@ impl Tier {
             None => Err(Failure::Failed(LevelFault::Timeout, None)),
         };
         let (fault, cause) = match &ended {
-            Ok(results) => match results.iter().find_map(|r| r.as_ref().err()) {
+            Ok(answer) => match answer.failure() {
                 Some(cause) => (Some(LevelFault::Error), Some(cause)),
                 None => (None, None),
             },
@@ -245,25 +269,26 @@ impl Tier {
             Err(Failure::Skipped) => (None, None),
         };
         // Part of a batch failing is one server of many, or one key: the level as a whole is well.
-        let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
-        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well)) {
+        let well = ended.as_ref().is_ok_and(Answer::is_well);
+        let now = around.clock.now();
+        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well, now)) {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
             around.stats.fault(self.index, fault);
             span.failed(fault.as_str());
         }
-        let received: usize = ended.iter().flatten().flatten().map(Received::bytes).sum();
-        if sent + received > 0 {
-            span.size(sent + received);
-        }
-        if let Some(started) = started {
+        if !around.observers.is_empty() {
+            let received = ended.as_ref().map_or(0, Answer::bytes);
+            if sent + received > 0 {
+                span.size(sent + received);
+            }
             around.observers.event(&Event::Level {
                 level: self.index,
                 op,
                 command,
                 keys,
-                elapsed: around.clock.now().since(started),
+                elapsed: now.since(since),
                 fault,
                 error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
             });
@@ -281,15 +306,17 @@ impl Tier {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
-        if asked.is_empty() {
-            return (keys.iter().map(|_| Read::Masked).collect(), Learned::Nothing);
-        }
         let home = self.provider().incarnation();
         let plain = self.packing.plain;
         let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
         let mut learned = Learned::Nothing;
+        if asked.is_empty() {
+            if due.is_some() {
+                learned = self.read_mark(around).await.unwrap_or(learned);
+            }
+            return (keys.iter().map(|_| Read::Masked).collect(), learned);
+        }
         let mut answers = match due {
-            // The usual case keeps to the provider's single-key path, where it may gather.
             None if asked.len() == 1 => {
                 let call = async { vec![self.provider().get(asked[0]).await] };
                 self.call(around, LevelOp::Get, 1, 0, call).await
@@ -326,6 +353,54 @@ impl Tier {
         (all, learned)
     }
 
+    /// The same for one key, which is what nearly all reads are.
+    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned) {
+        if self.pending.masks(key.id) {
+            return (Read::Masked, Learned::Nothing);
+        }
+        let provider = self.provider();
+        let home = provider.incarnation();
+        let plain = self.packing.plain;
+        let since = around.clock.now();
+        let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
+        let answer = match due {
+            // Keeps to the provider's single-key path, where it may gather.
+            None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
+            Some(_) => Err(Failure::Skipped),
+        };
+        let elsewhere = !plain && answer.is_ok() && self.provider.load().incarnation() != home;
+        if due.is_some() || elsewhere {
+            // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
+            // from.
+            let changes = due.unwrap_or_else(|| self.ledger.changes());
+            return self.read_one_with_mark(around, key, changes).boxed().await;
+        }
+        (self.settled(key, answer), Learned::Nothing)
+    }
+
+    async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
+        let mut learned = Learned::Nothing;
+        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
+        let answer = match &mut answers {
+            Ok(answers) => answers.pop().unwrap_or(Ok(None)),
+            Err(_) => Ok(None),
+        };
+        (self.settled(key, answers.map(|_| answer)), learned)
+    }
+
+    /// Masked while the call was under way counts too: what was read may be what is being invalidated.
+    fn settled(&self, key: RawKey<'_>, answer: Result<Result<Option<Bytes>, BoxError>, Failure>) -> Read {
+        if self.pending.masks(key.id) {
+            return Read::Masked;
+        }
+        match answer {
+            Ok(Ok(Some(bytes))) => Read::Bytes(bytes),
+            Ok(Ok(None)) => Read::Nothing,
+            Ok(Err(cause)) => Read::Failed(Failure::Failed(LevelFault::Error, Some(cause))),
+            Err(failure) => Read::Failed(failure),
+        }
+    }
+
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
     pub(crate) async fn read_copies(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Read> {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
@@ -336,7 +411,7 @@ impl Tier {
             return keys.iter().map(|_| Read::Nothing).collect();
         };
         let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
-        let answers = around.clock.timeout(self.budget, call).await;
+        let answers = self.patience.spend(&around.clock, call).await;
         let answers = answers.and_then(Result::ok).filter(|answers| answers.len() == asked.len());
         let mut answers = answers.unwrap_or_default().into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| {
@@ -424,10 +499,41 @@ impl Tier {
     ) -> Vec<Result<Lease, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        flatten(
+        let results = flatten(
             self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
             keys.len(),
-        )
+        );
+        self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
+        results
+    }
+
+    /// Notes keys that this node has written or invalidated here.
+    pub(crate) fn note<'a>(&self, around: &Around, ids: impl Iterator<Item = &'a str>) {
+        self.note_effects(around, ids.map(|id| Effect::Key(id.into())));
+    }
+
+    fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
+        // A store that has but one state loses nothing.
+        if self.is_marked() && self.provider().incarnation() != 0 {
+            self.recent.note(around.clock.now(), effects);
+        }
+    }
+
+    /// Notes an invalidation of tags, or without any, of everything.
+    pub(crate) fn note_tags(&self, around: &Around, tags: &[Box<str>], reach: Reach) {
+        let all = tags.is_empty().then_some(Effect::Clear);
+        self.note_effects(around, tags.iter().map(|tag| Effect::Tag(tag.clone(), reach)).chain(all));
+    }
+
+    /// The store is another one now, or has lost something: what this node has lately told it is told again.
+    pub(crate) fn tell_again(&self, around: &Around) {
+        for effect in self.recent.take(around.clock.now()) {
+            match effect {
+                Effect::Key(id) => self.pending.add(&id),
+                Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
+                Effect::Clear => self.pending.add_clear(),
+            }
+        }
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
@@ -461,10 +567,12 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
-        flatten(
+        let results = flatten(
             self.call(around, LevelOp::Remove, keys.len(), 0, self.provider().remove_many(keys)).await,
             keys.len(),
-        )
+        );
+        self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
+        results
     }
 
     /// Whether the level has marks.
@@ -499,6 +607,53 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
+}
+
+/// What a provider answers: one result, or one for each key.
+pub(crate) trait Answer {
+    fn count(&self) -> usize;
+    /// The first failure.
+    fn failure(&self) -> Option<&BoxError>;
+    /// Whether anything went well.
+    fn is_well(&self) -> bool;
+    /// Bytes of items.
+    fn bytes(&self) -> usize;
+}
+
+impl<R: Received> Answer for Result<R, BoxError> {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn failure(&self) -> Option<&BoxError> {
+        self.as_ref().err()
+    }
+
+    fn is_well(&self) -> bool {
+        self.is_ok()
+    }
+
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, Received::bytes)
+    }
+}
+
+impl<R: Received> Answer for Vec<Result<R, BoxError>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn failure(&self) -> Option<&BoxError> {
+        self.iter().find_map(|r| r.as_ref().err())
+    }
+
+    fn is_well(&self) -> bool {
+        self.is_empty() || self.iter().any(Result::is_ok)
+    }
+
+    fn bytes(&self) -> usize {
+        self.iter().flatten().map(Received::bytes).sum()
+    }
 }
 
 /// What a call brings back, for its span.

@@ -357,6 +357,7 @@ impl<T: Value> Inner<T> {
             for tier in self.remote().rev() {
                 let keeps = done == Some(tier.index);
                 if keeps && keep == Keep::Store {
+                    tier.note(&self.around, std::iter::once(key.id));
                     continue;
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
@@ -367,8 +368,9 @@ impl<T: Value> Inner<T> {
                     let removed = tier.remove_many(&self.around, &[key]).await.pop();
                     removed.unwrap_or(Err(Failure::Skipped))
                 };
-                if result.is_err() {
-                    tier.pending.add(key.id);
+                match result {
+                    Ok(()) => tier.note(&self.around, std::iter::once(key.id)),
+                    Err(_) => tier.pending.add(key.id),
                 }
                 written.take(tier, result);
             }

@@ -9,6 +9,7 @@ use crate::{
     gone::Cause,
     inner::Inner,
     loaded::Answered,
+    mark::Reach,
     slots::Ticket,
     tier::{Failure, Read, Tier},
 };
@@ -275,8 +276,9 @@ impl<T: Value> Inner<T> {
                 self.send(tier, &mut refs, stamp).await
             };
             for (item, result) in items.iter_mut().zip(results) {
-                if result.is_err() {
-                    self.keep_for_later(item, tier, stamp);
+                match result {
+                    Ok(_) => tier.note(&self.around, std::iter::once(item.key.id)),
+                    Err(_) => self.keep_for_later(item, tier, stamp),
                 }
                 written.take(tier, result.map(drop));
             }
@@ -324,8 +326,9 @@ impl<T: Value> Inner<T> {
                 let mut refs: Vec<_> = items.iter_mut().collect();
                 let results = inner.send(tier, &mut refs, stamp).await;
                 for (item, result) in items.iter_mut().zip(results) {
-                    if result.is_err() {
-                        inner.keep_for_later(item, tier, stamp);
+                    match result {
+                        Ok(_) => tier.note(&inner.around, std::iter::once(item.key.id)),
+                        Err(_) => inner.keep_for_later(item, tier, stamp),
                     }
                 }
             }
@@ -404,8 +407,9 @@ impl<T: Value> Inner<T> {
             }
             if !puts.is_empty() {
                 for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
-                    if result.is_err() {
-                        tier.pending.add(put.key.id);
+                    match result {
+                        Ok(()) => tier.note(&self.around, std::iter::once(put.key.id)),
+                        Err(_) => tier.pending.add(put.key.id),
                     }
                     written.take(tier, result);
                 }
@@ -426,8 +430,9 @@ impl<T: Value> Inner<T> {
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
-            if result.is_err() {
-                tier.pending.add_clear();
+            match result {
+                Ok(()) => tier.note_tags(&self.around, &[], Reach::Purge),
+                Err(_) => tier.pending.add_clear(),
             }
             written.take(tier, result);
         }

@@ -1,6 +1,6 @@
 //! What servers say of themselves: `stats`, on a connection of its own, since its reply has a form of its own.
 
-use std::time::Duration;
+use std::{io::ErrorKind::UnexpectedEof, time::Duration};
 
 use cache_core::ServerStatus;
 use tokio::{
@@ -9,27 +9,46 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{ErrorKind, endpoint::Endpoint, error::Fault};
+use crate::{
+    ErrorKind,
+    endpoint::Endpoint,
+    error::Fault,
+    login::{Login, UNAUTHENTICATED, WANTED},
+};
 
 /// Most bytes of the reply that are read. A server's is about two thousand.
-const REPLY_MAX: u64 = 64 << 10;
+const REPLY_MAX: usize = 64 << 10;
 
 /// Asks a server. Ends within the limit.
-pub(crate) async fn ask(endpoint: &Endpoint, limit: Duration) -> Result<ServerStatus, Fault> {
-    match timeout(limit, stats(endpoint)).await {
-        Ok(Ok(text)) => Ok(read(endpoint, &text)),
-        Ok(Err(error)) => Err(Fault::caused(ErrorKind::Connect, "no answer to stats", error)),
+pub(crate) async fn ask(
+    endpoint: &Endpoint,
+    login: Option<&Login>,
+    limit: Duration,
+) -> Result<ServerStatus, Fault> {
+    match timeout(limit, stats(endpoint, login)).await {
+        Ok(text) => Ok(read(endpoint, &text?)),
         Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no answer to stats in time")),
     }
 }
 
-async fn stats(endpoint: &Endpoint) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-    // The server closes after the second one.
-    stream.write_all(b"stats\r\nquit\r\n").await?;
+async fn stats(endpoint: &Endpoint, login: Option<&Login>) -> Result<String, Fault> {
+    let lost = |error| Fault::caused(ErrorKind::Connect, "no answer to stats", error);
+    let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(lost)?;
+    if let Some(login) = login {
+        login.give(&mut stream).await?;
+    }
+    stream.write_all(b"stats\r\n").await.map_err(lost)?;
     let mut reply = Vec::new();
-    stream.take(REPLY_MAX).read_to_end(&mut reply).await?;
-    Ok(String::from_utf8_lossy(&reply).into_owned())
+    // `END`, or the one line of an error.
+    while !reply.ends_with(b"END\r\n") && (reply.starts_with(b"STAT ") || !reply.ends_with(b"\r\n")) {
+        if reply.len() > REPLY_MAX || stream.read_buf(&mut reply).await.map_err(lost)? == 0 {
+            return Err(lost(UnexpectedEof.into()));
+        }
+    }
+    match reply.starts_with(UNAUTHENTICATED) {
+        true => Err(WANTED),
+        false => Ok(String::from_utf8_lossy(&reply).into_owned()),
+    }
 }
 
 fn read(endpoint: &Endpoint, text: &str) -> ServerStatus {
@@ -60,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_not_made_up() {
-        let endpoint = Endpoint::parse("memcached://host:1").unwrap();
+        let endpoint = Endpoint::parse("server", "memcached://host:1").unwrap();
         let mut status = ServerStatus::at("host:1");
         assert_eq!(read(&endpoint, "ERROR\r\n"), status);
         status.items = Some(7);

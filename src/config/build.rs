@@ -110,6 +110,9 @@ impl Parts<'_> {
         if let Some(stance) = plan.stance {
             level = level.stance(stance);
         }
+        if let Some(failover) = plan.on_failover {
+            level = level.on_failover(failover);
+        }
         if plan.background {
             level = level.background(true);
         }

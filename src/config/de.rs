@@ -124,7 +124,7 @@ fn elsewhere(word: &str, names: &[&str]) -> String {
         "wait",
         "loads",
     ];
-    const LEVEL: [&str; 6] = ["ttl_cap", "budget", "breaker", "stance", "background", "plain"];
+    const LEVEL: [&str; 7] = ["ttl_cap", "budget", "breaker", "stance", "on_failover", "background", "plain"];
     let has = |name| names.contains(&name);
     if has("policy") && POLICY.contains(&word) {
         return format!("it belongs to `policy`: `policy.{word}`");

@@ -123,6 +123,9 @@ macro_rules! level_tables {
             pub(crate) breaker: Option<Breaker>,
             /// What a failure means to callers: `absorb` makes it a miss, `surface` an error.
             pub(crate) stance: Option<Stance>,
+            /// What becomes of entries when the store is found to be another one, or to have been restarted: `clear` believes
+            /// none, `keep` goes on with them. Remote levels only.
+            pub(crate) on_failover: Option<Failover>,
             /// Values are written after the caller has been answered.
             pub(crate) background: Option<bool>,
             /// Values are stored bare, for programs in other languages.
@@ -238,6 +241,15 @@ pub(crate) enum Stance {
     Surface,
 }
 
+/// What becomes of entries when their store is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Failover {
+    Clear,
+    Keep,
+}
+
 /// Keys that encrypt values: the first one writes, all of them read.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -322,6 +334,7 @@ impl<'de> Deserialize<'de> for Level {
             budget,
             breaker,
             stance,
+            on_failover,
             background,
             plain,
             codec,
@@ -334,6 +347,7 @@ impl<'de> Deserialize<'de> for Level {
             budget,
             breaker,
             stance,
+            on_failover,
             background,
             plain,
             codec,

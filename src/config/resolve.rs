@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
-use cache_core::{Breaker, Early, Policy, Stance};
+use cache_core::{Breaker, Early, Failover, Policy, Stance};
 
 use super::{
     backend::{Backends, Provided},
@@ -43,6 +43,7 @@ pub(crate) struct LevelPlan {
     /// `None`: as without a word about it; `Some(None)`: none.
     pub(crate) breaker: Option<Option<Breaker>>,
     pub(crate) stance: Option<Stance>,
+    pub(crate) on_failover: Option<Failover>,
     pub(crate) background: bool,
     pub(crate) plain: bool,
     pub(crate) codec: Said<Codec>,
@@ -367,6 +368,7 @@ impl Resolver<'_> {
         let stance = pick!(stance, "absorb; surface where it is the only level and remote", |stance| {
             format!("{stance:?}").to_lowercase()
         });
+        let on_failover = pick!(on_failover, "clear", |failover| format!("{failover:?}").to_lowercase());
         let background = pick!(background, "false", ToString::to_string);
         let plain = pick!(plain, "false", ToString::to_string);
         let (codec, codec_here) = pick_payload!(codec, "json", |codec: &Codec| codec.as_str().to_owned());
@@ -393,6 +395,10 @@ impl Resolver<'_> {
             stance: stance.map(|stance| match stance {
                 model::Stance::Absorb => Stance::Absorb,
                 model::Stance::Surface => Stance::Surface,
+            }),
+            on_failover: on_failover.map(|failover| match failover {
+                model::Failover::Clear => Failover::Clear,
+                model::Failover::Keep => Failover::Keep,
             }),
             background: background.unwrap_or(false),
             plain: plain.unwrap_or(false),

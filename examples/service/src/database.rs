@@ -324,12 +324,32 @@ fn fill(db: &mut Connection) -> Result<bool, BoxError> {
     Ok(true)
 }
 
+fn reference() -> Result<Vec<Airport>, BoxError> {
+    let text = io::read_to_string(XzDecoder::new(AIRPORTS))?;
+    let all: Option<Vec<Airport>> = text.lines().map(Airport::from_line).collect();
+    all.ok_or_else(|| "the data of this program is damaged: build it again".into())
+}
+
+/// The codes of the reference data, large airports first, otherwise in an order of chance that `seed` decides: what a load
+/// driver may take for the most popular first.
+///
+/// # Errors
+/// The program is damaged.
+pub fn codes_by_popularity(seed: u64) -> Result<Vec<Arc<str>>, BoxError> {
+    let mut all = reference()?;
+    fastrand::Rng::with_seed(seed).shuffle(&mut all);
+    let rank = |size| match size {
+        Size::Large => 0,
+        Size::Medium => 1,
+        Size::Small | Size::Seaplane | Size::Heliport => 2,
+    };
+    all.sort_by_key(|airport| rank(airport.size));
+    Ok(all.into_iter().map(|airport| airport.code.into()).collect())
+}
+
 fn fill_within(filling: &Transaction<'_>) -> Result<(), BoxError> {
     filling.execute_batch(TABLES).map_err(DatabaseError::from)?;
-    let text = io::read_to_string(XzDecoder::new(AIRPORTS))?;
-    for line in text.lines() {
-        let airport =
-            Airport::from_line(line).ok_or("the data of this program is damaged: build it again")?;
+    for airport in reference()? {
         insert(filling, &airport, "INSERT").map_err(DatabaseError::from)?;
     }
     filling.pragma_update(None, "user_version", VERSION).map_err(DatabaseError::from)?;

@@ -163,3 +163,77 @@ async fn a_request_is_traced_down_to_its_query() {
         .await;
     assert!(found.is_ok(), "{seen_path:?} of {names:?}");
 }
+
+fn tool(program: &str, running: &Running) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--url", &format!("http://{}", running.at)]);
+    command
+}
+
+#[test]
+fn the_load_driver_counts_what_the_service_counts() {
+    let folder = TempDir::new().unwrap();
+    let service = Running::start(program(folder.path()));
+    let load = |arguments: &[&str]| -> serde_json::Value {
+        let mut command = tool(env!("CARGO_BIN_EXE_load"), &service);
+        let Output { status, stdout, stderr } = command.args(arguments).arg("--json").output().unwrap();
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        serde_json::from_slice(&stdout).unwrap()
+    };
+    let even = load(&["--seconds", "1", "--rate", "400", "--zipf", "0"]);
+    let requests = even["requests"].as_u64().unwrap();
+    assert!((300..=410).contains(&requests), "{even}");
+    assert_eq!(
+        (&even["statuses"]["200"], &even["cache"]["lookups"]),
+        (&even["requests"], &even["requests"]),
+        "{even}"
+    );
+    let uneven = load(&["--seconds", "1", "--zipf", "1.2"]);
+    let rate = |report: &serde_json::Value| report["cache"]["hit_rate"].as_f64().unwrap();
+    assert!(rate(&uneven) > rate(&even) + 0.2, "{uneven} {even}");
+
+    let trace = folder.path().join("keys.trace");
+    std::fs::write(&trace, "a\nb\na\na\nb\n".repeat(20)).unwrap();
+    let traced = load(&["--trace", trace.to_str().unwrap(), "--connections", "1", "--seed", "99"]);
+    assert_eq!((&traced["requests"], &traced["cache"]["lookups"]), (&100.into(), &100.into()), "{traced}");
+    assert!(traced["cache"]["loads"].as_u64().unwrap() <= 2, "{traced}");
+}
+
+#[test]
+fn a_validation_passes_reports_and_fails_where_it_should() {
+    let folder = TempDir::new().unwrap();
+    let service = Running::start(program(folder.path()));
+    let report = folder.path().join("report.json");
+    let validate = |arguments: &[&str]| {
+        let mut command = tool(env!("CARGO_BIN_EXE_validate"), &service);
+        let Output { status, stdout, .. } =
+            command.args(arguments).arg("--report").arg(&report).output().unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), written)
+    };
+    let (code, said, written) = validate(&["--verbose"]);
+    assert!(code == Some(0) && said.ends_with("11 passed, 0 failed\n"), "{said}");
+    assert_eq!((&written["passed"], written["checks"].as_array().unwrap().len()), (&true.into(), 11));
+    let (code, said, written) = validate(&["--target-hit-rate", "2"]);
+    assert!(
+        code == Some(1) && said.contains("FAILED the hit rate") && said.contains("target_hit_rate"),
+        "{said}"
+    );
+    assert_eq!(written["passed"], false);
+}
+
+#[test]
+fn tools_say_when_there_is_nobody_to_ask() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let url = format!("http://{closed}");
+    for program in [env!("CARGO_BIN_EXE_load"), env!("CARGO_BIN_EXE_validate")] {
+        for url in [url.as_str(), "ftp://somewhere", "nonsense"] {
+            let said = fails(Command::new(program).args(["--url", url]));
+            assert!(said.contains("--url"), "{said}");
+        }
+    }
+    let said = fails(Command::new(env!("CARGO_BIN_EXE_load")).args(["--trace", "/nowhere"]));
+    assert!(said.starts_with("error: "), "{said}");
+    let said = Command::new(env!("CARGO_BIN_EXE_load")).args(["--seconds", "0"]).output().unwrap();
+    assert_eq!(said.status.code(), Some(2));
+}

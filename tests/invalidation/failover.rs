@@ -1,0 +1,258 @@
+//! A store that turns out to be another one: a new master that lacks the last writes, or the other half of a split.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use traced_cache::{
+    BoxError, CacheProvider, Capabilities, Clock, Description, Failover, Leases, Level, Marks, Memory, Put,
+    RawKey, Time, TracedCache, testing::MapProvider,
+};
+
+use crate::world::{S, Source, confirmed, get, policy, set, settled};
+
+/// Two stores of which it is now the one, now the other.
+struct Pair {
+    stores: [Arc<MapProvider>; 2],
+    second: AtomicBool,
+}
+
+impl Pair {
+    fn now(&self) -> &MapProvider {
+        &self.stores[usize::from(self.second.load(Ordering::SeqCst))]
+    }
+
+    fn fail_over(&self) {
+        self.second.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl CacheProvider for Pair {
+    fn capabilities(&self) -> Capabilities {
+        self.now().capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.now().describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        self.now().get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        self.now().put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        self.now().remove_many(keys).await
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.now().leases()
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.now().marks()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.now().incarnation()
+    }
+}
+
+/// A master, and a replica that has what the master had when it was last in touch.
+struct Stores {
+    clock: Clock,
+    time: Time,
+    master: Arc<MapProvider>,
+    replica: Arc<MapProvider>,
+    failover: Failover,
+}
+
+struct Node {
+    cache: TracedCache<String>,
+    pair: Arc<Pair>,
+}
+
+impl Stores {
+    fn new(failover: Failover) -> Self {
+        let (clock, time) = Clock::manual();
+        let store = || Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
+        let (master, replica) = (store(), store());
+        Self { master, replica, time, clock, failover }
+    }
+
+    fn replicate(&self) {
+        self.replica.restore(&self.master.dump());
+    }
+
+    fn node(&self) -> Node {
+        self.build(true)
+    }
+
+    /// Without memory.
+    fn bare(&self) -> Node {
+        self.build(false)
+    }
+
+    fn build(&self, memory: bool) -> Node {
+        let stores = [Arc::clone(&self.master), Arc::clone(&self.replica)];
+        let pair = Arc::new(Pair { stores, second: AtomicBool::new(false) });
+        let mut builder = TracedCache::builder("things").clock(self.clock.clone()).policy(policy());
+        if memory {
+            builder = builder.level(Memory::entries(100_000).engine_expiry(false));
+        }
+        let level = Level::shared(Arc::clone(&pair) as _).on_failover(self.failover);
+        Node { cache: builder.level(level).build().unwrap(), pair }
+    }
+
+    async fn pass(&self) {
+        for _ in 0..4 {
+            settled().await;
+            self.time.advance(S / 2);
+        }
+        settled().await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_master_begins_with_nothing_unless_entries_are_to_stay() {
+    for (failover, expected) in [(Failover::Clear, None), (Failover::Keep, Some("1"))] {
+        let stores = Stores::new(failover);
+        let nodes = [stores.node(), stores.bare()];
+        set(&nodes[0].cache, "k", "1", &["x"]).await;
+        // So long ago that nobody says it again.
+        stores.time.advance(61 * S);
+        assert_eq!(get(&nodes[1].cache, "k").await.as_deref(), Some("1"));
+        stores.replicate();
+        nodes.iter().for_each(|node| node.pair.fail_over());
+        stores.pass().await;
+        for node in &nodes {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), expected, "{failover:?}");
+        }
+        // Tags go on, whether or not the marks did.
+        set(&nodes[0].cache, "new", "2", &["x"]).await;
+        confirmed(nodes[1].cache.invalidate_tag("x").await);
+        stores.pass().await;
+        for node in &nodes {
+            assert_eq!(get(&node.cache, "k").await, None);
+            assert_eq!(get(&node.cache, "new").await, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_new_master_has_not_heard_is_said_again() {
+    let stores = Stores::new(Failover::Keep);
+    let nodes = [stores.node(), stores.bare()];
+    for key in ["removed", "set", "saved", "expired", "kept"] {
+        set(&nodes[0].cache, key, "old", &[]).await;
+    }
+    // Long enough ago that the node does not say this again.
+    stores.time.advance(61 * S);
+    stores.replicate();
+    confirmed(nodes[0].cache.invalidate("removed").await);
+    set(&nodes[0].cache, "set", "new", &[]).await;
+    confirmed(nodes[0].cache.expire("expired").await);
+    let updated =
+        nodes[0].cache.update("saved", &(), |(), _, _| async { traced_cache::ok("new".to_owned()) });
+    confirmed(Ok(updated.await.unwrap().delivery));
+    nodes.iter().for_each(|node| node.pair.fail_over());
+    stores.pass().await;
+    assert_eq!(nodes[0].cache.stats().pending, 0);
+    for key in ["removed", "set", "saved", "expired"] {
+        assert_eq!(get(&nodes[1].cache, key).await, None, "{key}");
+    }
+    assert_eq!(get(&nodes[1].cache, "kept").await.as_deref(), Some("old"));
+}
+
+#[tokio::test]
+async fn lost_tags_and_clears_are_said_again_or_clear_the_cache() {
+    for clear in [false, true] {
+        let stores = Stores::new(Failover::Keep);
+        let nodes = [stores.node(), stores.bare()];
+        set(&nodes[0].cache, "k", "old", &["x"]).await;
+        stores.replicate();
+        confirmed(match clear {
+            true => nodes[0].cache.clear().await,
+            false => nodes[0].cache.invalidate_tag("x").await,
+        });
+        // The first to come knows of nothing.
+        nodes[1].pair.fail_over();
+        assert_eq!(get(&nodes[1].cache, "k").await.as_deref(), Some("old"), "nobody has said it yet");
+        nodes[0].pair.fail_over();
+        stores.pass().await;
+        for node in &nodes {
+            assert_eq!(get(&node.cache, "k").await, None, "clear: {clear}");
+        }
+    }
+}
+
+/// Where another number has taken the place of the lost one, the mark does not tell that one was lost.
+#[tokio::test]
+async fn a_lost_tag_is_said_again_though_the_numbers_have_gone_on() {
+    let stores = Stores::new(Failover::Keep);
+    let nodes = [stores.node(), stores.bare()];
+    set(&nodes[0].cache, "k", "old", &["x"]).await;
+    set(&nodes[0].cache, "other", "old", &["z"]).await;
+    stores.time.advance(61 * S);
+    stores.replicate();
+    confirmed(nodes[0].cache.invalidate_tag("x").await);
+    nodes[1].pair.fail_over();
+    confirmed(nodes[1].cache.invalidate_tag("y").await);
+    nodes[0].pair.fail_over();
+    stores.pass().await;
+    for node in &nodes {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+    assert_eq!(
+        get(&nodes[1].cache, "other").await.as_deref(),
+        Some("old"),
+        "and the cache is not cleared for it"
+    );
+}
+
+/// A replica that was behind for longer than anybody remembers.
+#[tokio::test]
+async fn a_mark_that_has_gone_back_clears_the_cache() {
+    let stores = Stores::new(Failover::Keep);
+    let nodes = [stores.node(), stores.bare()];
+    set(&nodes[0].cache, "k", "old", &["x"]).await;
+    stores.replicate();
+    confirmed(nodes[0].cache.invalidate_tag("x").await);
+    stores.time.advance(61 * S);
+    nodes.iter().for_each(|node| node.pair.fail_over());
+    stores.pass().await;
+    for node in &nodes {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
+}
+
+/// The old master, cut off, goes on answering one of two nodes.
+#[tokio::test]
+async fn what_a_split_off_master_has_confirmed_is_said_to_the_other_half() {
+    for failover in [Failover::Clear, Failover::Keep] {
+        let stores = Stores::new(failover);
+        let [inside, outside] = [stores.node(), stores.node()];
+        set(&inside.cache, "warm", "1", &[]).await;
+        stores.replicate();
+        outside.pair.fail_over();
+        stores.pass().await;
+        let source = Source::new();
+        source.has("k", "old", &[]);
+        source.ask(&outside.cache, "k").await;
+        source.has("k", "new", &[]);
+        confirmed(inside.cache.invalidate("k").await);
+        assert_eq!(get(&outside.cache, "k").await.as_deref(), Some("old"), "this half cannot know");
+        inside.pair.fail_over();
+        stores.pass().await;
+        let third = stores.bare();
+        third.pair.fail_over();
+        assert_eq!(get(&third.cache, "k").await, None, "{failover:?}");
+    }
+}
