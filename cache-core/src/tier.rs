@@ -585,6 +585,10 @@ impl Tier {
         if self.packing.plain {
             return Verdict::Valid;
         }
+        // Read from a state of the store whose mark has not been read: the epoch that is known says nothing about it.
+        if !self.ledger.is_of(self.provider().incarnation()) {
+            return Verdict::Void;
+        }
         match (self.pending.reaches(tags), self.ledger.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
