@@ -1,6 +1,6 @@
 //! Commands in blocks of shell: what they start exists. `scripts/readme` runs those of README.md.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use crate::page::{self, root};
 
@@ -33,12 +33,14 @@ fn packages() -> Vec<String> {
     folders.chain(["."]).map(name).collect()
 }
 
-fn verbs() -> String {
-    let folder = fs::read_dir(root().join("traced-cache-cli/src/verb")).unwrap();
-    folder
-        .flatten()
-        .map(|file| format!(" {} ", Path::new(&file.file_name()).file_stem().unwrap().display()))
-        .collect()
+/// Of the command, from its options.
+fn verbs() -> Vec<String> {
+    let options = fs::read_to_string(root().join("traced-cache-cli/src/options.rs")).unwrap();
+    let (_, after) = options.split_once("enum Verb {").unwrap();
+    let variants = after.lines().take_while(|line| *line != "}").filter_map(|line| line.strip_prefix("    "));
+    let is_variant = |line: &&str| line.starts_with(|first: char| first.is_ascii_uppercase());
+    let name = |line: &str| line.split(['(', ' ', ',']).next().unwrap().to_lowercase();
+    variants.filter(is_variant).map(name).collect()
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn every_command_starts_something_that_exists() {
                     .all(|option| after(&words, option).is_none_or(|path| root().join(path).exists()));
                 target && paths && after(&words, "-p").is_none_or(package)
             }
-            "traced-cache" => verbs.contains(&format!(" {} ", words[1])) || words[1] == "completions",
+            "traced-cache" => verbs.iter().any(|verb| verb == words[1]),
             script if script.contains('/') => root().join(script).is_file(),
             // Of other programs we know nothing, but which ones a reader needs.
             other => ["curl", "docker", "git", "redis-server", "memcached", "cd"].contains(&other),
