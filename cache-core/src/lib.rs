@@ -44,6 +44,7 @@ mod recent;
 mod replay;
 mod rights;
 mod rules;
+mod server;
 mod slots;
 mod snapshot;
 mod source;
@@ -83,6 +84,7 @@ pub use policy::{Access, Early, Policy};
 pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
+pub use server::ServerStatus;
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};

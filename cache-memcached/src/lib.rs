@@ -160,6 +160,7 @@ mod plain;
 mod provider;
 mod route;
 mod server;
+mod status;
 mod transport;
 mod wire;
 
