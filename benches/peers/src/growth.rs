@@ -8,6 +8,7 @@ use std::{
 };
 
 use cache_core::CacheProvider;
+use futures::FutureExt;
 use redis::{AsyncCommands, aio::ConnectionManager};
 use serde_json::json;
 
