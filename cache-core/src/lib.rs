@@ -1,6 +1,8 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backplane;
 mod batch;
 mod breaker;
