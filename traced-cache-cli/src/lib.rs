@@ -96,3 +96,8 @@ async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end:
         Verb::Completions { shell } => verb::completions::run(shell),
     }
 }
+
+/// The code in the page about the command is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/command-line.md")]
+mod page {}
