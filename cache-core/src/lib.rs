@@ -42,6 +42,7 @@ mod recent;
 mod replay;
 mod rights;
 mod rules;
+mod settings;
 mod slots;
 mod snapshot;
 mod source;
@@ -74,13 +75,14 @@ pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
-    SpanKind, SpanStart, Verb,
+    SpanKind, SpanStart, Traffic, Verb,
 };
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
+pub use settings::{LevelSettings, Settings};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
