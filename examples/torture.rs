@@ -3,9 +3,9 @@
 //!
 //!     cargo run --release --example torture
 //!
-//! One row per case. Exit code 1 unless each row of one process has one load, no caller hangs, every caller is served or
-//! given the loader's own error, and, where a load succeeds, the whole takes at most 1.3 of the load's time. Rows of two
-//! processes need `redis-server` or `memcached`; they are printed, and do not count.
+//! One row per case. Exit code 1 unless each row has one load, no caller hangs, every caller is served or given the
+//! loader's own error, and, where a load succeeds, the whole takes at most 1.3 of the load's time. Rows with a server need
+//! `redis-server` or `memcached`.
 #![allow(clippy::print_stdout, reason = "its output is the point")]
 
 #[path = "shared/table.rs"]
@@ -29,10 +29,14 @@ use traced_cache::{
     BoxError, ErrorKind, Level, MemcachedProvider, Memory, Policy, RedisProvider, Result, TracedCache,
 };
 
-/// How long the load of a row takes.
+/// How long the load of a row takes, unless it says otherwise.
 const LOAD: Duration = Duration::from_millis(500);
+/// How long one takes that a process waits for while another one has it.
+const BRIEF_LOAD: Duration = Duration::from_millis(50);
 /// A caller that has no answer by then hangs.
 const GIVE_UP: Duration = Duration::from_secs(8);
+
+const KEY: &str = "key";
 
 type Cache = TracedCache<String>;
 
@@ -59,17 +63,22 @@ enum Does {
 #[derive(Clone)]
 struct Loader {
     does: Does,
+    takes: Duration,
     runs: Arc<AtomicUsize>,
 }
 
 impl Loader {
     fn new(does: Does) -> Self {
-        Self { does, runs: Arc::default() }
+        Self::taking(LOAD, does)
+    }
+
+    fn taking(takes: Duration, does: Does) -> Self {
+        Self { does, takes, runs: Arc::default() }
     }
 
     async fn run(self) -> Result<String, Unavailable> {
         self.runs.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(LOAD).await;
+        tokio::time::sleep(self.takes).await;
         match self.does {
             Does::Succeed => Ok("value".to_owned()),
             Does::Fail => Err(Unavailable),
@@ -89,8 +98,8 @@ enum End {
     Hung,
 }
 
-async fn call(cache: Cache, loader: Loader) -> End {
-    let asked = cache.get_or_set_with("key", &loader, |loader, _| loader.run());
+async fn call(cache: Cache, key: String, loader: Loader) -> End {
+    let asked = cache.get_or_set_with(&key, &loader, |loader, _| loader.run());
     match timeout(GIVE_UP, asked).await {
         Ok(Ok(value)) if *value == "value" => End::Served,
         Ok(Err(error)) if error.load_error::<Unavailable>().is_some() => End::Told,
@@ -109,34 +118,28 @@ struct Row {
     failed: usize,
     hung: usize,
     took: Duration,
-    /// A load succeeds, so its time is what the whole should take.
-    timed: bool,
-    /// In one process: its numbers count.
-    counts: bool,
+    /// A load succeeds, and takes this long, which is what the whole should take.
+    load: Option<Duration>,
 }
 
 impl Row {
     /// Apart from its time.
     fn sound(&self) -> bool {
-        self.hung == 0 && (!self.counts || (self.loads == 1 && self.failed == 0))
+        self.hung == 0 && self.loads == 1 && self.failed == 0
     }
 
     fn good(&self) -> bool {
-        self.sound() && (!self.counts || !self.timed || self.ratio() <= 1.3)
+        self.sound() && self.ratio().is_none_or(|ratio| ratio <= 1.3)
     }
 
-    fn ratio(&self) -> f64 {
-        self.took.as_secs_f64() / LOAD.as_secs_f64()
+    fn ratio(&self) -> Option<f64> {
+        self.load.map(|load| self.took.as_secs_f64() / load.as_secs_f64())
     }
 
     fn cells(&self) -> [String; 9] {
         let Self { name, loads, served, told, failed, hung, took, .. } = self;
-        let ratio = if self.timed { format!("{:.2}", self.ratio()) } else { "-".to_owned() };
-        let verdict = match (self.good(), self.counts) {
-            (true, true) => "ok",
-            (true, false) => "not counted",
-            (false, _) => "BAD",
-        };
+        let ratio = self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let verdict = if self.good() { "ok" } else { "BAD" };
         let [loads, served, told, failed, hung] =
             [loads, served, told, failed, hung].map(ToString::to_string);
         let took = format!("{} ms", took.as_millis());
@@ -151,8 +154,8 @@ async fn gather(
     callers: Vec<tokio::task::JoinHandle<End>>,
     since: Instant,
 ) -> Result<Row, BoxError> {
-    let mut row = Row { name: name.to_owned(), counts: true, ..Row::default() };
-    row.timed = loader.does == Does::Succeed;
+    let load = (loader.does == Does::Succeed).then_some(loader.takes);
+    let mut row = Row { name: name.to_owned(), load, ..Row::default() };
     for end in join_all(callers).await {
         *match end? {
             End::Served => &mut row.served,
@@ -166,14 +169,14 @@ async fn gather(
     Ok(row)
 }
 
-fn spawn(count: usize, cache: &Cache, loader: &Loader) -> Vec<tokio::task::JoinHandle<End>> {
-    (0..count).map(|_| tokio::spawn(call(cache.clone(), loader.clone()))).collect()
+fn spawn(count: usize, cache: &Cache, key: &str, loader: &Loader) -> Vec<tokio::task::JoinHandle<End>> {
+    (0..count).map(|_| tokio::spawn(call(cache.clone(), key.to_owned(), loader.clone()))).collect()
 }
 
 async fn crowd(name: &str, count: usize, cache: &Cache, does: Does) -> Result<Row, BoxError> {
     let loader = Loader::new(does);
     let since = Instant::now();
-    let callers = spawn(count, cache, &loader);
+    let callers = spawn(count, cache, KEY, &loader);
     gather(name, &loader, callers, since).await
 }
 
@@ -185,11 +188,11 @@ fn local() -> Result<Cache> {
 async fn leader_dropped() -> Result<Row, BoxError> {
     let (cache, loader) = (local()?, Loader::new(Does::Succeed));
     let since = Instant::now();
-    let leader = tokio::spawn(call(cache.clone(), loader.clone()));
+    let leader = tokio::spawn(call(cache.clone(), KEY.to_owned(), loader.clone()));
     while loader.runs.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    let waiters = spawn(99, &cache, &loader);
+    let waiters = spawn(99, &cache, KEY, &loader);
     tokio::time::sleep(LOAD / 4).await;
     leader.abort();
     gather("leader dropped in mid-load, 99 waiting", &loader, waiters, since).await
@@ -199,9 +202,9 @@ async fn leader_dropped() -> Result<Row, BoxError> {
 async fn leader_stalled() -> Result<Row, BoxError> {
     let (cache, loader) = (local()?, Loader::new(Does::Succeed));
     let since = Instant::now();
-    let mut stalled = Box::pin(call(cache.clone(), loader.clone()));
+    let mut stalled = Box::pin(call(cache.clone(), KEY.to_owned(), loader.clone()));
     let _pending = futures::poll!(&mut stalled);
-    let waiters = spawn(99, &cache, &loader);
+    let waiters = spawn(99, &cache, KEY, &loader);
     let row = gather("leader stalled after one poll, 99 waiting", &loader, waiters, since).await;
     drop(stalled);
     row
@@ -215,7 +218,7 @@ async fn hanging_with_stale() -> Result<Row, BoxError> {
         .hard_limit(Some(Duration::from_secs(60)));
     let cache: Cache =
         TracedCache::builder("torture").policy(policy).level(Memory::entries(1_000)).build()?;
-    let _confirmed = cache.set("key", "value".to_owned()).await?;
+    let _confirmed = cache.set(KEY, "value".to_owned()).await?;
     tokio::time::sleep(Duration::from_millis(5)).await;
     crowd("loader hangs, stale value at hand, 1,000 callers", 1_000, &cache, Does::Hang).await
 }
@@ -243,49 +246,65 @@ fn now_ms() -> Result<u64, BoxError> {
     Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
-/// Two processes that share a server, 500 callers each, beginning at one moment. On a server that no process has used for
-/// this cache before, or one that knows it.
-async fn two_processes(kind: &str, port: u16, new: bool) -> Result<Row, BoxError> {
-    if !new {
-        let _epoch = provider(kind, port, PATIENT)?.get("warm-up").await?;
-    }
-    let start = now_ms()? + 500;
-    let children = (0..2).map(|_| {
-        let mut child = Command::new(std::env::current_exe()?);
-        child.args(["--child", kind, &port.to_string(), &start.to_string()]).stderr(Stdio::inherit());
-        Ok::<_, BoxError>(tokio::task::spawn_blocking(move || child.output()))
-    });
-    let children = children.collect::<Result<Vec<_>, _>>()?;
-    let mut row = Row {
-        name: format!("two processes on {} {kind}, 500 callers each", if new { "a new" } else { "one" }),
-        timed: true,
-        ..Row::default()
-    };
-    for child in children {
-        let said = String::from_utf8(child.await??.stdout)?;
-        let numbers: Vec<u64> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        let [loads, served, told, failed, hung, ms] = numbers[..] else {
-            return Err("a child process did not report".into());
-        };
-        row.loads += usize::try_from(loads)?;
-        row.served += usize::try_from(served)?;
-        row.told += usize::try_from(told)?;
-        row.failed += usize::try_from(failed)?;
-        row.hung += usize::try_from(hung)?;
-        row.took = row.took.max(Duration::from_millis(ms));
-    }
-    Ok(row)
+/// Two processes that share a server and a cold key, beginning at one moment: whoever does not load is told by the other.
+struct Two {
+    kind: &'static str,
+    port: u16,
+    /// In each process.
+    callers: usize,
+    load: Duration,
+    /// No process has used the server for this cache before.
+    new: bool,
 }
 
-/// One of two processes: prints loads, served, told, failed, hung, milliseconds.
-async fn child(kind: &str, port: u16, start: u64) -> Result<(), BoxError> {
-    let cache = provider(kind, port, PATIENT)?;
+impl Two {
+    async fn run(&self) -> Result<Row, BoxError> {
+        let Self { kind, port, callers, load, new } = self;
+        if !new {
+            let _epoch = provider(kind, *port, PATIENT)?.get("warm-up").await?;
+        }
+        let start = now_ms()? + 500;
+        let orders = [port.to_string(), callers.to_string(), load.as_millis().to_string(), start.to_string()];
+        let children = (0..2).map(|_| {
+            let mut child = Command::new(std::env::current_exe()?);
+            child.args(["--child", kind]).args(&orders).stderr(Stdio::inherit());
+            Ok::<_, BoxError>(tokio::task::spawn_blocking(move || child.output()))
+        });
+        let children = children.collect::<Result<Vec<_>, _>>()?;
+        let server = if *new { "a new" } else { "one" };
+        let ms = load.as_millis();
+        let name = format!("two processes on {server} {kind}, callers each: {callers}, load {ms} ms");
+        let mut row = Row { name, load: Some(*load), ..Row::default() };
+        for child in children {
+            let said = String::from_utf8(child.await??.stdout)?;
+            let numbers: Vec<u64> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let [loads, served, told, failed, hung, us] = numbers[..] else {
+                return Err("a child process did not report".into());
+            };
+            row.loads += usize::try_from(loads)?;
+            row.served += usize::try_from(served)?;
+            row.told += usize::try_from(told)?;
+            row.failed += usize::try_from(failed)?;
+            row.hung += usize::try_from(hung)?;
+            row.took = row.took.max(Duration::from_micros(us));
+        }
+        Ok(row)
+    }
+}
+
+/// One of two processes: prints loads, served, told, failed, hung, microseconds.
+async fn child(kind: &str, orders: &[u64; 4]) -> Result<(), BoxError> {
+    let &[port, callers, load, start] = orders;
+    let cache = provider(kind, u16::try_from(port)?, PATIENT)?;
     // Connected, and the cache's epoch known, before the clock runs.
     let _found = cache.get("warm-up").await?;
+    let loader = Loader::taking(Duration::from_millis(load), Does::Succeed);
     tokio::time::sleep(Duration::from_millis(start.saturating_sub(now_ms()?))).await;
-    let row = crowd("", 500, &cache, Does::Succeed).await?;
-    let Row { loads, served, told, failed, hung, took, .. } = row;
-    println!("{loads} {served} {told} {failed} {hung} {}", took.as_millis());
+    let since = Instant::now();
+    // Cold, however often this is run.
+    let callers = spawn(usize::try_from(callers)?, &cache, &start.to_string(), &loader);
+    let Row { loads, served, told, failed, hung, took, .. } = gather("", &loader, callers, since).await?;
+    println!("{loads} {served} {told} {failed} {hung} {}", took.as_micros());
     Ok(())
 }
 
@@ -331,39 +350,52 @@ async fn rows() -> Result<Vec<Row>, BoxError> {
             rows.push(best(still).await?);
             stopped.cont();
             server.command::<()>(&["FLUSHALL"])?;
-            rows.push(two_processes("redis", server.port(), true).await?);
-            rows.push(two_processes("redis", stopped.port(), false).await?);
+            both("redis", server.port(), stopped.port(), &mut rows).await?;
         }
-        _ => println!("SKIPPED: four rows need redis-server"),
+        _ => println!("SKIPPED: five rows need redis-server"),
     }
     match (MemcachedServer::start(), MemcachedServer::start()) {
         (Some(server), Some(shared)) => {
             rows.push(best(async || behind("memcached", server.port()).await).await?);
-            rows.push(two_processes("memcached", shared.port(), false).await?);
-            shared.restart();
-            rows.push(two_processes("memcached", shared.port(), true).await?);
+            server.restart();
+            both("memcached", server.port(), shared.port(), &mut rows).await?;
         }
-        _ => println!("SKIPPED: three rows need memcached"),
+        _ => println!("SKIPPED: four rows need memcached"),
     }
     Ok(rows)
 }
 
+async fn both(kind: &'static str, new: u16, one: u16, rows: &mut Vec<Row>) -> Result<(), BoxError> {
+    let two = |port, callers, load, new| Two { kind, port, callers, load, new };
+    // Only once is it new.
+    rows.push(two(new, ALL / 2, LOAD, true).run().await?);
+    for two in [two(one, ALL / 2, LOAD, false), two(one, 1, BRIEF_LOAD, false)] {
+        rows.push(best(async || two.run().await).await?);
+    }
+    Ok(())
+}
+
 async fn behind(kind: &str, port: u16) -> Result<Row, BoxError> {
     let cache = provider(kind, port, PATIENT)?;
-    let _confirmed = cache.invalidate("key").await?;
+    let _confirmed = cache.invalidate(KEY).await?;
     crowd(&format!("cold key behind {kind}, 1,000 callers"), ALL, &cache, Does::Succeed).await
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, flag, kind, port, start] = &args[..]
+    if let [_, flag, kind, orders @ ..] = &args[..]
         && flag == "--child"
     {
-        child(kind, port.parse()?, start.parse()?).await?;
+        let orders: Vec<u64> = orders.iter().map(|order| order.parse()).collect::<Result<_, _>>()?;
+        let orders = orders.try_into().map_err(|_orders| "a child is told four numbers")?;
+        child(kind, &orders).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("A load takes {} ms. A caller that has no answer after {GIVE_UP:?} hangs.", LOAD.as_millis());
+    println!(
+        "A load takes {} ms, unless it says otherwise. A caller that has no answer after {GIVE_UP:?} hangs.",
+        LOAD.as_millis()
+    );
     let rows = rows().await?;
     let head = ["case", "loads", "served", "loader's error", "other error", "hung", "total", "/ load", ""];
     let mut table = table::table(&head);

@@ -104,20 +104,35 @@ pub use cache_redis::{RedisBackplane, RedisProvider};
 #[cfg(feature = "config")]
 pub use config::Caches;
 
-/// The README's code is compiled with the tests.
-#[cfg(all(doctest, feature = "memory", feature = "redis"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-/// So are the programs in `docs`, which run.
-#[cfg(all(doctest, feature = "memory"))]
-#[doc = include_str!("../docs/testing.md")]
-struct Testing;
-
-#[cfg(all(doctest, feature = "memory", feature = "config"))]
-#[doc = include_str!("../docs/writing-a-backend.md")]
-struct WritingABackend;
-
-#[cfg(all(doctest, feature = "memory", feature = "macros"))]
-#[doc = include_str!("../docs/configuration.md")]
-struct Configuration;
+/// Code in these pages is compiled with the tests, and runs where it needs no server. `tests/docs` knows of pages that are
+/// missing here.
+#[cfg(all(
+    doctest,
+    feature = "memory",
+    feature = "redis",
+    feature = "memcached",
+    feature = "macros",
+    feature = "otel-setup"
+))]
+mod pages {
+    macro_rules! pages {
+        ($($name:ident $file:literal)*) => {$(
+            #[doc = include_str!($file)]
+            mod $name {}
+        )*};
+    }
+    pages! {
+        readme "../README.md"
+        choosing_levels "../docs/choosing-levels.md"
+        configuration "../docs/configuration.md"
+        from_a_wrapper "../docs/from-a-wrapper.md"
+        from_cached "../docs/from-cached.md"
+        from_cachet "../docs/from-cachet.md"
+        invalidation "../docs/invalidation.md"
+        stampedes "../docs/stampedes.md"
+        telemetry "../docs/telemetry.md"
+        testing "../docs/testing.md"
+        when_redis_is_down "../docs/when-redis-is-down.md"
+        writing_a_backend "../docs/writing-a-backend.md"
+    }
+}

@@ -44,7 +44,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
         let mut counted = self.count_each(keys, Verb::GetMany, spans);
-        let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
+        let mut asked: Vec<_> = keys.iter().map(|key| Asked::only(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
         }

@@ -2,9 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use crossbeam_utils::CachePadded;
 
 use crate::{BreakerState, Clock, Error, Moment, Result};
 
@@ -89,6 +94,12 @@ pub(crate) struct Gate {
     /// How long a probe may take.
     patience: Duration,
     state: Mutex<State>,
+    /// Mirrors the mode, for the usual call: it enters, and ends well, without the lock.
+    closed: AtomicBool,
+    /// Mirrors the end of the present half.
+    half_ends: AtomicU64,
+    /// Calls that ended well and are not in `state` yet.
+    well: CachePadded<AtomicU32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -156,6 +167,9 @@ impl Gate {
                 before: Half::default(),
                 half_ends: Moment::ORIGIN,
             }),
+            closed: AtomicBool::new(true),
+            half_ends: AtomicU64::new(0),
+            well: CachePadded::default(),
         }
     }
 
@@ -165,6 +179,9 @@ impl Gate {
 
     /// `None`: do not ask. The flag says whether this call made the breaker half-open.
     pub(crate) fn enter<'a>(&'a self, clock: &'a Clock) -> Option<Pass<'a>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Some(Pass { gate: self, clock, probe: None, judged: false });
+        }
         let mut state = self.lock();
         let probe = match state.mode {
             Mode::Closed => None,
@@ -201,19 +218,35 @@ impl Pass<'_> {
         if !overdue && self.probe.is_none() {
             return None;
         }
-        self.judge(false)
+        self.judge(false, self.clock.now())
     }
 
-    /// The call ended. Returns the new state if it changed.
-    pub(crate) fn end(mut self, ok: bool) -> Option<BreakerState> {
-        self.judge(ok)
+    /// The call ended, now. Returns the new state if it changed.
+    pub(crate) fn end(mut self, ok: bool, now: Moment) -> Option<BreakerState> {
+        self.judge(ok, now)
     }
 
-    fn judge(&mut self, ok: bool) -> Option<BreakerState> {
+    fn judge(&mut self, ok: bool, now: Moment) -> Option<BreakerState> {
         self.judged = true;
+        let gate = self.gate;
+        if ok
+            && self.probe.is_none()
+            && gate.closed.load(Ordering::Acquire)
+            && now.as_nanos() < gate.half_ends.load(Ordering::Relaxed)
+        {
+            gate.well.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut state = gate.lock();
+        state.now.calls = state.now.calls.saturating_add(gate.well.swap(0, Ordering::Relaxed));
+        let changed = self.count(&mut state, ok, now);
+        gate.half_ends.store(state.half_ends.as_nanos(), Ordering::Relaxed);
+        gate.closed.store(matches!(state.mode, Mode::Closed), Ordering::Release);
+        changed
+    }
+
+    fn count(&self, state: &mut State, ok: bool, now: Moment) -> Option<BreakerState> {
         let settings = self.gate.settings;
-        let now = self.clock.now();
-        let mut state = self.gate.lock();
         if let Some(mine) = self.probe {
             if !matches!(state.mode, Mode::Probing { number, .. } if number == mine) {
                 // Too late: another has been sent meanwhile.
@@ -252,7 +285,7 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.probe.is_some() && !self.judged {
-            self.judge(false);
+            self.judge(false, self.clock.now());
         }
     }
 }
@@ -263,7 +296,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn call(gate: &Gate, clock: &Clock, ok: bool) -> bool {
-        gate.enter(clock).map(|pass| pass.end(ok)).is_some()
+        gate.enter(clock).map(|pass| pass.end(ok, clock.now())).is_some()
     }
 
     #[test]
@@ -279,12 +312,37 @@ mod tests {
         let probe = gate.enter(&clock).unwrap();
         assert!(probe.is_probe());
         assert!(gate.enter(&clock).is_none(), "a single probe");
-        assert_eq!(probe.end(false), Some(BreakerState::Open));
+        assert_eq!(probe.end(false, clock.now()), Some(BreakerState::Open));
         assert!(!call(&gate, &clock, true));
         time.advance(S);
-        assert_eq!(gate.enter(&clock).unwrap().end(true), Some(BreakerState::Closed));
+        assert_eq!(gate.enter(&clock).unwrap().end(true, clock.now()), Some(BreakerState::Closed));
         assert!(call(&gate, &clock, false), "old failures are forgotten");
         assert!(call(&gate, &clock, true));
+    }
+
+    #[test]
+    fn calls_that_end_well_count_though_they_take_no_lock() {
+        let (clock, time) = Clock::manual();
+        let gate = Gate::new(Breaker::default(), S);
+        for _ in 0..10 {
+            assert!(call(&gate, &clock, true));
+        }
+        time.advance(4 * S);
+        for ok in [false; 9] {
+            assert!(call(&gate, &clock, ok), "nine of up to nineteen failed");
+        }
+        assert!(call(&gate, &clock, false));
+        assert!(!call(&gate, &clock, true), "ten of twenty failed");
+        // What was long ago does not count, nor do pauses keep it alive.
+        let gate = Gate::new(Breaker::default(), S);
+        for _ in 0..100 {
+            assert!(call(&gate, &clock, true));
+        }
+        time.advance(11 * S);
+        for _ in 0..5 {
+            assert!(call(&gate, &clock, false));
+        }
+        assert!(!call(&gate, &clock, true), "five of five failed");
     }
 
     #[test]

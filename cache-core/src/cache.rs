@@ -3,14 +3,15 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::poll_fn,
-    pin::pin,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use pin_project_lite::pin_project;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Event, Found,
@@ -666,17 +667,21 @@ impl<T: Value> Inner<T> {
         self.stats().operation(verb);
         self.listen();
         self.watch();
-        if self.observers().is_empty() {
-            let ended = self.until_closed(work(&Spans::default())).await;
+        let observed = !self.observers().is_empty();
+        let (spans, started) = match observed {
+            true => {
+                let start = SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false };
+                (self.observers().span(&start), Some(self.now()))
+            }
+            false => (Spans::default(), None),
+        };
+        let ended = spans.around(UntilClosed::new(self, work(&spans))).await;
+        let Some(started) = started else {
             if let Err(error) = &ended {
                 self.stats().error(error.kind());
             }
             return ended;
-        }
-        let spans =
-            self.observers().span(&SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false });
-        let started = self.now();
-        let ended = spans.around(self.until_closed(work(&spans))).await;
+        };
         let brief = ended.as_ref().ok().and_then(brief);
         if let Some(Brief { outcome, level, reason }) = brief {
             spans.found(outcome, level);
@@ -699,19 +704,6 @@ impl<T: Value> Inner<T> {
             error,
         });
         ended
-    }
-
-    /// Runs a call unless the cache is closed under it. `close` waits for it within its limit.
-    async fn until_closed<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
-        self.check_open()?;
-        let _caller = self.callers.token();
-        let mut work = pin!(work);
-        // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
-        poll_fn(|cx| match self.ended.load(Ordering::Acquire) {
-            true => Poll::Ready(Err(self.closed())),
-            false => work.as_mut().poll(cx),
-        })
-        .await
     }
 
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
@@ -741,6 +733,40 @@ impl<T: Value> Inner<T> {
             undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: tier.index, scope, name }));
         }
         Closed { drained, undelivered }
+    }
+}
+
+pin_project! {
+    /// A call that ends when the cache is closed under it. `close` waits for it within its limit.
+    struct UntilClosed<'a, T, F> {
+        inner: &'a Inner<T>,
+        #[pin]
+        work: F,
+        // Set when it has begun.
+        caller: Option<TaskTrackerToken>,
+    }
+}
+
+impl<'a, T, F> UntilClosed<'a, T, F> {
+    fn new(inner: &'a Inner<T>, work: F) -> Self {
+        Self { inner, work, caller: None }
+    }
+}
+
+impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F> {
+    type Output = Result<R>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.caller.is_none() {
+            this.inner.check_open()?;
+            *this.caller = Some(this.inner.callers.token());
+        }
+        // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
+        match this.inner.ended.load(Ordering::Acquire) {
+            true => Poll::Ready(Err(this.inner.closed())),
+            false => this.work.poll(cx),
+        }
     }
 }
 
@@ -803,5 +829,29 @@ impl<T> fmt::Debug for TracedCache<T> {
             .field("name", &self.inner.around.name)
             .field("access", &self.access)
             .finish_non_exhaustive()
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{read::Asked, testing::MapProvider};
+
+    /// They are made on the stack and moved into a box: what they weigh is copied at every call.
+    #[tokio::test]
+    async fn futures_below_memory_are_not_large() {
+        let cache: TracedCache<String> =
+            TracedCache::builder("sizes").level(MapProvider::new()).build().unwrap();
+        let inner = &cache.inner;
+        let key = inner.named("k");
+        let work = async |spans: &Spans| inner.look(key, Verb::Get, Access::Normal, spans).await;
+        let mut asked = [Asked::new(key)];
+        let sizes = [
+            ("operation", size_of_val(&inner.operation(Verb::Get, None, 1, work, Found::brief)), 1600),
+            ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal)), 1000),
+            ("read_one", size_of_val(&inner.tiers[0].read_one(&inner.around, key)), 600),
+        ];
+        for (name, size, most) in sizes {
+            assert!(size <= most, "`{name}` has {size} bytes, at most {most} were agreed: {sizes:?}");
+        }
     }
 }

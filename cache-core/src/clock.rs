@@ -119,6 +119,10 @@ impl Clock {
         }
     }
 
+    pub(crate) const fn is_system(&self) -> bool {
+        matches!(self.0, Kind::System)
+    }
+
     /// Milliseconds since the Unix epoch, by this node's wall clock.
     pub fn wall_ms(&self) -> i64 {
         match &self.0 {

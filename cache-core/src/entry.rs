@@ -2,6 +2,8 @@
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
+use smallvec::SmallVec;
+
 use crate::{clock::Moment, life::Life};
 
 /// Names one stored version of one key, so that nodes can tell "the entry that I hold" from another. Random, never
@@ -109,11 +111,14 @@ impl<T> Clone for Entry<T> {
     }
 }
 
+/// Marks by level. Few caches have more than two.
+pub(crate) type Stamps = SmallVec<[Stamp; 2]>;
+
 /// What was known when a load or a read began: what comes of it was valid then.
 #[derive(Clone, Debug)]
 pub(crate) struct Begun {
     /// The marks by level; of an in-process one, that of the nearest remote level.
-    pub(crate) stamps: Vec<Stamp>,
+    pub(crate) stamps: Stamps,
     /// The number of the last news.
     pub(crate) seen: u32,
 }

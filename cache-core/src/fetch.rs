@@ -98,7 +98,7 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
         self.observers().asked(&key);
-        let mut asked = [Asked::new(key)];
+        let mut asked = [Asked::only(key)];
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
         }

@@ -7,7 +7,9 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Codec, Compression, Entry, EntryId, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp,
-    Value, envelope,
+    Value,
+    entry::Stamps,
+    envelope,
     inner::Inner,
     payload::{Form, Packing},
     replay::Replay,
@@ -294,13 +296,22 @@ impl<T: Value> Inner<T> {
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
-            *held = *held && ticket.is_current() && !self.verdict(&item.entry).is_void();
+            *held = self.is_held(*held, ticket, &item.entry);
             if !*held {
-                self.stats().overtaken();
-                self.observers().event(&Event::Overtaken);
+                self.overtaken();
             }
         }
         held
+    }
+
+    /// Whether an entry that was kept so far has not been overtaken since.
+    pub(crate) fn is_held(&self, held: bool, ticket: &Ticket<T>, entry: &Entry<T>) -> bool {
+        held && ticket.is_current() && !self.verdict(entry).is_void()
+    }
+
+    pub(crate) fn overtaken(&self) {
+        self.stats().overtaken();
+        self.observers().event(&Event::Overtaken);
     }
 
     /// Fills a level that keeps leases. The store itself refuses what has been overtaken, so writers need not take turns.
@@ -374,7 +385,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// The stamps that entries loaded or read from now on will carry.
-    pub(crate) fn stamps(&self) -> Vec<Stamp> {
+    pub(crate) fn stamps(&self) -> Stamps {
         let near = self.authority().map_or_else(Stamp::default, Tier::stamp);
         let decides = self.authority().map(|tier| tier.index);
         let of = |tier: &Tier| {

@@ -61,8 +61,9 @@ const fn is_of(slot: u64, hash: u64) -> bool {
 }
 
 fn line(table: &[AtomicU64], hash: u64) -> &[AtomicU64] {
-    // Bits that neither the shards nor the buckets of a map go by.
-    let at = usize::try_from((hash >> 16) & 0xFFFF_FFFF).unwrap_or(0) % (table.len() / WAYS);
+    // With some seeds the keys of one cache share bits. The golden ratio brings all of them to bear.
+    let at =
+        usize::try_from(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48).unwrap_or(0) % (table.len() / WAYS);
     &table[at * WAYS..][..WAYS]
 }
 

@@ -432,7 +432,7 @@ impl<T: Value> Inner<T> {
         };
         let entry = Entry {
             value,
-            timeline: header.timeline(&self.around.clock, tier.provider().time_offset_ms()),
+            timeline: header.timeline(&self.around.clock, tier.time_offset_ms()),
             id: header.id,
             stamp: Stamp::default(),
             seen: 0,
@@ -457,7 +457,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
-        let store_now = self.around.clock.wall_ms().saturating_add(tier.provider().time_offset_ms());
+        let store_now = self.around.clock.wall_ms().saturating_add(tier.time_offset_ms());
         let header = Header {
             codec: entry.value.is_some().then(|| tier.packing.codec.id()),
             form: Form::default(),

@@ -81,7 +81,8 @@ impl Level {
         self
     }
 
-    /// The most that one operation at this level may cost a caller. Remote levels only.
+    /// The most that one operation at this level may cost a caller. Remote levels only. Calls are ended by a timer that they
+    /// share, in steps: up to a seventeenth early.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;

@@ -31,6 +31,7 @@ mod loaded;
 mod mark;
 mod news;
 mod observe;
+mod patience;
 mod payload;
 mod pending;
 mod plain;
@@ -42,6 +43,7 @@ mod recent;
 mod replay;
 mod rights;
 mod rules;
+mod server;
 mod settings;
 mod slots;
 mod snapshot;
@@ -82,6 +84,7 @@ pub use policy::{Access, Early, Policy};
 pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
+pub use server::ServerStatus;
 pub use settings::{LevelSettings, Settings};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};

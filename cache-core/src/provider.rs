@@ -8,7 +8,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey};
+use crate::{
+    Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey, ServerStatus,
+};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -173,6 +175,12 @@ pub trait CacheProvider: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Asks each server about itself, for those who watch them. Nothing where there is none, or none that says anything. A
+    /// round trip to each, all at once.
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        Vec::new()
+    }
+
     /// How far the store's wall clock is ahead of this node's, in milliseconds, as last measured.
     fn time_offset_ms(&self) -> i64 {
         0
@@ -298,6 +306,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     async fn ping(&self) -> Result<(), BoxError> {
         (**self).ping().await
+    }
+
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        (**self).servers().await
     }
 
     fn time_offset_ms(&self) -> i64 {

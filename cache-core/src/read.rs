@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use smallvec::{SmallVec, smallvec};
 
 use crate::{
     Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
@@ -34,9 +36,14 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) met_a_load: bool,
     /// Leases taken at levels that had nothing, before deeper ones were read.
     pub(crate) rights: Rights,
+    /// No load follows, whatever is found: a ticket is needed only to fill levels above.
+    only_looks: bool,
     /// Set once there are rights: to give back what is not used.
     owner: Option<Arc<Inner<T>>>,
 }
+
+/// Keys that are not answered yet. Most look-ups are for one.
+type Open<'a, 'k, T> = SmallVec<[&'a mut Asked<'k, T>; 1]>;
 
 impl<T: Value> Drop for Asked<'_, T> {
     fn drop(&mut self) {
@@ -58,8 +65,16 @@ impl<'k, T: Value> Asked<'k, T> {
             from_copy: false,
             met_a_load: false,
             rights: Rights::new(),
+            only_looks: false,
             owner: None,
         }
+    }
+
+    /// For a look-up that loads nothing.
+    pub(crate) fn only(key: RawKey<'k>) -> Self {
+        let mut asked = Self::new(key);
+        asked.only_looks = true;
+        asked
     }
 
     /// Whether it is not answered yet.
@@ -116,25 +131,13 @@ impl<T: Value> Inner<T> {
             asked.reason = MissReason::Absent;
         }
         for tier in &self.tiers {
-            let mut open: Vec<&mut Asked<'_, T>> = asked.iter_mut().filter(|a| a.is_open()).collect();
-            if open.is_empty() {
+            if !asked.iter().any(Asked::is_open) {
                 break;
             }
-            if tier.store.is_some() {
-                self.read_near(tier, open).await;
-                continue;
-            }
-            for asked in &mut open {
-                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
-            }
-            self.read_copies(tier, &mut open, access).await;
-            open.retain(|asked| asked.is_open());
-            if !open.is_empty() {
-                self.read_far(tier, open, &mut begun).await;
-            }
+            self.read_level(tier, asked, access, &mut begun).await;
             let deeper = usize::from(tier.index) + 1 < self.tiers.len();
             if deeper && tier.leases() {
-                self.reserve(tier, asked, &begun).await;
+                self.reserve(tier, asked, &begun).boxed().await;
             }
         }
         for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
@@ -143,8 +146,34 @@ impl<T: Value> Inner<T> {
         self.backfill(asked, &begun).await;
     }
 
+    /// Looks up at one level what is not answered yet.
+    async fn read_level(
+        self: &Arc<Self>,
+        tier: &Tier,
+        asked: &mut [Asked<'_, T>],
+        access: Access,
+        begun: &mut Begun,
+    ) {
+        let mut open: Open<'_, '_, T> = asked.iter_mut().filter(|a| a.is_open()).collect();
+        if tier.store.is_some() {
+            return self.read_near(tier, open).await;
+        }
+        for asked in &mut open {
+            if tier.index > 0 || !asked.only_looks {
+                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            }
+        }
+        if access == Access::AllowStale {
+            self.read_copies(tier, &mut open, access).boxed().await;
+            open.retain(|asked| asked.is_open());
+        }
+        if !open.is_empty() {
+            self.read_far(tier, open, begun).await;
+        }
+    }
+
     /// Looks keys up at an in-process level.
-    async fn read_near(self: &Arc<Self>, tier: &Tier, open: Vec<&mut Asked<'_, T>>) {
+    async fn read_near(self: &Arc<Self>, tier: &Tier, open: Open<'_, '_, T>) {
         let mut doubtful = Vec::new();
         let mut tags = Vec::new();
         for asked in open {
@@ -156,9 +185,18 @@ impl<T: Value> Inner<T> {
                 self.take_near(asked, tier, peeked);
             }
         }
-        if doubtful.is_empty() {
-            return;
+        if !doubtful.is_empty() {
+            self.read_doubtful(tier, doubtful, tags).boxed().await;
         }
+    }
+
+    /// Looks keys up once more whose entries have tags that may have been invalidated.
+    async fn read_doubtful(
+        self: &Arc<Self>,
+        tier: &Tier,
+        doubtful: Vec<&mut Asked<'_, T>>,
+        tags: Vec<Box<str>>,
+    ) {
         // The remote level knows which tags have been invalidated; if it does not say, nothing that has some is believed.
         self.learn_tags(tags.iter().map(|tag| &**tag)).await;
         for asked in doubtful {
@@ -191,14 +229,23 @@ impl<T: Value> Inner<T> {
     }
 
     /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for.
-    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Vec<&mut Asked<'_, T>>, begun: &mut Begun) {
-        let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
-        let (answers, learned) = tier.read_many(&self.around, &keys).await;
+    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) {
+        let (answers, learned): (SmallVec<[Read; 1]>, _) = match &open[..] {
+            [one] => {
+                let (answer, learned) = tier.read_one(&self.around, one.key).await;
+                (smallvec![answer], learned)
+            }
+            _ => {
+                let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
+                let (answers, learned) = tier.read_many(&self.around, &keys).boxed().await;
+                (answers.into(), learned)
+            }
+        };
         self.heed(tier, learned);
         if learned == Learned::Epoch {
             begun.seen = self.news.count();
         }
-        let mut read = Vec::with_capacity(open.len());
+        let mut read: SmallVec<[_; 1]> = SmallVec::with_capacity(open.len());
         let mut doubtful: Vec<Box<str>> = Vec::new();
         for (asked, answer) in open.iter_mut().zip(answers) {
             let decoded = match answer {
@@ -227,10 +274,13 @@ impl<T: Value> Inner<T> {
             }
             read.push(decoded);
         }
-        let unknown = tier.ledger.unknown(doubtful.iter().map(|tag| &**tag));
         let mut more = Learned::Nothing;
+        let unknown = match doubtful.is_empty() {
+            true => Vec::new(),
+            false => tier.ledger.unknown(doubtful.iter().map(|tag| &**tag)),
+        };
         if !unknown.is_empty() {
-            more = tier.read_tags(&self.around, &unknown).await;
+            more = tier.read_tags(&self.around, &unknown).boxed().await;
             self.heed(tier, more);
             if more == Learned::Epoch {
                 begun.seen = self.news.count();
@@ -338,6 +388,27 @@ impl<T: Value> Inner<T> {
 
     /// Fills the levels above the one that had each fresh entry.
     async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
+        if let [one] = asked {
+            let level = one.fresh.as_ref().map_or(0, |seen| usize::from(seen.level));
+            if self.tiers[..level].iter().all(|tier| tier.store.is_some()) {
+                return self.backfill_memory(one);
+            }
+        }
+        self.backfill_any(asked, begun).boxed().await;
+    }
+
+    /// The same for one key, where only in-process levels are above. Needs not wait for anything.
+    fn backfill_memory(self: &Arc<Self>, asked: &mut Asked<'_, T>) {
+        let (Some(Seen { entry, level }), Some(ticket)) = (&asked.fresh, &asked.ticket) else { return };
+        asked.met_a_load = !asked.only_looks && ticket.met_a_load();
+        let above = &self.tiers[..usize::from(*level)];
+        let held = above.iter().rev().all(|tier| self.keep(asked.key, entry, tier, ticket));
+        if !held || !above.is_empty() && self.verdict(entry).is_void() {
+            self.overtaken();
+        }
+    }
+
+    async fn backfill_any(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
         for level in 0..self.tiers.len() {
             let mut items = Vec::new();
             let mut tickets = Vec::new();

@@ -17,6 +17,7 @@ use crate::{
     mark::Reach,
     news::Verdict,
     observe::Observers,
+    patience::Patience,
     payload::Packing,
     pending::Pending,
     recent::{Effect, Recent},
@@ -36,7 +37,7 @@ pub(crate) struct Tier {
     pub(crate) surface: bool,
     pub(crate) background: bool,
     pub(crate) pending: Pending,
-    budget: Duration,
+    patience: Patience,
     gate: Option<Gate>,
     pub(crate) ledger: Ledger,
     recent: Recent,
@@ -116,7 +117,7 @@ impl Drop for Calling<'_> {
     fn drop(&mut self) {
         let Some(pass) = self.pass.take() else { return };
         let waited = self.around.clock.now().since(self.since);
-        if let Some(change) = pass.abandon(waited >= self.tier.budget / 2) {
+        if let Some(change) = pass.abandon(waited >= self.tier.budget() / 2) {
             self.tier.breaker_is(self.around, change);
         }
     }
@@ -141,7 +142,7 @@ impl Tier {
             }) == Stance::Surface,
             background: level.background,
             pending: Pending::default(),
-            budget: level.budget,
+            patience: Patience::new(level.budget),
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
             recent: Recent::default(),
@@ -153,6 +154,11 @@ impl Tier {
     /// The provider now. A call keeps to the one that it began with.
     pub(crate) fn provider(&self) -> Arc<Provider> {
         self.provider.load_full()
+    }
+
+    /// How far the store's clock is ahead, see [`CacheProvider::time_offset_ms`].
+    pub(crate) fn time_offset_ms(&self) -> i64 {
+        self.provider.load().time_offset_ms()
     }
 
     /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
@@ -198,7 +204,7 @@ impl Tier {
     }
 
     pub(crate) fn budget(&self) -> Duration {
-        self.budget
+        self.patience.budget()
     }
 
     /// Time until the breaker would let a call through.
@@ -206,15 +212,28 @@ impl Tier {
         self.gate.as_ref().map_or(Duration::ZERO, |gate| gate.opens_in(clock))
     }
 
-    /// Runs one call to the provider: breaker, budget, panic, telemetry. `keys` results are expected.
-    pub(crate) async fn call<R: Received>(
+    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each of `keys`.
+    pub(crate) async fn call<A: Answer>(
         &self,
         around: &Around,
         op: LevelOp,
         keys: usize,
         sent: usize,
-        call: impl Future<Output = Vec<Result<R, BoxError>>> + Send,
-    ) -> Result<Vec<Result<R, BoxError>>, Failure> {
+        call: impl Future<Output = A> + Send,
+    ) -> Result<A, Failure> {
+        self.call_at(around, around.clock.now(), op, keys, sent, call).await
+    }
+
+    /// The same for a caller who has just asked for the time.
+    async fn call_at<A: Answer>(
+        &self,
+        around: &Around,
+        since: Moment,
+        op: LevelOp,
+        keys: usize,
+        sent: usize,
+        call: impl Future<Output = A> + Send,
+    ) -> Result<A, Failure> {
         let pass = match &self.gate {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
@@ -222,23 +241,22 @@ impl Tier {
         if pass.as_ref().is_some_and(Pass::is_probe) {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
-        let mut calling = Calling { tier: self, around, since: around.clock.now(), pass };
-        let command = self.provider().command(op, keys);
+        let mut calling = Calling { tier: self, around, since, pass };
+        let command = self.provider.load().command(op, keys);
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
             keys,
             root: false,
         });
-        let started = (!around.observers.is_empty()).then(|| around.clock.now());
         let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
         let ended = if self.caps.remote {
-            around.clock.timeout(self.budget, guarded).await
+            self.patience.spend(&around.clock, guarded).await
         } else {
             Some(guarded.await)
         };
         let ended = match ended {
-            Some(Ok(results)) if results.len() == keys => Ok(results),
+            Some(Ok(answer)) if answer.count() == keys => Ok(answer),
             Some(Ok(_)) => Err(Failure::Failed(
                 LevelFault::Error,
                 Some("the provider did not answer with one result per key".into()),
@@ -247,7 +265,7 @@ impl Tier {
             None => Err(Failure::Failed(LevelFault::Timeout, None)),
         };
         let (fault, cause) = match &ended {
-            Ok(results) => match results.iter().find_map(|r| r.as_ref().err()) {
+            Ok(answer) => match answer.failure() {
                 Some(cause) => (Some(LevelFault::Error), Some(cause)),
                 None => (None, None),
             },
@@ -255,25 +273,26 @@ impl Tier {
             Err(Failure::Skipped) => (None, None),
         };
         // Part of a batch failing is one server of many, or one key: the level as a whole is well.
-        let well = ended.as_ref().is_ok_and(|r| r.is_empty() || r.iter().any(Result::is_ok));
-        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well)) {
+        let well = ended.as_ref().is_ok_and(Answer::is_well);
+        let now = around.clock.now();
+        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well, now)) {
             self.breaker_is(around, change);
         }
         if let Some(fault) = fault {
             around.stats.fault(self.index, fault);
             span.failed(fault.as_str());
         }
-        let received: usize = ended.iter().flatten().flatten().map(Received::bytes).sum();
-        if sent + received > 0 {
-            span.size(sent + received);
-        }
-        if let Some(started) = started {
+        if !around.observers.is_empty() {
+            let received = ended.as_ref().map_or(0, Answer::bytes);
+            if sent + received > 0 {
+                span.size(sent + received);
+            }
             around.observers.event(&Event::Level {
                 level: self.index,
                 op,
                 command,
                 keys,
-                elapsed: around.clock.now().since(started),
+                elapsed: now.since(since),
                 fault,
                 error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
             });
@@ -302,7 +321,6 @@ impl Tier {
             return (keys.iter().map(|_| Read::Masked).collect(), learned);
         }
         let mut answers = match due {
-            // The usual case keeps to the provider's single-key path, where it may gather.
             None if asked.len() == 1 => {
                 let call = async { vec![self.provider().get(asked[0]).await] };
                 self.call(around, LevelOp::Get, 1, 0, call).await
@@ -339,6 +357,54 @@ impl Tier {
         (all, learned)
     }
 
+    /// The same for one key, which is what nearly all reads are.
+    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned) {
+        if self.pending.masks(key.id) {
+            return (Read::Masked, Learned::Nothing);
+        }
+        let provider = self.provider();
+        let home = provider.incarnation();
+        let plain = self.packing.plain;
+        let since = around.clock.now();
+        let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
+        let answer = match due {
+            // Keeps to the provider's single-key path, where it may gather.
+            None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
+            Some(_) => Err(Failure::Skipped),
+        };
+        let elsewhere = !plain && answer.is_ok() && self.provider.load().incarnation() != home;
+        if due.is_some() || elsewhere {
+            // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
+            // from.
+            let changes = due.unwrap_or_else(|| self.ledger.changes());
+            return self.read_one_with_mark(around, key, changes).boxed().await;
+        }
+        (self.settled(key, answer), Learned::Nothing)
+    }
+
+    async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
+        let mut learned = Learned::Nothing;
+        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
+        let answer = match &mut answers {
+            Ok(answers) => answers.pop().unwrap_or(Ok(None)),
+            Err(_) => Ok(None),
+        };
+        (self.settled(key, answers.map(|_| answer)), learned)
+    }
+
+    /// Masked while the call was under way counts too: what was read may be what is being invalidated.
+    fn settled(&self, key: RawKey<'_>, answer: Result<Result<Option<Bytes>, BoxError>, Failure>) -> Read {
+        if self.pending.masks(key.id) {
+            return Read::Masked;
+        }
+        match answer {
+            Ok(Ok(Some(bytes))) => Read::Bytes(bytes),
+            Ok(Ok(None)) => Read::Nothing,
+            Ok(Err(cause)) => Read::Failed(Failure::Failed(LevelFault::Error, Some(cause))),
+            Err(failure) => Read::Failed(failure),
+        }
+    }
+
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
     pub(crate) async fn read_copies(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Read> {
         let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
@@ -349,7 +415,7 @@ impl Tier {
             return keys.iter().map(|_| Read::Nothing).collect();
         };
         let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
-        let answers = around.clock.timeout(self.budget, call).await;
+        let answers = self.patience.spend(&around.clock, call).await;
         let answers = answers.and_then(Result::ok).filter(|answers| answers.len() == asked.len());
         let mut answers = answers.unwrap_or_default().into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| {
@@ -523,6 +589,10 @@ impl Tier {
         if self.packing.plain {
             return Verdict::Valid;
         }
+        // Read from a state of the store whose mark has not been read: the epoch that is known says nothing about it.
+        if !self.ledger.is_of(self.provider().incarnation()) {
+            return Verdict::Void;
+        }
         match (self.pending.reaches(tags), self.ledger.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
@@ -545,6 +615,53 @@ fn spread(failure: Failure, over: usize) -> Vec<Failure> {
         (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
     all.insert(0, failure);
     all
+}
+
+/// What a provider answers: one result, or one for each key.
+pub(crate) trait Answer {
+    fn count(&self) -> usize;
+    /// The first failure.
+    fn failure(&self) -> Option<&BoxError>;
+    /// Whether anything went well.
+    fn is_well(&self) -> bool;
+    /// Bytes of items.
+    fn bytes(&self) -> usize;
+}
+
+impl<R: Received> Answer for Result<R, BoxError> {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn failure(&self) -> Option<&BoxError> {
+        self.as_ref().err()
+    }
+
+    fn is_well(&self) -> bool {
+        self.is_ok()
+    }
+
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, Received::bytes)
+    }
+}
+
+impl<R: Received> Answer for Vec<Result<R, BoxError>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn failure(&self) -> Option<&BoxError> {
+        self.iter().find_map(|r| r.as_ref().err())
+    }
+
+    fn is_well(&self) -> bool {
+        self.is_empty() || self.iter().any(Result::is_ok)
+    }
+
+    fn bytes(&self) -> usize {
+        self.iter().flatten().map(Received::bytes).sum()
+    }
 }
 
 /// What a call brings back, for its span.

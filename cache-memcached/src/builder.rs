@@ -8,9 +8,10 @@ use crate::{
     endpoint::Endpoint,
     item::HEAD,
     life::{Knowledge, Polling},
+    login::Login,
     pipeline::Pipeline,
     provider::Inner,
-    route::Routes,
+    route::Placement,
     server::Server,
     transport::{Limits, Transport},
     wire::is_plain,
@@ -29,6 +30,8 @@ const PREFIX_MAX: usize = 100;
 #[derive(Clone)]
 pub struct Builder {
     urls: Vec<String>,
+    retiring: Vec<String>,
+    login: Option<(String, String)>,
     key_prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -43,6 +46,8 @@ impl Builder {
     pub(crate) fn new(url: String) -> Self {
         Self {
             urls: vec![url],
+            retiring: Vec::new(),
+            login: None,
             key_prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
@@ -64,6 +69,24 @@ impl Builder {
     /// Adds several servers.
     pub fn servers<S: Into<String>>(mut self, urls: impl IntoIterator<Item = S>) -> Self {
         self.urls.extend(urls.into_iter().map(Into::into));
+        self
+    }
+
+    /// The servers of another list that is in use as well while processes move from one to the other: what this provider
+    /// sets, removes and clears is taken from there, too, at the price of a round trip. See
+    /// [A list that changes](crate#a-list-that-changes). A server of it that cannot be reached makes invalidations
+    /// `Pending`, so name none that has been switched off.
+    pub fn retiring<S: Into<String>>(mut self, urls: impl IntoIterator<Item = S>) -> Self {
+        self.retiring.extend(urls.into_iter().map(Into::into));
+        self
+    }
+
+    /// User and password at every server: the login of the text protocol, which servers want that were started with
+    /// `-Y FILE`. It crosses the network in the clear, as does all else; and SASL (`-S`) is something else, which no server
+    /// offers together with the meta protocol.
+    /// A server that asks for none is not told.
+    pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Some((username.into(), password.into()));
         self
     }
 
@@ -116,14 +139,8 @@ impl Builder {
     /// # Errors
     /// [`ErrorKind::Config`], naming field, value and fix.
     pub fn build(self) -> Result<MemcachedProvider, Error> {
-        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.urls.len());
-        for url in &self.urls {
-            let endpoint = Endpoint::parse(url)?;
-            if endpoints.contains(&endpoint) {
-                return Err(config(format!("server = \"{endpoint}\": named twice; name each server once")));
-            }
-            endpoints.push(endpoint);
-        }
+        let mut endpoints = parsed("server", &self.urls)?;
+        let retiring = parsed("retiring", &self.retiring)?;
         if endpoints.is_empty() {
             return Err(config("server: none is given; name at least one as memcached://host:port"));
         }
@@ -152,11 +169,43 @@ impl Builder {
             let fix = format!("use at most {PREFIX_MAX} bytes without spaces and control characters");
             return Err(config(format!("key_prefix = {value:?}: {fix}")));
         }
-        let names: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        let places = |list: &[Endpoint], all: &[Endpoint]| {
+            let at = |endpoint| all.iter().position(|one| one == endpoint).unwrap_or_default();
+            let names: Vec<String> = list.iter().map(ToString::to_string).collect();
+            Placement::new(&names, list.iter().map(at).collect())
+        };
+        let current = endpoints.len();
+        let placement = places(&endpoints, &endpoints);
+        let others = retiring.iter().filter(|endpoint| !endpoints.contains(endpoint)).cloned();
+        let others: Vec<Endpoint> = others.collect();
+        if !retiring.is_empty() && others.is_empty() && retiring.len() == current {
+            let fix = "name those of the list that is being left, or leave it out";
+            return Err(config(format!("retiring = {current} servers: the same as the list itself; {fix}")));
+        }
+        let login = match self.login {
+            Some((user, password)) => Some(Login::new(user, password).map_err(config)?),
+            None => None,
+        };
+        #[cfg(feature = "client")]
+        if self.pool.is_some() && login.is_some() {
+            return Err(config("login: not with `pooled`, whose client cannot log in; drop one"));
+        }
+        #[cfg(feature = "client")]
+        if self.pool.is_some() && !retiring.is_empty() {
+            return Err(config(
+                "retiring: not with `pooled`, which has no compare-and-swap for marks; drop one",
+            ));
+        }
+        endpoints.extend(others);
+        let retiring = (!retiring.is_empty()).then(|| places(&retiring, &endpoints));
+        let life_key = match placement.list {
+            0 => format!("{}~life", self.key_prefix),
+            list => format!("{}~life-{list:016x}", self.key_prefix),
+        };
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
         let pipeline = |endpoint: &Endpoint| -> Box<dyn Transport> {
-            Box::new(Pipeline::new(endpoint.clone(), limits, self.max_value + HEAD))
+            Box::new(Pipeline::new(endpoint.clone(), login.clone(), limits, self.max_value + HEAD))
         };
         #[cfg(not(feature = "client"))]
         let transport = pipeline;
@@ -167,9 +216,10 @@ impl Builder {
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {
             transport: transport(&endpoint),
+            login: login.clone(),
             breaker: Breaker::new(self.failures, self.cool_down),
             endpoint,
-            life_key: format!("{}~life", self.key_prefix),
+            life_key: life_key.clone(),
             life: Knowledge::default(),
             response_timeout: self.response_timeout,
         });
@@ -177,13 +227,27 @@ impl Builder {
         Ok(MemcachedProvider(Arc::new(Inner {
             leases: servers.iter().all(|server| server.transport.is_linked()),
             servers,
-            routes: Routes::new(names.iter().map(String::as_str)),
+            current,
+            placement,
+            retiring,
             prefix: self.key_prefix,
             max_value: self.max_value,
             closed: false.into(),
             polling: Polling::default(),
         })))
     }
+}
+
+fn parsed(field: &str, urls: &[String]) -> Result<Vec<Endpoint>, Error> {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(urls.len());
+    for url in urls {
+        let endpoint = Endpoint::parse(field, url)?;
+        if endpoints.contains(&endpoint) {
+            return Err(config(format!("{field} = \"{endpoint}\": named twice; name each server once")));
+        }
+        endpoints.push(endpoint);
+    }
+    Ok(endpoints)
 }
 
 fn config(message: impl Into<String>) -> Error {
@@ -195,6 +259,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("servers", &self.urls.len())
+            .field("retiring", &self.retiring.len())
             .field("key_prefix", &self.key_prefix)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)

@@ -18,9 +18,9 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// Parses `memcached://host[:port]`. Messages show the URL without user and password.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(field: &str, text: &str) -> Result<Self, Error> {
         let bad = |why: &str| {
-            let message = format!("server = {:?}: {why}; write memcached://host:port", redacted(text));
+            let message = format!("{field} = {:?}: {why}; write memcached://host:port", redacted(text));
             Error::new(ErrorKind::Config, message)
         };
         let url = match Url::parse(text) {
@@ -32,7 +32,9 @@ impl Endpoint {
             return Err(bad("the scheme is not memcached"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("memcached's meta protocol has no login, so a user or password has no meaning"));
+            return Err(bad(
+                "user and password stand apart: `login`, or `username` and `password` in a file",
+            ));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(bad("path, query and fragment have no meaning here (limits are set on the builder)"));
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> String {
-        Endpoint::parse(text).unwrap().to_string()
+        Endpoint::parse("server", text).unwrap().to_string()
     }
 
     #[test]
@@ -102,7 +104,7 @@ mod tests {
             "memcached://host?timeout=1",
             "memcached:///run/memcached.sock",
         ] {
-            let error = Endpoint::parse(text).unwrap_err();
+            let error = Endpoint::parse("server", text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text}");
             assert!(error.to_string().starts_with("server = "), "{error}");
             assert!(error.to_string().ends_with("write memcached://host:port"), "{error}");
@@ -113,7 +115,7 @@ mod tests {
     fn k_no_credential_in_messages() {
         for text in ["memcached://user:hunter2@host:1", "memcached://user:hunter2@host:port", "x://h?hunter2"]
         {
-            let error = Endpoint::parse(text).unwrap_err();
+            let error = Endpoint::parse("server", text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
     }

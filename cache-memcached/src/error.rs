@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Sick,
     /// Too many calls wait for this server already; nothing was sent.
     Overloaded,
+    /// The server does not accept the login, or wants one.
+    Login,
     /// The provider has been closed.
     Closed,
     /// No tokio runtime is running on this thread.
@@ -46,6 +48,7 @@ impl ErrorKind {
             Self::Protocol => "protocol",
             Self::Sick => "sick",
             Self::Overloaded => "overloaded",
+            Self::Login => "login",
             Self::Closed => "closed",
             Self::NoRuntime => "no_runtime",
         }
@@ -133,7 +136,11 @@ impl Fault {
     pub(crate) const fn is_sickness(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::InDoubt | ErrorKind::Protocol
+            ErrorKind::Connect
+                | ErrorKind::Timeout
+                | ErrorKind::InDoubt
+                | ErrorKind::Protocol
+                | ErrorKind::Login
         )
     }
 }

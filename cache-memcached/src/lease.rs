@@ -191,6 +191,12 @@ impl Leases for MemcachedProvider {
         }
         self.run(over).await;
 
+        // A writer's value: what was there before it may lie at the other home as well.
+        let saved = |index: usize| matches!(tokens[index], Some(Token { right: Right::Hold(_), .. }));
+        let keys_saved =
+            fills.iter().map(|fill| &fill.put.key).enumerate().filter(|(index, _)| saved(*index));
+        self.retire(keys_saved, &mut results).await;
+
         // What is too large, or refused for want of memory, leaves no lease behind, nor the value that it was to replace.
         let (mut cleared, mut ends) = (Vec::new(), Vec::new());
         for (index, (result, token)) in results.iter().zip(&tokens).enumerate() {
@@ -211,9 +217,9 @@ impl Leases for MemcachedProvider {
     }
 
     /// The hold is there before the tombstone: whoever has asked for a lease in between finds another version.
-    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+    async fn hold_many(&self, held: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
         let exptime = lease_seconds(life);
-        let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
+        let keys: Vec<String> = held.iter().map(|key| self.key(key)).collect();
         let hold = |key: &String, when| {
             let item = Item::Placeholder;
             let put = Command::Put { key: hold_key(&self.0.prefix, key), item, exptime, when };
@@ -256,6 +262,7 @@ impl Leases for MemcachedProvider {
                 (_, Err(error)) => Err(error),
             };
         }
+        self.retire(held.iter().enumerate(), &mut results).await;
         results.into_iter().map(|result| result.map(Token::seal).map_err(Into::into)).collect()
     }
 

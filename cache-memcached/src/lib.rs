@@ -25,6 +25,8 @@
 //! | setting | default | meaning |
 //! | --- | --- | --- |
 //! | [`server`](Builder::server) | | `memcached://host[:port]`; as many as you have, named alike in every process |
+//! | [`retiring`](Builder::retiring) | none | servers of another list that is in use as well, while it changes |
+//! | [`login`](Builder::login) | none | user and password, for servers with `-Y FILE` |
 //! | [`key_prefix`](Builder::key_prefix) | none | in front of every key |
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
@@ -42,7 +44,9 @@
 //!   whole ([`cache_core::shorten`]). No key can inject a command.
 //! - **Values**: a put over `max_value`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
 //!   old value.
-//! - TCP only, no TLS, no login: the meta protocol has none. Keep the servers on a private network.
+//! - TCP only, and no TLS, though servers may have it (`-Z`): keep them on a private network, or behind a proxy that ends TLS
+//!   on the same machine. The login of the text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the
+//!   binary protocol, and a server with it refuses every other.
 //! - [`time_offset_ms`](cache_core::CacheProvider::time_offset_ms) is 0: servers' clocks are not measured. Run NTP.
 //!
 //! # What lies in the store
@@ -57,6 +61,9 @@
 //! | `<prefix><namespace>~:<tag>` | likewise: the tag's mark | twice an entry's life |
 //! | `<prefix>~hold-<32 hex digits>` | none: a writer keeps the key, named by XXH3-128 of it | the hold's |
 //! | `<prefix>~life` | `E`, 8 random bytes | 30 s from the last poll |
+//!
+//! With several servers the names of marks and lives carry the number of the list, a hash of its names: `<namespace>~<16 hex
+//! digits>:`, `<namespace>~<16 hex digits>~:<tag>`, `<prefix>~life-<16 hex digits>`.
 //!
 //! Values of other programs are a miss, and are replaced. So are those of releases before 0.1.
 //!
@@ -97,6 +104,25 @@
 //! does not change between releases. A server that joins or leaves moves only the keys that it wins or held. A batch asks
 //! all its servers at once.
 //!
+//! # A list that changes
+//!
+//! Another list is another store ([`incarnation`](cache_core::CacheProvider::incarnation) is its number): nothing that was
+//! stored under the one is believed under the other, because a key that moves away and back would find what it left there.
+//! So the level is empty after a change. A cache that follows a reloaded file keeps its memory.
+//!
+//! While processes move from one list to the other, those of the one do not hear what those of the other invalidate, but for
+//! keys whose server is the same in both. [`retiring`](Builder::retiring) closes that gap in three steps, each of them
+//! everywhere before the next:
+//!
+//! 1. the old list, with the new one as `retiring`;
+//! 2. the new list, with the old one as `retiring`;
+//! 3. the new list alone.
+//!
+//! What is set, removed or held is then taken from its home in the other list, and a `clear` or the invalidation of a tag
+//! takes the cache's mark there, upon which all of the cache is void for the others. Both are acknowledged only when both
+//! lists have taken them. Until all processes are on one list, the two overwrite each other's entries of keys that both keep on
+//! one server: expect more loads.
+//!
 //! # When a server fails
 //!
 //! - Each key has its own result: a dead server fails its own keys only, and they are never moved to another server, where
@@ -127,12 +153,14 @@ mod exp;
 mod item;
 mod lease;
 mod life;
+mod login;
 mod marks;
 mod pipeline;
 mod plain;
 mod provider;
 mod route;
 mod server;
+mod status;
 mod transport;
 mod wire;
 

@@ -103,7 +103,7 @@ impl Running {
             };
             tokio::time::sleep(period).await;
             let Some(inner) = self.0.upgrade() else { return };
-            join_all(inner.servers.iter().map(|server| server.poll())).await;
+            join_all(inner.current().iter().map(|server| server.poll())).await;
         }
     }
 }

@@ -65,6 +65,16 @@ impl Marks for MemcachedProvider {
                 return Ok(Swapped::Other { at, now });
             }
         }
+        // Another number for the cache itself: something has been invalidated. Not where it has just begun.
+        let moved = |swap: &&Swap<'_>| {
+            swap.key.id.is_empty() && swap.seen.as_ref().is_some_and(|seen| *seen != swap.bytes)
+        };
+        if let Some(swap) = marks.iter().find(moved) {
+            let mut told = [Ok::<_, Error>(())];
+            self.retire(std::iter::once((0, &swap.key)), &mut told).await;
+            let [told] = told;
+            told?;
+        }
         Ok(Swapped::Done)
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
+    login::Login,
     transport::{Command, Limits, NO_RUNTIME, Reply, Transport},
 };
 
@@ -42,8 +43,8 @@ const UNSENT_MAX: usize = 64 << 20;
 pub(crate) struct Pipeline(Arc<Link>);
 
 impl Pipeline {
-    pub(crate) fn new(endpoint: Endpoint, limits: Limits, value_max: usize) -> Self {
-        Self(Arc::new(Link::new(endpoint, limits, value_max)))
+    pub(crate) fn new(endpoint: Endpoint, login: Option<Login>, limits: Limits, value_max: usize) -> Self {
+        Self(Arc::new(Link::new(endpoint, login, limits, value_max)))
     }
 
     /// Queues commands, and sees to it that somebody writes them.

@@ -61,6 +61,7 @@ impl CacheProvider for Plain {
         });
         let mut answers = self.0.run_each(commands, Under::Unknown).await;
         self.0.clear_refused(|i| self.0.key(&items[i].key), &mut answers, false).await;
+        self.0.retire(items.iter().map(|item| &item.key).enumerate(), &mut answers).await;
         items
             .iter()
             .zip(answers)
@@ -74,7 +75,8 @@ impl CacheProvider for Plain {
 
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         let commands = keys.iter().map(|key| Command::Remove { key: self.0.key(key), cas: None });
-        let answers = self.0.run_each(commands, Under::Unknown).await;
+        let mut answers = self.0.run_each(commands, Under::Unknown).await;
+        self.0.retire(keys.iter().enumerate(), &mut answers).await;
         answers.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect()
     }
 

@@ -11,7 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey};
+use cache_core::{
+    BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey, ServerStatus,
+};
 use futures::future::join_all;
 
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     item::{Item, TOMBSTONE_SECONDS},
     life::{self, Polling},
     plain::Plain,
-    route::Routes,
+    route::Placement,
     server::{Answer, Server, Task, Under},
     transport::{Command, NO_RESULT, Reply, When},
     wire::{KEY_MAX, exptime, wire_key},
@@ -33,8 +35,13 @@ use crate::{
 pub struct MemcachedProvider(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
+    /// Those of the list, then others of the retiring one.
     pub(crate) servers: Vec<Server>,
-    pub(crate) routes: Routes,
+    /// How many of them are of the list.
+    pub(crate) current: usize,
+    pub(crate) placement: Placement,
+    /// A list that is in use as well.
+    pub(crate) retiring: Option<Placement>,
     pub(crate) prefix: String,
     pub(crate) max_value: usize,
     pub(crate) closed: AtomicBool,
@@ -110,7 +117,7 @@ impl MemcachedProvider {
     }
 
     pub(crate) fn key(&self, key: &RawKey<'_>) -> String {
-        wire_key(&self.0.prefix, key)
+        wire_key(&self.0.prefix, key, self.0.placement.list)
     }
 
     fn usable(&self) -> Result<(), Error> {
@@ -125,6 +132,31 @@ impl MemcachedProvider {
         let most = self.0.max_value;
         let message = format!("memcached: the item has {bytes} bytes, over max_value = {most}; not stored");
         Error::new(ErrorKind::TooLarge, message)
+    }
+
+    /// Takes keys from the retiring list, where they have another home there; an error of that becomes theirs. Marks have
+    /// another one always: without its mark a cache believes nothing.
+    pub(crate) async fn retire<'a, T>(
+        &self,
+        keys: impl Iterator<Item = (usize, &'a RawKey<'a>)>,
+        results: &mut [Result<T, Error>],
+    ) {
+        let Some(retiring) = &self.0.retiring else { return };
+        let (mut removals, mut places) = (Vec::new(), Vec::new());
+        for (place, key) in keys {
+            let other = wire_key(&self.0.prefix, key, retiring.list);
+            let home = retiring.home(&other);
+            if key.mark || home != self.0.home(&other) {
+                let command = Command::Remove { key: other, cas: None };
+                removals.push(Routed { home, command, under: Under::Unknown });
+                places.push(place);
+            }
+        }
+        for (place, answer) in places.into_iter().zip(self.run(removals).await) {
+            if let Err(error) = answer {
+                results[place] = Err(error);
+            }
+        }
     }
 
     /// The value in an answer to a get.
@@ -158,9 +190,14 @@ impl MemcachedProvider {
 }
 
 impl Inner {
+    /// Those of the list.
+    pub(crate) fn current(&self) -> &[Server] {
+        &self.servers[..self.current]
+    }
+
     /// Which server a key lives on.
     pub(crate) fn home(&self, key: &str) -> usize {
-        self.routes.home(key.as_bytes())
+        self.placement.home(key)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -178,7 +215,7 @@ impl CacheProvider for MemcachedProvider {
     }
 
     fn describe(&self) -> Description {
-        match &*self.0.servers {
+        match self.0.current() {
             [server] => {
                 Description::remote("memcached", server.endpoint.host.clone(), Some(server.endpoint.port))
             }
@@ -216,6 +253,7 @@ impl CacheProvider for MemcachedProvider {
         let mut answers = self.run_each(commands, Under::Known).await;
         // The server has dropped the old value when it refuses a new one (1.6 does); this makes sure, with any server.
         self.clear_refused(|i| self.key(&items[i].key), &mut answers, false).await;
+        self.retire(items.iter().map(|item| &item.key).enumerate(), &mut answers).await;
         items
             .iter()
             .zip(answers)
@@ -237,6 +275,7 @@ impl CacheProvider for MemcachedProvider {
         });
         let mut answers = self.run_each(commands, Under::Unknown).await;
         self.clear_refused(|i| self.key(&keys[i]), &mut answers, true).await;
+        self.retire(keys.iter().enumerate(), &mut answers).await;
         answers.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect()
     }
 
@@ -251,10 +290,20 @@ impl CacheProvider for MemcachedProvider {
 
     async fn ping(&self) -> Result<(), BoxError> {
         self.usable()?;
-        for answer in join_all(self.0.servers.iter().map(Server::ping)).await {
+        for answer in join_all(self.0.current().iter().map(Server::ping)).await {
             answer?;
         }
         Ok(())
+    }
+
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        let asked = join_all(self.0.servers.iter().map(Server::status)).await;
+        asked.into_iter().map(|status| status.map_err(Into::into)).collect()
+    }
+
+    /// Another list of servers is another store.
+    fn incarnation(&self) -> u64 {
+        self.0.placement.list
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
@@ -280,7 +329,7 @@ impl CacheProvider for MemcachedProvider {
 /// Shows no prefix: it may name a customer.
 impl fmt::Debug for MemcachedProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let servers: Vec<String> = self.0.servers.iter().map(|s| s.endpoint.to_string()).collect();
+        let servers: Vec<String> = self.0.current().iter().map(|s| s.endpoint.to_string()).collect();
         f.debug_struct("MemcachedProvider").field("servers", &servers).finish_non_exhaustive()
     }
 }

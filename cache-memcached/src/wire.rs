@@ -12,14 +12,15 @@ pub(crate) const KEY_MAX: usize = 250;
 /// Longest raw key that fits once it is base64: 4 bytes for each 3.
 const ENCODED_MAX: usize = KEY_MAX / 4 * 3;
 
-/// `prefix`, namespace, colon, id: at most [`KEY_MAX`] bytes on the wire, whatever the id holds.
+/// `prefix`, namespace, colon, id; marks of a list of servers have its number behind the namespace. At most [`KEY_MAX`] bytes on the wire, whatever the id holds.
 ///
 /// A key without spaces and control characters goes out as it is. Any other is sent as base64 with the `b` flag (the
 /// server decodes it, so other clients see the raw bytes): nothing in a key can end a command line, and no two keys
 /// become one. Over the limit, [`shorten`] leaves the head and a digest of the whole.
-pub(crate) fn wire_key(prefix: &str, key: &RawKey<'_>) -> String {
+pub(crate) fn wire_key(prefix: &str, key: &RawKey<'_>, list: u64) -> String {
     let mut out = String::with_capacity(prefix.len() + key.joined_len());
-    for part in [prefix, key.namespace, key.separator(), key.id] {
+    let list = if key.mark && list != 0 { format!("~{list:016x}") } else { String::new() };
+    for part in [prefix, key.namespace, &list, key.separator(), key.id] {
         out.push_str(part);
     }
     let limit = if out.bytes().all(is_plain) { KEY_MAX } else { ENCODED_MAX };
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     fn wire(prefix: &str, id: &str) -> String {
-        wire_key(prefix, &RawKey::new(CacheId(1), "ns", id))
+        wire_key(prefix, &RawKey::new(CacheId(1), "ns", id), 7)
     }
 
     #[test]
@@ -82,8 +83,11 @@ mod tests {
 
     #[test]
     fn marks_have_keys() {
-        assert_eq!(wire_key("app:", &RawKey::marker(CacheId(1), "ns")), "app:ns:");
-        assert_eq!(wire_key("app:", &RawKey::tag(CacheId(1), "ns", "t")), "app:ns~:t");
+        let (marker, tag) = (RawKey::marker(CacheId(1), "ns"), RawKey::tag(CacheId(1), "ns", "t"));
+        assert_eq!(wire_key("app:", &marker, 0), "app:ns:");
+        assert_eq!(wire_key("app:", &tag, 0), "app:ns~:t");
+        assert_eq!(wire_key("app:", &marker, 7), "app:ns~0000000000000007:");
+        assert_eq!(wire_key("app:", &tag, 7), "app:ns~0000000000000007~:t");
     }
 
     #[test]

@@ -11,6 +11,10 @@ mod faults;
 mod leases;
 #[path = "suite/life.rs"]
 mod life;
+#[path = "suite/lists.rs"]
+mod lists;
+#[path = "suite/login.rs"]
+mod login;
 #[path = "suite/pipeline.rs"]
 mod pipeline;
 #[path = "suite/real.rs"]

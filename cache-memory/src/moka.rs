@@ -93,13 +93,15 @@ impl Store for Moka {
 struct ByLife(Arc<Tempo>);
 
 impl Expiry<Key, Slot> for ByLife {
-    fn expire_after_create(&self, _key: &Key, slot: &Slot, _now: Instant) -> Option<Duration> {
+    // moka counts from `now`, which is over by the time that this thread has been kept waiting since.
+    fn expire_after_create(&self, _key: &Key, slot: &Slot, now: Instant) -> Option<Duration> {
         match slot {
             Slot::Object(object) if self.0.is_known() => {
-                Some(object.remaining(Clock::system().now())).filter(|left| *left != Duration::MAX)
+                let left = object.remaining(Clock::system().now());
+                (left != Duration::MAX).then(|| left.saturating_add(now.elapsed()))
             }
             Slot::Object(_) => None,
-            Slot::Bytes { until, .. } => until.map(|until| until.saturating_duration_since(Instant::now())),
+            Slot::Bytes { until, .. } => until.map(|until| until.saturating_duration_since(now)),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     remote::Remote,
     report::{Example, NodeReport},
     source::{Floors, KEYS, NODES, Source},
-    subject::{Loader, Seen, Subject, bound},
+    subject::{Loader, RECOVERY, Seen, Subject, bound},
 };
 
 /// Readers of each of the two caches of a node.
@@ -68,7 +68,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn race(settings: &Settings) -> Result<(), BoxError> {
-    let Settings { source, l2, run, node: number, kind, seconds } = settings;
+    let Settings { source, l2, run, node: number, kind, seconds, disturbed } = settings;
     let source = Source::connect(*source).await?;
     let remote = Remote::new(l2, run)?;
     let counts = Counts::default();
@@ -101,7 +101,8 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
     }
     // From here on the source stands still.
     source.meet().await?;
-    let converged = node.converge(bound(*kind, &remote)).await?;
+    let recovery = if *disturbed { RECOVERY } else { Duration::ZERO };
+    let converged = node.converge(bound(*kind, &remote) + recovery).await?;
     source.report(&serde_json::to_string(&node.report(converged))?).await?;
     // Nobody leaves a load behind that another node waits for.
     source.meet().await

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::faults::Fault;
+
 /// Races two processes for keys that change, and checks every read.
 #[derive(Debug, Parser)]
 #[command(name = "race")]
@@ -15,6 +17,10 @@ pub(crate) struct Options {
     /// How long to race
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) seconds: u64,
+
+    /// What befalls the server meanwhile, again and again
+    #[arg(long)]
+    pub(crate) fault: Option<Fault>,
 
     /// Print one JSON object instead of a table
     #[arg(long)]
@@ -50,6 +56,9 @@ pub(crate) struct Settings {
     pub(crate) kind: Kind,
     #[arg(long)]
     pub(crate) seconds: u64,
+    /// The server is disturbed, so that a level may be away for a while
+    #[arg(long)]
+    pub(crate) disturbed: bool,
 }
 
 /// What is raced.

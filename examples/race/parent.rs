@@ -3,14 +3,15 @@
 use std::{
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
-use test_servers::{MemcachedServer, RedisServer};
 use tokio::{net::TcpListener, task::JoinSet};
 use traced_cache::BoxError;
 
 use crate::{
     failure::Failure,
+    faults::{Fault, Server},
     options::{Kind, Options, Settings},
     remote::Remote,
     report::{Race, Report},
@@ -30,51 +31,38 @@ pub(crate) enum Spawn {
     Threads,
 }
 
-/// A server of our own lives as long as this.
-enum Server {
-    Redis(RedisServer),
-    Memcached(MemcachedServer),
-    Given(String),
-}
-
-impl Server {
-    fn new(l2: &str) -> Result<Self, Failure> {
-        let started = match l2 {
-            "redis" => RedisServer::start().map(Self::Redis),
-            "memcached" => MemcachedServer::start().map(Self::Memcached),
-            url => Some(Self::Given(url.to_owned())),
-        };
-        let missing = format!(
-            "there is no {l2} server on this machine, so nothing was raced; scripts/test installs it"
-        );
-        started.ok_or_else(|| Failure::options(missing))
-    }
-
-    fn url(&self) -> String {
-        match self {
-            Self::Redis(server) => server.url(),
-            Self::Memcached(server) => server.url(),
-            Self::Given(url) => url.clone(),
-        }
-    }
-}
-
-/// Races the cache, then the one by hand.
+/// Races the cache, then the one by hand. Faults are for the first of them only: the other one fails without.
 pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
-    let server = Server::new(&options.l2)?;
+    let Options { l2, seconds, fault, .. } = options;
+    if let Some(fault) = fault.filter(|fault| Duration::from_secs(*seconds) < fault.takes()) {
+        let takes = fault.takes().as_secs() + 1;
+        return Err(Failure::options(format!(
+            "--seconds {seconds}: this fault takes longer; use {takes} or more"
+        )));
+    }
+    let server = Arc::new(Server::new(l2, *fault)?);
     let l2 = server.url();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::run)?;
     let remote = Remote::new(&l2, "race").map_err(Failure::options)?;
     runtime.block_on(remote.reach()).map_err(Failure::run)?;
-    let run = async |kind, seconds| one(&l2, &remote, kind, seconds, spawn).await.map_err(Failure::run);
+    let run = async |kind, seconds, fault| {
+        one(&server, &remote, kind, seconds, fault, spawn).await.map_err(Failure::run)
+    };
     runtime.block_on(async {
-        let race = run(Kind::Traced, options.seconds).await?;
-        let control = run(Kind::Naive, options.seconds.min(CONTROL)).await?;
+        let race = run(Kind::Traced, *seconds, *fault).await?;
+        let control = run(Kind::Naive, (*seconds).min(CONTROL), None).await?;
         Ok(Report { l2: remote.system(), race, control })
     })
 }
 
-async fn one(l2: &str, remote: &Remote, kind: Kind, seconds: u64, spawn: Spawn) -> Result<Race, BoxError> {
+async fn one(
+    server: &Arc<Server>,
+    remote: &Remote,
+    kind: Kind,
+    seconds: u64,
+    fault: Option<Fault>,
+    spawn: Spawn,
+) -> Result<Race, BoxError> {
     let bound = bound(kind, remote);
     let table = Table::new(bound);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -82,7 +70,8 @@ async fn one(l2: &str, remote: &Remote, kind: Kind, seconds: u64, spawn: Spawn) 
     let run = format!("race-{}", uuid::Uuid::new_v4().simple());
     let mut nodes = JoinSet::new();
     for node in 0..NODES {
-        let settings = Settings { source, l2: l2.to_owned(), run: run.clone(), node, kind, seconds };
+        let (run, disturbed) = (run.clone(), fault.is_some());
+        let settings = Settings { source, l2: server.url(), run, node, kind, seconds, disturbed };
         nodes.spawn_blocking(move || start(&settings, spawn));
     }
     let ended = async {
@@ -91,27 +80,45 @@ async fn one(l2: &str, remote: &Remote, kind: Kind, seconds: u64, spawn: Spawn) 
         }
         Ok::<_, BoxError>(())
     };
+    let disturbed = async {
+        table.meet().await;
+        let faults = match fault {
+            Some(fault) => {
+                let server = Arc::clone(server);
+                tokio::task::spawn_blocking(move || server.suffer(fault, Duration::from_secs(seconds)))
+                    .await??
+            }
+            None => 0,
+        };
+        // The source stands still, and the server is well.
+        table.meet().await;
+        table.meet().await;
+        Ok::<_, BoxError>(faults)
+    };
     // When a node fails the source goes, and so the others end.
-    tokio::select! {
-        ended = ended => ended?,
-        served = Arc::clone(&table).serve(listener) => served?,
-    }
+    let faults = tokio::select! {
+        both = async { tokio::try_join!(ended, disturbed) } => both?.1,
+        served = Arc::clone(&table).serve(listener) => return Err(served.err().map_or_else(|| "no source".into(), Into::into)),
+    };
     let reports = table.reports();
     let reports = reports.iter().map(|report| serde_json::from_str(report)).collect::<Result<Vec<_>, _>>()?;
     if reports.len() != NODES {
         return Err("a node did not report".into());
     }
-    Ok(Race::new(kind.as_str(), seconds, u64::try_from(bound.as_millis())?, reports))
+    Ok(Race::new(kind.as_str(), seconds, fault, faults, u64::try_from(bound.as_millis())?, reports))
 }
 
 fn start(settings: &Settings, spawn: Spawn) -> Result<(), BoxError> {
     match spawn {
         Spawn::Processes => {
-            let Settings { source, l2, run, node, kind, seconds } = settings;
+            let Settings { source, l2, run, node, kind, seconds, disturbed } = settings;
             let mut child = Command::new(std::env::current_exe()?);
             child.args(["node", "--l2", l2, "--run", run, "--kind", kind.as_str()]);
             child.args(["--source", &source.to_string(), "--node", &node.to_string()]);
             child.args(["--seconds", &seconds.to_string()]);
+            if *disturbed {
+                child.arg("--disturbed");
+            }
             let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
             if status.success() { Ok(()) } else { Err(format!("node {node} failed: {status}").into()) }
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::table;
+use crate::{faults::Fault, table};
 
 /// A read that saw what it must not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ impl NodeReport {
 pub(crate) struct Race {
     kind: &'static str,
     seconds: u64,
+    fault: Option<&'static str>,
+    faults: u64,
     bound_ms: u64,
     reads: u64,
     violations: u64,
@@ -85,19 +87,37 @@ pub(crate) struct Race {
 }
 
 impl Race {
-    pub(crate) fn new(kind: &'static str, seconds: u64, bound_ms: u64, nodes: Vec<NodeReport>) -> Self {
+    pub(crate) fn new(
+        kind: &'static str,
+        seconds: u64,
+        fault: Option<Fault>,
+        faults: u64,
+        bound_ms: u64,
+        nodes: Vec<NodeReport>,
+    ) -> Self {
         let counts = nodes.into_iter().fold(NodeReport::default(), NodeReport::and);
-        Self { kind, seconds, bound_ms, reads: counts.reads(), violations: counts.violations(), counts }
+        let fault = fault.map(Fault::as_str);
+        Self {
+            kind,
+            seconds,
+            fault,
+            faults,
+            bound_ms,
+            reads: counts.reads(),
+            violations: counts.violations(),
+            counts,
+        }
     }
 
     /// Line by line what the table shows.
     fn lines(&self) -> Vec<(&'static str, String)> {
-        let Self { seconds, bound_ms, reads, violations, counts, .. } = self;
+        let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
         let NodeReport { loads, invalidations, sets, pending, near, far, joined, .. } = counts;
         let NodeReport { late_near, late_joined, local, confirmed, settled, diverged, converged_ms, .. } =
             counts;
         vec![
             ("seconds", seconds.to_string()),
+            ("faults of the server", faults.to_string()),
             ("loads", loads.to_string()),
             ("invalidations", invalidations.to_string()),
             ("sets", sets.to_string()),
@@ -130,7 +150,8 @@ pub(crate) struct Report {
 impl Report {
     /// Nothing wrong with the cache, and something with the one by hand.
     pub(crate) fn good(&self) -> bool {
-        self.race.violations == 0 && self.race.reads > 0 && self.control.violations > 0
+        let Race { violations, reads, fault, faults, .. } = self.race;
+        violations == 0 && reads > 0 && (fault.is_none() || faults > 0) && self.control.violations > 0
     }
 
     pub(crate) fn text(&self, json: bool) -> String {
@@ -141,7 +162,9 @@ impl Report {
         for ((what, real), (_, control)) in self.race.lines().into_iter().zip(self.control.lines()) {
             table.add_row([what.to_owned(), real, control]);
         }
-        let mut text = format!("Two processes share one {}. `naive` is the control.\n{table}\n", self.l2);
+        let fault = self.race.fault.map(|fault| format!(", which is {fault}")).unwrap_or_default();
+        let mut text =
+            format!("Two processes share one {}{fault}. `naive` is the control.\n{table}\n", self.l2);
         for race in [&self.race, &self.control] {
             for Example { rule, cache, seen, key, version, floor } in race.counts.examples.iter().take(3) {
                 text.push_str(&format!(

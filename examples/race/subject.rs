@@ -18,6 +18,8 @@ const CAP: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(2);
 /// What one operation at the second level may take, as [`Remote::level`] sets it.
 const BUDGET: Duration = Duration::from_secs(1);
+/// After a fault: the breaker asks again, the connection is made again, and what the level has not heard is told, 1 s each.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(3);
 
 /// How long memory of one process may be behind a change that the other one has made.
 pub(crate) fn bound(kind: Kind, remote: &Remote) -> Duration {

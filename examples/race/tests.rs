@@ -1,12 +1,17 @@
-//! Short races.
+//! Short races, one at a time: what is late by more than a bound must not be so because of the other races.
+
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use test_servers::{Server, require};
 
 use super::{Failure, Options, Spawn, parent};
 
-fn race(l2: &str) {
-    let options = Options::parse_from(["race", "--l2", l2, "--seconds", "2"]);
+static TURN: Mutex<()> = Mutex::new(());
+
+fn race(l2: &str, more: &[&str]) -> serde_json::Value {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = Options::parse_from(["race", "--l2", l2].iter().chain(more));
     let report = parent::race(&options, Spawn::Threads).unwrap();
     assert!(report.good(), "{}", report.text(false));
     let json: serde_json::Value = serde_json::from_str(&report.text(true)).unwrap();
@@ -15,26 +20,53 @@ fn race(l2: &str) {
         assert!(json["race"][count].as_u64().unwrap() > 0, "{count}: {json}");
     }
     assert!(json["control"]["violations"].as_u64().unwrap() > 0);
+    json
 }
 
 #[test]
 fn redis() {
     if require(Server::Redis).is_some() {
-        race("redis");
+        race("redis", &["--seconds", "2"]);
     }
 }
 
 #[test]
 fn memcached() {
     if require(Server::Memcached).is_some() {
-        race("memcached");
+        race("memcached", &["--seconds", "2"]);
+    }
+}
+
+#[test]
+fn redis_in_trouble() {
+    if require(Server::Redis).is_some() {
+        for (fault, seconds) in [("kill", "4"), ("dump", "5"), ("stop", "4"), ("failover", "8")] {
+            let json = race("redis", &["--fault", fault, "--seconds", seconds]);
+            assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
+        }
+    }
+}
+
+#[test]
+fn memcached_in_trouble() {
+    if require(Server::Memcached).is_some() {
+        for fault in ["kill", "stop"] {
+            let json = race("memcached", &["--fault", fault, "--seconds", "4"]);
+            assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
+        }
     }
 }
 
 #[test]
 fn bad_options_end_with_two() {
-    let options = Options::parse_from(["race", "--l2", "http://x"]);
-    let failure = parent::race(&options, Spawn::Threads).unwrap_err();
-    assert!(matches!(failure, Failure::Options(_)), "{failure:?}");
+    for bad in [
+        &["race", "--l2", "http://x"][..],
+        &["race", "--fault", "failover", "--seconds", "2"],
+        &["race", "--l2", "memcached", "--fault", "dump"],
+        &["race", "--l2", "redis://127.0.0.1:1", "--fault", "kill"],
+    ] {
+        let failure = parent::race(&Options::parse_from(bad), Spawn::Threads).unwrap_err();
+        assert!(matches!(failure, Failure::Options(_)), "{failure:?}");
+    }
     assert!(Options::try_parse_from(["race", "--seconds", "0"]).is_err());
 }

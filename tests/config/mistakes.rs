@@ -295,7 +295,7 @@ async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
         (redis(""), "(text):1: providers.r: `url` is missing; add it"),
         (
             "[providers.m]\nbackend = \"memcached\"\nservers = [\"memcached://a\", \"memcached://user:hunter2@b\"]".to_owned(),
-            "(text):3: providers.m.servers = \"memcached://***@b\": memcached's meta protocol has no login, so a user or password has no meaning; write memcached://host:port",
+            "(text):3: providers.m.servers = \"memcached://***@b\": user and password stand apart: `login`, or `username` and `password` in a file; write memcached://host:port",
         ),
         (
             "[keyrings.main]\nkeys = [{ id = 1, secret = \"hunter2\" }]".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use test_servers::RedisServer;
+use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{Caches, ErrorKind, Outcome, Policy, TracedCache, config::Format, ok};
 
 use crate::kit::{sealed, toml};
@@ -180,6 +180,51 @@ async fn a_provider_moves_to_another_server_and_memory_stays() {
         seen(&b, "heard").await == MISS
     })
     .await;
+}
+
+/// Half of the keys stay on their server, and are not believed there all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_list_of_memcached_servers_is_another_store_and_memory_stays() {
+    let servers: Vec<_> = (0..3).filter_map(|_| MemcachedServer::start()).collect();
+    let [first, second, third] = &*servers else { return };
+    let text = |servers: &[&MemcachedServer], more: &str| {
+        let urls: Vec<String> = servers.iter().map(|server| format!("\"{}\"", server.url())).collect();
+        let urls = urls.join(", ");
+        format!(
+            "[providers.local]\nbackend = \"memory\"\nentries = 100\n[providers.shared]\nbackend = \"memcached\"\nservers = [{urls}]\n{more}\nlevel = {{ budget = \"5s\" }}\n[caches.a]\nlevels = [\"local\", \"shared\"]\npolicy.ttl = \"1h\"\n"
+        )
+    };
+    let file = File::new(&text(&[first, second], ""));
+    let (here, there) = (file.load().await, file.load().await);
+    let (a, b): (TracedCache<String>, TracedCache<String>) =
+        (here.cache("a").unwrap(), there.cache("a").unwrap());
+    for key in ["k", "l", "m", "n", "o", "p"] {
+        fill(&a, key).await;
+        assert_eq!(seen(&b, key).await, IN_STORE);
+    }
+    file.write(&text(&[third, second, first], ""));
+    assert_eq!(here.reload().await.unwrap().applied, ["providers.shared.servers"]);
+    assert_eq!(seen(&a, "elsewhere").await, MISS);
+    let new: TracedCache<String> = file.load().await.cache("a").unwrap();
+    for key in ["k", "l", "m", "n", "o", "p"] {
+        assert_eq!(seen(&new, key).await, MISS);
+        assert_eq!(seen(&a, key).await, IN_MEMORY);
+    }
+    fill(&new, "new").await;
+    assert_eq!(seen(&a, "new").await, IN_STORE);
+    // The other list goes on to be used, and its nodes hear of what is invalidated on the new one.
+    let old = format!("retiring = [\"{}\", \"{}\"]", first.url(), second.url());
+    file.write(&text(&[first, second, third], &old));
+    assert_eq!(
+        here.reload().await.unwrap().applied,
+        ["providers.shared.retiring", "providers.shared.servers"]
+    );
+    file.write(&text(&[first, second], ""));
+    for key in ["k", "l", "m", "n", "o", "p"] {
+        assert!(a.invalidate(key).await.unwrap().is_confirmed());
+        let fresh: TracedCache<String> = file.load().await.cache("a").unwrap();
+        assert_eq!(seen(&fresh, key).await, MISS);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

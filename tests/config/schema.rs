@@ -213,7 +213,11 @@ fn every_setter_has_its_field() {
             "cache-memcached/src/builder.rs",
             "impl Builder {",
             provider(0),
-            &[("server", "servers"), ("pooled", "code: a feature that traced-cache does not have")],
+            &[
+                ("server", "servers"),
+                ("login", "username"),
+                ("pooled", "code: a feature that traced-cache does not have"),
+            ],
         ),
         ("cache-memory/src/memory.rs", "impl Memory {", provider(1), none),
     ] {

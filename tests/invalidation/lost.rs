@@ -5,7 +5,7 @@ use traced_cache::{
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{PERIOD, S, Source, World, confirmed, get, level, saw, set, settled};
+use crate::world::{MS, PERIOD, S, Source, World, confirmed, done, get, level, saw, set, settled};
 
 #[tokio::test]
 async fn g16_a_tags_mark_that_is_lost_makes_nothing_valid_again() {
@@ -173,4 +173,26 @@ async fn a_message_that_was_lost_shows_by_the_next_number() {
     assert_eq!(get(&b.cache, "elsewhere").await, None);
     assert_eq!(get(&b.cache, "one").await, None);
     assert_eq!(level(&b.cache, "two").await, Some(0));
+}
+
+/// Between the read that finds nothing and the request for the lease, the store comes back with what it held before.
+#[tokio::test]
+async fn a_store_that_goes_back_in_the_middle_of_a_look_up_is_not_believed() {
+    let world = World::new();
+    for node in [world.bare(), world.node()] {
+        set(&node.cache, "k", "old", &[]).await;
+        let dump = world.store.dump();
+        confirmed(node.cache.invalidate("k").await);
+        node.l2.set(ChaosOp::Acquire, Fault::Delay(MS));
+        let source = Source::new();
+        source.has("k", "new", &[]);
+        let asked = source.asking(&node.cache, "k").await;
+        settled().await;
+        assert_eq!(node.l2.calls(ChaosOp::Acquire), 1);
+        world.store.restore(&dump);
+        let (_, value) = done(Some(&world), asked).await;
+        assert_eq!(value, "new");
+        node.l2.reset();
+        confirmed(node.cache.invalidate("k").await);
+    }
 }

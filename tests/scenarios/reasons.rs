@@ -89,7 +89,10 @@ async fn what_had_to_make_room_is_evicted_until_it_is_back() {
     assert_eq!(reason(&cache, 3 * ROOM).await, Some(MissReason::Absent), "never seen");
     let stats = cache.stats();
     assert_eq!(stats.levels[0].evicted_size, 2 * ROOM);
-    assert_eq!(stats.missed(MissReason::Evicted), 2 * ROOM, "{stats:?}");
+    // A table remembers them, and forgets one where nine fall on one of its lines: now and then two of these 200.
+    let evicted = stats.missed(MissReason::Evicted);
+    assert!((2 * ROOM - 10..=2 * ROOM).contains(&evicted), "{stats:?}");
+    assert_eq!(evicted + stats.missed(MissReason::Absent), 2 * ROOM + 1, "{stats:?}");
     assert_eq!(stats.hits(), ROOM);
 
     kit::set(&cache, 0, 0u64).await;

@@ -19,14 +19,18 @@
 //! }
 //! ```
 
+mod counts;
 mod end;
 mod faults;
 mod keys;
 mod options;
 mod output;
+mod series;
+mod servers;
 mod session;
 mod time;
 mod verb;
+mod view;
 
 use std::process::ExitCode;
 
@@ -69,6 +73,16 @@ async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end:
         Verb::Inspect(options) => verb::inspect::run(builder, out, options).await,
         Verb::Invalidate(options) => verb::invalidate::keys(builder, out, options).await,
         Verb::Clear(options) => verb::invalidate::clear(builder, out, options).await,
+        Verb::Stats(options) => verb::stats::once(builder, out, options).await,
+        Verb::Watch(options) => verb::stats::again(builder, out, options).await,
+        Verb::Warm(options) => verb::warm::run(builder, out, options).await,
+        Verb::Replay(options) => verb::replay::run(builder, out, options).await,
+        Verb::Bench(options) => verb::bench::run(builder, out, options).await,
         Verb::Completions { shell } => verb::completions::run(shell),
     }
 }
+
+/// The code in the page about the command is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/command-line.md")]
+mod page {}

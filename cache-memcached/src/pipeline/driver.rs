@@ -25,7 +25,7 @@ use super::{
     parse::{Body, Parser},
     queue::{Ended, GARBLED, LOST, NO_ANSWER},
 };
-use crate::{ErrorKind, error::Fault};
+use crate::{ErrorKind, error::Fault, login::WANTED};
 
 /// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, every waiter gets its answer.
 pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
@@ -64,12 +64,18 @@ pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
 async fn connect(link: &Link) -> Result<TcpStream, Fault> {
     let address = (link.endpoint.host.as_str(), link.endpoint.port);
     let broken = |e| Fault::caused(ErrorKind::Connect, "no connection", e);
-    let stream = match timeout(link.limits.connect_timeout, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map_err(broken)?,
-        Err(_elapsed) => return Err(Fault::new(ErrorKind::Timeout, "no connection in time")),
+    let ready = async {
+        let mut stream = TcpStream::connect(address).await.map_err(broken)?;
+        stream.set_nodelay(true).map_err(broken)?;
+        if let Some(login) = &link.login {
+            login.give(&mut stream).await?;
+        }
+        Ok(stream)
     };
-    stream.set_nodelay(true).map_err(broken)?;
-    Ok(stream)
+    match timeout(link.limits.connect_timeout, ready).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no connection in time")),
+    }
 }
 
 struct Guard<'a> {
@@ -181,14 +187,16 @@ impl<'a> Driver<'a> {
                 match self.parser.next() {
                     Ok(Some(answer)) => {
                         // What follows a command that was not understood may be its data, read as commands.
-                        let rejected = matches!(answer.body, Body::Rejected);
+                        let rejected = match answer.body {
+                            Body::Rejected => Some(GARBLED),
+                            Body::LoginWanted => Some(WANTED),
+                            _ => None,
+                        };
                         match state.queue.answer(answer) {
                             Ok(done) => ended.extend(done),
                             Err(_out_of_step) => over = Some(GARBLED),
                         }
-                        if rejected {
-                            over = Some(GARBLED);
-                        }
+                        over = rejected.or(over);
                     }
                     Ok(None) => break,
                     Err(_garbled) => over = Some(GARBLED),

@@ -11,11 +11,12 @@ use bytes::{Buf, BytesMut};
 use tokio::{net::tcp::OwnedWriteHalf, runtime};
 
 use super::queue::Queue;
-use crate::{endpoint::Endpoint, error::Fault, transport::Limits};
+use crate::{endpoint::Endpoint, error::Fault, login::Login, transport::Limits};
 
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) endpoint: Endpoint,
+    pub(super) login: Option<Login>,
     pub(super) limits: Limits,
     pub(super) value_max: usize,
     state: Mutex<State>,
@@ -61,7 +62,7 @@ const BACKOFF: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 impl Link {
-    pub(super) fn new(endpoint: Endpoint, limits: Limits, value_max: usize) -> Self {
+    pub(super) fn new(endpoint: Endpoint, login: Option<Login>, limits: Limits, value_max: usize) -> Self {
         let state = State {
             phase: Phase::Down { until: Instant::now(), because: None },
             generation: 0,
@@ -74,7 +75,7 @@ impl Link {
             armed: false,
             failures: 0,
         };
-        Self { endpoint, limits, value_max, state: Mutex::new(state) }
+        Self { endpoint, login, limits, value_max, state: Mutex::new(state) }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

@@ -2,6 +2,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::login::UNAUTHENTICATED;
+
 /// Longest reply line. The meta protocol's are far shorter.
 const LINE_MAX: usize = 2048;
 /// The server's own ceiling for an item.
@@ -32,6 +34,8 @@ pub(super) enum Body {
     Failed,
     /// `CLIENT_ERROR`, `ERROR`: the command was not understood; what follows may be anything.
     Rejected,
+    /// The server wants a login first.
+    LoginWanted,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -169,6 +173,7 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
         b"SERVER_ERROR" if line.ends_with(b"object too large for cache") => Body::TooLarge,
         b"SERVER_ERROR" if line[verb.len()..].starts_with(b" out of memory") => Body::NoMemory,
         b"SERVER_ERROR" => Body::Failed,
+        b"CLIENT_ERROR" if line == UNAUTHENTICATED => Body::LoginWanted,
         b"CLIENT_ERROR" | b"ERROR" => Body::Rejected,
         _ => return Err(Garbled),
     };

@@ -8,6 +8,7 @@ use super::parse::{Answer, Body};
 use crate::{
     ErrorKind,
     error::Fault,
+    login::WANTED,
     transport::{Command, Reply, Seen, When},
 };
 
@@ -148,7 +149,15 @@ impl Queue {
         match (answer.id, &answer.body) {
             (Some(id), _) if id == expected => {}
             // Some releases leave the id out of a miss; errors never have one.
-            (None, Body::Miss | Body::TooLarge | Body::NoMemory | Body::Failed | Body::Rejected) => {}
+            (
+                None,
+                Body::Miss
+                | Body::TooLarge
+                | Body::NoMemory
+                | Body::Failed
+                | Body::Rejected
+                | Body::LoginWanted,
+            ) => {}
             _ => return Err(OutOfStep),
         }
         let kind = match &head.waiter {
@@ -167,6 +176,7 @@ impl Queue {
             (_, Body::NoMemory) => Err(NO_MEMORY),
             (_, Body::TooLarge | Body::Failed) => Err(FAILED),
             (_, Body::Rejected) => Err(REJECTED),
+            (_, Body::LoginWanted) => Err(WANTED),
             _ => return Err(OutOfStep),
         };
         self.commands -= 1;

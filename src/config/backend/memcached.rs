@@ -17,6 +17,16 @@ pub(crate) struct Settings {
     /// Several of them. Every process must name them alike, in any order: the name decides which keys live there.
     #[serde(default)]
     servers: Option<Vec<Secret>>,
+    /// Servers of another list that is in use as well, while processes move from one to the other: what is invalidated here is
+    /// so there, too. Default: none.
+    #[serde(default)]
+    retiring: Option<Vec<Secret>>,
+    /// The user, for servers with `-Y`. Wants `password`.
+    #[serde(default)]
+    username: Option<Secret>,
+    /// The password.
+    #[serde(default)]
+    password: Option<Secret>,
     /// Goes in front of every key, so that applications can share a server. Default: none.
     #[serde(default)]
     key_prefix: Option<String>,
@@ -66,6 +76,15 @@ pub(super) fn build(settings: Settings) -> Result<MemcachedProvider, BoxError> {
     .into_iter()
     .map(|Secret(url)| url);
     let mut builder = MemcachedProvider::builder(servers.next().unwrap_or_default()).servers(servers);
+    if let Some(urls) = settings.retiring {
+        builder = builder.retiring(urls.into_iter().map(|Secret(url)| url));
+    }
+    match (settings.username, settings.password) {
+        (Some(Secret(user)), Some(Secret(password))) => builder = builder.login(user, password),
+        (None, None) => {}
+        (Some(_), None) => return Err(Error::config("username", "set", "there is no `password`").into()),
+        (None, Some(_)) => return Err(Error::config("password", "set", "there is no `username`").into()),
+    }
     if let Some(prefix) = settings.key_prefix {
         builder = builder.key_prefix(prefix);
     }

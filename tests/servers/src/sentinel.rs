@@ -1,4 +1,4 @@
-//! A Redis master with a replica, watched by sentinels.
+//! A Redis master with replicas, watched by sentinels.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,10 +7,10 @@ use crate::{Authority, RedisServer, until};
 const LIMIT: Duration = Duration::from_secs(60);
 const SENTINELS: usize = 3;
 
-/// A master, a replica and three sentinels of which two must agree. A dead master is replaced within seconds.
+/// A master, one or more replicas and three sentinels of which two must agree. A dead master is replaced within seconds.
 #[derive(Debug)]
 pub struct RedisSentinel {
-    servers: [RedisServer; 2],
+    servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
 }
 
@@ -21,20 +21,25 @@ impl RedisSentinel {
     /// Starts all five and waits until the sentinels know each other and the replica. `None`: not installed, see
     /// [`require`](crate::require).
     pub fn start() -> Option<Self> {
-        Self::with(None, None)
+        Self::with(1, None, None)
+    }
+
+    /// The same with this many replicas.
+    pub fn with_replicas(count: usize) -> Option<Self> {
+        Self::with(count, None, None)
     }
 
     /// The same with a password of the servers and another one of the sentinels.
     pub fn guarded(servers: &str, sentinels: &str) -> Option<Self> {
-        Self::with(Some((servers, sentinels)), None)
+        Self::with(1, Some((servers, sentinels)), None)
     }
 
     /// The same over TLS, with certificates of this authority, see [`RedisServer::tls_port`]; a test itself may go without.
     pub fn with_tls(authority: &Authority) -> Option<Self> {
-        Self::with(None, Some(authority))
+        Self::with(1, None, Some(authority))
     }
 
-    fn with(passwords: Option<(&str, &str)>, authority: Option<&Authority>) -> Option<Self> {
+    fn with(replicas: usize, passwords: Option<(&str, &str)>, authority: Option<&Authority>) -> Option<Self> {
         let any = || match authority {
             Some(authority) => {
                 let own = authority.issue(&["127.0.0.1"]);
@@ -48,7 +53,8 @@ impl RedisSentinel {
             None => any(),
         };
         let master = server().start()?;
-        let replica = server().config("replicaof", &format!("127.0.0.1 {}", port(&master))).start()?;
+        let replica = || server().config("replicaof", &format!("127.0.0.1 {}", port(&master))).start();
+        let replicas = (0..replicas).map(|_| replica()).collect::<Option<Vec<_>>>()?;
         let mut config = format!(
             "sentinel monitor {name} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {name} 1000\n\
@@ -67,13 +73,15 @@ impl RedisSentinel {
         }
         let sentinels =
             (0..SENTINELS).map(|_| sentinel.clone().sentinel(&config).start()).collect::<Option<Vec<_>>>()?;
-        let all = Self { servers: [master, replica], sentinels };
-        let ready = until(LIMIT, || all.sentinels.iter().all(knows_all));
+        let count = replicas.len();
+        let servers = std::iter::once(master).chain(replicas).collect();
+        let all = Self { servers, sentinels };
+        let ready = until(LIMIT, || all.sentinels.iter().all(|sentinel| knows_all(sentinel, count)));
         assert!(ready, "the sentinels did not find each other; {}", all.sentinels[0].log());
         Some(all)
     }
 
-    /// The two servers; the first one began as the master.
+    /// The servers; the first one began as the master.
     pub fn servers(&self) -> &[RedisServer] {
         &self.servers
     }
@@ -110,12 +118,12 @@ impl RedisSentinel {
     }
 }
 
-fn knows_all(sentinel: &RedisServer) -> bool {
+fn knows_all(sentinel: &RedisServer, replicas: usize) -> bool {
     let known: HashMap<String, String> =
         sentinel.command(&["SENTINEL", "MASTER", RedisSentinel::MASTER]).unwrap_or_default();
     let count = |field: &str| known.get(field).and_then(|text| text.parse::<usize>().ok());
     let flags = known.get("flags").map(String::as_str);
     count("num-other-sentinels") == Some(SENTINELS - 1)
-        && count("num-slaves") == Some(1)
+        && count("num-slaves") == Some(replicas)
         && flags == Some("master")
 }

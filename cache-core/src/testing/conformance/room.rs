@@ -70,6 +70,15 @@ impl Room {
         self.get(provider, id).await.is_some()
     }
 
+    /// `new` is there, or nothing if it was refused. Never what was there before.
+    pub(super) async fn expect_replaced(&self, provider: &dyn CacheProvider, id: &str, new: Option<Bytes>) {
+        let found = self.get(provider, id).await;
+        if found != new {
+            let len = |item: &Option<Bytes>| item.as_ref().map(Bytes::len);
+            panic!("{id:?} holds {:?} bytes and should hold {:?}", len(&found), len(&new));
+        }
+    }
+
     pub(super) async fn remove(&self, provider: &dyn CacheProvider, id: &str) {
         ok(provider.remove(self.key(id)).await);
     }

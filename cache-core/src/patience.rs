@@ -1,0 +1,325 @@
+//! One timer for all calls to a level, instead of one for each.
+//!
+//! A timer of the runtime costs a call as much as everything else that a level does for it. So calls only note in which
+//! step they came; a thread counts steps, and wakes those that have waited too long. It serves all levels of the process,
+//! whatever runtime their callers are on, and is there only while calls are.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_utils::CachePadded;
+use futures::{FutureExt, future::BoxFuture};
+use pin_project_lite::pin_project;
+use slab::Slab;
+
+use crate::{clock::Clock, stats::stripe};
+
+/// A call waits for so many steps, and for the rest of the one in which it came. Together that is at most the budget, and
+/// at least sixteen seventeenths of it.
+const STEPS: u32 = 16;
+/// Steps are not shorter than this. Where they would have to be, each call has a timer of its own.
+const SHORTEST: Duration = Duration::from_millis(2);
+const SHARDS: usize = 8;
+
+/// How long calls to one level may take.
+pub(crate) struct Patience {
+    budget: Duration,
+    calls: Arc<Calls>,
+}
+
+/// Calls under way.
+struct Calls {
+    step: Duration,
+    /// Counts steps.
+    now: AtomicU64,
+    shards: [CachePadded<Mutex<Slab<Call>>>; SHARDS],
+    /// The thread counts its steps.
+    watched: AtomicBool,
+}
+
+struct Call {
+    /// The step in which it has waited too long.
+    until: u64,
+    waker: Waker,
+    over: bool,
+}
+
+impl Patience {
+    pub(crate) fn new(budget: Duration) -> Self {
+        let calls = Calls {
+            step: budget / (STEPS + 1),
+            now: AtomicU64::new(0),
+            shards: Default::default(),
+            watched: AtomicBool::new(false),
+        };
+        Self { budget, calls: Arc::new(calls) }
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
+    /// Runs a call for as long as the budget lasts.
+    pub(crate) fn spend<'a, F: Future>(&'a self, clock: &'a Clock, call: F) -> Spending<'a, F> {
+        // Manual clocks are exact.
+        let limit = if clock.is_system() && self.calls.step >= SHORTEST {
+            Limit::Counted { calls: &self.calls, place: None }
+        } else {
+            Limit::Timer(clock.sleep(self.budget).boxed())
+        };
+        Spending { call, limit }
+    }
+}
+
+/// Where a call is noted.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: usize,
+    at: usize,
+}
+
+impl Calls {
+    fn shard(&self, at: usize) -> MutexGuard<'_, Slab<Call>> {
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(self: &Arc<Self>, waker: &Waker) -> Place {
+        let shard = stripe() % SHARDS;
+        let until = self.now.load(Ordering::Relaxed) + u64::from(STEPS) + 1;
+        let at = self.shard(shard).insert(Call { until, waker: waker.clone(), over: false });
+        if !self.watched.load(Ordering::SeqCst) {
+            self.watch();
+        }
+        Place { shard, at }
+    }
+
+    /// Whether a call has waited too long; else it is the one to wake now.
+    fn is_over(&self, place: Place, waker: &Waker) -> bool {
+        let mut shard = self.shard(place.shard);
+        let Some(call) = shard.get_mut(place.at) else { return true };
+        if !call.over {
+            call.waker.clone_from(waker);
+        }
+        call.over
+    }
+
+    fn forget(&self, place: Place) {
+        let gone = self.shard(place.shard).try_remove(place.at);
+        // A waker's end is none of the lock's business.
+        drop(gone);
+    }
+
+    fn is_idle(&self) -> bool {
+        (0..SHARDS).all(|at| self.shard(at).is_empty())
+    }
+
+    /// Counts steps, and ends what has waited too long.
+    fn pass(&self, steps: u64) {
+        let now = self.now.fetch_add(steps, Ordering::Relaxed) + steps;
+        for at in 0..SHARDS {
+            let mut wakers = Vec::new();
+            for (_, call) in self.shard(at).iter_mut().filter(|(_, call)| call.until <= now) {
+                if !mem::replace(&mut call.over, true) {
+                    wakers.push(call.waker.clone());
+                }
+            }
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    #[cold]
+    fn watch(self: &Arc<Self>) {
+        if self.watched.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut watch = lock();
+        watch.levels.push((Arc::clone(self), Instant::now() + self.step));
+        if watch.awake {
+            WAKE.notify_one();
+            return;
+        }
+        let spawned = thread::Builder::new().name("cache-budgets".into()).spawn(count);
+        // Without a thread there are no timeouts; the next call tries again.
+        watch.awake = spawned.is_ok();
+        if !watch.awake {
+            for (calls, _) in watch.levels.drain(..) {
+                calls.watched.store(false, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// What the thread counts for.
+struct Watch {
+    /// With the end of the step that each is in.
+    levels: Vec<(Arc<Calls>, Instant)>,
+    /// There is a thread.
+    awake: bool,
+}
+
+static WATCH: Mutex<Watch> = Mutex::new(Watch { levels: Vec::new(), awake: false });
+static WAKE: Condvar = Condvar::new();
+
+fn lock() -> MutexGuard<'static, Watch> {
+    WATCH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread. Ends when no level has calls under way.
+fn count() {
+    let mut watch = lock();
+    loop {
+        let now = Instant::now();
+        let due: Vec<_> = watch
+            .levels
+            .iter_mut()
+            .filter(|(_, end)| *end <= now)
+            .map(|(calls, end)| {
+                // All that have passed: a thread that comes late must not make calls wait longer.
+                let late = now.duration_since(*end).as_nanos() / calls.step.as_nanos();
+                let steps = u32::try_from(late).unwrap_or(u32::MAX - 1) + 1;
+                *end += calls.step * steps;
+                (Arc::clone(calls), steps)
+            })
+            .collect();
+        // Wakers run without the lock: they may be anything.
+        drop(watch);
+        for (calls, steps) in due {
+            calls.pass(steps.into());
+        }
+        watch = lock();
+        watch.levels.retain(|(calls, _)| {
+            if !calls.is_idle() {
+                return true;
+            }
+            calls.watched.store(false, Ordering::SeqCst);
+            // One may have come before it could see that.
+            !calls.is_idle() && !calls.watched.swap(true, Ordering::SeqCst)
+        });
+        let Some(next) = watch.levels.iter().map(|(_, end)| *end).min() else {
+            watch.awake = false;
+            return;
+        };
+        let pause = next.saturating_duration_since(Instant::now());
+        watch = WAKE.wait_timeout(watch, pause).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+pin_project! {
+    /// A call that ends with its level's budget.
+    pub(crate) struct Spending<'a, F> {
+        #[pin]
+        call: F,
+        limit: Limit<'a>,
+    }
+}
+
+enum Limit<'a> {
+    Counted { calls: &'a Arc<Calls>, place: Option<Place> },
+    Timer(BoxFuture<'a, ()>),
+}
+
+impl Drop for Limit<'_> {
+    fn drop(&mut self) {
+        if let Self::Counted { calls, place: Some(place) } = self {
+            calls.forget(*place);
+        }
+    }
+}
+
+impl Limit<'_> {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Counted { calls, place: Some(place) } => calls.is_over(*place, cx.waker()),
+            Self::Counted { calls, place } => {
+                *place = Some(calls.note(cx.waker()));
+                false
+            }
+            Self::Timer(timer) => timer.poll_unpin(cx).is_ready(),
+        }
+    }
+}
+
+impl<F: Future> Future for Spending<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // Asks the call first: an answer that is there counts, whatever the time.
+        match this.call.poll(cx) {
+            Poll::Ready(out) => Poll::Ready(Some(out)),
+            Poll::Pending if this.limit.is_over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn d1_a_call_ends_with_its_budget_and_not_before() {
+        let patience = Patience::new(Duration::from_millis(80));
+        for _ in 0..3 {
+            let started = Instant::now();
+            assert!(patience.spend(&Clock::system(), pending::<()>()).await.is_none());
+            let took = started.elapsed();
+            assert!(took >= Duration::from_millis(75) && took < Duration::from_secs(5), "{took:?}");
+            assert!(patience.calls.is_idle());
+        }
+        assert_eq!(patience.spend(&Clock::system(), ready(1)).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn calls_that_end_or_leave_are_forgotten_and_the_counting_ends() {
+        let patience = Patience::new(Duration::from_millis(40));
+        let clock = Clock::system();
+        let short = patience.spend(&clock, tokio::time::sleep(Duration::from_millis(1)));
+        assert!(short.await.is_some());
+        {
+            let mut left = std::pin::pin!(patience.spend(&clock, pending::<()>()));
+            assert!(futures::poll!(left.as_mut()).is_pending());
+            assert!(!patience.calls.is_idle());
+        }
+        assert!(patience.calls.is_idle());
+        let end = Instant::now() + Duration::from_secs(30);
+        while patience.calls.watched.load(Ordering::SeqCst) {
+            assert!(Instant::now() < end, "it is still being watched");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // And begins again.
+        assert!(patience.spend(&clock, pending::<()>()).await.is_none());
+    }
+
+    #[test]
+    fn a_runtime_that_nobody_drives_keeps_no_other_waiting() {
+        let patience = Patience::new(Duration::from_millis(40));
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (idle, other) = (runtime(), runtime());
+        let clock = Clock::system();
+        let mut stalled = Box::pin(patience.spend(&clock, pending::<()>()));
+        idle.block_on(async { assert!(futures::poll!(stalled.as_mut()).is_pending()) });
+        assert!(other.block_on(patience.spend(&clock, pending::<()>())).is_none());
+    }
+
+    #[tokio::test]
+    async fn many_calls_of_many_levels_all_end() {
+        let levels: Vec<_> = (0..4).map(|n| Patience::new(Duration::from_millis(40 + n))).collect();
+        let clock = Clock::system();
+        let calls = levels.iter().flat_map(|level| (0..100).map(|_| level.spend(&clock, pending::<()>())));
+        let ended = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(calls)).await;
+        assert!(ended.unwrap().iter().all(Option::is_none));
+    }
+}
