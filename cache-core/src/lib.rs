@@ -13,6 +13,7 @@ mod cycle;
 mod entry;
 mod envelope;
 mod error;
+mod expire;
 mod fetch;
 mod fill;
 mod flight;

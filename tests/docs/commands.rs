@@ -47,7 +47,9 @@ fn verbs() -> Vec<String> {
 fn every_command_starts_something_that_exists() {
     let (packages, verbs) = (packages(), verbs());
     for (page, line) in lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        // Variables come before the command.
+        let is_variable = |word: &&str| word.split_once('=').is_some_and(|(name, _)| !name.starts_with('-'));
+        let words: Vec<&str> = line.split_whitespace().skip_while(is_variable).collect();
         // A page of a crate of its own is about that.
         let homes = [root(), root().join(&page).parent().unwrap().to_owned()];
         let is = |folder: &str, name: &str| {
