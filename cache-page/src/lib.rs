@@ -61,3 +61,8 @@ mod watched;
 
 pub use guard::Guard;
 pub use page::{Page, PageBuilder};
+
+/// Its page's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/page.md")]
+struct Docs;

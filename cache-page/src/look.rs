@@ -117,7 +117,8 @@ fn text(value: &Shown) -> String {
         _ => String::new(),
     };
     if text.len() > VALUE_MAX {
-        text.truncate(text.floor_char_boundary(VALUE_MAX));
+        let end = (0..=VALUE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
         text.push('…');
     }
     text

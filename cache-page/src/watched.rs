@@ -32,6 +32,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A key's hash, and what may be shown of it.
+type Sampled = (u64, Option<Box<str>>);
+
 /// Takes note of keys, on the hot path: two numbers are compared, and what is of interest goes into a queue without waiting.
 pub(crate) struct Notes {
     cache: u32,
@@ -40,7 +43,7 @@ pub(crate) struct Notes {
     followed: SyncSender<u64>,
     /// The queue was full.
     is_late: AtomicBool,
-    sampled: SyncSender<(u64, Option<Box<str>>)>,
+    sampled: SyncSender<Sampled>,
     show_key: Option<Arc<ShowKey>>,
 }
 
@@ -115,7 +118,7 @@ pub(crate) struct Watched {
     pub(crate) notes: Arc<Notes>,
     /// Look-ups that the tally expects so far.
     seen: AtomicU64,
-    queues: Mutex<(Receiver<u64>, Receiver<(u64, Option<Box<str>>)>)>,
+    queues: Mutex<(Receiver<u64>, Receiver<Sampled>)>,
     /// Given by whoever shows the cache.
     pub(crate) shown: Mutex<Option<Arc<dyn Shown>>>,
 }

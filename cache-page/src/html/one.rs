@@ -59,7 +59,7 @@ fn section(title: &str, body: impl Display) -> impl Display {
 fn figures(cache: &Cache) -> impl Display + '_ {
     With(move |f: &mut fmt::Formatter<'_>| {
         let figure = |f: &mut fmt::Formatter<'_>, name: &str, value: &dyn Display, more: &dyn Display| {
-            write!(f, "<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>\n")
+            writeln!(f, "<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>")
         };
         let now = &cache.now;
         f.write_str("<dl class=\"figures\">\n")?;
@@ -157,9 +157,9 @@ fn latency(cache: &Cache) -> impl Display + '_ {
             Ok(())
         };
         let heads = &["Outcome", "Calls", "Mean", "p50", "p95", "p99"];
-        write!(
+        writeln!(
             f,
-            "{}<p class=\"note\">Of the last one to two minutes. One in 256 hits in memory is timed, and stands for all.</p>\n",
+            "{}<p class=\"note\">Of the last one to two minutes. One in 256 hits in memory is timed, and stands for all.</p>",
             table("Latency", heads, rows)
         )
     })
@@ -297,10 +297,10 @@ fn sizes<'a>(estimate: Option<&'a Estimate>, cache: &'a Cache) -> impl Display +
             Ok(())
         };
         let near = cache.served.first().filter(|_| cache.lookups > 0).map(|served| served.share);
-        write!(
+        writeln!(
             f,
             "{}<p class=\"note\">What l1 would serve fresh of all look-ups, estimated from {} of the keys and {} of their \
-             look-ups; so far it has served {}. Invalidations and sets are not taken into account.</p>\n",
+             look-ups; so far it has served {}. Invalidations and sets are not taken into account.</p>",
             table("Memory", &["Memory", "Hit rate", ""], rows),
             Percent(Some(estimate.keys)),
             Count(estimate.lookups),
@@ -368,7 +368,7 @@ fn outcome<'a>(options: &'a PageBuilder, cache: &'a Cache, done: &'a Done<'_>) -
     With(move |f: &mut fmt::Formatter<'_>| {
         match done {
         Done::Nothing => Ok(()),
-        Done::Refused { error } => write!(f, "<p class=\"answer bad\" role=\"alert\">{}</p>\n", Text(error)),
+        Done::Refused { error } => writeln!(f, "<p class=\"answer bad\" role=\"alert\">{}</p>", Text(error)),
         Done::Invalidated { confirmed: true } => {
             f.write_str("<p class=\"answer good\" role=\"status\">Invalidated: every level has it.</p>\n")
         }
@@ -392,7 +392,7 @@ fn looked(f: &mut fmt::Formatter<'_>, key: &str, look: &Look) -> fmt::Result {
         Text(key)
     )?;
     for at in &look.levels {
-        write!(f, "<h3>{} {}: {}</h3>\n", Text(&at.level), Text(at.system), Text(at.outcome))?;
+        writeln!(f, "<h3>{} {}: {}</h3>", Text(&at.level), Text(at.system), Text(at.outcome))?;
         found(f, at)?;
     }
     f.write_str("</section>\n")
@@ -400,16 +400,16 @@ fn looked(f: &mut fmt::Formatter<'_>, key: &str, look: &Look) -> fmt::Result {
 
 fn found(f: &mut fmt::Formatter<'_>, at: &At) -> fmt::Result {
     if let Some(error) = &at.error {
-        write!(f, "<p class=\"bad\">{}</p>\n", Text(error))?;
+        writeln!(f, "<p class=\"bad\">{}</p>", Text(error))?;
     }
     if let Some(reason) = at.unreadable {
-        write!(f, "<p class=\"bad\">cannot be read: {}</p>\n", Text(reason))?;
+        writeln!(f, "<p class=\"bad\">cannot be read: {}</p>", Text(reason))?;
     }
     if let Some(entry) = &at.entry {
         said(f, entry)?;
     }
     if let Some(value) = &at.value {
-        write!(f, "<pre tabindex=\"0\" aria-label=\"Value at {}\">{}</pre>\n", Text(&at.level), Text(value))?;
+        writeln!(f, "<pre tabindex=\"0\" aria-label=\"Value at {}\">{}</pre>", Text(&at.level), Text(value))?;
     }
     Ok(())
 }

@@ -57,11 +57,11 @@ fn table(f: &mut fmt::Formatter<'_>, options: &PageBuilder, report: &Report) -> 
 
 fn row(f: &mut fmt::Formatter<'_>, options: &PageBuilder, cache: &Cache) -> fmt::Result {
     let name = Text(&cache.name);
-    write!(
+    writeln!(
         f,
         "<tr><th scope=\"row\"><a id=\"to-{name}\" href=\"{}/caches/{name}\">{name}</a></th>\
          <td><strong>{}</strong><small>all {}</small></td><td>{}</td><td>{:.0}</td><td>{}{}</td>\
-         <td>{}</td><td>{}<small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+         <td>{}</td><td>{}<small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
         Text(&options.path),
         Percent(cache.now.hit_rate),
         Percent(cache.hit_rate),
