@@ -51,6 +51,26 @@ fn every_block_in_rust_is_compiled() {
     }
 }
 
+/// A provider may do more than look up, store and remove: what it is, and what is weaker without it, stands there.
+#[test]
+fn the_page_on_backends_has_every_method_of_a_provider() {
+    let page = fs::read_to_string(root().join("docs/writing-a-backend.md")).unwrap();
+    let source = fs::read_to_string(root().join("cache-core/src/provider.rs")).unwrap();
+    let (_, body) = source.split_once("pub trait CacheProvider").unwrap();
+    let methods = body.lines().take_while(|line| *line != "}").filter_map(|line| {
+        let line = line.strip_prefix("    ")?;
+        line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))?.split('(').next()
+    });
+    let methods: Vec<&str> = methods.collect();
+    assert!(methods.len() > 15, "{methods:?}");
+    for method in methods {
+        // Single keys follow from batches.
+        let known = ["get", "put", "remove"].contains(&method);
+        let written = page.contains(&format!("fn {method}(")) || page.contains(&format!("| `{method}` |"));
+        assert!(known || written, "docs/writing-a-backend.md does not have `{method}`");
+    }
+}
+
 /// Names in `${NAME}`.
 fn references(text: &str) -> Vec<String> {
     let inner = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
