@@ -87,6 +87,7 @@ mod replay;
 mod rights;
 mod rules;
 mod server;
+mod settings;
 mod slots;
 mod snapshot;
 mod source;
@@ -119,7 +120,7 @@ pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
-    SpanKind, SpanStart, Verb,
+    SpanKind, SpanStart, Traffic, Verb,
 };
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
@@ -127,6 +128,7 @@ pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
 pub use server::ServerStatus;
+pub use settings::{LevelSettings, Settings};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};

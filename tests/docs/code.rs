@@ -8,7 +8,7 @@ use crate::page::{self, Block, Page, root};
 
 /// Where blocks in Rust are compiled, or run, with the documentation's tests.
 fn compiled() -> String {
-    ["src/lib.rs", "traced-cache-cli/src/lib.rs"]
+    ["src/lib.rs", "cache-page/src/lib.rs", "traced-cache-cli/src/lib.rs"]
         .map(|file| fs::read_to_string(root().join(file)).unwrap())
         .concat()
 }
