@@ -70,7 +70,7 @@ async fn gated(
 }
 
 #[tokio::test]
-async fn one_load_between_two_nodes() {
+async fn s6_one_load_between_two_nodes() {
     let (nodes, _) = nodes(2);
     let gate = Arc::new(Semaphore::new(0));
     let loads = Arc::new(AtomicUsize::new(0));
@@ -113,7 +113,7 @@ async fn p1_p2_a_change_on_one_node_reaches_the_other() {
 }
 
 #[tokio::test]
-async fn p4_own_messages_evict_nothing_and_fills_send_none() {
+async fn p4_p8_own_messages_evict_nothing_and_neither_fills_nor_messages_send_any() {
     let (nodes, _) = nodes(2);
     let [a, b] = &nodes[..] else { unreachable!() };
     load(&a.cache, "v").await;
@@ -123,6 +123,71 @@ async fn p4_own_messages_evict_nothing_and_fills_send_none() {
     assert_eq!(a.link.published(), 1);
     assert_eq!(a.cache.look("k").await.unwrap().level(), Some(0), "its own message came back");
     assert_eq!(b.link.published(), 0, "p8: handling a message sends none");
+}
+
+#[tokio::test]
+async fn p5_a_message_about_what_a_node_does_not_hold_costs_it_no_read() {
+    let (nodes, _) = nodes(2);
+    let [a, b] = &nodes[..] else { unreachable!() };
+    load(&a.cache, "v").await;
+    // Known, so that there is nothing else to read.
+    assert!(b.cache.get("other").await.unwrap().is_none());
+    b.l2.reset();
+    for n in 0..20 {
+        assert!(a.cache.set("k", n.to_string()).await.unwrap().is_confirmed());
+        assert!(a.cache.invalidate("k").await.unwrap().is_confirmed());
+    }
+    assert_eq!(a.link.published(), 40);
+    tokio::task::yield_now().await;
+    assert_eq!(b.l2.calls(ChaosOp::Get), 0);
+}
+
+/// Others are told at once, as they may not reach the store either; what they still read there does not stay.
+#[tokio::test]
+async fn p7_what_the_store_has_not_taken_is_told_again_once_it_has() {
+    let (nodes, _) = nodes(2);
+    let [a, b] = &nodes[..] else { unreachable!() };
+    load(&a.cache, "old").await;
+    load(&b.cache, "never").await;
+    a.l2.set_all(Fault::Fail);
+    assert_eq!(a.cache.invalidate("k").await.unwrap(), Delivery::Pending);
+    assert_eq!(a.link.published(), 1);
+    assert_eq!(*load(&b.cache, "never").await, "old", "the store has not heard of it");
+    assert_eq!(b.cache.look("k").await.unwrap().level(), Some(0));
+    a.l2.set_all(Fault::None);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while a.cache.stats().pending > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "never told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(a.link.published(), 2);
+    assert_eq!(*load(&b.cache, "new").await, "new");
+}
+
+/// Caches that share a store and a hub, by other names: neither waits for the other.
+#[tokio::test]
+async fn s7_loads_of_another_cache_are_not_waited_for() {
+    let store = Arc::new(MapProvider::new().leasing());
+    let caches = ["users", "users2"].map(|name| {
+        TracedCache::<String>::builder(name)
+            .level(Level::new(Arc::clone(&store)).budget(MINUTE))
+            .policy(Policy::ttl(MINUTE))
+            .build()
+            .unwrap()
+    });
+    let gate = Arc::new(Semaphore::new(0));
+    let loads = Arc::new(AtomicUsize::new(0));
+    let loading = caches.map(|cache| {
+        let (gate, loads) = (Arc::clone(&gate), Arc::clone(&loads));
+        tokio::spawn(async move { gated(&cache, &gate, &loads, "v").await })
+    });
+    while loads.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(2);
+    for load in loading {
+        assert_eq!(*load.await.unwrap(), "v");
+    }
 }
 
 #[tokio::test]

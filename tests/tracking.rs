@@ -213,9 +213,34 @@ fn resident_mib() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
 }
 
+/// With `DEL`, the server would have nothing to tell of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p2_an_invalidation_of_what_the_store_lacks_reaches_the_memory_that_has_it() {
+    let Some(server) = RedisServer::start() else { return };
+    let (a, b) = (node(&server), node(&server));
+    for cache in [&a, &b] {
+        settled(cache).await;
+    }
+    // Full: what b loads stays in its memory.
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    until("kept in memory alone", async || {
+        load(&b, "k", "old").await;
+        in_memory(&b, "k").await
+    })
+    .await;
+    assert!(!server.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap());
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    // Whatever b still had to tell the server.
+    until("told", async || b.stats().pending == 0).await;
+    load(&b, "k", "old").await;
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    assert!(a.invalidate("k").await.unwrap().is_confirmed());
+    until("heard", async || !in_memory(&b, "k").await).await;
+}
+
 /// Each change is applied as it comes, also of keys that nobody holds; nothing queues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_of_100_000_changes_costs_no_memory_and_no_more_than_its_keys() {
+async fn p13_a_burst_of_100_000_changes_costs_no_memory_and_no_more_than_its_keys() {
     let Some(server) = RedisServer::start() else { return };
     let a = node(&server);
     settled(&a).await;

@@ -130,8 +130,7 @@ impl Ledger {
 
     /// Whether the mark is known, and of this state of the store.
     pub(crate) fn is_of(&self, home: u64) -> bool {
-        let known = self.lock();
-        known.mark.is_some() && known.home == home && !known.moved
+        self.lock().is_of(home)
     }
 
     /// `Some(changes)` when the mark should be read, and then the next reader need not ask as well. While the epoch is
@@ -178,6 +177,13 @@ impl Ledger {
     /// How an entry with this stamp stands.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
         self.lock().judge(stamp, tags)
+    }
+
+    /// How one stands that has just been read from this state of the store. Of one whose mark has not been read nothing is
+    /// known, whatever epoch it may have gone back to.
+    pub(crate) fn judge_at(&self, home: u64, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        let known = self.lock();
+        if known.is_of(home) { known.judge(stamp, tags) } else { Verdict::Void }
     }
 
     /// The state of the store that the mark was read from.
@@ -386,6 +392,10 @@ impl Ledger {
 }
 
 impl Known {
+    fn is_of(&self, home: u64) -> bool {
+        self.mark.is_some() && self.home == home && !self.moved
+    }
+
     /// From here on, what counts is what has happened in the new store.
     fn settle(&mut self, carried: Mark) {
         self.mark = Some((carried, carried.encode()));

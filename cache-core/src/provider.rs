@@ -8,7 +8,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey};
+use crate::{
+    Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey, ServerStatus,
+};
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
 #[non_exhaustive]
@@ -173,6 +175,12 @@ pub trait CacheProvider: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Asks each server about itself, for those who watch them. Nothing where there is none, or none that says anything. A
+    /// round trip to each, all at once.
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        Vec::new()
+    }
+
     /// How far the store's wall clock is ahead of this node's, in milliseconds, as last measured.
     fn time_offset_ms(&self) -> i64 {
         0
@@ -300,6 +308,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).ping().await
     }
 
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        (**self).servers().await
+    }
+
     fn time_offset_ms(&self) -> i64 {
         (**self).time_offset_ms()
     }
@@ -390,6 +402,11 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Whether capacity is counted in bytes, so that objects must carry a weight.
     fn weighs(&self) -> bool {
         false
+    }
+
+    /// The most that it holds, over all caches: bytes where it [weighs](Self::weighs), else entries. `None`: not known.
+    fn capacity(&self) -> Option<u64> {
+        None
     }
 
     /// A cache begins to use this store. `evictions` is told of entries of that cache which leave on the store's own

@@ -10,7 +10,7 @@ use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
     Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
     SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
-    breaker::{Gate, Pass},
+    breaker::{Breaker, Gate, Pass},
     learn::MARK_PERIOD,
     ledger::{Learned, Ledger},
     level::Level,
@@ -186,6 +186,10 @@ impl Tier {
         Ok(())
     }
 
+    pub(crate) fn breaker(&self) -> Option<&Breaker> {
+        self.gate.as_ref().map(Gate::settings)
+    }
+
     pub(crate) fn shape(&self) -> Shape {
         let system = self.provider().describe().system;
         Shape { system, caps: self.caps, ttl_cap: self.ttl_cap, plain: self.packing.plain }
@@ -317,10 +321,6 @@ impl Tier {
             return (keys.iter().map(|_| Read::Masked).collect(), learned);
         }
         let mut answers = match due {
-            None if asked.len() == 1 => {
-                let call = async { vec![self.provider().get(asked[0]).await] };
-                self.call(around, LevelOp::Get, 1, 0, call).await
-            }
             None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider().get_many(&asked)).await,
             Some(changes) => self.get_with_mark(around, &asked, changes, &mut learned).await,
         };
@@ -356,7 +356,9 @@ impl Tier {
     /// The same for one key, which is what nearly all reads are.
     pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned) {
         if self.pending.masks(key.id) {
-            return (Read::Masked, Learned::Nothing);
+            // Whatever else is due is done all the same.
+            let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
+            return (all.pop().unwrap_or(Read::Masked), learned);
         }
         let provider = self.provider();
         let home = provider.incarnation();
@@ -585,11 +587,8 @@ impl Tier {
         if self.packing.plain {
             return Verdict::Valid;
         }
-        // Read from a state of the store whose mark has not been read: the epoch that is known says nothing about it.
-        if !self.ledger.is_of(self.provider().incarnation()) {
-            return Verdict::Void;
-        }
-        match (self.pending.reaches(tags), self.ledger.judge(stamp, tags)) {
+        let home = self.provider.load().incarnation();
+        match (self.pending.reaches(tags), self.ledger.judge_at(home, stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
             (None, verdict) => verdict,

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Loaded, Put, RawKey, Result, Scope, SpanKind, SpanStart, Value,
-    envelope,
+    Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
     fill::{Outgoing, WriteOrder},
     gone::Cause,
     inner::Inner,
     loaded::Answered,
     mark::Reach,
     slots::Ticket,
-    tier::{Failure, Read, Tier},
+    tier::{Failure, Tier},
 };
 
 /// What a write has come to so far, over its levels.
@@ -56,7 +55,7 @@ impl Written {
 /// and remote ones, which may hold either value then, hear an invalidation before they are read again.
 pub(crate) struct Writing<'k, T: Value> {
     inner: Arc<Inner<T>>,
-    keys: Vec<RawKey<'k>>,
+    pub(crate) keys: Vec<RawKey<'k>>,
     pub(crate) tickets: Vec<Ticket<T>>,
     /// It has had its turn: remote levels may have been sent something.
     sent: bool,
@@ -86,7 +85,7 @@ impl<'k, T: Value> Writing<'k, T> {
     }
 
     /// Ends it, leaving at in-process levels what they hold, no longer fresh.
-    fn end_expired(&mut self) {
+    pub(crate) fn end_expired(&mut self) {
         self.ended = true;
         let Self { inner, keys, tickets, .. } = self;
         let now = inner.now();
@@ -365,61 +364,6 @@ impl<T: Value> Inner<T> {
                 written.take(tier, result);
             }
         }
-    }
-
-    /// Ends the freshness of keys at every level; what they hold stays usable as a fallback. Each key once.
-    pub(crate) async fn expire_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
-        self.check_open()?;
-        let mut writing = Writing::begin(self, keys);
-        let mut written = Written::new();
-        let order = self.order_of(&mut writing).await;
-        for tier in self.remote().rev() {
-            if tier.packing.plain {
-                // No time to end: it goes.
-                for result in tier.remove_many(&self.around, &writing.keys).await {
-                    written.take(tier, result);
-                }
-                continue;
-            }
-            let (held, learned) = tier.read_many(&self.around, &writing.keys).await;
-            self.heed(tier, learned);
-            let mut puts = Vec::new();
-            for (key, held) in writing.keys.iter().zip(held) {
-                match held {
-                    Read::Bytes(bytes) => {
-                        // Unreadable is a miss already.
-                        let Ok((header, _)) = envelope::open(*key, &bytes) else { continue };
-                        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
-                        let ttl = timeline.remaining(self.now());
-                        if !ttl.is_zero() {
-                            puts.push(Put { key: *key, bytes: envelope::expire(&bytes), ttl });
-                        }
-                    }
-                    Read::Nothing => {}
-                    Read::Masked => written.pending(),
-                    Read::Failed(failure) => {
-                        // What it holds may be fresh: without it the level is not asked for the key until it has heard
-                        // an invalidation.
-                        tier.pending.add(key.id);
-                        written.take(tier, Err(failure));
-                    }
-                }
-            }
-            if !puts.is_empty() {
-                for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
-                    match result {
-                        Ok(()) => tier.note(&self.around, std::iter::once(put.key.id)),
-                        Err(_) => tier.pending.add(put.key.id),
-                    }
-                    written.take(tier, result);
-                }
-            }
-        }
-        let told = self.tell(&writing.keys).await;
-        writing.end_expired();
-        drop(order);
-        self.replay();
-        written.told(told).end()
     }
 
     /// Makes every entry of this cache void, at every level, without touching another cache's.

@@ -216,6 +216,7 @@ impl Builder {
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {
             transport: transport(&endpoint),
+            login: login.clone(),
             breaker: Breaker::new(self.failures, self.cool_down),
             endpoint,
             life_key: life_key.clone(),

@@ -11,7 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey};
+use cache_core::{
+    BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey, ServerStatus,
+};
 use futures::future::join_all;
 
 use crate::{
@@ -292,6 +294,11 @@ impl CacheProvider for MemcachedProvider {
             answer?;
         }
         Ok(())
+    }
+
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        let asked = join_all(self.0.servers.iter().map(Server::status)).await;
+        asked.into_iter().map(|status| status.map_err(Into::into)).collect()
     }
 
     /// Another list of servers is another store.

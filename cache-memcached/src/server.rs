@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cache_core::ServerStatus;
 use futures::future::join_all;
 
 use crate::{
@@ -11,11 +12,14 @@ use crate::{
     error::Fault,
     item::{Item, Kind},
     life::{Knowledge, Known, LIFE_SECONDS},
+    login::Login,
+    status,
     transport::{Command, Look, NO_RESULT, Reply, Transport, When},
 };
 
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
+    pub(crate) login: Option<Login>,
     pub(crate) breaker: Breaker,
     pub(crate) transport: Box<dyn Transport>,
     /// Wire key of the life item.
@@ -223,6 +227,15 @@ impl Server {
             Ok(known) => Ok(known.life),
             Err(fault) => Err(Error::at(&self.endpoint, fault)),
         }
+    }
+
+    /// What it says of itself.
+    pub(crate) async fn status(&self) -> Result<ServerStatus, Error> {
+        // A connect takes longer than an exchange may.
+        let limit = self.response_timeout + Duration::from_secs(1);
+        status::ask(&self.endpoint, self.login.as_ref(), limit)
+            .await
+            .map_err(|fault| Error::at(&self.endpoint, fault))
     }
 
     /// Asks past the breaker, so that an operator's check says how things are, and closes it early.

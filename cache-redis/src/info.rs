@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cache_core::ServerStatus;
+
 use crate::keeper::{Keeper, State};
 
 /// A server by its own word (`INFO`). `None`: it did not say.
@@ -42,6 +44,8 @@ pub struct ServerInfo {
     pub evicted_keys: Option<u64>,
     /// Keys whose time was over.
     pub expired_keys: Option<u64>,
+    /// Keys that it holds, in all databases.
+    pub keys: Option<u64>,
 }
 
 impl ServerInfo {
@@ -69,8 +73,32 @@ impl ServerInfo {
             commands: number("total_commands_processed"),
             evicted_keys: number("evicted_keys"),
             expired_keys: number("expired_keys"),
+            keys: info.contains("# Keyspace").then(|| info.lines().filter_map(keys).sum()),
         }
     }
+}
+
+impl From<ServerInfo> for ServerStatus {
+    fn from(info: ServerInfo) -> Self {
+        let mut status = Self::at(info.address);
+        status.version = info.version;
+        status.uptime = info.uptime;
+        status.memory_used = info.memory_used;
+        status.memory_max = info.memory_max;
+        status.items = info.keys;
+        status.hits = info.keyspace_hits;
+        status.misses = info.keyspace_misses;
+        status.evicted = info.evicted_keys;
+        status.connections = info.clients;
+        status
+    }
+}
+
+/// Of `db0:keys=3,expires=1,...`.
+fn keys(line: &str) -> Option<u64> {
+    let (database, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
+    database.parse::<u32>().ok()?;
+    rest.split(',').next()?.parse().ok()
 }
 
 /// A connection as it stands.
@@ -118,13 +146,15 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_not_made_up() {
-        let text = "# Memory\r\nused_memory:123\r\nused_memory_rss:x\r\nmem_fragmentation_ratio:1.50\r\nrole:master\r\n";
+        let text = "# Memory\r\nused_memory:123\r\nused_memory_rss:x\r\nmem_fragmentation_ratio:1.50\r\nrole:master\r\n\
+            # Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=0\r\ndb11:keys=4,expires=0,avg_ttl=0\r\n";
         let info = ServerInfo::read("here".into(), text);
         let read = ServerInfo {
             address: "here".into(),
             memory_used: Some(123),
             memory_fragmentation: Some(1.5),
             role: Some("master".into()),
+            keys: Some(7),
             ..ServerInfo::default()
         };
         assert_eq!(info, read);

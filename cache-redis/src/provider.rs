@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
     Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
-    RawKey, Replicas,
+    RawKey, Replicas, ServerStatus,
 };
 use redis::Pipeline;
 
@@ -213,6 +213,13 @@ impl CacheProvider for RedisProvider {
 
     async fn ping(&self) -> Result<(), BoxError> {
         Ok(self.fleet().ping().await?)
+    }
+
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        match self.info().await {
+            Ok(all) => all.into_iter().map(|info| Ok(info.into())).collect(),
+            Err(error) => vec![Err(error.into())],
+        }
     }
 
     fn incarnation(&self) -> u64 {

@@ -18,6 +18,7 @@ use super::{
     fault::{Fault, unknown},
     load::Loaded,
     node::at,
+    resolve::Plan,
     running::Running,
 };
 
@@ -125,16 +126,37 @@ impl Caches {
             return running.cache(name);
         }
         let loaded = self.0.loaded.load();
-        let caches = &loaded.resolved.caches;
-        let plan = caches.get(name).ok_or_else(|| {
-            let known = unknown(name, caches.keys().map(String::as_str));
-            let fix = format!("{} has no such cache; {known}", self.0.file);
-            Error::config("name", format_args!("{name:?}"), fix)
-        })?;
+        let plan = self.0.plan(&loaded, name)?;
         let builder = loaded.parts(&self.0.setup.observers).builder(name, plan);
         let cache = more(builder.map_err(|fault| fault.into_error(&self.0.file))?).build()?;
         self.0.add(name, Running::new(&cache, Some(plan.clone())));
         Ok(cache)
+    }
+
+    /// Begins a cache like one of the file under a name of its own, for measurements, which must not touch that one's entries.
+    /// `keep` is asked for each level, 0 being the nearest. The new cache has no backplane, and [`cache`](Self::cache) does not
+    /// find it.
+    ///
+    /// # Errors
+    /// As `cache`.
+    pub fn like<T: Value>(
+        &self,
+        name: &str,
+        own_name: &str,
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<Builder<T>> {
+        let loaded = self.0.loaded.load();
+        let plan = self.0.plan(&loaded, name)?;
+        let levels = plan.levels.iter().enumerate().filter(|(at, _)| keep(*at));
+        let plan = Plan {
+            levels: levels.map(|(_, level)| level.clone()).collect(),
+            backplane: None,
+            ..plan.clone()
+        };
+        loaded
+            .parts(&self.0.setup.observers)
+            .builder(own_name, &plan)
+            .map_err(|fault| fault.into_error(&self.0.file))
     }
 
     /// Adds a cache that was built by hand, so that it is found by its name like those of the file.
@@ -230,6 +252,15 @@ impl Inner {
 
     pub(super) fn built(&self) -> Arc<HashMap<String, Arc<Running>>> {
         self.built.load_full()
+    }
+
+    fn plan<'a>(&self, loaded: &'a Loaded, name: &str) -> Result<&'a Plan> {
+        let caches = &loaded.resolved.caches;
+        caches.get(name).ok_or_else(|| {
+            let known = unknown(name, caches.keys().map(String::as_str));
+            let fix = format!("{} has no such cache; {known}", self.file);
+            Error::config("name", format_args!("{name:?}"), fix)
+        })
     }
 
     fn add(&self, name: &str, running: Running) {

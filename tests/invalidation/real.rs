@@ -7,7 +7,7 @@ use traced_cache::{
     CacheProvider, Level, Loaded, MemcachedProvider, Memory, Policy, RedisProvider, TracedCache,
 };
 
-use crate::world::{confirmed, get, set};
+use crate::world::{Source, confirmed, get, set};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -80,6 +80,46 @@ async fn none_is_lost(make: impl Fn() -> Arc<dyn CacheProvider>) {
     for n in 0..40 {
         assert_eq!(get(&cold, &format!("k{n}")).await, None, "k{n}");
     }
+}
+
+/// Two nodes ask for one cold key; the one that does not load has the value as soon as it is there.
+async fn one_load(make: impl Fn() -> Arc<dyn CacheProvider>) {
+    let nodes = [node(make()), node(make())];
+    for cache in &nodes {
+        assert_eq!(get(cache, "warm").await, None);
+    }
+    for round in 0..5 {
+        let source = Source::new();
+        let key = format!("k{round}");
+        source.has(&key, "v", &[]);
+        let gate = source.gate();
+        let asking: Vec<_> = (0..40)
+            .map(|n| {
+                let (source, cache, key) = (source.clone(), nodes[n % 2].clone(), key.clone());
+                tokio::spawn(async move { source.ask(&cache, &key).await })
+            })
+            .collect();
+        assert!(eventually(async || source.loads() > 0).await);
+        // The others have been told to wait by now, or ask the moment it is over.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        gate.add_permits(1_000);
+        for asked in asking {
+            assert_eq!(asked.await.unwrap().1, "v");
+        }
+        assert_eq!(source.loads(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_one_load_between_two_nodes_on_redis() {
+    let Some(server) = RedisServer::start() else { return };
+    one_load(|| Arc::new(RedisProvider::builder(server.url()).build().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_one_load_between_two_nodes_on_memcached() {
+    let Some(server) = MemcachedServer::start() else { return };
+    one_load(|| Arc::new(MemcachedProvider::builder(server.url()).build().unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

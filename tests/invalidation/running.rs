@@ -7,7 +7,7 @@ use traced_cache::{
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{S, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
+use crate::world::{MS, S, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
 
 fn caches() -> Vec<(TracedCache<String>, Option<World>)> {
     let (layered, bare) = (World::new(), World::new());
@@ -189,4 +189,41 @@ async fn an_early_refresh_does_not_bring_a_tag_back() {
     settled().await;
     assert_eq!(get(&cache, "k").await, None);
     assert_eq!(level(&cache, "k").await, None);
+}
+
+/// `expire` reads, and then writes: what another node invalidates in between does not come back as a fallback.
+#[tokio::test]
+async fn an_expiry_brings_nothing_back_that_was_invalidated_meanwhile() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    set(&a.cache, "k", "old", &[]).await;
+    for op in [ChaosOp::Acquire, ChaosOp::Put, ChaosOp::Fill] {
+        a.l2.set(op, Fault::Delay(MS));
+    }
+    let expiring = tokio::spawn({
+        let cache = a.cache.clone();
+        async move { confirmed(cache.expire("k").await) }
+    });
+    settled().await;
+    assert!(!expiring.is_finished());
+    confirmed(b.cache.invalidate("k").await);
+    done(Some(&world), expiring).await;
+    assert_eq!(get(&b.cache.access(Access::AllowStale), "k").await, None);
+}
+
+/// Where there is nothing to mark, a load under way elsewhere is not kept all the same.
+#[tokio::test]
+async fn an_expiry_beats_another_nodes_load() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    let source = Source::new();
+    source.has("k", "old", &[]);
+    source.gate();
+    let loading = source.asking(&b.cache, "k").await;
+    confirmed(a.cache.expire("k").await);
+    source.open();
+    assert_eq!(done(Some(&world), loading).await.1, "old", "it asked before");
+    for node in [&a, &b] {
+        assert_eq!(get(&node.cache, "k").await, None);
+    }
 }

@@ -2,10 +2,10 @@
 
 use traced_cache::{
     Access, ErrorKind, Level, Loaded, Memory, Outcome, TracedCache,
-    testing::{ChaosOp, MapProvider},
+    testing::{ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{Source, World, alone, confirmed, get, level, policy, saw, set, settled};
+use crate::world::{MS, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
 
 async fn three(cache: &TracedCache<String>) {
     set(cache, "foo", "1", &["x", "y"]).await;
@@ -167,6 +167,29 @@ async fn tags_that_make_no_sense_are_refused() {
     set(&cache, "k", "1", &["é \r\n~:"]).await;
     confirmed(cache.invalidate_tag("é \r\n~:").await);
     assert_eq!(get(&cache, "k").await, None);
+}
+
+/// What counts is when the entry was made, not when somebody learns of the invalidation.
+#[tokio::test]
+async fn g10_an_entry_is_judged_by_its_own_number_however_late_the_marks_are_read() {
+    let world = World::new();
+    let writer = world.node();
+    set(&writer.cache, "before", "1", &["x"]).await;
+    confirmed(writer.cache.invalidate_tag("x").await);
+    set(&writer.cache, "after", "2", &["x"]).await;
+    confirmed(writer.cache.invalidate_tag("other").await);
+    settled().await;
+    let reader = world.bare();
+    assert_eq!(get(&reader.cache, "untagged").await, None);
+    // The marks of the tags arrive when all of this is long over.
+    reader.l2.set(ChaosOp::Get, Fault::Delay(MS));
+    let asked = ["before", "after"].map(|key| {
+        let cache = reader.cache.clone();
+        tokio::spawn(async move { get(&cache, key).await })
+    });
+    let [before, after] = asked;
+    assert_eq!(done(Some(&world), before).await, None);
+    assert_eq!(done(Some(&world), after).await.as_deref(), Some("2"));
 }
 
 #[tokio::test]

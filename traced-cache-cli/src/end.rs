@@ -24,7 +24,7 @@ pub enum Exit {
 }
 
 /// Why the command ends early: one line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
@@ -38,6 +38,20 @@ impl Failure {
     /// Names a part of the command line, what it is, and what to do.
     pub(crate) fn wrong(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
         Self { exit: Exit::Wrong, message: format!("{field} = {value}: {fix}") }
+    }
+
+    /// The command line is wrong, and this is what its parser says.
+    pub(crate) fn misread(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Wrong, message: message.into() }
+    }
+
+    /// And what had been done before.
+    pub(crate) fn after(self, done: &str) -> Self {
+        Self { message: format!("{}; {done}", self.message), ..self }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Writes the line to the error output.

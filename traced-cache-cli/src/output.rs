@@ -21,6 +21,10 @@ impl Output {
         Self { json }
     }
 
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Writes the one or the other.
     pub(crate) fn answer(self, json: &impl Serialize, text: impl fmt::Display) -> Result<(), Failure> {
         let text = match self.json {
@@ -32,12 +36,20 @@ impl Output {
 
     /// A bar for long work. None with `--json`, nor where the error output is no terminal.
     pub(crate) fn bar(self, total: u64, of: &'static str) -> ProgressBar {
+        self.styled(total, "{bar:40} {human_pos} of {human_len} {msg} ({eta} left)").with_message(of)
+    }
+
+    /// The same over the bytes of a file.
+    pub(crate) fn bytes_bar(self, total: u64) -> ProgressBar {
+        self.styled(total, "{bar:40} {percent:>3} % of the file, {msg} ({eta} left)")
+    }
+
+    fn styled(self, total: u64, template: &str) -> ProgressBar {
         if self.json || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} {msg} ({eta} left)")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(total).with_style(style).with_message(of)
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(total).with_style(style)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use traced_cache::{
-    CacheProvider, Caches, TracedCache, Value,
+    Builder, CacheProvider, Caches, TracedCache, Value,
     config::{CachesBuilder, ExplainedCache, Explanation},
 };
 
@@ -18,6 +18,13 @@ pub(crate) struct Session {
     caches: Caches,
     explanation: Explanation,
     pub(crate) faults: Faults,
+}
+
+/// A provider of the file.
+pub(crate) struct ProviderAt {
+    pub(crate) name: String,
+    pub(crate) backend: String,
+    pub(crate) provider: Arc<dyn CacheProvider>,
 }
 
 /// A level of a cache of the file.
@@ -46,6 +53,11 @@ impl LevelAt {
     }
 }
 
+/// A name of a cache that nobody else has, so that measurements meet no entry of anybody.
+pub(crate) fn own_name(verb: &str) -> String {
+    format!("{verb}-{:016x}", fastrand::u64(..))
+}
+
 impl Session {
     /// Reads the file; connects to no server but those that it requires.
     pub(crate) async fn open(builder: CachesBuilder, file: &FileOption) -> Result<Self, Failure> {
@@ -59,8 +71,59 @@ impl Session {
         Ok(self.caches.cache(name)?)
     }
 
+    /// With a schema id of its own, where one is given.
+    pub(crate) fn cache_of<T: Value>(
+        &self,
+        name: &str,
+        schema: Option<u32>,
+    ) -> Result<TracedCache<T>, Failure> {
+        let more = |builder: Builder<T>| match schema {
+            Some(id) => builder.schema(id),
+            None => builder,
+        };
+        Ok(self.caches.cache_with(name, more)?)
+    }
+
+    /// A cache like one of the file, under a name that nobody else has, at these levels of it.
+    pub(crate) fn like<T: Value>(
+        &self,
+        name: &str,
+        own_name: &str,
+        levels: &[&LevelAt],
+    ) -> Result<Builder<T>, Failure> {
+        Ok(self.caches.like(name, own_name, |at| levels.iter().any(|level| level.number == at + 1))?)
+    }
+
+    /// The levels of a cache that may be measured: its remote ones if they were asked for, and answer.
+    pub(crate) async fn measured_levels(&self, cache: &str, remote: bool) -> Result<Vec<LevelAt>, Failure> {
+        let mut levels = self.levels(cache);
+        if remote {
+            if let Some((number, fault)) = Self::reach(&levels).await.into_iter().next() {
+                let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
+                return Err(Failure::failed(format!("{place} does not answer: {fault}")));
+            }
+        } else {
+            levels.retain(|level| !level.is_remote());
+        }
+        match levels.is_empty() {
+            false => Ok(levels),
+            true => {
+                let fix = "this cache has remote levels only; --remote uses them, under a name of its own";
+                Err(Failure::wrong("--remote", "missing", fix))
+            }
+        }
+    }
+
     pub(crate) fn explained(&self, cache: &str) -> Option<&ExplainedCache> {
         self.explanation.caches.iter().find(|explained| explained.name == cache)
+    }
+
+    /// All providers of the file, in order of their names.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = ProviderAt> {
+        self.explanation.providers.iter().filter_map(|explained| {
+            let provider = self.caches.provider(&explained.name)?;
+            Some(ProviderAt { name: explained.name.clone(), backend: explained.backend.clone(), provider })
+        })
     }
 
     /// The levels of a cache, nearest first.

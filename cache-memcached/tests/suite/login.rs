@@ -45,6 +45,8 @@ async fn a_server_that_wants_a_login_gets_one_on_every_connection() {
     }
     assert!(cache.leases().is_some());
     cache.ping().await.unwrap();
+    let status = cache.servers().await.pop().unwrap().unwrap();
+    assert!(status.version.is_some() && status.items.is_some() && status.connections > Some(0), "{status:?}");
 }
 
 #[tokio::test]
@@ -61,6 +63,7 @@ async fn without_or_with_a_wrong_one_calls_say_so() {
             cache.get(key("k")).await.unwrap_err(),
             cache.put(item("k", b"v")).await.unwrap_err(),
             cache.ping().await.unwrap_err(),
+            cache.servers().await.pop().unwrap().unwrap_err(),
         ] {
             let shown = format!("{shown} {cache:?} {error} {error:?}");
             assert!(error.to_string().ends_with(says), "{error}");

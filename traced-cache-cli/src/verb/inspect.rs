@@ -24,7 +24,7 @@ pub(crate) async fn run(
     let InspectOptions { file, cache: name, key, show_value } = options;
     let session = Session::open(builder, &file).await?;
     let cache = session.cache::<Opaque>(&name)?;
-    let levels = session.shared_levels(&name)?;
+    let levels = session.levels(&name);
     Session::reach(&levels).await;
     let inspection = look(&cache, &key, show_value).await?;
     let rows: Vec<_> = levels.iter().zip(&inspection.levels).map(|(at, found)| Row { at, found }).collect();
@@ -37,6 +37,9 @@ pub(crate) async fn run(
     let mut text = format!("{name} {key}");
     for row in &rows {
         row.text(&mut text);
+    }
+    if !levels.iter().any(LevelAt::is_remote) {
+        let _ = write!(text, "\nno level is seen from here: ask the application, or add a remote level");
     }
     out.answer(&answer, text)?;
     Ok(exit(&inspection))

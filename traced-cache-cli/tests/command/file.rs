@@ -115,19 +115,32 @@ fn command_lines_that_are_wrong_end_with_two() {
 }
 
 #[test]
+fn errors_are_json_where_answers_are() {
+    for arguments in
+        [&["frobnicate", "--json"][..], &["get", "--json"], &["get", "no-such.toml", "users", "1", "--json"]]
+    {
+        let ended = run(arguments.iter().copied());
+        let error: serde_json::Value = serde_json::from_str(ended.error()).unwrap();
+        assert_eq!((ended.code, &error["exit"]), (2, &2.into()), "{ended:?}");
+        assert!(!error["error"].as_str().unwrap().is_empty() && ended.out.is_empty());
+    }
+}
+
+#[test]
 fn what_lives_in_an_applications_memory_is_not_seen_from_here() {
     let text = "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n";
     let place = Place::new(text);
-    for (verb, rest) in [
-        ("get", &["users", "1"][..]),
-        ("inspect", &["users", "1"]),
-        ("invalidate", &["users", "1"]),
-        ("clear", &["users", "--yes"]),
-    ] {
+    for (verb, rest) in
+        [("get", &["users", "1"][..]), ("invalidate", &["users", "1"]), ("clear", &["users", "--yes"])]
+    {
         let ended = place.run(verb, rest);
         assert_eq!(ended.code, 2, "{ended:?}");
         assert!(ended.error().contains("CACHE = users: it lives in the memory of its application only"));
     }
+    let (code, seen) = place.json("inspect", &["users", "1"]);
+    assert_eq!((code, &seen["levels"][0]["state"]), (3, &"elsewhere".into()));
+    let text = place.run("inspect", &["users", "1"]).out;
+    assert!(text.contains("which is not seen from here") && text.contains("ask the application"), "{text}");
 }
 
 #[test]
@@ -135,7 +148,19 @@ fn help_names_every_verb_with_an_example() {
     let help = run(["--help"]);
     assert_eq!(help.code, 0);
     assert!(help.out.contains("Exit codes:"));
-    for verb in ["check", "explain", "get", "inspect", "invalidate", "clear"] {
+    for verb in [
+        "check",
+        "explain",
+        "get",
+        "inspect",
+        "invalidate",
+        "clear",
+        "warm",
+        "stats",
+        "watch",
+        "replay",
+        "bench",
+    ] {
         assert!(help.out.contains(verb));
         let of_verb = run([verb, "--help"]);
         assert!(of_verb.out.contains("Example") && of_verb.out.contains("--json"), "{of_verb:?}");

@@ -5,3 +5,5 @@ mod file;
 mod invalidate;
 mod kit;
 mod look;
+mod watch;
+mod work;

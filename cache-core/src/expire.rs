@@ -1,0 +1,148 @@
+//! `expire`: what levels hold of a key is no longer fresh, and stays usable as a fallback.
+
+use std::sync::Arc;
+
+use crate::{
+    Acquire, Acquired, Delivery, EntryId, Fill, Holding, Put, RawKey, Result, Value, envelope,
+    inner::Inner,
+    rights::LEASE,
+    tier::{Read, Tier},
+    write::{Writing, Written},
+};
+
+/// An entry that a level holds, and what is to be in its place.
+struct Ending<'k> {
+    id: EntryId,
+    put: Put<'k>,
+}
+
+impl<T: Value> Inner<T> {
+    /// Ends the freshness of keys at every level. Each key once. Loads under way store nothing any more, here and where a
+    /// level keeps leases.
+    pub(crate) async fn expire_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
+        self.check_open()?;
+        let mut writing = Writing::begin(self, keys);
+        let mut written = Written::new();
+        let order = self.order_of(&mut writing).await;
+        for tier in self.remote().rev() {
+            // Without a timeline it has no other end.
+            let mut gone = writing.keys.clone();
+            if !tier.packing.plain {
+                let found = self.find_ending(tier, &writing.keys, &mut written).await;
+                gone = found.1;
+                if tier.leases() {
+                    self.end_leased(tier, found.0, &mut gone, &mut written).await;
+                } else {
+                    self.end_unleased(tier, found.0, &mut written).await;
+                }
+            }
+            if !gone.is_empty() {
+                for result in tier.remove_many(&self.around, &gone).await {
+                    written.take(tier, result);
+                }
+            }
+        }
+        let told = self.tell(&writing.keys).await;
+        writing.end_expired();
+        drop(order);
+        self.replay();
+        written.told(told).end()
+    }
+
+    /// What a level holds of the keys that can be marked as expired, and keys of which it holds nothing of the kind: a load
+    /// of such a one may be under way, or another version of this program may be able to read what is there.
+    async fn find_ending<'k>(
+        self: &Arc<Self>,
+        tier: &Tier,
+        keys: &[RawKey<'k>],
+        written: &mut Written,
+    ) -> (Vec<Ending<'k>>, Vec<RawKey<'k>>) {
+        let (held, learned) = tier.read_many(&self.around, keys).await;
+        self.heed(tier, learned);
+        let (mut ending, mut gone) = (Vec::new(), Vec::new());
+        for (key, held) in keys.iter().zip(held) {
+            match held {
+                Read::Bytes(bytes) => {
+                    let found = envelope::open(*key, &bytes).ok().map(|(header, _)| {
+                        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
+                        (header.id, timeline.remaining(self.now()))
+                    });
+                    match found {
+                        Some((id, ttl)) if !ttl.is_zero() => {
+                            let put = Put { key: *key, bytes: envelope::expire(&bytes), ttl };
+                            ending.push(Ending { id, put });
+                        }
+                        _ => gone.push(*key),
+                    }
+                }
+                Read::Nothing => gone.push(*key),
+                Read::Masked => written.pending(),
+                Read::Failed(failure) => {
+                    // What it holds may be fresh: without it the level is not asked for the key until it has heard an
+                    // invalidation.
+                    tier.pending.add(key.id);
+                    written.take(tier, Err(failure));
+                }
+            }
+        }
+        (ending, gone)
+    }
+
+    /// Marks entries where they are still what was read: one that has been invalidated since must not come back. What
+    /// somebody is replacing, or has replaced, is to go.
+    async fn end_leased<'k>(
+        &self,
+        tier: &Tier,
+        ending: Vec<Ending<'k>>,
+        gone: &mut Vec<RawKey<'k>>,
+        written: &mut Written,
+    ) {
+        if ending.is_empty() {
+            return;
+        }
+        let wanted: Vec<_> = ending
+            .iter()
+            .map(|Ending { id, put }| Acquire { key: put.key, holding: Holding::Still(*id) })
+            .collect();
+        let answers = tier.acquire_many(&self.around, &wanted, LEASE).await;
+        let mut fills = Vec::with_capacity(ending.len());
+        for (Ending { put, .. }, answer) in ending.into_iter().zip(answers) {
+            match answer {
+                Ok(Acquired::Granted(lease)) => fills.push(Fill { put, lease }),
+                Ok(Acquired::Held | Acquired::Kept | Acquired::Found(_)) => gone.push(put.key),
+                Err(failure) => {
+                    tier.pending.add(put.key.id);
+                    written.take(tier, Err(failure));
+                }
+            }
+        }
+        if fills.is_empty() {
+            return;
+        }
+        for (fill, filled) in fills.iter().zip(tier.fill_many(&self.around, &fills).await) {
+            match filled {
+                Ok(true) => tier.note(&self.around, std::iter::once(fill.put.key.id)),
+                // Set or invalidated meanwhile, which is as good.
+                Ok(false) => {}
+                Err(failure) => {
+                    tier.pending.add(fill.put.key.id);
+                    written.take(tier, Err(failure));
+                }
+            }
+        }
+    }
+
+    async fn end_unleased(&self, tier: &Tier, ending: Vec<Ending<'_>>, written: &mut Written) {
+        if ending.is_empty() {
+            return;
+        }
+        let puts: Vec<_> = ending.into_iter().map(|ending| ending.put).collect();
+        for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
+            match result {
+                Ok(()) => tier.note(&self.around, std::iter::once(put.key.id)),
+                Err(_) => tier.pending.add(put.key.id),
+            }
+            written.take(tier, result);
+        }
+    }
+}

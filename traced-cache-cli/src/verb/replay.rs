@@ -1,0 +1,96 @@
+//! `replay`: what a cache of the file would have saved.
+
+use std::{collections::BTreeSet, fs::File, io, path::Path, time::Duration};
+
+use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
+use serde::Serialize;
+use traced_cache::{Rendered, TracedCache, config::CachesBuilder};
+
+use crate::{
+    end::{Exit, Failure, chain},
+    options::ReplayOptions,
+    output::Output,
+    session::{LevelAt, Session, own_name},
+};
+
+/// With what it was run.
+#[derive(Serialize)]
+struct Full {
+    cache: String,
+    callers: u16,
+    #[serde(flatten)]
+    report: Report,
+}
+
+pub(crate) async fn run(
+    builder: CachesBuilder,
+    out: Output,
+    options: ReplayOptions,
+) -> Result<Exit, Failure> {
+    let ReplayOptions { file, cache: name, trace: path, remote, callers, load_time, format } = options;
+    if remote && path == Path::new("-") {
+        let fix = "what is stored remotely is removed by reading the trace once more; give a file";
+        return Err(Failure::wrong("TRACE", "-", fix));
+    }
+    let session = Session::open(builder, &file).await?;
+    session.cache::<traced_cache::Opaque>(&name)?;
+    let levels = session.measured_levels(&name, remote).await?;
+    let latencies = Latencies::default();
+    let own = own_name("replay");
+    let kept: Vec<_> = levels.iter().collect();
+    let cache = session.like::<u64>(&name, &own, &kept)?.observer(latencies.clone()).build()?;
+    let (trace, bar) = open(&path, format.form(), out)?;
+    let about = format!("{}: {}, {}.\n", path.display(), trace.packing(), trace.form().as_str());
+    let tell = {
+        let bar = bar.clone();
+        move |read| bar.set_message(format!("{read} requests"))
+    };
+    let asked = replay(&cache, trace, usize::from(callers), load_time, tell).await;
+    bar.finish_and_clear();
+    let stats = cache.stats();
+    if levels.iter().any(LevelAt::is_remote) {
+        clean(&cache, &path, format.form(), out).await?;
+    }
+    let _ = cache.close(Duration::from_secs(10)).await;
+    let systems: Vec<_> = levels.iter().map(|level| level.provider.describe().system).collect();
+    let asked = asked.map_err(|error| Failure::failed(chain(&*error)))?;
+    let report = Report::new(asked, &stats, &latencies, &systems);
+    let report = report.map_err(|error| Failure::failed(chain(&error)))?;
+    let text = about + &report.tables();
+    out.answer(&Full { cache: name, callers, report }, text)?;
+    Ok(Exit::Done)
+}
+
+fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicatif::ProgressBar), Failure> {
+    let failed = |error: TraceError| Failure::failed(chain(&error));
+    if path == Path::new("-") {
+        let trace = Trace::read(io::stdin(), Path::new("standard input"), form).map_err(failed)?;
+        return Ok((trace, indicatif::ProgressBar::hidden()));
+    }
+    let unreadable = |error| failed(TraceError::unreadable(path, error));
+    let file = File::open(path).map_err(unreadable)?;
+    let bar = out.bytes_bar(file.metadata().map_err(unreadable)?.len());
+    Ok((Trace::read(bar.wrap_read(file), path, form).map_err(failed)?, bar))
+}
+
+/// Removes what the replay has left at remote levels: the same keys once more.
+async fn clean(
+    cache: &TracedCache<u64>,
+    path: &Path,
+    form: Option<Form>,
+    out: Output,
+) -> Result<(), Failure> {
+    let (mut trace, bar) = open(path, form, out)?;
+    bar.set_message("removing what was stored");
+    // What is wrong with the trace the replay has told.
+    while let Ok(Some(keys)) = trace.next() {
+        let ids: BTreeSet<_> = match keys {
+            Keys::Integers(all) => all.iter().map(u32::to_string).collect(),
+            Keys::Lines(all) => all.iter().map(str::to_owned).collect(),
+            _ => continue,
+        };
+        let _ = cache.invalidate_many(ids.into_iter().map(Rendered)).await?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}

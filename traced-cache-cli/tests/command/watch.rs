@@ -1,0 +1,174 @@
+//! `stats` and `watch`, of a service that really runs.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use traced_cache::{
+    Caches, TracedCache, ok,
+    setup::{Running, Setup},
+};
+
+use crate::kit::{Place, Servers, command, layered, run};
+
+/// An application that tells its metrics.
+struct Service {
+    users: TracedCache<Value>,
+    running: Running,
+}
+
+impl Service {
+    async fn start(place: &Place) -> Self {
+        let setup = Setup::new("shop").prometheus(([127, 0, 0, 1], 0)).variables(|name| match name {
+            "OTEL_TRACES_EXPORTER" => Some("none".to_owned()),
+            _ => None,
+        });
+        let running = setup.start().unwrap();
+        let caches = Caches::builder().observer(running.telemetry()).variables([("", ""); 0]);
+        let users = caches.from_file(&place.file).await.unwrap().cache("users").unwrap();
+        Self { users, running }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.running.prometheus_address().unwrap())
+    }
+
+    async fn ask(&self, keys: std::ops::Range<u32>) {
+        for key in keys {
+            self.users.get_or_set(key, || async { ok(json!("a value that stays inside")) }).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caches_of_a_running_service_and_the_servers_of_a_file() {
+    for server in Servers::start().urls() {
+        let place = Place::new(&layered(&server, ""));
+        let service = Service::start(&place).await;
+        service.ask(0..10).await;
+        service.ask(0..10).await;
+        service.ask(0..5).await;
+        let url = service.url();
+        let (code, seen) = place.json("stats", &["--url", &url]);
+        assert_eq!(code, 0, "{seen}");
+        let users = &seen["caches"][0];
+        assert_eq!((&users["name"], &users["lookups"]), (&"users".into(), &25.into()), "{seen}");
+        assert_eq!(users["served"]["hit"], 15);
+        assert_eq!((&users["hits_by_level"]["l1"], &users["loads"]), (&15.into(), &10.into()));
+        assert_eq!(users["hit_rate"], 0.6);
+        assert!(users["load_mean_seconds"].as_f64().unwrap() > 0.0);
+        let far = users["levels"].as_array().unwrap().iter().find(|level| level["level"] == "l2").unwrap();
+        assert_eq!((&far["answers"]["miss"], &far["breaker"]), (&10.into(), &"closed".into()), "{far}");
+        let shared = &seen["servers"][0];
+        assert_eq!(shared["provider"], "shared");
+        assert!(shared["version"].is_string() && shared["uptime_seconds"].is_u64(), "{shared}");
+        assert!(
+            shared["items"].as_u64().unwrap() >= 10 && shared["memory_used"].as_u64().unwrap() > 0,
+            "{shared}"
+        );
+
+        let ended = place.run("stats", &["--url", &url, "--cache", "users"]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        for part in ["users", "60.0 %", "L1", "L2", "closed", "shared"] {
+            assert!(ended.out.contains(part), "{part}: {}", ended.out);
+        }
+        assert!(!ended.out.contains("stays inside"));
+        // Without a file: the caches alone.
+        let ended = run(["stats", "--url", &url]);
+        assert!(ended.code == 0 && !ended.out.contains("shared"), "{ended:?}");
+        // Without a service: the servers alone.
+        let (code, seen) = place.json("stats", &[]);
+        assert!(code == 0 && seen.get("caches").is_none() && seen["servers"][0]["hits"].is_u64(), "{seen}");
+    }
+}
+
+fn watch(arguments: &[&str]) -> Child {
+    let mut child = command();
+    child.arg("watch").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    child.spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_look_shows_what_has_come_since_the_last_and_a_service_may_be_away() {
+    let servers = Servers::start();
+    let Some(server) = servers.urls().into_iter().next() else { return };
+    let place = Place::new(&layered(&server, ""));
+    let service = Service::start(&place).await;
+    service.ask(0..10).await;
+    let url = service.url();
+    let mut child = watch(&["--url", &url, "--every", "300ms", "--json"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!(first["caches"][0]["lookups"], 0, "what was before the first look is none of it: {first}");
+    assert!(first["over_seconds"].as_f64().unwrap() >= 0.25, "{first}");
+    service.ask(0..10).await;
+    let mut seen = 0;
+    while seen < 10 {
+        let look = next();
+        let users = &look["caches"][0];
+        seen += users["served"]["hit"].as_u64().unwrap();
+        assert_eq!(users["loads"], 0, "{look}");
+    }
+    assert_eq!(seen, 10);
+    service.running.shutdown(Duration::from_secs(1));
+    while next()["error"].as_str().is_none_or(|error| !error.contains("no metrics from there")) {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let ended = place.run("watch", &["--every", "100ms", "--count", "2"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.out.matches("shared").count(), 2, "{}", ended.out);
+    assert!(ended.out.contains("look-ups/s") && !ended.out.contains('\x1b'), "{}", ended.out);
+}
+
+#[test]
+fn what_cannot_be_watched_is_told_in_a_line() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let file = place.file.to_str().unwrap();
+    let local = Place::new(
+        "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n",
+    );
+    for (arguments, code, says) in [
+        (&["stats"][..], 2, "FILE = none: name a configuration file"),
+        (&["stats", "--url", "localhost"], 2, "write http://host:port"),
+        (&["stats", local.file.to_str().unwrap()], 2, "name its metrics with --url"),
+        (&["stats", file, "--cache", "nobody"], 2, "has no such cache"),
+        (&["watch", file, "--every", "1ms"], 2, "--every = 1ms"),
+        (
+            &["stats", "--url", "http://u:hunter2@127.0.0.1:1"],
+            1,
+            "http://127.0.0.1:1/metrics: no metrics from there",
+        ),
+        (&["watch", "--url", "http://127.0.0.1:1"], 1, "no metrics from there"),
+    ] {
+        let ended = run(arguments.iter().copied());
+        assert_eq!(ended.code, code, "{arguments:?}: {ended:?}");
+        assert!(ended.error().contains(says) && !ended.err.contains("hunter2"), "{arguments:?}: {ended:?}");
+    }
+    // A server that is down is an answer, of a kind.
+    let (code, seen) = place.json("stats", &[]);
+    assert!(code == 1 && seen["servers"][0]["error"].is_string(), "{seen}");
+}
+
+#[test]
+fn a_page_that_is_no_metrics_of_ours_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let pages = std::thread::spawn(move || {
+        for (status, body) in [("200 OK", "up 1\n"), ("404 Not Found", "no")] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            let head =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).unwrap();
+        }
+    });
+    assert!(run(["stats", "--url", &url]).error().contains("not with metrics of these caches"));
+    assert!(run(["stats", "--url", &url]).error().contains("404"));
+    pages.join().unwrap();
+}

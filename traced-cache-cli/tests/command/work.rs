@@ -1,0 +1,228 @@
+//! `warm`, `replay`, `bench`.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use test_servers::RedisServer;
+use traced_cache::Loaded;
+
+use crate::kit::{Ended, Place, Servers, layered, run_with_input, utf8};
+
+/// An application's type.
+#[derive(Debug, Deserialize, Serialize, PartialEq)]
+struct User {
+    id: u64,
+    name: String,
+    team: Option<Team>,
+}
+
+#[derive(Debug, Deserialize, Serialize, PartialEq)]
+enum Team {
+    Named(String),
+    Freelance,
+}
+
+fn ada() -> User {
+    User { id: u64::MAX, name: "Ada".into(), team: Some(Team::Named("Engines".into())) }
+}
+
+fn lines() -> String {
+    let mut text = String::new();
+    for id in 0..500u64 {
+        let value = json!({ "id": id, "name": format!("user {id}"), "team": "Freelance" });
+        writeln!(text, "{}", json!({ "key": id, "value": value, "tags": ["all"] })).unwrap();
+    }
+    let ada = json!({ "key": "ada", "value": ada(), "etag": "v1", "ttl": "1m" });
+    writeln!(text, "\n{ada}").unwrap();
+    text
+}
+
+/// Entries of caches whose names begin so. What was removed leaves a word of eight bytes for a minute.
+fn left_at(redis: &RedisServer, name: &str) -> usize {
+    let keys: Vec<String> = redis.command(&["KEYS", &format!("v:{{{name}-*")]).unwrap();
+    keys.iter().filter(|key| redis.command::<usize>(&["STRLEN", key]).unwrap() > 8).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_reads_what_was_warmed_as_its_own() {
+    for url in Servers::start().urls() {
+        for more in ["", "codec = 'msgpack'\n", "compression = 'lz4'\n", "schema = 7\n"] {
+            let place = Place::new(&layered(&url, more));
+            let app = place.caches().await.cache::<User>("users").unwrap();
+            let _ = app.clear().await.unwrap();
+            // What is there already is newer.
+            let other = || User { id: 3, name: "newer".into(), team: None };
+            let _ = app.set(3, other()).await.unwrap();
+            let file = place.write("users.ndjson", lines());
+            let (code, warmed) = place.json("warm", &["users", utf8(&file)]);
+            assert_eq!(code, 0, "{more}: {warmed}");
+            assert_eq!(
+                (&warmed["read"], &warmed["stored"], &warmed["kept"]),
+                (&501.into(), &500.into(), &1.into())
+            );
+            let other_app = place.caches().await.cache::<User>("users").unwrap();
+            assert_eq!(other_app.get("ada").await.unwrap().as_deref(), Some(&ada()), "{more}");
+            let third = other_app.get(3).await.unwrap().unwrap();
+            assert_eq!(*third, other());
+            let (_, seen) = place.json("inspect", &["users", "ada"]);
+            let entry = &seen["levels"][1]["entry"];
+            assert!(entry["fresh_for_seconds"].as_f64().unwrap() <= 60.0 && entry["etag"] == "v1", "{seen}");
+            // The tag counts.
+            assert_eq!(place.run("invalidate", &["users", "--tag", "all"]).code, 0);
+            assert_eq!(place.run("get", &["users", "17"]).code, 3);
+
+            let ended = place.run("warm", &["users", utf8(&file), "--replace"]);
+            assert!(
+                ended.code == 0 && ended.out.starts_with("users: 501 values stored, 0 left"),
+                "{ended:?}"
+            );
+            let fresh = place.caches().await.cache::<User>("users").unwrap();
+            assert_eq!(fresh.get(3).await.unwrap().unwrap().name, "user 3");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
+    let servers = Servers::start();
+    let Some(redis) = &servers.redis else { return };
+    let place = Place::new(&layered(&redis.url(), ""));
+    let is = |ended: Ended, code: i32, says: &str| {
+        assert_eq!(ended.code, code, "{ended:?}");
+        assert!(ended.error().contains(says) && !format!("{ended:?}").contains("secret"), "{ended:?}");
+    };
+    for (text, says) in [
+        ("{\"key\": \"a\", \"value\": 1}\n{\"key\": \"b\", \"valeu\": \"secret\"}\n", "line 2"),
+        ("{\"key\": \"a\", \"value\": \"secret\"\n", "line 1, column"),
+        ("[1, \"secret\"]\n", "line 1"),
+        ("{\"key\": \"a\", \"value\": 1, \"ttl\": \"secret\"}\n", "line 1"),
+        ("{\"key\": \"\", \"value\": \"secret\"}\n", "key"),
+    ] {
+        let file = utf8(&place.file).to_owned();
+        is(run_with_input(&["warm", &file, "users", "-"], text), 2, says);
+    }
+    is(place.run("warm", &["users", "no-such-file"]), 1, "no-such-file cannot be read");
+    let file = place.write("values", "{\"key\": 1, \"value\": 1}\n");
+    let postcard = Place::new(&layered(&redis.url(), "codec = 'postcard'\n"));
+    is(postcard.run("warm", &["users", utf8(&file)]), 2, "codec = postcard: its bytes do not say");
+    // An application whose type names a schema id.
+    let versioned = Place::new(&layered(&redis.url(), "schema = 5\n"));
+    let app = versioned.caches().await.cache::<u32>("users").unwrap();
+    let _ = app.set_loaded(1, Loaded::value(7)).await.unwrap();
+    is(place.run("warm", &["users", utf8(&file)]), 2, "say --schema 5");
+    assert_eq!(place.run("warm", &["users", utf8(&file), "--schema", "5"]).code, 0);
+    assert_eq!(app.get(1).await.unwrap().as_deref(), Some(&7));
+    redis.kill();
+    is(place.run("warm", &["users", utf8(&file)]), 1, "does not answer");
+}
+
+fn trace() -> String {
+    (0..5_000).fold(String::new(), |mut text, n| {
+        let _ = writeln!(text, "/page/{}", n % 500);
+        text
+    })
+}
+
+#[test]
+fn a_replay_is_of_the_caches_own_levels_and_leaves_nothing_behind() {
+    let servers = Servers::start();
+    for url in servers.urls() {
+        let place = Place::new(&layered(&url, ""));
+        let file = place.write("trace", trace());
+        let (code, report) = place.json("replay", &["users", utf8(&file)]);
+        assert_eq!(code, 0, "{report}");
+        assert_eq!(
+            (&report["requests"], &report["distinct"], &report["loads"]),
+            (&5_000.into(), &500.into(), &500.into())
+        );
+        assert_eq!((&report["hit_rate"], report["levels"].as_array().unwrap().len()), (&0.9.into(), 1));
+        // A memory of ten entries, by a variable as in the application; the rest is found remotely.
+        let mut command = crate::kit::command();
+        command.args(["replay", utf8(&place.file), "users", utf8(&file), "--remote", "--json"]);
+        let ended: Ended =
+            command.env("TRACED_CACHE__PROVIDERS__LOCAL__ENTRIES", "10").output().unwrap().into();
+        let report = ended.json();
+        assert_eq!((ended.code, &report["loads"]), (0, &500.into()), "{report}");
+        assert!(report["hits_by_level"][1].as_u64().unwrap() > 4_000, "{report}");
+        let ended = place.run("replay", &["users", utf8(&file), "--callers", "4"]);
+        assert!(ended.code == 0 && ended.out.contains("5,000"), "{ended:?}");
+        let ended = run_with_input(&["replay", utf8(&place.file), "users", "-"], &trace());
+        assert!(ended.code == 0 && ended.out.contains("5,000"), "{ended:?}");
+    }
+    if let Some(redis) = &servers.redis {
+        assert_eq!(left_at(redis, "replay"), 0);
+    }
+}
+
+#[test]
+fn a_bench_measures_every_level_and_leaves_nothing_behind() {
+    let servers = Servers::start();
+    for url in servers.urls() {
+        let place = Place::new(&layered(&url, "compression = 'lz4'\n"));
+        let quick = ["users", "--each", "50ms", "--keys", "200", "--callers", "3", "--value-bytes", "8000"];
+        let (code, measured) = place.json("bench", &quick);
+        assert_eq!(code, 0, "{measured}");
+        let calls = |measured: &serde_json::Value, level: serde_json::Value| -> Vec<String> {
+            let rows = measured["rows"].as_array().unwrap().iter().filter(|row| row["level"] == level);
+            rows.map(|row| row["call"].as_str().unwrap().to_owned()).collect()
+        };
+        let of_a_level = ["get", "get_nothing", "get_many_100", "set", "invalidate"];
+        assert_eq!(calls(&measured, 1.into()), of_a_level);
+        assert_eq!(measured["rows"].as_array().unwrap().len(), 5, "the server was not asked for");
+
+        let (code, measured) = place.json("bench", &[&quick[..], &["--remote"]].concat());
+        assert_eq!(code, 0, "{measured}");
+        assert_eq!(
+            (calls(&measured, 2.into()), calls(&measured, serde_json::Value::Null)),
+            (of_a_level.map(str::to_owned).to_vec(), vec!["get_or_set".to_owned()])
+        );
+        for row in measured["rows"].as_array().unwrap() {
+            let number = |name: &str| row[name].as_f64().unwrap();
+            assert!(number("calls") > 0.0 && number("calls_per_second") > 0.0 && row["failed"] == 0, "{row}");
+            assert!(number("p50_micros") > 0.0 && number("p50_micros") <= number("p99_9_micros"), "{row}");
+            match row["call"].as_str().unwrap() {
+                "get" | "get_many_100" => assert_eq!(row["found"], 1.0, "{row}"),
+                "get_nothing" => assert_eq!(row["found"], 0.0, "{row}"),
+                _ => {}
+            }
+        }
+        let stored = measured["stored_bytes"][0]["bytes"].as_u64().unwrap();
+        assert!((1_000..7_000).contains(&stored), "words compress: {stored}");
+        let text = place.run("bench", &[&quick[..], &["--remote"]].concat()).out;
+        assert!(text.contains("level 2, shared") && text.contains("all levels"), "{text}");
+    }
+    if let Some(redis) = &servers.redis {
+        assert_eq!(left_at(redis, "bench"), 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_told() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let remote = Place::new(
+        "[providers.shared]\nbackend = 'redis'\nurl = 'redis://127.0.0.1:1'\n[caches.users]\nlevels = ['shared']\n",
+    );
+    let trace = place.write("trace", "1\n2\n");
+    let trace = utf8(&trace);
+    for (place, verb, rest, code, says) in [
+        (&place, "replay", &["users", "no-such-file"][..], 1, "no-such-file cannot be read"),
+        (&place, "replay", &["users", "-", "--remote"], 2, "give a file"),
+        (&place, "replay", &["nobody", trace], 2, "has no such cache"),
+        (
+            &place,
+            "replay",
+            &["users", trace, "--remote"],
+            1,
+            "level 2, shared (redis at 127.0.0.1:1) does not answer",
+        ),
+        (&remote, "replay", &["users", trace], 2, "--remote uses them"),
+        (&remote, "bench", &["users"], 2, "--remote uses them"),
+        (&place, "bench", &["users", "--remote"], 1, "does not answer"),
+        (&place, "bench", &["users", "--each", "0s"], 2, "give it some time"),
+    ] {
+        let ended = place.run(verb, rest);
+        assert_eq!(ended.code, code, "{verb} {rest:?}: {ended:?}");
+        assert!(ended.error().contains(says), "{verb} {rest:?}: {ended:?}");
+    }
+}
