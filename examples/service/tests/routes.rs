@@ -9,7 +9,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use serde_json::{Value, json};
-use service::{BATCH_MAX, Service, database::Database};
+use service::{BATCH_MAX, Operators, Service, database::Database};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -30,7 +30,8 @@ impl World {
         let (database, made) = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         assert!(made);
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("cache.toml");
-        let service = Arc::new(Service::new(&file, database.clone(), running).await.unwrap());
+        let service =
+            Arc::new(Service::new(&file, database.clone(), running, Operators::default()).await.unwrap());
         Self { router: service.router(), service, database, _folder: folder }
     }
 
