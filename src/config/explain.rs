@@ -1,8 +1,8 @@
 //! What a file comes to: each setting of each cache with its origin, and advice.
 
-use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
+use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
 
-use cache_core::{BoxError, CacheProvider, Error};
+use cache_core::{BoxError, CacheProvider, Error, Failover};
 use serde::Serialize;
 
 use super::{
@@ -220,6 +220,11 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
                 spell(most)
             ));
         }
+        advice.extend(
+            weaker(provider, level)
+                .into_iter()
+                .map(|what| format!("level {} ({}) {what}", at + 1, level.provider)),
+        );
         if level.plain {
             advice.push(format!(
                 "level {} ({}) is plain: no leases, so two processes may load one key at once, and a load that another \
@@ -231,6 +236,36 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
         }
     }
     advice
+}
+
+/// What a remote level promises less than others.
+fn weaker(provider: &Arc<dyn CacheProvider>, level: &LevelPlan) -> Vec<&'static str> {
+    let mut all = Vec::new();
+    if provider.in_process().is_some() {
+        return all;
+    }
+    if !level.plain && provider.leases().is_none() {
+        all.push(
+            "keeps no leases: two processes may load one key at once, and a load that another node's invalidation overtakes \
+             may still be stored",
+        );
+    }
+    if !level.plain && provider.marks().is_none() {
+        all.push("cannot swap marks: an invalidation of a tag clears the cache");
+    }
+    if provider.replicas().is_some() {
+        all.push(
+            "has replicas answer who accepts stale answers: those are as old as a replica is behind, whatever has been \
+             invalidated by another node",
+        );
+    }
+    if level.on_failover == Some(Failover::Keep) {
+        all.push(
+            "keeps its entries over a failover: what the new store has not heard of and no node has said in the last minute \
+             is believed",
+        );
+    }
+    all
 }
 
 /// Fields that hold secrets in the backends of this crate.

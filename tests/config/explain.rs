@@ -168,3 +168,27 @@ async fn who_does_not_answer_is_named() {
     assert!(shown.contains("cache.json:2: providers.down: it is required and does not answer: "), "{shown}");
     assert!(!format!("{error:?}").contains("hunter2"));
 }
+
+#[tokio::test]
+async fn what_a_level_promises_less_than_others_is_pointed_out() {
+    use traced_cache::testing::MapProvider;
+    #[derive(serde::Deserialize)]
+    struct None {}
+    let builder = sealed()
+        .backend("bare", |_: None| Ok::<_, traced_cache::Error>(MapProvider::new()))
+        .backend("whole", |_: None| Ok::<_, traced_cache::Error>(MapProvider::new().leasing().marking()));
+    let text = "[providers.far]\nbackend = \"bare\"\n[caches.a]\nlevels = [\"far\"]\npolicy.ttl = \"1h\"\n\
+                [providers.whole]\nbackend = \"whole\"\n[caches.b]\npolicy.ttl = \"1h\"\n\
+                levels = [{ provider = \"whole\", on_failover = \"keep\" }]\n\
+                [providers.r]\nbackend = \"redis\"\nurl = \"redis+sentinel://127.0.0.1:1/main\"\nread_replicas = true\n\
+                [caches.c]\nlevels = [\"r\"]\npolicy.ttl = \"1h\"\n";
+    let caches = builder.from_text(Format::Toml, text).await.unwrap().explain().caches;
+    let said = |at: usize, what: &[&str]| {
+        let advice = &caches[at].advice;
+        assert_eq!(advice.len(), what.len(), "{advice:?}");
+        assert!(advice.iter().zip(what).all(|(line, what)| line.contains(what)), "{advice:?}");
+    };
+    said(0, &["level 1 (far) keeps no leases", "level 1 (far) cannot swap marks"]);
+    said(1, &["keeps its entries over a failover"]);
+    said(2, &["has replicas answer"]);
+}
