@@ -97,6 +97,8 @@
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "config")]
 pub mod config;
 
