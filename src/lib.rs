@@ -88,6 +88,7 @@
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
+//! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
 //! | `macros` | no | `#[cached]` for async functions, over the caches of a file |
 //! | `schema` | no | the JSON Schema of such files |
@@ -95,6 +96,8 @@
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "config")]
 pub mod config;

@@ -43,6 +43,8 @@
 //! | keys | [`CacheKey`] | |
 //! | time | [`Clock`] | [`Clock::manual`] |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backplane;
 mod batch;
 mod breaker;

@@ -151,6 +151,8 @@
 //!   1 GiB only, and when a server refuses one item of a batch, the writes behind it are in doubt.)
 //! - Errors name the server, never a key, a value, or the text of a reply.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod breaker;
 mod builder;
 mod endpoint;

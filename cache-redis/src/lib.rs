@@ -166,6 +166,8 @@
 //! The connection lives on the tokio runtime of the call that made it. Should that runtime end, the next call makes
 //! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod address;
 mod advice;
 mod backoff;

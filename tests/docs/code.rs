@@ -51,6 +51,22 @@ fn every_block_in_rust_is_compiled() {
     }
 }
 
+#[test]
+fn every_feature_stands_in_the_tables() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse::<toml::Table>().unwrap();
+    let features = manifest["features"].as_table().unwrap();
+    let defaults = features["default"].as_array().unwrap();
+    for file in ["README.md", "src/lib.rs"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        for feature in features.keys().filter(|feature| *feature != "default") {
+            let is_default = defaults.iter().any(|default| default.as_str() == Some(feature));
+            let says = if is_default { "| yes |" } else { "| no |" };
+            let row = text.lines().find(|line| line.contains(&format!("`{feature}`")) && line.contains(says));
+            assert!(row.is_some(), "{file}: no row of `{feature}` that says {says}");
+        }
+    }
+}
+
 /// A provider may do more than look up, store and remove: what it is, and what is weaker without it, stands there.
 #[test]
 fn the_page_on_backends_has_every_method_of_a_provider() {
