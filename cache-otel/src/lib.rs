@@ -77,6 +77,7 @@
 
 mod collector;
 mod keys;
+mod lasting;
 pub mod names;
 mod observed;
 #[cfg(feature = "raw")]
