@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
+mod behind;
 mod clocks;
 mod failover;
 mod holds;
