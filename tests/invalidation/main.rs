@@ -5,6 +5,7 @@
 
 mod behind;
 mod clocks;
+mod depth;
 mod failover;
 mod holds;
 mod journal;
