@@ -68,6 +68,17 @@
 //! | [`Backplane`] | tells other nodes what has changed; `RedisProvider::backplane` makes one |
 //! | [`Observer`] | hears what happens |
 //!
+//! # Guides
+//!
+//! | question | page |
+//! | --- | --- |
+//! | memory, Redis, memcached, how many of them? | [choosing levels](https://github.com/traced-cache/traced-cache/blob/main/docs/choosing-levels.md) |
+//! | a thousand callers ask for one cold key | [stampedes](https://github.com/traced-cache/traced-cache/blob/main/docs/stampedes.md) |
+//! | the row has changed: who still sees the old one? | [invalidation](https://github.com/traced-cache/traced-cache/blob/main/docs/invalidation.md) |
+//! | what happens when Redis is down? | [when Redis is down](https://github.com/traced-cache/traced-cache/blob/main/docs/when-redis-is-down.md) |
+//! | what exactly is promised? | [semantics](https://github.com/traced-cache/traced-cache/blob/main/docs/semantics.md) |
+//! | all others | [README](https://github.com/traced-cache/traced-cache#answers) |
+//!
 //! # Features
 //!
 //! | feature | default | adds |
@@ -77,6 +88,7 @@
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
+//! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
 //! | `macros` | no | `#[cached]` for async functions, over the caches of a file |
 //! | `schema` | no | the JSON Schema of such files |
@@ -84,6 +96,8 @@
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "config")]
 pub mod config;

@@ -43,7 +43,7 @@ impl<T: Value> Inner<T> {
         spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
-        let mut counted = self.count_each(keys.len(), Verb::GetMany, spans);
+        let mut counted = self.count_each(keys, Verb::GetMany, spans);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::only(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
@@ -58,8 +58,13 @@ impl<T: Value> Inner<T> {
         Ok(all)
     }
 
-    fn count_each<'a>(&'a self, keys: usize, verb: Verb, spans: &'a Spans) -> Vec<Counted<'a>> {
-        (0..keys).map(|_| Counted::new(self.stats(), verb, spans)).collect()
+    fn count_each<'a>(&'a self, keys: &[RawKey<'_>], verb: Verb, spans: &'a Spans) -> Vec<Counted<'a>> {
+        keys.iter()
+            .map(|key| {
+                self.observers().asked(key);
+                Counted::new(self.stats(), verb, spans)
+            })
+            .collect()
     }
 
     /// Looks up many keys and loads what is missing in one call of `loader`, which gets positions in `keys` and answers in
@@ -72,7 +77,7 @@ impl<T: Value> Inner<T> {
         spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
-        let mut counted = self.count_each(keys.len(), Verb::GetOrSetMany, spans);
+        let mut counted = self.count_each(keys, Verb::GetOrSetMany, spans);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;

@@ -1,6 +1,7 @@
 //! A circuit breaker: stops asking a sick level, and finds out with one request when it is well again.
 
 use std::{
+    fmt,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -138,7 +139,22 @@ pub(crate) struct Pass<'a> {
     judged: bool,
 }
 
+impl fmt::Display for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failure_rate, min_calls, window, open_for } = self;
+        write!(
+            f,
+            "at {:.0} % failures of {min_calls} calls or more in {window:?}, for {open_for:?}",
+            failure_rate * 100.0
+        )
+    }
+}
+
 impl Gate {
+    pub(crate) const fn settings(&self) -> &Breaker {
+        &self.settings
+    }
+
     /// `budget`: the longest a call takes that somebody attends to.
     pub(crate) fn new(settings: Breaker, budget: Duration) -> Self {
         Self {

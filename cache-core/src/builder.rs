@@ -205,6 +205,7 @@ impl<T: Value> Builder<T> {
             }
         }
         observers.attach(&stats);
+        let observers = observers.hearing(&stats);
         let inner = Arc::new(Inner {
             near: tiers[0].store.clone(),
             tiers,

@@ -627,6 +627,7 @@ impl<T: Value> Inner<T> {
         }
         let value = object.value.downcast::<T>().ok()?;
         hits.add(verb, object.cost_us);
+        self.observers().asked(key);
         if let Some(started) = started {
             self.sampled_hit(verb, started);
         }

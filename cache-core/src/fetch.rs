@@ -97,6 +97,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
+        self.observers().asked(&key);
         let mut asked = [Asked::only(key)];
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
@@ -118,6 +119,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Found<T>> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
+        self.observers().asked(&key);
         let mut found = self.fetch_counted(key, access, loader, &mut counted).await;
         // After an error the look-up stays what it was counted as: a miss, or a wait for another's load.
         if let Ok(found) = &mut found {

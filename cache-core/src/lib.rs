@@ -1,5 +1,49 @@
 //! Typed, layered caches with a pluggable backend: the nouns, the read and write paths, and the
 //! [`CacheProvider`] trait.
+//!
+//! Applications depend on `traced-cache`, which re-exports all of this and brings the backends. This crate alone is for those
+//! who write a backend, an observer or a codec of their own: it knows no backend, no client library and no exporter.
+//!
+#![cfg_attr(feature = "testing", doc = "```")]
+#![cfg_attr(not(feature = "testing"), doc = "```ignore")]
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use cache_core::{
+//!     Clock, Error, Outcome, Policy, TracedCache, ok,
+//!     testing::{MapProvider, conformance},
+//! };
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Error> {
+//! let (clock, time) = Clock::manual();
+//! // A backend: here a map. Yours is held to the same list.
+//! let map = Arc::new(MapProvider::new().clock(clock.clone()));
+//! conformance::run(Arc::new(MapProvider::new()), conformance::Options::default()).await;
+//!
+//! let users: TracedCache<String> = TracedCache::builder("users")
+//!     .level(Arc::clone(&map))
+//!     .policy(Policy::ttl(Duration::from_secs(60)))
+//!     .clock(clock)
+//!     .build()?;
+//! let user = users.get_or_set(42u64, || async { ok("Ada".to_owned()) }).await?;
+//! assert_eq!((user.as_str(), map.len()), ("Ada", 2), "the entry, and the cache's own mark");
+//!
+//! time.advance(Duration::from_secs(60));
+//! assert_eq!(users.look(42u64).await?.outcome(), Outcome::Miss);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | seam | trait | a double for tests |
+//! | --- | --- | --- |
+//! | a place that keeps entries | [`CacheProvider`]; in process also [`ObjectStore`] | `testing::MapProvider`, `testing::Chaos` in front of any |
+//! | what nodes tell each other | [`Backplane`] | `testing::Hub` |
+//! | who hears what happens | [`Observer`] | `testing::Recorder` |
+//! | where values come from and go to | [`Source`], or a closure | |
+//! | keys | [`CacheKey`] | |
+//! | time | [`Clock`] | [`Clock::manual`] |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backplane;
 mod batch;
@@ -45,6 +89,7 @@ mod replay;
 mod rights;
 mod rules;
 mod server;
+mod settings;
 mod slots;
 mod snapshot;
 mod source;
@@ -77,7 +122,7 @@ pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
-    SpanKind, SpanStart, Verb,
+    SpanKind, SpanStart, Traffic, Verb,
 };
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
@@ -85,6 +130,7 @@ pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };
 pub use server::ServerStatus;
+pub use settings::{LevelSettings, Settings};
 pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};

@@ -4,7 +4,7 @@ use std::{fmt, pin::Pin, sync::Arc, task, time::Duration};
 
 use pin_project_lite::pin_project;
 
-use crate::{Description, ErrorKind, EvictionCause, MissReason, Outcome, Unreadable, stats::Stats};
+use crate::{Description, ErrorKind, EvictionCause, MissReason, Outcome, RawKey, Unreadable, stats::Stats};
 
 /// The verbs of a cache, as telemetry names them (`cache.operation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -452,6 +452,21 @@ pub trait Observer: Send + Sync + 'static {
     fn ambient(&self) -> Option<Arc<dyn Ambient>> {
         None
     }
+
+    /// Something that hears of every key which is looked up in this cache: for what depends on which keys are asked for, such
+    /// as the hottest of them. Asked once, when the cache is built.
+    fn traffic(&self, stats: &Arc<Stats>) -> Option<Arc<dyn Traffic>> {
+        let _ = stats;
+        None
+    }
+}
+
+/// Hears of every key that is looked up, alone or in a batch, also of hits at the nearest level: those cost a call more.
+///
+/// Called inline, before the answer is known for whatever leaves the nearest level: it must be quick and must not block.
+pub trait Traffic: Send + Sync + 'static {
+    /// A key is looked up.
+    fn asked(&self, key: &RawKey<'_>);
 }
 
 /// A piece of work that may become a span.
@@ -579,18 +594,32 @@ impl<F: Future> Future for Within<F> {
 pub(crate) struct Observers {
     pub(crate) info: CacheInfo,
     all: Arc<[Arc<dyn Observer>]>,
+    traffic: Arc<[Arc<dyn Traffic>]>,
     traces_hits: bool,
 }
 
 impl Observers {
     pub(crate) fn new(info: CacheInfo, all: Vec<Arc<dyn Observer>>) -> Self {
         let traces_hits = all.iter().any(|o| guard(|| o.traces_hits()) == Some(true));
-        Self { info, all: all.into(), traces_hits }
+        Self { info, all: all.into(), traffic: Arc::default(), traces_hits }
     }
 
     pub(crate) fn attach(&self, stats: &Arc<Stats>) {
         for observer in self.all.iter() {
             guard(|| observer.attach(stats));
+        }
+    }
+
+    /// The same observers, once they have said whether they want to hear of keys.
+    pub(crate) fn hearing(mut self, stats: &Arc<Stats>) -> Self {
+        self.traffic = self.all.iter().filter_map(|o| guard(|| o.traffic(stats)).flatten()).collect();
+        self
+    }
+
+    #[inline]
+    pub(crate) fn asked(&self, key: &RawKey<'_>) {
+        for traffic in self.traffic.iter() {
+            guard(|| traffic.asked(key));
         }
     }
 

@@ -404,6 +404,11 @@ pub trait ObjectStore: Send + Sync + 'static {
         false
     }
 
+    /// The most that it holds, over all caches: bytes where it [weighs](Self::weighs), else entries. `None`: not known.
+    fn capacity(&self) -> Option<u64> {
+        None
+    }
+
     /// A cache begins to use this store. `evictions` is told of entries of that cache which leave on the store's own
     /// decision.
     fn attach(&self, cache: CacheId, evictions: Arc<dyn Evictions>);

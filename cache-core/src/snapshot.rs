@@ -45,6 +45,8 @@ pub struct LevelSnapshot {
     pub entries: Option<u64>,
     /// Bytes held, where the store is in process and counts them.
     pub weight: Option<u64>,
+    /// The most that it holds, where the store is in process and says so: bytes where it counts them, else entries.
+    pub capacity: Option<u64>,
 }
 
 impl LevelSnapshot {

@@ -245,6 +245,11 @@ impl Stats {
         &self.info
     }
 
+    /// The store of the nearest level, where that is in process: caches may share one.
+    pub fn store(&self) -> Option<&Arc<dyn ObjectStore>> {
+        self.stores.first()?.as_ref()
+    }
+
     /// Where this thread counts its hits at the nearest level.
     #[inline]
     pub(crate) fn hot(&self) -> Hot<'_> {
@@ -447,6 +452,7 @@ impl Stats {
             breaker_opened: level.opened.load(Ordering::Relaxed),
             entries: store.map(|s| s.len()),
             weight: store.filter(|s| s.weighs()).map(|s| s.weight()),
+            capacity: store.and_then(|s| s.capacity()),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
     Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
     SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
-    breaker::{Gate, Pass},
+    breaker::{Breaker, Gate, Pass},
     learn::MARK_PERIOD,
     ledger::{Learned, Ledger},
     level::Level,
@@ -189,6 +189,10 @@ impl Tier {
         self.provider.store(Arc::new(Provider(provider)));
         self.ledger.moved();
         Ok(())
+    }
+
+    pub(crate) fn breaker(&self) -> Option<&Breaker> {
+        self.gate.as_ref().map(Gate::settings)
     }
 
     pub(crate) fn shape(&self) -> Shape {

@@ -1,5 +1,5 @@
-//! `#[cached]`: an async function whose answers are kept in a cache of a configuration file. Used through `traced-cache`,
-//! feature `macros`, where it is documented with examples.
+//! [`macro@cached`]: an async function whose answers are kept in a cache of a configuration file. Used through `traced-cache`,
+//! feature `macros`.
 
 mod arguments;
 mod expand;
@@ -11,11 +11,34 @@ use proc_macro::TokenStream;
 /// Keeps the answers of an async function in a cache of the installed registry: its levels, its policy and its type of value
 /// are those of `Caches::cache`. The function itself becomes the loader; the macro adds no behaviour of its own.
 ///
-/// ```ignore
-/// #[cached("users")]
-/// async fn user(#[skip] db: &Db, id: u64) -> Result<User, AppError> {
-///     db.user(id).await
+/// ```
+/// use traced_cache::{BoxError, Caches, cached, config::Format};
+///
+/// # #[derive(Clone)]
+/// # struct Db;
+/// # impl Db {
+/// #     async fn name(&self, id: u64) -> Result<String, BoxError> {
+/// #         Ok(format!("user {id}"))
+/// #     }
+/// # }
+/// #[cached("names")]
+/// async fn name(#[skip] db: &Db, id: u64) -> Result<String, BoxError> {
+///     // Runs on a miss, once for all who ask at the same time.
+///     db.name(id).await
 /// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let db = Db;
+/// // In a program: `Caches::from_file("cache.toml")`.
+/// let file = "[providers.local]\nbackend = 'memory'\nentries = 1000\n[caches.names]\nlevels = ['local']\n";
+/// let caches = Caches::builder().from_text(Format::Toml, file).await?;
+/// caches.install()?;
+/// assert_eq!(name(&db, 42).await?, "user 42");
+/// assert_eq!(name(&db, 42).await?, "user 42");
+/// assert_eq!(caches.cache::<String>("names")?.stats().loads, 1);
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// | option | what it says |

@@ -1,18 +1,25 @@
 //! Memcached as a level of a cache: one server or many, over the meta protocol.
 //!
 //! ```no_run
-//! use std::{sync::Arc, time::Duration};
-//! use cache_core::CacheProvider;
+//! use std::time::Duration;
+//!
+//! use cache_core::{BoxError, Policy, TracedCache, ok};
 //! use cache_memcached::MemcachedProvider;
 //!
-//! # fn main() -> Result<(), cache_memcached::Error> {
-//! let memcached: Arc<dyn CacheProvider> = Arc::new(
-//!     MemcachedProvider::builder("memcached://10.0.0.1:11211")
-//!         .server("memcached://10.0.0.2:11211")
-//!         .key_prefix("shop:")
-//!         .response_timeout(Duration::from_millis(200))
-//!         .build()?,
-//! );
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), BoxError> {
+//! let memcached = MemcachedProvider::builder("memcached://10.0.0.1:11211")
+//!     .server("memcached://10.0.0.2:11211")
+//!     .key_prefix("shop:")
+//!     .response_timeout(Duration::from_millis(200))
+//!     .build()?;
+//! // A level like any other; usually behind one in memory.
+//! let users: TracedCache<String> = TracedCache::builder("users")
+//!     .level(memcached)
+//!     .policy(Policy::ttl(Duration::from_secs(60)))
+//!     .build()?;
+//! let user = users.get_or_set(42u64, || async { ok("Ada".to_owned()) }).await?;
+//! # let _ = user;
 //! # Ok(())
 //! # }
 //! ```
@@ -143,6 +150,8 @@
 //!   line, and an item over `max_value` is skipped without being allocated. (Pooled, the client underneath bounds values by
 //!   1 GiB only, and when a server refuses one item of a batch, the writes behind it are in doubt.)
 //! - Errors name the server, never a key, a value, or the text of a reply.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod breaker;
 mod builder;

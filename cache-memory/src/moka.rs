@@ -169,6 +169,10 @@ impl ObjectStore for Moka {
         self.settings.weighs
     }
 
+    fn capacity(&self) -> Option<u64> {
+        Some(self.settings.capacity)
+    }
+
     fn attach(&self, cache: CacheId, evictions: Arc<dyn Evictions>) {
         self.attached.add(cache, evictions);
     }

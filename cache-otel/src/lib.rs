@@ -61,6 +61,8 @@
 //! [`TelemetryBuilder::trace_hits`] gives it one. Values are never recorded; keys only through
 //! [`TelemetryBuilder::show_keys`] or [`TelemetryBuilder::show_key_patterns`].
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 //!
 //! # Features
 //! None is on by default, and without them this crate depends on the API of OpenTelemetry alone.
@@ -75,6 +77,7 @@
 
 mod collector;
 mod keys;
+mod lasting;
 pub mod names;
 mod observed;
 #[cfg(feature = "raw")]

@@ -1,6 +1,6 @@
 //! What is recorded as it happens: histograms of times and sizes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use cache_core::{CacheInfo, Description, Event, LevelFault, LevelOp, LoadEnd};
 use opentelemetry::{
@@ -9,7 +9,9 @@ use opentelemetry::{
 };
 
 use crate::{
-    Vocabulary, names,
+    Vocabulary,
+    lasting::lasting,
+    names,
     observed::result,
     series::Named,
     vocabulary::{crud, seeds},
@@ -39,7 +41,7 @@ const BYTES: [f64; 13] = [
 
 pub(crate) fn position(cache: &CacheInfo, level: u8) -> KeyValue {
     match cache.levels().get(usize::from(level)) {
-        Some(level) => KeyValue::new(names::CACHE_LEVEL, Arc::clone(&level.position)),
+        Some(level) => KeyValue::new(names::CACHE_LEVEL, lasting(&level.position)),
         None => KeyValue::new(names::CACHE_LEVEL, names::NO_LEVEL),
     }
 }
@@ -299,7 +301,7 @@ impl Recorded {
 
 /// `server.address`, where a provider is behind one.
 pub(crate) fn address(provider: &Description) -> Option<KeyValue> {
-    provider.address.as_ref().map(|address| KeyValue::new(names::SERVER_ADDRESS, address.clone()))
+    provider.address.as_ref().map(|address| KeyValue::new(names::SERVER_ADDRESS, lasting(address)))
 }
 
 /// `server.port`.

@@ -80,7 +80,7 @@ impl Observer for Telemetry {
     }
 
     fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
-        self.0.recorded.record(cache, &self.0.collector.series.of(cache), event);
+        self.0.collector.series.with(cache, |at| self.0.recorded.record(cache, at, event));
     }
 
     fn span(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {

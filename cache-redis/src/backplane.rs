@@ -254,6 +254,8 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     if let Err(end) = subscribe(link, &BTreeSet::from([own.clone()]), silence).await {
         return end;
     }
+    // A reply that is late because it comes behind a burst of messages is no silence.
+    let silent = || ears.heard().is_none_or(|heard| heard.elapsed() >= silence);
     let want = want(settings);
     let mut confirmed = BTreeSet::new();
     let mut beat: Option<Beat<'_>> = None;
@@ -280,14 +282,14 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             () = link.ended() => return End::Lost,
             () = ears.changed.notified() => {}
             sent = sent(&mut beat) => {
-                if let Err(end) = sent {
+                if let Some(end) = sent.err().filter(|end| *end != End::Lost || silent()) {
                     return end;
                 }
                 beat = None;
             }
             _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
             asked = sent(&mut asking) => {
-                if let Err(end) = asked {
+                if let Some(end) = asked.err().filter(|end| *end != End::Lost || silent()) {
                     return end;
                 }
                 asking = None;
@@ -296,7 +298,7 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
                 asking = Some(Box::pin(signal(link, &want)));
             }
             () = sleep_until(silent_at) => {
-                if ears.heard().is_none_or(|heard| heard.elapsed() >= silence) {
+                if silent() {
                     return End::Lost;
                 }
             }

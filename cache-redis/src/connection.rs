@@ -70,7 +70,7 @@ pub(crate) struct Link {
     pub(crate) server: Server,
     watching: Mutex<Watching>,
     sent: AtomicU64,
-    answered: AtomicU64,
+    received: Arc<AtomicU64>,
     in_flight: AtomicU64,
 }
 
@@ -82,7 +82,14 @@ impl Link {
         generation: u64,
         pushes: &Pushes,
     ) -> Result<(Self, JoinHandle<()>), Error> {
-        let hears = (generation, Arc::clone(&pushes.hears));
+        let received = Arc::new(AtomicU64::new(0));
+        let hears = Arc::clone(&pushes.hears);
+        let pushed = Arc::clone(&received);
+        let hears: Hears = Arc::new(move |generation, push| {
+            pushed.fetch_add(1, Ordering::Relaxed);
+            hears(generation, push);
+        });
+        let hears = (generation, hears);
         let (connection, driver) = dial(settings, &endpoint, &settings.login, Some(hears)).await?;
         let end = Arc::new(End::default());
         let told = TellsEnd(Arc::clone(&end));
@@ -100,7 +107,7 @@ impl Link {
             server: Server::default(),
             watching: Mutex::default(),
             sent: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
+            received,
             in_flight: AtomicU64::new(0),
         };
         Ok((link, driver))
@@ -175,7 +182,7 @@ impl Link {
     fn note<T>(&self, reply: Result<T, RedisError>) -> Result<T, RedisError> {
         match &reply {
             Ok(_) => {
-                self.answered.fetch_add(1, Ordering::Relaxed);
+                self.received.fetch_add(1, Ordering::Relaxed);
             }
             // Most often the driver has already ended. Where the client would go on after such an error, we do not.
             Err(error) if error.is_io_error() || error.kind() == redis::ErrorKind::Parse => self.condemn(),
@@ -214,14 +221,15 @@ impl Link {
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = watching;
     }
 
-    /// Requests sent, and answers received.
+    /// Requests sent; answers and pushes received.
     pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.sent.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed))
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 
-    /// Whether the server answers within `limit`.
-    pub(crate) async fn answers_within(&self, limit: Duration) -> bool {
-        timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok()
+    /// Whether the server answers within `limit`, or what it sends before that takes longer.
+    pub(crate) async fn lives_within(&self, limit: Duration) -> bool {
+        let (_, before) = self.progress();
+        timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok() || self.progress().1 != before
     }
 }
 

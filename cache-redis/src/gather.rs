@@ -5,7 +5,6 @@
 //! was sent before it came, so nobody gets an answer older than the question.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -120,19 +119,16 @@ impl Gatherer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn round(&self, batch: Vec<Waiting>) {
-        let mut keys = Vec::with_capacity(batch.len());
-        let mut waiting: Vec<Vec<oneshot::Sender<Answer>>> = Vec::with_capacity(batch.len());
-        let mut places: HashMap<String, usize> = HashMap::with_capacity(batch.len());
+    async fn round(&self, mut batch: Vec<Waiting>) {
+        // Those who ask for one key stand next to each other, and it is sent once.
+        batch.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        let mut keys: Vec<String> = Vec::with_capacity(batch.len());
+        let mut waiting = Vec::with_capacity(batch.len());
         for Waiting { key, answer } in batch {
-            match places.entry(key) {
-                Entry::Occupied(place) => waiting[*place.get()].push(answer),
-                Entry::Vacant(place) => {
-                    keys.push(place.key().clone());
-                    place.insert(waiting.len());
-                    waiting.push(vec![answer]);
-                }
+            if keys.last() != Some(&key) {
+                keys.push(key);
             }
+            waiting.push((keys.len() - 1, answer));
         }
         let answers = self.keeper.look_up(&keys, self.several).await;
         if let Some(Err(error)) = answers.first()
@@ -142,10 +138,16 @@ impl Gatherer {
             // One key that the user may not read fails the whole command. Each goes alone, as its drop tells it.
             return;
         }
-        for (waiting, answer) in waiting.into_iter().zip(answers) {
-            for sender in waiting {
-                // Who has left wants no answer.
-                let _ = sender.send(answer.clone());
+        let mut waiting = waiting.into_iter().peekable();
+        for (at, answer) in answers.into_iter().enumerate() {
+            while let Some((_, sender)) = waiting.next_if(|(place, _)| *place == at) {
+                // Who has left wants no answer. A copy only where there is another who wants it, too.
+                if waiting.peek().is_some_and(|(place, _)| *place == at) {
+                    let _ = sender.send(answer.clone());
+                } else {
+                    let _ = sender.send(answer);
+                    break;
+                }
             }
         }
     }

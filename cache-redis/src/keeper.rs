@@ -434,17 +434,17 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 }
             }
             _ = beats.tick(), if beat.is_none() => {
-                if let Some(watch) = keeper.pushes.watch.as_ref().filter(|watch| !watch.is_empty()) {
-                    let (link, watch) = (Arc::clone(&link), Arc::clone(watch));
+                if keeper.pushes.watch.as_ref().is_some_and(|watch| !watch.is_empty()) {
+                    let link = Arc::clone(&link);
                     let limit = keeper.settings.heartbeat_timeout;
-                    beat = Some(Box::pin(async move { beats_within(&link, &watch, limit).await }));
+                    beat = Some(Box::pin(async move { link.lives_within(limit).await }));
                 }
             }
             _ = looks.tick() => {
                 let (sent, answered) = link.progress();
                 if answered == heard && sent > quiet_from {
                     let alive = tokio::select! {
-                        alive = link.answers_within(limit) => alive,
+                        alive = link.lives_within(limit) => alive,
                         _ = &mut driver => return End::Lost,
                     };
                     if !alive {
@@ -460,12 +460,6 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
 }
 
 type Beat = Pin<Box<dyn Future<Output = bool> + Send>>;
-
-/// Whether anything comes over the connection in time: a `PONG`, or what is before it in the pipe.
-async fn beats_within(link: &Link, watch: &Watch, limit: Duration) -> bool {
-    let before = (link.progress().1, watch.heard());
-    link.answers_within(limit).await || (link.progress().1, watch.heard()) != before
-}
 
 async fn ends(beat: &mut Option<Beat>) -> bool {
     match beat {

@@ -3,20 +3,23 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use cache_core::{CacheId, CacheProvider, Put, RawKey};
+//! use cache_core::{BoxError, Policy, TracedCache, ok};
 //! use cache_redis::RedisProvider;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # async fn main() -> Result<(), BoxError> {
 //! let redis = RedisProvider::builder("redis://127.0.0.1:6379")
 //!     .key_prefix("shop:")
 //!     .connect_timeout(Duration::from_millis(500))
 //!     .build()?;
-//!
-//! // A cache does this for you: hand it the provider as a level.
-//! let key = RawKey::new(CacheId(1), "users", "42");
-//! redis.put(Put { key, bytes: "Ann".into(), ttl: Duration::from_secs(60) }).await?;
-//! assert_eq!(redis.get(key).await?.as_deref(), Some(&b"Ann"[..]));
+//! // A level like any other; usually behind one in memory, which the backplane tells what has changed.
+//! let users: TracedCache<String> = TracedCache::builder("users")
+//!     .level(redis.clone())
+//!     .backplane(redis.backplane())
+//!     .policy(Policy::ttl(Duration::from_secs(60)))
+//!     .build()?;
+//! let user = users.get_or_set(42u64, || async { ok("Ann".to_owned()) }).await?;
+//! # let _ = user;
 //! # Ok(())
 //! # }
 //! ```
@@ -162,6 +165,8 @@
 //!
 //! The connection lives on the tokio runtime of the call that made it. Should that runtime end, the next call makes
 //! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod advice;

@@ -9,10 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -48,8 +45,6 @@ pub(crate) struct Watch {
     quiet_from: Mutex<Option<Instant>>,
     /// The server does not let us.
     refused: Mutex<bool>,
-    /// Pushes that have come.
-    heard: AtomicU64,
     advice: Arc<Advice>,
 }
 
@@ -79,7 +74,6 @@ impl Watch {
             delivery: Mutex::default(),
             quiet_from: Mutex::default(),
             refused: Mutex::default(),
-            heard: AtomicU64::new(0),
             advice,
         })
     }
@@ -116,10 +110,6 @@ impl Watch {
         let mut newest = self.newest.subscribe();
         newest.mark_changed();
         newest
-    }
-
-    pub(crate) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
     }
 
     /// Whether a write of this cache that the store has acknowledged needs no message.
@@ -224,7 +214,6 @@ impl Watch {
 
     /// What the server sends of its own accord.
     pub(crate) fn push(&self, push: &PushInfo) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
         match (&push.kind, push.data.as_slice()) {
             (PushKind::Invalidate, [Value::Array(keys)]) => {
                 let _delivery = lock(&self.delivery);

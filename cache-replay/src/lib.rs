@@ -1,19 +1,28 @@
 //! Recorded access traces, and what a cache would have made of them.
 //!
-//! ```no_run
-//! use std::{path::Path, time::Duration};
+//! ```
+//! use std::time::Duration;
 //!
 //! use cache_core::TracedCache;
+//! use cache_memory::Memory;
 //! use cache_replay::{Latencies, Report, Trace, replay};
 //!
-//! # async fn run(builder: cache_core::Builder<u64>) -> Result<(), cache_core::BoxError> {
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), cache_core::BoxError> {
+//! // Keys as a service may log them, one a line; `.gz` and `.xz` are read as well.
+//! let folder = tempfile::tempdir()?;
+//! let keys = folder.path().join("keys.trace");
+//! std::fs::write(&keys, "ada\ngrace\nada\nada\n")?;
+//!
 //! let latencies = Latencies::default();
 //! // Levels and policy as in your service.
-//! let cache: TracedCache<u64> = builder.observer(latencies.clone()).build()?;
-//! let trace = Trace::open(Path::new("keys.trace.xz"), None)?;
-//! let asked = replay(&cache, trace, 2, Duration::ZERO, |_| ()).await?;
-//! let report = Report::new(asked, &cache.stats(), &latencies, &["memory"])?;
-//! print!("{}", report.tables());
+//! let cache: TracedCache<u64> =
+//!     TracedCache::builder("users").level(Memory::entries(1000)).observer(latencies.clone()).build()?;
+//! let asked = replay(&cache, Trace::open(&keys, None)?, 1, Duration::ZERO, |_| ()).await?;
+//! let stats = cache.stats();
+//! assert_eq!((stats.misses(), stats.hits()), (2, 2));
+//! let report = Report::new(asked, &stats, &latencies, &["memory"])?;
+//! println!("{}", report.tables());
 //! # Ok(())
 //! # }
 //! ```

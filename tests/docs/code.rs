@@ -8,7 +8,7 @@ use crate::page::{self, Block, Page, root};
 
 /// Where blocks in Rust are compiled, or run, with the documentation's tests.
 fn compiled() -> String {
-    ["src/lib.rs", "traced-cache-cli/src/lib.rs"]
+    ["src/lib.rs", "cache-page/src/lib.rs", "traced-cache-cli/src/lib.rs"]
         .map(|file| fs::read_to_string(root().join(file)).unwrap())
         .concat()
 }
@@ -48,6 +48,42 @@ fn every_block_in_rust_is_compiled() {
                 block.info
             );
         }
+    }
+}
+
+#[test]
+fn every_feature_stands_in_the_tables() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse::<toml::Table>().unwrap();
+    let features = manifest["features"].as_table().unwrap();
+    let defaults = features["default"].as_array().unwrap();
+    for file in ["README.md", "src/lib.rs"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        for feature in features.keys().filter(|feature| *feature != "default") {
+            let is_default = defaults.iter().any(|default| default.as_str() == Some(feature));
+            let says = if is_default { "| yes |" } else { "| no |" };
+            let row = text.lines().find(|line| line.contains(&format!("`{feature}`")) && line.contains(says));
+            assert!(row.is_some(), "{file}: no row of `{feature}` that says {says}");
+        }
+    }
+}
+
+/// A provider may do more than look up, store and remove: what it is, and what is weaker without it, stands there.
+#[test]
+fn the_page_on_backends_has_every_method_of_a_provider() {
+    let page = fs::read_to_string(root().join("docs/writing-a-backend.md")).unwrap();
+    let source = fs::read_to_string(root().join("cache-core/src/provider.rs")).unwrap();
+    let (_, body) = source.split_once("pub trait CacheProvider").unwrap();
+    let methods = body.lines().take_while(|line| *line != "}").filter_map(|line| {
+        let line = line.strip_prefix("    ")?;
+        line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))?.split('(').next()
+    });
+    let methods: Vec<&str> = methods.collect();
+    assert!(methods.len() > 15, "{methods:?}");
+    for method in methods {
+        // Single keys follow from batches.
+        let known = ["get", "put", "remove"].contains(&method);
+        let written = page.contains(&format!("fn {method}(")) || page.contains(&format!("| `{method}` |"));
+        assert!(known || written, "docs/writing-a-backend.md does not have `{method}`");
     }
 }
 

@@ -50,8 +50,9 @@ fn every_command_starts_something_that_exists() {
         // Variables come before the command.
         let is_variable = |word: &&str| word.split_once('=').is_some_and(|(name, _)| !name.starts_with('-'));
         let words: Vec<&str> = line.split_whitespace().skip_while(is_variable).collect();
-        // A page of a crate of its own is about that.
-        let homes = [root(), root().join(&page).parent().unwrap().to_owned()];
+        // A page of a crate of its own is about that, a command about the one it names.
+        let mut homes = vec![root(), root().join(&page).parent().unwrap().to_owned()];
+        homes.extend(after(&words, "-p").map(|package| root().join(package)));
         let is = |folder: &str, name: &str| {
             let at = homes.iter().map(|home| home.join(folder).join(name));
             at.into_iter().any(|at| at.is_dir() || at.with_extension("rs").is_file())

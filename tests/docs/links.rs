@@ -1,6 +1,9 @@
 //! Links.
 
-use std::path::{Component, PathBuf};
+use std::{
+    fs,
+    path::{Component, PathBuf},
+};
 
 use crate::page::{self, root};
 
@@ -41,6 +44,18 @@ fn every_link_within_the_repository_leads_somewhere() {
     }
     assert!(wrong.is_empty(), "these lead nowhere:\n{}", wrong.join("\n"));
     assert!(count > 60, "{count}");
+}
+
+/// The front page on docs.rs names files of the repository by their whole address.
+#[test]
+fn every_address_of_this_repository_is_that_of_a_file() {
+    const HERE: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
+    let source = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let files: Vec<&str> = source.split(HERE).skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(files.len() > 3, "{files:?}");
+    for file in files {
+        assert!(root().join(file).is_file(), "src/lib.rs: {HERE}{file}");
+    }
 }
 
 /// A page that nobody links to is not read.

@@ -40,6 +40,11 @@ impl Failure {
         Self { exit: Exit::Wrong, message: format!("{field} = {value}: {fix}") }
     }
 
+    /// The command line is wrong, and this is what its parser says.
+    pub(crate) fn misread(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Wrong, message: message.into() }
+    }
+
     /// And what had been done before.
     pub(crate) fn after(self, done: &str) -> Self {
         Self { message: format!("{}; {done}", self.message), ..self }

@@ -43,7 +43,10 @@ use options::{Options, Verb};
 /// Runs the command on the arguments of this process, over files that `builder` can read. Answers with its exit code, as
 /// [`Exit`] has them.
 pub fn run(builder: CachesBuilder) -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => return misread(&error),
+    };
     let json = options.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
@@ -57,6 +60,18 @@ pub fn run(builder: CachesBuilder) -> ExitCode {
     };
     let exit = ended.unwrap_or_else(|failure| failure.tell(json));
     ExitCode::from(exit as u8)
+}
+
+/// Help and versions are answers, too. A wrong command line ends with 2, and in JSON for whoever wants it.
+fn misread(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        return ExitCode::from(end::Failure::misread(line).tell(true) as u8);
+    }
+    // Nobody is left to be told when this fails.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { Exit::Wrong } else { Exit::Done } as u8)
 }
 
 async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end::Failure> {

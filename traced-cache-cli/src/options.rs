@@ -234,7 +234,7 @@ pub(crate) struct StatsOptions {
     pub(crate) cache: Option<String>,
 }
 
-/// Show the same again and again: what has happened since the last look
+/// Show what `stats` shows again and again: what has come since the last look
 ///
 /// Until it is interrupted. With --json, a line for each look.
 #[derive(Args, Debug)]

@@ -3,10 +3,12 @@
 //! ```text
 //! peers [--quick] [--json FILE] [--only PART]
 //! ```
-//! PART is one of `memory`, `redis`, `memcached`, `stampede`: its tables, without ratios.
+//! PART is one of `memory`, `redis`, `memcached`, `stampede`: its tables, without ratios; or `growth`: what things cost as
+//! something grows, which is no part of a quick run.
 
 mod clocks;
 mod flights;
+mod growth;
 mod memcached;
 mod memory;
 mod otel;
@@ -20,6 +22,7 @@ mod work;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
+use serde::de::DeserializeOwned;
 use test_servers::{MemcachedServer, RedisServer};
 
 use crate::{
@@ -63,6 +66,13 @@ fn main() {
         eprintln!("peers: redis-server and memcached are needed");
         std::process::exit(1);
     };
+    let file = value("--json").map_or_else(|| PathBuf::from("peers.json"), PathBuf::from);
+    if only == Some("growth") || only.is_none() && !quick {
+        growth::all(&redis.url(), &file.with_file_name("growth.json")).expect("the JSON file can be written");
+        if only.is_some() {
+            return;
+        }
+    }
     let mut notes = Vec::new();
     let memory = wants("memory").then(|| in_memory(&scale, &redis.url()));
     let from_redis = wants("redis").then(|| {
@@ -105,6 +115,7 @@ fn main() {
     else {
         return;
     };
+    let footprint = beside("footprint");
     let ratios = targets::all(&Tables {
         hits,
         hits_on_two,
@@ -115,11 +126,12 @@ fn main() {
         memcached_one,
         memcached_many,
         between,
-        allocations: &allocations(),
+        allocations: &beside("allocations"),
+        footprint: &footprint,
     });
+    report::print_footprint(&footprint);
     report::print_ratios(&ratios);
-    let file = value("--json").map_or_else(|| PathBuf::from("peers.json"), PathBuf::from);
-    report::write(&file, quick, &tables, &ratios).expect("the JSON file can be written");
+    report::write(&file, quick, &tables, &footprint, &ratios).expect("the JSON file can be written");
     println!("\n{}", file.display());
 }
 
@@ -135,9 +147,9 @@ fn in_memory(scale: &Scale, redis: &str) -> [rounds::Timed; 5] {
     [hits, hits_on_two, get_or_load, sets, loads]
 }
 
-/// From the program beside this one.
-fn allocations() -> BTreeMap<String, f64> {
-    let beside = std::env::current_exe().expect("this program has a path").with_file_name("allocations");
-    let output = Command::new(beside).output().expect("it is built with this one").stdout;
+/// What one of the programs beside this one counts.
+fn beside<T: DeserializeOwned>(name: &str) -> BTreeMap<String, T> {
+    let program = std::env::current_exe().expect("this program has a path").with_file_name(name);
+    let output = Command::new(program).output().expect("it is built with this one").stdout;
     serde_json::from_slice(&output).expect("it prints JSON")
 }

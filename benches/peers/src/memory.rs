@@ -36,10 +36,15 @@ impl moka::Expiry<String, Arc<User>> for Hour {
 
 pub type RawMoka = moka::sync::Cache<String, Arc<User>, foldhash::fast::RandomState>;
 
-pub fn raw_moka(expiry: bool) -> RawMoka {
-    let builder = moka::sync::Cache::builder().max_capacity(ROOM);
-    if expiry { builder.expire_after(Hour) } else { builder }
-        .build_with_hasher(foldhash::fast::RandomState::default())
+/// As it is used by hand: each entry has a time of its own.
+pub fn raw_moka(room: u64) -> RawMoka {
+    let builder = moka::sync::Cache::builder().max_capacity(room).expire_after(Hour);
+    builder.build_with_hasher(foldhash::fast::RandomState::default())
+}
+
+fn raw_moka_without_expiry(room: u64) -> RawMoka {
+    let builder = moka::sync::Cache::builder().max_capacity(room);
+    builder.build_with_hasher(foldhash::fast::RandomState::default())
 }
 
 /// Our cache on one engine; `telemetry`: with OpenTelemetry metrics.
@@ -130,8 +135,8 @@ impl Caches {
         let runtime = runtime();
         let clock = runtime.block_on(async { Clock::new_tokio() });
         let this = Self {
-            moka: raw_moka(false),
-            moka_expiring: raw_moka(true),
+            moka: raw_moka_without_expiry(ROOM),
+            moka_expiring: raw_moka(ROOM),
             quick: Arc::new(quick_cache::sync::Cache::new(room)),
             own_moka_expiring: own(Memory::entries(ROOM).engine(Engine::Moka), Some(telemetry)),
             own_moka: own(Memory::entries(ROOM).engine(Engine::Moka).engine_expiry(false), Some(telemetry)),
@@ -276,12 +281,7 @@ pub fn writes(scale: &Scale, telemetry: &Telemetry) -> (Timed, Timed) {
         let telemetry = telemetry.clone();
         move |engine| own(Memory::entries(room as u64).engine(engine), Some(&telemetry))
     };
-    let moka = move || {
-        moka::sync::Cache::builder()
-            .max_capacity(room as u64)
-            .expire_after(Hour)
-            .build_with_hasher(foldhash::fast::RandomState::default())
-    };
+    let moka = move || raw_moka(room as u64);
 
     let set_own = |name, engine| {
         let cache = fresh_own(engine);

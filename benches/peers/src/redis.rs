@@ -19,7 +19,7 @@ use crate::{
     Scale,
     clocks::wall_per,
     flights::{read_all, runtime},
-    memory::{HOUR, Hour, RawMoka, Response, hitbox_user, multi_tier},
+    memory::{HOUR, Response, hitbox_user, multi_tier, raw_moka},
     otel::Otel,
     rounds::{Row, Timed},
     work::{User, decode, keys},
@@ -27,7 +27,7 @@ use crate::{
 
 /// A connection of redis-rs as its users have it, without Nagle's algorithm, as ours. `patient`: without the timer that it
 /// sets for each command.
-async fn connect(url: &str, patient: bool) -> ConnectionManager {
+pub async fn connect(url: &str, patient: bool) -> ConnectionManager {
     use redis::{ConnectionInfo, IntoConnectionInfo, io::tcp::TcpSettings};
     let info: ConnectionInfo = url.into_connection_info().expect("the url is right");
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -206,10 +206,7 @@ impl Redis {
         ];
         let (connection, room) = (self.raw.clone(), 2 * keys.len() as u64);
         rows.push(Row::new("by hand: moka over GET, decoded", move || {
-            let moka: RawMoka = moka::sync::Cache::builder()
-                .max_capacity(room)
-                .expire_after(Hour)
-                .build_with_hasher(foldhash::fast::RandomState::default());
+            let moka = raw_moka(room);
             let connection = connection.clone();
             read_all(keys, flights, move |key| {
                 let (moka, connection) = (moka.clone(), connection.clone());

@@ -22,6 +22,13 @@ pub fn print(tables: &[&Timed], notes: &[(&str, String)]) {
     }
 }
 
+pub fn print_footprint(footprint: &BTreeMap<String, [f64; 2]>) {
+    println!("\n{:<44}{:>12}{:>10}", "bytes, each", "asked for", "resident");
+    for (row, [bytes, resident]) in footprint {
+        println!("  {row:<42}{bytes:>12.0}{resident:>10.0}");
+    }
+}
+
 pub fn print_ratios(ratios: &[Ratio]) {
     println!("\n{:<54}{:>8}  {:<14}", "ratio", "value", "target");
     for Ratio { name, value, goal, of } in ratios {
@@ -48,7 +55,13 @@ struct Target {
     met: bool,
 }
 
-pub fn write(path: &Path, quick: bool, tables: &[&Timed], ratios: &[Ratio]) -> io::Result<()> {
+pub fn write(
+    path: &Path,
+    quick: bool,
+    tables: &[&Timed],
+    footprint: &BTreeMap<String, [f64; 2]>,
+    ratios: &[Ratio],
+) -> io::Result<()> {
     let values: BTreeMap<_, _> = ratios.iter().map(|r| (r.name, r.value)).collect();
     let targets: BTreeMap<_, _> = ratios
         .iter()
@@ -79,7 +92,17 @@ pub fn write(path: &Path, quick: bool, tables: &[&Timed], ratios: &[Ratio]) -> i
             json!({ "name": table.name, "base": table.base, "rows": rows })
         })
         .collect();
-    let json = json!({ "quick": quick, "ratios": values, "targets": targets, "tables": tables });
+    let footprint: BTreeMap<_, _> = footprint
+        .iter()
+        .map(|(row, [bytes, resident])| (row, json!({ "bytes": bytes, "resident": resident })))
+        .collect();
+    let json = json!({
+        "quick": quick,
+        "ratios": values,
+        "targets": targets,
+        "tables": tables,
+        "footprint": footprint,
+    });
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     fs::write(path, serde_json::to_string_pretty(&json)?)
 }

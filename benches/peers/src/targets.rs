@@ -45,6 +45,8 @@ pub struct Tables<'a> {
     pub memcached_many: &'a Timed,
     pub between: &'a Between,
     pub allocations: &'a BTreeMap<String, f64>,
+    /// Bytes asked for, and bytes resident, by what takes them.
+    pub footprint: &'a BTreeMap<String, [f64; 2]>,
 }
 
 /// Time of one row over another's.
@@ -116,6 +118,12 @@ pub fn all(tables: &Tables<'_>) -> Vec<Ratio> {
             value: tables.allocations["own, quick"],
             goal: AtMost(0.0),
             of: "allocations per hit".into(),
+        },
+        Ratio {
+            name: "l1_entry_bytes_more_than_raw_moka",
+            value: tables.footprint["own, quick"][0] - tables.footprint["raw moka"][0],
+            goal: AtMost(64.0),
+            of: "bytes, of 1,000,000 entries".into(),
         },
         time("metrics_cost_l1", hits, "own, quick", "own, quick, no observer", AtMost(1.15)),
         time(

@@ -58,7 +58,7 @@ impl Reads {
         }
         let order = (0..threads)
             .map(|thread| {
-                let mut dice = Dice(0x9E37_79B9 + thread as u64);
+                let mut dice = Dice::new(thread as u64);
                 (0..count).map(|_| sums.partition_point(|s| *s < dice.next() * sum) as u32).collect()
             })
             .collect();
@@ -76,10 +76,15 @@ impl Reads {
 }
 
 /// splitmix64: the same draws in every run.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn next(&mut self) -> f64 {
+    pub fn new(seed: u64) -> Self {
+        Self(0x9E37_79B9 + seed)
+    }
+
+    /// From 0, and below 1.
+    pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

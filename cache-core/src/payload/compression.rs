@@ -91,6 +91,17 @@ impl Compression {
         Self { algorithm, above: above.unwrap_or(self.above) }
     }
 
+    /// `lz4, above 1024 bytes`.
+    pub(crate) fn described(self) -> String {
+        let Self { algorithm, above } = self;
+        match algorithm {
+            #[cfg(feature = "lz4")]
+            Algorithm::Lz4 => format!("lz4, above {above} bytes"),
+            #[cfg(feature = "zstd")]
+            Algorithm::Zstd { level } => format!("zstd at level {level}, above {above} bytes"),
+        }
+    }
+
     pub(crate) fn check(&self, field: &str) -> Result<()> {
         match self.algorithm {
             #[cfg(feature = "lz4")]

@@ -11,7 +11,7 @@ mod routes;
 mod status;
 mod trace;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,6 +20,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use cache_otel::raw::ClientTelemetry;
+use cache_page::{Guard, Page};
 use traced_cache::{
     BoxError, Caches, Error, Sourced, Telemetry, TracedCache,
     setup::{Running, Setup, SetupError},
@@ -46,8 +47,45 @@ pub struct Service {
     airports: Sourced<String, Airport, Airports>,
     checks: TracedCache<String>,
     telemetry: Telemetry,
+    page: Page,
     requests: Requests,
     running: Running,
+}
+
+/// What operators may do on the page at `/cache`. Without more said it only shows counts.
+#[derive(Clone, Default)]
+pub struct Operators {
+    /// Lets those who know it look keys up.
+    pub password: Option<String>,
+    /// Lets them invalidate, too.
+    pub invalidate: bool,
+    /// Shows whoever opens the page which airports are asked for most. Their codes are no secret.
+    pub keys: bool,
+}
+
+/// Without the password.
+impl fmt::Debug for Operators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { password, invalidate, keys } = self;
+        f.debug_struct("Operators")
+            .field("password", &password.is_some())
+            .field("invalidate", invalidate)
+            .field("keys", keys)
+            .finish()
+    }
+}
+
+impl Operators {
+    fn page(self) -> Result<Page, Error> {
+        let mut page = Page::builder().title("Airports").invalidate(self.invalidate);
+        if let Some(password) = self.password {
+            page = page.look_up(Guard::password(password));
+        }
+        if self.keys {
+            page = page.show_keys(|code| Some(code.to_owned()));
+        }
+        page.build()
+    }
 }
 
 /// Metrics for `/metrics`, and traces by OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` says.
@@ -80,13 +118,21 @@ impl Service {
     ///
     /// # Errors
     /// What is wrong with the file, in one sentence.
-    pub async fn new(file: &Path, database: Database, running: Running) -> Result<Self, Error> {
-        let telemetry = running.telemetry();
-        let caches = Caches::builder().observer(telemetry.clone()).from_file(file).await?;
+    pub async fn new(
+        file: &Path,
+        database: Database,
+        running: Running,
+        operators: Operators,
+    ) -> Result<Self, Error> {
+        let (telemetry, page) = (running.telemetry(), operators.page()?);
+        let caches =
+            Caches::builder().observer(telemetry.clone()).observer(page.clone()).from_file(file).await?;
         let airports = caches.cache("airports")?.with_source(Airports(database.clone()));
         let checks = caches.cache("checks")?;
+        page.show(airports.cache())?;
+        page.show(&checks)?;
         let requests = Requests::new(&running);
-        Ok(Self { database, caches, airports, checks, telemetry, requests, running })
+        Ok(Self { database, caches, airports, checks, telemetry, page, requests, running })
     }
 
     /// All routes.
@@ -111,6 +157,7 @@ impl Service {
             .route("/metrics", get(status::metrics))
             .route("/healthz", get(status::health))
             .with_state(Arc::clone(self))
+            .merge(self.page.router())
     }
 
     /// Ends the caches once no request is under way: waits for loads, and delivers what levels have not heard. Says what

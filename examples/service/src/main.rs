@@ -10,12 +10,12 @@ use std::{
 };
 
 use clap::Parser;
-use service::{Service, database::Database};
+use service::{Operators, Service, database::Database};
 use tokio::net::TcpListener;
 use traced_cache::BoxError;
 
 /// Airports of the world over HTTP, from SQLite, behind caches that a file describes.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "service")]
 struct Options {
     /// Where to listen. It asks nobody for a name: keep it to this machine, or to a network that you trust
@@ -25,6 +25,18 @@ struct Options {
     /// The caches [default: cache.toml of this package, or of the working directory]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Lets those who know this password look keys up on the page at /cache
+    #[arg(long, env = "PAGE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    page_password: Option<String>,
+
+    /// Lets them invalidate there, too
+    #[arg(long, requires = "page_password")]
+    page_invalidate: bool,
+
+    /// Shows on the page which airports are asked for most
+    #[arg(long)]
+    page_keys: bool,
 
     /// The database; made and filled where it is not there [default: airports.db beside cache.toml]
     #[arg(long, value_name = "FILE")]
@@ -65,7 +77,12 @@ async fn serve(options: Options) -> Result<(), BoxError> {
     let running = service::telemetry()?;
     let queries = service::queries(&running);
     let (database, made) = tokio::task::spawn_blocking(move || Database::open(&path, queries)).await??;
-    let service = Arc::new(Service::new(&config, database, running).await?);
+    let operators = Operators {
+        password: options.page_password,
+        invalidate: options.page_invalidate,
+        keys: options.page_keys,
+    };
+    let service = Arc::new(Service::new(&config, database, running, operators).await?);
     let at = listener.local_addr()?;
     let about = if made { ", its database new and filled" } else { "" };
     say(&format!("serving http://{at} with the caches of {}{about}", config.display()));

@@ -1,75 +1,20 @@
 //! The program: how it starts, what it says when it cannot, what it traces, and how it ends.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
+mod running;
+
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
     time::Duration,
 };
 
 use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
 
-fn program(folder: &Path) -> Command {
-    with_database(&folder.join("airports.db"))
-}
-
-fn with_database(path: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_service"));
-    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(path);
-    command
-        .env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// A service that runs, and its address.
-struct Running {
-    child: Child,
-    at: String,
-    said: BufReader<std::process::ChildStdout>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        let at = line.split("http://").nth(1).unwrap_or_else(|| panic!("said {line:?}"));
-        let at = at.split(' ').next().unwrap().to_owned();
-        Self { child, at, said }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.at).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// As a supervisor would.
-    fn end(mut self) -> (bool, String) {
-        let ended = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(ended.success());
-        let mut rest = String::new();
-        self.said.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().success(), rest)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already, or its test has failed.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
+use crate::running::{Running, program, tool, with_database};
 
 #[test]
 fn it_fills_its_database_once_and_drains_at_the_end() {
@@ -162,12 +107,6 @@ async fn a_request_is_traced_down_to_its_query() {
         .with_collector(|seen| seen.spans().iter().map(|s| s.span().name.clone()).collect::<Vec<_>>())
         .await;
     assert!(found.is_ok(), "{seen_path:?} of {names:?}");
-}
-
-fn tool(program: &str, running: &Running) -> Command {
-    let mut command = Command::new(program);
-    command.args(["--url", &format!("http://{}", running.at)]);
-    command
 }
 
 #[test]

@@ -9,7 +9,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use serde_json::{Value, json};
-use service::{BATCH_MAX, Service, database::Database};
+use service::{BATCH_MAX, Operators, Service, database::Database};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -30,7 +30,8 @@ impl World {
         let (database, made) = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         assert!(made);
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("cache.toml");
-        let service = Arc::new(Service::new(&file, database.clone(), running).await.unwrap());
+        let service =
+            Arc::new(Service::new(&file, database.clone(), running, Operators::default()).await.unwrap());
         Self { router: service.router(), service, database, _folder: folder }
     }
 
@@ -268,6 +269,114 @@ async fn metrics_agree_with_the_stats() {
     assert!(page.contains("http_server_request_duration_seconds_count"), "{page}");
     assert!(!page.contains("EDDF"), "keys are in no metric");
     assert_eq!(world.get("/healthz").await, (StatusCode::OK, json!({ "status": "ok" })));
+}
+
+/// One line of what Prometheus reads: its labels, and its value.
+struct Line<'a> {
+    labels: &'a str,
+    value: f64,
+}
+
+/// The sum over the lines of a series of the airports' that have all of these labels.
+fn metric(page: &str, series: &str, labels: &[(&str, &str)]) -> f64 {
+    lines(page, series)
+        .filter(|line| {
+            labels.iter().all(|(name, value)| line.labels.contains(&format!("{name}=\"{value}\"")))
+        })
+        .map(|line| line.value)
+        .sum()
+}
+
+fn lines<'a>(page: &'a str, series: &'a str) -> impl Iterator<Item = Line<'a>> {
+    page.lines().filter_map(move |line| {
+        let (labels, value) = line.strip_prefix(series)?.strip_prefix('{')?.split_once("} ")?;
+        let line = Line { labels, value: value.parse().ok()? };
+        labels.contains("cache_name=\"airports\"").then_some(line)
+    })
+}
+
+/// The bounds, in microseconds, between which Prometheus sees half of the calls that ended like this.
+fn median(page: &str, result: &str) -> (f64, f64) {
+    let wanted = format!("cache_result=\"{result}\"");
+    let bound = |labels: &str| labels.split("le=\"").nth(1)?.split('"').next()?.parse::<f64>().ok();
+    let mut buckets: Vec<(f64, f64)> = Vec::new();
+    for line in
+        lines(page, "cache_operation_duration_seconds_bucket").filter(|line| line.labels.contains(&wanted))
+    {
+        let bound = bound(line.labels).unwrap();
+        match buckets.iter_mut().find(|(known, _)| known.total_cmp(&bound).is_eq()) {
+            Some((_, count)) => *count += line.value,
+            None => buckets.push((bound, line.value)),
+        }
+    }
+    buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let all = buckets.last().unwrap().1;
+    let at = buckets.iter().position(|(_, count)| *count * 2.0 >= all).unwrap();
+    (if at == 0 { 0.0 } else { buckets[at - 1].0 * 1e6 }, buckets[at].0 * 1e6)
+}
+
+#[tokio::test]
+async fn the_page_agrees_with_the_metrics() {
+    let world = World::new().await;
+    let codes = service::database::codes_by_popularity(1).unwrap();
+    // More than memory holds, some of it often, some of it unknown.
+    for n in 0..16_000 {
+        let code = if n % 3 == 0 { &codes[n % 50] } else { &codes[n % 8000] };
+        world.get(&format!("/airport/{code}")).await;
+    }
+    for code in ["XXXX", "XXXX", "YYYY"] {
+        world.get(&format!("/airport/{code}")).await;
+    }
+    world.send("POST", "/airports/batch", json!({ "codes": codes[..40].to_vec() })).await;
+    world.send("POST", "/cache/invalidate", json!({ "tag": "country:US" })).await;
+    world.send("POST", "/cache/invalidate", json!({ "key": "EDDF" })).await;
+    world.get("/airport/EDDF").await;
+    // Metrics read the counters once a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+
+    let one = world.get("/cache/api/caches/airports").await.1;
+    let metrics = world.get("/metrics").await.1;
+    let metrics = metrics.as_str().unwrap();
+    let said = |path: &str| {
+        one.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path} in {one}"))
+    };
+    for (path, series, labels) in [
+        ("/hits", "cache_hits_total", &[][..]),
+        ("/misses", "cache_misses_total", &[]),
+        ("/lookups", "cache_requests_total", &[]),
+        ("/stale", "cache_requests_total", &[("cache_result", "stale")]),
+        ("/negative", "cache_requests_total", &[("cache_result", "negative")]),
+        ("/coalesced", "cache_requests_total", &[("cache_result", "coalesced")]),
+        ("/served/0/lookups", "cache_requests_total", &[("cache_level", "l1")]),
+        ("/served/2/lookups", "cache_requests_total", &[("cache_result", "miss")]),
+        ("/miss_reasons/evicted", "cache_miss_reasons_total", &[("cache_miss_reason", "evicted")]),
+        ("/miss_reasons/invalidated", "cache_miss_reasons_total", &[("cache_miss_reason", "invalidated")]),
+        ("/operations/get_or_set", "cache_operations_total", &[("cache_operation", "get_or_set")]),
+        ("/operations/get_or_set_many", "cache_operations_total", &[("cache_operation", "get_or_set_many")]),
+        ("/invalidations/tag", "cache_invalidations_total", &[("cache_invalidation_scope", "tag")]),
+        ("/invalidations/key", "cache_invalidations_total", &[("cache_invalidation_scope", "key")]),
+        ("/errors", "cache_errors_total", &[]),
+        ("/loads", "cache_loads_total", &[]),
+        ("/load_errors", "cache_load_errors_total", &[]),
+        ("/time_saved_s", "cache_time_saved_seconds_total", &[]),
+        ("/journal/pending", "cache_journal_depth", &[]),
+        ("/hit_rate", "cache_hit_rate", &[]),
+        ("/levels/0/asked", "cache_level_requests_total", &[]),
+        ("/levels/0/evictions/size", "cache_evictions_total", &[("cache_eviction_cause", "size")]),
+        ("/levels/0/entries", "cache_entry_count", &[]),
+    ] {
+        let (page, metric) = (said(path), metric(metrics, series, labels));
+        assert!((page - metric).abs() < 1e-6, "{path} is {page}, {series} {metric}\n{metrics}");
+    }
+    for some in ["/hits", "/misses", "/negative", "/miss_reasons/evicted", "/levels/0/evictions/size"] {
+        assert!(said(some) > 0.0, "{some} is nothing: {one}");
+    }
+    let loaded = one["latency"].as_array().unwrap().iter().find(|row| row["outcome"] == "loaded").unwrap();
+    let (p50, (above, below)) = (loaded["p50_us"].as_f64().unwrap(), median(metrics, "miss"));
+    assert!(
+        (above * 0.95..=below * 1.05).contains(&p50),
+        "{p50} µs, and by the metrics from {above} to {below}"
+    );
 }
 
 #[tokio::test]

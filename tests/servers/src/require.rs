@@ -19,6 +19,8 @@ pub enum Server {
     Promtool,
     /// `python3`, for programs that are not written in Rust.
     Python,
+    /// `chromium`.
+    Chromium,
 }
 
 impl Server {
@@ -29,6 +31,7 @@ impl Server {
             Self::Prometheus => &["prometheus"],
             Self::Promtool => &["promtool"],
             Self::Python => &["python3"],
+            Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
         }
     }
 }

@@ -115,6 +115,18 @@ fn command_lines_that_are_wrong_end_with_two() {
 }
 
 #[test]
+fn errors_are_json_where_answers_are() {
+    for arguments in
+        [&["frobnicate", "--json"][..], &["get", "--json"], &["get", "no-such.toml", "users", "1", "--json"]]
+    {
+        let ended = run(arguments.iter().copied());
+        let error: serde_json::Value = serde_json::from_str(ended.error()).unwrap();
+        assert_eq!((ended.code, &error["exit"]), (2, &2.into()), "{ended:?}");
+        assert!(!error["error"].as_str().unwrap().is_empty() && ended.out.is_empty());
+    }
+}
+
+#[test]
 fn what_lives_in_an_applications_memory_is_not_seen_from_here() {
     let text = "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n";
     let place = Place::new(text);

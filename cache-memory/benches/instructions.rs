@@ -1,0 +1,237 @@
+//! Instructions per call, counted by callgrind: they hardly differ from run to run, whatever else the machine does.
+//!
+//! ```text
+//! cargo bench -p cache-memory --bench instructions              compares with the figures beside this file
+//! cargo bench -p cache-memory --bench instructions -- --accept  writes them anew
+//! ```
+//! Fails if a figure has grown by more than 5 %. Figures are of one compiler and one kind of processor; with others, and
+//! where there is no valgrind, there is nothing to compare, and it says so.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a benchmark for people"
+)]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    env::consts::{ARCH, OS},
+    fs,
+    hint::black_box,
+    process::{Command, ExitCode},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Policy, Put, RawKey, TracedCache, ok};
+use cache_memory::{Engine, Memory};
+use serde::{Deserialize, Serialize};
+
+const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
+/// What a figure may grow by.
+const MARGIN: f64 = 1.05;
+/// Calls of the shorter of two runs. Their difference is what is counted, so that setting up is no part of it.
+const CALLS: usize = 6_000;
+/// Seeds of hashes differ between processes, and with them what falls into one bucket: the least of so many counts.
+const RUNS: usize = 3;
+const KEYS: usize = 1_000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+const ROWS: [&str; 8] = [
+    "l1_hit",
+    "l1_hit_moka",
+    "l1_hit_integer_key",
+    "get_or_set_hit",
+    "l1_miss",
+    "l1_set",
+    "encode",
+    "decode",
+];
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Figures {
+    /// Of what compiler, for what processor.
+    of: String,
+    /// Instructions per call.
+    calls: BTreeMap<String, u64>,
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let [work, row, calls] = &args[..]
+        && work == "work"
+    {
+        run(row, calls.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
+    // `cargo test --benches` asks benches like this, too.
+    if !args.iter().any(|arg| arg == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("SKIPPED instructions: valgrind is not installed");
+        return ExitCode::SUCCESS;
+    }
+    let now = Figures {
+        of: format!("{}, {ARCH}-{OS}", compiler()),
+        calls: ROWS.into_iter().map(|row| (row.to_owned(), per_call(row))).collect(),
+    };
+    if args.iter().any(|arg| arg == "--accept") {
+        fs::write(FIGURES, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
+        println!("{now:#?}");
+        return ExitCode::SUCCESS;
+    }
+    let agreed: Figures = serde_json::from_str(&fs::read_to_string(FIGURES).unwrap()).unwrap();
+    compare(&agreed, &now)
+}
+
+fn compare(agreed: &Figures, now: &Figures) -> ExitCode {
+    let comparable = agreed.of == now.of;
+    if !comparable {
+        eprintln!("SKIPPED instructions: the figures are of {}, this is {}", agreed.of, now.of);
+    }
+    println!("{:<24}{:>10}{:>10}", "instructions per call", "agreed", "now");
+    let mut grown = Vec::new();
+    for (row, count) in &now.calls {
+        let before = agreed.calls.get(row).copied();
+        println!("  {row:<22}{:>10}{count:>10}", before.map_or_else(String::new, |n| n.to_string()));
+        if before.is_none_or(|before| ratio(*count, before) > MARGIN) {
+            grown.push(row.as_str());
+        }
+    }
+    if grown.is_empty() || !comparable {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("instructions: more than agreed, by over 5 %: {}", grown.join(", "));
+    eprintln!("instructions: find the cause, or say why in the commit that runs it with --accept");
+    ExitCode::FAILURE
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts are small")]
+fn ratio(now: u64, before: u64) -> f64 {
+    now as f64 / before as f64
+}
+
+fn compiler() -> String {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = Command::new(rustc).arg("--version").output().map(|out| out.stdout).unwrap_or_default();
+    // "rustc 1.95.0 (59807616e 2026-04-14)"
+    let version = String::from_utf8_lossy(&version).into_owned();
+    version.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn per_call(row: &str) -> u64 {
+    let least = |calls| (0..RUNS).map(|_| counted(row, calls)).min().unwrap();
+    (least(3 * CALLS) - least(CALLS)) / (2 * CALLS as u64)
+}
+
+/// Instructions of a whole run.
+fn counted(row: &str, calls: usize) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe().unwrap())
+        .args(["work", row, &calls.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // "==4711== Collected : 123456789"
+    let count = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    count.unwrap_or_else(|| panic!("callgrind has not said how much it collected: {said}"))
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct User {
+    id: u64,
+    name: String,
+    email: String,
+    roles: Vec<String>,
+    active: bool,
+    balance: i64,
+}
+
+fn user(id: u64) -> User {
+    User {
+        id,
+        name: format!("Somebody Of {id}"),
+        email: format!("somebody.{id}@example.org"),
+        roles: vec!["reader".into(), "author".into()],
+        active: true,
+        balance: 1_234_567,
+    }
+}
+
+/// A remote store that is here: what the framework itself does on its way there is left to be counted. Knows one item, and
+/// one mark.
+#[derive(Default)]
+struct Shelf([Mutex<Option<Bytes>>; 2]);
+
+impl Shelf {
+    fn place(&self, key: RawKey<'_>) -> MutexGuard<'_, Option<Bytes>> {
+        self.0[usize::from(key.mark)].lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl CacheProvider for Shelf {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::remote()
+    }
+
+    fn describe(&self) -> Description {
+        Description::local("shelf")
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        keys.iter().map(|key| Ok(self.place(*key).clone())).collect()
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        for item in items {
+            *self.place(item.key) = Some(item.bytes.clone());
+        }
+        items.iter().map(|_| Ok(())).collect()
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        keys.iter().map(|_| Ok(())).collect()
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(row: &str, calls: usize) {
+    let engine = if row == "l1_hit_moka" { Engine::Moka } else { Engine::Quick };
+    let near = TracedCache::builder("near").level(Memory::entries(16 * KEYS as u64).engine(engine));
+    let near: TracedCache<User> = near.policy(Policy::ttl(HOUR)).build().unwrap();
+    let far = TracedCache::builder("far").level(Arc::new(Shelf::default()) as Arc<dyn CacheProvider>);
+    let far: TracedCache<User> = far.policy(Policy::ttl(HOUR)).build().unwrap();
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("user:{n:016}")).collect();
+    let users: Vec<Arc<User>> = (0..KEYS).map(|n| Arc::new(user(n as u64))).collect();
+    for (n, (key, user)) in keys.iter().zip(&users).enumerate() {
+        let _ = near.set(key, Arc::clone(user)).await.unwrap();
+        let _ = near.set(n as u64, Arc::clone(user)).await.unwrap();
+    }
+    let _ = far.set("one", Arc::clone(&users[7])).await.unwrap();
+    for n in 0..calls {
+        let at = n % KEYS;
+        let key = &keys[at];
+        match row {
+            "l1_hit" | "l1_hit_moka" => assert!(black_box(near.get(key).await.unwrap()).is_some()),
+            "l1_hit_integer_key" => assert!(black_box(near.get(at as u64).await.unwrap()).is_some()),
+            "get_or_set_hit" => {
+                let load = |(), _| async { ok(user(0)) };
+                drop(black_box(near.get_or_set_with(key, &(), load).await.unwrap()));
+            }
+            "l1_miss" => assert!(black_box(near.get((KEYS + at) as u64).await.unwrap()).is_none()),
+            "l1_set" => drop(black_box(near.set(key, Arc::clone(&users[at])).await.unwrap())),
+            "encode" => drop(black_box(far.set(key, Arc::clone(&users[at])).await.unwrap())),
+            "decode" => assert!(black_box(far.get("one").await.unwrap()).is_some()),
+            _ => panic!("there is no row {row}"),
+        }
+    }
+}
