@@ -70,11 +70,16 @@ impl Pending {
 
     /// Whether the level must be treated as not having this key.
     pub(crate) fn masks(&self, id: &str) -> bool {
-        if self.len() == 0 && self.behind.load(Ordering::Acquire) == 0 {
+        self.has(id) || self.behind.load(Ordering::Acquire) > 0 && self.lock().behind.contains_key(id)
+    }
+
+    /// Whether the level has yet to hear of this key.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        if self.len() == 0 {
             return false;
         }
         let state = self.lock();
-        state.clear.is_some() || state.keys.contains_key(id) || state.behind.contains_key(id)
+        state.clear.is_some() || state.keys.contains_key(id)
     }
 
     /// A value is on its way: what the level has until then is older.

@@ -584,7 +584,7 @@ impl Tier {
 
     /// Whether the level must be treated as not having this key.
     pub(crate) fn masks(&self, id: &str) -> bool {
-        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.masks(id))
+        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.has(id))
     }
 
     /// How far the level must be treated as not having entries with these tags.

@@ -126,3 +126,19 @@ async fn a_set_that_the_deepest_level_has_not_taken_is_not_replaced_from_there()
     }
     confirmed(a.cache.invalidate("k").await);
 }
+
+/// A value on its way to the deepest level is no outage of it.
+#[tokio::test]
+async fn a_level_is_read_while_the_one_behind_it_is_being_written() {
+    let deep = Deep::new();
+    let level = |store: &Arc<MapProvider>| Level::new(Arc::clone(store)).breaker(None);
+    let cache: TracedCache<String> = TracedCache::builder("things")
+        .clock(deep.world.clock.clone())
+        .policy(policy())
+        .level(level(&deep.world.store))
+        .level(level(&deep.third).background(true))
+        .build()
+        .unwrap();
+    assert_eq!(cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending);
+    assert_eq!(get(&cache, "k").await.as_deref(), Some("new"));
+}
