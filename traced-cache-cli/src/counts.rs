@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::series::{Series, read};
+use crate::{
+    page,
+    series::{Series, read},
+};
 
 /// Caches by their names.
 pub(crate) type Caches = BTreeMap<String, Counts>;
@@ -66,6 +69,11 @@ impl Times {
         }
     }
 
+    /// Of nothing but a mean.
+    pub(crate) fn of_mean(seconds: f64, count: f64) -> Self {
+        Self { sum: seconds * count, count, ..Self::default() }
+    }
+
     pub(crate) fn mean(&self) -> Option<f64> {
         (self.count > 0.0).then(|| self.sum / self.count)
     }
@@ -92,8 +100,11 @@ impl Times {
     }
 }
 
-/// Of a page of metrics. Empty where it has none of a cache.
+/// Of a page of metrics, or of `cache-page`'s JSON. Empty where it has none of a cache.
 pub(crate) fn caches(text: &str) -> Caches {
+    if text.trim_start().starts_with('{') {
+        return page::read(text).unwrap_or_default();
+    }
     let mut all = Caches::new();
     for series in read(text) {
         let Some(metric) = series.name.strip_prefix("cache_") else { continue };

@@ -25,6 +25,7 @@ mod faults;
 mod keys;
 mod options;
 mod output;
+mod page;
 mod series;
 mod servers;
 mod session;

@@ -225,7 +225,8 @@ pub(crate) struct StatsOptions {
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
-    /// A running service, for its caches: where Prometheus reads its metrics; `/metrics` where there is no path
+    /// A running service, for its caches: where Prometheus reads its metrics (`/metrics` where there is no path), or the JSON
+    /// of its page (`/cache/api/caches`)
     #[arg(long)]
     pub(crate) url: Option<String>,
 

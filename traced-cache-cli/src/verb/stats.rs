@@ -144,7 +144,8 @@ impl Source {
         if all.is_empty() {
             return wrong(
                 "it answers, but not with metrics of these caches; name where Prometheus reads them \
-                 (http://host:port/metrics), of a service with `Telemetry` as an observer"
+                 (http://host:port/metrics), of a service with `Telemetry` as an observer, or a page's JSON \
+                 (http://host:port/cache/api/caches)"
                     .to_owned(),
             );
         }

@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
+use cache_page::Page;
 use serde_json::{Value, json};
 use traced_cache::{
     Caches, TracedCache, ok,
     setup::{Running, Setup},
 };
 
-use crate::kit::{Place, Servers, command, layered, run};
+use crate::kit::{Ended, Place, Servers, command, layered, run};
 
 /// An application that tells its metrics.
 struct Service {
@@ -84,6 +85,37 @@ async fn the_caches_of_a_running_service_and_the_servers_of_a_file() {
         let (code, seen) = place.json("stats", &[]);
         assert!(code == 0 && seen.get("caches").is_none() && seen["servers"][0]["hits"].is_u64(), "{seen}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_says_the_same_as_json() {
+    let page = Page::builder().build().unwrap();
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let caches = Caches::builder().observer(page.clone()).variables([("", ""); 0]);
+    let users = caches.from_file(&place.file).await.unwrap().cache::<Value>("users").unwrap();
+    for key in [1, 2, 3, 1, 2, 3] {
+        users.get_or_set(key, || async { ok(json!(1)) }).await.unwrap();
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move { axum::serve(listener, page.router()).await });
+    for path in ["caches", "caches/users"] {
+        let url = format!("http://{address}/cache/api/{path}");
+        let ended: Ended = run(["stats", "--url", &url, "--json"]);
+        let users = &ended.json()["caches"][0];
+        assert_eq!(
+            (ended.code, &users["lookups"], &users["hit_rate"]),
+            (0, &6.into(), &0.5.into()),
+            "{users}"
+        );
+        assert_eq!((&users["hits_by_level"]["l1"], &users["loads"]), (&3.into(), &3.into()));
+        assert!(users["load_mean_seconds"].as_f64().unwrap() > 0.0 && users["lookup_p50_seconds"].is_null());
+        let far = &users["levels"][1];
+        assert!(far["errors"].as_u64().unwrap() > 0 && far["breaker"].is_string(), "{far}");
+    }
+    let url = format!("http://{address}/cache/api/caches");
+    assert!(run(["watch", "--url", &url, "--every", "100ms", "--count", "1"]).out.contains("users"));
+    serving.abort();
 }
 
 fn watch(arguments: &[&str]) -> Child {
