@@ -165,11 +165,18 @@ impl<T: Value> Builder<T> {
         let name: Arc<str> = name.into();
         let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
-        let tiers: Box<[Tier]> = levels
+        let mut deeper = Vec::new();
+        let mut tiers: Box<[Tier]> = levels
             .into_iter()
             .enumerate()
-            .map(|(at, level)| Tier::new(u8::try_from(at).unwrap_or(u8::MAX), level, only))
+            .rev()
+            .map(|(at, level)| {
+                let tier = Tier::new(u8::try_from(at).unwrap_or(u8::MAX), level, only, deeper.clone());
+                deeper.push(Arc::clone(&tier.pending));
+                tier
+            })
             .collect();
+        tiers.reverse();
         let info = CacheInfo {
             name: Arc::clone(&name),
             levels: tiers

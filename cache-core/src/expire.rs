@@ -122,8 +122,8 @@ impl<T: Value> Inner<T> {
         for (fill, filled) in fills.iter().zip(tier.fill_many(&self.around, &fills).await) {
             match filled {
                 Ok(true) => tier.note(&self.around, std::iter::once(fill.put.key.id)),
-                // Set or invalidated meanwhile, which is as good.
-                Ok(false) => {}
+                // Set or invalidated meanwhile, or the lease has been lost, and it is there still.
+                Ok(false) => gone.push(fill.put.key),
                 Err(failure) => {
                     tier.pending.add(fill.put.key.id);
                     written.take(tier, Err(failure));

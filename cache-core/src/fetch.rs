@@ -140,9 +140,15 @@ impl<T: Value> Inner<T> {
         {
             counted.coalesced();
             counted.missed(flight.reason);
-            return self
-                .attend(&flight, Part::Waiter, flight.stale.as_ref(), Some((ticket, loader)), counted)
-                .await;
+            // Its leader believed the stale value when it asked.
+            let stale = match &flight.stale {
+                Some(seen) => {
+                    let verdict = self.surely(&seen.entry).await;
+                    matches!(verdict, Verdict::Valid | Verdict::Expired).then_some(seen)
+                }
+                None => None,
+            };
+            return self.attend(&flight, Part::Waiter, stale, Some((ticket, loader)), counted).await;
         }
         let mut asked = Asked::new(key);
         if !matches!(access, Access::Reload | Access::Bypass) {
@@ -243,9 +249,7 @@ impl<T: Value> Inner<T> {
     /// Whether what a load has left is still valid, as far as this node knows.
     pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
         match ended {
-            Ended::Entry { entry, .. } => {
-                matches!(self.verdict(entry), Verdict::Valid | Verdict::Unsure)
-            }
+            Ended::Entry { entry, .. } => self.verdict(entry) == Verdict::Valid,
             Ended::Failed { .. } => true,
         }
     }

@@ -411,7 +411,7 @@ impl<T: Value> Inner<T> {
 impl Tier {
     /// Whether the level may be filled with it: not while it has to hear an invalidation of it.
     fn takes<T>(&self, item: &Outgoing<'_, T>) -> bool {
-        !self.pending.masks(item.key.id) && self.pending.reaches(item.entry.tags()).is_none()
+        !self.masks(item.key.id) && self.reaches(item.entry.tags()).is_none()
     }
 }
 

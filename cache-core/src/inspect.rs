@@ -233,7 +233,7 @@ impl<T: Value> Inner<T> {
         };
         let bytes = match answers.next().unwrap_or(Err(Failure::Skipped)) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) if tier.pending.masks(key.id) => return blank.failed(Failure::Skipped),
+            Ok(None) if tier.masks(key.id) => return blank.failed(Failure::Skipped),
             Ok(None) => return blank,
             Err(failure) => return blank.failed(failure),
         };
@@ -263,7 +263,7 @@ impl<T: Value> Inner<T> {
             Err(failure) => return Inspected { entry: Some(info), ..blank.failed(failure) },
         };
         let standing = self.standing(tier, &header, mark).await;
-        let outcome = match (&read, standing, tier.pending.masks(key.id)) {
+        let outcome = match (&read, standing, tier.masks(key.id)) {
             (Err(_), ..) => LevelOutcome::Unreadable,
             (_, _, true) => LevelOutcome::Skipped,
             (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
@@ -331,7 +331,7 @@ impl<T: Value> Inner<T> {
         let sequence = header.stamp.sequence;
         let tags = header.extra.as_deref().map_or(&[][..], |extra: &Extra| &extra.tags);
         let mut reach = (sequence < mark.expired).then_some(Reach::Expire);
-        reach = match tier.pending.reaches(tags) {
+        reach = match tier.reaches(tags) {
             Some(Reach::Purge) => return Ok(Some(Reach::Purge)),
             Some(Reach::Expire) => Some(Reach::Expire),
             None => reach,

@@ -90,9 +90,10 @@ impl Tier {
             }
             let bytes = mark.encode();
             let swap = Swap { key, seen, bytes: bytes.clone(), ttl: Duration::MAX };
+            let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, around.clock.now()));
+                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, sent));
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -118,11 +119,12 @@ impl Tier {
         let bytes = mark.encode();
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
+        let sent = around.clock.now();
         let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider().put_many(&put)).await, 1);
         for result in results {
             result?;
         }
-        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, around.clock.now()))
+        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, sent))
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -188,14 +190,14 @@ impl Tier {
             return Err(Failure::busy());
         }
         let mut learned = Learned::Nothing;
-        if !self.ledger.is_of(self.provider().incarnation()) {
-            learned = self.read_mark(around).await?;
-        }
         let until = around.clock.now().after(life);
         for _ in 0..TRIES {
+            let home = self.provider().incarnation();
+            if !self.ledger.is_of(home) {
+                learned = learned.and(self.read_mark(around).await?);
+            }
             let at = self.ledger.snapshot();
             let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Skipped) };
-            let home = self.provider().incarnation();
             let mut next = mark.next();
             if tags.is_empty() {
                 next.expired = next.sequence;
@@ -217,9 +219,10 @@ impl Tier {
             swaps.push(Swap { bytes: bytes.clone(), ..still(around, &raw) });
             let needed = if swaps[1..].iter().all(|swap| swap.seen.is_some()) { &swaps[1..] } else { &swaps };
             let skipped = swaps.len() - needed.len();
+            let sent = around.clock.now();
             let (place, now) = match self.swap(around, needed).await? {
                 Swapped::Done => {
-                    let written = self.ledger.wrote((next, bytes), copies, home, around.clock.now());
+                    let written = self.ledger.wrote((next, bytes), copies, home, sent);
                     self.note_tags(around, tags, reach);
                     return Ok(advanced(learned.and(written)));
                 }

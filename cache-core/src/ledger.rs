@@ -275,24 +275,29 @@ impl Ledger {
         self.learned(&mut known, old, mark)
     }
 
-    /// Takes what this node has written: the mark, and marks of tags with it. `exact`: nothing else has happened in
-    /// between.
+    /// Takes what this node has written, and when that was sent: the mark, and marks of tags with it. `exact`: nothing else
+    /// has happened in between.
     pub(crate) fn wrote(
         &self,
         mark: (Mark, Bytes),
         tags: Vec<(Box<str>, TagCopy)>,
         home: u64,
-        now: Moment,
+        sent: Moment,
     ) -> Learned {
         let mut known = self.lock();
+        let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
+        if known.mark.as_ref().is_some_and(later) {
+            // What came after it has been read before its own answer was.
+            return Learned::Nothing;
+        }
         let exact = known
             .mark
             .as_ref()
             .is_some_and(|(old, _)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence);
         known.home = home;
         known.moved = false;
-        known.asked = Some(now);
-        known.proven = now;
+        known.asked = Some(sent);
+        known.proven = sent;
         known.doubted = false;
         let new = mark.0;
         let old = known.mark.replace(mark).map(|(old, _)| old);

@@ -154,8 +154,8 @@ impl Level {
         self
     }
 
-    /// Values are written after the caller has been answered, in order per key, and before `close` ends. Invalidations
-    /// never are.
+    /// Values are written after the caller has been answered, in order per key, and before `close` ends; until they are
+    /// there, this node treats the level as not having their keys. Invalidations are never put off.
     #[must_use]
     pub fn background(mut self, yes: bool) -> Self {
         self.background = yes;

@@ -558,7 +558,7 @@ impl<T: Value> Inner<T> {
                     if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
                         self.forget(key, ticket, terms.remote).await;
                     }
-                    unstored.push((at, Ok(entry)));
+                    unstored.push((at, kept, Ok(entry)));
                 }
                 Err(Failed { error, surface }) => {
                     ends.push(Err(error.kind()));
@@ -566,7 +566,7 @@ impl<T: Value> Inner<T> {
                     if !surface {
                         self.throttle(key, ticket, held[at].as_ref());
                     }
-                    unstored.push((at, Err(Failed { error, surface })));
+                    unstored.push((at, kept, Err(Failed { error, surface })));
                 }
             }
         }
@@ -574,8 +574,9 @@ impl<T: Value> Inner<T> {
         let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
         self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
         // Counted before anybody is told.
-        for (at, made) in unstored {
-            let accepted = landing.open[at].1.is_current();
+        for (at, kept, made) in unstored {
+            // What a writer kept out may be what it has replaced by now.
+            let accepted = !kept && landing.open[at].1.is_current();
             landing.land(
                 at,
                 match made {

@@ -23,6 +23,8 @@ pub(crate) const MAX_PENDING: usize = 10_000;
 pub(crate) struct Pending {
     /// Entries in `state`, to answer the usual question without the lock.
     count: AtomicUsize,
+    /// Keys in `behind`, for the same.
+    behind: AtomicUsize,
     state: Mutex<State>,
     /// Values given up.
     lost: AtomicUsize,
@@ -35,6 +37,8 @@ struct State {
     keys: HashMap<Box<str>, u64>,
     /// Values that were to be stored under some of them.
     values: Shelf,
+    /// Keys whose values are on their way, after their writers have been answered: how many of each.
+    behind: HashMap<Box<str>, usize>,
     tags: HashMap<Box<str>, (u64, Reach)>,
     clear: Option<u64>,
     next: u64,
@@ -66,11 +70,38 @@ impl Pending {
 
     /// Whether the level must be treated as not having this key.
     pub(crate) fn masks(&self, id: &str) -> bool {
+        self.has(id) || self.behind.load(Ordering::Acquire) > 0 && self.lock().behind.contains_key(id)
+    }
+
+    /// Whether the level has yet to hear of this key.
+    pub(crate) fn has(&self, id: &str) -> bool {
         if self.len() == 0 {
             return false;
         }
         let state = self.lock();
         state.clear.is_some() || state.keys.contains_key(id)
+    }
+
+    /// A value is on its way: what the level has until then is older.
+    pub(crate) fn set_out(&self, id: &str) {
+        let mut state = self.lock();
+        match state.behind.get_mut(id) {
+            Some(values) => *values += 1,
+            None => drop(state.behind.insert(id.into(), 1)),
+        }
+        self.behind.store(state.behind.len(), Ordering::Release);
+    }
+
+    /// It is there, or has been noted otherwise.
+    pub(crate) fn arrived(&self, id: &str) {
+        let mut state = self.lock();
+        if let Some(values) = state.behind.get_mut(id) {
+            *values -= 1;
+            if *values == 0 {
+                state.behind.remove(id);
+            }
+        }
+        self.behind.store(state.behind.len(), Ordering::Release);
     }
 
     /// How far the level must be treated as not having entries with these tags.

@@ -369,7 +369,7 @@ impl<T: Value> Inner<T> {
 
     /// Takes the leases of a level for what it does not have, before anything deeper is read.
     async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>], begun: &Begun) {
-        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.is_open()).collect();
+        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.is_open() && !tier.masks(a.key.id)).collect();
         let mut wishes: Vec<_> =
             missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
         self.ask_level(tier, &mut wishes, begun).await;

@@ -53,6 +53,7 @@ impl<T: Value> Inner<T> {
             });
             if spans.around(self.deliver(tier)).await {
                 pause = FIRST;
+                self.replay();
             } else {
                 // Jitter: nodes that lost one server together do not come back to it together.
                 let pause_now =
@@ -65,6 +66,12 @@ impl<T: Value> Inner<T> {
                 return;
             }
         }
+    }
+
+    /// Remote levels nearer than this one. Until it had heard, other nodes may have filled them with what it held, so they
+    /// hear once more, and are masked from before its own mask ends.
+    fn above(&self, tier: &Tier) -> impl Iterator<Item = &Tier> {
+        self.remote().take_while(|above| above.index < tier.index)
     }
 
     /// One round of the replay. `false`: the level is not well.
@@ -80,6 +87,7 @@ impl<T: Value> Inner<T> {
                     Err(_) => false,
                 };
                 if done {
+                    self.above(tier).for_each(|above| above.pending.add_clear());
                     tier.pending.delivered_clear(number);
                     // Others have heard of it before, and may have read the old value from this level since.
                     let _ = self.tell_clear().await;
@@ -93,6 +101,7 @@ impl<T: Value> Inner<T> {
                     return false;
                 };
                 self.heed(tier, advanced.learned);
+                self.above(tier).for_each(|above| above.pending.add_tags(&tags, reach));
                 for (tag, number) in &due {
                     tier.pending.delivered_tag(tag, *number);
                 }
@@ -107,6 +116,7 @@ impl<T: Value> Inner<T> {
                     due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)
                 {
                     if result.is_ok() {
+                        self.above(tier).for_each(|above| above.pending.add(id));
                         tier.pending.delivered(id, *number);
                         told.push(*key);
                     }
@@ -142,6 +152,7 @@ impl<T: Value> Inner<T> {
         let mut told = Vec::with_capacity(stored.len());
         for at in stored {
             let (id, number, _) = &due[at];
+            self.above(tier).for_each(|above| above.pending.add(id));
             tier.pending.delivered(id, *number);
             told.push(RawKey::new(self.around.cache, &self.around.name, id));
         }

@@ -67,7 +67,7 @@ impl<T: Value> Inner<T> {
                 let has = wish.rights.iter().any(|(level, _)| *level == tier.index);
                 // A level whose epoch is unknown did not answer just now, and could not be filled.
                 let unknown = tier.stamp().epoch == 0;
-                if !tier.leases() || has || unknown || tier.pending.masks(wish.key.id) {
+                if !tier.leases() || has || unknown || tier.masks(wish.key.id) {
                     wish.at += 1;
                 }
             }
@@ -98,6 +98,8 @@ impl<T: Value> Inner<T> {
                         wish.kept = true;
                         wish.at += 1;
                     }
+                    // It has yet to hear that this is gone.
+                    Ok(Acquired::Found(_)) if tier.masks(wish.key.id) => wish.at += 1,
                     Ok(Acquired::Found(bytes)) => {
                         again |= self.found(tier, wish, &bytes, begun).await;
                     }

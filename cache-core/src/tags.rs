@@ -32,10 +32,15 @@ impl<T: Value> Inner<T> {
 
     /// Whether an entry may be shown to somebody who asked after its load began.
     pub(crate) async fn believes(&self, entry: &Entry<T>) -> bool {
+        self.surely(entry).await == Verdict::Valid
+    }
+
+    /// How an entry stands; a remote level is asked about its tags where they are not known.
+    pub(crate) async fn surely(&self, entry: &Entry<T>) -> Verdict {
         if self.verdict(entry) == Verdict::Unsure {
             self.learn_tags(entry.tags().iter().map(|tag| &**tag)).await;
         }
-        self.verdict(entry) == Verdict::Valid
+        self.verdict(entry)
     }
 
     /// Asks the nearest remote level about tags, as far as it has not told yet.

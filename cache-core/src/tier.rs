@@ -36,7 +36,10 @@ pub(crate) struct Tier {
     pub(crate) packing: Packing,
     pub(crate) surface: bool,
     pub(crate) background: bool,
-    pub(crate) pending: Pending,
+    /// What the level has yet to hear.
+    pub(crate) pending: Arc<Pending>,
+    /// And deeper ones: until they have, other nodes may fill this level with what they still hold.
+    deeper: Vec<Arc<Pending>>,
     patience: Patience,
     gate: Option<Gate>,
     pub(crate) ledger: Ledger,
@@ -124,7 +127,8 @@ impl Drop for Calling<'_> {
 }
 
 impl Tier {
-    pub(crate) fn new(index: u8, level: Level, only: bool) -> Self {
+    /// `deeper`: what deeper levels have yet to hear.
+    pub(crate) fn new(index: u8, level: Level, only: bool, deeper: Vec<Arc<Pending>>) -> Self {
         let provider =
             level.packing.plain.then(|| level.provider.plain()).flatten().unwrap_or(level.provider);
         let caps = provider.capabilities();
@@ -141,7 +145,8 @@ impl Tier {
                 Stance::Absorb
             }) == Stance::Surface,
             background: level.background,
-            pending: Pending::default(),
+            pending: Arc::default(),
+            deeper,
             patience: Patience::new(level.budget),
             gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
             ledger: Ledger::default(),
@@ -307,7 +312,7 @@ impl Tier {
 
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
     pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
-        let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
+        let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
         let home = self.provider().incarnation();
@@ -347,7 +352,7 @@ impl Tier {
             // Masked while the call was under way counts too: what was read may be what is being invalidated.
             .map(|(key, masked)| {
                 let answer = if masked { None } else { answers.next() };
-                answer.filter(|_| !self.pending.masks(key.id)).unwrap_or(Read::Masked)
+                answer.filter(|_| !self.masks(key.id)).unwrap_or(Read::Masked)
             })
             .collect();
         (all, learned)
@@ -355,7 +360,7 @@ impl Tier {
 
     /// The same for one key, which is what nearly all reads are.
     pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned) {
-        if self.pending.masks(key.id) {
+        if self.masks(key.id) {
             // Whatever else is due is done all the same.
             let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
             return (all.pop().unwrap_or(Read::Masked), learned);
@@ -392,7 +397,7 @@ impl Tier {
 
     /// Masked while the call was under way counts too: what was read may be what is being invalidated.
     fn settled(&self, key: RawKey<'_>, answer: Result<Result<Option<Bytes>, BoxError>, Failure>) -> Read {
-        if self.pending.masks(key.id) {
+        if self.masks(key.id) {
             return Read::Masked;
         }
         match answer {
@@ -405,7 +410,7 @@ impl Tier {
 
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
     pub(crate) async fn read_copies(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Read> {
-        let masked: Vec<bool> = keys.iter().map(|key| self.pending.masks(key.id)).collect();
+        let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
         let provider = self.provider();
@@ -419,7 +424,7 @@ impl Tier {
         let all = keys.iter().zip(masked).map(|(key, masked)| {
             let answer = if masked { None } else { answers.next() };
             match answer {
-                Some(Ok(Some(bytes))) if !self.pending.masks(key.id) => Read::Bytes(bytes),
+                Some(Ok(Some(bytes))) if !self.masks(key.id) => Read::Bytes(bytes),
                 _ => Read::Nothing,
             }
         });
@@ -577,6 +582,21 @@ impl Tier {
         results
     }
 
+    /// Whether the level must be treated as not having this key.
+    pub(crate) fn masks(&self, id: &str) -> bool {
+        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.has(id))
+    }
+
+    /// How far the level must be treated as not having entries with these tags.
+    pub(crate) fn reaches(&self, tags: &[Box<str>]) -> Option<Reach> {
+        let of = |pending: &Arc<Pending>| pending.reaches(tags);
+        // A purge is the last of them.
+        std::iter::once(&self.pending)
+            .chain(&self.deeper)
+            .filter_map(of)
+            .max_by_key(|reach| *reach == Reach::Purge)
+    }
+
     /// Whether the level has marks.
     pub(crate) fn is_marked(&self) -> bool {
         self.store.is_none() && !self.packing.plain
@@ -588,7 +608,7 @@ impl Tier {
             return Verdict::Valid;
         }
         let home = self.provider.load().incarnation();
-        match (self.pending.reaches(tags), self.ledger.judge_at(home, stamp, tags)) {
+        match (self.reaches(tags), self.ledger.judge_at(home, stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
             (None, verdict) => verdict,

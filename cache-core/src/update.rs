@@ -262,12 +262,17 @@ impl<T: Value> Inner<T> {
     ) -> Result<(Lease, Option<Entry<T>>)> {
         let mut held = None;
         // A value that an invalidation has yet to reach is not read.
-        let mut holding = if tier.pending.masks(key.id) { Holding::Unreadable } else { Holding::Nothing };
+        let begin = || if tier.masks(key.id) { Holding::Unreadable } else { Holding::Nothing };
+        let mut holding = begin();
         let started = self.now();
         loop {
             let wish = [Acquire { key, holding }];
             match tier.acquire_many(&self.around, &wish, LEASE).await.pop() {
                 Some(Ok(Acquired::Granted(lease))) => return Ok((lease, held)),
+                Some(Ok(Acquired::Found(_))) if tier.masks(key.id) => {
+                    (held, holding) = (None, Holding::Unreadable);
+                    continue;
+                }
                 Some(Ok(Acquired::Found(bytes))) => {
                     held = self.readable(key, tier, &bytes, begun).await;
                     holding = match envelope::open(key, &bytes) {
@@ -277,7 +282,7 @@ impl<T: Value> Inner<T> {
                     continue;
                 }
                 Some(Ok(Acquired::Held | Acquired::Kept)) => {
-                    (held, holding) = (None, Holding::Nothing);
+                    (held, holding) = (None, begin());
                 }
                 Some(Err(failure)) => return Err(failure.into_error(tier.index)),
                 None => return Err(Failure::Skipped.into_error(tier.index)),

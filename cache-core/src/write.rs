@@ -306,6 +306,8 @@ impl<T: Value> Inner<T> {
         let (inner, order) = (Arc::clone(self), Arc::clone(order));
         let batch: Vec<(Ticket<T>, Entry<T>, Option<EntryId>)> =
             items.iter().map(|i| (self.slots.open(i.key), i.entry.clone(), i.before)).collect();
+        let mut behind: Vec<_> =
+            levels.iter().map(|(level, _)| Behind::new(&inner, *level, &batch)).collect();
         let spans = self.observers().span(&SpanStart {
             kind: SpanKind::WriteBehind,
             key: None,
@@ -314,7 +316,7 @@ impl<T: Value> Inner<T> {
         });
         self.spawn(spans.around(async move {
             let _order = order;
-            for (level, stamp) in levels {
+            for ((level, stamp), behind) in levels.into_iter().zip(&mut behind) {
                 let tier = &inner.tiers[usize::from(level)];
                 let mut items: Vec<_> = batch
                     .iter()
@@ -330,6 +332,7 @@ impl<T: Value> Inner<T> {
                         Err(_) => inner.keep_for_later(item, tier, stamp),
                     }
                 }
+                behind.arrived();
             }
             inner.replay();
         }));
@@ -385,6 +388,35 @@ impl<T: Value> Inner<T> {
         self.stats().invalidated(Scope::Cache, 1);
         let told = self.tell_clear().await;
         written.told(told).end()
+    }
+}
+
+/// Values on their way to a level that is written in the background: until they are there, this node does not believe what
+/// the level has. Should they never get there, the level has to hear that what it has is out of date.
+struct Behind<T: Value> {
+    inner: Arc<Inner<T>>,
+    level: u8,
+    ids: Vec<Arc<str>>,
+}
+
+impl<T: Value> Behind<T> {
+    fn new(inner: &Arc<Inner<T>>, level: u8, batch: &[(Ticket<T>, Entry<T>, Option<EntryId>)]) -> Self {
+        let ids: Vec<_> = batch.iter().map(|(ticket, ..)| Arc::clone(ticket.id())).collect();
+        ids.iter().for_each(|id| inner.tiers[usize::from(level)].pending.set_out(id));
+        Self { inner: Arc::clone(inner), level, ids }
+    }
+
+    fn arrived(&mut self) {
+        let pending = &self.inner.tiers[usize::from(self.level)].pending;
+        self.ids.drain(..).for_each(|id| pending.arrived(&id));
+    }
+}
+
+impl<T: Value> Drop for Behind<T> {
+    fn drop(&mut self) {
+        let pending = &self.inner.tiers[usize::from(self.level)].pending;
+        self.ids.iter().for_each(|id| pending.add(id));
+        self.arrived();
     }
 }
 

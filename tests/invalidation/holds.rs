@@ -11,12 +11,12 @@ use std::{
 use test_servers::{MemcachedServer, RedisServer};
 use tokio::sync::Semaphore;
 use traced_cache::{
-    BoxError, CacheProvider, Delivery, ErrorKind, Level, Loaded, MemcachedProvider, Memory, Policy,
-    RedisProvider, Source, Sourced, Stance, TracedCache,
+    BoxError, CacheId, CacheProvider, Delivery, ErrorKind, Level, Loaded, MemcachedProvider, Memory, Policy,
+    RawKey, RedisProvider, Source, Sourced, Stance, TracedCache,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, S, World, confirmed, settled};
+use crate::world::{MS, S, World, confirmed, done, get, set, settled};
 
 /// A row, and gates at which its writers and readers wait.
 #[derive(Clone, Default)]
@@ -260,4 +260,24 @@ async fn a_save_that_ran_out_of_time_keeps_the_key_for_a_while() {
     assert_eq!(read(&users).await, 0);
     assert!(cache.get("k").await.unwrap().is_some(), "and after that it is");
     let _ = ChaosOp::Hold;
+}
+
+/// What a load has read under a hold is stored nowhere, so nothing says whether the writer has replaced it since.
+#[tokio::test]
+async fn who_joins_a_load_that_a_writer_has_kept_out_does_not_get_what_was_replaced() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    get(&b.cache, "k").await;
+    let key = RawKey::new(CacheId(0), "things", "k");
+    let holds = world.store.leases().unwrap().hold_many(&[key], 5 * S).await;
+    assert!(holds[0].is_ok());
+    let source = crate::world::Source::new();
+    source.has("k", "old", &[]).gate();
+    let early = source.asking(&b.cache, "k").await;
+    source.has("k", "new", &[]);
+    set(&a.cache, "k", "new", &[]).await;
+    let late = source.asking(&b.cache, "k").await;
+    source.open();
+    assert_eq!(done(Some(&world), early).await.1, "old", "it asked before");
+    assert_eq!(done(Some(&world), late).await.1, "new");
 }

@@ -196,3 +196,50 @@ async fn a_store_that_goes_back_in_the_middle_of_a_look_up_is_not_believed() {
         confirmed(node.cache.invalidate("k").await);
     }
 }
+
+/// The same between two tries to take the next number.
+#[tokio::test]
+async fn a_store_that_goes_back_under_an_invalidation_by_tag_is_not_believed() {
+    let world = World::new();
+    let a = world.bare();
+    set(&a.cache, "k", "old", &[]).await;
+    let dump = world.store.dump();
+    // The dump has the cache's mark as it is, and none of the tag.
+    set(&a.cache, "tagged", "1", &["x"]).await;
+    settled().await;
+    confirmed(a.cache.invalidate("k").await);
+    a.l2.set(ChaosOp::Swap, Fault::Delay(MS));
+    let invalidating = tokio::spawn({
+        let cache = a.cache.clone();
+        async move { confirmed(cache.invalidate_tag("x").await) }
+    });
+    settled().await;
+    world.store.restore(&dump);
+    done(Some(&world), invalidating).await;
+    assert_eq!(get(&a.cache, "k").await, None);
+}
+
+/// The answer to an own invalidation comes after a look at the mark that has shown a later one.
+#[tokio::test]
+async fn a_number_that_is_known_is_not_forgotten_for_an_earlier_one() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    set(&a.cache, "warm", "1", &["w"]).await;
+    settled().await;
+    world.pass(PERIOD - 100 * MS).await;
+    a.l2.set(ChaosOp::Swap, Fault::DelayReply(200 * MS));
+    let invalidating = tokio::spawn({
+        let cache = a.cache.clone();
+        async move { confirmed(cache.invalidate_tag("w").await) }
+    });
+    settled().await;
+    a.l2.set(ChaosOp::Swap, Fault::None);
+    set(&b.cache, "k", "old", &["y"]).await;
+    settled().await;
+    confirmed(b.cache.invalidate_tag("y").await);
+    world.pass(110 * MS).await;
+    assert_eq!(get(&a.cache, "k").await, None, "the period is over");
+    world.pass(100 * MS).await;
+    done(Some(&world), invalidating).await;
+    assert_eq!(get(&a.cache, "k").await, None);
+}

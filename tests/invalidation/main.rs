@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
+mod behind;
 mod clocks;
+mod depth;
 mod failover;
 mod holds;
 mod journal;

@@ -1,8 +1,13 @@
 //! Invalidations that a level has not heard of yet.
 
-use traced_cache::{Delivery, Outcome, Scope, testing::Fault};
+use std::sync::Arc;
 
-use crate::world::{MS, S, Source, World, confirmed, get, saw, set, settled};
+use traced_cache::{
+    Access, Delivery, Outcome, Scope, ok,
+    testing::{ChaosOp, Fault},
+};
+
+use crate::world::{MS, S, Source, World, confirmed, done, get, saw, set, settled};
 
 #[tokio::test]
 async fn a_tag_is_masked_until_the_level_has_heard() {
@@ -16,7 +21,7 @@ async fn a_tag_is_masked_until_the_level_has_heard() {
     assert_eq!(a.cache.stats().pending, 1);
     assert_eq!(get(&b.cache, "k").await.as_deref(), Some("1"), "nobody else can know");
     // Reads work again, writes do not: the level has it, and this node does not believe it.
-    for op in [traced_cache::testing::ChaosOp::Get, traced_cache::testing::ChaosOp::Ping] {
+    for op in [ChaosOp::Get, ChaosOp::Ping] {
         a.l2.set(op, Fault::None);
     }
     assert_eq!(get(&a.cache, "k").await, None);
@@ -38,7 +43,7 @@ async fn what_is_loaded_meanwhile_stays_out_of_the_level() {
     let source = Source::new();
     source.has("k", "old", &["x"]);
     source.ask(&a.cache, "k").await;
-    a.l2.set(traced_cache::testing::ChaosOp::Swap, Fault::Fail);
+    a.l2.set(ChaosOp::Swap, Fault::Fail);
     assert_eq!(a.cache.invalidate_tag("x").await.unwrap(), Delivery::Pending);
     source.has("k", "new", &["x"]);
     assert_eq!(source.ask(&a.cache, "k").await, saw(Outcome::Loaded, "new"));
@@ -56,7 +61,7 @@ async fn a_lost_reply_is_no_confirmation_and_does_no_harm() {
     let (a, b) = (world.node(), world.bare());
     set(&a.cache, "k", "1", &["x"]).await;
     settled().await;
-    a.l2.set(traced_cache::testing::ChaosOp::Swap, Fault::LoseReply);
+    a.l2.set(ChaosOp::Swap, Fault::LoseReply);
     assert_eq!(a.cache.invalidate_tag("x").await.unwrap(), Delivery::Pending);
     a.l2.set_all(Fault::None);
     world.pass(5 * S).await;
@@ -88,7 +93,7 @@ async fn a_caller_who_leaves_in_the_middle_leaves_no_old_value() {
     let (a, b) = (world.node(), world.bare());
     set(&a.cache, "k", "1", &["x"]).await;
     settled().await;
-    a.l2.set(traced_cache::testing::ChaosOp::Swap, Fault::Hang);
+    a.l2.set(ChaosOp::Swap, Fault::Hang);
     {
         let leaving = a.cache.invalidate_tag("x");
         tokio::pin!(leaving);
@@ -101,4 +106,36 @@ async fn a_caller_who_leaves_in_the_middle_leaves_no_old_value() {
     }
     assert_eq!((get(&b.cache, "k").await, a.cache.stats().pending), (None, 0));
     confirmed(a.cache.invalidate_tag("x").await);
+}
+
+/// Also where the lease is somebody else's at first, and then to be had.
+#[tokio::test]
+async fn an_update_does_not_see_what_the_level_has_yet_to_hear_is_gone() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    set(&a.cache, "k", "old", &[]).await;
+    a.l2.set(ChaosOp::Remove, Fault::Fail);
+    a.cache.invalidate("k").await.unwrap_err();
+    let source = Source::new();
+    source.gate();
+    source.down(true);
+    let reloading = {
+        let (source, cache) = (source.clone(), b.cache.access(Access::Reload));
+        tokio::spawn(async move { source.try_ask(&cache, "k").await })
+    };
+    settled().await;
+    assert!(world.store.is_leased("things:k"));
+    let updating = tokio::spawn({
+        let cache = a.cache.clone();
+        async move {
+            let change = |(), _, held: Option<Arc<String>>| async move {
+                ok(held.map_or_else(|| "first".to_owned(), |held| format!("after {held}")))
+            };
+            cache.update("k", &(), change).await.unwrap().value.as_str().to_owned()
+        }
+    });
+    world.pass(50 * MS).await;
+    source.open();
+    done(Some(&world), reloading).await.unwrap_err();
+    assert_eq!(done(Some(&world), updating).await, "first");
 }

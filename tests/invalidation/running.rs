@@ -7,7 +7,9 @@ use traced_cache::{
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{MS, S, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
+use crate::world::{
+    MS, PERIOD, S, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled,
+};
 
 fn caches() -> Vec<(TracedCache<String>, Option<World>)> {
     let (layered, bare) = (World::new(), World::new());
@@ -226,4 +228,76 @@ async fn an_expiry_beats_another_nodes_load() {
     for node in [&a, &b] {
         assert_eq!(get(&node.cache, "k").await, None);
     }
+}
+
+/// The lease may be lost by itself: a store that is full lets go of it, and keeps the entry.
+#[tokio::test]
+async fn an_expiry_without_its_lease_removes() {
+    let world = World::new();
+    let a = world.bare();
+    set(&a.cache, "k", "old", &[]).await;
+    a.l2.set(ChaosOp::Fill, Fault::Delay(MS));
+    let expiring = tokio::spawn({
+        let cache = a.cache.clone();
+        async move { confirmed(cache.expire("k").await) }
+    });
+    settled().await;
+    assert!(world.store.is_leased("things:k"));
+    world.store.revoke("things:k");
+    done(Some(&world), expiring).await;
+    assert_eq!(get(&a.cache, "k").await, None);
+}
+
+/// Who joins a load gets the stale value that its leader has found only if it is still believed.
+#[tokio::test]
+async fn a_late_joiner_does_not_fall_back_on_what_a_tag_has_reached() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.deaf());
+    let source = Source::new();
+    source.has("k", "old", &["x"]);
+    source.ask(&b.cache, "k").await;
+    world.pass(100 * S).await;
+    source.gate();
+    source.down(true);
+    let ask = || {
+        let (source, cache) = (source.clone(), b.cache.clone());
+        tokio::spawn(async move { source.try_ask(&cache, "k").await })
+    };
+    let early = ask();
+    settled().await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    world.pass(PERIOD).await;
+    world.pass(PERIOD).await;
+    let late = ask();
+    settled().await;
+    assert!(!late.is_finished());
+    source.open();
+    // Whoever asked before may have it; nobody later.
+    let _ = done(Some(&world), early).await;
+    done(Some(&world), late).await.unwrap_err();
+}
+
+/// A load has left its value to those who were here before it ended: some of whom have come after the invalidation.
+#[tokio::test]
+async fn what_a_load_has_left_is_not_taken_unasked() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.deaf());
+    get(&b.cache, "other").await;
+    let source = Source::new();
+    source.has("k", "old", &["x"]).gate();
+    let early = source.asking(&b.cache, "k").await;
+    confirmed(a.cache.invalidate_tag("x").await);
+    world.pass(PERIOD).await;
+    world.pass(PERIOD).await;
+    source.has("k", "new", &["x"]);
+    // It reads by itself, and finds nothing, before that value is there.
+    b.l2.set(ChaosOp::Get, Fault::DelayReply(100 * MS));
+    let late = source.asking(&b.cache.access(Access::AllowStale), "k").await;
+    b.l2.set(ChaosOp::Swap, Fault::Fail);
+    source.open();
+    assert_eq!(done(None, early).await.1, "old");
+    assert!(!late.is_finished());
+    b.l2.set(ChaosOp::Get, Fault::None);
+    b.l2.set(ChaosOp::Swap, Fault::None);
+    assert_eq!(done(Some(&world), late).await.1, "new");
 }

@@ -73,6 +73,8 @@ pub enum Fault {
     LoseReply,
     /// Every call takes this much longer, on the clock of the decorator.
     Delay(Duration),
+    /// The same, but the provider behind is asked at once: its answer is on its way for that long.
+    DelayReply(Duration),
     /// Calls wait until another fault is set for their operation, and then go on with that one.
     Hang,
     /// One random bit of each non-empty value is flipped, on its way out of or into the provider behind.
@@ -224,6 +226,15 @@ impl<P: CacheProvider> Chaos<P> {
         Ok(fault)
     }
 
+    /// Asks the provider behind.
+    async fn ask<R>(&self, fault: Fault, call: impl Future<Output = R> + Send) -> R {
+        let answer = call.await;
+        if let Fault::DelayReply(by) = fault {
+            self.clock.sleep(by).await;
+        }
+        answer
+    }
+
     fn spoilt<'a>(&self, op: ChaosOp, fault: Fault, item: &Put<'a>) -> Put<'a> {
         Put { bytes: self.op(op).spoil(fault, item.bytes.clone()), ..*item }
     }
@@ -260,35 +271,43 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
         let Ok(fault) = self.enter(ChaosOp::Get, keys.len()).await else { return fail_all(keys.len()) };
         let op = self.op(ChaosOp::Get);
-        let found = self.inner.get_many(keys).await.into_iter();
+        let found = self.ask(fault, self.inner.get_many(keys)).await.into_iter();
         found.map(|found| lose(fault, found.map(|bytes| bytes.map(|bytes| op.spoil(fault, bytes))))).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
         let Ok(fault) = self.enter(ChaosOp::Put, items.len()).await else { return fail_all(items.len()) };
         let items: Vec<_> = items.iter().map(|item| self.spoilt(ChaosOp::Put, fault, item)).collect();
-        self.inner.put_many(&items).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, self.inner.put_many(&items))
+            .await
+            .into_iter()
+            .map(|result| lose(fault, result))
+            .collect()
     }
 
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         let Ok(fault) = self.enter(ChaosOp::Remove, keys.len()).await else { return fail_all(keys.len()) };
-        self.inner.remove_many(keys).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, self.inner.remove_many(keys))
+            .await
+            .into_iter()
+            .map(|result| lose(fault, result))
+            .collect()
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
         let fault = self.enter(ChaosOp::Get, 1).await?;
-        let found = self.inner.get(key).await;
+        let found = self.ask(fault, self.inner.get(key)).await;
         lose(fault, found.map(|bytes| bytes.map(|bytes| self.op(ChaosOp::Get).spoil(fault, bytes))))
     }
 
     async fn put(&self, item: Put<'_>) -> Result<(), BoxError> {
         let fault = self.enter(ChaosOp::Put, 1).await?;
-        lose(fault, self.inner.put(self.spoilt(ChaosOp::Put, fault, &item)).await)
+        lose(fault, self.ask(fault, self.inner.put(self.spoilt(ChaosOp::Put, fault, &item))).await)
     }
 
     async fn remove(&self, key: RawKey<'_>) -> Result<(), BoxError> {
         let fault = self.enter(ChaosOp::Remove, 1).await?;
-        lose(fault, self.inner.remove(key).await)
+        lose(fault, self.ask(fault, self.inner.remove(key)).await)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {
@@ -297,7 +316,7 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
 
     async fn ping(&self) -> Result<(), BoxError> {
         let fault = self.enter(ChaosOp::Ping, 0).await?;
-        lose(fault, self.inner.ping().await)
+        lose(fault, self.ask(fault, self.inner.ping()).await)
     }
 
     fn incarnation(&self) -> u64 {
@@ -338,7 +357,7 @@ impl<P: CacheProvider> Marks for Chaos<P> {
     async fn swap(&self, marks: &[Swap<'_>]) -> Result<Swapped, BoxError> {
         let fault = self.enter(ChaosOp::Swap, marks.len()).await?;
         let Some(inner) = self.inner.marks() else { return Err(ChaosError.into()) };
-        lose(fault, inner.swap(marks).await)
+        lose(fault, self.ask(fault, inner.swap(marks)).await)
     }
 }
 
@@ -352,7 +371,7 @@ impl<P: CacheProvider> Leases for Chaos<P> {
             Acquired::Found(bytes) => Acquired::Found(self.op(op).spoil(fault, bytes)),
             other => other,
         };
-        let answers = inner.acquire_many(wanted, life).await.into_iter();
+        let answers = self.ask(fault, inner.acquire_many(wanted, life)).await.into_iter();
         answers.map(|answer| lose(fault, answer.map(spoil))).collect()
     }
 
@@ -365,28 +384,40 @@ impl<P: CacheProvider> Leases for Chaos<P> {
             .iter()
             .map(|fill| Fill { put: Put { bytes: spoilt(fill), ..fill.put }, lease: fill.lease.clone() })
             .collect();
-        inner.fill_many(&fills).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, inner.fill_many(&fills)).await.into_iter().map(|result| lose(fault, result)).collect()
     }
 
     async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
         let Some(inner) = self.inner.leases() else { return fail_all(keys.len()) };
         let op = ChaosOp::Hold;
         let Ok(fault) = self.enter(op, keys.len()).await else { return fail_all(keys.len()) };
-        inner.hold_many(keys, life).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, inner.hold_many(keys, life))
+            .await
+            .into_iter()
+            .map(|result| lose(fault, result))
+            .collect()
     }
 
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         let Some(inner) = self.inner.leases() else { return fail_all(leases.len()) };
         let op = ChaosOp::Renew;
         let Ok(fault) = self.enter(op, leases.len()).await else { return fail_all(leases.len()) };
-        inner.renew_many(leases, life).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, inner.renew_many(leases, life))
+            .await
+            .into_iter()
+            .map(|result| lose(fault, result))
+            .collect()
     }
 
     async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
         let Some(inner) = self.inner.leases() else { return fail_all(leases.len()) };
         let op = ChaosOp::Release;
         let Ok(fault) = self.enter(op, leases.len()).await else { return fail_all(leases.len()) };
-        inner.release_many(leases).await.into_iter().map(|result| lose(fault, result)).collect()
+        self.ask(fault, inner.release_many(leases))
+            .await
+            .into_iter()
+            .map(|result| lose(fault, result))
+            .collect()
     }
 }
 
@@ -442,6 +473,12 @@ mod tests {
         assert!(futures::poll!(&mut late).is_pending());
         time.advance(Duration::from_secs(60));
         assert_eq!(late.await.unwrap().unwrap(), "value");
+
+        chaos.set_all(Fault::DelayReply(Duration::from_secs(60)));
+        let mut late = chaos.put(item("d", b"stored"));
+        assert!(futures::poll!(&mut late).is_pending() && chaos.inner().peek("users:d").is_some());
+        time.advance(Duration::from_secs(60));
+        late.await.unwrap();
 
         chaos.set_all(Fault::FailSome(0.5));
         let mut failed = 0;

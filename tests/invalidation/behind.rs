@@ -1,0 +1,50 @@
+//! Levels that are written in the background: what they have meanwhile is out of date.
+
+use std::sync::Arc;
+
+use traced_cache::{
+    Level, Scope, TracedCache,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
+
+use crate::world::{MS, S, World, get, policy, settled};
+
+/// Its level has an old value of `k`, and the new one is on its way there.
+async fn writing_behind(world: &World, fault: Fault) -> (TracedCache<String>, Arc<Chaos<Arc<MapProvider>>>) {
+    let l2 = Arc::new(Chaos::new(Arc::clone(&world.store)).clock(world.clock.clone()));
+    let level = Level::new(Arc::clone(&l2)).budget(100 * S).breaker(None).background(true);
+    let builder = TracedCache::builder("things").clock(world.clock.clone()).policy(policy());
+    let cache = builder.level(level).build().unwrap();
+    assert!(!cache.set("k", "old".to_owned()).await.unwrap().is_confirmed());
+    settled().await;
+    assert_eq!(get(&cache, "k").await.as_deref(), Some("old"));
+    l2.set(ChaosOp::Put, fault);
+    assert!(!cache.set("k", "new".to_owned()).await.unwrap().is_confirmed());
+    settled().await;
+    (cache, l2)
+}
+
+#[tokio::test]
+async fn the_old_value_is_not_read_while_the_new_one_is_on_its_way() {
+    let world = World::new();
+    let (cache, _) = writing_behind(&world, Fault::Delay(5 * MS)).await;
+    assert_eq!(get(&cache, "k").await, None);
+    world.pass(5 * MS).await;
+    assert_eq!(get(&cache, "k").await.as_deref(), Some("new"));
+    assert_eq!(cache.stats().pending, 0);
+}
+
+#[tokio::test]
+async fn close_tells_of_values_that_did_not_get_there() {
+    let world = World::new();
+    let (cache, _) = writing_behind(&world, Fault::Hang).await;
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(S).await }
+    });
+    world.pass(2 * S).await;
+    let closed = closing.await.unwrap();
+    assert_eq!(closed.undelivered().len(), 1);
+    let left = &closed.undelivered()[0];
+    assert_eq!((left.scope, left.name.as_deref()), (Scope::Key, Some("k")));
+}

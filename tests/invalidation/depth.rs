@@ -1,0 +1,144 @@
+//! Two remote levels: the nearer one gets nothing from the deeper one that the deeper one has yet to be told is gone.
+
+use std::sync::Arc;
+
+use traced_cache::{
+    Delivery, Level, Memory, Outcome, TracedCache,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
+
+use crate::world::{S, Source, World, confirmed, get, policy, saw, set, settled};
+
+/// The world's store, and a second one behind it.
+struct Deep {
+    world: World,
+    third: Arc<MapProvider>,
+}
+
+struct Node {
+    cache: TracedCache<String>,
+    l2: Arc<Chaos<Arc<MapProvider>>>,
+    l3: Arc<Chaos<Arc<MapProvider>>>,
+}
+
+impl Deep {
+    fn new() -> Self {
+        let world = World::new();
+        let third = Arc::new(MapProvider::new().leasing().marking().clock(world.clock.clone()));
+        Self { world, third }
+    }
+
+    fn node(&self) -> Node {
+        self.build(true)
+    }
+
+    /// Without memory.
+    fn bare(&self) -> Node {
+        self.build(false)
+    }
+
+    fn build(&self, memory: bool) -> Node {
+        let chaos = |store: &Arc<MapProvider>| {
+            Arc::new(Chaos::new(Arc::clone(store)).clock(self.world.clock.clone()))
+        };
+        let (l2, l3) = (chaos(&self.world.store), chaos(&self.third));
+        let mut builder = TracedCache::builder("things").clock(self.world.clock.clone()).policy(policy());
+        if memory {
+            builder = builder.level(Memory::entries(1_000).engine_expiry(false));
+        }
+        let cache = builder
+            .level(Level::new(Arc::clone(&l2)).breaker(None))
+            .level(Level::new(Arc::clone(&l3)).breaker(None))
+            .build()
+            .unwrap();
+        Node { cache, l2, l3 }
+    }
+}
+
+async fn pending(node: &Node, of: impl Future<Output = traced_cache::Result<Delivery>>) {
+    assert_eq!(of.await.unwrap(), Delivery::Pending);
+    assert_eq!(get(&node.cache, "k").await, None);
+}
+
+/// Neither by a read nor when it is asked for a lease, which is answered with what is there.
+#[tokio::test]
+async fn what_a_level_has_yet_to_hear_is_gone_is_not_taken_from_it() {
+    let deep = Deep::new();
+    let a = deep.bare();
+    set(&a.cache, "k", "old", &[]).await;
+    a.l2.set(ChaosOp::Remove, Fault::Fail);
+    pending(&a, a.cache.invalidate("k")).await;
+    let source = Source::new();
+    source.has("k", "new", &[]);
+    assert_eq!(source.ask(&a.cache, "k").await, saw(Outcome::Loaded, "new"));
+}
+
+#[tokio::test]
+async fn what_the_deepest_level_has_not_heard_does_not_come_back_through_the_one_above() {
+    for what in 0..3 {
+        let deep = Deep::new();
+        let (a, b) = (deep.node(), deep.node());
+        get(&b.cache, "warm").await;
+        set(&a.cache, "k", "old", &["x"]).await;
+        settled().await;
+        a.l3.set_all(Fault::Fail);
+        a.l3.set(ChaosOp::Get, Fault::None);
+        let answer = match what {
+            0 => a.cache.invalidate("k").await,
+            1 => a.cache.invalidate_tag("x").await,
+            _ => a.cache.clear().await,
+        };
+        assert_eq!(answer.unwrap(), Delivery::Pending);
+        // Nobody else can know; and so it fills the second level with it.
+        assert_eq!(get(&b.cache, "k").await.as_deref(), Some("old"), "{what}");
+        settled().await;
+        assert_eq!(get(&a.cache, "k").await, None, "on the node that was told: {what}");
+        a.l3.set_all(Fault::None);
+        for _ in 0..5 {
+            deep.world.pass(S).await;
+        }
+        assert_eq!(a.cache.stats().pending, 0);
+        for node in [&a, &deep.node()] {
+            assert_eq!(get(&node.cache, "k").await, None, "once it is delivered: {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_set_that_the_deepest_level_has_not_taken_is_not_replaced_from_there() {
+    let deep = Deep::new();
+    let (a, b) = (deep.bare(), deep.bare());
+    get(&b.cache, "warm").await;
+    set(&a.cache, "k", "old", &[]).await;
+    a.l3.set_all(Fault::Fail);
+    a.l3.set(ChaosOp::Get, Fault::None);
+    assert_eq!(a.cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending);
+    deep.world.store.evict("things:k");
+    assert_eq!(get(&b.cache, "k").await.as_deref(), Some("old"), "nobody else can know");
+    settled().await;
+    assert_ne!(get(&a.cache, "k").await.as_deref(), Some("old"));
+    a.l3.set_all(Fault::None);
+    for _ in 0..5 {
+        deep.world.pass(S).await;
+    }
+    for node in [&a, &b, &deep.node()] {
+        assert_ne!(get(&node.cache, "k").await.as_deref(), Some("old"));
+    }
+    confirmed(a.cache.invalidate("k").await);
+}
+
+/// A value on its way to the deepest level is no outage of it.
+#[tokio::test]
+async fn a_level_is_read_while_the_one_behind_it_is_being_written() {
+    let deep = Deep::new();
+    let level = |store: &Arc<MapProvider>| Level::new(Arc::clone(store)).breaker(None);
+    let cache: TracedCache<String> = TracedCache::builder("things")
+        .clock(deep.world.clock.clone())
+        .policy(policy())
+        .level(level(&deep.world.store))
+        .level(level(&deep.third).background(true))
+        .build()
+        .unwrap();
+    assert_eq!(cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending);
+    assert_eq!(get(&cache, "k").await.as_deref(), Some("new"));
+}
