@@ -112,7 +112,16 @@ impl Tier {
             // It has none: after more invalidations than can be remembered it is not read any more.
             return Err(Failure::Skipped);
         }
-        self.put_mark(around, Mark::new(self.provider().incarnation())).await
+        let mut learned = Learned::Nothing;
+        for _ in 0..TRIES {
+            let home = self.provider().incarnation();
+            learned = learned.and(self.put_mark(around, Mark::new(home)).await?);
+            // The first call of all is what makes the connection that tells which state of the store this is.
+            if self.provider().incarnation() == home {
+                break;
+            }
+        }
+        Ok(learned)
     }
 
     async fn put_mark(&self, around: &Around, mark: Mark) -> Result<Learned, Failure> {

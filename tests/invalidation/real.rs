@@ -195,3 +195,17 @@ async fn a_redis_out_of_memory_still_takes_an_invalidation() {
     assert_eq!(get(&node(redis()), "k").await, None);
     confirmed(a.invalidate_tags(["x", "never seen"]).await);
 }
+
+/// The first that a process says to a server, before it knows which one it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_after_a_first_clear_is_there_for_all() {
+    let Some(server) = RedisServer::start() else { return };
+    for round in 0..5 {
+        let node = || node(RedisProvider::builder(server.url()).build().unwrap());
+        let (a, b) = (node(), node());
+        confirmed(a.clear().await);
+        set(&a, "k", "v", &[]).await;
+        assert_eq!(get(&b, "k").await.as_deref(), Some("v"), "{round}");
+        assert_eq!(get(&a, "k").await.as_deref(), Some("v"), "{round}");
+    }
+}

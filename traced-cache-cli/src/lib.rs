@@ -101,4 +101,4 @@ async fn dispatch(builder: CachesBuilder, options: Options) -> Result<Exit, end:
 /// The code in the page about the command is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/command-line.md")]
-mod page {}
+mod command_line {}
