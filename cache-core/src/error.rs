@@ -168,6 +168,21 @@ impl StdError for Error {
     }
 }
 
+/// An error in one line, with those of its causes that say something new: for a log, or for people.
+pub fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = next.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

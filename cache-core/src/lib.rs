@@ -111,7 +111,7 @@ pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Glance, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable};
-pub use error::{BoxError, Error, ErrorKind, Result};
+pub use error::{BoxError, Error, ErrorKind, Result, with_causes};
 pub use found::{Delivery, Found, MissReason, Outcome};
 pub use inner::{Schema, Value};
 pub use inspect::{EntryInfo, Inspected, Inspection, Opaque, Rendered, Shown};

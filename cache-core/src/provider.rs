@@ -107,6 +107,16 @@ impl Description {
     pub fn remote(system: &'static str, address: impl Into<String>, port: Option<u16>) -> Self {
         Self { system, address: Some(address.into()), port }
     }
+
+    /// Address and port as one writes them, `127.0.0.1:6379` or `[::1]:6379`; `None` in this process.
+    pub fn place(&self) -> Option<String> {
+        let address = self.address.as_ref()?;
+        Some(match self.port {
+            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+            Some(port) => format!("{address}:{port}"),
+            None => address.clone(),
+        })
+    }
 }
 
 /// A place that keeps entries: Redis, Memcached, process memory, yours.

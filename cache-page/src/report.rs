@@ -230,7 +230,7 @@ impl Cache {
         let policy = settings.map_or_else(Vec::new, |settings| {
             for (level, runs) in levels.iter_mut().zip(settings.levels) {
                 // It may have moved since.
-                level.address = address(&runs.provider);
+                level.address = runs.provider.place();
                 level.settings = named(runs.settings);
             }
             named(settings.policy)
@@ -354,21 +354,13 @@ fn estimate(watched: &Watched) -> Option<Estimate> {
     Some(Estimate { keys: lock(&store.estimator).share(), lookups, sizes: sizes.collect() })
 }
 
-fn address(provider: &cache_core::Description) -> Option<String> {
-    let address = provider.address.as_ref()?;
-    Some(match provider.port {
-        Some(port) => format!("{address}:{port}"),
-        None => address.to_string(),
-    })
-}
-
 impl Level {
     fn of(level: &LevelSnapshot, info: &LevelInfo) -> Self {
         let asked = level.lookups();
         Self {
             level: info.position.to_string(),
             system: info.provider.system,
-            address: address(&info.provider),
+            address: info.provider.place(),
             in_process: info.in_process,
             asked,
             outcomes: counts(&level.outcomes, |outcome| outcome.as_str()),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use traced_cache::BoxError;
+use traced_cache::{BoxError, with_causes};
 
 /// Why a run ended early.
 #[derive(Debug)]
@@ -30,16 +30,6 @@ impl Failure {
             Self::Options(error) => (error, ExitCode::from(2)),
             Self::Run(error) => (error, ExitCode::FAILURE),
         };
-        let mut line = format!("error: {error}");
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            let text = next.to_string();
-            if !line.contains(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-            cause = next.source();
-        }
-        (line, code)
+        (format!("error: {}", with_causes(&**error)), code)
     }
 }

@@ -55,9 +55,7 @@ impl Remote {
         let provider = self.provider();
         provider.ping().await.map_err(|cause| {
             let at = provider.describe();
-            let address = at.address.unwrap_or_default();
-            let port = at.port.map(|port| format!(":{port}")).unwrap_or_default();
-            Unreachable { at: format!("{} at {address}{port}", at.system), cause }
+            Unreachable { at: format!("{} at {}", at.system, at.place().unwrap_or_default()), cause }
         })
     }
 }

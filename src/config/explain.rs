@@ -93,7 +93,7 @@ impl Explanation {
         let providers = loaded.resolved.providers.iter().map(|(name, provided)| ExplainedProvider {
             name: name.clone(),
             backend: provided.backend.clone(),
-            address: loaded.providers.get(name).and_then(|provider| address(&**provider)),
+            address: loaded.providers.get(name).and_then(|provider| provider.describe().place()),
             answered: None,
         });
         let caches =
@@ -112,16 +112,6 @@ impl Explanation {
             provider.answered = Some(answer.map_err(|error| chain(&*error)));
         }
     }
-}
-
-fn address(provider: &dyn CacheProvider) -> Option<String> {
-    let description = provider.describe();
-    let address = description.address?;
-    Some(match description.port {
-        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-        Some(port) => format!("{address}:{port}"),
-        None => address,
-    })
 }
 
 fn setting(file: &str, known: &Known) -> Setting {

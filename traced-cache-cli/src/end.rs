@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use traced_cache::{Error, ErrorKind};
+use traced_cache::{Error, ErrorKind, with_causes};
 
 /// Exit codes, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,23 +72,8 @@ impl From<Error> for Failure {
             ErrorKind::Config | ErrorKind::Key | ErrorKind::Tag | ErrorKind::Unsupported => Exit::Wrong,
             _ => Exit::Failed,
         };
-        Self { exit, message: chain(&error) }
+        Self { exit, message: with_causes(&error) }
     }
-}
-
-/// An error in one line, with the causes that say something new.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = next.source();
-    }
-    line
 }
 
 #[cfg(test)]

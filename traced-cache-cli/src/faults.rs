@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use traced_cache::{CacheInfo, Event, Observer};
-
-use crate::end::chain;
+use traced_cache::{CacheInfo, Event, Observer, with_causes};
 
 /// The last failure of each level, 0 being the nearest, and what an operator may want to put right.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +32,7 @@ impl Observer for Faults {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Level { level, fault: Some(fault), error, .. } => {
-                let text = error.map_or_else(|| fault.as_str().to_owned(), chain);
+                let text = error.map_or_else(|| fault.as_str().to_owned(), with_causes);
                 heard.levels.insert(*level, text);
             }
             Event::Advice(text) if !heard.advice.iter().any(|known| known == text) => {

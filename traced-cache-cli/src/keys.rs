@@ -22,7 +22,7 @@ pub(crate) fn all(options: &KeyOptions) -> Result<Vec<String>, Failure> {
 
 /// The lines of a file, or of the standard input for `-`.
 pub(crate) fn lines(file: &Path) -> Result<Vec<String>, Failure> {
-    let failed = |error: cache_replay::TraceError| Failure::failed(crate::end::chain(&error));
+    let failed = |error: cache_replay::TraceError| Failure::failed(traced_cache::with_causes(&error));
     let mut trace = match file == Path::new("-") {
         true => Trace::read(io::stdin(), Path::new("standard input"), Some(Form::Lines)),
         false => Trace::open(file, Some(Form::Lines)),

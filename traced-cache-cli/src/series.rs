@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::end::{Failure, chain};
+use traced_cache::with_causes;
+
+use crate::end::Failure;
 
 /// What a service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,7 +109,7 @@ impl Address {
         let failed = |why: String| Failure::failed(format!("--url = {}: {why}", self.shown()));
         match asked.await {
             Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(failed(format!("no metrics from there: {}", chain(&error)))),
+            Ok(Err(error)) => Err(failed(format!("no metrics from there: {}", with_causes(&error)))),
             Err(ended) => Err(failed(ended.to_string())),
         }
     }

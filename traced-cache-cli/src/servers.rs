@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use traced_cache::{CacheProvider, ServerStatus};
+use traced_cache::{CacheProvider, ServerStatus, with_causes};
 
-use crate::{end::chain, session::Session};
+use crate::session::Session;
 
 /// What a provider may take to ask all of its servers.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ async fn statuses(provider: &Arc<dyn CacheProvider>) -> Vec<Result<ServerStatus,
         Ok(all) if all.is_empty() => {
             vec![Err("servers of this backend say nothing of themselves".to_owned())]
         }
-        Ok(all) => all.into_iter().map(|status| status.map_err(|error| chain(&*error))).collect(),
+        Ok(all) => all.into_iter().map(|status| status.map_err(|error| with_causes(&*error))).collect(),
         Err(_elapsed) => vec![Err("no answer in time".to_owned())],
     }
 }

@@ -6,13 +6,10 @@ use futures::future::join_all;
 use traced_cache::{
     Builder, CacheProvider, Caches, TracedCache, Value,
     config::{CachesBuilder, ExplainedCache, Explanation},
+    with_causes,
 };
 
-use crate::{
-    end::{Failure, chain},
-    faults::Faults,
-    options::FileOption,
-};
+use crate::{end::Failure, faults::Faults, options::FileOption};
 
 pub(crate) struct Session {
     caches: Caches,
@@ -159,7 +156,10 @@ impl Session {
     pub(crate) async fn reach(levels: &[LevelAt]) -> Vec<(usize, String)> {
         let remote = levels.iter().filter(|level| level.is_remote());
         let pinged = join_all(remote.map(async |level| (level.number, level.provider.ping().await))).await;
-        pinged.into_iter().filter_map(|(number, answer)| Some((number, chain(&*answer.err()?)))).collect()
+        pinged
+            .into_iter()
+            .filter_map(|(number, answer)| Some((number, with_causes(&*answer.err()?))))
+            .collect()
     }
 
     /// The value of a setting of a cache, as `explain` shows it.

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, fs::File, io, path::Path, time::Duration};
 
 use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
 use serde::Serialize;
-use traced_cache::{Rendered, TracedCache, config::CachesBuilder};
+use traced_cache::{Rendered, TracedCache, config::CachesBuilder, with_causes};
 
 use crate::{
-    end::{Exit, Failure, chain},
+    end::{Exit, Failure},
     options::ReplayOptions,
     output::Output,
     session::{LevelAt, Session, own_name},
@@ -53,16 +53,16 @@ pub(crate) async fn run(
     }
     let _ = cache.close(Duration::from_secs(10)).await;
     let systems: Vec<_> = levels.iter().map(|level| level.provider.describe().system).collect();
-    let asked = asked.map_err(|error| Failure::failed(chain(&*error)))?;
+    let asked = asked.map_err(|error| Failure::failed(with_causes(&*error)))?;
     let report = Report::new(asked, &stats, &latencies, &systems);
-    let report = report.map_err(|error| Failure::failed(chain(&error)))?;
+    let report = report.map_err(|error| Failure::failed(with_causes(&error)))?;
     let text = about + &report.tables();
     out.answer(&Full { cache: name, callers, report }, text)?;
     Ok(Exit::Done)
 }
 
 fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicatif::ProgressBar), Failure> {
-    let failed = |error: TraceError| Failure::failed(chain(&error));
+    let failed = |error: TraceError| Failure::failed(with_causes(&error));
     if path == Path::new("-") {
         let trace = Trace::read(io::stdin(), Path::new("standard input"), form).map_err(failed)?;
         return Ok((trace, indicatif::ProgressBar::hidden()));
