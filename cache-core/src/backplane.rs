@@ -21,6 +21,7 @@ use crate::{
     pending::{Due, Pending},
     stats::OnBackplane,
     tags::{TAG_MAX, TAGS_MAX},
+    tier::Tier,
 };
 
 /// A channel between the nodes of a cache.
@@ -338,7 +339,7 @@ impl<T: Value> Inner<T> {
     /// The time, in microseconds since the Unix epoch, by the clock that the nodes of this cache share: a store's, where
     /// its difference is measured.
     fn shared_us(&self) -> i64 {
-        let ahead_ms = self.remote().map(|tier| tier.provider().time_offset_ms()).find(|ms| *ms != 0);
+        let ahead_ms = self.remote().map(Tier::time_offset_ms).find(|ms| *ms != 0);
         self.around.clock.wall_us().saturating_add(ahead_ms.unwrap_or(0).saturating_mul(1000))
     }
 

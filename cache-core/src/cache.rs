@@ -831,6 +831,7 @@ impl<T> fmt::Debug for TracedCache<T> {
             .finish_non_exhaustive()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,17 +25,11 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         let order = self.order_of(&mut writing).await;
         for tier in self.remote().rev() {
-            // Without a timeline it has no other end.
-            let mut gone = writing.keys.clone();
-            if !tier.packing.plain {
-                let found = self.find_ending(tier, &writing.keys, &mut written).await;
-                gone = found.1;
-                if tier.leases() {
-                    self.end_leased(tier, found.0, &mut gone, &mut written).await;
-                } else {
-                    self.end_unleased(tier, found.0, &mut written).await;
-                }
-            }
+            let gone = match tier.packing.plain {
+                // Without a timeline it has no other end.
+                true => writing.keys.clone(),
+                false => self.end_freshness(tier, &writing.keys, &mut written).await,
+            };
             if !gone.is_empty() {
                 for result in tier.remove_many(&self.around, &gone).await {
                     written.take(tier, result);
@@ -47,6 +41,22 @@ impl<T: Value> Inner<T> {
         drop(order);
         self.replay();
         written.told(told).end()
+    }
+
+    /// Marks at a level what can be marked as expired. Says which keys are to go instead.
+    async fn end_freshness<'k>(
+        self: &Arc<Self>,
+        tier: &Tier,
+        keys: &[RawKey<'k>],
+        written: &mut Written,
+    ) -> Vec<RawKey<'k>> {
+        let (ending, mut gone) = self.find_ending(tier, keys, written).await;
+        if tier.leases() {
+            self.end_leased(tier, ending, &mut gone, written).await;
+        } else {
+            self.end_unleased(tier, ending, written).await;
+        }
+        gone
     }
 
     /// What a level holds of the keys that can be marked as expired, and keys of which it holds nothing of the kind: a load
@@ -64,7 +74,7 @@ impl<T: Value> Inner<T> {
             match held {
                 Read::Bytes(bytes) => {
                     let found = envelope::open(*key, &bytes).ok().map(|(header, _)| {
-                        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
+                        let timeline = header.timeline(&self.around.clock, tier.time_offset_ms());
                         (header.id, timeline.remaining(self.now()))
                     });
                     match found {
@@ -121,7 +131,7 @@ impl<T: Value> Inner<T> {
         }
         for (fill, filled) in fills.iter().zip(tier.fill_many(&self.around, &fills).await) {
             match filled {
-                Ok(true) => tier.note(&self.around, std::iter::once(fill.put.key.id)),
+                Ok(true) => tier.note(&self.around, [fill.put.key.id]),
                 // Set or invalidated meanwhile, or the lease has been lost, and it is there still.
                 Ok(false) => gone.push(fill.put.key),
                 Err(failure) => {
@@ -139,7 +149,7 @@ impl<T: Value> Inner<T> {
         let puts: Vec<_> = ending.into_iter().map(|ending| ending.put).collect();
         for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
             match result {
-                Ok(()) => tier.note(&self.around, std::iter::once(put.key.id)),
+                Ok(()) => tier.note(&self.around, [put.key.id]),
                 Err(_) => tier.pending.add(put.key.id),
             }
             written.take(tier, result);

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    CacheKey, Codec, Description, EntryId, Error, Extra, KeyBuf, LevelFault, LevelOp, LevelOutcome, RawKey,
-    Result, Stamp, TracedCache, Unreadable, Value,
+    CacheKey, Codec, Description, EntryId, Extra, KeyBuf, LevelFault, LevelOutcome, RawKey, Result, Stamp,
+    TracedCache, Unreadable, Value,
     envelope::{self, Header},
     inner::{Inner, State},
     mark::{Mark, Reach, TagMark},
     payload::Squeezed,
-    tier::{Failure, Tier, flatten},
+    tier::{Failure, Tier},
+    with_causes,
 };
 
 /// What the levels of a cache hold of a key: from [`TracedCache::inspect`].
@@ -227,10 +228,7 @@ impl<T: Value> Inner<T> {
         let around = &self.around;
         let mut keys = vec![key];
         keys.extend(tier.is_marked().then(|| RawKey::marker(around.cache, &around.name)));
-        let mut answers = match self.read(tier, &keys).await {
-            Ok(answers) => answers.into_iter(),
-            Err(failure) => return blank.failed(failure),
-        };
+        let mut answers = tier.get_raw(around, &keys).await.into_iter();
         let bytes = match answers.next().unwrap_or(Err(Failure::Skipped)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) if tier.masks(key.id) => return blank.failed(Failure::Skipped),
@@ -259,7 +257,10 @@ impl<T: Value> Inner<T> {
             (Ok(payload), Ok(Some(codec))) => self.show(codec, payload, header.schema, values),
         };
         let mark = match mark {
-            Ok(raw) => raw.as_deref().and_then(Mark::decode).filter(|mark| self.is_home(tier, mark)),
+            Ok(raw) => {
+                let home = tier.provider().incarnation();
+                raw.as_deref().and_then(Mark::decode).filter(|mark| mark.is_of(home))
+            }
             Err(failure) => return Inspected { entry: Some(info), ..blank.failed(failure) },
         };
         let standing = self.standing(tier, &header, mark).await;
@@ -269,7 +270,7 @@ impl<T: Value> Inner<T> {
             (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
             (_, Ok(Some(Reach::Purge)), _) => LevelOutcome::Invalidated,
             (_, Ok(expired), _) => {
-                let mut timeline = header.timeline(&around.clock, tier.provider().time_offset_ms());
+                let mut timeline = header.timeline(&around.clock, tier.time_offset_ms());
                 // Not before: one that was expired by hand is no longer fresh from the moment above on.
                 let now = self.now();
                 if expired.is_some() {
@@ -302,22 +303,6 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    async fn read(
-        &self,
-        tier: &Tier,
-        keys: &[RawKey<'_>],
-    ) -> std::result::Result<Vec<std::result::Result<Option<Bytes>, Failure>>, Failure> {
-        let provider = tier.provider();
-        let answers = tier.call(&self.around, LevelOp::Get, keys.len(), 0, provider.get_many(keys)).await;
-        answers.map(|answers| flatten(Ok(answers), keys.len()))
-    }
-
-    /// Whether a mark was made in the state of the store that it was read from.
-    fn is_home(&self, tier: &Tier, mark: &Mark) -> bool {
-        let home = tier.provider().incarnation();
-        home == 0 || mark.home == home
-    }
-
     /// How far an entry has been invalidated as one of its cache or by a tag, going by the marks in the store.
     async fn standing(
         &self,
@@ -341,9 +326,8 @@ impl<T: Value> Inner<T> {
         }
         let around = &self.around;
         let keys: Vec<_> = tags.iter().map(|tag| RawKey::tag(around.cache, &around.name, tag)).collect();
-        for raw in self.read(tier, &keys).await? {
-            let tag = raw?.as_deref().and_then(TagMark::decode).filter(|tag| tag.epoch == mark.epoch);
-            let tag = tag.unwrap_or_else(|| TagMark::unknown(&mark));
+        for raw in tier.get_raw(around, &keys).await {
+            let tag = TagMark::read(raw?.as_deref(), &mark);
             if sequence < tag.purged {
                 return Ok(Some(Reach::Purge));
             }
@@ -355,7 +339,7 @@ impl<T: Value> Inner<T> {
     }
 
     fn info(&self, tier: &Tier, header: &Header, bytes: usize) -> EntryInfo {
-        let timeline = header.timeline(&self.around.clock, tier.provider().time_offset_ms());
+        let timeline = header.timeline(&self.around.clock, tier.time_offset_ms());
         let now = self.now();
         let extra = header.extra.as_deref();
         EntryInfo {
@@ -461,19 +445,4 @@ impl Inspected {
     fn unreadable(self, reason: Unreadable) -> Self {
         Self { outcome: LevelOutcome::Unreadable, unreadable: Some(reason), ..self }
     }
-}
-
-/// An error in one line, with the causes that say something new.
-fn with_causes(error: &Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = next.source();
-    }
-    line
 }

@@ -60,7 +60,7 @@ impl Tier {
     fn believe(&self, around: &Around, raw: Option<&Bytes>, home: u64, changes: u64) -> Option<Learned> {
         let raw = raw?;
         // Written to this very state of the store, or nobody can tell.
-        let mark = Mark::decode(raw).filter(|mark| home == 0 || mark.home == home)?;
+        let mark = Mark::decode(raw).filter(|mark| mark.is_of(home))?;
         if !self.ledger.arrives(&mark, changes) || self.ledger.is_rolled_back(&mark, changes) {
             return None;
         }
@@ -149,8 +149,7 @@ impl Tier {
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
         let changes = self.ledger.changes();
         let marker = [RawKey::marker(around.cache, &around.name)];
-        let answer = self.call(around, LevelOp::Get, 1, 0, self.provider().get_many(&marker)).await;
-        let raw = flatten(answer, 1).pop().unwrap_or(Err(Failure::Skipped))?;
+        let raw = self.get_raw(around, &marker).await.pop().unwrap_or(Err(Failure::Skipped))?;
         Ok(self.learn(around, raw, changes).await)
     }
 
@@ -317,9 +316,6 @@ fn still<'a>(around: &'a Around, raw: &Bytes) -> Swap<'a> {
     Swap { key, seen: Some(raw.clone()), bytes: raw.clone(), ttl: Duration::MAX }
 }
 
-/// A tag's mark as it was read. What is missing, unreadable or of another epoch was invalidated by the last number at the
-/// latest: absence never makes an entry valid.
 fn tag_copy(raw: Option<Bytes>, mark: &Mark, until: Moment) -> TagCopy {
-    let read = raw.as_deref().and_then(TagMark::decode).filter(|tag| tag.epoch == mark.epoch);
-    TagCopy { mark: read.unwrap_or_else(|| TagMark::unknown(mark)), raw, until }
+    TagCopy { mark: TagMark::read(raw.as_deref(), mark), raw, until }
 }

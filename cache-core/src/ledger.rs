@@ -195,19 +195,15 @@ impl Ledger {
     /// Whether this mark, of another state of the store, may be of one that has lost nothing this node knows of.
     pub(crate) fn goes_on(&self, mark: &Mark) -> bool {
         let known = self.lock();
-        let rolled_back = |(known, _): &(Mark, Bytes)| {
-            known.epoch != mark.epoch || known.sequence > mark.sequence || known.expired > mark.expired
-        };
-        !known.moved && !known.mark.as_ref().is_some_and(rolled_back)
+        let lost = |(known, _): &(Mark, Bytes)| known.epoch != mark.epoch || mark.is_behind(known);
+        !known.moved && !known.mark.as_ref().is_some_and(lost)
     }
 
     /// Whether this mark is older than what is known of its own epoch: the store has lost something.
     pub(crate) fn is_rolled_back(&self, mark: &Mark, changes: u64) -> bool {
         let known = self.lock();
-        known.changes == changes
-            && known.mark.as_ref().is_some_and(|(known, _)| {
-                known.epoch == mark.epoch && (known.sequence > mark.sequence || known.expired > mark.expired)
-            })
+        let lost = |(known, _): &(Mark, Bytes)| known.epoch == mark.epoch && mark.is_behind(known);
+        known.changes == changes && known.mark.as_ref().is_some_and(lost)
     }
 
     /// The level goes on with another store, on purpose. That is no loss: what this node knows of the cache's invalidations

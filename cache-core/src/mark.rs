@@ -104,6 +104,16 @@ impl Mark {
         words.next().is_none().then_some(mark)
     }
 
+    /// Whether it was made in this state of the store. Where the store does not tell its state, nobody can say.
+    pub(crate) fn is_of(&self, home: u64) -> bool {
+        home == 0 || self.home == home
+    }
+
+    /// Whether it is older than another one of its epoch.
+    pub(crate) fn is_behind(&self, other: &Self) -> bool {
+        self.sequence < other.sequence || self.expired < other.expired
+    }
+
     /// The mark after one more invalidation.
     pub(crate) fn next(&self) -> Self {
         Self { sequence: self.sequence + 1, ..*self }
@@ -125,6 +135,13 @@ impl TagMark {
     /// A tag of which nothing is known: it was invalidated by the last number at the latest.
     pub(crate) fn unknown(mark: &Mark) -> Self {
         Self { epoch: mark.epoch, purged: mark.sequence, expired: mark.sequence }
+    }
+
+    /// As it was read. What is missing, unreadable or of another epoch was invalidated by the last number at the latest:
+    /// absence never makes an entry valid.
+    pub(crate) fn read(raw: Option<&[u8]>, mark: &Mark) -> Self {
+        let read = raw.and_then(Self::decode).filter(|tag| tag.epoch == mark.epoch);
+        read.unwrap_or_else(|| Self::unknown(mark))
     }
 
     pub(crate) fn encode(&self) -> Bytes {

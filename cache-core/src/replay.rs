@@ -6,14 +6,8 @@ use std::{
 };
 
 use crate::{
-    Acquire, Acquired, EntryId, Fill, Holding, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Value,
-    envelope,
-    inner::Inner,
-    observe::within,
-    pending::Due,
-    rights::LEASE,
-    tier::{Tier, flatten},
-    unsaved::Unsaved,
+    Acquire, Acquired, EntryId, Fill, Holding, Lease, Put, RawKey, SpanKind, SpanStart, Value, envelope,
+    inner::Inner, observe::within, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved,
 };
 
 impl<T: Value> Inner<T> {
@@ -79,20 +73,13 @@ impl<T: Value> Inner<T> {
         match tier.pending.due(256) {
             None => true,
             Some(Due::Clear(number)) => {
-                let done = match tier.new_epoch(&self.around).await {
-                    Ok(learned) => {
-                        self.heed(tier, learned);
-                        true
-                    }
-                    Err(_) => false,
-                };
-                if done {
-                    self.above(tier).for_each(|above| above.pending.add_clear());
-                    tier.pending.delivered_clear(number);
-                    // Others have heard of it before, and may have read the old value from this level since.
-                    let _ = self.tell_clear().await;
-                }
-                done
+                let Ok(learned) = tier.new_epoch(&self.around).await else { return false };
+                self.heed(tier, learned);
+                self.above(tier).for_each(|above| above.pending.add_clear());
+                tier.pending.delivered_clear(number);
+                // Others have heard of it before, and may have read the old value from this level since.
+                let _ = self.tell_clear().await;
+                true
             }
             Some(Due::Tags(reach, due)) => {
                 let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
@@ -221,21 +208,13 @@ impl Round<'_> {
             return;
         }
         let keys: Vec<_> = self.granted.iter().map(|(at, ..)| self.key(inner, *at)).collect();
-        let provider = self.tier.provider();
-        let call = provider.get_many(&keys);
-        let answers =
-            flatten(self.tier.call(&inner.around, LevelOp::Get, keys.len(), 0, call).await, keys.len());
-        let fresh: Vec<_> = answers
-            .into_iter()
-            .zip(&self.granted)
-            .map(|(answer, (at, id, _))| {
-                let bytes = answer.ok()??;
-                let (header, _) = envelope::open(self.key(inner, *at), &bytes).ok()?;
-                (header.id == *id && !header.expired).then_some(())
-            })
-            .collect();
-        for ((at, id, lease), fresh) in std::mem::take(&mut self.granted).into_iter().zip(fresh) {
-            if fresh.is_some() {
+        let answers = self.tier.get_raw(&inner.around, &keys).await;
+        for ((at, id, lease), answer) in std::mem::take(&mut self.granted).into_iter().zip(answers) {
+            let is_fresh = answer.ok().flatten().is_some_and(|bytes| {
+                envelope::open(self.key(inner, at), &bytes)
+                    .is_ok_and(|(header, _)| header.id == id && !header.expired)
+            });
+            if is_fresh {
                 self.granted.push((at, id, lease));
             } else {
                 inner.give_back(self.key(inner, at), vec![(self.tier.index, lease)]);

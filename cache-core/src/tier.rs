@@ -57,6 +57,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The provider's own error.
+    fn of(cause: BoxError) -> Self {
+        Self::Failed(LevelFault::Error, Some(cause))
+    }
+
     /// Others were quicker, every time.
     pub(crate) fn busy() -> Self {
         Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))
@@ -334,28 +339,12 @@ impl Tier {
             let changes = self.ledger.changes();
             answers = self.get_with_mark(around, &asked, changes, &mut learned).await;
         }
-        let mut answers = match answers {
-            Ok(answers) => answers
-                .into_iter()
-                .map(|answer| match answer {
-                    Ok(Some(bytes)) => Read::Bytes(bytes),
-                    Ok(None) => Read::Nothing,
-                    Err(cause) => Read::Failed(Failure::Failed(LevelFault::Error, Some(cause))),
-                })
-                .collect::<Vec<_>>(),
-            Err(failure) => spread(failure, asked.len()).into_iter().map(Read::Failed).collect(),
-        }
-        .into_iter();
-        let all = keys
-            .iter()
-            .zip(masked)
-            // Masked while the call was under way counts too: what was read may be what is being invalidated.
-            .map(|(key, masked)| {
-                let answer = if masked { None } else { answers.next() };
-                answer.filter(|_| !self.masks(key.id)).unwrap_or(Read::Masked)
-            })
-            .collect();
-        (all, learned)
+        let mut answers = flatten(answers, asked.len()).into_iter();
+        let all = keys.iter().zip(masked).map(|(key, masked)| match masked {
+            true => Read::Masked,
+            false => self.settled(*key, answers.next().unwrap_or(Err(Failure::Skipped))),
+        });
+        (all.collect(), learned)
     }
 
     /// The same for one key, which is what nearly all reads are.
@@ -382,30 +371,34 @@ impl Tier {
             let changes = due.unwrap_or_else(|| self.ledger.changes());
             return self.read_one_with_mark(around, key, changes).boxed().await;
         }
-        (self.settled(key, answer), Learned::Nothing)
+        (self.settled(key, answer.and_then(|answer| answer.map_err(Failure::of))), Learned::Nothing)
     }
 
     async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
         let mut learned = Learned::Nothing;
-        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
-        let answer = match &mut answers {
-            Ok(answers) => answers.pop().unwrap_or(Ok(None)),
-            Err(_) => Ok(None),
-        };
-        (self.settled(key, answers.map(|_| answer)), learned)
+        let answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
+        let answer = flatten(answers, 1).pop().unwrap_or(Ok(None));
+        (self.settled(key, answer), learned)
     }
 
     /// Masked while the call was under way counts too: what was read may be what is being invalidated.
-    fn settled(&self, key: RawKey<'_>, answer: Result<Result<Option<Bytes>, BoxError>, Failure>) -> Read {
-        if self.masks(key.id) {
-            return Read::Masked;
-        }
+    fn settled(&self, key: RawKey<'_>, answer: Result<Option<Bytes>, Failure>) -> Read {
         match answer {
-            Ok(Ok(Some(bytes))) => Read::Bytes(bytes),
-            Ok(Ok(None)) => Read::Nothing,
-            Ok(Err(cause)) => Read::Failed(Failure::Failed(LevelFault::Error, Some(cause))),
+            _ if self.masks(key.id) => Read::Masked,
+            Ok(Some(bytes)) => Read::Bytes(bytes),
+            Ok(None) => Read::Nothing,
             Err(failure) => Read::Failed(failure),
         }
+    }
+
+    /// What the level has under these keys, whatever is known of them and however it stands.
+    pub(crate) async fn get_raw(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> Vec<Result<Option<Bytes>, Failure>> {
+        let call = self.call(around, LevelOp::Get, keys.len(), 0, self.provider().get_many(keys)).await;
+        flatten(call, keys.len())
     }
 
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
@@ -515,8 +508,8 @@ impl Tier {
     }
 
     /// Notes keys that this node has written or invalidated here.
-    pub(crate) fn note<'a>(&self, around: &Around, ids: impl Iterator<Item = &'a str>) {
-        self.note_effects(around, ids.map(|id| Effect::Key(id.into())));
+    pub(crate) fn note<'a>(&self, around: &Around, ids: impl IntoIterator<Item = &'a str>) {
+        self.note_effects(around, ids.into_iter().map(|id| Effect::Key(id.into())));
     }
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
@@ -714,10 +707,7 @@ pub(crate) fn flatten<R>(
     items: usize,
 ) -> Vec<Result<R, Failure>> {
     match called {
-        Ok(results) => results
-            .into_iter()
-            .map(|r| r.map_err(|cause| Failure::Failed(LevelFault::Error, Some(cause))))
-            .collect(),
+        Ok(results) => results.into_iter().map(|result| result.map_err(Failure::of)).collect(),
         Err(failure) if items > 0 => spread(failure, items).into_iter().map(Err).collect(),
         Err(_) => Vec::new(),
     }

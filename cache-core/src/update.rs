@@ -362,21 +362,22 @@ impl<T: Value> Inner<T> {
             for tier in self.remote().rev() {
                 let keeps = done == Some(tier.index);
                 if keeps && keep == Keep::Store {
-                    tier.note(&self.around, std::iter::once(key.id));
+                    tier.note(&self.around, [key.id]);
                     continue;
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
                     let sent = self.send(tier, &mut [item], tier.stamp()).await.pop();
-                    sent.unwrap_or(Err(Failure::Skipped)).map(drop)
+                    let sent = sent.unwrap_or(Err(Failure::Skipped));
+                    match sent {
+                        Ok(_) => tier.note(&self.around, [key.id]),
+                        Err(_) => tier.pending.add(key.id),
+                    }
+                    sent.map(drop)
                 } else {
                     let removed = tier.remove_many(&self.around, &[key]).await.pop();
                     removed.unwrap_or(Err(Failure::Skipped))
                 };
-                match result {
-                    Ok(()) => tier.note(&self.around, std::iter::once(key.id)),
-                    Err(_) => tier.pending.add(key.id),
-                }
                 written.take(tier, result);
             }
             written = written.told(self.tell(&[key]).await);

@@ -276,7 +276,7 @@ impl<T: Value> Inner<T> {
             };
             for (item, result) in items.iter_mut().zip(results) {
                 match result {
-                    Ok(_) => tier.note(&self.around, std::iter::once(item.key.id)),
+                    Ok(_) => tier.note(&self.around, [item.key.id]),
                     Err(_) => self.keep_for_later(item, tier, stamp),
                 }
                 written.take(tier, result.map(drop));
@@ -328,7 +328,7 @@ impl<T: Value> Inner<T> {
                 let results = inner.send(tier, &mut refs, stamp).await;
                 for (item, result) in items.iter_mut().zip(results) {
                     match result {
-                        Ok(_) => tier.note(&inner.around, std::iter::once(item.key.id)),
+                        Ok(_) => tier.note(&inner.around, [item.key.id]),
                         Err(_) => inner.keep_for_later(item, tier, stamp),
                     }
                 }

@@ -65,7 +65,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Another step is over. Says how many look-ups there were in it.
+    /// Another step is over.
     pub(crate) fn step(&mut self, now: &Snapshot) {
         let now = Point::total(now);
         if self.points.len() == POINTS {

@@ -17,6 +17,15 @@ async fn set_in_vain(node: &Node, key: &str, value: &str) {
     settled().await;
 }
 
+/// Two nodes whose level holds "1", and has not taken "2" from the first of them.
+async fn behind() -> (World, Node, Node) {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    set(&a.cache, "k", "1", &[]).await;
+    set_in_vain(&a, "k", "2").await;
+    (world, a, b)
+}
+
 async fn heal(world: &World, node: &Node) {
     node.l2.set_all(Fault::None);
     // A pause of the replay, at most, and the level's own time.
@@ -87,10 +96,7 @@ async fn r14_what_has_expired_is_not_stored() {
 /// PROTOCOL.md, section 11: a blind replay fails here.
 #[tokio::test]
 async fn what_has_been_invalidated_meanwhile_stays_so() {
-    let world = World::new();
-    let (a, b) = (world.node(), world.node());
-    set(&a.cache, "k", "1", &[]).await;
-    set_in_vain(&a, "k", "2").await;
+    let (world, a, b) = behind().await;
     a.link.cut();
     confirmed(b.cache.invalidate("k").await);
     heal(&world, &a).await;
@@ -103,10 +109,7 @@ async fn what_has_been_invalidated_meanwhile_stays_so() {
 #[tokio::test]
 async fn what_has_been_invalidated_and_loaded_meanwhile_is_not_replaced() {
     for seconds in [1, 200] {
-        let world = World::new();
-        let (a, b) = (world.node(), world.node());
-        set(&a.cache, "k", "1", &[]).await;
-        set_in_vain(&a, "k", "2").await;
+        let (world, a, b) = behind().await;
         a.link.cut();
         confirmed(b.cache.invalidate("k").await);
         // Ends before the level is back: then there is nothing, as if nobody had been there.
@@ -125,10 +128,7 @@ async fn what_has_been_invalidated_and_loaded_meanwhile_is_not_replaced() {
 
 #[tokio::test]
 async fn what_has_been_expired_meanwhile_is_not_made_fresh() {
-    let world = World::new();
-    let (a, b) = (world.node(), world.node());
-    set(&a.cache, "k", "1", &[]).await;
-    set_in_vain(&a, "k", "2").await;
+    let (world, a, b) = behind().await;
     a.link.cut();
     confirmed(b.cache.expire("k").await);
     heal(&world, &a).await;
@@ -188,10 +188,7 @@ async fn an_invalidation_after_the_set_takes_its_value_along() {
 
 #[tokio::test]
 async fn a_later_set_that_succeeds_is_not_replaced() {
-    let world = World::new();
-    let (a, b) = (world.node(), world.node());
-    set(&a.cache, "k", "1", &[]).await;
-    set_in_vain(&a, "k", "2").await;
+    let (world, a, b) = behind().await;
     a.l2.set_all(Fault::None);
     confirmed(a.cache.set("k", "3".to_owned()).await);
     world.pass(2 * S).await;
