@@ -2,7 +2,6 @@
 
 mod finite;
 
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{BoxError, Error, ErrorKind};
@@ -95,12 +94,16 @@ impl Codec {
 
     /// Decodes a whole payload. Trailing bytes are an error, as is anything else; the cause may quote the value and is
     /// therefore dropped.
-    pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &Bytes) -> Option<T> {
+    pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Option<T> {
         match self {
-            Self::Json => serde_json::from_slice(bytes).ok(),
+            Self::Json => match std::str::from_utf8(bytes) {
+                // Checked once, not string by string.
+                Ok(text) => serde_json::from_str(text).ok(),
+                Err(_) => serde_json::from_slice(bytes).ok(),
+            },
             #[cfg(feature = "msgpack")]
             Self::MsgPack => {
-                let mut rest = &bytes[..];
+                let mut rest = bytes;
                 let mut reader = rmp_serde::Deserializer::new(&mut rest);
                 reader.set_max_depth(MAX_DEPTH);
                 let value = T::deserialize(&mut reader).ok()?;
@@ -148,10 +151,10 @@ mod tests {
             let mut out = Vec::new();
             codec.encode(&value, &mut out).unwrap();
             let back: (bool, i64, String, Vec<u8>, i64, Option<String>) =
-                codec.decode(&out.clone().into()).unwrap();
+                codec.decode(&out).unwrap();
             assert_eq!(value, back, "{codec:?}");
             out.push(0);
-            assert!(codec.decode::<(bool, i64, String, Vec<u8>, i64, Option<String>)>(&out.into()).is_none());
+            assert!(codec.decode::<(bool, i64, String, Vec<u8>, i64, Option<String>)>(&out).is_none());
         }
     }
 
@@ -169,7 +172,7 @@ mod tests {
                     continue;
                 }
                 done.unwrap();
-                let back: (i32, Option<f64>, Vec<f64>) = codec.decode(&out.into()).unwrap();
+                let back: (i32, Option<f64>, Vec<f64>) = codec.decode(&out).unwrap();
                 assert_eq!(back.1.unwrap().to_bits(), bits, "{codec:?}");
                 assert_eq!(back.2[0].to_bits(), bits, "{codec:?}");
             }
@@ -194,7 +197,7 @@ mod tests {
                     // Arrays of one item, which is `1`.
                     _ => [vec![0x91; depth], vec![1]].concat(),
                 };
-                assert_eq!(codec.decode::<Deep>(&bytes.into()).is_some(), read, "{codec:?} {depth}");
+                assert_eq!(codec.decode::<Deep>(&bytes).is_some(), read, "{codec:?} {depth}");
             }
         }
     }

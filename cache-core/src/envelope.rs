@@ -147,7 +147,7 @@ fn seed(key: RawKey<'_>) -> u64 {
     buf.push_str(key.namespace);
     buf.push_str(":");
     buf.push_str(key.id);
-    xxh3_64(buf.as_str().as_bytes())
+    xxh3_64(buf.as_bytes())
 }
 
 fn micros(d: Duration) -> u64 {
@@ -184,7 +184,7 @@ pub(crate) fn seal_encrypted(
 }
 
 /// The header as it was sealed: what comes before the payload, the state byte apart.
-pub(crate) fn header_of<'a>(bytes: &'a Bytes, payload: &Bytes) -> &'a [u8] {
+pub(crate) fn header_of<'a>(bytes: &'a [u8], payload: &[u8]) -> &'a [u8] {
     bytes.get(CHECKED_FROM..bytes.len() - payload.len()).unwrap_or_default()
 }
 
@@ -254,25 +254,31 @@ pub(crate) fn right(key: RawKey<'_>, bytes: &[u8]) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// Takes an envelope apart. Reads no size that the checksum does not cover, and allocates only for tags and etag.
-pub(crate) fn open(key: RawKey<'_>, bytes: &Bytes) -> Result<(Header, Bytes), Unreadable> {
-    let mut cursor = Cursor { bytes, at: 0 };
-    if cursor.take::<2>() != Some(MAGIC) {
+/// Takes an envelope apart: its header, and the payload where it lies. Reads no size that the checksum does not cover, and
+/// allocates only for tags and etag.
+pub(crate) fn open<'a>(key: RawKey<'_>, bytes: &'a [u8]) -> Result<(Header, &'a [u8]), Unreadable> {
+    let mut cursor = Cursor(bytes);
+    if cursor.take() != Some(MAGIC) {
         return Err(Unreadable::Foreign);
     }
-    let state = cursor.take::<1>().ok_or(Unreadable::Corrupt)?[0];
-    let sum = u64::from_le_bytes(cursor.take().ok_or(Unreadable::Corrupt)?);
-    let version = cursor.take::<1>().ok_or(Unreadable::Corrupt)?[0];
+    let [state] = cursor.take().ok_or(Unreadable::Corrupt)?;
+    let sum = cursor.u64().ok_or(Unreadable::Corrupt)?;
+    let checked = cursor.0;
+    let [version] = cursor.take().ok_or(Unreadable::Corrupt)?;
     if version != VERSION {
         return Err(Unreadable::Version);
     }
-    if state > 1 || sum != xxh3_64_with_seed(&bytes[CHECKED_FROM..], seed(key)) {
+    if state > 1 || sum != xxh3_64_with_seed(checked, seed(key)) {
         return Err(Unreadable::Corrupt);
     }
-    header(&mut cursor, state == 1).ok_or(Unreadable::Corrupt)
+    header(cursor, state == 1).ok_or(Unreadable::Corrupt)
 }
 
-fn header(cursor: &mut Cursor<'_>, expired: bool) -> Option<(Header, Bytes)> {
+/// What follows the version.
+fn header(mut cursor: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
+    let mut rest = cursor;
+    // One length to check for all that is always there.
+    cursor = Cursor(rest.part(FIXED - CHECKED_FROM - 1)?);
     let [codec, flags] = cursor.take()?;
     if flags & !KNOWN_FLAGS != 0 || (flags & FLAG_ABSENT != 0) != (codec == 0) {
         return None;
@@ -292,12 +298,12 @@ fn header(cursor: &mut Cursor<'_>, expired: bool) -> Option<(Header, Bytes)> {
     let cost_us = u32::from_le_bytes(cursor.take()?);
     let stamp = Stamp { epoch: cursor.u64()?, sequence: cursor.u64()? };
     let mut extra = Extra::default();
-    for _ in 0..cursor.u16()? {
-        let len = cursor.u16()?;
-        extra.tags.push(cursor.text(usize::from(len))?);
+    for _ in 0..rest.u16()? {
+        let len = rest.u16()?;
+        extra.tags.push(rest.text(len)?);
     }
-    if let Some(len) = cursor.u16()?.checked_sub(1) {
-        extra.etag = Some(cursor.text(usize::from(len))?);
+    if let Some(len) = rest.u16()?.checked_sub(1) {
+        extra.etag = Some(rest.text(len)?);
     }
     let header = Header {
         codec: (codec != 0).then_some(codec),
@@ -313,19 +319,24 @@ fn header(cursor: &mut Cursor<'_>, expired: bool) -> Option<(Header, Bytes)> {
         stamp,
         extra: extra.boxed(),
     };
-    Some((header, cursor.bytes.slice(cursor.at..)))
+    Some((header, rest.0))
 }
 
-struct Cursor<'a> {
-    bytes: &'a Bytes,
-    at: usize,
-}
+/// What is left to be read.
+#[derive(Clone, Copy)]
+struct Cursor<'a>(&'a [u8]);
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let part = self.bytes.get(self.at..self.at.checked_add(N)?)?;
-        self.at += N;
-        part.try_into().ok()
+        let (part, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*part)
+    }
+
+    fn part(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (part, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(part)
     }
 
     fn u16(&mut self) -> Option<u16> {
@@ -336,10 +347,8 @@ impl Cursor<'_> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self, len: usize) -> Option<Box<str>> {
-        let part = self.bytes.get(self.at..self.at.checked_add(len)?)?;
-        self.at += len;
-        std::str::from_utf8(part).ok().map(Into::into)
+    fn text(&mut self, len: u16) -> Option<Box<str>> {
+        std::str::from_utf8(self.part(len.into())?).ok().map(Into::into)
     }
 }
 
@@ -389,7 +398,7 @@ mod tests {
         for len in 0..65 {
             for _ in 0..50 {
                 let bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(len).collect();
-                assert!(open(key("k"), &bytes.into()).is_err());
+                assert!(open(key("k"), &bytes).is_err());
             }
         }
     }
@@ -398,11 +407,11 @@ mod tests {
     fn v2_every_cut_and_trailing_bytes_are_a_miss() {
         let sealed = seal(key("k"), &sample(), b"{\"name\":\"x\"}");
         for end in 0..sealed.len() {
-            assert!(open(key("k"), &sealed.slice(..end)).is_err(), "cut at {end}");
+            assert!(open(key("k"), &sealed[..end]).is_err(), "cut at {end}");
         }
         let mut longer = sealed.to_vec();
         longer.push(0);
-        assert_eq!(open(key("k"), &longer.into()), Err(Unreadable::Corrupt));
+        assert_eq!(open(key("k"), &longer), Err(Unreadable::Corrupt));
     }
 
     #[test]
@@ -411,7 +420,7 @@ mod tests {
         for bit in 0..sealed.len() * 8 {
             let mut bytes = sealed.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            match open(key("k"), &bytes.into()) {
+            match open(key("k"), &bytes) {
                 Err(_) => {}
                 // The state byte alone lies outside the checksum: live becomes expired.
                 Ok((header, payload)) => {
@@ -432,8 +441,8 @@ mod tests {
     fn another_version_is_named() {
         let mut bytes = seal(key("k"), &sample(), b"1").to_vec();
         bytes[CHECKED_FROM] = 2;
-        assert_eq!(open(key("k"), &bytes.into()), Err(Unreadable::Version));
-        assert_eq!(open(key("k"), &Bytes::from_static(b"hello")), Err(Unreadable::Foreign));
+        assert_eq!(open(key("k"), &bytes), Err(Unreadable::Version));
+        assert_eq!(open(key("k"), b"hello"), Err(Unreadable::Foreign));
     }
 
     #[test]

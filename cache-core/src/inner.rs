@@ -414,7 +414,7 @@ impl<T: Value> Inner<T> {
         if header.schema != self.schema {
             return Err(Unreadable::Schema);
         }
-        let head = envelope::header_of(bytes, &payload);
+        let head = envelope::header_of(bytes, payload);
         let payload = tier.packing.unpack(key, head, header.form, payload)?;
         if !self.observers().is_empty() {
             self.observers().event(&Event::Item {

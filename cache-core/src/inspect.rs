@@ -243,18 +243,19 @@ impl<T: Value> Inner<T> {
                 return Inspected { entry, ..blank.unreadable(reason) };
             }
         };
-        let head = envelope::header_of(&bytes, &payload);
+        let head = envelope::header_of(&bytes, payload);
         let unpacked = match tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             true => Err(Unreadable::TooLarge),
             false => tier.packing.unpack(key, head, header.form, payload),
         };
         let mut info = self.info(tier, &header, bytes.len());
-        info.value_bytes = unpacked.as_ref().ok().filter(|_| header.codec.is_some()).map(Bytes::len);
+        info.value_bytes =
+            unpacked.as_ref().ok().filter(|_| header.codec.is_some()).map(|payload| payload.len());
         let codec = header.codec.map(|id| Codec::from_id(id).ok_or(Unreadable::Codec)).transpose();
         let read = match (unpacked, codec) {
             (Err(reason), _) | (_, Err(reason)) => Err(reason),
             (Ok(_), Ok(None)) => Ok(None),
-            (Ok(payload), Ok(Some(codec))) => self.show(codec, payload, header.schema, values),
+            (Ok(payload), Ok(Some(codec))) => self.show(codec, payload.into_owned().into(), header.schema, values),
         };
         let mark = match mark {
             Ok(raw) => {

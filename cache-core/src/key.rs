@@ -87,10 +87,14 @@ impl KeyBuf {
 
     /// What has been written so far.
     pub fn as_str(&self) -> &str {
+        // Only whole `&str`s are ever copied in, so the bytes are valid text.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.spill {
-            Some(spill) => spill,
-            // Only whole `&str`s are ever copied in, so the bytes are valid text.
-            None => std::str::from_utf8(&self.inline[..self.len]).unwrap_or_default(),
+            Some(spill) => spill.as_bytes(),
+            None => &self.inline[..self.len],
         }
     }
 }

@@ -7,6 +7,8 @@
 mod compression;
 mod encryption;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 pub(crate) use self::compression::{EXPANDED_MAX, Squeezed, expand};
@@ -41,34 +43,34 @@ impl Packing {
     }
 
     /// The codec's bytes of a payload that came under `key` with this header.
-    pub(crate) fn unpack(
+    pub(crate) fn unpack<'a>(
         &self,
         key: RawKey<'_>,
         header: &[u8],
         form: Form,
-        payload: Bytes,
-    ) -> Result<Bytes, Unreadable> {
+        payload: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, Unreadable> {
         self.unpack_within(EXPANDED_MAX, key, header, form, payload)
     }
 
     /// The same, expanding to `limit` bytes at most.
-    pub(crate) fn unpack_within(
+    pub(crate) fn unpack_within<'a>(
         &self,
         limit: usize,
         key: RawKey<'_>,
         header: &[u8],
         form: Form,
-        payload: Bytes,
-    ) -> Result<Bytes, Unreadable> {
+        payload: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, Unreadable> {
         let payload = match (&self.encryption, form.encrypted) {
-            (None, false) => payload,
-            (Some(encryption), true) => encryption.decrypt(key, header, &payload)?,
+            (None, false) => Cow::Borrowed(payload),
+            (Some(encryption), true) => encryption.decrypt(key, header, payload)?.into(),
             (None, true) => return Err(Unreadable::NoKey),
             // Whoever may write to the store could have put it there.
             (Some(_), false) => return Err(Unreadable::NotAuthentic),
         };
         match form.squeezed {
-            Some(squeezed) => expand(squeezed, &payload, limit),
+            Some(squeezed) => expand(squeezed, &payload, limit).map(Cow::Owned),
             None => Ok(payload),
         }
     }

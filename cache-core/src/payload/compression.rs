@@ -135,7 +135,7 @@ impl Compression {
 }
 
 /// Undoes [`Compression::squeeze`]. Nothing is allocated before the length that a payload claims has been found possible.
-pub(crate) fn expand(squeezed: Squeezed, payload: &[u8], limit: usize) -> Result<Bytes, Unreadable> {
+pub(crate) fn expand(squeezed: Squeezed, payload: &[u8], limit: usize) -> Result<Vec<u8>, Unreadable> {
     let (length, block) = payload.split_first_chunk::<LENGTH>().ok_or(Unreadable::Payload)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     if length > limit {
@@ -167,14 +167,14 @@ mod lz4 {
         Some(Squeezed::Lz4)
     }
 
-    pub(super) fn expand(block: &[u8], length: usize) -> Result<Bytes, Unreadable> {
+    pub(super) fn expand(block: &[u8], length: usize) -> Result<Vec<u8>, Unreadable> {
         // A byte of a block stands for 255 of the text at most.
         if length / 255 > block.len() {
             return Err(Unreadable::TooLarge);
         }
         let mut raw = vec![0; length];
         match decompress_into(block, &mut raw) {
-            Ok(written) if written == length => Ok(raw.into()),
+            Ok(written) if written == length => Ok(raw),
             _ => Err(Unreadable::Payload),
         }
     }
@@ -208,7 +208,7 @@ mod zstd {
         Some(Squeezed::Zstd)
     }
 
-    pub(super) fn expand(block: &[u8], length: usize) -> Result<Bytes, Unreadable> {
+    pub(super) fn expand(block: &[u8], length: usize) -> Result<Vec<u8>, Unreadable> {
         let raw = DECOMPRESSOR.with_borrow_mut(|kept| {
             let decompressor = match kept {
                 Some(decompressor) => decompressor,
@@ -216,6 +216,6 @@ mod zstd {
             };
             decompressor.decompress(block, length).ok()
         });
-        raw.filter(|raw| raw.len() == length).map(Bytes::from).ok_or(Unreadable::Payload)
+        raw.filter(|raw| raw.len() == length).ok_or(Unreadable::Payload)
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{fmt, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::{Error, RawKey, Result, Unreadable};
 
@@ -103,7 +103,7 @@ impl Encryption {
         key: RawKey<'_>,
         header: &[u8],
         payload: &[u8],
-    ) -> Result<Bytes, Unreadable> {
+    ) -> Result<Vec<u8>, Unreadable> {
         let (id, rest) = payload.split_first_chunk().ok_or(Unreadable::NotAuthentic)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(Unreadable::NotAuthentic)?;
         let (tag, body) = rest.split_first_chunk::<TAG>().ok_or(Unreadable::NotAuthentic)?;
@@ -111,7 +111,7 @@ impl Encryption {
         let by = self.keys.iter().find(|key| key.id == id).ok_or(Unreadable::NoKey)?;
         let mut body = body.to_vec();
         if cipher::decrypt(&by.cipher, nonce, &bound(header, key), &mut body, tag) {
-            Ok(body.into())
+            Ok(body)
         } else {
             Err(Unreadable::NotAuthentic)
         }
