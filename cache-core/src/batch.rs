@@ -13,6 +13,7 @@ use crate::{
     read::Asked,
     rights::Rights,
     slots::{Role, Ticket},
+    tally::Tally,
 };
 
 /// Tells what is counted why each key is a miss, should it be one.
@@ -40,31 +41,36 @@ impl<T: Value> Inner<T> {
         self: &Arc<Self>,
         keys: &[RawKey<'_>],
         access: Access,
-        spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
-        let mut counted = self.count_each(keys, Verb::GetMany, spans);
+        let mut tally = Tally::new(self.stats(), Verb::GetMany, keys.len());
+        self.heard(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::only(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
         }
-        missed(&asked, &mut counted);
+        let now = self.now();
         let mut all = Vec::with_capacity(keys.len());
-        for (asked, counted) in asked.iter().zip(&mut counted) {
-            let mut found = self.answer(asked, access)?;
-            counted.as_found(&mut found);
-            all.push(found);
+        let mut error = None;
+        for asked in &mut asked {
+            match self.answer(asked, access, now) {
+                Ok(mut found) if error.is_none() => {
+                    tally.found(&mut found, asked.reason);
+                    all.push(found);
+                }
+                // Of what comes after an error the caller is told nothing.
+                answer => {
+                    tally.missed(asked.reason);
+                    error = error.or(answer.err());
+                }
+            }
         }
-        Ok(all)
+        error.map_or(Ok(all), Err)
     }
 
-    fn count_each<'a>(&'a self, keys: &[RawKey<'_>], verb: Verb, spans: &'a Spans) -> Vec<Counted<'a>> {
-        keys.iter()
-            .map(|key| {
-                self.observers().asked(key);
-                Counted::new(self.stats(), verb, spans)
-            })
-            .collect()
+    /// Has those hear of each key who want to.
+    fn heard(&self, keys: &[RawKey<'_>]) {
+        keys.iter().for_each(|key| self.observers().asked(key));
     }
 
     /// Looks up many keys and loads what is missing in one call of `loader`, which gets positions in `keys` and answers in
@@ -77,7 +83,9 @@ impl<T: Value> Inner<T> {
         spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
-        let mut counted = self.count_each(keys, Verb::GetOrSetMany, spans);
+        let mut counted: Vec<_> =
+            keys.iter().map(|_| Counted::new(self.stats(), Verb::GetOrSetMany, spans)).collect();
+        self.heard(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if !matches!(access, Access::Reload | Access::Bypass) {
             self.read_levels(&mut asked, access).await;
@@ -230,7 +238,7 @@ impl<T: Value> Inner<T> {
             {
                 self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
             }
-            let mut found = self.answer(&asked, access).unwrap_or_else(|_| Found::miss());
+            let mut found = self.answer(&mut asked, access, now).unwrap_or_else(|_| Found::miss());
             if asked.met_a_load && found.outcome == Outcome::Hit {
                 found.outcome = Outcome::Coalesced;
             }

@@ -16,7 +16,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Event, Found,
     Held, KeyBuf, Loaded, MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart,
-    Value, Verb, flight::Loader, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans, stats::SAMPLE,
+    Value, Verb, flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans,
+    stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -387,12 +388,16 @@ impl<T: Value> TracedCache<T> {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Arc<T>>>> {
-        let ids = keys.into_iter().map(|k| self.render(&k)).collect::<Result<Vec<_>>>()?;
         let Self { inner, access } = self;
+        let mut ids = Ids::default();
+        for key in keys {
+            ids.push(inner.id(key.render(&mut KeyBuf::new()))?);
+        }
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let work = async |spans: &Spans| inner.look_many(&inner.keys(&ids)?, *access, spans).await;
+        let keys: Vec<_> = ids.iter().map(|id| inner.named(id)).collect();
+        let work = async |_: &Spans| inner.look_many(&keys, *access).await;
         let found = inner.operation(Verb::GetMany, None, ids.len(), work, |_| None).boxed().await?;
         Ok(found.into_iter().map(Found::into_value).collect())
     }
@@ -583,7 +588,7 @@ impl<T: Value> TracedCache<T> {
 
     pub(crate) fn render(&self, key: &impl CacheKey) -> Result<Arc<str>> {
         let mut buf = KeyBuf::new();
-        Ok(self.inner.key(key.render(&mut buf))?.id.into())
+        Ok(self.inner.id(key.render(&mut buf))?.into())
     }
 }
 

@@ -59,6 +59,14 @@ impl Moment {
     }
 }
 
+/// What the clocks of this node and of a store say at one time: read once for all entries of an answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) now: Moment,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) store_ms: i64,
+}
+
 /// The source of time of a cache: the system's, or a test's own ([`Clock::manual`]).
 ///
 /// Cloning is cheap; clones share one time.
@@ -121,6 +129,11 @@ impl Clock {
 
     pub(crate) const fn is_system(&self) -> bool {
         matches!(self.0, Kind::System)
+    }
+
+    /// `offset_ms`: how far the store's clock is ahead of ours.
+    pub(crate) fn times(&self, offset_ms: i64) -> Times {
+        Times { now: self.now(), store_ms: self.wall_ms().saturating_add(offset_ms) }
     }
 
     /// Milliseconds since the Unix epoch, by this node's wall clock.

@@ -150,8 +150,7 @@ mod tests {
             let value = (false, 0i64, String::new(), Vec::<u8>::new(), i64::MIN, Some("*".to_owned()));
             let mut out = Vec::new();
             codec.encode(&value, &mut out).unwrap();
-            let back: (bool, i64, String, Vec<u8>, i64, Option<String>) =
-                codec.decode(&out).unwrap();
+            let back: (bool, i64, String, Vec<u8>, i64, Option<String>) = codec.decode(&out).unwrap();
             assert_eq!(value, back, "{codec:?}");
             out.push(0);
             assert!(codec.decode::<(bool, i64, String, Vec<u8>, i64, Option<String>)>(&out).is_none());

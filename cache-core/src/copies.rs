@@ -22,13 +22,15 @@ impl<T: Value> Inner<T> {
             return;
         }
         let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();
-        for (asked, answer) in open.iter_mut().zip(tier.read_copies(&self.around, &keys).await) {
+        let answers = tier.read_copies(&self.around, &keys).await;
+        let times = tier.times(&self.around.clock);
+        for (asked, answer) in open.iter_mut().zip(answers) {
             let Read::Bytes(bytes) = answer else { continue };
             // An old absence is worth nothing, and what cannot be read may be readable at the level.
-            let Ok(Decoded { mut entry, stamp }) = self.decode_quietly(asked.key, tier, &bytes) else {
+            let Ok(Decoded { mut entry, stamp }) = self.decode_quietly(asked.key, tier, &bytes, times) else {
                 continue;
             };
-            let worth = self.settle_read(tier, &mut entry, stamp);
+            let worth = entry.worth(tier.judge(stamp, entry.tags()), times.now);
             if matches!(worth, LevelOutcome::Hit | LevelOutcome::Stale) {
                 tier.count(&self.around, LevelOutcome::Stale);
                 asked.take(Seen { entry, level: tier.index }, State::Stale);

@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{
     EntryId, Extra, RawKey, Stamp, Timeline,
-    clock::Clock,
+    clock::Times,
     payload::{Encryption, Form, Squeezed},
 };
 
@@ -125,14 +125,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The timeline on this node's monotonic clock. `offset_ms`: how far the store's clock is ahead of ours.
+    /// The timeline on this node's monotonic clock.
     ///
     /// An entry from the future counts as just born, and no entry lives longer than its own lifetime from now.
-    pub(crate) fn timeline(&self, clock: &Clock, offset_ms: i64) -> Timeline {
-        let now = clock.now();
-        let store_now = clock.wall_ms().saturating_add(offset_ms);
+    pub(crate) fn timeline(&self, Times { now, store_ms }: Times) -> Timeline {
         let born_ms = i64::try_from(self.born_ms).unwrap_or(i64::MAX);
-        let age_ms = u64::try_from(store_now.saturating_sub(born_ms)).unwrap_or(0);
+        let age_ms = u64::try_from(store_ms.saturating_sub(born_ms)).unwrap_or(0);
         let mut timeline =
             Timeline::new(now.before(Duration::from_millis(age_ms)), self.fresh_for, self.usable_for);
         if self.expired {
@@ -355,7 +353,7 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CacheId;
+    use crate::{CacheId, Clock};
 
     fn key(id: &str) -> RawKey<'_> {
         RawKey::new(CacheId(1), "users", id)
@@ -451,9 +449,9 @@ mod tests {
         let wall = u64::try_from(clock.wall_ms()).unwrap();
         let header = Header { born_ms: wall, fresh_for: Duration::from_secs(60), ..sample() };
         time.jump_wall(-3_600_000);
-        assert_eq!(header.timeline(&clock, 0).fresh_until, clock.now().after(Duration::from_secs(60)));
+        assert_eq!(header.timeline(clock.times(0)).fresh_until, clock.now().after(Duration::from_secs(60)));
         time.jump_wall(3_600_000);
         time.advance(Duration::from_secs(59));
-        assert_eq!(header.timeline(&clock, 0).fresh_until, clock.now().after(Duration::from_secs(1)));
+        assert_eq!(header.timeline(clock.times(0)).fresh_until, clock.now().after(Duration::from_secs(1)));
     }
 }

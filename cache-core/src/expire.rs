@@ -74,7 +74,7 @@ impl<T: Value> Inner<T> {
             match held {
                 Read::Bytes(bytes) => {
                     let found = envelope::open(*key, &bytes).ok().map(|(header, _)| {
-                        let timeline = header.timeline(&self.around.clock, tier.time_offset_ms());
+                        let timeline = header.timeline(tier.times(&self.around.clock));
                         (header.id, timeline.remaining(self.now()))
                     });
                     match found {

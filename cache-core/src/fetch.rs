@@ -72,7 +72,7 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.stats.lookup(self.verb, self.outcome, self.level, self.reason);
+        self.stats.lookups(self.verb, self.outcome, self.level, self.reason, 1);
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Absent) {
             self.stats.saved(self.cost);
         }
@@ -103,7 +103,7 @@ impl<T: Value> Inner<T> {
             self.read_levels(&mut asked, access).await;
         }
         counted.missed(asked[0].reason);
-        let mut found = self.answer(&asked[0], access)?;
+        let mut found = self.answer(&mut asked[0], access, self.now())?;
         counted.as_found(&mut found);
         Ok(found)
     }
@@ -363,7 +363,7 @@ impl<T: Value> Inner<T> {
             Some(_) => (Outcome::Hit, LevelOutcome::Hit),
             None => (Outcome::Absent, LevelOutcome::Negative),
         };
-        self.stats().level(seen.level, at_level);
+        self.stats().level(seen.level, at_level, 1);
         seen.entry.found(outcome, Some(seen.level), self.now())
     }
 

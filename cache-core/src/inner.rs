@@ -7,7 +7,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,6 +15,7 @@ use crate::{
     LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline,
     Unreadable,
     backplane::Plane,
+    clock::Times,
     codec,
     entry::AbsentMark,
     envelope::{self, Header},
@@ -145,8 +145,12 @@ impl<T> Entry<T> {
     }
 
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
+        self.clone().into_found(outcome, level, now)
+    }
+
+    pub(crate) fn into_found(self, outcome: Outcome, level: Option<u8>, now: Moment) -> Found<T> {
         Found {
-            value: self.value.clone(),
+            value: self.value,
             outcome,
             level,
             age: now.since(self.timeline.born),
@@ -402,13 +406,14 @@ impl<T: Value> Inner<T> {
         &self,
         key: RawKey<'_>,
         tier: &Tier,
-        bytes: &Bytes,
+        bytes: &[u8],
+        times: Times,
     ) -> Result<Decoded<T>, Unreadable> {
         if tier.caps.value_max.is_some_and(|max| bytes.len() > max) {
             return Err(Unreadable::TooLarge);
         }
         if tier.packing.plain {
-            return self.decode_plain(tier, bytes);
+            return self.decode_plain(tier, bytes, times.now);
         }
         let (header, payload) = envelope::open(key, bytes)?;
         if header.schema != self.schema {
@@ -432,7 +437,7 @@ impl<T: Value> Inner<T> {
         };
         let entry = Entry {
             value,
-            timeline: header.timeline(&self.around.clock, tier.time_offset_ms()),
+            timeline: header.timeline(times),
             id: header.id,
             stamp: Stamp::default(),
             seen: 0,

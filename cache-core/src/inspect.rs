@@ -255,7 +255,9 @@ impl<T: Value> Inner<T> {
         let read = match (unpacked, codec) {
             (Err(reason), _) | (_, Err(reason)) => Err(reason),
             (Ok(_), Ok(None)) => Ok(None),
-            (Ok(payload), Ok(Some(codec))) => self.show(codec, payload.into_owned().into(), header.schema, values),
+            (Ok(payload), Ok(Some(codec))) => {
+                self.show(codec, payload.into_owned().into(), header.schema, values)
+            }
         };
         let mark = match mark {
             Ok(raw) => {
@@ -271,7 +273,7 @@ impl<T: Value> Inner<T> {
             (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
             (_, Ok(Some(Reach::Purge)), _) => LevelOutcome::Invalidated,
             (_, Ok(expired), _) => {
-                let mut timeline = header.timeline(&around.clock, tier.time_offset_ms());
+                let mut timeline = header.timeline(tier.times(&around.clock));
                 // Not before: one that was expired by hand is no longer fresh from the moment above on.
                 let now = self.now();
                 if expired.is_some() {
@@ -340,7 +342,7 @@ impl<T: Value> Inner<T> {
     }
 
     fn info(&self, tier: &Tier, header: &Header, bytes: usize) -> EntryInfo {
-        let timeline = header.timeline(&self.around.clock, tier.time_offset_ms());
+        let timeline = header.timeline(tier.times(&self.around.clock));
         let now = self.now();
         let extra = header.extra.as_deref();
         EntryInfo {

@@ -179,11 +179,10 @@ impl Ledger {
         self.lock().judge(stamp, tags)
     }
 
-    /// How one stands that has just been read from this state of the store. Of one whose mark has not been read nothing is
-    /// known, whatever epoch it may have gone back to.
-    pub(crate) fn judge_at(&self, home: u64, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        let known = self.lock();
-        if known.is_of(home) { known.judge(stamp, tags) } else { Verdict::Void }
+    /// What is known, to judge entries that have just been read from this state of the store. Of one whose mark has not been
+    /// read nothing is known, whatever epoch it may have gone back to.
+    pub(crate) fn court(&self, home: u64) -> Court<'_> {
+        Court(Some(self.lock()).filter(|known| known.is_of(home)))
     }
 
     /// The state of the store that the mark was read from.
@@ -389,6 +388,16 @@ impl Ledger {
     /// Whether a tag has no mark that is known to be kept until then.
     pub(crate) fn needs_touch(&self, tag: &str, until: Moment) -> bool {
         !self.lock().tags.get(tag).is_some_and(|copy| copy.raw.is_some() && copy.until >= until)
+    }
+}
+
+/// Judges by what is known of one state of the store. `None`: nothing.
+pub(crate) struct Court<'a>(Option<MutexGuard<'a, Known>>);
+
+impl Court<'_> {
+    /// How an entry with this stamp stands.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        self.0.as_ref().map_or(Verdict::Void, |known| known.judge(stamp, tags))
     }
 }
 

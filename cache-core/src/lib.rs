@@ -63,6 +63,7 @@ mod fill;
 mod flight;
 mod found;
 mod gone;
+mod ids;
 mod inner;
 mod inspect;
 mod key;
@@ -95,6 +96,7 @@ mod snapshot;
 mod source;
 mod stats;
 mod tags;
+mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;

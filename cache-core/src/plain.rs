@@ -3,10 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use crate::{
-    Early, Entry, EntryId, Error, ErrorKind, Policy, Result, Stamp, Unreadable, Value,
+    Early, Entry, EntryId, Error, ErrorKind, Moment, Policy, Result, Stamp, Unreadable, Value,
     inner::{Decoded, Inner},
     rules::Shape,
     tier::{PLAIN, Tier},
@@ -43,9 +41,13 @@ pub(crate) fn check(levels: &[Shape], policy: &Policy) -> Result<()> {
 
 impl<T: Value> Inner<T> {
     /// Reads a bare value. It counts as born now.
-    pub(crate) fn decode_plain(&self, tier: &Tier, bytes: &Bytes) -> Result<Decoded<T>, Unreadable> {
+    pub(crate) fn decode_plain(
+        &self,
+        tier: &Tier,
+        bytes: &[u8],
+        now: Moment,
+    ) -> Result<Decoded<T>, Unreadable> {
         let value = tier.packing.codec.decode(bytes).ok_or(Unreadable::Payload)?;
-        let now = self.now();
         let mut timeline = self.timeline(now, false, None, Some(Duration::ZERO));
         if let Some(cap) = tier.ttl_cap {
             timeline = timeline.capped(now.after(cap));

@@ -7,14 +7,16 @@ use futures::FutureExt;
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stamp, Value,
+    Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result, Stamp,
+    Value,
+    clock::Times,
     fill::Outgoing,
     inner::{Decoded, Inner, Peeked, Seen, State},
     ledger::Learned,
     news::Verdict,
     rights::{Rights, Wish},
     slots::Ticket,
-    tier::{Failure, Read, Tier},
+    tier::{Failure, Outcomes, Read, Tier},
 };
 
 /// One key on its way down the levels.
@@ -245,11 +247,11 @@ impl<T: Value> Inner<T> {
         if learned == Learned::Epoch {
             begun.seen = self.news.count();
         }
-        let mut read: SmallVec<[_; 1]> = SmallVec::with_capacity(open.len());
-        let mut doubtful: Vec<Box<str>> = Vec::new();
+        let times = tier.times(&self.around.clock);
+        let mut read: Answered<T> = SmallVec::with_capacity(open.len());
         for (asked, answer) in open.iter_mut().zip(answers) {
-            let decoded = match answer {
-                Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes),
+            read.push(match answer {
+                Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes, times),
                 Read::Nothing => Err(LevelOutcome::Miss),
                 Read::Masked => {
                     asked.missed(LevelOutcome::Invalidated);
@@ -266,28 +268,29 @@ impl<T: Value> Inner<T> {
                     }
                     Err(outcome)
                 }
-            };
-            if let Ok(Decoded { entry, stamp }) = &decoded
-                && tier.judge(*stamp, entry.tags()) == Verdict::Unsure
-            {
-                doubtful.extend_from_slice(entry.tags());
-            }
-            read.push(decoded);
+            });
         }
+        let mut verdicts = verdicts(tier, &read);
+        let mut now = times.now;
         let mut more = Learned::Nothing;
-        let unknown = match doubtful.is_empty() {
-            true => Vec::new(),
-            false => tier.ledger.unknown(doubtful.iter().map(|tag| &**tag)),
-        };
-        if !unknown.is_empty() {
-            more = tier.read_tags(&self.around, &unknown).boxed().await;
-            self.heed(tier, more);
+        if verdicts.contains(&Verdict::Unsure) {
+            let doubtful =
+                read.iter().flatten().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Unsure);
+            let tags = doubtful.flat_map(|(decoded, _)| decoded.entry.tags());
+            let unknown = tier.ledger.unknown(tags.map(|tag| &**tag));
+            if !unknown.is_empty() {
+                more = tier.read_tags(&self.around, &unknown).boxed().await;
+                self.heed(tier, more);
+            }
             if more == Learned::Epoch {
                 begun.seen = self.news.count();
             }
+            verdicts = self::verdicts(tier, &read);
+            now = self.now();
         }
         let changed = learned.and(more) != Learned::Nothing;
-        for (asked, decoded) in open.into_iter().zip(read) {
+        let mut outcomes = Outcomes::default();
+        for ((asked, decoded), verdict) in open.into_iter().zip(read).zip(verdicts) {
             if changed {
                 // Read before that was learned of.
                 asked
@@ -297,8 +300,8 @@ impl<T: Value> Inner<T> {
             let outcome = match decoded {
                 Ok(Decoded { entry, stamp }) => {
                     let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
-                    let outcome = self.settle_read(tier, &mut entry, stamp);
-                    let state = entry.state(self.now());
+                    let outcome = entry.worth(verdict, now);
+                    let state = entry.state(now);
                     if outcome != LevelOutcome::Invalidated {
                         asked.take(Seen { entry, level: tier.index }, state);
                     }
@@ -309,8 +312,9 @@ impl<T: Value> Inner<T> {
             if outcome != LevelOutcome::Skipped {
                 asked.missed(outcome);
             }
-            tier.count(&self.around, outcome);
+            outcomes.add(outcome);
         }
+        outcomes.at(tier, &self.around);
     }
 
     /// Reads an entry from a remote level's bytes.
@@ -319,8 +323,9 @@ impl<T: Value> Inner<T> {
         key: RawKey<'_>,
         tier: &Tier,
         bytes: &Bytes,
+        times: Times,
     ) -> std::result::Result<Decoded<T>, LevelOutcome> {
-        self.decode_quietly(key, tier, bytes).map_err(|reason| {
+        self.decode_quietly(key, tier, bytes, times).map_err(|reason| {
             self.unreadable(tier.index, reason);
             LevelOutcome::Unreadable
         })
@@ -340,7 +345,8 @@ impl<T: Value> Inner<T> {
             self.heed(tier, learned);
         }
         let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
-        (self.settle_read(tier, &mut entry, stamp) != LevelOutcome::Invalidated).then_some(entry)
+        let worth = entry.worth(tier.judge(stamp, entry.tags()), self.now());
+        (worth != LevelOutcome::Invalidated).then_some(entry)
     }
 
     /// With which stamp of the nearest remote level an entry is kept that was read at `tier`, and carried `own` there: with
@@ -349,22 +355,6 @@ impl<T: Value> Inner<T> {
         let Some(authority) = self.authority() else { return Stamp::default() };
         let begun = begun.stamp(authority.index);
         if begun.epoch == 0 && authority.index == tier.index { own } else { begun }
-    }
-
-    /// What a remote level's entry is worth, all told.
-    pub(crate) fn settle_read(&self, tier: &Tier, entry: &mut Entry<T>, stamp: Stamp) -> LevelOutcome {
-        let now = self.now();
-        match tier.judge(stamp, entry.tags()) {
-            Verdict::Valid => {}
-            Verdict::Expired => entry.expire(now),
-            Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
-        }
-        match entry.state(now) {
-            State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
-            State::Fresh => LevelOutcome::Negative,
-            State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Expired,
-        }
     }
 
     /// Takes the leases of a level for what it does not have, before anything deeper is read.
@@ -446,20 +436,46 @@ impl<T: Value> Inner<T> {
     }
 
     /// What a look-up without a loader answers.
-    pub(crate) fn answer(&self, asked: &Asked<'_, T>, access: Access) -> Result<Found<T>> {
-        let now = self.now();
-        if let Some(seen) = &asked.fresh {
-            let outcome = if seen.entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
-            return Ok(seen.entry.found(outcome, Some(seen.level), now));
+    pub(crate) fn answer(&self, asked: &mut Asked<'_, T>, access: Access, now: Moment) -> Result<Found<T>> {
+        if let Some(Seen { entry, level }) = asked.fresh.take() {
+            let outcome = if entry.value.is_some() { Outcome::Hit } else { Outcome::Absent };
+            return Ok(entry.into_found(outcome, Some(level), now));
         }
         if access == Access::AllowStale
-            && let Some(seen) = &asked.stale
+            && let Some(Seen { entry, level }) = asked.stale.take()
         {
-            return Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now));
+            return Ok(entry.into_found(Outcome::Stale, Some(level), now));
         }
-        match &asked.error {
-            Some(error) => Err(error.clone()),
+        match asked.error.take() {
+            Some(error) => Err(error),
             None => Ok(Found::miss()),
         }
     }
+}
+
+impl<T> Entry<T> {
+    /// What a remote level's entry is worth that stands like this.
+    pub(crate) fn worth(&mut self, verdict: Verdict, now: Moment) -> LevelOutcome {
+        match verdict {
+            Verdict::Valid => {}
+            Verdict::Expired => self.expire(now),
+            Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
+        }
+        match self.state(now) {
+            State::Fresh if self.value.is_some() => LevelOutcome::Hit,
+            State::Fresh => LevelOutcome::Negative,
+            State::Stale => LevelOutcome::Stale,
+            State::Dead => LevelOutcome::Expired,
+        }
+    }
+}
+
+/// What a remote level has answered to each key.
+type Answered<T> = SmallVec<[std::result::Result<Decoded<T>, LevelOutcome>; 1]>;
+
+/// How each entry of an answer stands, by what is known now.
+fn verdicts<T>(tier: &Tier, read: &Answered<T>) -> SmallVec<[Verdict; 1]> {
+    let court = tier.court();
+    let judge = |Decoded { entry, stamp }: &Decoded<T>| court.judge(*stamp, entry.tags());
+    read.iter().map(|decoded| decoded.as_ref().map_or(Verdict::Void, judge)).collect()
 }

@@ -115,7 +115,8 @@ impl<T: Value> Inner<T> {
 
     /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
     async fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &Bytes, begun: &Begun) -> bool {
-        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes)
+        let times = tier.times(&self.around.clock);
+        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes, times)
             && let Some(entry) = self.believed(tier, entry, stamp, begun).await
             && entry.state(self.now()) == State::Fresh
         {

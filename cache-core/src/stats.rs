@@ -256,13 +256,20 @@ impl Stats {
         Hot(&self.hot[stripe()])
     }
 
-    /// One look-up that ended. `reason` is that of a miss.
-    pub(crate) fn lookup(&self, verb: Verb, outcome: Outcome, level: Option<u8>, reason: MissReason) {
+    /// Look-ups that ended alike. `reason` is that of a miss.
+    pub(crate) fn lookups(
+        &self,
+        verb: Verb,
+        outcome: Outcome,
+        level: Option<u8>,
+        reason: MissReason,
+        by: usize,
+    ) {
         match served_index(outcome) {
             Some(outcome) => self.served_cell(verb, outcome, level),
             None => &self.missed[verb_index(verb) * MissReason::ALL.len() + reason as usize],
         }
-        .fetch_add(1, Ordering::Relaxed);
+        .fetch_add(by as u64, Ordering::Relaxed);
     }
 
     fn served_cell(&self, verb: Verb, outcome: usize, level: Option<u8>) -> &AtomicU64 {
@@ -280,8 +287,8 @@ impl Stats {
         self.operations[verb as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn level(&self, level: u8, outcome: LevelOutcome) {
-        self.levels[usize::from(level)].outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn level(&self, level: u8, outcome: LevelOutcome, by: usize) {
+        self.levels[usize::from(level)].outcomes[outcome as usize].fetch_add(by as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn error(&self, kind: ErrorKind) {

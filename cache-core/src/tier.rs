@@ -11,8 +11,9 @@ use crate::{
     Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
     SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
     breaker::{Breaker, Gate, Pass},
+    clock::Times,
     learn::MARK_PERIOD,
-    ledger::{Learned, Ledger},
+    ledger::{self, Learned, Ledger},
     level::Level,
     mark::Reach,
     news::Verdict,
@@ -169,6 +170,11 @@ impl Tier {
     /// How far the store's clock is ahead, see [`CacheProvider::time_offset_ms`].
     pub(crate) fn time_offset_ms(&self) -> i64 {
         self.provider.load().time_offset_ms()
+    }
+
+    /// What the clocks of this node and of the store say.
+    pub(crate) fn times(&self, clock: &Clock) -> Times {
+        clock.times(self.time_offset_ms())
     }
 
     /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
@@ -582,6 +588,9 @@ impl Tier {
 
     /// How far the level must be treated as not having entries with these tags.
     pub(crate) fn reaches(&self, tags: &[Box<str>]) -> Option<Reach> {
+        if tags.is_empty() {
+            return None;
+        }
         let of = |pending: &Arc<Pending>| pending.reaches(tags);
         // A purge is the last of them.
         std::iter::once(&self.pending)
@@ -595,22 +604,56 @@ impl Tier {
         self.store.is_none() && !self.packing.plain
     }
 
+    /// What is known now of invalidations, to judge entries of this level that have just been read.
+    pub(crate) fn court(&self) -> Court<'_> {
+        let home = || self.provider.load().incarnation();
+        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(home())) }
+    }
+
     /// How an entry of this level stands that carries this stamp.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        if self.packing.plain {
-            return Verdict::Valid;
-        }
-        let home = self.provider.load().incarnation();
-        match (self.reaches(tags), self.ledger.judge_at(home, stamp, tags)) {
+        self.court().judge(stamp, tags)
+    }
+
+    /// Counts one level look-up.
+    pub(crate) fn count(&self, around: &Around, outcome: LevelOutcome) {
+        around.stats.level(self.index, outcome, 1);
+    }
+}
+
+/// Judges entries of one level by what is known at one time. Nothing is learned while it sits: not to be held for long.
+pub(crate) struct Court<'a> {
+    tier: &'a Tier,
+    /// `None`: values are bare, and always valid.
+    known: Option<ledger::Court<'a>>,
+}
+
+impl Court<'_> {
+    /// How an entry stands that carries this stamp.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        let Some(known) = &self.known else { return Verdict::Valid };
+        match (self.tier.reaches(tags), known.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
             (None, verdict) => verdict,
         }
     }
+}
 
-    /// Counts one level look-up.
-    pub(crate) fn count(&self, around: &Around, outcome: LevelOutcome) {
-        around.stats.level(self.index, outcome);
+/// How many look-ups of an answer ended how.
+#[derive(Default)]
+pub(crate) struct Outcomes([usize; LevelOutcome::ALL.len()]);
+
+impl Outcomes {
+    pub(crate) fn add(&mut self, outcome: LevelOutcome) {
+        self.0[outcome as usize] += 1;
+    }
+
+    /// Counts them.
+    pub(crate) fn at(self, tier: &Tier, around: &Around) {
+        for (outcome, by) in LevelOutcome::ALL.into_iter().zip(self.0).filter(|(_, by)| *by > 0) {
+            around.stats.level(tier.index, outcome, by);
+        }
     }
 }
 

@@ -303,7 +303,8 @@ impl<T: Value> Inner<T> {
         bytes: &bytes::Bytes,
         begun: &Begun,
     ) -> Option<Entry<T>> {
-        let Decoded { entry, stamp } = self.decode_quietly(key, tier, bytes).ok()?;
+        let Decoded { entry, stamp } =
+            self.decode_quietly(key, tier, bytes, tier.times(&self.around.clock)).ok()?;
         let entry = self.believed(tier, entry, stamp, begun).await?;
         (entry.state(self.now()) == State::Fresh).then_some(entry)
     }

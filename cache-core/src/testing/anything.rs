@@ -71,7 +71,7 @@ pub fn read_anything(bytes: &[u8]) -> usize {
         assert_eq!(envelope::seal(key(), &header, payload), bytes, "an envelope has one form");
         let clock = Clock::system();
         for offset_ms in [0, i64::MIN, i64::MAX] {
-            let timeline = header.timeline(&clock, offset_ms);
+            let timeline = header.timeline(clock.times(offset_ms));
             assert!(
                 timeline.fresh_until <= clock.now().after(header.fresh_for),
                 "none outlives its ttl from now"
