@@ -269,7 +269,7 @@ impl Cluster {
     }
 
     /// Looks keys up on replicas of the masters that serve them.
-    pub(crate) async fn get_copies(self: &Arc<Self>, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+    pub(crate) async fn get_copies(self: &Arc<Self>, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
         let map = match self.map().await {
             Ok(map) => map,
             Err(error) => return vec![Err(error); keys.len()],
@@ -287,7 +287,7 @@ impl Cluster {
             }
         }
         let calls = chosen.values().map(async |(node, group)| {
-            let keys: Vec<String> = group.iter().map(|at| keys[*at].clone()).collect();
+            let keys: Vec<&str> = group.iter().map(|at| keys[*at]).collect();
             node.get_many(&keys).await
         });
         for ((_, group), answers) in chosen.values().zip(join_all(calls).await) {
@@ -310,13 +310,13 @@ impl Cluster {
         Some(Arc::clone(node))
     }
 
-    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
         let add = |pipeline: &mut Pipeline, at: usize, _: Form| {
-            pipeline.cmd("GET").arg(&keys[at]);
+            pipeline.cmd("GET").arg(keys[at]);
             1
         };
         let all = (0..keys.len()).collect();
-        let replies = self.units(all, |at| keys[at].clone(), Repeat::Once, &add);
+        let replies = self.units(all, |at| keys[at].to_owned(), Repeat::Once, &add);
         let found = replies.await.into_iter().map(|replies| match replies?.pop() {
             Some(reply) => wire::found(reply).inspect_err(|error| self.heed(error)),
             None => Err(Error::protocol("no answer to a look-up")),

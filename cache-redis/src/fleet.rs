@@ -103,7 +103,7 @@ impl Fleet {
     }
 
     /// Looks up several keys, given as they are on the wire, in one round trip to each server.
-    pub(crate) async fn get_many(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+    pub(crate) async fn get_many(&self, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
         match self {
             Self::One(one) => one.master.get_many(keys).await,
             Self::Cluster(cluster) => cluster.get_many(keys).await,
@@ -111,7 +111,7 @@ impl Fleet {
     }
 
     /// Looks up several keys on replicas, where there are any to be reached.
-    pub(crate) async fn get_copies(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+    pub(crate) async fn get_copies(&self, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
         match self {
             Self::One(One { replica: Some(replica), .. }) => replica.get_many(keys).await,
             Self::One(_) => vec![Err(no_replica()); keys.len()],

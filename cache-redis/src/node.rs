@@ -34,7 +34,7 @@ impl Node {
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.
-    pub(crate) async fn get_many(&self, keys: &[String]) -> Vec<Result<Option<Bytes>, Error>> {
+    pub(crate) async fn get_many(&self, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
         self.keeper.look_up(keys, self.gatherer.several()).await
     }
 

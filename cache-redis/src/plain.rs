@@ -110,6 +110,7 @@ impl CacheProvider for Plain {
             return boxed(keys.iter().map(|_| Err(error.clone())));
         }
         let wire: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
+        let wire: Vec<&str> = wire.iter().map(String::as_str).collect();
         boxed(if wire.is_empty() { Vec::new() } else { self.0.fleet().get_many(&wire).await })
     }
 

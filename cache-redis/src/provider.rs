@@ -27,7 +27,7 @@ use crate::{
     settings::Settings,
     units::{Repeat, Replies},
     watch::Watch,
-    wire,
+    wire::{self, Keys},
     write::{CHUNK, chunks},
 };
 
@@ -168,8 +168,8 @@ impl CacheProvider for RedisProvider {
         if keys.is_empty() {
             return Vec::new();
         }
-        let wire: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
-        let mut results = self.fleet().get_many(&wire).await;
+        let wire = Keys::of(&self.settings().prefix, keys);
+        let mut results = self.fleet().get_many(&wire.each()).await;
         if let Some(marker) = keys.iter().position(|key| key.mark && key.id.is_empty())
             && let Err(error) = self.fleet().recognise().await
         {
@@ -267,8 +267,8 @@ impl CacheProvider for RedisProvider {
 #[async_trait]
 impl Replicas for RedisProvider {
     async fn get_copies(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        let keys: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
-        boxed(self.fleet().get_copies(&keys).await)
+        let wire = Keys::of(&self.settings().prefix, keys);
+        boxed(self.fleet().get_copies(&wire.each()).await)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, ToRedisArgs, Value};
 
 use crate::{Error, gather::Several, keeper::Keeper, wire, write::CHUNK};
 
@@ -42,7 +42,7 @@ impl Keeper {
     /// Looks up several keys, given as they are on the wire, in one round trip.
     pub(crate) async fn look_up(
         self: &Arc<Self>,
-        keys: &[String],
+        keys: &[impl ToRedisArgs + Sync],
         several: Several,
     ) -> Vec<Result<Option<Bytes>, Error>> {
         let (command, at_once) = match several {

@@ -20,10 +20,46 @@ pub(crate) const TOMBSTONE_MS: u64 = 60_000;
 /// `{prefix}v:{ns:id}`, with the braces, so that all keys of one id are in one cluster slot; `{prefix}m:{ns}` for the
 /// cache's own mark and `{prefix}t:{ns}:tag` for a tag's, in one slot as well.
 pub(crate) fn key(prefix: &str, key: RawKey<'_>) -> String {
+    let mut out = String::new();
+    put_key(&mut out, prefix, key);
+    out
+}
+
+fn put_key(out: &mut String, prefix: &str, key: RawKey<'_>) {
     match key {
-        RawKey { mark: false, .. } => named(prefix, "v:{", key),
-        RawKey { namespace, id: "", .. } => [prefix, "m:{", namespace, "}"].concat(),
-        RawKey { namespace, id, .. } => [prefix, "t:{", namespace, "}:", &shorten(id, KEY_MAX)].concat(),
+        RawKey { mark: false, .. } => put_named(out, prefix, "v:{", key),
+        RawKey { namespace, id: "", .. } => out.extend([prefix, "m:{", namespace, "}"]),
+        RawKey { namespace, id, .. } => out.extend([prefix, "t:{", namespace, "}:", &shorten(id, KEY_MAX)]),
+    }
+}
+
+/// Keys of a batch, one after the other in one text.
+pub(crate) struct Keys {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Keys {
+    pub(crate) fn of(prefix: &str, keys: &[RawKey<'_>]) -> Self {
+        let size = |key: &RawKey<'_>| room(prefix, *key);
+        let mut text = String::with_capacity(keys.iter().map(size).sum());
+        let end = |key: &RawKey<'_>| {
+            put_key(&mut text, prefix, *key);
+            text.len()
+        };
+        let ends = keys.iter().map(end).collect();
+        Self { text, ends }
+    }
+
+    pub(crate) fn each(&self) -> Vec<&str> {
+        let mut rest = self.text.as_str();
+        let mut from = 0;
+        let one = |end: &usize| {
+            let (key, behind) = rest.split_at(end - from);
+            (rest, from) = (behind, *end);
+            key
+        };
+        self.ends.iter().map(one).collect()
     }
 }
 
@@ -33,7 +69,18 @@ pub(crate) fn keys(prefix: &str, key: RawKey<'_>) -> [String; 4] {
 }
 
 fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
-    let mut out = String::with_capacity(prefix.len() + 5 + key.joined_len().min(KEY_MAX));
+    let mut out = String::new();
+    put_named(&mut out, prefix, kind, key);
+    out
+}
+
+/// Bytes that a key takes.
+fn room(prefix: &str, key: RawKey<'_>) -> usize {
+    prefix.len() + 5 + key.joined_len().min(KEY_MAX)
+}
+
+fn put_named(out: &mut String, prefix: &str, kind: &str, key: RawKey<'_>) {
+    out.reserve(room(prefix, key));
     out.push_str(prefix);
     out.push_str(kind);
     let from = out.len();
@@ -44,7 +91,6 @@ fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
         out.replace_range(from.., &short);
     }
     out.push('}');
-    out
 }
 
 /// Milliseconds for `PX`: rounded up, at least 1, at most what the server can add to its clock. `None`: no expiry.
@@ -121,6 +167,20 @@ mod tests {
         assert_eq!(key_of("users", "a}b"), "app:v:{users:a}b}");
         let all = keys("app:", RawKey::new(CacheId(1), "users", "a}b"));
         assert_eq!(all, ["v", "l", "f", "w"].map(|kind| format!("app:{kind}:{{users:a}}b}}")));
+    }
+
+    #[test]
+    fn keys_of_a_batch_are_those_of_one() {
+        let long = "k".repeat(5_000);
+        let all = [
+            RawKey::new(CacheId(1), "users", "42"),
+            RawKey::marker(CacheId(1), "users"),
+            RawKey::new(CacheId(1), "users", &long),
+            RawKey::new(CacheId(1), "users", "é"),
+            RawKey::tag(CacheId(1), "users", "a"),
+        ];
+        assert_eq!(Keys::of("app:", &all).each(), all.map(|one| key("app:", one)));
+        assert!(Keys::of("app:", &[]).each().is_empty());
     }
 
     #[test]
