@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, LevelOutcome, RawKey, Value,
+    Access, LevelOp, LevelOutcome, RawKey, Value,
     inner::{Decoded, Inner, Seen, State},
     read::Asked,
     tier::{Read, Tier},
@@ -24,12 +24,14 @@ impl<T: Value> Inner<T> {
         let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();
         let answers = tier.read_copies(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
+        let mut sizes = Vec::new();
         for (asked, answer) in open.iter_mut().zip(answers) {
             let Read::Bytes(bytes) = answer else { continue };
             // An old absence is worth nothing, and what cannot be read may be readable at the level.
             let Ok(Decoded { mut entry, stamp }) = self.decode_quietly(asked.key, tier, &bytes, times) else {
                 continue;
             };
+            sizes.push(bytes.len());
             let worth = entry.worth(tier.judge(stamp, entry.tags()), times.now);
             if matches!(worth, LevelOutcome::Hit | LevelOutcome::Stale) {
                 tier.count(&self.around, LevelOutcome::Stale);
@@ -37,5 +39,6 @@ impl<T: Value> Inner<T> {
                 asked.from_copy = true;
             }
         }
+        self.observers().items(tier.index, LevelOp::Get, &sizes);
     }
 }

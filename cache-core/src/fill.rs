@@ -168,6 +168,7 @@ impl<T: Value> Inner<T> {
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();
+        let mut sizes = Vec::with_capacity(items.len());
         // For each item: sent as a put, dropped from the level, or nothing left of its life.
         let mut plan = Vec::with_capacity(items.len());
         for item in items.iter_mut() {
@@ -192,13 +193,7 @@ impl<T: Value> Inner<T> {
                 drops.push(item.key);
                 continue;
             }
-            if !self.observers().is_empty() {
-                self.observers().event(&Event::Item {
-                    level: tier.index,
-                    op: LevelOp::Put,
-                    bytes: bytes.len(),
-                });
-            }
+            sizes.push(bytes.len());
             let put = Put { key: item.key, bytes, ttl };
             match item.use_right(tier.index) {
                 Some(lease) => {
@@ -211,6 +206,7 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
+        self.observers().items(tier.index, LevelOp::Put, &sizes);
         // Marks of their tags, where there are none yet, are made at the same time.
         let sent = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
         let entries: Vec<_> = sent.map(|(item, _)| &item.entry).collect();

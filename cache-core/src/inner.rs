@@ -421,13 +421,6 @@ impl<T: Value> Inner<T> {
         }
         let head = envelope::header_of(bytes, payload);
         let payload = tier.packing.unpack(key, head, header.form, payload)?;
-        if !self.observers().is_empty() {
-            self.observers().event(&Event::Item {
-                level: tier.index,
-                op: crate::LevelOp::Get,
-                bytes: bytes.len(),
-            });
-        }
         let value = match header.codec {
             None => None,
             Some(id) => {

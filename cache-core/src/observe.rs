@@ -302,14 +302,14 @@ pub enum Event<'a> {
         /// Which level.
         level: u8,
     },
-    /// An item was encoded for or decoded from a level.
-    Item {
+    /// Items were encoded for or decoded from a level: those of one call.
+    Items {
         /// Which level.
         level: u8,
         /// Read or written.
         op: LevelOp,
-        /// Bytes of the item.
-        bytes: usize,
+        /// Bytes of each item.
+        bytes: &'a [usize],
     },
     /// A fill was refused because an invalidation or a set had overtaken it.
     Overtaken,
@@ -628,6 +628,13 @@ impl Observers {
     fn tell(&self, key: &RawKey<'_>) {
         for traffic in self.traffic.iter() {
             guard(|| traffic.asked(key));
+        }
+    }
+
+    /// Tells of items, if there are any.
+    pub(crate) fn items(&self, level: u8, op: LevelOp, bytes: &[usize]) {
+        if !bytes.is_empty() {
+            self.event(&Event::Items { level, op, bytes });
         }
     }
 

@@ -7,8 +7,8 @@ use futures::FutureExt;
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    Access, Begun, Entry, Error, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result, Stamp,
-    Value,
+    Access, Begun, Entry, Error, Found, LevelOp, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
+    Stamp, Value,
     clock::Times,
     fill::Outgoing,
     inner::{Decoded, Inner, Peeked, Seen, State},
@@ -249,9 +249,12 @@ impl<T: Value> Inner<T> {
         }
         let times = tier.times(&self.around.clock);
         let mut read: Answered<T> = SmallVec::with_capacity(open.len());
+        let mut sizes: SmallVec<[usize; 1]> = SmallVec::with_capacity(open.len());
         for (asked, answer) in open.iter_mut().zip(answers) {
             read.push(match answer {
-                Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes, times),
+                Read::Bytes(bytes) => {
+                    self.decode(asked.key, tier, &bytes, times).inspect(|_| sizes.push(bytes.len()))
+                }
                 Read::Nothing => Err(LevelOutcome::Miss),
                 Read::Masked => {
                     asked.missed(LevelOutcome::Invalidated);
@@ -270,6 +273,7 @@ impl<T: Value> Inner<T> {
                 }
             });
         }
+        self.observers().items(tier.index, LevelOp::Get, &sizes);
         let mut verdicts = verdicts(tier, &read);
         let mut now = times.now;
         let mut more = Learned::Nothing;

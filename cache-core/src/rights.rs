@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, RawKey, Value, envelope,
-    inner::{Decoded, Inner, Seen, State},
+    inner::{Inner, Seen},
     observe::within,
     tier::Tier,
 };
@@ -115,11 +115,7 @@ impl<T: Value> Inner<T> {
 
     /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
     async fn found(&self, tier: &Tier, wish: &mut Wish<'_, T>, bytes: &Bytes, begun: &Begun) -> bool {
-        let times = tier.times(&self.around.clock);
-        if let Ok(Decoded { entry, stamp }) = self.decode_quietly(wish.key, tier, bytes, times)
-            && let Some(entry) = self.believed(tier, entry, stamp, begun).await
-            && entry.state(self.now()) == State::Fresh
-        {
+        if let Some(entry) = self.readable(wish.key, tier, bytes, begun).await {
             wish.found = Some(Seen { entry, level: tier.index });
             return false;
         }

@@ -9,7 +9,7 @@ use futures::{
 
 use crate::{
     Acquire, Acquired, Answer, Begun, BoxError, CacheKey, Delivery, Entry, Error, ErrorKind, Held, Holding,
-    Lease, LoadEnd, Loaded, Moment, RawKey, Result, TracedCache, Value, Verb, cycle,
+    Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, TracedCache, Value, Verb, cycle,
     cycle::LoadId,
     envelope,
     fill::Outgoing,
@@ -296,15 +296,16 @@ impl<T: Value> Inner<T> {
     }
 
     /// A fresh entry out of a level's bytes, if it is one.
-    async fn readable(
+    pub(crate) async fn readable(
         &self,
         key: RawKey<'_>,
         tier: &Tier,
-        bytes: &bytes::Bytes,
+        bytes: &[u8],
         begun: &Begun,
     ) -> Option<Entry<T>> {
         let Decoded { entry, stamp } =
             self.decode_quietly(key, tier, bytes, tier.times(&self.around.clock)).ok()?;
+        self.observers().items(tier.index, LevelOp::Get, &[bytes.len()]);
         let entry = self.believed(tier, entry, stamp, begun).await?;
         (entry.state(self.now()) == State::Fresh).then_some(entry)
     }

@@ -189,7 +189,7 @@ impl Recorded {
                 self.lag.record(lag.as_secs_f64(), std::slice::from_ref(&at.label));
             }
             Event::Advice(text) => self.advise(cache, at, text),
-            Event::Item { level, op, bytes } => self.item(cache, at, *level, *op, *bytes),
+            Event::Items { level, op, bytes } => self.items(cache, at, *level, *op, bytes),
             _ => {}
         }
     }
@@ -284,17 +284,20 @@ impl Recorded {
         self.load.record(elapsed.as_secs_f64(), attributes.as_slice());
     }
 
-    fn item(&self, cache: &CacheInfo, at: &Named, level: u8, op: LevelOp, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        match &self.words {
+    fn items(&self, cache: &CacheInfo, at: &Named, level: u8, op: LevelOp, bytes: &[usize]) {
+        let attributes = Attributes::<3>::new(&at.label);
+        let attributes = match &self.words {
             Words::Today { .. } => {
                 let op = KeyValue::new(names::CACHE_OPERATION, op.as_str());
-                self.size.record(bytes, &[at.label.clone(), position(cache, level), op]);
+                attributes.with(position(cache, level)).with(op)
             }
             Words::Seeds { .. } => {
                 let word = if op == LevelOp::Get { "get" } else { "set" };
-                self.size.record(bytes, &[at.label.clone(), KeyValue::new(names::CACHE_OPERATION, word)]);
+                attributes.with(KeyValue::new(names::CACHE_OPERATION, word))
             }
+        };
+        for bytes in bytes {
+            self.size.record(u64::try_from(*bytes).unwrap_or(u64::MAX), attributes.as_slice());
         }
     }
 }

@@ -39,8 +39,8 @@ pub enum Recorded {
     TooLarge { level: u8, size: usize, limit: usize },
     /// [`Event::NotEncoded`].
     NotEncoded { level: u8 },
-    /// [`Event::Item`].
-    Item { level: u8, op: LevelOp, bytes: usize },
+    /// [`Event::Items`].
+    Items { level: u8, op: LevelOp, bytes: Vec<usize> },
     /// [`Event::Overtaken`].
     Overtaken,
     /// [`Event::Evicted`].
@@ -73,7 +73,7 @@ impl From<&Event<'_>> for Recorded {
             Event::Unreadable { level, reason } => Self::Unreadable { level, reason },
             Event::TooLarge { level, size, limit } => Self::TooLarge { level, size, limit },
             Event::NotEncoded { level } => Self::NotEncoded { level },
-            Event::Item { level, op, bytes } => Self::Item { level, op, bytes },
+            Event::Items { level, op, bytes } => Self::Items { level, op, bytes: bytes.to_vec() },
             Event::Overtaken => Self::Overtaken,
             Event::Evicted { level, cause } => Self::Evicted { level, cause },
             Event::Breaker { level, state } => Self::Breaker { level, state },
