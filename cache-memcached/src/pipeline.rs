@@ -19,7 +19,6 @@ mod queue;
 
 use std::{sync::Arc, time::Instant};
 
-use async_trait::async_trait;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
@@ -48,11 +47,16 @@ impl Pipeline {
     }
 
     /// Queues commands, and sees to it that somebody writes them.
-    fn send(&self, commands: &[Command], waiter: Waiter, on: Option<Generation>) -> Result<Sent, Fault> {
+    fn send(
+        &self,
+        commands: &[Command],
+        waiter: Waiter,
+        on: Option<Generation>,
+        now: Instant,
+    ) -> Result<Sent, Fault> {
         let Ok(handle) = Handle::try_current() else {
             return Err(NO_RUNTIME);
         };
-        let now = Instant::now();
         let limits = &self.0.limits;
         let mut state = self.0.lock();
         if state.queue.len() >= WAITING_MAX || state.out.len() >= UNSENT_MAX {
@@ -106,12 +110,12 @@ impl Pipeline {
 
     /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
     /// nobody drives that, and then not even its deadline would end the call.
-    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
+    async fn wait<T>(&self, receiver: &mut oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
         if !sent.away {
             return receiver.await.ok();
         }
         let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
-        match tokio::time::timeout(limit, receiver).await {
+        match Box::pin(tokio::time::timeout(limit, receiver)).await {
             Ok(answer) => answer.ok(),
             Err(_elapsed) => {
                 self.0.end(sent.on, &NO_ANSWER, true);
@@ -134,27 +138,31 @@ fn unanswered(command: &Command) -> Fault {
     if command.is_write() { IN_DOUBT } else { NO_ANSWER }
 }
 
-#[async_trait]
 impl Transport for Pipeline {
     async fn run(&self, commands: &[Command], on: Option<Generation>) -> (Generation, Results) {
         if commands.is_empty() {
             return (on.unwrap_or_default(), Vec::new());
         }
-        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
-        match self.send(commands, waiter, on) {
+        let (waiter, mut receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
+        match self.send(commands, waiter, on, Instant::now()) {
             Ok(sent) => {
                 let none = || commands.iter().map(|command| Err(unanswered(command))).collect();
-                (sent.on, self.wait(receiver, &sent).await.unwrap_or_else(none))
+                (sent.on, self.wait(&mut receiver, &sent).await.unwrap_or_else(none))
             }
             Err(fault) => (on.unwrap_or_default(), commands.iter().map(|_| Err(fault.duplicate())).collect()),
         }
     }
 
-    async fn one(&self, command: &Command, on: Option<Generation>) -> (Generation, Result<Reply, Fault>) {
-        let (waiter, receiver) = Waiter::one(command.into());
-        match self.send(std::slice::from_ref(command), waiter, on) {
+    async fn one(
+        &self,
+        command: &Command,
+        on: Option<Generation>,
+        now: Instant,
+    ) -> (Generation, Result<Reply, Fault>) {
+        let (waiter, mut receiver) = Waiter::one(command.into());
+        match self.send(std::slice::from_ref(command), waiter, on, now) {
             Ok(sent) => {
-                let answer = self.wait(receiver, &sent).await;
+                let answer = self.wait(&mut receiver, &sent).await;
                 (sent.on, answer.unwrap_or_else(|| Err(unanswered(command))))
             }
             Err(fault) => (on.unwrap_or_default(), Err(fault)),

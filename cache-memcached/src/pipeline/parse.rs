@@ -193,7 +193,9 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
 }
 
 fn number(token: &[u8]) -> Option<u64> {
-    std::str::from_utf8(token).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let (first, rest) = token.split_first()?;
+    rest.iter().try_fold(digit(first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))
 }
 
 #[cfg(test)]
