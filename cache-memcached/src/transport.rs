@@ -158,7 +158,7 @@ pub(crate) trait Transport {
     fn close(&self);
 }
 
-/// The transport that a server has. No `dyn`, which would box every call.
+/// The transport that a server has. No `dyn`, which would box every call; the pool's futures are boxed for their size.
 pub(crate) enum Wire {
     Pipeline(Pipeline),
     #[cfg(feature = "client")]
@@ -170,7 +170,7 @@ impl Transport for Wire {
         match self {
             Self::Pipeline(pipeline) => pipeline.run(commands, on).await,
             #[cfg(feature = "client")]
-            Self::Pool(pool) => pool.run(commands, on).await,
+            Self::Pool(pool) => Box::pin(pool.run(commands, on)).await,
         }
     }
 
@@ -178,7 +178,7 @@ impl Transport for Wire {
         match self {
             Self::Pipeline(pipeline) => pipeline.one(command, on, now).await,
             #[cfg(feature = "client")]
-            Self::Pool(pool) => pool.one(command, on, now).await,
+            Self::Pool(pool) => Box::pin(pool.one(command, on, now)).await,
         }
     }
 
