@@ -19,6 +19,7 @@ mod queue;
 
 use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
@@ -30,9 +31,11 @@ use crate::{
     endpoint::Endpoint,
     error::Fault,
     login::Login,
-    transport::{Command, Limits, NO_RUNTIME, Reply, Transport},
+    transport::{Command, Limits, NO_RUNTIME, Reply, Seen, Transport},
 };
 
+/// Values up to this size are copied out of the input buffer.
+const COPY_MAX: usize = 8 << 10;
 /// Most commands without a reply.
 const WAITING_MAX: usize = 1 << 16;
 /// Most bytes of requests that have not been written; one exchange always fits.
@@ -134,6 +137,17 @@ struct Sent {
     away: bool,
 }
 
+/// Copies a small value, which would keep the whole input buffer alive. The caller does it, not the task: what one thread
+/// allocates and another frees costs both a lock.
+fn detached(mut reply: Reply) -> Reply {
+    if let Reply::Item(Some(Seen { value: Some(value), .. })) = &mut reply
+        && value.len() <= COPY_MAX
+    {
+        *value = Bytes::copy_from_slice(value);
+    }
+    reply
+}
+
 fn unanswered(command: &Command) -> Fault {
     if command.is_write() { IN_DOUBT } else { NO_ANSWER }
 }
@@ -147,7 +161,8 @@ impl Transport for Pipeline {
         match self.send(commands, waiter, on, Instant::now()) {
             Ok(sent) => {
                 let none = || commands.iter().map(|command| Err(unanswered(command))).collect();
-                (sent.on, self.wait(&mut receiver, &sent).await.unwrap_or_else(none))
+                let detached = |results: Results| results.into_iter().map(|r| r.map(detached)).collect();
+                (sent.on, self.wait(&mut receiver, &sent).await.map_or_else(none, detached))
             }
             Err(fault) => (on.unwrap_or_default(), commands.iter().map(|_| Err(fault.duplicate())).collect()),
         }
@@ -163,7 +178,7 @@ impl Transport for Pipeline {
         match self.send(std::slice::from_ref(command), waiter, on, now) {
             Ok(sent) => {
                 let answer = self.wait(&mut receiver, &sent).await;
-                (sent.on, answer.unwrap_or_else(|| Err(unanswered(command))))
+                (sent.on, answer.map_or_else(|| Err(unanswered(command)), |result| result.map(detached)))
             }
             Err(fault) => (on.unwrap_or_default(), Err(fault)),
         }
@@ -187,5 +202,28 @@ impl Transport for Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_values_do_not_keep_the_input_buffer_alive() {
+        let input = Bytes::from(vec![b'x'; 2 * COPY_MAX]);
+        let held = |length: usize| {
+            let value = Some(input.slice(..length));
+            let held = detached(Reply::Item(Some(Seen { value, cas: 1, won: false, stale: false })));
+            assert!(
+                matches!(&held, Reply::Item(Some(Seen { value: Some(v), cas: 1, .. })) if v.len() == length)
+            );
+            held
+        };
+        let small = held(COPY_MAX);
+        assert!(input.is_unique());
+        let large = held(COPY_MAX + 1);
+        assert!(!input.is_unique(), "copied once more");
+        drop((small, large));
     }
 }
