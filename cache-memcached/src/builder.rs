@@ -13,7 +13,7 @@ use crate::{
     provider::Inner,
     route::Placement,
     server::Server,
-    transport::{Limits, Transport},
+    transport::{Limits, Transport, Wire},
     wire::is_plain,
 };
 
@@ -204,14 +204,15 @@ impl Builder {
         };
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
-        let pipeline = |endpoint: &Endpoint| -> Box<dyn Transport> {
-            Box::new(Pipeline::new(endpoint.clone(), login.clone(), limits, self.max_value + HEAD))
+        let pipeline = |endpoint: &Endpoint| {
+            let most = self.max_value + HEAD;
+            Wire::Pipeline(Pipeline::new(endpoint.clone(), login.clone(), limits, most))
         };
         #[cfg(not(feature = "client"))]
         let transport = pipeline;
         #[cfg(feature = "client")]
         let transport = |endpoint: &Endpoint| match self.pool {
-            Some(most) => Box::new(crate::exp::Pool::new(endpoint.clone(), limits, most)),
+            Some(most) => Wire::Pool(crate::exp::Pool::new(endpoint.clone(), limits, most)),
             None => pipeline(endpoint),
         };
         let servers = endpoints.into_iter().map(|endpoint| Server {

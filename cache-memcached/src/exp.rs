@@ -8,9 +8,11 @@
 //! doubt; it dials inside the caller's future, so a budget shorter than a connect never gets one; and it does not say
 //! which connection a command ran on, so a restarted server can pass for the old one, and there can be no leases.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use memcache::exp::{
     AsyncMetaClient, Delete, Error as ExpError, Get, GetResult, LeaseState, Meta, MutationResult,
@@ -21,7 +23,7 @@ use crate::{
     ErrorKind,
     endpoint::Endpoint,
     error::Fault,
-    transport::{Command, Limits, Link, NO_RUNTIME, Reply, Seen, Transport, When},
+    transport::{Command, Limits, Link, NO_RESULT, NO_RUNTIME, Reply, Seen, Transport, When},
 };
 
 pub(crate) struct Pool {
@@ -113,7 +115,6 @@ impl Pool {
     }
 }
 
-#[async_trait]
 impl Transport for Pool {
     async fn run(&self, commands: &[Command], _on: Option<Link>) -> (Link, Vec<Result<Reply, Fault>>) {
         let write = commands.iter().any(Command::is_write);
@@ -122,6 +123,11 @@ impl Transport for Pool {
             Err(fault) => commands.iter().map(|_| Err(fault.duplicate())).collect(),
         };
         (0, results)
+    }
+
+    async fn one(&self, command: &Command, on: Option<Link>, _now: Instant) -> (Link, Result<Reply, Fault>) {
+        let (link, mut results) = self.run(std::slice::from_ref(command), on).await;
+        (link, results.pop().unwrap_or(Err(NO_RESULT)))
     }
 
     fn is_linked(&self) -> bool {

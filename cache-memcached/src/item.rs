@@ -9,7 +9,7 @@
 //!
 //! Anything else is foreign, and a miss.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cache_core::{ENTRY_ID_AT, EntryId};
 
 use crate::transport::Seen;
@@ -90,12 +90,15 @@ impl Seen {
         }
     }
 
-    /// The envelope, if it was put under this life of the server.
-    pub(crate) fn envelope(&self, life: u64) -> Option<Bytes> {
-        match self.kind() {
-            Kind::Entry(of, bytes) if of == life => Some(bytes),
-            _ => None,
+    /// The envelope, if it was put under this life of the server. Nothing is shared or counted: most reads end here.
+    pub(crate) fn envelope(self, life: u64) -> Option<Bytes> {
+        let mut value = self.value.filter(|_| !self.stale)?;
+        let (head, _) = value.split_first_chunk::<HEAD>()?;
+        if head[0] != ENTRY || head[1..] != life.to_le_bytes() {
+            return None;
         }
+        value.advance(HEAD);
+        Some(value)
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
@@ -129,7 +132,8 @@ mod tests {
         let entry = seen(&Item::Entry(7, Bytes::from_static(b"abc")));
         assert_eq!(entry.kind(), Kind::Entry(7, Bytes::from_static(b"abc")));
         assert_eq!(seen(&Item::Entry(7, Bytes::new())).kind(), Kind::Entry(7, Bytes::new()));
-        assert_eq!((entry.envelope(7).as_deref(), entry.envelope(8)), (Some(&b"abc"[..]), None));
+        assert_eq!(entry.clone().envelope(7).as_deref(), Some(&b"abc"[..]));
+        assert_eq!(entry.envelope(8), None);
         assert_eq!(seen(&Item::Placeholder).kind(), Kind::Placeholder);
         assert_eq!(seen(&Item::Life(9)).kind(), Kind::Life(9));
         let tombstone = seen(&Item::Tombstone);
@@ -140,8 +144,11 @@ mod tests {
     fn all_else_is_void() {
         for foreign in [&b"V"[..], b"V1234567", b"E12345678x", b"E1234567", b"TT", b"hello", b"\0"] {
             assert_eq!(raw(foreign).kind(), Kind::Void);
+            let life = u64::from_le_bytes(*b"12345678");
+            assert_eq!(raw(foreign).envelope(life), None);
         }
-        assert_eq!(Seen { stale: true, ..seen(&Item::Entry(7, Bytes::new())) }.kind(), Kind::Void);
+        let stale = Seen { stale: true, ..seen(&Item::Entry(7, Bytes::new())) };
+        assert_eq!((stale.kind(), stale.envelope(7)), (Kind::Void, None));
         assert_eq!(Seen { value: None, ..raw(b"") }.kind(), Kind::Void);
     }
 

@@ -11,7 +11,7 @@ use crate::{
     error::Fault,
     item::Item,
     server::{Answer, Under},
-    transport::{Command, Look, Reply, Seen, When},
+    transport::{Command, Look, Reply, When},
     wire::exptime,
 };
 
@@ -33,17 +33,18 @@ impl MemcachedProvider {
                 Reply::Item(seen) => seen,
                 Reply::Done(_) | Reply::Refused => None,
             };
-            now = seen.as_ref().and_then(|seen| seen.envelope(life));
+            let cas = seen.as_ref().map(|seen| seen.cas);
+            now = seen.and_then(|seen| seen.envelope(life));
             if now != mark.seen {
                 break;
             }
             if mark.seen.as_ref() == Some(&mark.bytes) && mark.ttl == Duration::MAX {
                 return Ok(None);
             }
-            let when = match seen {
+            let when = match cas {
                 None => When::Absent,
-                Some(Seen { cas: 0, .. }) => return Err(self.0.servers[home].error(NO_CAS)),
-                Some(Seen { cas, .. }) => When::Cas(cas),
+                Some(0) => return Err(self.0.servers[home].error(NO_CAS)),
+                Some(cas) => When::Cas(cas),
             };
             let (item, exptime) = (Item::Entry(0, mark.bytes.clone()), exptime(mark.ttl, SystemTime::now()));
             let put = Command::Put { key: key.clone(), item, exptime, when };

@@ -19,7 +19,7 @@ mod queue;
 
 use std::{sync::Arc, time::Instant};
 
-use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
@@ -31,9 +31,11 @@ use crate::{
     endpoint::Endpoint,
     error::Fault,
     login::Login,
-    transport::{Command, Limits, NO_RUNTIME, Reply, Transport},
+    transport::{Command, Limits, NO_RUNTIME, Reply, Seen, Transport},
 };
 
+/// Values up to this size are copied out of the input buffer.
+const COPY_MAX: usize = 8 << 10;
 /// Most commands without a reply.
 const WAITING_MAX: usize = 1 << 16;
 /// Most bytes of requests that have not been written; one exchange always fits.
@@ -48,11 +50,16 @@ impl Pipeline {
     }
 
     /// Queues commands, and sees to it that somebody writes them.
-    fn send(&self, commands: &[Command], waiter: Waiter, on: Option<Generation>) -> Result<Sent, Fault> {
+    fn send(
+        &self,
+        commands: &[Command],
+        waiter: Waiter,
+        on: Option<Generation>,
+        now: Instant,
+    ) -> Result<Sent, Fault> {
         let Ok(handle) = Handle::try_current() else {
             return Err(NO_RUNTIME);
         };
-        let now = Instant::now();
         let limits = &self.0.limits;
         let mut state = self.0.lock();
         if state.queue.len() >= WAITING_MAX || state.out.len() >= UNSENT_MAX {
@@ -106,12 +113,12 @@ impl Pipeline {
 
     /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
     /// nobody drives that, and then not even its deadline would end the call.
-    async fn wait<T>(&self, receiver: oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
+    async fn wait<T>(&self, receiver: &mut oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
         if !sent.away {
             return receiver.await.ok();
         }
         let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
-        match tokio::time::timeout(limit, receiver).await {
+        match Box::pin(tokio::time::timeout(limit, receiver)).await {
             Ok(answer) => answer.ok(),
             Err(_elapsed) => {
                 self.0.end(sent.on, &NO_ANSWER, true);
@@ -130,32 +137,48 @@ struct Sent {
     away: bool,
 }
 
+/// Copies a small value, which would keep the whole input buffer alive. The caller does it, not the task: what one thread
+/// allocates and another frees costs both a lock.
+fn detached(mut reply: Reply) -> Reply {
+    if let Reply::Item(Some(Seen { value: Some(value), .. })) = &mut reply
+        && value.len() <= COPY_MAX
+    {
+        *value = Bytes::copy_from_slice(value);
+    }
+    reply
+}
+
 fn unanswered(command: &Command) -> Fault {
     if command.is_write() { IN_DOUBT } else { NO_ANSWER }
 }
 
-#[async_trait]
 impl Transport for Pipeline {
     async fn run(&self, commands: &[Command], on: Option<Generation>) -> (Generation, Results) {
         if commands.is_empty() {
             return (on.unwrap_or_default(), Vec::new());
         }
-        let (waiter, receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
-        match self.send(commands, waiter, on) {
+        let (waiter, mut receiver) = Waiter::many(commands.iter().map(Kind::from).collect());
+        match self.send(commands, waiter, on, Instant::now()) {
             Ok(sent) => {
                 let none = || commands.iter().map(|command| Err(unanswered(command))).collect();
-                (sent.on, self.wait(receiver, &sent).await.unwrap_or_else(none))
+                let detached = |results: Results| results.into_iter().map(|r| r.map(detached)).collect();
+                (sent.on, self.wait(&mut receiver, &sent).await.map_or_else(none, detached))
             }
             Err(fault) => (on.unwrap_or_default(), commands.iter().map(|_| Err(fault.duplicate())).collect()),
         }
     }
 
-    async fn one(&self, command: &Command, on: Option<Generation>) -> (Generation, Result<Reply, Fault>) {
-        let (waiter, receiver) = Waiter::one(command.into());
-        match self.send(std::slice::from_ref(command), waiter, on) {
+    async fn one(
+        &self,
+        command: &Command,
+        on: Option<Generation>,
+        now: Instant,
+    ) -> (Generation, Result<Reply, Fault>) {
+        let (waiter, mut receiver) = Waiter::one(command.into());
+        match self.send(std::slice::from_ref(command), waiter, on, now) {
             Ok(sent) => {
-                let answer = self.wait(receiver, &sent).await;
-                (sent.on, answer.unwrap_or_else(|| Err(unanswered(command))))
+                let answer = self.wait(&mut receiver, &sent).await;
+                (sent.on, answer.map_or_else(|| Err(unanswered(command)), |result| result.map(detached)))
             }
             Err(fault) => (on.unwrap_or_default(), Err(fault)),
         }
@@ -179,5 +202,28 @@ impl Transport for Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_values_do_not_keep_the_input_buffer_alive() {
+        let input = Bytes::from(vec![b'x'; 2 * COPY_MAX]);
+        let held = |length: usize| {
+            let value = Some(input.slice(..length));
+            let held = detached(Reply::Item(Some(Seen { value, cas: 1, won: false, stale: false })));
+            assert!(
+                matches!(&held, Reply::Item(Some(Seen { value: Some(v), cas: 1, .. })) if v.len() == length)
+            );
+            held
+        };
+        let small = held(COPY_MAX);
+        assert!(input.is_unique());
+        let large = held(COPY_MAX + 1);
+        assert!(!input.is_unique(), "copied once more");
+        drop((small, large));
     }
 }

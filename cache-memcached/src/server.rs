@@ -14,14 +14,14 @@ use crate::{
     life::{Knowledge, Known, LIFE_SECONDS},
     login::Login,
     status,
-    transport::{Command, Look, NO_RESULT, Reply, Transport, When},
+    transport::{Command, Look, NO_RESULT, Reply, Transport, When, Wire},
 };
 
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
     pub(crate) login: Option<Login>,
     pub(crate) breaker: Breaker,
-    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) transport: Wire,
     /// Wire key of the life item.
     pub(crate) life_key: String,
     pub(crate) life: Knowledge,
@@ -116,7 +116,7 @@ impl Server {
         let mut commands: Vec<Command> = tasks.into_iter().map(|task| task.command).collect();
         let mut last = false;
         loop {
-            let known = if needs_life { Some(self.known(Instant::now()).await?) } else { None };
+            let known = if needs_life { Some(self.known().await?) } else { None };
             let life = known.map_or(0, |known| known.life);
             let link = known.map(|known| known.link);
             let may = |under: &Under| !matches!(under, Under::Exactly(of) if *of != life);
@@ -148,24 +148,32 @@ impl Server {
     }
 
     /// One command, at less cost.
-    pub(crate) async fn one(&self, command: Command) -> Result<Answer, Error> {
+    pub(crate) async fn one(&self, command: &Command) -> Result<Answer, Error> {
         let Some(mut outcome) = Outcome::admitted(self) else {
             return Err(Error::at(&self.endpoint, SICK));
         };
-        let result = self.ask(&command, outcome.since).await;
+        let result = self.ask(command, outcome.since).await;
         outcome.verdict = Some(result.as_ref().err().map_or(Verdict::Well, verdict));
         result.map_err(|fault| Error::at(&self.endpoint, fault))
     }
 
-    async fn ask(&self, command: &Command, now: Instant) -> Result<Answer, Fault> {
+    async fn ask(&self, command: &Command, mut now: Instant) -> Result<Answer, Fault> {
         let mut last = false;
         loop {
-            let known = self.known(now).await?;
-            let result = self.transport.one(command, Some(known.link)).await.1;
+            let known = match self.life.get(now) {
+                Some(known) => known,
+                None => {
+                    // Boxed, since it would make the future of every read larger than an allocator hands out quickly.
+                    let known = Box::pin(self.check()).await?;
+                    now = Instant::now();
+                    known
+                }
+            };
+            let result = self.transport.one(command, Some(known.link), now).await.1;
             if result.as_ref().is_err_and(is_lost) {
                 self.life.forget(known.link);
                 if !last {
-                    last = true;
+                    (last, now) = (true, Instant::now());
                     continue;
                 }
             }
@@ -174,8 +182,8 @@ impl Server {
     }
 
     /// The server's life. No round trip, where it was read on this connection not long ago.
-    async fn known(&self, now: Instant) -> Result<Known, Fault> {
-        match self.life.get(now) {
+    async fn known(&self) -> Result<Known, Fault> {
+        match self.life.get(Instant::now()) {
             Some(known) => Ok(known),
             None => self.check().await,
         }
@@ -195,7 +203,7 @@ impl Server {
         let at = Instant::now();
         let look = Look { vivify: None, touch: Some(LIFE_SECONDS) };
         let look = Command::Get { key: self.life_key.clone(), look: Some(look) };
-        let (link, reply) = self.transport.one(&look, None).await;
+        let (link, reply) = self.transport.one(&look, None, at).await;
         let reply = reply?;
         if let Some(life) = life_of(&reply) {
             return Ok(Known { life, link, at });

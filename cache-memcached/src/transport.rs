@@ -1,11 +1,13 @@
 //! The seam between the provider and whatever moves bytes to one server.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{ErrorKind, error::Fault, item::Item};
+use crate::{ErrorKind, error::Fault, item::Item, pipeline::Pipeline};
 
 /// One command. Keys are wire keys: short enough, but not yet encoded.
 #[derive(Clone)]
@@ -129,17 +131,22 @@ pub(crate) type Link = u64;
 /// - Ends within the timeouts that it was made with.
 /// - Dropping the future leaves no half-used connection behind: a reply never reaches another command.
 /// - Retries nothing. What failed with [`ErrorKind::Connect`] was a read, or has never been sent.
-#[async_trait]
-pub(crate) trait Transport: Send + Sync {
+pub(crate) trait Transport {
     /// Runs commands, in one round trip where they are small; and names the connection. `on`: that connection, or none:
     /// they fail with [`ErrorKind::Connect`] when it is gone.
-    async fn run(&self, commands: &[Command], on: Option<Link>) -> (Link, Vec<Result<Reply, Fault>>);
+    fn run(
+        &self,
+        commands: &[Command],
+        on: Option<Link>,
+    ) -> impl Future<Output = (Link, Vec<Result<Reply, Fault>>)> + Send;
 
-    /// Runs one command, at less cost.
-    async fn one(&self, command: &Command, on: Option<Link>) -> (Link, Result<Reply, Fault>) {
-        let (link, mut results) = self.run(std::slice::from_ref(command), on).await;
-        (link, results.pop().unwrap_or(Err(NO_RESULT)))
-    }
+    /// Runs one command, at less cost. `now` spares it a look at the clock.
+    fn one(
+        &self,
+        command: &Command,
+        on: Option<Link>,
+        now: Instant,
+    ) -> impl Future<Output = (Link, Result<Reply, Fault>)> + Send;
 
     /// Whether a connection has a name at all. Where it does not, nobody can tell whether the server is still the same.
     fn is_linked(&self) -> bool;
@@ -149,4 +156,53 @@ pub(crate) trait Transport: Send + Sync {
 
     /// Gives up all connections for good.
     fn close(&self);
+}
+
+/// The transport that a server has. No `dyn`, which would box every call; the pool's futures are boxed for their size.
+pub(crate) enum Wire {
+    Pipeline(Pipeline),
+    #[cfg(feature = "client")]
+    Pool(crate::exp::Pool),
+}
+
+impl Transport for Wire {
+    async fn run(&self, commands: &[Command], on: Option<Link>) -> (Link, Vec<Result<Reply, Fault>>) {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.run(commands, on).await,
+            #[cfg(feature = "client")]
+            Self::Pool(pool) => Box::pin(pool.run(commands, on)).await,
+        }
+    }
+
+    async fn one(&self, command: &Command, on: Option<Link>, now: Instant) -> (Link, Result<Reply, Fault>) {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.one(command, on, now).await,
+            #[cfg(feature = "client")]
+            Self::Pool(pool) => Box::pin(pool.one(command, on, now)).await,
+        }
+    }
+
+    fn is_linked(&self) -> bool {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.is_linked(),
+            #[cfg(feature = "client")]
+            Self::Pool(pool) => pool.is_linked(),
+        }
+    }
+
+    fn reset(&self) {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.reset(),
+            #[cfg(feature = "client")]
+            Self::Pool(pool) => pool.reset(),
+        }
+    }
+
+    fn close(&self) {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.close(),
+            #[cfg(feature = "client")]
+            Self::Pool(pool) => pool.close(),
+        }
+    }
 }

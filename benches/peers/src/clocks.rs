@@ -1,4 +1,4 @@
-//! Clocks for rows, and a machine that does not fall asleep.
+//! Clocks for rows, where they run, and a machine that does not fall asleep.
 
 use std::{
     sync::{
@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+#[cfg(target_os = "linux")]
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time of this thread. What else runs on the machine is not in it.
@@ -55,5 +57,52 @@ impl Awake {
 impl Drop for Awake {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Keeps this process and a server on one CPU, where what is measured is a round trip. Left alone, chance decides whether two
+/// threads that wake each other sit on one CPU or on two, and then a virtual machine takes five times as long.
+pub struct OneCpu {
+    #[cfg(target_os = "linux")]
+    before: CpuSet,
+    #[cfg(target_os = "linux")]
+    processes: [u32; 2],
+}
+
+#[cfg(target_os = "linux")]
+impl OneCpu {
+    pub fn new(server: Option<u32>) -> Self {
+        let before = sched_getaffinity(None).expect("a thread may be asked where it runs");
+        let own = std::process::id();
+        let this = Self { before, processes: [own, server.unwrap_or(own)] };
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu)).expect("it runs somewhere");
+        let mut one = CpuSet::new();
+        one.set(first);
+        this.bind(&one);
+        this
+    }
+
+    /// All threads. One that ends meanwhile is no loss, and one that starts is where its parent is.
+    fn bind(&self, cpus: &CpuSet) {
+        for process in self.processes {
+            let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+            for id in threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()) {
+                let _ = sched_setaffinity(Pid::from_raw(id), cpus);
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for OneCpu {
+    fn drop(&mut self) {
+        self.bind(&self.before);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl OneCpu {
+    pub fn new(_server: Option<u32>) -> Self {
+        Self {}
     }
 }

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use test_servers::{MemcachedServer, RedisServer};
 
 use crate::{
-    clocks::Awake, memcached::Memcached, memory::Caches, otel::Otel, redis::Redis, targets::Tables,
+    clocks::OneCpu, memcached::Memcached, memory::Caches, otel::Otel, redis::Redis, targets::Tables,
     work::Reads,
 };
 
@@ -78,7 +78,7 @@ fn main() {
     let from_redis = wants("redis").then(|| {
         let rows = Redis::filled(&redis.url(), &scale);
         let alone = {
-            let _awake = Awake::new();
+            let _there = OneCpu::new(redis.pid());
             rows.alone(&scale)
         };
         [alone, rows.crowded(&scale), rows.batches(&scale)]
@@ -86,7 +86,7 @@ fn main() {
     let from_memcached = wants("memcached").then(|| {
         let rows = Memcached::filled(memcached.port(), &scale);
         let alone = {
-            let _awake = Awake::new();
+            let _there = OneCpu::new(memcached.pid());
             rows.alone(&scale)
         };
         [alone, rows.crowded(&scale)]

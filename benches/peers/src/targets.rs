@@ -165,6 +165,13 @@ pub fn all(tables: &Tables<'_>) -> Vec<Ratio> {
             "raw client, bytes",
             AtMost(1.05),
         ),
+        time(
+            "l2_memcached_1_latency_over_raw_client_decoded",
+            memcached_one,
+            "own, memcached",
+            "raw client, decoded",
+            None,
+        ),
         Ratio {
             name: "stampede_two_processes_time",
             value: median(tables.between.times.iter().copied()),

@@ -91,6 +91,9 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// Exchanges under way from which on the task lets callers run before it writes what the first of them asks.
+const CROWD: usize = 8;
+
 struct Driver<'a> {
     link: &'a Link,
     reader: OwnedReadHalf,
@@ -117,17 +120,26 @@ impl<'a> Driver<'a> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        self.write(cx)?;
         // Never waits for the write before it reads: a server that is blocked on its replies reads nothing.
-        let answered = self.read(cx)?;
-        if answered > 1 && !self.rested {
+        if self.rested {
+            self.rested = false;
+            self.write(cx)?;
+            self.read(cx)?;
+        } else if self.read(cx)? > 1 || self.is_crowded()? {
             // Callers who were answered ask again: let them, and write all that at once.
             self.rested = true;
             cx.waker().wake_by_ref();
             return Ok(());
+        } else {
+            self.write(cx)?;
         }
-        self.rested = false;
         self.watch(cx)
+    }
+
+    /// Whether so many replies are to come that more requests are likely to follow the first.
+    fn is_crowded(&self) -> Result<bool, Fault> {
+        let state = self.state()?;
+        Ok(self.writing.is_empty() && !state.out.is_empty() && state.queue.len() >= CROWD)
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::{
     transport::{Command, When},
-    wire::is_plain,
+    wire::is_plain_text,
 };
 
 /// Appends one request with an opaque id. `Writer` over a growing buffer never fails.
@@ -20,7 +20,7 @@ pub(super) fn encode(command: &Command, id: u64, out: &mut BytesMut) {
     };
     out.put_slice(verb.as_bytes());
     let key = command.key();
-    let plain = key.bytes().all(is_plain);
+    let plain = is_plain_text(key);
     if plain {
         out.put_slice(key.as_bytes());
     } else {
@@ -52,7 +52,8 @@ pub(super) fn encode(command: &Command, id: u64, out: &mut BytesMut) {
             let _ = write!(out.writer(), " C{cas}");
         }
     }
-    let _ = write!(out.writer(), " O{id}");
+    out.put_slice(b" O");
+    put_number(id, out);
     if !plain {
         out.put_slice(b" b");
     }
@@ -61,6 +62,21 @@ pub(super) fn encode(command: &Command, id: u64, out: &mut BytesMut) {
         item.write(out);
         out.put_slice(b"\r\n");
     }
+}
+
+/// In decimal. Every request has one, and `write!` takes many times as long.
+fn put_number(mut number: u64, out: &mut BytesMut) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
 }
 
 #[cfg(test)]
@@ -91,6 +107,15 @@ mod tests {
         assert_eq!(put(Item::Tombstone, When::Always), "ms ns:k 1 T9 c O7\r\nT\r\n");
         assert_eq!(put(Item::Tombstone, When::Absent), "ms ns:k 1 T9 ME c O7\r\nT\r\n");
         assert_eq!(put(Item::Placeholder, When::Cas(5)), "ms ns:k 0 T9 C5 c O7\r\n\r\n");
+    }
+
+    #[test]
+    fn numbers() {
+        for number in [0, 9, 10, 1_000_000_000, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_number(number, &mut out);
+            assert_eq!(out, number.to_string());
+        }
     }
 
     #[test]

@@ -8,15 +8,13 @@ use crate::login::UNAUTHENTICATED;
 const LINE_MAX: usize = 2048;
 /// The server's own ceiling for an item.
 const ITEM_MAX: u64 = 1 << 30;
-/// Values up to this size are copied out of the input buffer, so that they do not pin it.
-const COPY_MAX: usize = 8 << 10;
 /// Room for the next read.
 const READ_ROOM: usize = 16 << 10;
 
 /// What a reply says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// `VA`: the item; `None` when it is over the limit, and was skipped.
+    /// `VA`: the item, a part of the input buffer; `None` when it is over the limit, and was skipped.
     Value(Option<Bytes>),
     /// `HD`.
     Done,
@@ -122,13 +120,7 @@ impl Parser {
                 if &self.input[length..length + 2] != b"\r\n" {
                     return Err(Garbled);
                 }
-                let value = if length <= COPY_MAX {
-                    let value = Bytes::copy_from_slice(&self.input[..length]);
-                    self.input.advance(length);
-                    value
-                } else {
-                    self.input.split_to(length).freeze()
-                };
+                let value = self.input.split_to(length).freeze();
                 self.input.advance(2);
                 if let State::Value(mut answer, _) = std::mem::replace(&mut self.state, State::Line) {
                     answer.body = Body::Value(Some(value));
@@ -193,7 +185,9 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
 }
 
 fn number(token: &[u8]) -> Option<u64> {
-    std::str::from_utf8(token).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let (first, rest) = token.split_first()?;
+    rest.iter().try_fold(digit(first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))
 }
 
 #[cfg(test)]
