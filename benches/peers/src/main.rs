@@ -77,11 +77,11 @@ fn main() {
     let memory = wants("memory").then(|| in_memory(&scale, &redis.url()));
     let from_redis = wants("redis").then(|| {
         let rows = Redis::filled(&redis.url(), &scale);
-        let alone = {
+        let (alone, batches) = {
             let _there = OneCpu::new(redis.pid());
-            rows.alone(&scale)
+            (rows.alone(&scale), rows.batches(&scale))
         };
-        [alone, rows.crowded(&scale), rows.batches(&scale)]
+        [alone, rows.crowded(&scale), batches]
     });
     let from_memcached = wants("memcached").then(|| {
         let rows = Memcached::filled(memcached.port(), &scale);

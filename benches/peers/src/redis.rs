@@ -22,7 +22,7 @@ use crate::{
     memory::{HOUR, Response, hitbox_user, multi_tier, raw_moka},
     otel::Otel,
     rounds::{Row, Timed},
-    work::{User, decode, keys},
+    work::{User, decode, keys, shuffled},
 };
 
 /// A connection of redis-rs as its users have it, without Nagle's algorithm, as ours. `patient`: without the timer that it
@@ -106,17 +106,22 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Fills the server in the form of each row.
+    /// Fills the server in the form of each row, with the same expiry. Keys are read in another order than anybody wrote them
+    /// in: the server would find one after the other in its memory, and those that are written at random it would not.
     pub fn filled(url: &str, scale: &Scale) -> Self {
-        let keys: &'static [String] = Vec::leak(keys("user", scale.reads));
+        let written = keys("user", scale.reads);
+        let keys: &'static [String] = Vec::leak(shuffled(written.clone()));
         runtime().block_on(async {
             let (mut raw, patient) = (connect(url, false).await, connect(url, true).await);
             let provider = RedisProvider::builder(url).build().expect("the url is right");
             let ours = own(&provider, None, None);
             let multi_tier = multi_tier(url).await;
-            for chunk in keys.chunks(500) {
-                let items: Vec<_> = chunk.iter().map(|key| (raw_key(key), User::of(key).json())).collect();
-                let () = raw.mset(&items).await.expect("redis takes it");
+            for chunk in written.chunks(500) {
+                let mut pipeline = redis::pipe();
+                for key in chunk {
+                    pipeline.set_ex(raw_key(key), User::of(key).json(), HOUR.as_secs()).ignore();
+                }
+                let () = pipeline.query_async(&mut raw).await.expect("redis takes it");
                 let _ = ours
                     .set_many(chunk.iter().map(|key| (key, User::of(key))))
                     .await
@@ -129,7 +134,7 @@ impl Redis {
             }
             let this = Self { url: url.to_owned(), keys, otel: Otel::new(), raw, patient, provider };
             let lru = this.cached().await;
-            for key in keys {
+            for key in &written {
                 lru.async_cache_set(key.clone(), User::of(key)).await.expect("redis takes it");
             }
             let hitbox = hitbox(url, keys.len() as u64);

@@ -42,6 +42,15 @@ pub fn keys(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix}:{n:0width$}", width = 20 - prefix.len())).collect()
 }
 
+/// In an order that has nothing to do with theirs, the same in every run.
+pub fn shuffled(mut keys: Vec<String>) -> Vec<String> {
+    let mut dice = Dice::new(0);
+    for at in (1..keys.len()).rev() {
+        keys.swap(at, (dice.next() * (at + 1) as f64) as usize);
+    }
+    keys
+}
+
 /// Reads of 10,000 keys with the skew of Zipf's law (exponent 0.99), each thread's in an order of its own.
 pub struct Reads {
     keys: Vec<String>,
