@@ -16,7 +16,7 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     env,
     env::consts::{ARCH, OS},
     fs,
@@ -40,9 +40,11 @@ const CALLS: usize = 6_000;
 /// Seeds of hashes differ between processes, and with them what falls into one bucket: the least of so many counts.
 const RUNS: usize = 3;
 const KEYS: usize = 1_000;
+/// Keys of a batch. It counts as so many calls.
+const BATCH: usize = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "l1_hit",
     "l1_hit_moka",
     "l1_hit_integer_key",
@@ -51,6 +53,7 @@ const ROWS: [&str; 8] = [
     "l1_set",
     "encode",
     "decode",
+    "decode_100",
 ];
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -177,15 +180,21 @@ fn user(id: u64) -> User {
     }
 }
 
-/// A remote store that is here: what the framework itself does on its way there is left to be counted. Knows one item, and
-/// one mark.
+/// A remote store that is here: what the framework itself does on its way there is left to be counted.
 #[derive(Default)]
-struct Shelf([Mutex<Option<Bytes>>; 2]);
+struct Shelf(Mutex<HashMap<Place, Bytes>>);
+
+/// By the hash of a key, which comes with it, and whether it is a mark.
+type Place = (u64, bool);
 
 impl Shelf {
-    fn place(&self, key: RawKey<'_>) -> MutexGuard<'_, Option<Bytes>> {
-        self.0[usize::from(key.mark)].lock().unwrap()
+    fn items(&self) -> MutexGuard<'_, HashMap<Place, Bytes>> {
+        self.0.lock().unwrap()
     }
+}
+
+fn place(key: RawKey<'_>) -> Place {
+    (key.hash, key.mark)
 }
 
 #[async_trait]
@@ -199,14 +208,13 @@ impl CacheProvider for Shelf {
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        keys.iter().map(|key| Ok(self.place(*key).clone())).collect()
+        let items = self.items();
+        keys.iter().map(|key| Ok(items.get(&place(*key)).cloned())).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-        for item in items {
-            *self.place(item.key) = Some(item.bytes.clone());
-        }
-        items.iter().map(|_| Ok(())).collect()
+        let mut held = self.items();
+        items.iter().map(|item| Ok(drop(held.insert(place(item.key), item.bytes.clone())))).collect()
     }
 
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
@@ -228,6 +236,15 @@ async fn run(row: &str, calls: usize) {
         let _ = near.set(n as u64, Arc::clone(user)).await.unwrap();
     }
     let _ = far.set("one", Arc::clone(&users[7])).await.unwrap();
+    let batch = &keys[..BATCH];
+    let _ = far.set_many(batch.iter().zip(users.iter().map(Arc::clone))).await.unwrap();
+    if row == "decode_100" {
+        for _ in 0..calls / BATCH {
+            let found = black_box(far.get_many(batch).await.unwrap());
+            assert!(found.iter().all(Option::is_some));
+        }
+        return;
+    }
     for n in 0..calls {
         let at = n % KEYS;
         let key = &keys[at];
