@@ -2,7 +2,8 @@
 //!
 //! Callers append requests to one buffer; one task writes them, reads the replies in order, and hands them out. Where
 //! nothing is under way, the caller writes its request itself, so an idle connection costs no switch of tasks. Under load,
-//! the task lets callers run after it has handed out several replies, and writes what they ask next at once.
+//! the task lets callers run once after it has handed out several replies, and before it writes the first of several
+//! requests: what they ask meanwhile goes out in one piece.
 //!
 //! - Every request carries an opaque id, which its reply must echo: else the connection ends.
 //! - A caller may leave at any time; its reply is read and dropped.
