@@ -61,7 +61,9 @@ impl<T: Value> Inner<T> {
                 // Of what comes after an error the caller is told nothing.
                 answer => {
                     tally.missed(asked.reason);
-                    error = error.or(answer.err());
+                    if let Err(failed) = answer {
+                        error.get_or_insert(failed);
+                    }
                 }
             }
         }
