@@ -323,34 +323,53 @@ impl Tier {
 
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
     pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
+        if !keys.iter().any(|key| self.masks(key.id)) {
+            // As nearly always.
+            let (answers, learned) = self.ask(around, keys).await;
+            return (
+                keys.iter().zip(answers).map(|(key, answer)| self.settled(*key, answer)).collect(),
+                learned,
+            );
+        }
         let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
         let asked: Vec<RawKey<'_>> =
             keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
-        let home = self.provider().incarnation();
-        let plain = self.packing.plain;
-        let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
-        let mut learned = Learned::Nothing;
-        if asked.is_empty() {
-            if due.is_some() {
-                learned = self.read_mark(around).await.unwrap_or(learned);
-            }
-            return (keys.iter().map(|_| Read::Masked).collect(), learned);
-        }
-        let mut answers = match due {
-            None => self.call(around, LevelOp::Get, asked.len(), 0, self.provider().get_many(&asked)).await,
-            Some(changes) => self.get_with_mark(around, &asked, changes, &mut learned).await,
-        };
-        if due.is_none() && !plain && answers.is_ok() && self.provider().incarnation() != home {
-            // Answered from another state of the store than the epoch was read from: once more, with the mark.
-            let changes = self.ledger.changes();
-            answers = self.get_with_mark(around, &asked, changes, &mut learned).await;
-        }
-        let mut answers = flatten(answers, asked.len()).into_iter();
+        let (answers, learned) = self.ask(around, &asked).await;
+        let mut answers = answers.into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| match masked {
             true => Read::Masked,
             false => self.settled(*key, answers.next().unwrap_or(Err(Failure::Skipped))),
         });
         (all.collect(), learned)
+    }
+
+    /// The same for keys that are not masked, without regard to what comes up meanwhile.
+    async fn ask(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> (Vec<Result<Option<Bytes>, Failure>>, Learned) {
+        let provider = self.provider();
+        let home = provider.incarnation();
+        let plain = self.packing.plain;
+        let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
+        let mut learned = Learned::Nothing;
+        if keys.is_empty() {
+            if due.is_some() {
+                learned = self.read_mark(around).await.unwrap_or(learned);
+            }
+            return (Vec::new(), learned);
+        }
+        let mut answers = match due {
+            None => self.call(around, LevelOp::Get, keys.len(), 0, provider.get_many(keys)).await,
+            Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
+        };
+        if due.is_none() && !plain && answers.is_ok() && self.provider().incarnation() != home {
+            // Answered from another state of the store than the epoch was read from: once more, with the mark.
+            let changes = self.ledger.changes();
+            answers = self.get_with_mark(around, keys, changes, &mut learned).await;
+        }
+        (flatten(answers, keys.len()), learned)
     }
 
     /// The same for one key, which is what nearly all reads are.
