@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use redis::{Pipeline, Value, cmd};
 
 use crate::{
@@ -95,10 +95,11 @@ impl Fleet {
         }
     }
 
-    pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
+    /// Looks up one key. `key` makes it as it is on the wire.
+    pub(crate) async fn get(&self, key: impl Fn() -> String + Send) -> Result<Option<Bytes>, Error> {
         match self {
             Self::One(one) => one.master.get(key).await,
-            Self::Cluster(cluster) => cluster.get(&key).await,
+            Self::Cluster(cluster) => cluster.get(key()).boxed().await,
         }
     }
 

@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use crate::{Error, ErrorKind, keeper::Keeper, wire};
 
 /// Waiting look-ups that start a round of their own, though others are under way.
-const ENOUGH: usize = 8;
+const ENOUGH: usize = 16;
 /// Rounds at a time.
 const ROUNDS: usize = 6;
 /// Keys per `MGET`.
@@ -70,24 +71,25 @@ impl Gatherer {
         self.several
     }
 
-    /// Looks up one key, given as it is on the wire.
-    pub(crate) async fn get(self: &Arc<Self>, key: String) -> Answer {
-        match self.enter(key) {
+    /// Looks up one key. `key` makes it as it is on the wire.
+    pub(crate) async fn get(self: &Arc<Self>, key: impl Fn() -> String) -> Answer {
+        match self.enter(key()) {
+            // Boxed: a look-up that waits, as most do where many come, has no room for one that is sent.
             Turn::Lead(key, turn) => {
-                let answer = self.alone(&key).await;
+                let answer = self.alone(key).boxed().await;
                 drop(turn);
                 answer
             }
-            Turn::Alone(key) => self.alone(&key).await,
-            Turn::Wait(key, answer) => match answer.await {
+            Turn::Alone(key) => self.alone(key).boxed().await,
+            Turn::Wait(answer) => match answer.await {
                 Ok(answer) => answer,
                 // The round ended without an answer for us.
-                Err(_gone) => self.alone(&key).await,
+                Err(_gone) => self.alone(key()).boxed().await,
             },
         }
     }
 
-    async fn alone(&self, key: &str) -> Answer {
+    async fn alone(&self, key: String) -> Answer {
         wire::found(self.keeper.read(redis::cmd("GET").arg(key)).await?)
     }
 
@@ -102,7 +104,7 @@ impl Gatherer {
             return Turn::Alone(key);
         }
         let (sender, receiver) = oneshot::channel();
-        state.queue.push(Waiting { key: key.clone(), answer: sender });
+        state.queue.push(Waiting { key, answer: sender });
         if state.queue.len() >= ENOUGH
             && state.running < ROUNDS
             && let Ok(runtime) = Handle::try_current()
@@ -112,7 +114,7 @@ impl Gatherer {
             drop(state);
             runtime.spawn(rounds(Running(Arc::clone(self)), batch));
         }
-        Turn::Wait(key, receiver)
+        Turn::Wait(receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,7 +157,7 @@ impl Gatherer {
 
 enum Turn {
     Lead(String, Running),
-    Wait(String, oneshot::Receiver<Answer>),
+    Wait(oneshot::Receiver<Answer>),
     Alone(String),
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use redis::{Pipeline, cmd};
 
 use crate::{
@@ -25,12 +26,12 @@ impl Node {
         Self { keeper, gatherer }
     }
 
-    /// Looks up one key, given as it is on the wire.
-    pub(crate) async fn get(&self, key: String) -> Result<Option<Bytes>, Error> {
+    /// Looks up one key. `key` makes it as it is on the wire.
+    pub(crate) async fn get(&self, key: impl Fn() -> String) -> Result<Option<Bytes>, Error> {
         if self.keeper.gathers() {
             return self.gatherer.get(key).await;
         }
-        wire::found(self.keeper.read(cmd("GET").arg(key)).await?)
+        wire::found(self.keeper.read(cmd("GET").arg(key())).boxed().await?)
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.
