@@ -100,7 +100,8 @@ impl<T: Value> Inner<T> {
         self.observers().asked(&key);
         let mut asked = [Asked::only(key)];
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(&mut asked, access).await;
+            // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
+            self.read_levels(&mut asked, access).boxed().await;
         }
         counted.missed(asked[0].reason);
         let mut found = self.answer(&mut asked[0], access, self.now())?;
@@ -120,7 +121,7 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
         self.observers().asked(&key);
-        let mut found = self.fetch_counted(key, access, loader, &mut counted).await;
+        let mut found = self.fetch_counted(key, access, loader, &mut counted).boxed().await;
         // After an error the look-up stays what it was counted as: a miss, or a wait for another's load.
         if let Ok(found) = &mut found {
             counted.as_found(found);
@@ -143,20 +144,20 @@ impl<T: Value> Inner<T> {
             // Its leader believed the stale value when it asked.
             let stale = match &flight.stale {
                 Some(seen) => {
-                    let verdict = self.surely(&seen.entry).await;
+                    let verdict = self.surely(&seen.entry).boxed().await;
                     matches!(verdict, Verdict::Valid | Verdict::Expired).then_some(seen)
                 }
                 None => None,
             };
-            return self.attend(&flight, Part::Waiter, stale, Some((ticket, loader)), counted).await;
+            let again = Some((ticket, loader));
+            return self.attend(&flight, Part::Waiter, stale, again, counted).boxed().await;
         }
-        let mut asked = Asked::new(key);
+        // One key; the batch form of one.
+        let mut one = [Asked::new(key)];
         if !matches!(access, Access::Reload | Access::Bypass) {
-            // One key; the batch form of one.
-            let mut one = [asked];
-            self.read_levels(&mut one, access).await;
-            [asked] = one;
+            self.read_levels(&mut one, access).boxed().await;
         }
+        let asked = &mut one[0];
         counted.missed(asked.reason);
         let now = self.now();
         if let Some(Seen { entry, level }) = &asked.fresh {
@@ -186,7 +187,7 @@ impl<T: Value> Inner<T> {
         if access == Access::CacheOnly {
             return Ok(Found::miss());
         }
-        self.load_or_join(key, access, asked, stale, loader, counted).await
+        self.load_or_join(key, access, one, stale, loader, counted).boxed().await
     }
 
     /// Starts a refresh that nobody waits for, unless one is under way or `held`, which was read under `ticket`, has been
@@ -212,7 +213,7 @@ impl<T: Value> Inner<T> {
         self: &Arc<Self>,
         key: RawKey<'_>,
         access: Access,
-        mut asked: Asked<'_, T>,
+        [mut asked]: [Asked<'_, T>; 1],
         stale: Option<Seen<T>>,
         loader: Loader<T>,
         counted: &mut Counted<'_>,
@@ -352,7 +353,7 @@ impl<T: Value> Inner<T> {
             let key = ticket.key(&self.around);
             // Once: whatever it joins now began after it called.
             counted.again = true;
-            self.load_or_join(key, Access::Normal, Asked::new(key), stale, loader, counted).await
+            self.load_or_join(key, Access::Normal, [Asked::new(key)], stale, loader, counted).await
         }
         .boxed()
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use smallvec::{SmallVec, smallvec};
 
@@ -326,7 +325,7 @@ impl<T: Value> Inner<T> {
         &self,
         key: RawKey<'_>,
         tier: &Tier,
-        bytes: &Bytes,
+        bytes: &[u8],
         times: Times,
     ) -> std::result::Result<Decoded<T>, LevelOutcome> {
         self.decode_quietly(key, tier, bytes, times).map_err(|reason| {

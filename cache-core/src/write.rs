@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+
 use crate::{
-    Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
+    Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
     fill::{Outgoing, WriteOrder},
     gone::Cause,
     inner::Inner,
@@ -194,7 +196,7 @@ impl<T: Value> Inner<T> {
         }
         let mut delivery = Delivery::Confirmed;
         if !gone.is_empty() {
-            delivery = self.invalidate_all(gone).await?;
+            delivery = self.invalidate_all(gone).boxed().await?;
         }
         if !stored.is_empty() {
             delivery = delivery.and(self.put_all(stored).await?);
@@ -253,13 +255,28 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        self.learn_epochs().await;
+        // Boxed: a set in memory is not made to carry what remote levels need.
+        if self.has_remote() {
+            self.learn_epochs().boxed().await;
+        }
         // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
         let begun = self.begin();
         let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
         for item in &mut *items {
             (item.entry.stamp, item.entry.seen) = (near, begun.seen);
         }
+        if self.has_remote() {
+            self.write_below(items, &begun, order, written).boxed().await;
+        }
+    }
+
+    async fn write_below(
+        self: &Arc<Self>,
+        items: &mut [Outgoing<'_, T>],
+        begun: &Begun,
+        order: &Arc<WriteOrder>,
+        written: &mut Written,
+    ) {
         let mut later = Vec::new();
         for tier in self.remote().rev() {
             let stamp = begun.stamp(tier.index);
