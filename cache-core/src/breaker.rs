@@ -9,9 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
-
-use crate::{BreakerState, Clock, Error, Moment, Result};
+use crate::{BreakerState, Clock, Error, Moment, Result, striped::Striped};
 
 /// When a level stops being asked.
 ///
@@ -99,7 +97,7 @@ pub(crate) struct Gate {
     /// Mirrors the end of the present half.
     half_ends: AtomicU64,
     /// Calls that ended well and are not in `state` yet.
-    well: CachePadded<AtomicU32>,
+    well: Striped<AtomicU32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -169,7 +167,7 @@ impl Gate {
             }),
             closed: AtomicBool::new(true),
             half_ends: AtomicU64::new(0),
-            well: CachePadded::default(),
+            well: Striped::new(AtomicU32::default),
         }
     }
 
@@ -234,11 +232,12 @@ impl Pass<'_> {
             && gate.closed.load(Ordering::Acquire)
             && now.as_nanos() < gate.half_ends.load(Ordering::Relaxed)
         {
-            gate.well.fetch_add(1, Ordering::Relaxed);
+            gate.well.mine().fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let mut state = gate.lock();
-        state.now.calls = state.now.calls.saturating_add(gate.well.swap(0, Ordering::Relaxed));
+        let well: u32 = gate.well.iter().map(|well| well.swap(0, Ordering::Relaxed)).sum();
+        state.now.calls = state.now.calls.saturating_add(well);
         let changed = self.count(&mut state, ok, now);
         gate.half_ends.store(state.half_ends.as_nanos(), Ordering::Relaxed);
         gate.closed.store(matches!(state.mode, Mode::Closed), Ordering::Release);

@@ -21,6 +21,7 @@ use crate::{
     observe::Observers,
     rules::{self, Rules},
     slots::Slots,
+    striped::Striped,
     tier::{Around, Tier},
 };
 
@@ -220,7 +221,7 @@ impl<T: Value> Builder<T> {
             tagging,
             slots: Slots::new(),
             tasks: TaskTracker::new(),
-            callers: TaskTracker::new(),
+            callers: Striped::new(TaskTracker::new),
             ended: AtomicBool::new(false),
             closing: CancellationToken::new(),
         });

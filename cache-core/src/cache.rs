@@ -151,13 +151,13 @@ impl<T: Value> TracedCache<T> {
         cold.await
     }
 
-    fn look_cold(&self, key: RawKey<'_>) -> BoxFuture<'static, Result<Found<T>>> {
-        let Self { inner, access } = self.clone();
+    fn look_cold<'a>(&'a self, key: RawKey<'_>) -> BoxFuture<'a, Result<Found<T>>> {
+        let Self { inner, access } = self;
         let id: Arc<str> = key.id.into();
         let hash = key.hash;
         async move {
             let key = inner.rekey(&id, hash);
-            let work = async |spans: &Spans| inner.look(key, Verb::Get, access, spans).await;
+            let work = async |spans: &Spans| inner.look(key, Verb::Get, *access, spans).await;
             inner.operation(Verb::Get, Some(&id), 1, work, Found::brief).await
         }
         .boxed()
@@ -368,13 +368,13 @@ impl<T: Value> TracedCache<T> {
         A::out(found.into_value())
     }
 
-    fn fetch_cold(&self, key: RawKey<'_>, loader: Loader<T>) -> BoxFuture<'static, Result<Found<T>>> {
-        let Self { inner, access } = self.clone();
+    fn fetch_cold<'a>(&'a self, key: RawKey<'_>, loader: Loader<T>) -> BoxFuture<'a, Result<Found<T>>> {
+        let Self { inner, access } = self;
         let id: Arc<str> = key.id.into();
         let hash = key.hash;
         async move {
             let key = inner.rekey(&id, hash);
-            let work = async |spans: &Spans| inner.fetch(key, Verb::GetOrSet, access, loader, spans).await;
+            let work = async |spans: &Spans| inner.fetch(key, Verb::GetOrSet, *access, loader, spans).await;
             inner.operation(Verb::GetOrSet, Some(&id), 1, work, Found::brief).await
         }
         .boxed()
@@ -714,10 +714,14 @@ impl<T: Value> Inner<T> {
     async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
         // From here on calls are refused; the hot path finds nothing. Loads that end in time are still kept below.
         self.tasks.close();
-        self.callers.close();
+        for callers in self.callers.iter() {
+            callers.close();
+        }
         self.news.void();
         let ended = async {
-            self.callers.wait().await;
+            for callers in self.callers.iter() {
+                callers.wait().await;
+            }
             self.tasks.wait().await;
         };
         let drained = self.around.clock.timeout(limit, ended).await.is_some();
@@ -765,7 +769,7 @@ impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F
         let this = self.project();
         if this.caller.is_none() {
             this.inner.check_open()?;
-            *this.caller = Some(this.inner.callers.token());
+            *this.caller = Some(this.inner.callers.mine().token());
         }
         // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
         match this.inner.ended.load(Ordering::Acquire) {
@@ -842,6 +846,10 @@ mod tests {
     use super::*;
     use crate::{read::Asked, testing::MapProvider};
 
+    /// What a thread of glibc's malloc keeps for itself. What is larger is got and given back under a lock, for which the
+    /// threads that read would wait: half of what a read took with 64 in flight.
+    const LARGEST: usize = 1032;
+
     /// They are made on the stack and moved into a box: what they weigh is copied at every call.
     #[tokio::test]
     async fn futures_below_memory_are_not_large() {
@@ -849,15 +857,15 @@ mod tests {
             TracedCache::builder("sizes").level(MapProvider::new()).build().unwrap();
         let inner = &cache.inner;
         let key = inner.named("k");
-        let work = async |spans: &Spans| inner.look(key, Verb::Get, Access::Normal, spans).await;
+        let loader = loader(|_| async { crate::ok("v".to_owned()) });
         let mut asked = [Asked::new(key)];
         let sizes = [
-            ("operation", size_of_val(&inner.operation(Verb::Get, None, 1, work, Found::brief)), 1600),
-            ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal)), 1000),
-            ("read_one", size_of_val(&inner.tiers[0].read_one(&inner.around, key)), 600),
+            ("look_cold", size_of_val(&*cache.look_cold(key))),
+            ("fetch_cold", size_of_val(&*cache.fetch_cold(key, loader))),
+            ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal))),
         ];
-        for (name, size, most) in sizes {
-            assert!(size <= most, "`{name}` has {size} bytes, at most {most} were agreed: {sizes:?}");
+        for (name, size) in sizes {
+            assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");
         }
     }
 }

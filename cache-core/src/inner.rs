@@ -25,6 +25,7 @@ use crate::{
     payload::Form,
     rules::{self, Rules},
     slots::{Slots, Ticket},
+    striped::Striped,
     tier::{Around, Tier},
 };
 
@@ -79,7 +80,7 @@ pub(crate) struct Inner<T> {
     pub(crate) slots: Arc<Slots<T>>,
     pub(crate) tasks: TaskTracker,
     /// Calls under way beyond the nearest level.
-    pub(crate) callers: TaskTracker,
+    pub(crate) callers: Striped<TaskTracker>,
     /// `close` has done with waiting: calls that are still under way go no further.
     pub(crate) ended: AtomicBool,
     pub(crate) closing: CancellationToken,

@@ -95,6 +95,7 @@ mod slots;
 mod snapshot;
 mod source;
 mod stats;
+mod striped;
 mod tags;
 mod tally;
 #[cfg(any(test, feature = "testing"))]

@@ -18,6 +18,7 @@ use crate::{
     BackplaneSnapshot, BreakerState, CacheInfo, ErrorKind, EvictionCause, LevelFault, LevelSnapshot, LoadEnd,
     MissReason, ObjectStore, Outcome, Scope, Served, Snapshot, Unreadable, Verb,
     gone::{Cause, Gone},
+    striped::Counters,
 };
 
 const STRIPES: usize = 16;
@@ -87,9 +88,14 @@ impl LevelOutcome {
 
 const LEVEL_OUTCOMES: usize = LevelOutcome::ALL.len();
 
+// In `Stats::cold`: calls by verb, but for hot hits of single look-ups, from 0 on; then these.
+/// Microseconds that look-ups below the nearest level have saved.
+const COLD_SAVED: usize = Verb::ALL.len();
+/// `[level][outcome]`, and behind them `[verb][outcome][level or none]`, for the outcomes of [`SERVED`].
+const COLD_LEVELS: usize = COLD_SAVED + 1;
+
 #[derive(Default)]
 struct Level {
-    outcomes: [AtomicU64; LEVEL_OUTCOMES],
     evicted_expired: AtomicU64,
     evicted_size: AtomicU64,
     faults: [AtomicU64; LevelFault::ALL.len()],
@@ -114,12 +120,10 @@ pub struct Stats {
     info: CacheInfo,
     /// Hits at the nearest level by look-up verb, and what they have saved.
     hot: [CachePadded<[AtomicU64; 8]>; STRIPES],
-    /// `[verb][outcome][level or none]`, for the outcomes of [`SERVED`].
-    served: Box<[AtomicU64]>,
+    /// What every call below the nearest level counts: see the numbers after [`LEVEL_OUTCOMES`].
+    cold: Counters,
     /// `[verb][reason]`: each miss has exactly one.
     missed: [AtomicU64; LOOKUPS.len() * MissReason::ALL.len()],
-    /// Calls by verb, but for hot hits of single look-ups.
-    operations: [AtomicU64; Verb::ALL.len()],
     errors: [AtomicU64; ErrorKind::ALL.len()],
     invalidations: [AtomicU64; Scope::ALL.len()],
     levels: Box<[Level]>,
@@ -128,7 +132,6 @@ pub struct Stats {
     loads: AtomicU64,
     load_errors: AtomicU64,
     load_micros: AtomicU64,
-    saved_micros: AtomicU64,
     overtaken: AtomicU64,
     flights: AtomicUsize,
     pending: AtomicUsize,
@@ -217,9 +220,10 @@ impl Stats {
         let levels = info.levels().len();
         Self {
             hot: Default::default(),
-            served: (0..LOOKUPS.len() * SERVED.len() * (levels + 1)).map(|_| AtomicU64::new(0)).collect(),
+            cold: Counters::new(
+                COLD_LEVELS + levels * LEVEL_OUTCOMES + LOOKUPS.len() * SERVED.len() * (levels + 1),
+            ),
             missed: std::array::from_fn(|_| AtomicU64::new(0)),
-            operations: Default::default(),
             errors: Default::default(),
             invalidations: Default::default(),
             levels: (0..levels).map(|_| Level::default()).collect(),
@@ -228,7 +232,6 @@ impl Stats {
             loads: AtomicU64::new(0),
             load_errors: AtomicU64::new(0),
             load_micros: AtomicU64::new(0),
-            saved_micros: AtomicU64::new(0),
             overtaken: AtomicU64::new(0),
             flights: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
@@ -266,29 +269,32 @@ impl Stats {
         by: usize,
     ) {
         match served_index(outcome) {
-            Some(outcome) => self.served_cell(verb, outcome, level),
-            None => &self.missed[verb_index(verb) * MissReason::ALL.len() + reason as usize],
+            Some(outcome) => self.cold.add(self.served_at(verb, outcome, level), by as u64),
+            None => {
+                let at = verb_index(verb) * MissReason::ALL.len() + reason as usize;
+                self.missed[at].fetch_add(by as u64, Ordering::Relaxed);
+            }
         }
-        .fetch_add(by as u64, Ordering::Relaxed);
     }
 
-    fn served_cell(&self, verb: Verb, outcome: usize, level: Option<u8>) -> &AtomicU64 {
-        let levels = self.levels.len() + 1;
-        let level = level.map_or(levels - 1, usize::from).min(levels - 1);
-        &self.served[(verb_index(verb) * SERVED.len() + outcome) * levels + level]
+    fn served_at(&self, verb: Verb, outcome: usize, level: Option<u8>) -> usize {
+        let levels = self.levels.len();
+        let level = level.map_or(levels, usize::from).min(levels);
+        let from = COLD_LEVELS + levels * LEVEL_OUTCOMES;
+        from + (verb_index(verb) * SERVED.len() + outcome) * (levels + 1) + level
     }
 
     /// Time that a look-up would have taken, had no level served it.
     pub(crate) fn saved(&self, cost: Duration) {
-        self.saved_micros.fetch_add(micros(cost), Ordering::Relaxed);
+        self.cold.add(COLD_SAVED, micros(cost));
     }
 
     pub(crate) fn operation(&self, verb: Verb) {
-        self.operations[verb as usize].fetch_add(1, Ordering::Relaxed);
+        self.cold.add(verb as usize, 1);
     }
 
     pub(crate) fn level(&self, level: u8, outcome: LevelOutcome, by: usize) {
-        self.levels[usize::from(level)].outcomes[outcome as usize].fetch_add(by as u64, Ordering::Relaxed);
+        self.cold.add(COLD_LEVELS + usize::from(level) * LEVEL_OUTCOMES + outcome as usize, by as u64);
     }
 
     pub(crate) fn error(&self, kind: ErrorKind) {
@@ -392,7 +398,7 @@ impl Stats {
             for (at, outcome) in SERVED.into_iter().enumerate() {
                 for level in (0..levels).map(Some).chain([None]) {
                     let by = level.and_then(|l| u8::try_from(l).ok());
-                    let mut count = self.served_cell(verb, at, by).load(Ordering::Relaxed);
+                    let mut count = self.cold.sum(self.served_at(verb, at, by));
                     if outcome == Outcome::Hit && level == Some(0) {
                         count += hot[at_verb];
                     }
@@ -407,7 +413,7 @@ impl Stats {
             operations: Verb::ALL
                 .iter()
                 .map(|verb| {
-                    let cold = self.operations[*verb as usize].load(Ordering::Relaxed);
+                    let cold = self.cold.sum(*verb as usize);
                     let hot = match verb {
                         Verb::Get | Verb::GetOrSet => hot[verb_index(*verb)],
                         _ => 0,
@@ -426,7 +432,7 @@ impl Stats {
             loads: self.loads.load(Ordering::Relaxed),
             load_errors: self.load_errors.load(Ordering::Relaxed),
             load_time: Duration::from_micros(self.load_micros.load(Ordering::Relaxed)),
-            time_saved: Duration::from_micros(self.saved_micros.load(Ordering::Relaxed) + hot[SAVED]),
+            time_saved: Duration::from_micros(self.cold.sum(COLD_SAVED) + hot[SAVED]),
             overtaken: self.overtaken.load(Ordering::Relaxed),
             flights: self.flights.load(Ordering::Relaxed),
             pending: self.pending.load(Ordering::Relaxed),
@@ -438,7 +444,8 @@ impl Stats {
 
     fn level_snapshot(&self, at: usize, hot_hits: u64) -> LevelSnapshot {
         let level = &self.levels[at];
-        let mut outcomes = LevelOutcome::ALL.map(|o| (o, level.outcomes[o as usize].load(Ordering::Relaxed)));
+        let mut outcomes =
+            LevelOutcome::ALL.map(|o| (o, self.cold.sum(COLD_LEVELS + at * LEVEL_OUTCOMES + o as usize)));
         if at == 0 {
             outcomes[LevelOutcome::Hit as usize].1 += hot_hits;
         }

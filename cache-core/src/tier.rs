@@ -23,6 +23,7 @@ use crate::{
     pending::Pending,
     recent::{Effect, Recent},
     rules::Shape,
+    striped::Striped,
 };
 
 /// Bare values carry no epoch: none of them is ever void by it.
@@ -30,7 +31,8 @@ pub(crate) const PLAIN: Stamp = Stamp { epoch: 1, sequence: 0 };
 
 pub(crate) struct Tier {
     pub(crate) index: u8,
-    provider: ArcSwap<Provider>,
+    /// Each call takes a reference.
+    provider: Striped<ArcSwap<Provider>>,
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
@@ -158,18 +160,18 @@ impl Tier {
             ledger: Ledger::default(),
             recent: Recent::default(),
             keeps: level.failover == Failover::Keep,
-            provider: ArcSwap::from_pointee(Provider(provider)),
+            provider: Striped::new(|| ArcSwap::from_pointee(Provider(Arc::clone(&provider)))),
         }
     }
 
     /// The provider now. A call keeps to the one that it began with.
     pub(crate) fn provider(&self) -> Arc<Provider> {
-        self.provider.load_full()
+        self.provider.mine().load_full()
     }
 
     /// How far the store's clock is ahead, see [`CacheProvider::time_offset_ms`].
     pub(crate) fn time_offset_ms(&self) -> i64 {
-        self.provider.load().time_offset_ms()
+        self.provider.mine().load().time_offset_ms()
     }
 
     /// What the clocks of this node and of the store say.
@@ -197,7 +199,9 @@ impl Tier {
                        build the cache anew";
             return fail("provider", &provider.describe().system, fix);
         }
-        self.provider.store(Arc::new(Provider(provider)));
+        for place in self.provider.iter() {
+            place.store(Arc::new(Provider(Arc::clone(&provider))));
+        }
         self.ledger.moved();
         Ok(())
     }
@@ -258,7 +262,7 @@ impl Tier {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
         let mut calling = Calling { tier: self, around, since, pass };
-        let command = self.provider.load().command(op, keys);
+        let command = self.provider.mine().load().command(op, keys);
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
@@ -389,7 +393,7 @@ impl Tier {
             None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
             Some(_) => Err(Failure::Skipped),
         };
-        let elsewhere = !plain && answer.is_ok() && self.provider.load().incarnation() != home;
+        let elsewhere = !plain && answer.is_ok() && self.provider.mine().load().incarnation() != home;
         if due.is_some() || elsewhere {
             // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
             // from.
@@ -625,7 +629,7 @@ impl Tier {
 
     /// What is known now of invalidations, to judge entries of this level that have just been read.
     pub(crate) fn court(&self) -> Court<'_> {
-        let home = || self.provider.load().incarnation();
+        let home = || self.provider.mine().load().incarnation();
         Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(home())) }
     }
 
