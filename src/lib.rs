@@ -87,6 +87,7 @@
 //! | `redis` | yes | `RedisProvider` and `RedisBackplane`: Redis 6+ and Valkey |
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
+//! | `otel-bound` | no | metrics of remote reads at less cost, by an experimental part of OpenTelemetry |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
 //! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |

@@ -11,6 +11,7 @@ use opentelemetry::{
 use crate::{
     Vocabulary,
     lasting::lasting,
+    lately::{Lately, Point},
     names,
     observed::result,
     series::Named,
@@ -175,11 +176,11 @@ impl Recorded {
         self.advice.add(0, std::slice::from_ref(&at.label));
     }
 
-    pub(crate) fn record(&self, cache: &CacheInfo, at: &Named, event: &Event<'_>) {
+    pub(crate) fn record(&self, cache: &CacheInfo, at: &Named, lately: &mut Lately, event: &Event<'_>) {
         match event {
-            Event::Operation { .. } => self.operation(cache, at, event),
+            Event::Operation { .. } => self.operation(cache, at, lately, event),
             Event::Level { level, op, command, keys, elapsed, fault, .. } => {
-                self.level(cache, at, (*level, *op, command, *keys), *elapsed, *fault);
+                self.level(cache, at, lately, (*level, *op, command, *keys), *elapsed, *fault);
             }
             Event::Load { elapsed, end, .. } => self.load(at, *elapsed, *end),
             Event::Coalesced { waited } => {
@@ -189,29 +190,33 @@ impl Recorded {
                 self.lag.record(lag.as_secs_f64(), std::slice::from_ref(&at.label));
             }
             Event::Advice(text) => self.advise(cache, at, text),
-            Event::Items { level, op, bytes } => self.items(cache, at, *level, *op, bytes),
+            Event::Items { level, op, bytes } => self.items(cache, at, lately, *level, *op, bytes),
             _ => {}
         }
     }
 
-    fn operation(&self, cache: &CacheInfo, at: &Named, event: &Event<'_>) {
+    fn operation(&self, cache: &CacheInfo, at: &Named, lately: &mut Lately, event: &Event<'_>) {
         let Event::Operation { verb, outcome, level, elapsed, error, weight, .. } = event else { return };
         at.latencies.record(*verb, *elapsed, *weight);
         // Recorded once whatever its weight: repeating it would cost each hit what a record costs.
         match &self.words {
             Words::Today { operation, .. } => {
-                let mut attributes = Attributes::<5>::new(&at.label)
-                    .with(KeyValue::new(names::CACHE_OPERATION, verb.as_str()));
-                if let Some(outcome) = outcome {
-                    let tier = match level {
-                        Some(level) => position(cache, *level),
-                        None => KeyValue::new(names::CACHE_LEVEL, names::NO_LEVEL),
-                    };
-                    attributes =
-                        attributes.with(tier).with(KeyValue::new(names::CACHE_RESULT, result(*outcome)));
-                }
-                let error = error.map(|kind| KeyValue::new(names::ERROR_TYPE, kind.as_str()));
-                operation.record(elapsed.as_secs_f64(), attributes.with_some(error).as_slice());
+                let key = (*verb, *outcome, *level, *error);
+                let point = lately.operations.get(key, || {
+                    let mut attributes = Attributes::<5>::new(&at.label)
+                        .with(KeyValue::new(names::CACHE_OPERATION, verb.as_str()));
+                    if let Some(outcome) = outcome {
+                        let tier = match level {
+                            Some(level) => position(cache, *level),
+                            None => KeyValue::new(names::CACHE_LEVEL, names::NO_LEVEL),
+                        };
+                        attributes =
+                            attributes.with(tier).with(KeyValue::new(names::CACHE_RESULT, result(*outcome)));
+                    }
+                    let error = error.map(|kind| KeyValue::new(names::ERROR_TYPE, kind.as_str()));
+                    Point::new(operation, attributes.with_some(error).as_slice())
+                });
+                point.record(elapsed.as_secs_f64());
             }
             Words::Seeds { latency, operation, .. } => {
                 let word = crud(*verb);
@@ -227,28 +232,35 @@ impl Recorded {
         &self,
         cache: &CacheInfo,
         at: &Named,
+        lately: &mut Lately,
         (level, op, command, keys): (u8, LevelOp, &'static str, usize),
         elapsed: Duration,
         fault: Option<LevelFault>,
     ) {
-        let error = fault.map(|fault| KeyValue::new(names::ERROR_TYPE, fault.as_str()));
-        let attributes = Attributes::<4>::new(&at.label)
-            .with(position(cache, level))
-            .with(KeyValue::new(names::CACHE_OPERATION, op.as_str()))
-            .with_some(error.clone());
-        self.level.record(elapsed.as_secs_f64(), attributes.as_slice());
+        let error = || fault.map(|fault| KeyValue::new(names::ERROR_TYPE, fault.as_str()));
+        let point = lately.levels.get((level, op, fault), || {
+            let attributes = Attributes::<4>::new(&at.label)
+                .with(position(cache, level))
+                .with(KeyValue::new(names::CACHE_OPERATION, op.as_str()))
+                .with_some(error());
+            Point::new(&self.level, attributes.as_slice())
+        });
+        point.record(elapsed.as_secs_f64());
         let Some(provider) = cache.levels().get(usize::from(level)).map(|level| &level.provider) else {
             return;
         };
         match &self.words {
             Words::Today { db, .. } => {
-                let attributes = Attributes::<6>::new(&at.label)
-                    .with(KeyValue::new(names::DB_SYSTEM, provider.system))
-                    .with(KeyValue::new(names::DB_OPERATION, command))
-                    .with_some(address(provider))
-                    .with_some(port(provider))
-                    .with_some(error);
-                db.record(elapsed.as_secs_f64(), attributes.as_slice());
+                let point = lately.commands.get((level, command, fault), || {
+                    let attributes = Attributes::<6>::new(&at.label)
+                        .with(KeyValue::new(names::DB_SYSTEM, provider.system))
+                        .with(KeyValue::new(names::DB_OPERATION, command))
+                        .with_some(address(provider))
+                        .with_some(port(provider))
+                        .with_some(error());
+                    Point::new(db, attributes.as_slice())
+                });
+                point.record(elapsed.as_secs_f64());
             }
             Words::Seeds { redis, memcached, .. } => {
                 let histogram = match provider.system {
@@ -284,20 +296,31 @@ impl Recorded {
         self.load.record(elapsed.as_secs_f64(), attributes.as_slice());
     }
 
-    fn items(&self, cache: &CacheInfo, at: &Named, level: u8, op: LevelOp, bytes: &[usize]) {
-        let attributes = Attributes::<3>::new(&at.label);
-        let attributes = match &self.words {
-            Words::Today { .. } => {
-                let op = KeyValue::new(names::CACHE_OPERATION, op.as_str());
-                attributes.with(position(cache, level)).with(op)
-            }
-            Words::Seeds { .. } => {
-                let word = if op == LevelOp::Get { "get" } else { "set" };
-                attributes.with(KeyValue::new(names::CACHE_OPERATION, word))
-            }
-        };
+    fn items(
+        &self,
+        cache: &CacheInfo,
+        at: &Named,
+        lately: &mut Lately,
+        level: u8,
+        op: LevelOp,
+        bytes: &[usize],
+    ) {
+        let point = lately.items.get((level, op), || {
+            let attributes = Attributes::<3>::new(&at.label);
+            let attributes = match &self.words {
+                Words::Today { .. } => {
+                    let op = KeyValue::new(names::CACHE_OPERATION, op.as_str());
+                    attributes.with(position(cache, level)).with(op)
+                }
+                Words::Seeds { .. } => {
+                    let word = if op == LevelOp::Get { "get" } else { "set" };
+                    attributes.with(KeyValue::new(names::CACHE_OPERATION, word))
+                }
+            };
+            Point::new(&self.size, attributes.as_slice())
+        });
         for bytes in bytes {
-            self.size.record(u64::try_from(*bytes).unwrap_or(u64::MAX), attributes.as_slice());
+            point.record(u64::try_from(*bytes).unwrap_or(u64::MAX));
         }
     }
 }

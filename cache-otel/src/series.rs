@@ -12,7 +12,7 @@ use std::{
 use cache_core::{CacheInfo, ErrorKind, LevelOutcome, Unreadable, Verb};
 use opentelemetry::KeyValue;
 
-use crate::{lasting::lasting, names, status::Latencies};
+use crate::{lasting::lasting, lately::Lately, names, status::Latencies};
 
 /// What the SDK allows an instrument unless told otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 2000;
@@ -58,7 +58,7 @@ impl Series {
     }
 
     /// Works with the series of a cache. Once a thread knows it, it asks for no lock and counts no references.
-    pub(crate) fn with(&self, cache: &CacheInfo, work: impl Fn(&Named)) {
+    pub(crate) fn with(&self, cache: &CacheInfo, work: impl Fn(&Named, &mut Lately)) {
         thread_local! {
             static RECENT: RefCell<Vec<Recent>> = const { RefCell::new(Vec::new()) };
         }
@@ -66,19 +66,22 @@ impl Series {
             series: u64,
             name: Arc<str>,
             named: Arc<Named>,
+            lately: Lately,
         }
         let done = RECENT.try_with(|recent| {
-            let recent = recent.try_borrow().ok()?;
-            let mut all = recent.iter();
+            let mut recent = recent.try_borrow_mut().ok()?;
+            let mut all = recent.iter_mut();
             let mine =
                 all.find(|one| one.series == self.number && Arc::ptr_eq(&one.name, cache.shared_name()))?;
-            work(&mine.named);
+            work(&mine.named, &mut mine.lately);
             Some(())
         });
         if matches!(done, Ok(Some(()))) {
             return;
         }
         let named = self.of(cache);
+        let mut lately = Lately::default();
+        work(&named, &mut lately);
         let _ = RECENT.try_with(|recent| {
             // One that is being worked with stays as it is.
             let Ok(mut recent) = recent.try_borrow_mut() else { return };
@@ -86,9 +89,8 @@ impl Series {
                 recent.remove(0);
             }
             let name = Arc::clone(cache.shared_name());
-            recent.push(Recent { series: self.number, name, named: Arc::clone(&named) });
+            recent.push(Recent { series: self.number, name, named, lately });
         });
-        work(&named);
     }
 
     /// The series of a cache, which it gets with the first call if there is room.

@@ -18,6 +18,7 @@ use opentelemetry::{
 
 use crate::{
     keys::ShowKey,
+    lasting::lasting,
     names,
     observed::result,
     recorded::{address, port, position},
@@ -78,18 +79,19 @@ impl Spans {
             _ => false,
         };
         Some(Arc::new(OtelSpan {
-            recording: span.is_recording(),
+            recording: span.is_recording().then(|| cache.clone()),
             cx: parent.with_span(span),
             lookup,
             writes,
             failed: AtomicBool::new(false),
-            cache: cache.clone(),
         }))
     }
 
     fn builder(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> SpanBuilder {
-        let mut attributes = Vec::with_capacity(12);
-        attributes.push(KeyValue::new(names::CACHE_NAME, Arc::clone(cache.shared_name())));
+        // A call has two or three, a command eight.
+        let mut attributes =
+            Vec::with_capacity(if matches!(start.kind, SpanKind::Level { .. }) { 8 } else { 3 });
+        attributes.push(KeyValue::new(names::CACHE_NAME, lasting(cache.name())));
         let mut kind = OtelKind::Internal;
         let operation = |word| KeyValue::new(names::CACHE_OPERATION, word);
         let name = match start.kind {
@@ -179,13 +181,13 @@ const fn sentry_op(verb: Verb) -> &'static str {
 
 struct OtelSpan {
     cx: Context,
-    recording: bool,
+    /// The cache it tells of, if it is not sampled out.
+    recording: Option<CacheInfo>,
     /// A look-up of one key, which hits or does not.
     lookup: bool,
     /// Sentry wants to know whether it did.
     writes: bool,
     failed: AtomicBool,
-    cache: CacheInfo,
 }
 
 impl Span for OtelSpan {
@@ -195,9 +197,7 @@ impl Span for OtelSpan {
     }
 
     fn found(&self, outcome: Outcome, level: Option<u8>) {
-        if !self.recording {
-            return;
-        }
+        let Some(cache) = &self.recording else { return };
         let span = self.cx.span();
         span.set_attribute(KeyValue::new(names::CACHE_RESULT, result(outcome)));
         if self.lookup {
@@ -207,12 +207,12 @@ impl Span for OtelSpan {
             ));
         }
         if let Some(level) = level {
-            span.set_attribute(position(&self.cache, level));
+            span.set_attribute(position(cache, level));
         }
     }
 
     fn done(&self, keys: usize, failed: usize) {
-        if self.recording {
+        if self.recording.is_some() {
             let span = self.cx.span();
             let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
             span.set_attribute(KeyValue::new(names::KEY_COUNT, count(keys)));
@@ -221,13 +221,13 @@ impl Span for OtelSpan {
     }
 
     fn missed(&self, reason: MissReason) {
-        if self.recording {
+        if self.recording.is_some() {
             self.cx.span().set_attribute(KeyValue::new(names::MISS_REASON, reason.as_str()));
         }
     }
 
     fn size(&self, bytes: usize) {
-        if self.recording {
+        if self.recording.is_some() {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             self.cx.span().set_attribute(KeyValue::new(names::ITEM_SIZE, bytes));
         }
@@ -235,7 +235,7 @@ impl Span for OtelSpan {
 
     fn failed(&self, error: &str) {
         self.failed.store(true, Ordering::Relaxed);
-        if self.recording {
+        if self.recording.is_some() {
             let span = self.cx.span();
             span.set_attribute(KeyValue::new(names::ERROR_TYPE, error.to_owned()));
             span.set_status(Status::error(error.to_owned()));
@@ -244,14 +244,14 @@ impl Span for OtelSpan {
 
     fn link(&self, other: &dyn Span) {
         let Some(other) = other.as_any().downcast_ref::<Self>() else { return };
-        if self.recording {
+        if self.recording.is_some() {
             self.cx.span().add_link(other.cx.span().span_context().clone(), link("waited_for"));
         }
     }
 
     fn end(&self) {
         let span = self.cx.span();
-        if self.writes && self.recording {
+        if self.writes && self.recording.is_some() {
             span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
         }
         // Whoever still holds the context, a task that was spawned inside say, does not keep the span open.

@@ -80,7 +80,7 @@ impl Observer for Telemetry {
     }
 
     fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
-        self.0.collector.series.with(cache, |at| self.0.recorded.record(cache, at, event));
+        self.0.collector.series.with(cache, |at, lately| self.0.recorded.record(cache, at, lately, event));
     }
 
     fn span(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {

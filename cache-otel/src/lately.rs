@@ -1,0 +1,70 @@
+//! What a thread records again and again: series of histograms, with their attributes put together once.
+
+use cache_core::{ErrorKind, LevelFault, LevelOp, Outcome, Verb};
+#[cfg(feature = "bound-instruments")]
+use opentelemetry::metrics::BoundHistogram;
+use opentelemetry::{KeyValue, metrics::Histogram};
+
+/// Series of one kind that are remembered. A cache has a handful; the oldest goes for what comes beyond.
+const MOST: usize = 32;
+
+/// One series of a histogram.
+pub(crate) struct Point<T> {
+    #[cfg(feature = "bound-instruments")]
+    bound: BoundHistogram<T>,
+    #[cfg(not(feature = "bound-instruments"))]
+    histogram: Histogram<T>,
+    #[cfg(not(feature = "bound-instruments"))]
+    attributes: Box<[KeyValue]>,
+}
+
+impl<T: Clone> Point<T> {
+    pub(crate) fn new(histogram: &Histogram<T>, attributes: &[KeyValue]) -> Self {
+        #[cfg(feature = "bound-instruments")]
+        return Self { bound: histogram.bind(attributes) };
+        #[cfg(not(feature = "bound-instruments"))]
+        Self { histogram: histogram.clone(), attributes: attributes.into() }
+    }
+
+    pub(crate) fn record(&self, value: T) {
+        #[cfg(feature = "bound-instruments")]
+        self.bound.record(value);
+        #[cfg(not(feature = "bound-instruments"))]
+        self.histogram.record(value, &self.attributes);
+    }
+}
+
+/// Series by what tells them apart.
+pub(crate) struct Points<K, T>(Vec<(K, Point<T>)>);
+
+impl<K, T> Default for Points<K, T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: PartialEq, T: Clone> Points<K, T> {
+    /// The series of `key`, which `make` puts together if the thread has not had it lately.
+    pub(crate) fn get(&mut self, key: K, make: impl FnOnce() -> Point<T>) -> &Point<T> {
+        let at = self.0.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+            if self.0.len() == MOST {
+                self.0.remove(0);
+            }
+            self.0.push((key, make()));
+            self.0.len() - 1
+        });
+        &self.0[at].1
+    }
+}
+
+/// How a call ended.
+type Ending = (Verb, Option<Outcome>, Option<u8>, Option<ErrorKind>);
+
+/// What a thread has lately recorded of one cache.
+#[derive(Default)]
+pub(crate) struct Lately {
+    pub(crate) operations: Points<Ending, f64>,
+    pub(crate) levels: Points<(u8, LevelOp, Option<LevelFault>), f64>,
+    pub(crate) commands: Points<(u8, &'static str, Option<LevelFault>), f64>,
+    pub(crate) items: Points<(u8, LevelOp), u64>,
+}
