@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use crate::ours::Telemetry;
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     metrics::{
@@ -29,6 +33,18 @@ impl PushMetricExporter for Nowhere {
     fn temporality(&self) -> Temporality {
         Temporality::Cumulative
     }
+}
+
+/// What is current in a handler whose request's trace is not sampled, as most are.
+pub fn unsampled_request() -> Context {
+    let parent = SpanContext::new(
+        TraceId::from(1),
+        SpanId::from(1),
+        TraceFlags::NOT_SAMPLED,
+        true,
+        TraceState::default(),
+    );
+    Context::new().with_remote_span_context(parent)
 }
 
 pub struct Otel {

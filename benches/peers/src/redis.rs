@@ -9,6 +9,7 @@ use hitbox::{offload::OffloadManager, policy::PolicyConfig};
 use hitbox_backend::composition::Compose;
 use hitbox_moka::MokaBackend;
 use hitbox_redis::{ConnectionMode, RedisBackend};
+use opentelemetry::trace::FutureExt;
 use redis::{
     AsyncCommands, Client,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -20,7 +21,7 @@ use crate::{
     clocks::wall_per,
     flights::{read_all, runtime},
     memory::{HOUR, Response, hitbox_user, multi_tier, raw_moka},
-    otel::Otel,
+    otel::{Otel, unsampled_request},
     rounds::{Row, Timed},
     work::{User, decode, keys, shuffled},
 };
@@ -187,6 +188,17 @@ impl Redis {
                 })
             })
         };
+        let in_a_request = |name, telemetry: &Telemetry| {
+            let cache = own(&self.provider, None, Some(telemetry));
+            let request = unsampled_request();
+            Row::new(name, move || {
+                let (cache, request) = (cache.clone(), request.clone());
+                read_all(keys, flights, move |key| {
+                    let (cache, request) = (cache.clone(), request.clone());
+                    async move { found(&cache, key).await }.with_context(request)
+                })
+            })
+        };
         // Memory is empty in each round.
         let layered = |name, engine| {
             let (provider, memory, metrics) = (self.provider.clone(), self.memory(engine), metrics.clone());
@@ -206,6 +218,7 @@ impl Redis {
             typed("own, Redis", Some(&metrics)),
             typed("own, Redis, no observer", None),
             typed("own, Redis, unsampled tracer", Some(&self.otel.unsampled())),
+            in_a_request("own, Redis, in a request that is not sampled", &self.otel.unsampled()),
             layered("own, quick over Redis", Engine::Quick),
             layered("own, moka over Redis", Engine::Moka),
         ];

@@ -133,6 +133,13 @@ pub fn all(tables: &Tables<'_>) -> Vec<Ratio> {
             "own, Redis",
             AtMost(1.03),
         ),
+        time(
+            "unsampled_trace_cost_l2_in_a_request",
+            redis_many,
+            "own, Redis, in a request that is not sampled",
+            "own, Redis",
+            None,
+        ),
         time("unsampled_trace_cost_l2_alone", redis_one, "own, Redis, unsampled tracer", "own, Redis", None),
         time("l2_redis_1_latency_over_raw_get", redis_one, "own, Redis", "raw GET, decoded", AtMost(1.05)),
         rate("l2_redis_64_throughput_over_raw_get", redis_many, "own, Redis", "raw GET, bytes", AtLeast(1.3)),
