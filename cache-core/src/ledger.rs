@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use bytes::Bytes;
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 
 use crate::{
     Moment, Stamp,
@@ -18,7 +19,8 @@ use crate::{
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    known: Mutex<Known>,
+    /// Read at each call, and seldom written.
+    known: ShardedLock<Known>,
     /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
     /// cannot be told from the first one.
     blind: AtomicBool,
@@ -110,63 +112,79 @@ pub(crate) struct Snapshot {
 }
 
 impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> ShardedLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> ShardedLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What new entries of the level carry; an epoch of 0 while it is unknown.
     pub(crate) fn stamp(&self) -> Stamp {
-        self.lock().stamp()
+        self.read().stamp()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let known = self.lock();
+        let known = self.read();
         Snapshot { stamp: known.stamp(), changes: known.changes }
     }
 
     pub(crate) fn mark(&self) -> Option<(Mark, Bytes)> {
-        self.lock().mark.clone()
+        self.read().mark.clone()
     }
 
     /// Whether the mark is known, and of this state of the store.
     pub(crate) fn is_of(&self, home: u64) -> bool {
-        self.lock().is_of(home)
+        self.read().is_of(home)
     }
 
     /// `Some(changes)` when the mark should be read, and then the next reader need not ask as well. While the epoch is
     /// unknown every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
-        let mut known = self.lock();
-        let due = known.mark.is_none()
-            || known.moved
-            || known.home != home
-            || known.asked.is_none_or(|asked| now.since(asked) >= period);
-        known.asked = due.then_some(now).or(known.asked);
-        due.then_some(known.changes)
+        let is_due = |known: &Known| {
+            known.mark.is_none()
+                || known.moved
+                || known.home != home
+                || known.asked.is_none_or(|asked| now.since(asked) >= period)
+        };
+        if !is_due(&self.read()) {
+            return None;
+        }
+        let mut known = self.write();
+        // Of those who have found it so, the first asks.
+        is_due(&known).then(|| {
+            known.asked = Some(now);
+            known.changes
+        })
     }
 
     /// The next read looks at the mark, whenever the last one did.
     pub(crate) fn doubt(&self) {
-        self.lock().asked = None;
+        self.write().asked = None;
     }
 
     pub(crate) fn changes(&self) -> u64 {
-        self.lock().changes
+        self.read().changes
     }
 
     pub(crate) fn tries(&self) -> u64 {
-        self.lock().tries
+        self.read().tries
     }
 
     pub(crate) fn tried(&self) {
-        self.lock().tries += 1;
+        self.write().tries += 1;
     }
 
     /// Whether the level has not said for `bound` what the mark is, and so tags are not believed any more. Says so once
     /// for each `bound`.
     pub(crate) fn is_overdue(&self, now: Moment, bound: std::time::Duration) -> bool {
-        let mut known = self.lock();
-        let overdue = known.mark.is_some() && now.since(known.proven) >= bound;
+        let is_overdue = |known: &Known| known.mark.is_some() && now.since(known.proven) >= bound;
+        if !is_overdue(&self.read()) {
+            return false;
+        }
+        let mut known = self.write();
+        let overdue = is_overdue(&known);
         if overdue {
             known.doubted = true;
             known.proven = now;
@@ -176,31 +194,31 @@ impl Ledger {
 
     /// How an entry with this stamp stands.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        self.lock().judge(stamp, tags)
+        self.read().judge(stamp, tags)
     }
 
     /// What is known, to judge entries that have just been read from this state of the store. Of one whose mark has not been
     /// read nothing is known, whatever epoch it may have gone back to.
     pub(crate) fn court(&self, home: u64) -> Court<'_> {
-        Court(Some(self.lock()).filter(|known| known.is_of(home)))
+        Court(Some(self.read()).filter(|known| known.is_of(home)))
     }
 
     /// The state of the store that the mark was read from.
     pub(crate) fn home(&self) -> Option<u64> {
-        let known = self.lock();
+        let known = self.read();
         known.mark.as_ref().map(|_| known.home)
     }
 
     /// Whether this mark, of another state of the store, may be of one that has lost nothing this node knows of.
     pub(crate) fn goes_on(&self, mark: &Mark) -> bool {
-        let known = self.lock();
+        let known = self.read();
         let lost = |(known, _): &(Mark, Bytes)| known.epoch != mark.epoch || mark.is_behind(known);
         !known.moved && !known.mark.as_ref().is_some_and(lost)
     }
 
     /// Whether this mark is older than what is known of its own epoch: the store has lost something.
     pub(crate) fn is_rolled_back(&self, mark: &Mark, changes: u64) -> bool {
-        let known = self.lock();
+        let known = self.read();
         let lost = |(known, _): &(Mark, Bytes)| known.epoch == mark.epoch && mark.is_behind(known);
         known.changes == changes && known.mark.as_ref().is_some_and(lost)
     }
@@ -212,7 +230,7 @@ impl Ledger {
     /// knows that nobody has cleared the cache since the first of them came; and that what the store may hold of an earlier
     /// time carries another.
     pub(crate) fn moved(&self) {
-        let mut known = self.lock();
+        let mut known = self.write();
         if known.moved
             && let Some((mark, _)) = known.mark
         {
@@ -228,7 +246,7 @@ impl Ledger {
     /// The first mark of a store that has none to be believed. `used`: the one that it has is its own: then the cache has been
     /// there before, and what it left may have missed invalidations, or it has been cleared there by a node that came earlier.
     pub(crate) fn first(&self, home: u64, used: bool) -> Mark {
-        let mut known = self.lock();
+        let mut known = self.write();
         match &known.mark {
             Some((mark, _)) if known.moved && !used => {
                 let carried = mark.carried(home);
@@ -242,7 +260,7 @@ impl Ledger {
     /// Whether this mark may be believed after a move: it is of the same store after all, or of the epoch that nodes from this
     /// one's begin.
     pub(crate) fn arrives(&self, mark: &Mark, changes: u64) -> bool {
-        let mut known = self.lock();
+        let mut known = self.write();
         let Some(old) = known.mark.as_ref().filter(|_| known.moved).map(|(old, _)| *old) else { return true };
         if known.changes != changes {
             return true;
@@ -258,7 +276,7 @@ impl Ledger {
 
     /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted.
     pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
-        let mut known = self.lock();
+        let mut known = self.write();
         if known.changes != changes {
             return Learned::Nothing;
         }
@@ -279,7 +297,7 @@ impl Ledger {
         home: u64,
         sent: Moment,
     ) -> Learned {
-        let mut known = self.lock();
+        let mut known = self.write();
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
             // What came after it has been read before its own answer was.
@@ -331,7 +349,7 @@ impl Ledger {
     /// Takes the news of another node that its invalidation of tags had this number. `false`: something that came before
     /// it is not known, and the mark should be read.
     pub(crate) fn heard<'a>(&self, number: Stamp, tags: impl Iterator<Item = &'a str>, reach: Reach) -> bool {
-        let mut known = self.lock();
+        let mut known = self.write();
         let Some((mark, _)) = &known.mark else { return true };
         if mark.epoch == number.epoch && mark.sequence >= number.sequence {
             return true;
@@ -360,12 +378,12 @@ impl Ledger {
     }
 
     pub(crate) fn copy(&self, tag: &str) -> Option<TagCopy> {
-        self.lock().tags.get(tag).cloned()
+        self.read().tags.get(tag).cloned()
     }
 
     /// Tags of these whose marks are not known.
     pub(crate) fn unknown<'a>(&self, tags: impl Iterator<Item = &'a str>) -> Vec<Box<str>> {
-        let known = self.lock();
+        let known = self.read();
         let mut all: Vec<Box<str>> =
             tags.filter(|tag| known.doubted || !known.tags.contains_key(*tag)).map(Into::into).collect();
         all.sort_unstable();
@@ -375,7 +393,7 @@ impl Ledger {
 
     /// Takes marks of tags that were read while the sequence did not move. `false`: it has.
     pub(crate) fn take_tags(&self, tags: Vec<(Box<str>, TagCopy)>, at: Snapshot) -> bool {
-        let mut known = self.lock();
+        let mut known = self.write();
         let right = known.changes == at.changes && !known.doubted;
         if right {
             for (tag, copy) in tags {
@@ -387,12 +405,12 @@ impl Ledger {
 
     /// Whether a tag has no mark that is known to be kept until then.
     pub(crate) fn needs_touch(&self, tag: &str, until: Moment) -> bool {
-        !self.lock().tags.get(tag).is_some_and(|copy| copy.raw.is_some() && copy.until >= until)
+        !self.read().tags.get(tag).is_some_and(|copy| copy.raw.is_some() && copy.until >= until)
     }
 }
 
 /// Judges by what is known of one state of the store. `None`: nothing.
-pub(crate) struct Court<'a>(Option<MutexGuard<'a, Known>>);
+pub(crate) struct Court<'a>(Option<ShardedLockReadGuard<'a, Known>>);
 
 impl Court<'_> {
     /// How an entry with this stamp stands.
