@@ -35,6 +35,8 @@ struct Waiting {
 struct State {
     /// Plain `GET`s that others wait behind, and rounds.
     running: usize,
+    /// Look-ups in them.
+    under_way: usize,
     queue: Vec<Waiting>,
 }
 
@@ -44,6 +46,11 @@ impl State {
         self.queue.retain(|waiting| !waiting.answer.is_closed());
         let rest = self.queue.split_off(self.queue.len().min(KEYS));
         mem::replace(&mut self.queue, rest)
+    }
+
+    /// Whether those who wait should not wait for the end of a round. Where very many come, rounds grow with them.
+    fn is_enough(&self) -> bool {
+        self.queue.len() >= ENOUGH.max(self.under_way / 4) && self.running < ROUNDS
     }
 }
 
@@ -96,25 +103,30 @@ impl Gatherer {
     fn enter(self: &Arc<Self>, key: String) -> Turn {
         let mut state = self.lock();
         if state.running == 0 {
-            state.running = 1;
+            let running = self.running(&mut state, 1);
             drop(state);
-            return Turn::Lead(key, Running(Arc::clone(self)));
+            return Turn::Lead(key, running);
         }
         if state.queue.len() >= QUEUE {
             return Turn::Alone(key);
         }
         let (sender, receiver) = oneshot::channel();
         state.queue.push(Waiting { key, answer: sender });
-        if state.queue.len() >= ENOUGH
-            && state.running < ROUNDS
+        if state.is_enough()
             && let Ok(runtime) = Handle::try_current()
         {
-            state.running += 1;
             let batch = state.batch();
+            let running = self.running(&mut state, batch.len());
             drop(state);
-            runtime.spawn(rounds(Running(Arc::clone(self)), batch));
+            runtime.spawn(rounds(running, batch));
         }
         Turn::Wait(receiver)
+    }
+
+    fn running(self: &Arc<Self>, state: &mut State, keys: usize) -> Running {
+        state.running += 1;
+        state.under_way += keys;
+        Running { gatherer: Arc::clone(self), keys }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -162,12 +174,17 @@ enum Turn {
 }
 
 /// One that others may wait behind. However it ends, by a drop or a panic too, it hands the queue on.
-struct Running(Arc<Gatherer>);
+struct Running {
+    gatherer: Arc<Gatherer>,
+    /// Look-ups in it.
+    keys: usize,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.gatherer.lock();
         state.running -= 1;
+        state.under_way -= self.keys;
         if state.queue.is_empty() || state.running > 0 {
             return;
         }
@@ -182,18 +199,20 @@ impl Drop for Running {
         if batch.is_empty() {
             return;
         }
-        state.running += 1;
+        let running = self.gatherer.running(&mut state, batch.len());
         drop(state);
-        runtime.spawn(rounds(Self(Arc::clone(&self.0)), batch));
+        runtime.spawn(rounds(running, batch));
     }
 }
 
-async fn rounds(running: Running, mut batch: Vec<Waiting>) {
-    let gatherer = &running.0;
+async fn rounds(mut running: Running, mut batch: Vec<Waiting>) {
     while !batch.is_empty() {
-        gatherer.round(batch).await;
+        running.gatherer.round(batch).await;
         // Lets those who have been answered ask again, so that the next round is a full one.
         yield_now().await;
-        batch = gatherer.lock().batch();
+        let mut state = running.gatherer.lock();
+        batch = state.batch();
+        state.under_way = state.under_way - running.keys + batch.len();
+        running.keys = batch.len();
     }
 }
