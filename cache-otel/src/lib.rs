@@ -69,7 +69,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
-//! | `bound-instruments` | metrics below memory at less cost: series of the SDK are found once and then recorded into directly. Experimental in OpenTelemetry: meter providers other than `opentelemetry_sdk`'s get nothing |
+//! | `bound-instruments` | metrics below memory at less cost, by an experimental part of OpenTelemetry: only `opentelemetry_sdk` takes them |
 //! | `tracing` | what an operator may want to put right, as lines of that facade |
 //! | `raw` | `raw`: telemetry of any client's commands and connections |
 //! | `redis` | the same for redis-rs connections by one line, and what a Redis server says of itself |

@@ -244,24 +244,24 @@ impl Cluster {
         self.node_at(&redirect.endpoint(from.keeper.endpoint()))
     }
 
-    pub(crate) async fn get(self: &Arc<Self>, key: String) -> Result<Option<Bytes>, Error> {
-        let mut node = self.node_of(&key).await?;
+    pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Option<Bytes>, Error> {
+        let mut node = self.node_of(key).await?;
         for _ in 0..REDIRECTS {
-            let error = match node.get(|| key.clone()).await {
+            let error = match node.get(|| key.to_owned()).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
             let Some(redirect) = error.redirect() else {
                 self.heed(&error);
                 if self.is_stale(&error) {
-                    node = self.node_of(&key).await?;
+                    node = self.node_of(key).await?;
                     continue;
                 }
                 return Err(error);
             };
             let next = self.follow(&node, redirect);
             if redirect.ask {
-                return next.get_moving(&key).await;
+                return next.get_moving(key).await;
             }
             node = next;
         }
@@ -324,7 +324,7 @@ impl Cluster {
         let mut found: Vec<_> = found.collect();
         for (key, found) in keys.iter().zip(&mut found) {
             if found.as_ref().is_err_and(|error| error.redirect().is_some_and(|redirect| redirect.ask)) {
-                *found = self.get((*key).to_owned()).await;
+                *found = self.get(key).await;
             }
         }
         found

@@ -99,7 +99,7 @@ impl Fleet {
     pub(crate) async fn get(&self, key: impl Fn() -> String + Send) -> Result<Option<Bytes>, Error> {
         match self {
             Self::One(one) => one.master.get(key).await,
-            Self::Cluster(cluster) => cluster.get(key()).boxed().await,
+            Self::Cluster(cluster) => cluster.get(&key()).boxed().await,
         }
     }
 

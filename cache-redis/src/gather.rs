@@ -96,7 +96,8 @@ impl Gatherer {
         }
     }
 
-    async fn alone(&self, key: String) -> Answer {
+    /// The same without waiting for others, and without others waiting.
+    pub(crate) async fn alone(&self, key: String) -> Answer {
         wire::found(self.keeper.read(redis::cmd("GET").arg(key)).await?)
     }
 

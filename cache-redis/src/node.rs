@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use redis::{Pipeline, cmd};
+use redis::Pipeline;
 
 use crate::{
     Error,
@@ -31,7 +31,7 @@ impl Node {
         if self.keeper.gathers() {
             return self.gatherer.get(key).await;
         }
-        wire::found(self.keeper.read(cmd("GET").arg(key())).boxed().await?)
+        self.gatherer.alone(key()).boxed().await
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.
