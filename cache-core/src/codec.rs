@@ -99,6 +99,7 @@ impl Codec {
             Self::Json => match std::str::from_utf8(bytes) {
                 // Checked once, not string by string.
                 Ok(text) => serde_json::from_str(text).ok(),
+                // A type may take bytes that are no text.
                 Err(_) => serde_json::from_slice(bytes).ok(),
             },
             #[cfg(feature = "msgpack")]

@@ -69,14 +69,14 @@ impl<T: Value> Inner<T> {
     ) -> (Vec<Ending<'k>>, Vec<RawKey<'k>>) {
         let (held, learned) = tier.read_many(&self.around, keys).await;
         self.heed(tier, learned);
+        let times = tier.times(&self.around.clock);
         let (mut ending, mut gone) = (Vec::new(), Vec::new());
         for (key, held) in keys.iter().zip(held) {
             match held {
                 Read::Bytes(bytes) => {
-                    let found = envelope::open(*key, &bytes).ok().map(|(header, _)| {
-                        let timeline = header.timeline(tier.times(&self.around.clock));
-                        (header.id, timeline.remaining(self.now()))
-                    });
+                    let found = envelope::open(*key, &bytes).ok();
+                    let found =
+                        found.map(|(header, _)| (header.id, header.timeline(times).remaining(times.now)));
                     match found {
                         Some((id, ttl)) if !ttl.is_zero() => {
                             let put = Put { key: *key, bytes: envelope::expire(&bytes), ttl };

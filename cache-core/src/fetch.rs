@@ -1,6 +1,6 @@
 //! `get` and `get_or_set` beyond the nearest level.
 
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -60,9 +60,7 @@ impl<'a> Counted<'a> {
         self.outcome = found.outcome;
         self.level = found.level;
         self.cost = found.cost;
-        if matches!(found.outcome, Outcome::Loaded | Outcome::Miss) {
-            found.reason = Some(self.reason);
-        }
+        found.missed(self.reason);
     }
 
     pub(crate) fn coalesced(&mut self) {
@@ -73,7 +71,7 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.stats.lookups(self.verb, self.outcome, self.level, self.reason, 1);
-        if matches!(self.outcome, Outcome::Hit | Outcome::Stale | Outcome::Absent) {
+        if self.outcome.saves_a_load() {
             self.stats.saved(self.cost);
         }
     }
@@ -98,13 +96,13 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut counted = Counted::new(self.stats(), verb, spans);
         self.observers().asked(&key);
-        let mut asked = [Asked::only(key)];
+        let mut asked = Asked::only(key);
         if !matches!(access, Access::Reload | Access::Bypass) {
             // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
-            self.read_levels(&mut asked, access).boxed().await;
+            self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
         }
-        counted.missed(asked[0].reason);
-        let mut found = self.answer(&mut asked[0], access, self.now())?;
+        counted.missed(asked.reason);
+        let mut found = self.answer(&mut asked, access, self.now())?;
         counted.as_found(&mut found);
         Ok(found)
     }
@@ -152,12 +150,10 @@ impl<T: Value> Inner<T> {
             let again = Some((ticket, loader));
             return self.attend(&flight, Part::Waiter, stale, again, counted).boxed().await;
         }
-        // One key; the batch form of one.
-        let mut one = [Asked::new(key)];
+        let mut asked = Asked::new(key);
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(&mut one, access).boxed().await;
+            self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
         }
-        let asked = &mut one[0];
         counted.missed(asked.reason);
         let now = self.now();
         if let Some(Seen { entry, level }) = &asked.fresh {
@@ -187,7 +183,7 @@ impl<T: Value> Inner<T> {
         if access == Access::CacheOnly {
             return Ok(Found::miss());
         }
-        self.load_or_join(key, access, one, stale, loader, counted).boxed().await
+        self.load_or_join(key, access, asked, stale, loader, counted).boxed().await
     }
 
     /// Starts a refresh that nobody waits for, unless one is under way or `held`, which was read under `ticket`, has been
@@ -213,7 +209,7 @@ impl<T: Value> Inner<T> {
         self: &Arc<Self>,
         key: RawKey<'_>,
         access: Access,
-        [mut asked]: [Asked<'_, T>; 1],
+        mut asked: Asked<'_, T>,
         stale: Option<Seen<T>>,
         loader: Loader<T>,
         counted: &mut Counted<'_>,
@@ -353,7 +349,7 @@ impl<T: Value> Inner<T> {
             let key = ticket.key(&self.around);
             // Once: whatever it joins now began after it called.
             counted.again = true;
-            self.load_or_join(key, Access::Normal, [Asked::new(key)], stale, loader, counted).await
+            self.load_or_join(key, Access::Normal, Asked::new(key), stale, loader, counted).await
         }
         .boxed()
     }

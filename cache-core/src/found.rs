@@ -32,6 +32,11 @@ impl Outcome {
             Self::Miss => "miss",
         }
     }
+
+    /// Whether a level has answered, so that nothing had to be loaded.
+    pub(crate) const fn saves_a_load(self) -> bool {
+        matches!(self, Self::Hit | Self::Stale | Self::Absent)
+    }
 }
 
 /// Why a look-up found nothing. Every miss has exactly one; where levels differ, the one that comes last here.
@@ -104,6 +109,13 @@ impl<T> Found<T> {
             age: Duration::ZERO,
             cost: Duration::ZERO,
             reason: None,
+        }
+    }
+
+    /// Says why it is a miss, or had to be loaded, if that is so.
+    pub(crate) fn missed(&mut self, reason: MissReason) {
+        if matches!(self.outcome, Outcome::Loaded | Outcome::Miss) {
+            self.reason = Some(reason);
         }
     }
 

@@ -261,7 +261,7 @@ impl<T: Value> Inner<T> {
         };
         let mark = match mark {
             Ok(raw) => {
-                let home = tier.provider().incarnation();
+                let home = tier.incarnation();
                 raw.as_deref().and_then(Mark::decode).filter(|mark| mark.is_of(home))
             }
             Err(failure) => return Inspected { entry: Some(info), ..blank.failed(failure) },
@@ -273,9 +273,8 @@ impl<T: Value> Inner<T> {
             (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
             (_, Ok(Some(Reach::Purge)), _) => LevelOutcome::Invalidated,
             (_, Ok(expired), _) => {
-                let mut timeline = header.timeline(tier.times(&around.clock));
-                // Not before: one that was expired by hand is no longer fresh from the moment above on.
-                let now = self.now();
+                let times = tier.times(&around.clock);
+                let (mut timeline, now) = (header.timeline(times), times.now);
                 if expired.is_some() {
                     timeline.fresh_until = timeline.fresh_until.min(now);
                     info.fresh_for = Some(timeline.fresh_until.since(now));
@@ -342,8 +341,8 @@ impl<T: Value> Inner<T> {
     }
 
     fn info(&self, tier: &Tier, header: &Header, bytes: usize) -> EntryInfo {
-        let timeline = header.timeline(tier.times(&self.around.clock));
-        let now = self.now();
+        let times = tier.times(&self.around.clock);
+        let (timeline, now) = (header.timeline(times), times.now);
         let extra = header.extra.as_deref();
         EntryInfo {
             age: Some(now.since(timeline.born)),

@@ -39,7 +39,7 @@ impl Tier {
     }
 
     async fn learn_mark(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
-        let home = self.provider().incarnation();
+        let home = self.incarnation();
         if let Some(learned) = self.believe(around, raw.as_ref(), home, changes) {
             return learned;
         }
@@ -78,7 +78,7 @@ impl Tier {
         let swaps = self.provider().marks().is_some();
         let key = RawKey::marker(around.cache, &around.name);
         for _ in 0..TRIES {
-            let home = self.provider().incarnation();
+            let home = self.incarnation();
             let found = seen.as_deref().and_then(Mark::decode);
             let used = found.is_some_and(|mark| mark.home == home);
             let mark = match found.filter(|mark| self.keeps && self.ledger.goes_on(mark)) {
@@ -114,10 +114,10 @@ impl Tier {
         }
         let mut learned = Learned::Nothing;
         for _ in 0..TRIES {
-            let home = self.provider().incarnation();
+            let home = self.incarnation();
             learned = learned.and(self.put_mark(around, Mark::new(home)).await?);
             // The first call of all is what makes the connection that tells which state of the store this is.
-            if self.provider().incarnation() == home {
+            if self.incarnation() == home {
                 break;
             }
         }
@@ -139,7 +139,7 @@ impl Tier {
     /// Makes sure that the epoch is known, for writers that have read nothing.
     #[must_use]
     pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
-        if !self.is_marked() || self.ledger.is_of(self.provider().incarnation()) {
+        if !self.is_marked() || self.ledger.is_of(self.incarnation()) {
             return Learned::Nothing;
         }
         self.read_mark(around).await.unwrap_or(Learned::Nothing)
@@ -200,7 +200,7 @@ impl Tier {
         let mut learned = Learned::Nothing;
         let until = around.clock.now().after(life);
         for _ in 0..TRIES {
-            let home = self.provider().incarnation();
+            let home = self.incarnation();
             if !self.ledger.is_of(home) {
                 learned = learned.and(self.read_mark(around).await?);
             }

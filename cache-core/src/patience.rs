@@ -22,7 +22,7 @@ use futures::{FutureExt, future::BoxFuture};
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::{clock::Clock, stats::stripe};
+use crate::{clock::Clock, striped::stripe};
 
 /// A call waits for so many steps, and for the rest of the one in which it came. Together that is at most the budget, and
 /// at least sixteen seventeenths of it.

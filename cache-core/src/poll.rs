@@ -37,7 +37,7 @@ impl<T: Value> Inner<T> {
                 tier.ledger.doubt();
             }
             let now = self.now();
-            if tier.ledger.due(now, tier.provider().incarnation(), MARK_PERIOD).is_none() {
+            if tier.ledger.due(now, tier.incarnation(), MARK_PERIOD).is_none() {
                 continue;
             }
             if let Ok(learned) = tier.read_mark(&self.around).await {

@@ -273,7 +273,7 @@ impl<T: Value> Inner<T> {
             });
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
-        let mut verdicts = verdicts(tier, &read);
+        let mut verdicts = verdicts_on(tier, &read);
         let mut now = times.now;
         let mut more = Learned::Nothing;
         if verdicts.contains(&Verdict::Unsure) {
@@ -288,7 +288,7 @@ impl<T: Value> Inner<T> {
             if more == Learned::Epoch {
                 begun.seen = self.news.count();
             }
-            verdicts = self::verdicts(tier, &read);
+            verdicts = verdicts_on(tier, &read);
             now = self.now();
         }
         let changed = learned.and(more) != Learned::Nothing;
@@ -477,7 +477,7 @@ impl<T> Entry<T> {
 type Answered<T> = SmallVec<[std::result::Result<Decoded<T>, LevelOutcome>; 1]>;
 
 /// How each entry of an answer stands, by what is known now.
-fn verdicts<T>(tier: &Tier, read: &Answered<T>) -> SmallVec<[Verdict; 1]> {
+fn verdicts_on<T>(tier: &Tier, read: &Answered<T>) -> SmallVec<[Verdict; 1]> {
     let court = tier.court();
     let judge = |Decoded { entry, stamp }: &Decoded<T>| court.judge(*stamp, entry.tags());
     read.iter().map(|decoded| decoded.as_ref().map_or(Verdict::Void, judge)).collect()

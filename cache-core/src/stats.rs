@@ -3,7 +3,6 @@
 //! A hit at the nearest level is one relaxed add on a stripe of its own. Telemetry reads the sums when it collects.
 
 use std::{
-    cell::Cell,
     fmt,
     sync::{
         Arc,
@@ -18,10 +17,9 @@ use crate::{
     BackplaneSnapshot, BreakerState, CacheInfo, ErrorKind, EvictionCause, LevelFault, LevelSnapshot, LoadEnd,
     MissReason, ObjectStore, Outcome, Scope, Served, Snapshot, Unreadable, Verb,
     gone::{Cause, Gone},
-    striped::Counters,
+    striped::{Counters, THREADS, stripe},
 };
 
-const STRIPES: usize = 16;
 /// One look-up in this many that the nearest level serves is timed.
 pub(crate) const SAMPLE: u64 = 256;
 
@@ -119,7 +117,7 @@ pub(crate) enum OnBackplane {
 pub struct Stats {
     info: CacheInfo,
     /// Hits at the nearest level by look-up verb, and what they have saved.
-    hot: [CachePadded<[AtomicU64; 8]>; STRIPES],
+    hot: [CachePadded<[AtomicU64; 8]>; THREADS],
     /// What every call below the nearest level counts: see the numbers after [`LEVEL_OUTCOMES`].
     cold: Counters,
     /// `[verb][reason]`: each miss has exactly one.
@@ -139,25 +137,6 @@ pub struct Stats {
     lost: AtomicU64,
     has_backplane: bool,
     backplane: [AtomicU64; 4],
-}
-
-thread_local! {
-    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-/// A small number of this thread's own, up to those that they share when there are many.
-#[inline]
-pub(crate) fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    STRIPE.with(|cell| {
-        let at = cell.get();
-        if at < STRIPES {
-            return at;
-        }
-        let at = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
-        cell.set(at);
-        at
-    })
 }
 
 const fn verb_index(verb: Verb) -> usize {

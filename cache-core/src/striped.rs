@@ -2,17 +2,37 @@
 
 use std::{
     array,
-    sync::atomic::{AtomicU64, Ordering},
+    cell::Cell,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use crossbeam_utils::CachePadded;
 
-use crate::stats::stripe;
-
+/// Threads that have a number of their own.
+pub(crate) const THREADS: usize = 16;
 /// Few: what lies below memory is counted here, and each is memory of every cache.
-pub(crate) const STRIPES: usize = 4;
+const STRIPES: usize = 4;
 /// Counters in two lines of a processor's cache.
 const ROW: usize = 16;
+
+thread_local! {
+    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// A small number of this thread's own, up to those that they share when there are many.
+#[inline]
+pub(crate) fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    STRIPE.with(|cell| {
+        let at = cell.get();
+        if at < THREADS {
+            return at;
+        }
+        let at = NEXT.fetch_add(1, Ordering::Relaxed) % THREADS;
+        cell.set(at);
+        at
+    })
+}
 
 /// This thread's of several places.
 pub(crate) struct Striped<T>([CachePadded<T>; STRIPES]);

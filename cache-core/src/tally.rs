@@ -25,10 +25,9 @@ impl<'a> Tally<'a> {
 
     /// One ended as what the caller is told, who is told why it was a miss.
     pub(crate) fn found<T>(&mut self, found: &mut Found<T>, reason: MissReason) {
-        match found.outcome {
-            Outcome::Loaded | Outcome::Miss => found.reason = Some(reason),
-            Outcome::Hit | Outcome::Stale | Outcome::Absent => self.saved += found.cost,
-            Outcome::Coalesced => {}
+        found.missed(reason);
+        if found.outcome.saves_a_load() {
+            self.saved += found.cost;
         }
         self.ended((found.outcome, found.level, reason));
     }

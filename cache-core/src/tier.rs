@@ -1,6 +1,6 @@
 //! A level at work: asks its provider within budget and breaker, and reports what came of it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -174,6 +174,11 @@ impl Tier {
         self.provider.mine().load().time_offset_ms()
     }
 
+    /// Which state of the store this is, see [`CacheProvider::incarnation`].
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.provider.mine().load().incarnation()
+    }
+
     /// What the clocks of this node and of the store say.
     pub(crate) fn times(&self, clock: &Clock) -> Times {
         clock.times(self.time_offset_ms())
@@ -327,17 +332,12 @@ impl Tier {
 
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
     pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
-        if !keys.iter().any(|key| self.masks(key.id)) {
-            // As nearly always.
-            let (answers, learned) = self.ask(around, keys).await;
-            return (
-                keys.iter().zip(answers).map(|(key, answer)| self.settled(*key, answer)).collect(),
-                learned,
-            );
-        }
         let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
-        let asked: Vec<RawKey<'_>> =
-            keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
+        let asked: Cow<'_, [RawKey<'_>]> = match masked.contains(&true) {
+            // As nearly always.
+            false => keys.into(),
+            true => keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect(),
+        };
         let (answers, learned) = self.ask(around, &asked).await;
         let mut answers = answers.into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| match masked {
@@ -368,7 +368,7 @@ impl Tier {
             None => self.call(around, LevelOp::Get, keys.len(), 0, provider.get_many(keys)).await,
             Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
         };
-        if due.is_none() && !plain && answers.is_ok() && self.provider().incarnation() != home {
+        if due.is_none() && !plain && answers.is_ok() && self.incarnation() != home {
             // Answered from another state of the store than the epoch was read from: once more, with the mark.
             let changes = self.ledger.changes();
             answers = self.get_with_mark(around, keys, changes, &mut learned).await;
@@ -393,7 +393,7 @@ impl Tier {
             None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
             Some(_) => Err(Failure::Skipped),
         };
-        let elsewhere = !plain && answer.is_ok() && self.provider.mine().load().incarnation() != home;
+        let elsewhere = !plain && answer.is_ok() && self.incarnation() != home;
         if due.is_some() || elsewhere {
             // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
             // from.
@@ -543,7 +543,7 @@ impl Tier {
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
         // A store that has but one state loses nothing.
-        if self.is_marked() && self.provider().incarnation() != 0 {
+        if self.is_marked() && self.incarnation() != 0 {
             self.recent.note(around.clock.now(), effects);
         }
     }
@@ -629,8 +629,7 @@ impl Tier {
 
     /// What is known now of invalidations, to judge entries of this level that have just been read.
     pub(crate) fn court(&self) -> Court<'_> {
-        let home = || self.provider.mine().load().incarnation();
-        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(home())) }
+        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(self.incarnation())) }
     }
 
     /// How an entry of this level stands that carries this stamp.
