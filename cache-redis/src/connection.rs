@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -118,7 +118,8 @@ impl Link {
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
         let _waiting = self.waits();
         let mut connection = self.connection.clone();
-        let reply = self.unless_ended(connection.send_packed_command(command)).await;
+        let reply = pin!(connection.send_packed_command(command));
+        let reply = self.unless_ended(reply).await;
         self.note(reply)
     }
 
@@ -126,7 +127,8 @@ impl Link {
     pub(crate) async fn pipeline(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
         let _waiting = self.waits();
         let mut connection = self.connection.clone();
-        let replies = self.unless_ended(connection.send_packed_commands(commands, 0, count)).await;
+        let replies = pin!(connection.send_packed_commands(commands, 0, count));
+        let replies = self.unless_ended(replies).await;
         self.note(replies)
     }
 
@@ -134,7 +136,8 @@ impl Link {
     pub(crate) async fn subscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
         let _waiting = self.waits();
         let mut connection = self.connection.clone();
-        let reply = self.unless_ended(connection.subscribe(channels)).await;
+        let reply = pin!(connection.subscribe(channels));
+        let reply = self.unless_ended(reply).await;
         self.note(reply)
     }
 
@@ -142,7 +145,8 @@ impl Link {
     pub(crate) async fn unsubscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
         let _waiting = self.waits();
         let mut connection = self.connection.clone();
-        let reply = self.unless_ended(connection.unsubscribe(channels)).await;
+        let reply = pin!(connection.unsubscribe(channels));
+        let reply = self.unless_ended(reply).await;
         self.note(reply)
     }
 
@@ -159,11 +163,11 @@ impl Link {
     /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when
     /// it goes, but the queue itself lives as long as its senders, of which each waiting request holds one. Such a
     /// request would wait for ever.
+    /// `reply` is pinned by its caller: an argument that is pinned here would lie in the future twice.
     async fn unless_ended<T>(
         &self,
-        reply: impl Future<Output = Result<T, RedisError>>,
+        mut reply: Pin<&mut impl Future<Output = Result<T, RedisError>>>,
     ) -> Result<T, RedisError> {
-        let mut reply = pin!(reply);
         let mut told = pin!(self.end.told.notified());
         poll_fn(|cx| {
             // The reply first: what has been answered counts. And before the flag: the request may end up in the queue

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -150,7 +151,7 @@ impl Keeper {
     pub(crate) async fn link(self: &Arc<Self>) -> Result<Arc<Link>, Error> {
         match self.settled(None) {
             Some(settled) => settled,
-            None => self.wait(None).await,
+            None => self.wait(None).boxed().await,
         }
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use redis::Pipeline;
 
 use crate::{
@@ -28,10 +27,7 @@ impl Node {
 
     /// Looks up one key. `key` makes it as it is on the wire.
     pub(crate) async fn get(&self, key: impl Fn() -> String) -> Result<Option<Bytes>, Error> {
-        if self.keeper.gathers() {
-            return self.gatherer.get(key).await;
-        }
-        self.gatherer.alone(key()).boxed().await
+        self.gatherer.get(key).await
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use redis::{Cmd, Pipeline, RedisError, ToRedisArgs, Value};
 
 use crate::{Error, gather::Several, keeper::Keeper, wire, write::CHUNK};
@@ -12,12 +13,15 @@ impl Keeper {
     pub(crate) async fn read(self: &Arc<Self>, command: &Cmd) -> Result<Value, Error> {
         let link = self.link().await?;
         match link.command(command).await {
-            Err(error) if error.is_io_error() => {
-                let next = self.link_after(link.generation).await?;
-                next.command(command).await.map_err(Error::request)
-            }
+            // Boxed, as what hardly ever happens has no room in what always does.
+            Err(error) if error.is_io_error() => self.read_again(command, link.generation).boxed().await,
             other => other.map_err(Error::request),
         }
+    }
+
+    async fn read_again(self: &Arc<Self>, command: &Cmd, broken: u64) -> Result<Value, Error> {
+        let next = self.link_after(broken).await?;
+        next.command(command).await.map_err(Error::request)
     }
 
     /// The same for several reads at once.
