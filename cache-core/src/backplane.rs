@@ -17,11 +17,11 @@ use crate::{
     gone::Cause,
     inner::Inner,
     mark::Reach,
-    observe::within,
     pending::{Due, Pending},
     stats::OnBackplane,
     tags::{TAG_MAX, TAGS_MAX},
     tier::Tier,
+    within::within,
 };
 
 /// A channel between the nodes of a cache.

@@ -17,6 +17,7 @@ use crate::{
     slots::Ticket,
     tier::{Failure, Tier},
     unsaved::Unsaved,
+    within::within,
 };
 
 /// An entry on its way to levels.
@@ -364,7 +365,7 @@ impl<T: Value> Inner<T> {
             keys: batch.len(),
             root: true,
         });
-        self.spawn(spans.around(async move {
+        self.spawn(within(spans, async move {
             let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
             let _order = inner.in_order(&tickets).await;
             let mut items: Vec<_> = batch

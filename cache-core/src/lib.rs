@@ -104,6 +104,7 @@ mod tier;
 mod unsaved;
 mod update;
 mod warm;
+mod within;
 mod write;
 
 pub use backplane::{Backplane, Listener};

@@ -22,9 +22,9 @@ use crate::{
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen},
     loaded::Answered,
-    observe::within,
     rights::{LEASE, Rights, Wish},
     slots::Ticket,
+    within::within,
 };
 
 /// How a load relates to its callers and to the levels.

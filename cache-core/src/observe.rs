@@ -1,10 +1,14 @@
 //! Watching a cache: events for what leaves the nearest level, spans for those who trace.
 
-use std::{fmt, pin::Pin, sync::Arc, task, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
-use crate::{Description, ErrorKind, EvictionCause, MissReason, Outcome, RawKey, Unreadable, stats::Stats};
+use crate::{
+    Description, ErrorKind, EvictionCause, MissReason, Outcome, RawKey, Unreadable,
+    stats::Stats,
+    within::{Surroundings, Within, within},
+};
 
 /// The verbs of a cache, as telemetry names them (`cache.operation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -555,40 +559,6 @@ pub trait Ambient: Send + Sync + 'static {
     fn within(&self, work: &mut dyn FnMut());
 }
 
-pin_project! {
-    /// A future that is polled inside zero or more surroundings.
-    pub(crate) struct Within<F> {
-        #[pin]
-        future: F,
-        around: Vec<Arc<dyn Ambient>>,
-    }
-}
-
-pub(crate) fn within<F: Future>(around: Vec<Arc<dyn Ambient>>, future: F) -> Within<F> {
-    Within { future, around }
-}
-
-fn nest(around: &[Arc<dyn Ambient>], work: &mut dyn FnMut()) {
-    match around.split_first() {
-        None => work(),
-        Some((outer, inner)) => outer.within(&mut || nest(inner, work)),
-    }
-}
-
-impl<F: Future> Future for Within<F> {
-    type Output = F::Output;
-    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<F::Output> {
-        let this = self.project();
-        let mut future = this.future;
-        if this.around.is_empty() {
-            return future.poll(cx);
-        }
-        let mut polled = task::Poll::Pending;
-        nest(this.around, &mut || polled = future.as_mut().poll(cx));
-        polled
-    }
-}
-
 /// The observers of one cache. Empty costs a length check.
 #[derive(Clone)]
 pub(crate) struct Observers {
@@ -657,7 +627,7 @@ impl Observers {
 
     /// Starts a span with every observer that records.
     pub(crate) fn span(&self, start: &SpanStart<'_>) -> Spans {
-        let mut spans = Spans(Vec::new());
+        let mut spans = Spans::default();
         for observer in self.all.iter() {
             if let Some(Some(span)) = guard(|| observer.span(&self.info, start)) {
                 spans.0.push(span);
@@ -684,7 +654,7 @@ fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
 
 /// One piece of work, as every recording observer sees it.
 #[derive(Clone, Default)]
-pub(crate) struct Spans(Vec<Arc<dyn Span>>);
+pub(crate) struct Spans(SmallVec<[Arc<dyn Span>; 1]>);
 
 impl Spans {
     pub(crate) fn found(&self, outcome: Outcome, level: Option<u8>) {
@@ -723,19 +693,19 @@ impl Spans {
     }
 
     /// Runs `future` with these spans current.
-    pub(crate) fn around<F: Future>(&self, future: F) -> Within<F> {
-        within(self.ambient(), future)
-    }
-
-    pub(crate) fn ambient(&self) -> Vec<Arc<dyn Ambient>> {
-        self.0.iter().map(|span| Arc::new(Inside(Arc::clone(span))) as Arc<dyn Ambient>).collect()
+    pub(crate) fn around<F: Future>(&self, future: F) -> Within<&Self, F> {
+        within(self, future)
     }
 }
 
-struct Inside(Arc<dyn Span>);
+impl Surroundings for Spans {
+    type One = dyn Span;
 
-impl Ambient for Inside {
-    fn within(&self, work: &mut dyn FnMut()) {
-        self.0.within(work);
+    fn all(&self) -> &[Arc<dyn Span>] {
+        &self.0
+    }
+
+    fn within(one: &dyn Span, work: &mut dyn FnMut()) {
+        one.within(work);
     }
 }

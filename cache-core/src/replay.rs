@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Acquire, Acquired, EntryId, Fill, Holding, Lease, Put, RawKey, SpanKind, SpanStart, Value, envelope,
-    inner::Inner, observe::within, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved,
+    inner::Inner, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved, within::within,
 };
 
 impl<T: Value> Inner<T> {

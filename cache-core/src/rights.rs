@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, RawKey, Value, envelope,
     inner::{Inner, Seen},
-    observe::within,
     tier::Tier,
+    within::within,
 };
 
 /// Life of a lease. Renewed while its load runs, so that a process that dies keeps others waiting no longer than this.

@@ -165,7 +165,7 @@ where
         let (done, ended) = tokio::sync::oneshot::channel();
         let ambient = inner.observers().ambient();
         let owner = Arc::clone(&inner);
-        let task = inner.spawn(crate::observe::within(ambient, async move {
+        let task = inner.spawn(crate::within::within(ambient, async move {
             let work = async |_: &crate::observe::Spans| owner.change(&id, &key, &*source, change).await;
             let result = owner.operation(Verb::Save, Some(&id), 1, work, |_| None).await;
             // The caller may have left.

@@ -15,9 +15,9 @@ use crate::{
     fill::Outgoing,
     inner::{Decoded, Inner, State},
     load::{Began, Keep, Made, load_failed},
-    observe::within,
     rights::{FIRST_PAUSE, LEASE, LONGEST_PAUSE, LONGEST_WAIT, Rights},
     tier::{Failure, Tier},
+    within::within,
     write::{Writing, Written},
 };
 

@@ -13,6 +13,7 @@ use crate::{
     mark::Reach,
     slots::Ticket,
     tier::{Failure, Tier},
+    within::within,
 };
 
 /// What a write has come to so far, over its levels.
@@ -331,7 +332,7 @@ impl<T: Value> Inner<T> {
             keys: batch.len(),
             root: true,
         });
-        self.spawn(spans.around(async move {
+        self.spawn(within(spans, async move {
             let _order = order;
             for ((level, stamp), behind) in levels.into_iter().zip(&mut behind) {
                 let tier = &inner.tiers[usize::from(level)];
