@@ -1,11 +1,11 @@
-//! What a thread records again and again: series of histograms, with their attributes put together once.
+//! What a thread says again and again: series of histograms, and how spans begin, with their attributes put together once.
 
-use cache_core::{ErrorKind, LevelFault, LevelOp, Outcome, Verb};
+use cache_core::{ErrorKind, LevelFault, LevelOp, Outcome, SpanKind, Verb};
 #[cfg(feature = "bound-instruments")]
 use opentelemetry::metrics::BoundHistogram;
-use opentelemetry::{KeyValue, metrics::Histogram};
+use opentelemetry::{KeyValue, metrics::Histogram, trace::SpanBuilder};
 
-/// Series of one kind that are remembered. A cache has a handful; the oldest goes for what comes beyond.
+/// Things of one kind that are remembered. A cache has a handful; the oldest goes for what comes beyond.
 const MOST: usize = 32;
 
 /// One series of a histogram.
@@ -34,18 +34,18 @@ impl<T: Clone> Point<T> {
     }
 }
 
-/// Series by what tells them apart.
-pub(crate) struct Points<K, T>(Vec<(K, Point<T>)>);
+/// A few things by what tells them apart.
+pub(crate) struct Few<K, V>(Vec<(K, V)>);
 
-impl<K, T> Default for Points<K, T> {
+impl<K, V> Default for Few<K, V> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<K: PartialEq, T: Clone> Points<K, T> {
-    /// The series of `key`, which `make` puts together if the thread has not had it lately.
-    pub(crate) fn get(&mut self, key: K, make: impl FnOnce() -> Point<T>) -> &Point<T> {
+impl<K: PartialEq, V> Few<K, V> {
+    /// What belongs to `key`, which `make` puts together if the thread has not had it lately.
+    pub(crate) fn get(&mut self, key: K, make: impl FnOnce() -> V) -> &V {
         let at = self.0.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
             if self.0.len() == MOST {
                 self.0.remove(0);
@@ -60,11 +60,13 @@ impl<K: PartialEq, T: Clone> Points<K, T> {
 /// How a call ended.
 type Ending = (Verb, Option<Outcome>, Option<u8>, Option<ErrorKind>);
 
-/// What a thread has lately recorded of one cache.
+/// What a thread has lately said of one cache.
 #[derive(Default)]
 pub(crate) struct Lately {
-    pub(crate) operations: Points<Ending, f64>,
-    pub(crate) levels: Points<(u8, LevelOp, Option<LevelFault>), f64>,
-    pub(crate) commands: Points<(u8, &'static str, Option<LevelFault>), f64>,
-    pub(crate) items: Points<(u8, LevelOp), u64>,
+    pub(crate) operations: Few<Ending, Point<f64>>,
+    pub(crate) levels: Few<(u8, LevelOp, Option<LevelFault>), Point<f64>>,
+    pub(crate) commands: Few<(u8, &'static str, Option<LevelFault>), Point<f64>>,
+    pub(crate) items: Few<(u8, LevelOp), Point<u64>>,
+    /// What all spans of a kind begin with.
+    pub(crate) spans: Few<SpanKind, SpanBuilder>,
 }

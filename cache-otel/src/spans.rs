@@ -22,6 +22,7 @@ use crate::{
     names,
     observed::result,
     recorded::{address, port, position},
+    series::Series,
 };
 
 /// Makes spans, with what has been said about them.
@@ -48,12 +49,21 @@ impl Spans {
     }
 
     /// Starts a span, if anything would come of it.
-    pub(crate) fn start(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {
+    pub(crate) fn start(
+        &self,
+        series: &Series,
+        cache: &CacheInfo,
+        start: &SpanStart<'_>,
+    ) -> Option<Arc<dyn Span>> {
         // Nothing is built where nothing records.
         if self.is_idle(start.root) {
             return None;
         }
-        let mut builder = self.builder(cache, start);
+        let mut builder = SpanBuilder::default();
+        series.with(cache, |_, lately| {
+            builder = lately.spans.get(start.kind, || self.builder(cache, start.kind)).clone();
+        });
+        builder.attributes.get_or_insert_default().extend(self.of_keys(start));
         let parent = if start.root {
             // Background work has a trace of its own, which says what set it off.
             let cause = Context::map_current(|cx| cx.span().span_context().clone());
@@ -87,14 +97,12 @@ impl Spans {
         }))
     }
 
-    fn builder(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> SpanBuilder {
-        // A call has two or three, a command eight.
-        let mut attributes =
-            Vec::with_capacity(if matches!(start.kind, SpanKind::Level { .. }) { 8 } else { 3 });
-        attributes.push(KeyValue::new(names::CACHE_NAME, lasting(cache.name())));
+    /// What all spans of a kind begin with.
+    fn builder(&self, cache: &CacheInfo, of: SpanKind) -> SpanBuilder {
+        let mut attributes = vec![KeyValue::new(names::CACHE_NAME, lasting(cache.name()))];
         let mut kind = OtelKind::Internal;
         let operation = |word| KeyValue::new(names::CACHE_OPERATION, word);
-        let name = match start.kind {
+        let name = match of {
             SpanKind::Operation(verb) => {
                 attributes.push(operation(verb.as_str()));
                 if self.sentry {
@@ -136,14 +144,18 @@ impl Spans {
                 format!("cache.load {}", cache.name())
             }
         };
-        if start.keys > 1 {
-            attributes.push(KeyValue::new(names::KEY_COUNT, i64::try_from(start.keys).unwrap_or(i64::MAX)));
-        }
-        if let Some(shown) = start.key.zip(self.show_key.as_ref()).and_then(|(key, show)| show.of(key)) {
-            let keys = Value::Array(Array::String(vec![StringValue::from(shown)]));
-            attributes.push(KeyValue::new(names::CACHE_KEY, keys));
-        }
         SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes)
+    }
+
+    /// How many keys, and which, where that may be shown.
+    fn of_keys(&self, start: &SpanStart<'_>) -> impl Iterator<Item = KeyValue> {
+        let count = || KeyValue::new(names::KEY_COUNT, i64::try_from(start.keys).unwrap_or(i64::MAX));
+        let count = (start.keys > 1).then(count);
+        let shown = start.key.zip(self.show_key.as_ref()).and_then(|(key, show)| show.of(key)).map(|shown| {
+            let keys = Value::Array(Array::String(vec![StringValue::from(shown)]));
+            KeyValue::new(names::CACHE_KEY, keys)
+        });
+        count.into_iter().chain(shown)
     }
 }
 

@@ -84,7 +84,7 @@ impl Observer for Telemetry {
     }
 
     fn span(&self, cache: &CacheInfo, start: &SpanStart<'_>) -> Option<Arc<dyn Span>> {
-        self.0.spans.start(cache, start)
+        self.0.spans.start(&self.0.collector.series, cache, start)
     }
 
     fn traces_hits(&self) -> bool {
