@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
@@ -680,7 +680,9 @@ impl<T: Value> Inner<T> {
             }
             false => (Spans::default(), None),
         };
-        let ended = spans.around(UntilClosed::new(self, work(&spans))).await;
+        // Pinned, as it would be copied into each of those around it.
+        let work = pin!(work(&spans));
+        let ended = spans.around(UntilClosed::new(self, work)).await;
         let Some(started) = started else {
             if let Err(error) = &ended {
                 self.stats().error(error.kind());

@@ -9,7 +9,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::Either;
@@ -133,7 +133,12 @@ impl Clock {
 
     /// `offset_ms`: how far the store's clock is ahead of ours.
     pub(crate) fn times(&self, offset_ms: i64) -> Times {
-        Times { now: self.now(), store_ms: self.wall_ms().saturating_add(offset_ms) }
+        self.times_at(self.now(), offset_ms)
+    }
+
+    /// The same for a caller who has just asked for the time.
+    pub(crate) fn times_at(&self, now: Moment, offset_ms: i64) -> Times {
+        Times { now, store_ms: self.wall_ms().saturating_add(offset_ms) }
     }
 
     /// Milliseconds since the Unix epoch, by this node's wall clock.
@@ -227,18 +232,43 @@ impl Time {
 }
 
 fn system_nanos() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
+    static START: OnceLock<u64> = OnceLock::new();
     let start = *START.get_or_init(|| {
         // The coarse clock must not start before this one: see `coarse::is_before`.
-        let start = Instant::now();
+        let start = exact::raw();
         coarse::start();
         start
     });
-    ORIGIN_NANOS + u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX - ORIGIN_NANOS)
+    ORIGIN_NANOS + exact::raw().saturating_sub(start)
 }
 
 /// Where the system's monotonic time starts, so that an entry loaded elsewhere may be older than this process.
 const ORIGIN_NANOS: u64 = 1_000_000_000_000_000_000;
+
+/// Nanoseconds from some moment on. Not through `Instant`, whose differences take longer than the system's answer.
+#[cfg(unix)]
+mod exact {
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+
+    #[inline]
+    pub(super) fn raw() -> u64 {
+        nanos_of(clock_gettime(ClockId::Monotonic))
+    }
+
+    pub(super) fn nanos_of(t: Timespec) -> u64 {
+        u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0)
+    }
+}
+
+#[cfg(not(unix))]
+mod exact {
+    use std::{sync::OnceLock, time::Instant};
+
+    pub(super) fn raw() -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
 
 #[cfg(unix)]
 mod coarse {
@@ -246,14 +276,12 @@ mod coarse {
 
     use rustix::time::{ClockId, clock_getres, clock_gettime};
 
+    use super::exact::nanos_of;
+
     static START: OnceLock<(u64, u64)> = OnceLock::new();
 
     fn raw() -> u64 {
         nanos_of(clock_gettime(CLOCK))
-    }
-
-    fn nanos_of(t: rustix::time::Timespec) -> u64 {
-        u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0)
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]

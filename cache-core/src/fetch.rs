@@ -97,12 +97,14 @@ impl<T: Value> Inner<T> {
         let mut counted = Counted::new(self.stats(), verb, spans);
         self.observers().asked(&key);
         let mut asked = Asked::only(key);
+        let mut now = None;
         if !matches!(access, Access::Reload | Access::Bypass) {
             // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
-            self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
+            now = self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
         }
         counted.missed(asked.reason);
-        let mut found = self.answer(&mut asked, access, self.now())?;
+        let now = now.unwrap_or_else(|| self.now());
+        let mut found = self.answer(&mut asked, access, now)?;
         counted.as_found(&mut found);
         Ok(found)
     }
@@ -151,11 +153,12 @@ impl<T: Value> Inner<T> {
             return self.attend(&flight, Part::Waiter, stale, again, counted).boxed().await;
         }
         let mut asked = Asked::new(key);
+        let mut now = None;
         if !matches!(access, Access::Reload | Access::Bypass) {
-            self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
+            now = self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
         }
         counted.missed(asked.reason);
-        let now = self.now();
+        let now = now.unwrap_or_else(|| self.now());
         if let Some(Seen { entry, level }) = &asked.fresh {
             if entry.value.is_none() {
                 return Ok(entry.found(Outcome::Absent, Some(*level), now));

@@ -125,9 +125,15 @@ impl<T: Value> Inner<T> {
         Begun { stamps: self.stamps(), seen }
     }
 
-    /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found.
-    pub(crate) async fn read_levels(self: &Arc<Self>, asked: &mut [Asked<'_, T>], access: Access) {
+    /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found. Says
+    /// what time it is, if a clock has just been asked.
+    pub(crate) async fn read_levels(
+        self: &Arc<Self>,
+        asked: &mut [Asked<'_, T>],
+        access: Access,
+    ) -> Option<Moment> {
         let mut begun = self.begin();
+        let mut now = None;
         for asked in asked.iter_mut() {
             asked.reason = MissReason::Absent;
         }
@@ -135,16 +141,21 @@ impl<T: Value> Inner<T> {
             if !asked.iter().any(Asked::is_open) {
                 break;
             }
-            self.read_level(tier, asked, access, &mut begun).await;
+            now = self.read_level(tier, asked, access, &mut begun).await;
             let deeper = usize::from(tier.index) + 1 < self.tiers.len();
             if deeper && tier.leases() {
                 self.reserve(tier, asked, &begun).boxed().await;
+                now = None;
             }
         }
         for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
             asked.reason = self.stats().why_gone(asked.key.hash);
         }
-        self.backfill(asked, &begun).await;
+        if !self.backfill_memory(asked) {
+            self.backfill(asked, &begun).boxed().await;
+            now = None;
+        }
+        now
     }
 
     /// Looks up at one level what is not answered yet.
@@ -154,10 +165,11 @@ impl<T: Value> Inner<T> {
         asked: &mut [Asked<'_, T>],
         access: Access,
         begun: &mut Begun,
-    ) {
+    ) -> Option<Moment> {
         let mut open: Open<'_, '_, T> = asked.iter_mut().filter(|a| a.is_open()).collect();
         if tier.store.is_some() {
-            return self.read_near(tier, open).await;
+            self.read_near(tier, open).await;
+            return None;
         }
         for asked in &mut open {
             if tier.index > 0 || !asked.only_looks {
@@ -168,9 +180,10 @@ impl<T: Value> Inner<T> {
             self.read_copies(tier, &mut open, access).boxed().await;
             open.retain(|asked| asked.is_open());
         }
-        if !open.is_empty() {
-            self.read_far(tier, open, begun).await;
+        if open.is_empty() {
+            return None;
         }
+        Some(self.read_far(tier, open, begun).await)
     }
 
     /// Looks keys up at an in-process level.
@@ -229,24 +242,25 @@ impl<T: Value> Inner<T> {
         asked.take(Seen { entry, level: tier.index }, state);
     }
 
-    /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for.
-    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) {
-        let (answers, learned): (SmallVec<[Read; 1]>, _) = match &open[..] {
+    /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for. Says when it
+    /// was answered.
+    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) -> Moment {
+        let (answers, learned, mut now): (SmallVec<[Read; 1]>, _, _) = match &open[..] {
             [one] => {
-                let (answer, learned) = tier.read_one(&self.around, one.key).await;
-                (smallvec![answer], learned)
+                let (answer, learned, now) = tier.read_one(&self.around, one.key).await;
+                (smallvec![answer], learned, now)
             }
             _ => {
                 let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
                 let (answers, learned) = tier.read_many(&self.around, &keys).boxed().await;
-                (answers.into(), learned)
+                (answers.into(), learned, self.now())
             }
         };
         self.heed(tier, learned);
         if learned == Learned::Epoch {
             begun.seen = self.news.count();
         }
-        let times = tier.times(&self.around.clock);
+        let times = tier.times_at(&self.around.clock, now);
         let mut read: Answered<T> = SmallVec::with_capacity(open.len());
         let mut sizes: SmallVec<[usize; 1]> = SmallVec::with_capacity(open.len());
         for (asked, answer) in open.iter_mut().zip(answers) {
@@ -274,7 +288,6 @@ impl<T: Value> Inner<T> {
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
         let mut verdicts = verdicts_on(tier, &read);
-        let mut now = times.now;
         let mut more = Learned::Nothing;
         if verdicts.contains(&Verdict::Unsure) {
             let doubtful =
@@ -318,6 +331,7 @@ impl<T: Value> Inner<T> {
             outcomes.add(outcome);
         }
         outcomes.at(tier, &self.around);
+        now
     }
 
     /// Reads an entry from a remote level's bytes.
@@ -379,29 +393,26 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Fills the levels above the one that had each fresh entry.
-    async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
-        if let [one] = asked {
-            let level = one.fresh.as_ref().map_or(0, |seen| usize::from(seen.level));
-            if self.tiers[..level].iter().all(|tier| tier.store.is_some()) {
-                return self.backfill_memory(one);
-            }
+    /// Fills the levels above the one that had a fresh entry, where that needs not wait for anything: for one key, and if
+    /// only in-process levels are above. Says whether that is so.
+    fn backfill_memory(self: &Arc<Self>, asked: &mut [Asked<'_, T>]) -> bool {
+        let [asked] = asked else { return false };
+        let level = asked.fresh.as_ref().map_or(0, |seen| usize::from(seen.level));
+        let above = &self.tiers[..level];
+        if above.iter().any(|tier| tier.store.is_none()) {
+            return false;
         }
-        self.backfill_any(asked, begun).boxed().await;
-    }
-
-    /// The same for one key, where only in-process levels are above. Needs not wait for anything.
-    fn backfill_memory(self: &Arc<Self>, asked: &mut Asked<'_, T>) {
-        let (Some(Seen { entry, level }), Some(ticket)) = (&asked.fresh, &asked.ticket) else { return };
+        let (Some(Seen { entry, .. }), Some(ticket)) = (&asked.fresh, &asked.ticket) else { return true };
         asked.met_a_load = !asked.only_looks && ticket.met_a_load();
-        let above = &self.tiers[..usize::from(*level)];
         let held = above.iter().rev().all(|tier| self.keep(asked.key, entry, tier, ticket));
         if !held || !above.is_empty() && self.verdict(entry).is_void() {
             self.overtaken();
         }
+        true
     }
 
-    async fn backfill_any(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
+    /// Fills the levels above the one that had each fresh entry.
+    async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
         for level in 0..self.tiers.len() {
             let mut items = Vec::new();
             let mut tickets = Vec::new();

@@ -184,6 +184,11 @@ impl Tier {
         clock.times(self.time_offset_ms())
     }
 
+    /// The same for a caller who has just asked for the time.
+    pub(crate) fn times_at(&self, clock: &Clock, now: Moment) -> Times {
+        clock.times_at(now, self.time_offset_ms())
+    }
+
     /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
     /// cache's invalidations is kept, see [`Ledger::moved`].
     pub(crate) fn move_to(&self, provider: Arc<dyn CacheProvider>) -> Result<(), Error> {
@@ -246,10 +251,10 @@ impl Tier {
         sent: usize,
         call: impl Future<Output = A> + Send,
     ) -> Result<A, Failure> {
-        self.call_at(around, around.clock.now(), op, keys, sent, call).await
+        self.call_at(around, around.clock.now(), op, keys, sent, call).await.map(|(answer, _)| answer)
     }
 
-    /// The same for a caller who has just asked for the time.
+    /// The same for a caller who has just asked for the time. Says when it was answered.
     async fn call_at<A: Answer>(
         &self,
         around: &Around,
@@ -258,7 +263,7 @@ impl Tier {
         keys: usize,
         sent: usize,
         call: impl Future<Output = A> + Send,
-    ) -> Result<A, Failure> {
+    ) -> Result<(A, Moment), Failure> {
         let pass = match &self.gate {
             Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
             None => None,
@@ -322,7 +327,7 @@ impl Tier {
                 error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
             });
         }
-        ended
+        ended.map(|answer| (answer, now))
     }
 
     fn breaker_is(&self, around: &Around, state: BreakerState) {
@@ -376,12 +381,12 @@ impl Tier {
         (flatten(answers, keys.len()), learned)
     }
 
-    /// The same for one key, which is what nearly all reads are.
-    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned) {
+    /// The same for one key, which is what nearly all reads are. Says when it was answered.
+    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned, Moment) {
         if self.masks(key.id) {
             // Whatever else is due is done all the same.
             let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
-            return (all.pop().unwrap_or(Read::Masked), learned);
+            return (all.pop().unwrap_or(Read::Masked), learned, around.clock.now());
         }
         let provider = self.provider();
         let home = provider.incarnation();
@@ -398,9 +403,13 @@ impl Tier {
             // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
             // from.
             let changes = due.unwrap_or_else(|| self.ledger.changes());
-            return self.read_one_with_mark(around, key, changes).boxed().await;
+            let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
+            return (read, learned, around.clock.now());
         }
-        (self.settled(key, answer.and_then(|answer| answer.map_err(Failure::of))), Learned::Nothing)
+        match answer {
+            Ok((answer, now)) => (self.settled(key, answer.map_err(Failure::of)), Learned::Nothing, now),
+            Err(failure) => (self.settled(key, Err(failure)), Learned::Nothing, around.clock.now()),
+        }
     }
 
     async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
