@@ -170,6 +170,15 @@ pub struct Glance {
     pub(crate) seen: u32,
 }
 
+/// Costs no reference count.
+impl From<Object> for Glance {
+    #[inline]
+    fn from(object: Object) -> Self {
+        let Object { value, quiet_until, cost_us, seen, .. } = object;
+        Self { value, quiet_until, cost_us, seen }
+    }
+}
+
 /// Stands in for the value of an entry that says "the source does not have this key".
 pub(crate) struct AbsentMark;
 

@@ -384,7 +384,7 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// The same for a hit, which needs only a part. Override where handing out a whole object costs more.
     fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
-        self.get(*key).map(|object| object.glance())
+        self.get(*key).map(Glance::from)
     }
 
     /// Stores an object, replacing what was there. `now` is the time on the cache's own clock, which may be a virtual
