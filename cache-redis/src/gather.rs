@@ -11,10 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use redis::Cmd;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
-use crate::{Error, ErrorKind, keeper::Keeper, wire};
+use crate::{Error, ErrorKind, keeper::Keeper, read::of_keys, wire};
 
 /// Waiting look-ups that start a round of their own, though others are under way.
 const ENOUGH: usize = 16;
@@ -102,10 +101,7 @@ impl Gatherer {
 
     /// The same without waiting for others, and without others waiting.
     async fn alone(&self, key: String) -> Answer {
-        const GET: &str = "GET";
-        let mut get = Cmd::with_capacity(2, GET.len() + key.len());
-        get.arg(GET).arg(key);
-        wire::found(self.keeper.read(&get).await?)
+        wire::found(self.keeper.read(&of_keys("GET", &[key])).await?)
     }
 
     fn enter(self: &Arc<Self>, key: String) -> Turn {

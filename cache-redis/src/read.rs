@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use redis::{Cmd, Pipeline, RedisError, ToRedisArgs, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 
 use crate::{Error, gather::Several, keeper::Keeper, wire, write::CHUNK};
 
@@ -46,17 +46,24 @@ impl Keeper {
     /// Looks up several keys, given as they are on the wire, in one round trip.
     pub(crate) async fn look_up(
         self: &Arc<Self>,
-        keys: &[impl ToRedisArgs + Sync],
+        keys: &[impl AsRef<str> + Sync],
         several: Several,
     ) -> Vec<Result<Option<Bytes>, Error>> {
         let (command, at_once) = match several {
             Several::Mget => ("MGET", CHUNK),
             Several::Gets => ("GET", 1),
         };
+        if several == Several::Mget && keys.len() <= at_once {
+            let reply = self.read(&of_keys(command, keys)).await;
+            return match reply {
+                Ok(reply) => wire::found_many(reply, keys.len()),
+                Err(error) => vec![Err(error); keys.len()],
+            };
+        }
         let chunks = keys.chunks(at_once);
-        let mut pipeline = Pipeline::new();
+        let mut pipeline = Pipeline::with_capacity(chunks.len());
         chunks.clone().for_each(|keys| {
-            pipeline.cmd(command).arg(keys);
+            pipeline.add_command(of_keys(command, keys));
         });
         match self.read_all(&pipeline, chunks.len()).await {
             Ok(replies) => match several {
@@ -69,6 +76,17 @@ impl Keeper {
             Err(error) => vec![Err(error); keys.len()],
         }
     }
+}
+
+/// A command whose arguments are keys, in one piece of memory that does not grow.
+pub(crate) fn of_keys(command: &str, keys: &[impl AsRef<str>]) -> Cmd {
+    let bytes: usize = keys.iter().map(|key| key.as_ref().len()).sum();
+    let mut whole = Cmd::with_capacity(1 + keys.len(), command.len() + bytes);
+    whole.arg(command);
+    for key in keys {
+        whole.arg(key.as_ref());
+    }
+    whole
 }
 
 /// As many replies as there were commands.
