@@ -680,9 +680,11 @@ impl<T: Value> Inner<T> {
             }
             false => (Spans::default(), None),
         };
+        // Outlives the work: what that gives up when it is dropped, leases say, is given up before `close` goes on.
+        let mut caller = None;
         // Pinned, as it would be copied into each of those around it.
         let work = pin!(work(&spans));
-        let ended = spans.around(UntilClosed::new(self, work)).await;
+        let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
         let Some(started) = started else {
             if let Err(error) = &ended {
                 self.stats().error(error.kind());
@@ -754,13 +756,7 @@ pin_project! {
         #[pin]
         work: F,
         // Set when it has begun.
-        caller: Option<TaskTrackerToken>,
-    }
-}
-
-impl<'a, T, F> UntilClosed<'a, T, F> {
-    fn new(inner: &'a Inner<T>, work: F) -> Self {
-        Self { inner, work, caller: None }
+        caller: &'a mut Option<TaskTrackerToken>,
     }
 }
 
@@ -771,7 +767,7 @@ impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F
         let this = self.project();
         if this.caller.is_none() {
             this.inner.check_open()?;
-            *this.caller = Some(this.inner.callers.mine().token());
+            **this.caller = Some(this.inner.callers.mine().token());
         }
         // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
         match this.inner.ended.load(Ordering::Acquire) {
@@ -845,6 +841,10 @@ impl<T> fmt::Debug for TracedCache<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio_util::task::TaskTracker;
+
     use super::*;
     use crate::{read::Asked, testing::MapProvider};
 
@@ -869,5 +869,29 @@ mod tests {
         for (name, size) in sizes {
             assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");
         }
+    }
+
+    /// `close` waits for callers, then for tasks: what a call starts while it is given up has to be among them.
+    #[tokio::test]
+    async fn a_call_that_is_given_up_counts_until_its_work_is_gone() {
+        struct Gone<'a>(&'a Inner<String>, &'a AtomicBool);
+        impl Drop for Gone<'_> {
+            fn drop(&mut self) {
+                self.1.store(self.0.callers.iter().all(TaskTracker::is_empty), Ordering::Relaxed);
+            }
+        }
+        let cache: TracedCache<String> =
+            TracedCache::builder("left").level(MapProvider::new()).build().unwrap();
+        let nobody_left = AtomicBool::new(true);
+        {
+            let work = async |_: &Spans| {
+                let _gone = Gone(&cache.inner, &nobody_left);
+                std::future::pending::<Result<()>>().await
+            };
+            let mut call = pin!(cache.inner.operation(Verb::Get, None, 1, work, |_| None));
+            assert!(futures::poll!(call.as_mut()).is_pending());
+        }
+        assert!(!nobody_left.load(Ordering::Relaxed));
+        assert!(cache.inner.callers.iter().all(TaskTracker::is_empty));
     }
 }
