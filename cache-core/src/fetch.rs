@@ -5,8 +5,8 @@ use std::{slice, sync::Arc, time::Duration};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Outcome, RawKey, Result, Stats,
-    Value, Verb,
+    Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
+    Stats, Value, Verb,
     cycle::{self, LoadId},
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
@@ -97,16 +97,21 @@ impl<T: Value> Inner<T> {
         let mut counted = Counted::new(self.stats(), verb, spans);
         self.observers().asked(&key);
         let mut asked = Asked::only(key);
-        let mut now = None;
-        if !matches!(access, Access::Reload | Access::Bypass) {
-            // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
-            now = self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
-        }
+        let now = self.read_for(&mut asked, access).await;
         counted.missed(asked.reason);
-        let now = now.unwrap_or_else(|| self.now());
         let mut found = self.answer(&mut asked, access, now)?;
         counted.as_found(&mut found);
         Ok(found)
+    }
+
+    /// Looks one key up at the levels, unless none is to be asked. Says what time it is.
+    async fn read_for(self: &Arc<Self>, asked: &mut Asked<'_, T>, access: Access) -> Moment {
+        let now = match access {
+            Access::Reload | Access::Bypass => None,
+            // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
+            _ => self.read_levels(slice::from_mut(asked), access).boxed().await,
+        };
+        now.unwrap_or_else(|| self.now())
     }
 
     /// A look-up with a loader.
@@ -153,12 +158,8 @@ impl<T: Value> Inner<T> {
             return self.attend(&flight, Part::Waiter, stale, again, counted).boxed().await;
         }
         let mut asked = Asked::new(key);
-        let mut now = None;
-        if !matches!(access, Access::Reload | Access::Bypass) {
-            now = self.read_levels(slice::from_mut(&mut asked), access).boxed().await;
-        }
+        let now = self.read_for(&mut asked, access).await;
         counted.missed(asked.reason);
-        let now = now.unwrap_or_else(|| self.now());
         if let Some(Seen { entry, level }) = &asked.fresh {
             if entry.value.is_none() {
                 return Ok(entry.found(Outcome::Absent, Some(*level), now));
