@@ -163,6 +163,7 @@ impl Link {
     /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when
     /// it goes, but the queue itself lives as long as its senders, of which each waiting request holds one. Such a
     /// request would wait for ever.
+    ///
     /// `reply` is pinned by its caller: an argument that is pinned here would lie in the future twice.
     async fn unless_ended<T>(
         &self,

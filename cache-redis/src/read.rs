@@ -53,13 +53,6 @@ impl Keeper {
             Several::Mget => ("MGET", CHUNK),
             Several::Gets => ("GET", 1),
         };
-        if several == Several::Mget && keys.len() <= at_once {
-            let reply = self.read(&of_keys(command, keys)).await;
-            return match reply {
-                Ok(reply) => wire::found_many(reply, keys.len()),
-                Err(error) => vec![Err(error); keys.len()],
-            };
-        }
         let chunks = keys.chunks(at_once);
         let mut pipeline = Pipeline::with_capacity(chunks.len());
         chunks.clone().for_each(|keys| {
