@@ -1,7 +1,7 @@
 //! The hot path: what a hit at the nearest level costs in allocations, and how large the public futures are.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use allocation_counter::measure;
 use futures::FutureExt;
@@ -65,4 +65,28 @@ fn futures_are_small() {
             "the future of `{name}` has {size} bytes, at most {most} were agreed; all: {sizes:?}"
         );
     }
+}
+
+/// Bytes that callers of loads under way take, each for a key of its own: a load with its first caller, and one more caller.
+#[tokio::test]
+async fn loads_under_way_are_small() {
+    const KEYS: u64 = 100;
+    let cache = cache();
+    let mut calls = Vec::with_capacity(2 * KEYS as usize);
+    let mut begin = || {
+        let info = measure(|| {
+            for id in 0..KEYS {
+                let mut call = Box::pin(cache.get_or_set(id, || async {
+                    pending::<()>().await;
+                    ok(String::new())
+                }));
+                assert!((&mut call).now_or_never().is_none(), "its load does not end");
+                calls.push(call);
+            }
+        });
+        info.bytes_current / KEYS as i64
+    };
+    let (load, caller) = (begin(), begin());
+    assert!(load <= 6144, "a load and its caller take {load} bytes");
+    assert!(caller <= 3072, "another caller takes {caller} bytes");
 }

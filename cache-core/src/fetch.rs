@@ -84,6 +84,17 @@ enum Part {
     Waiter,
 }
 
+/// What a waiter needs to load for itself.
+type Alone<T> = (Ticket<T>, Loader<T>);
+
+/// What becomes of a caller whose key no level had.
+enum Aboard<T: Value> {
+    /// Somebody else's load has just answered.
+    Answered(Found<T>),
+    Leader(Arc<Flight<T>>),
+    Waiter(Arc<Flight<T>>, Alone<T>),
+}
+
 impl<T: Value> Inner<T> {
     /// A look-up without a loader.
     pub(crate) async fn look(
@@ -187,7 +198,17 @@ impl<T: Value> Inner<T> {
         if access == Access::CacheOnly {
             return Ok(Found::miss());
         }
-        self.load_or_join(key, access, asked, stale, loader, counted).boxed().await
+        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
+        let rights = std::mem::take(&mut asked.rights);
+        match self.lead_or_join(access, ticket, rights, stale.as_ref(), loader, counted)? {
+            Aboard::Answered(found) => Ok(found),
+            Aboard::Leader(flight) => {
+                self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).boxed().await
+            }
+            Aboard::Waiter(flight, alone) => {
+                self.attend(&flight, Part::Waiter, stale.as_ref(), Some(alone), counted).boxed().await
+            }
+        }
     }
 
     /// Starts a refresh that nobody waits for, unless one is under way or `held`, which was read under `ticket`, has been
@@ -209,40 +230,40 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    async fn load_or_join(
+    /// Starts a load of the ticket's key, or joins the one under way.
+    fn lead_or_join(
         self: &Arc<Self>,
-        key: RawKey<'_>,
         access: Access,
-        mut asked: Asked<'_, T>,
-        stale: Option<Seen<T>>,
+        ticket: Ticket<T>,
+        rights: Rights,
+        stale: Option<&Seen<T>>,
         loader: Loader<T>,
         counted: &mut Counted<'_>,
-    ) -> Result<Found<T>> {
-        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
+    ) -> Result<Aboard<T>> {
+        let key = ticket.key(&self.around);
         let read = !matches!(access, Access::Reload | Access::Bypass);
         let recheck = || if read { self.refilled(key) } else { None };
         let reason = counted.reason;
         let start =
-            |current: bool| Flight::new(LoadId::next(), read, stale.clone().filter(|_| current), reason);
+            |current: bool| Flight::new(LoadId::next(), read, stale.cloned().filter(|_| current), reason);
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
-        let rights = std::mem::take(&mut asked.rights);
         if let Role::Lead(flight, own) = role {
             let held = flight.stale.as_ref().map(|s| s.entry.clone());
             let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
             let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
             self.launch(departure, loader, terms)?;
-            return self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).await;
+            return Ok(Aboard::Leader(flight));
         }
         self.give_back(key, rights);
         match role {
-            Role::Filled(seen) => Ok(self.served(&seen)),
+            Role::Filled(seen) => Ok(Aboard::Answered(self.served(&seen))),
             Role::Landed(ended) => {
                 counted.coalesced();
-                self.conclude(ended, stale.as_ref(), Outcome::Coalesced)
+                self.conclude(ended, stale, Outcome::Coalesced).map(Aboard::Answered)
             }
             Role::Lead(flight, _) | Role::Join(flight) => {
                 counted.coalesced();
-                self.attend(&flight, Part::Waiter, stale.as_ref(), Some((ticket, loader)), counted).await
+                Ok(Aboard::Waiter(flight, (ticket, loader)))
             }
         }
     }
@@ -268,13 +289,13 @@ impl<T: Value> Inner<T> {
             .map(|entry| Seen { entry, level: tier.index })
     }
 
-    /// Waits for a flight as long as this caller should. `alone` is what a waiter needs to load for itself.
+    /// Waits for a flight as long as this caller should.
     async fn attend(
         self: &Arc<Self>,
         flight: &Arc<Flight<T>>,
         part: Part,
         stale: Option<&Seen<T>>,
-        alone: Option<(Ticket<T>, Loader<T>)>,
+        alone: Option<Alone<T>>,
         counted: &mut Counted<'_>,
     ) -> Result<Found<T>> {
         let late = part == Part::Waiter && !counted.again && flight.has_begun();
@@ -314,7 +335,7 @@ impl<T: Value> Inner<T> {
         if let Some(ended) = ended {
             if let Ended::Entry { accepted, entry, .. } = &ended
                 && late
-                && !(*accepted && self.believes(entry).await)
+                && !(*accepted && self.believes(entry).boxed().await)
                 && let Some((ticket, loader)) = alone
             {
                 return self.load_again(&ticket, stale.cloned(), loader, counted).await;
@@ -350,10 +371,17 @@ impl<T: Value> Inner<T> {
         counted: &'a mut Counted<'_>,
     ) -> BoxFuture<'a, Result<Found<T>>> {
         async move {
-            let key = ticket.key(&self.around);
             // Once: whatever it joins now began after it called.
             counted.again = true;
-            self.load_or_join(key, Access::Normal, Asked::new(key), stale, loader, counted).await
+            let ticket = self.slots.open(ticket.key(&self.around));
+            let stale = stale.as_ref();
+            match self.lead_or_join(Access::Normal, ticket, Rights::new(), stale, loader, counted)? {
+                Aboard::Answered(found) => Ok(found),
+                Aboard::Leader(flight) => self.attend(&flight, Part::Leader, stale, None, counted).await,
+                Aboard::Waiter(flight, alone) => {
+                    self.attend(&flight, Part::Waiter, stale, Some(alone), counted).await
+                }
+            }
         }
         .boxed()
     }

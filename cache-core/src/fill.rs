@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     slots::Ticket,
     tier::{Failure, Tier},
     unsaved::Unsaved,
-    within::within,
+    within::{until_cancelled, within},
 };
 
 /// An entry on its way to levels.
@@ -268,28 +269,8 @@ impl<T: Value> Inner<T> {
                 *held =
                     *held && (!tier.is_marked() || !tier.ledger.judge(stamp, item.entry.tags()).is_void());
             }
-            if tier.background {
-                self.fill_later(tier, items, tickets, stamp);
-                continue;
-            }
-            if tier.leases() {
-                self.fill_leased(tier, items, tickets, &mut held, stamp).await;
-                continue;
-            }
-            let mut batch = Vec::new();
-            let mut order = Vec::new();
-            for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(&mut held) {
-                *held &= ticket.is_current();
-                if *held && tier.takes(item) {
-                    batch.push(item);
-                    order.push(ticket);
-                }
-            }
-            let _order = self.in_order(&order).await;
-            // A writer that came before may have revoked it while this one waited.
-            let mut current = order.iter().map(|t| t.is_current());
-            batch.retain(|_| current.next().unwrap_or(false));
-            self.send(tier, &mut batch, stamp).await;
+            // Boxed: what a level in memory takes needs none of it, and all who fill carry its size.
+            self.fill_remote(tier, items, tickets, &mut held, stamp).boxed().await;
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
@@ -299,6 +280,36 @@ impl<T: Value> Inner<T> {
             }
         }
         held
+    }
+
+    async fn fill_remote(
+        self: &Arc<Self>,
+        tier: &Tier,
+        items: &mut [Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        held: &mut [bool],
+        stamp: Stamp,
+    ) {
+        if tier.background {
+            return self.fill_later(tier, items, tickets, stamp);
+        }
+        if tier.leases() {
+            return self.fill_leased(tier, items, tickets, held, stamp).await;
+        }
+        let mut batch = Vec::new();
+        let mut order = Vec::new();
+        for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(held) {
+            *held &= ticket.is_current();
+            if *held && tier.takes(item) {
+                batch.push(item);
+                order.push(ticket);
+            }
+        }
+        let _order = self.in_order(&order).await;
+        // A writer that came before may have revoked it while this one waited.
+        let mut current = order.iter().map(|t| t.is_current());
+        batch.retain(|_| current.next().unwrap_or(false));
+        self.send(tier, &mut batch, stamp).await;
     }
 
     /// Whether an entry that was kept so far has not been overtaken since.
@@ -397,10 +408,7 @@ impl<T: Value> Inner<T> {
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Option<tokio::task::AbortHandle> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let closing = self.closing.clone();
-        let task = runtime.spawn(self.tasks.track_future(async move {
-            closing.run_until_cancelled(work).await;
-        }));
+        let task = runtime.spawn(self.tasks.track_future(until_cancelled(&self.closing, work)));
         Some(task.abort_handle())
     }
 }

@@ -43,6 +43,11 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
 
+    /// Whether no level has been read whose epoch must be known to fill it.
+    const fn meets_levels(self) -> bool {
+        !self.read && self.store && self.remote
+    }
+
     /// What the load asks leasing levels for. An entry that nobody was to read is no answer to it.
     fn wish<'k, T>(self, key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Wish<'k, T> {
         if self.read { Wish::new(key, held, rights) } else { Wish::replacing(key, rights) }
@@ -96,14 +101,9 @@ impl<T: Value> Drop for Landing<T> {
                 self.inner.give_back(self.key(at), rights);
             }
         }
-        for (flight, ticket) in &self.open {
-            let ended = Ended::Failed {
-                error: Error::new(ErrorKind::LoadAborted, "the load was aborted before it ended"),
-                surface: false,
-            };
-            ticket.land(flight, &ended);
-            // Ends only flights that have not ended: the first ending counts.
-            flight.end(ended);
+        for (at, _) in self.open.iter().enumerate().filter(|(_, (flight, _))| !flight.has_ended()) {
+            let error = Error::new(ErrorKind::LoadAborted, "the load was aborted before it ended");
+            self.land(at, Ended::Failed { error, surface: false });
         }
         self.inner.stats().flights().fetch_sub(self.open.len(), std::sync::atomic::Ordering::Relaxed);
     }
@@ -196,10 +196,11 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let renewal = self.keep_alive(&load.rights, LEASE);
-        let work = self.run_alone(load, flights, loader);
-        futures::pin_mut!(renewal, work);
-        match select(work, renewal).await {
+        let work = pin!(self.run_alone(load, flights, loader));
+        if load.rights.iter().all(|(_, rights)| rights.is_empty()) {
+            return work.await;
+        }
+        match select(work, self.keep_alive(&load.rights, LEASE).boxed()).await {
             Either::Left((ran, _)) => ran,
             Either::Right((never, _)) => match never {},
         }
@@ -266,24 +267,29 @@ impl<T: Value> Inner<T> {
         let inner = Arc::clone(self);
         let landing = self.board(vec![(Arc::clone(&flight), ticket)]);
         let load = flight.load;
-        let task = self.spawn(within(self.observers().ambient(), async move {
+        let work = async move {
             let begun = inner.begin();
-            inner.meet_levels(terms).await;
+            // Boxed: a cache in memory has none of it to do, and many loads may be under way.
+            if terms.meets_levels() {
+                inner.meet_levels().boxed().await;
+            }
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
-            if terms.remote && terms.store {
-                inner.stand(std::slice::from_mut(&mut wish), &begun).await;
+            if terms.remote && terms.store && inner.has_remote() {
+                inner.stand(std::slice::from_mut(&mut wish), &begun).boxed().await;
             }
             let Wish { found, rights, kept, .. } = wish;
             landing.lend(0, &rights);
             if let Some(seen) = found {
-                return inner.arrive(&landing, 0, seen, rights, &begun).await;
+                return inner.arrive(&landing, 0, seen, rights, &begun).boxed().await;
             }
             let shown = held.as_ref().and_then(|entry| inner.held(entry));
             let load =
                 Load { load, at: vec![0], rights: vec![(landing.key(0), rights)], kept: vec![kept], terms };
             let loader = async move { Ok(vec![Some(loader(shown).await?)]) };
             inner.load(&landing, load, loader, std::slice::from_ref(&held)).await;
-        }));
+        };
+        // Boxed, as a task that begins moves what it runs several times.
+        let task = self.spawn(within(self.observers().ambient(), work.boxed()));
         flight.runs_as(task.ok_or_else(no_runtime)?);
         Ok(())
     }
@@ -309,7 +315,9 @@ impl<T: Value> Inner<T> {
         let landing = self.board(open);
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
-            inner.meet_levels(terms).await;
+            if terms.meets_levels() {
+                inner.meet_levels().await;
+            }
             let mut wishes: Vec<_> = had
                 .into_iter()
                 .enumerate()
@@ -354,11 +362,8 @@ impl<T: Value> Inner<T> {
         task.map(drop).ok_or_else(no_runtime)
     }
 
-    /// A load for which no level has been read learns their epochs: without them they could not be filled.
-    async fn meet_levels(&self, terms: Terms) {
-        if terms.read || !terms.store || !terms.remote {
-            return;
-        }
+    /// Learns the epochs of levels.
+    async fn meet_levels(&self) {
         for tier in self.remote() {
             let learned = tier.know_epoch(&self.around).await;
             self.heed(tier, learned);
@@ -556,7 +561,7 @@ impl<T: Value> Inner<T> {
                     }
                     self.give_back(key, rights);
                     if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
-                        self.forget(key, ticket, terms.remote).await;
+                        self.forget(key, ticket, terms.remote).boxed().await;
                     }
                     unstored.push((at, kept, Ok(entry)));
                 }

@@ -1,8 +1,10 @@
-//! Futures that are polled inside something: spans that are current, a caller's surroundings.
+//! Futures that are polled inside something: spans that are current, a caller's surroundings, the life of a cache. As
+//! structs: an `async` block holds what it awaits once more for each time that it is moved.
 
 use std::{pin::Pin, sync::Arc, task};
 
 use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::Ambient;
 
@@ -70,5 +72,33 @@ impl<A: Surroundings, F: Future> Future for Within<A, F> {
         let mut polled = task::Poll::Pending;
         nest::<A>(around, &mut || polled = future.as_mut().poll(cx));
         polled
+    }
+}
+
+pin_project! {
+    /// Work that is dropped once a token is cancelled, and not begun after.
+    pub(crate) struct UntilCancelled<F> {
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        #[pin]
+        work: F,
+    }
+}
+
+pub(crate) fn until_cancelled<F: Future<Output = ()>>(
+    token: &CancellationToken,
+    work: F,
+) -> UntilCancelled<F> {
+    UntilCancelled { cancelled: token.clone().cancelled_owned(), work }
+}
+
+impl<F: Future<Output = ()>> Future for UntilCancelled<F> {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<()> {
+        let this = self.project();
+        match this.cancelled.poll(cx) {
+            task::Poll::Ready(()) => task::Poll::Ready(()),
+            task::Poll::Pending => this.work.poll(cx),
+        }
     }
 }

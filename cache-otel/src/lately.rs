@@ -1,6 +1,6 @@
 //! What a thread says again and again: series of histograms, and how spans begin, with their attributes put together once.
 
-use cache_core::{ErrorKind, LevelFault, LevelOp, Outcome, SpanKind, Verb};
+use cache_core::{ErrorKind, LevelFault, LevelOp, LoadEnd, Outcome, SpanKind, Verb};
 #[cfg(feature = "bound-instruments")]
 use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{KeyValue, metrics::Histogram, trace::SpanBuilder};
@@ -66,6 +66,7 @@ pub(crate) struct Lately {
     pub(crate) operations: Few<Ending, Point<f64>>,
     pub(crate) levels: Few<(u8, LevelOp, Option<LevelFault>), Point<f64>>,
     pub(crate) commands: Few<(u8, &'static str, Option<LevelFault>), Point<f64>>,
+    pub(crate) loads: Few<LoadEnd, Point<f64>>,
     pub(crate) items: Few<(u8, LevelOp), Point<u64>>,
     /// What all spans of a kind begin with.
     pub(crate) spans: Few<SpanKind, SpanBuilder>,

@@ -182,7 +182,7 @@ impl Recorded {
             Event::Level { level, op, command, keys, elapsed, fault, .. } => {
                 self.level(cache, at, lately, (*level, *op, command, *keys), *elapsed, *fault);
             }
-            Event::Load { elapsed, end, .. } => self.load(at, *elapsed, *end),
+            Event::Load { elapsed, end, .. } => self.load(at, lately, *elapsed, *end),
             Event::Coalesced { waited } => {
                 self.wait.record(waited.as_secs_f64(), std::slice::from_ref(&at.label));
             }
@@ -286,14 +286,18 @@ impl Recorded {
         let _ = (cache, text);
     }
 
-    fn load(&self, at: &Named, elapsed: Duration, end: LoadEnd) {
-        let (word, error) = match end {
-            LoadEnd::Failed(kind) => ("failed", Some(KeyValue::new(names::ERROR_TYPE, kind.as_str()))),
-            end => (end.as_str(), None),
-        };
-        let attributes =
-            Attributes::<3>::new(&at.label).with(KeyValue::new(names::LOAD_RESULT, word)).with_some(error);
-        self.load.record(elapsed.as_secs_f64(), attributes.as_slice());
+    fn load(&self, at: &Named, lately: &mut Lately, elapsed: Duration, end: LoadEnd) {
+        let point = lately.loads.get(end, || {
+            let (word, error) = match end {
+                LoadEnd::Failed(kind) => ("failed", Some(KeyValue::new(names::ERROR_TYPE, kind.as_str()))),
+                end => (end.as_str(), None),
+            };
+            let attributes = Attributes::<3>::new(&at.label)
+                .with(KeyValue::new(names::LOAD_RESULT, word))
+                .with_some(error);
+            Point::new(&self.load, attributes.as_slice())
+        });
+        point.record(elapsed.as_secs_f64());
     }
 
     fn items(
