@@ -70,9 +70,9 @@ fn futures_are_small() {
 /// Bytes that callers of loads under way take, each for a key of its own: a load with its first caller, and one more caller.
 #[tokio::test]
 async fn loads_under_way_are_small() {
-    const KEYS: u64 = 100;
+    const KEYS: u16 = 100;
     let cache = cache();
-    let mut calls = Vec::with_capacity(2 * KEYS as usize);
+    let mut calls = Vec::with_capacity(2 * usize::from(KEYS));
     let mut begin = || {
         let info = measure(|| {
             for id in 0..KEYS {
@@ -84,7 +84,7 @@ async fn loads_under_way_are_small() {
                 calls.push(call);
             }
         });
-        info.bytes_current / KEYS as i64
+        info.bytes_current / i64::from(KEYS)
     };
     let (load, caller) = (begin(), begin());
     assert!(load <= 6144, "a load and its caller take {load} bytes");
