@@ -140,6 +140,7 @@ impl Tier {
         all.push(("encryption", word(packing.encryption.is_some())));
         all.push(("plain", word(packing.plain)));
         all.push(("stance", if self.surface { "surface" } else { "absorb" }.to_owned()));
+        all.push(("on_failover", if self.keeps { "keep" } else { "clear" }.to_owned()));
         all.push(("background", word(self.background)));
         all
     }
@@ -148,13 +149,15 @@ impl Tier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Level, testing::MapProvider};
+    use crate::{Failover, Level, testing::MapProvider};
 
     #[test]
     fn settings_say_what_holds_now() {
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let cache: TracedCache<String> = TracedCache::builder("shown")
-            .level(Level::new(MapProvider::new()).budget(Duration::from_millis(40)))
+            .level(
+                Level::new(MapProvider::new()).budget(Duration::from_millis(40)).on_failover(Failover::Keep),
+            )
             .policy(Policy::ttl(minutes(5)).grace(minutes(90)).early(Early::Fraction(0.8)))
             .build()
             .unwrap();
@@ -170,6 +173,7 @@ mod tests {
         assert_eq!(&*level.position, "l1");
         assert_eq!((settings.fresh_for, settings.refreshed_from), (minutes(5), Some(minutes(4))));
         assert_eq!(of(&level.settings, "budget"), "40ms");
+        assert_eq!(of(&level.settings, "on_failover"), "keep");
         assert!(of(&level.settings, "breaker").contains("10s"), "{level:?}");
         cache.set_policy(Policy::ttl(minutes(1))).unwrap();
         assert_eq!(of(&cache.settings().policy, "ttl"), "1m");
