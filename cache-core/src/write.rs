@@ -163,7 +163,7 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn set_all(self: &Arc<Self>, items: Vec<(RawKey<'_>, Loaded<T>)>) -> Result<Delivery> {
         self.check_open()?;
         let now = self.now();
-        let (mut stored, mut gone) = (Vec::new(), Vec::new());
+        let (mut stored, mut gone) = (Vec::with_capacity(items.len()), Vec::new());
         for (key, loaded) in items {
             let Loaded { answer, ttl, grace, extra, .. } = loaded;
             let value = match answer {
