@@ -539,8 +539,10 @@ impl<T: Value> Inner<T> {
             Err(failed) => (Vec::new(), Some(failed)),
         };
         let mut answers = answers.into_iter();
-        let (mut items, mut tickets, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut ends, mut unstored) = (Vec::with_capacity(flights.len()), Vec::new());
+        let count = flights.len();
+        let (mut items, mut tickets) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut stored, mut unstored) = (Vec::with_capacity(count), Vec::new());
+        let mut ends = Vec::with_capacity(count);
         for ((at, (key, rights)), kept) in flights.into_iter().zip(rights).zip(kept) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
