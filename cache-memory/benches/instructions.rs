@@ -44,12 +44,13 @@ const KEYS: usize = 1_000;
 const BATCH: usize = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 10] = [
     "l1_hit",
     "l1_hit_moka",
     "l1_hit_integer_key",
     "get_or_set_hit",
     "l1_miss",
+    "l1_load",
     "l1_set",
     "encode",
     "decode",
@@ -256,6 +257,10 @@ async fn run(row: &str, calls: usize) {
                 drop(black_box(near.get_or_set_with(key, &(), load).await.unwrap()));
             }
             "l1_miss" => assert!(black_box(near.get((KEYS + at) as u64).await.unwrap()).is_none()),
+            "l1_load" => {
+                let load = |user, _| async move { ok(user) };
+                drop(black_box(near.get_or_set_with((KEYS + n) as u64, &users[at], load).await.unwrap()));
+            }
             "l1_set" => drop(black_box(near.set(key, Arc::clone(&users[at])).await.unwrap())),
             "encode" => drop(black_box(far.set(key, Arc::clone(&users[at])).await.unwrap())),
             "decode" => assert!(black_box(far.get("one").await.unwrap()).is_some()),
