@@ -180,12 +180,9 @@ impl<T: Value> TracedCache<T> {
     pub async fn set_loaded(&self, key: impl CacheKey, value: Loaded<T>) -> Result<Delivery> {
         let id = self.render(&key)?;
         let inner = &self.inner;
-        // On the heap before the call is made, which every set would copy several times.
+        // In a `Vec` first: inside the call's future it would be copied whenever that is moved.
         let items = vec![(inner.named(&id), value)];
-        let work = async |_: &Spans| {
-            inner.id(&id)?;
-            inner.set_all(items).await
-        };
+        let work = async |_: &Spans| inner.set_all(items).await;
         inner.operation(Verb::Set, Some(&id), 1, work, |_| None).boxed().await
     }
 

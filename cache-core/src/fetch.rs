@@ -373,9 +373,9 @@ impl<T: Value> Inner<T> {
         async move {
             // Once: whatever it joins now began after it called.
             counted.again = true;
-            let ticket = self.slots.open(ticket.key(&self.around));
+            let own = self.slots.open(ticket.key(&self.around));
             let stale = stale.as_ref();
-            match self.lead_or_join(Access::Normal, ticket, Rights::new(), stale, loader, counted)? {
+            match self.lead_or_join(Access::Normal, own, Rights::new(), stale, loader, counted)? {
                 Aboard::Answered(found) => Ok(found),
                 Aboard::Leader(flight) => self.attend(&flight, Part::Leader, stale, None, counted).await,
                 Aboard::Waiter(flight, alone) => {

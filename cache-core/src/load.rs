@@ -43,7 +43,7 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
 
-    /// Whether no level has been read whose epoch must be known to fill it.
+    /// Whether it may fill levels that were not read before, so that their epochs have to be learned first.
     const fn meets_levels(self) -> bool {
         !self.read && self.store && self.remote
     }

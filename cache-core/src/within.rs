@@ -1,5 +1,5 @@
 //! Futures that are polled inside something: spans that are current, a caller's surroundings, the life of a cache. As
-//! structs: an `async` block holds what it awaits once more for each time that it is moved.
+//! structs: an `async` block keeps a future that it is given twice, as its own and as the one that it awaits.
 
 use std::{pin::Pin, sync::Arc, task};
 
@@ -76,12 +76,15 @@ impl<A: Surroundings, F: Future> Future for Within<A, F> {
 }
 
 pin_project! {
-    /// Work that is dropped once a token is cancelled, and not begun after.
+    /// Work that ends at the latest when a token is cancelled, and is not begun after. It is polled once more then, before
+    /// the token counts: calls that see for themselves that their cache is closed say so.
     pub(crate) struct UntilCancelled<F> {
         #[pin]
-        cancelled: WaitForCancellationFutureOwned,
-        #[pin]
         work: F,
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        // Until it has begun. Asked apart, as work that is ready at once need not enter the token's list.
+        token: Option<CancellationToken>,
     }
 }
 
@@ -89,16 +92,19 @@ pub(crate) fn until_cancelled<F: Future<Output = ()>>(
     token: &CancellationToken,
     work: F,
 ) -> UntilCancelled<F> {
-    UntilCancelled { cancelled: token.clone().cancelled_owned(), work }
+    UntilCancelled { work, cancelled: token.clone().cancelled_owned(), token: Some(token.clone()) }
 }
 
 impl<F: Future<Output = ()>> Future for UntilCancelled<F> {
     type Output = ();
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<()> {
         let this = self.project();
-        match this.cancelled.poll(cx) {
+        if this.token.take().is_some_and(|token| token.is_cancelled()) {
+            return task::Poll::Ready(());
+        }
+        match this.work.poll(cx) {
             task::Poll::Ready(()) => task::Poll::Ready(()),
-            task::Poll::Pending => this.work.poll(cx),
+            task::Poll::Pending => this.cancelled.poll(cx),
         }
     }
 }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use traced_cache::{
-    CacheInfo, CacheKey, Event, Found, LoadEnd, Observer, Outcome, Result, Time, TracedCache, Value, ok,
+    CacheInfo, CacheKey, Closed, Event, Found, LoadEnd, Observer, Outcome, Result, Time, TracedCache, Value,
+    ok,
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -91,6 +92,17 @@ pub(crate) async fn absent<T: Value>(cache: &TracedCache<T>, key: impl CacheKey,
     }))
     .await
     .unwrap()
+}
+
+/// Closes a cache whose calls do not end in time.
+pub(crate) async fn close_under<T: Value>(time: &Time, cache: &TracedCache<T>) -> Closed {
+    let closing = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.close(5 * S).await }
+    });
+    settle().await;
+    time.advance(5 * S);
+    patient(closing).await.unwrap()
 }
 
 /// `get`, for values that clone.

@@ -311,3 +311,23 @@ async fn a_source_that_only_loads_refuses_writes() {
         assert_eq!(many, [Some(1.into()), Some(1.into())]);
     }
 }
+
+#[tokio::test]
+async fn a_write_of_the_source_that_closing_cuts_short_is_told_so() {
+    for stack in both() {
+        for delete in [false, true] {
+            let (cache, table, sourced) = users(&stack);
+            table.is(Mood::Hangs);
+            let writing = tokio::spawn(async move {
+                match delete {
+                    false => sourced.save("k", 2_u64).await,
+                    true => sourced.delete("k").await,
+                }
+            });
+            table.saving.reached().await;
+            assert!(!kit::close_under(&stack.time, &cache).await.is_drained());
+            assert_eq!(kit::patient(writing).await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+            assert!(cache.stats().errors.contains(&(ErrorKind::Closed, 1)), "and it is counted");
+        }
+    }
+}

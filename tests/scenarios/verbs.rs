@@ -294,6 +294,28 @@ async fn closing_waits_for_loads_then_aborts_them() {
 }
 
 #[tokio::test]
+async fn an_update_that_closing_cuts_short_is_told_so() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let gate = Gate::new();
+        let updating = tokio::spawn({
+            let (cache, gate) = (cache.clone(), Arc::clone(&gate));
+            async move {
+                let change = |gate: Arc<Gate>, _, _| async move {
+                    gate.pass().await;
+                    ok(1_u64)
+                };
+                cache.update("k", &gate, change).await
+            }
+        });
+        gate.reached().await;
+        assert!(!kit::close_under(&stack.time, &cache).await.is_drained());
+        assert_eq!(kit::patient(updating).await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        assert!(cache.stats().errors.contains(&(ErrorKind::Closed, 1)), "and it is counted");
+    }
+}
+
+#[tokio::test]
 async fn closing_reports_what_a_level_has_not_heard() {
     for stack in stacks::layered().chain([stacks::mapped()]) {
         let cache = stack.plain::<u64>();
@@ -301,13 +323,7 @@ async fn closing_reports_what_a_level_has_not_heard() {
         stack.hooks().down(true);
         assert!(!kit::patient(cache.invalidate("k")).await.unwrap().is_confirmed());
         assert_eq!(kit::get(&cache, "k").await, None);
-        let closing = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.close(5 * S).await }
-        });
-        kit::settle().await;
-        stack.time.advance(5 * S);
-        let closed = kit::patient(closing).await.unwrap();
+        let closed = kit::close_under(&stack.time, &cache).await;
         assert_eq!(closed.undelivered().len(), 1);
         let left = &closed.undelivered()[0];
         assert_eq!((left.level, left.scope, left.name.as_deref()), (1, Scope::Key, Some("k")));
