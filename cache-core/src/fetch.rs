@@ -91,8 +91,8 @@ type Alone<T> = (Ticket<T>, Loader<T>);
 enum Aboard<T: Value> {
     /// Somebody else's load has just answered.
     Answered(Found<T>),
-    Leader(Arc<Flight<T>>),
-    Waiter(Arc<Flight<T>>, Alone<T>),
+    /// It waits, and has what it needs to go on alone unless it leads.
+    Waits(Arc<Flight<T>>, Part, Option<Alone<T>>),
 }
 
 impl<T: Value> Inner<T> {
@@ -202,11 +202,8 @@ impl<T: Value> Inner<T> {
         let rights = std::mem::take(&mut asked.rights);
         match self.lead_or_join(access, ticket, rights, stale.as_ref(), loader, counted)? {
             Aboard::Answered(found) => Ok(found),
-            Aboard::Leader(flight) => {
-                self.attend(&flight, Part::Leader, stale.as_ref(), None, counted).boxed().await
-            }
-            Aboard::Waiter(flight, alone) => {
-                self.attend(&flight, Part::Waiter, stale.as_ref(), Some(alone), counted).boxed().await
+            Aboard::Waits(flight, part, alone) => {
+                self.attend(&flight, part, stale.as_ref(), alone, counted).boxed().await
             }
         }
     }
@@ -252,7 +249,7 @@ impl<T: Value> Inner<T> {
             let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
             let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
             self.launch(departure, loader, terms)?;
-            return Ok(Aboard::Leader(flight));
+            return Ok(Aboard::Waits(flight, Part::Leader, None));
         }
         self.give_back(key, rights);
         match role {
@@ -263,7 +260,7 @@ impl<T: Value> Inner<T> {
             }
             Role::Lead(flight, _) | Role::Join(flight) => {
                 counted.coalesced();
-                Ok(Aboard::Waiter(flight, (ticket, loader)))
+                Ok(Aboard::Waits(flight, Part::Waiter, Some((ticket, loader))))
             }
         }
     }
@@ -377,10 +374,7 @@ impl<T: Value> Inner<T> {
             let stale = stale.as_ref();
             match self.lead_or_join(Access::Normal, own, Rights::new(), stale, loader, counted)? {
                 Aboard::Answered(found) => Ok(found),
-                Aboard::Leader(flight) => self.attend(&flight, Part::Leader, stale, None, counted).await,
-                Aboard::Waiter(flight, alone) => {
-                    self.attend(&flight, Part::Waiter, stale, Some(alone), counted).await
-                }
+                Aboard::Waits(flight, part, alone) => self.attend(&flight, part, stale, alone, counted).await,
             }
         }
         .boxed()

@@ -282,6 +282,7 @@ impl<T: Value> Inner<T> {
         held
     }
 
+    /// Fills one remote level, and drops from `held` what has been overtaken.
     async fn fill_remote(
         self: &Arc<Self>,
         tier: &Tier,
