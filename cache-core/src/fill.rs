@@ -167,11 +167,35 @@ impl<T: Value> Inner<T> {
         if self.closing.is_cancelled() {
             return items.iter().map(|_| Err(Failure::Skipped)).collect();
         }
+        let Planned { plan, fills, puts, drops } = self.plan(tier, items, stamp);
+        let kept = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
+        let tagged: Vec<_> =
+            kept.map(|(item, _)| &item.entry).filter(|entry| !entry.tags().is_empty()).collect();
+        let (filled, put, dropped) = match &tagged[..] {
+            [] => self.send_all(tier, &fills, &puts, &drops).await,
+            // Marks of their tags, where there are none yet, are made at the same time.
+            tagged => {
+                let sent = self.send_all(tier, &fills, &puts, &drops);
+                futures::future::join(sent, self.touch(tier, tagged)).boxed().await.0
+            }
+        };
+        let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
+        plan.iter()
+            .map(|plan| match plan {
+                Plan::Fill => filled.next(),
+                Plan::Put => put.next().map(stored),
+                Plan::Drop => dropped.next().map(stored),
+            })
+            .map(|result| result.unwrap_or(Err(Failure::Skipped)))
+            .collect()
+    }
+
+    /// Says how entries go to a remote level, and puts together what is sent.
+    fn plan<'k>(&self, tier: &Tier, items: &mut [&mut Outgoing<'k, T>], stamp: Stamp) -> Planned<'k> {
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();
         let mut sizes = Vec::with_capacity(items.len());
-        // For each item: sent as a put, dropped from the level, or nothing left of its life.
         let mut plan = Vec::with_capacity(items.len());
         for item in items.iter_mut() {
             let (bytes, ttl) = match self.wrap(item, tier, stamp) {
@@ -209,21 +233,7 @@ impl<T: Value> Inner<T> {
             }
         }
         self.observers().items(tier.index, LevelOp::Put, &sizes);
-        // Marks of their tags, where there are none yet, are made at the same time.
-        let sent = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
-        let entries: Vec<_> = sent.map(|(item, _)| &item.entry).collect();
-        let ((filled, put, dropped), ()) =
-            futures::future::join(self.send_all(tier, &fills, &puts, &drops), self.touch(tier, &entries))
-                .await;
-        let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
-        plan.iter()
-            .map(|plan| match plan {
-                Plan::Fill => filled.next(),
-                Plan::Put => put.next().map(stored),
-                Plan::Drop => dropped.next().map(stored),
-            })
-            .map(|result| result.unwrap_or(Err(Failure::Skipped)))
-            .collect()
+        Planned { plan, fills, puts, drops }
     }
 
     async fn send_all(
@@ -236,7 +246,8 @@ impl<T: Value> Inner<T> {
         let around = &self.around;
         let filled = if fills.is_empty() { Vec::new() } else { tier.fill_many(around, fills).await };
         let put = if puts.is_empty() { Vec::new() } else { tier.put_many(around, puts).await };
-        let dropped = if drops.is_empty() { Vec::new() } else { tier.remove_many(around, drops).await };
+        let dropped =
+            if drops.is_empty() { Vec::new() } else { tier.remove_many(around, drops).boxed().await };
         (filled, put, dropped)
     }
 
@@ -269,8 +280,14 @@ impl<T: Value> Inner<T> {
                 *held =
                     *held && (!tier.is_marked() || !tier.ledger.judge(stamp, item.entry.tags()).is_void());
             }
-            // Boxed: what a level in memory takes needs none of it, and all who fill carry its size.
-            self.fill_remote(tier, items, tickets, &mut held, stamp).boxed().await;
+            // Boxed: what a level in memory takes needs none of it, and all who fill would carry its size.
+            if tier.background {
+                self.fill_later(tier, items, tickets, stamp);
+            } else if tier.leases() {
+                self.fill_leased(tier, items, tickets, &mut held, stamp).boxed().await;
+            } else {
+                self.fill_in_turn(tier, items, tickets, &mut held, stamp).boxed().await;
+            }
         }
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
@@ -282,21 +299,15 @@ impl<T: Value> Inner<T> {
         held
     }
 
-    /// Fills one remote level, and drops from `held` what has been overtaken.
-    async fn fill_remote(
-        self: &Arc<Self>,
+    /// Fills a level that keeps no leases, behind the writers that came before.
+    async fn fill_in_turn(
+        &self,
         tier: &Tier,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
         held: &mut [bool],
         stamp: Stamp,
     ) {
-        if tier.background {
-            return self.fill_later(tier, items, tickets, stamp);
-        }
-        if tier.leases() {
-            return self.fill_leased(tier, items, tickets, held, stamp).await;
-        }
         let mut batch = Vec::new();
         let mut order = Vec::new();
         for ((item, ticket), held) in items.iter_mut().zip(tickets).zip(held) {
@@ -325,7 +336,7 @@ impl<T: Value> Inner<T> {
 
     /// Fills a level that keeps leases. The store itself refuses what has been overtaken, so writers need not take turns.
     async fn fill_leased(
-        self: &Arc<Self>,
+        &self,
         tier: &Tier,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
@@ -425,8 +436,18 @@ fn stored(result: Result<(), Failure>) -> Result<bool, Failure> {
     result.map(|()| true)
 }
 
+/// How an entry goes to a level.
 enum Plan {
     Fill,
     Put,
+    /// It has no form there, or nothing is left of its life: what is there goes.
     Drop,
+}
+
+/// What is sent to a level, and as what each item goes.
+struct Planned<'k> {
+    plan: Vec<Plan>,
+    fills: Vec<Fill<'k>>,
+    puts: Vec<Put<'k>>,
+    drops: Vec<RawKey<'k>>,
 }

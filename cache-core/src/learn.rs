@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use crate::{
     BoxError, LevelOp, Moment, Put, RawKey, Swap, Swapped,
@@ -142,7 +143,8 @@ impl Tier {
         if !self.is_marked() || self.ledger.is_of(self.incarnation()) {
             return Learned::Nothing;
         }
-        self.read_mark(around).await.unwrap_or(Learned::Nothing)
+        // Boxed: it hardly happens, and every write would carry its size.
+        self.read_mark(around).boxed().await.unwrap_or(Learned::Nothing)
     }
 
     /// Reads the mark.

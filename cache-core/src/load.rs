@@ -269,11 +269,11 @@ impl<T: Value> Inner<T> {
         let load = flight.load;
         let work = async move {
             let begun = inner.begin();
-            // Boxed: a cache in memory has none of it to do, and many loads may be under way.
             if terms.meets_levels() {
-                inner.meet_levels().boxed().await;
+                inner.meet_levels().await;
             }
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
+            // Boxed: a cache in memory has none of it to do, and many loads may be under way.
             if terms.remote && terms.store && inner.has_remote() {
                 inner.stand(std::slice::from_mut(&mut wish), &begun).boxed().await;
             }

@@ -135,7 +135,7 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn touch(&self, tier: &Tier, entries: &[&Entry<T>]) {
         let mut life = Duration::ZERO;
         let mut tags: Vec<Box<str>> = Vec::new();
-        for entry in entries.iter().filter(|entry| !entry.tags().is_empty()) {
+        for entry in entries {
             life = life.max(self.mark_life(Some(entry)));
             tags.extend(entry.tags().iter().cloned());
         }

@@ -256,16 +256,14 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        // Boxed: a set in memory is not made to carry what remote levels need.
-        if self.has_remote() {
-            self.learn_epochs().boxed().await;
-        }
+        self.learn_epochs().await;
         // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
         let begun = self.begin();
         let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
         for item in &mut *items {
             (item.entry.stamp, item.entry.seen) = (near, begun.seen);
         }
+        // Boxed: a set in memory is not made to carry what remote levels need.
         if self.has_remote() {
             self.write_below(items, &begun, order, written).boxed().await;
         }
@@ -278,14 +276,8 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        let mut later = Vec::new();
-        for tier in self.remote().rev() {
+        for tier in self.remote().rev().filter(|tier| !tier.background) {
             let stamp = begun.stamp(tier.index);
-            if tier.background {
-                written.pending();
-                later.push((tier.index, stamp));
-                continue;
-            }
             let results = if stamp.epoch == 0 {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
@@ -300,7 +292,10 @@ impl<T: Value> Inner<T> {
                 written.take(tier, result.map(drop));
             }
         }
+        let behind = self.remote().rev().filter(|tier| tier.background);
+        let later: Vec<_> = behind.map(|tier| (tier.index, begun.stamp(tier.index))).collect();
         if !later.is_empty() {
+            written.pending();
             self.write_later(items, later, order);
         }
     }
