@@ -14,6 +14,7 @@ use std::{
 };
 
 use cache_core::{Listener, is_shortened};
+use parking_lot::ReentrantMutex;
 use redis::{PushInfo, PushKind, Value, cmd};
 use tokio::sync::watch;
 
@@ -39,8 +40,9 @@ pub(crate) struct Watch {
     ears: Mutex<Arc<BTreeMap<String, Vec<Ear>>>>,
     /// The number of the ear that came last.
     newest: watch::Sender<u64>,
-    /// Held while listeners are called: one call at a time.
-    delivery: Mutex<()>,
+    /// Held while listeners are called: one call at a time. A call may drop the last of a cache, and with that the backplane,
+    /// whose listeners leave then: the thread that holds it may enter again.
+    delivery: ReentrantMutex<()>,
     /// When nobody needs messages any more, as far as is known.
     quiet_from: Mutex<Option<Instant>>,
     /// The server does not let us.
@@ -71,7 +73,7 @@ impl Watch {
             want: want(settings),
             ears: Mutex::default(),
             newest: watch::Sender::new(0),
-            delivery: Mutex::default(),
+            delivery: ReentrantMutex::default(),
             quiet_from: Mutex::default(),
             refused: Mutex::default(),
             advice,
@@ -126,7 +128,7 @@ impl Watch {
 
     /// Hands a message of one listener to the others on this connection.
     pub(crate) fn pass_on(&self, cache: &str, message: &[u8]) {
-        let _delivery = lock(&self.delivery);
+        let _delivery = self.delivery.lock();
         let ears = Arc::clone(&lock(&self.ears));
         for ear in ears.get(cache).into_iter().flatten() {
             ear.listener.message(message);
@@ -216,7 +218,7 @@ impl Watch {
     pub(crate) fn push(&self, push: &PushInfo) {
         match (&push.kind, push.data.as_slice()) {
             (PushKind::Invalidate, [Value::Array(keys)]) => {
-                let _delivery = lock(&self.delivery);
+                let _delivery = self.delivery.lock();
                 let ears = Arc::clone(&lock(&self.ears));
                 for key in keys {
                     if let Value::BulkString(key) = key {
@@ -262,7 +264,7 @@ impl Watch {
     }
 
     fn tell(&self, which: impl Fn(&Ear) -> bool) {
-        let _delivery = lock(&self.delivery);
+        let _delivery = self.delivery.lock();
         let ears = Arc::clone(&lock(&self.ears));
         for ear in ears.values().flatten().filter(|ear| which(ear)) {
             ear.listener.gap();
@@ -281,7 +283,7 @@ impl Watch {
         }
         all.retain(|_, ears| !ears.is_empty());
         drop(ears);
-        let _delivery = lock(&self.delivery);
+        let _delivery = self.delivery.lock();
         // A listener's own drop runs outside of the lock.
         gone.iter().for_each(|ear| ear.listener.gap());
     }
@@ -289,4 +291,53 @@ impl Watch {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Weak, mpsc},
+        thread,
+        time::Duration,
+    };
+
+    use cache_core::Listener;
+
+    use crate::RedisProvider;
+
+    /// The last of its cache: when it is called, everything that hears of the store by way of it leaves.
+    struct Last(RedisProvider);
+
+    impl Listener for Last {
+        fn message(&self, _: &[u8]) {
+            self.gap();
+        }
+
+        fn gap(&self) {
+            self.0.watch().leave(&Weak::new());
+        }
+
+        fn is_closed(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_listener_may_leave_while_it_is_told() {
+        let (ended, waits) = mpsc::channel();
+        // On a thread of its own, as a deadlock would never end.
+        thread::spawn(move || {
+            let provider = RedisProvider::builder("redis://127.0.0.1").build().unwrap();
+            for pass_on in [false, true] {
+                provider.watch().add("users", Arc::new(Last(provider.clone())), Weak::new());
+                match pass_on {
+                    false => provider.watch().down(),
+                    true => provider.watch().pass_on("users", b"gone"),
+                }
+                assert!(provider.watch().is_empty());
+            }
+            ended.send(()).unwrap();
+        });
+        waits.recv_timeout(Duration::from_secs(30)).expect("it waits for itself");
+    }
 }
