@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinHandle;
 use traced_cache::{
     CacheInfo, CacheKey, Closed, Event, Found, LoadEnd, Observer, Outcome, Result, Time, TracedCache, Value,
     ok,
@@ -94,13 +95,17 @@ pub(crate) async fn absent<T: Value>(cache: &TracedCache<T>, key: impl CacheKey,
     .unwrap()
 }
 
+/// Begins to close a cache, which gives what is at it five seconds.
+pub(crate) async fn closing<T: Value>(cache: &TracedCache<T>) -> JoinHandle<Closed> {
+    let cache = cache.clone();
+    let closing = tokio::spawn(async move { cache.close(5 * S).await });
+    settle().await;
+    closing
+}
+
 /// Closes a cache whose calls do not end in time.
 pub(crate) async fn close_under<T: Value>(time: &Time, cache: &TracedCache<T>) -> Closed {
-    let closing = tokio::spawn({
-        let cache = cache.clone();
-        async move { cache.close(5 * S).await }
-    });
-    settle().await;
+    let closing = closing(cache).await;
     time.advance(5 * S);
     patient(closing).await.unwrap()
 }

@@ -267,11 +267,7 @@ async fn closing_waits_for_loads_then_aborts_them() {
                 }
             });
             gate.reached().await;
-            let closing = tokio::spawn({
-                let cache = cache.clone();
-                async move { cache.close(5 * S).await }
-            });
-            kit::settle().await;
+            let closing = kit::closing(&cache).await;
             assert!(!closing.is_finished());
             let late = kit::fail(&cache, "late", &Loads::default()).await.unwrap_err();
             assert_eq!(late.kind(), ErrorKind::Closed, "no new calls meanwhile");
@@ -342,11 +338,7 @@ async fn closing_waits_for_writes_in_their_callers_hands() {
             async move { cache.set("k", 1_u64).await }
         });
         gate.reached().await;
-        let closing = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.close(5 * S).await }
-        });
-        kit::settle().await;
+        let closing = kit::closing(&cache).await;
         assert!(!closing.is_finished());
         gate.open();
         assert!(kit::patient(setting).await.unwrap().unwrap().is_confirmed());
@@ -367,11 +359,7 @@ async fn nothing_is_stored_after_close_has_returned() {
             async move { cache.set("k", 1_u64).await }
         });
         gate.reached().await;
-        let closing = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.close(5 * S).await }
-        });
-        kit::settle().await;
+        let closing = kit::closing(&cache).await;
         stack.time.advance(5 * S);
         let before = stack.hooks().calls().len();
         kit::settle().await;
