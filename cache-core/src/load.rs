@@ -196,14 +196,7 @@ impl<T: Value> Inner<T> {
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
-        let work = pin!(self.run_alone(load, flights, loader));
-        if load.rights.iter().all(|(_, rights)| rights.is_empty()) {
-            return work.await;
-        }
-        match select(work, self.keep_alive(&load.rights, LEASE).boxed()).await {
-            Either::Left((ran, _)) => ran,
-            Either::Right((never, _)) => match never {},
-        }
+        self.keeping(&load.rights, LEASE, pin!(self.run_alone(load, flights, loader))).await
     }
 
     async fn run_alone<A>(

@@ -3,6 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
 
 use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, RawKey, Value, envelope,
@@ -157,8 +161,26 @@ impl<T: Value> Inner<T> {
         self.open(wish)
     }
 
+    /// Waits for work, and keeps leases alive until it has ended. Its caller pins it: an argument that is pinned here would lie
+    /// in the future twice.
+    pub(crate) async fn keeping<W: Future + Unpin>(
+        &self,
+        rights: &[(RawKey<'_>, Rights)],
+        life: Duration,
+        work: W,
+    ) -> W::Output {
+        if rights.iter().all(|(_, rights)| rights.is_empty()) {
+            return work.await;
+        }
+        // Boxed: what needs no lease, as all that stays in memory, would carry its size.
+        match select(work, self.keep_alive(rights, life).boxed()).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
     /// Keeps leases alive for as long as it is polled.
-    pub(crate) async fn keep_alive(&self, rights: &[(RawKey<'_>, Rights)], life: Duration) -> Infallible {
+    async fn keep_alive(&self, rights: &[(RawKey<'_>, Rights)], life: Duration) -> Infallible {
         loop {
             self.around.clock.sleep(life / 3).await;
             for tier in self.tiers.iter().filter(|t| t.leases()) {

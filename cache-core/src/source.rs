@@ -4,10 +4,7 @@ use std::{
     fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{Either, select},
-};
+use futures::FutureExt;
 
 use crate::{
     BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Loaded, RawKey, Result, Stamp,
@@ -218,12 +215,7 @@ impl<T: Value> Inner<T> {
                 Change::Delete => source.delete(key).await,
             }
         };
-        let call = async {
-            match select(pin!(call), pin!(self.keep_alive(&rights, HOLD))).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right((never, _)) => match never {},
-            }
-        };
+        let call = async { self.keeping(&rights, HOLD, pin!(call)).await };
         let guarded = AssertUnwindSafe(call).catch_unwind();
         let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,

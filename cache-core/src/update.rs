@@ -2,10 +2,7 @@
 
 use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Either, select},
-};
+use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Acquire, Acquired, Answer, Begun, BoxError, CacheKey, Delivery, Entry, Error, ErrorKind, Held, Holding,
@@ -322,12 +319,7 @@ impl<T: Value> Inner<T> {
         let shown = held.filter(|entry| entry.state(born) == State::Fresh).and_then(|entry| self.held(entry));
         let work = async { change(shown).await };
         let guarded = AssertUnwindSafe(cycle::running(LoadId::next(), work)).catch_unwind();
-        let alive = async {
-            match select(pin!(guarded), pin!(self.keep_alive(rights, LEASE))).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right((never, _)) => match never {},
-            }
-        };
+        let alive = async { self.keeping(rights, LEASE, pin!(guarded)).await };
         let ended = match self.policy().hard {
             Some(limit) => self.around.clock.timeout(limit, alive).await,
             None => Some(alive.await),
