@@ -43,11 +43,6 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
 
-    /// Whether it may fill levels that were not read before, so that their epochs have to be learned first.
-    const fn meets_levels(self) -> bool {
-        !self.read && self.store && self.remote
-    }
-
     /// What the load asks leasing levels for. An entry that nobody was to read is no answer to it.
     fn wish<'k, T>(self, key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Wish<'k, T> {
         if self.read { Wish::new(key, held, rights) } else { Wish::replacing(key, rights) }
@@ -262,9 +257,7 @@ impl<T: Value> Inner<T> {
         let load = flight.load;
         let work = async move {
             let begun = inner.begin();
-            if terms.meets_levels() {
-                inner.meet_levels().await;
-            }
+            inner.meet_levels(terms).await;
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             // Boxed: a cache in memory has none of it to do, and many loads may be under way.
             if terms.remote && terms.store && inner.has_remote() {
@@ -308,9 +301,7 @@ impl<T: Value> Inner<T> {
         let landing = self.board(open);
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
-            if terms.meets_levels() {
-                inner.meet_levels().await;
-            }
+            inner.meet_levels(terms).await;
             let mut wishes: Vec<_> = had
                 .into_iter()
                 .enumerate()
@@ -355,8 +346,11 @@ impl<T: Value> Inner<T> {
         task.map(drop).ok_or_else(no_runtime)
     }
 
-    /// Learns the epochs of levels.
-    async fn meet_levels(&self) {
+    /// A load for which no level has been read learns their epochs: without them they could not be filled.
+    async fn meet_levels(&self, terms: Terms) {
+        if terms.read || !terms.store || !terms.remote {
+            return;
+        }
         for tier in self.remote() {
             let learned = tier.know_epoch(&self.around).await;
             self.heed(tier, learned);
