@@ -153,12 +153,13 @@ impl<T: Value> TracedCache<T> {
 
     fn look_cold<'a>(&'a self, key: RawKey<'_>) -> BoxFuture<'a, Result<Found<T>>> {
         let Self { inner, access } = self;
-        let id: Arc<str> = key.id.into();
+        let mut id = KeyBuf::new();
+        id.push_str(key.id);
         let hash = key.hash;
         async move {
-            let key = inner.rekey(&id, hash);
+            let key = inner.rekey(id.as_str(), hash);
             let work = async |spans: &Spans| inner.look(key, Verb::Get, *access, spans).await;
-            inner.operation(Verb::Get, Some(&id), 1, work, Found::brief).await
+            inner.operation(Verb::Get, Some(key.id), 1, work, Found::brief).await
         }
         .boxed()
     }

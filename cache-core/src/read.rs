@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use smallvec::{SmallVec, smallvec};
 
 use crate::{
     Access, Begun, Entry, Error, Found, LevelOp, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
@@ -15,7 +14,7 @@ use crate::{
     news::Verdict,
     rights::{Rights, Wish},
     slots::Ticket,
-    tier::{Failure, Outcomes, Read, Tier},
+    tier::{Court, Failure, Outcomes, Read, Tier},
 };
 
 /// One key on its way down the levels.
@@ -43,8 +42,12 @@ pub(crate) struct Asked<'k, T: Value> {
     owner: Option<Arc<Inner<T>>>,
 }
 
-/// Keys that are not answered yet. Most look-ups are for one.
-type Open<'a, 'k, T> = SmallVec<[&'a mut Asked<'k, T>; 1]>;
+/// Keys that are not answered yet.
+type Open<'a, 'k, T> = Vec<&'a mut Asked<'k, T>>;
+
+fn open<'a, 'k, T: Value>(asked: &'a mut [Asked<'k, T>]) -> Open<'a, 'k, T> {
+    asked.iter_mut().filter(|asked| asked.is_open()).collect()
+}
 
 impl<T: Value> Drop for Asked<'_, T> {
     fn drop(&mut self) {
@@ -166,31 +169,30 @@ impl<T: Value> Inner<T> {
         access: Access,
         begun: &mut Begun,
     ) -> Option<Moment> {
-        let mut open: Open<'_, '_, T> = asked.iter_mut().filter(|a| a.is_open()).collect();
         if tier.store.is_some() {
-            self.read_near(tier, open).await;
+            self.read_near(tier, asked).await;
             return None;
         }
-        for asked in &mut open {
+        for asked in asked.iter_mut().filter(|asked| asked.is_open()) {
             if tier.index > 0 || !asked.only_looks {
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
         }
         if access == Access::AllowStale {
-            self.read_copies(tier, &mut open, access).boxed().await;
-            open.retain(|asked| asked.is_open());
+            self.read_copies(tier, &mut open(asked), access).boxed().await;
         }
-        if open.is_empty() {
-            return None;
+        match asked {
+            [asked] if asked.is_open() => Some(self.read_far_one(tier, asked, begun).await),
+            [_] => None,
+            _ => self.read_far(tier, open(asked), begun).boxed().await,
         }
-        Some(self.read_far(tier, open, begun).await)
     }
 
     /// Looks keys up at an in-process level.
-    async fn read_near(self: &Arc<Self>, tier: &Tier, open: Open<'_, '_, T>) {
+    async fn read_near(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>]) {
         let mut doubtful = Vec::new();
         let mut tags = Vec::new();
-        for asked in open {
+        for asked in asked.iter_mut().filter(|asked| asked.is_open()) {
             let peeked = self.peek(asked.key, tier);
             if peeked.doubtful {
                 tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));
@@ -242,51 +244,66 @@ impl<T: Value> Inner<T> {
         asked.take(Seen { entry, level: tier.index }, state);
     }
 
+    /// Looks a key up at a remote level, as most look-ups there do. Says when it was answered.
+    async fn read_far_one(
+        self: &Arc<Self>,
+        tier: &Tier,
+        asked: &mut Asked<'_, T>,
+        begun: &mut Begun,
+    ) -> Moment {
+        let (answer, learned, times) = tier.read_one(&self.around, asked.key).await;
+        self.heed_read(tier, learned, begun);
+        let size = answer.size();
+        let read = self.open_answer(asked, tier, answer, times);
+        if read.is_ok() {
+            self.observers().items(tier.index, LevelOp::Get, &[size]);
+        }
+        let verdict = verdict_on(&tier.court(), &read);
+        if learned == Learned::Nothing && verdict != Verdict::Unsure {
+            tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
+            return times.now;
+        }
+        self.judge_far(tier, vec![asked], vec![read], learned, begun, times.now).boxed().await
+    }
+
     /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for. Says when it
     /// was answered.
-    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) -> Moment {
-        let (answers, learned, mut now): (SmallVec<[Read; 1]>, _, _) = match &open[..] {
-            [one] => {
-                let (answer, learned, now) = tier.read_one(&self.around, one.key).await;
-                (smallvec![answer], learned, now)
-            }
-            _ => {
-                let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
-                let (answers, learned) = tier.read_many(&self.around, &keys).boxed().await;
-                (answers.into(), learned, self.now())
-            }
-        };
-        self.heed(tier, learned);
-        if learned == Learned::Epoch {
-            begun.seen = self.news.count();
+    async fn read_far(
+        self: &Arc<Self>,
+        tier: &Tier,
+        mut open: Open<'_, '_, T>,
+        begun: &mut Begun,
+    ) -> Option<Moment> {
+        match &mut open[..] {
+            [] => return None,
+            [one] => return Some(self.read_far_one(tier, one, begun).await),
+            _ => {}
         }
-        let times = tier.times_at(&self.around.clock, now);
-        let mut read: Answered<T> = SmallVec::with_capacity(open.len());
-        let mut sizes: SmallVec<[usize; 1]> = SmallVec::with_capacity(open.len());
+        let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
+        let (answers, learned) = tier.read_many(&self.around, &keys).await;
+        let times = tier.times(&self.around.clock);
+        self.heed_read(tier, learned, begun);
+        let mut read = Vec::with_capacity(open.len());
+        let mut sizes = Vec::with_capacity(open.len());
         for (asked, answer) in open.iter_mut().zip(answers) {
-            read.push(match answer {
-                Read::Bytes(bytes) => {
-                    self.decode(asked.key, tier, &bytes, times).inspect(|_| sizes.push(bytes.len()))
-                }
-                Read::Nothing => Err(LevelOutcome::Miss),
-                Read::Masked => {
-                    asked.missed(LevelOutcome::Invalidated);
-                    Err(LevelOutcome::Skipped)
-                }
-                Read::Failed(failure) => {
-                    let outcome = match failure {
-                        Failure::Skipped => LevelOutcome::Skipped,
-                        Failure::Failed(..) => LevelOutcome::Error,
-                    };
-                    asked.missed(outcome);
-                    if tier.surface {
-                        asked.error.get_or_insert_with(|| failure.into_error(tier.index));
-                    }
-                    Err(outcome)
-                }
-            });
+            let size = answer.size();
+            read.push(self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size)));
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
+        Some(self.judge_far(tier, open, read, learned, begun, times.now).await)
+    }
+
+    /// Judges what a level has answered by what is known of invalidations, and takes what is worth something. Says what time
+    /// it is.
+    async fn judge_far(
+        self: &Arc<Self>,
+        tier: &Tier,
+        open: Open<'_, '_, T>,
+        read: Vec<Answered<T>>,
+        learned: Learned,
+        begun: &mut Begun,
+        mut now: Moment,
+    ) -> Moment {
         let mut verdicts = verdicts_on(tier, &read);
         let mut more = Learned::Nothing;
         if verdicts.contains(&Verdict::Unsure) {
@@ -295,53 +312,88 @@ impl<T: Value> Inner<T> {
             let tags = doubtful.flat_map(|(decoded, _)| decoded.entry.tags());
             let unknown = tier.ledger.unknown(tags.map(|tag| &**tag));
             if !unknown.is_empty() {
-                more = tier.read_tags(&self.around, &unknown).boxed().await;
-                self.heed(tier, more);
-            }
-            if more == Learned::Epoch {
-                begun.seen = self.news.count();
+                more = tier.read_tags(&self.around, &unknown).await;
+                self.heed_read(tier, more, begun);
             }
             verdicts = verdicts_on(tier, &read);
             now = self.now();
         }
         let changed = learned.and(more) != Learned::Nothing;
         let mut outcomes = Outcomes::default();
-        for ((asked, decoded), verdict) in open.into_iter().zip(read).zip(verdicts) {
+        for ((asked, read), verdict) in open.into_iter().zip(read).zip(verdicts) {
             if changed {
                 // Read before that was learned of.
                 asked
                     .stale
                     .take_if(|seen| matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure));
             }
-            let outcome = match decoded {
-                Ok(Decoded { entry, stamp }) => {
-                    let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
-                    let outcome = entry.worth(verdict, now);
-                    let state = entry.state(now);
-                    if outcome != LevelOutcome::Invalidated {
-                        asked.take(Seen { entry, level: tier.index }, state);
-                    }
-                    outcome
-                }
-                Err(outcome) => outcome,
-            };
-            if outcome != LevelOutcome::Skipped {
-                asked.missed(outcome);
-            }
-            outcomes.add(outcome);
+            outcomes.add(self.take_far(tier, asked, read, verdict, begun, now));
         }
         outcomes.at(tier, &self.around);
         now
     }
 
-    /// Reads an entry from a remote level's bytes.
-    fn decode(
+    /// Acts on what a read has brought to light.
+    fn heed_read(&self, tier: &Tier, learned: Learned, begun: &mut Begun) {
+        self.heed(tier, learned);
+        if learned == Learned::Epoch {
+            begun.seen = self.news.count();
+        }
+    }
+
+    /// Reads what a remote level has answered for one key.
+    fn open_answer(&self, asked: &mut Asked<'_, T>, tier: &Tier, answer: Read, times: Times) -> Answered<T> {
+        match answer {
+            Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes, times),
+            Read::Nothing => Err(LevelOutcome::Miss),
+            Read::Masked => {
+                asked.missed(LevelOutcome::Invalidated);
+                Err(LevelOutcome::Skipped)
+            }
+            Read::Failed(failure) => {
+                let outcome = match failure {
+                    Failure::Skipped => LevelOutcome::Skipped,
+                    Failure::Failed(..) => LevelOutcome::Error,
+                };
+                asked.missed(outcome);
+                if tier.surface {
+                    asked.error.get_or_insert_with(|| failure.into_error(tier.index));
+                }
+                Err(outcome)
+            }
+        }
+    }
+
+    /// Takes what a remote level has answered for one key. Says what that was worth.
+    fn take_far(
         &self,
-        key: RawKey<'_>,
         tier: &Tier,
-        bytes: &[u8],
-        times: Times,
-    ) -> std::result::Result<Decoded<T>, LevelOutcome> {
+        asked: &mut Asked<'_, T>,
+        read: Answered<T>,
+        verdict: Verdict,
+        begun: &Begun,
+        now: Moment,
+    ) -> LevelOutcome {
+        let outcome = match read {
+            Ok(Decoded { entry, stamp }) => {
+                let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
+                let outcome = entry.worth(verdict, now);
+                let state = entry.state(now);
+                if outcome != LevelOutcome::Invalidated {
+                    asked.take(Seen { entry, level: tier.index }, state);
+                }
+                outcome
+            }
+            Err(outcome) => outcome,
+        };
+        if outcome != LevelOutcome::Skipped {
+            asked.missed(outcome);
+        }
+        outcome
+    }
+
+    /// Reads an entry from a remote level's bytes.
+    fn decode(&self, key: RawKey<'_>, tier: &Tier, bytes: &[u8], times: Times) -> Answered<T> {
         self.decode_quietly(key, tier, bytes, times).map_err(|reason| {
             self.unreadable(tier.index, reason);
             LevelOutcome::Unreadable
@@ -484,12 +536,15 @@ impl<T> Entry<T> {
     }
 }
 
-/// What a remote level has answered to each key.
-type Answered<T> = SmallVec<[std::result::Result<Decoded<T>, LevelOutcome>; 1]>;
+/// What a remote level has answered for a key.
+type Answered<T> = std::result::Result<Decoded<T>, LevelOutcome>;
 
-/// How each entry of an answer stands, by what is known now.
-fn verdicts_on<T>(tier: &Tier, read: &Answered<T>) -> SmallVec<[Verdict; 1]> {
+/// How an entry that was answered stands, by what is known now.
+fn verdict_on<T>(court: &Court<'_>, read: &Answered<T>) -> Verdict {
+    read.as_ref().map_or(Verdict::Void, |Decoded { entry, stamp }| court.judge(*stamp, entry.tags()))
+}
+
+fn verdicts_on<T>(tier: &Tier, read: &[Answered<T>]) -> Vec<Verdict> {
     let court = tier.court();
-    let judge = |Decoded { entry, stamp }: &Decoded<T>| court.judge(*stamp, entry.tags());
-    read.iter().map(|decoded| decoded.as_ref().map_or(Verdict::Void, judge)).collect()
+    read.iter().map(|read| verdict_on(&court, read)).collect()
 }

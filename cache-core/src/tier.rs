@@ -107,6 +107,16 @@ pub(crate) enum Read {
     Masked,
 }
 
+impl Read {
+    /// Of the item, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Nothing | Self::Failed(_) | Self::Masked => 0,
+        }
+    }
+}
+
 /// What every level needs to know about its cache.
 pub(crate) struct Around {
     pub(crate) cache: CacheId,
@@ -184,11 +194,6 @@ impl Tier {
         clock.times(self.time_offset_ms())
     }
 
-    /// The same for a caller who has just asked for the time.
-    pub(crate) fn times_at(&self, clock: &Clock, now: Moment) -> Times {
-        clock.times_at(now, self.time_offset_ms())
-    }
-
     /// Goes on with another provider of the same kind: whatever is under way keeps to the one before. What is known of the
     /// cache's invalidations is kept, see [`Ledger::moved`].
     pub(crate) fn move_to(&self, provider: Arc<dyn CacheProvider>) -> Result<(), Error> {
@@ -251,15 +256,18 @@ impl Tier {
         sent: usize,
         call: impl Future<Output = A> + Send,
     ) -> Result<A, Failure> {
-        self.call_at(around, around.clock.now(), op, keys, sent, call).await.map(|(answer, _)| answer)
+        let command = self.provider.mine().load().command(op, keys);
+        let since = around.clock.now();
+        self.call_at(around, since, (op, command), keys, sent, call).await.map(|(answer, _)| answer)
     }
 
-    /// The same for a caller who has just asked for the time. Says when it was answered.
+    /// The same for a caller who has just asked for the time, and knows what the provider calls it. Says when it was
+    /// answered.
     async fn call_at<A: Answer>(
         &self,
         around: &Around,
         since: Moment,
-        op: LevelOp,
+        (op, command): (LevelOp, &'static str),
         keys: usize,
         sent: usize,
         call: impl Future<Output = A> + Send,
@@ -272,7 +280,6 @@ impl Tier {
             self.breaker_is(around, BreakerState::HalfOpen);
         }
         let mut calling = Calling { tier: self, around, since, pass };
-        let command = self.provider.mine().load().command(op, keys);
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
@@ -382,11 +389,11 @@ impl Tier {
     }
 
     /// The same for one key, which is what nearly all reads are. Says when it was answered.
-    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned, Moment) {
+    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned, Times) {
         if self.masks(key.id) {
             // Whatever else is due is done all the same.
             let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
-            return (all.pop().unwrap_or(Read::Masked), learned, around.clock.now());
+            return (all.pop().unwrap_or(Read::Masked), learned, self.times(&around.clock));
         }
         let provider = self.provider();
         let home = provider.incarnation();
@@ -395,7 +402,10 @@ impl Tier {
         let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
         let answer = match due {
             // Keeps to the provider's single-key path, where it may gather.
-            None => self.call_at(around, since, LevelOp::Get, 1, 0, provider.get(key)).await,
+            None => {
+                let op = (LevelOp::Get, provider.command(LevelOp::Get, 1));
+                self.call_at(around, since, op, 1, 0, provider.get(key)).await
+            }
             Some(_) => Err(Failure::Skipped),
         };
         let elsewhere = !plain && answer.is_ok() && self.incarnation() != home;
@@ -404,12 +414,14 @@ impl Tier {
             // from.
             let changes = due.unwrap_or_else(|| self.ledger.changes());
             let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
-            return (read, learned, around.clock.now());
+            return (read, learned, self.times(&around.clock));
         }
-        match answer {
-            Ok((answer, now)) => (self.settled(key, answer.map_err(Failure::of)), Learned::Nothing, now),
-            Err(failure) => (self.settled(key, Err(failure)), Learned::Nothing, around.clock.now()),
-        }
+        let (answer, now) = match answer {
+            Ok((answer, now)) => (answer.map_err(Failure::of), now),
+            Err(failure) => (Err(failure), around.clock.now()),
+        };
+        let times = around.clock.times_at(now, provider.time_offset_ms());
+        (self.settled(key, answer), Learned::Nothing, times)
     }
 
     async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
