@@ -2,6 +2,7 @@
 //! writes to one place for each record that it makes, and that is most of what a record costs; static texts cost none.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::HashSet,
     sync::{Mutex, PoisonError},
@@ -9,8 +10,9 @@ use std::{
 
 use opentelemetry::StringValue;
 
-/// Names of caches and addresses of servers: few, as series are. What comes beyond is counted as usual.
-const MOST: usize = 1_000;
+/// Names of caches and of their spans, addresses of servers: few, as series are. What comes beyond is counted or copied as
+/// usual.
+const MOST: usize = 4_000;
 const LONGEST: usize = 256;
 /// Texts that a thread finds without asking the others.
 const NEAR: usize = 8;
@@ -35,6 +37,14 @@ pub(crate) fn lasting(text: &str) -> StringValue {
         Ok(Some(text)) => text.into(),
         // Too many, or a thread that ends.
         _ => text.to_owned().into(),
+    }
+}
+
+/// The same for the name of a span, which would be copied with each that is begun.
+pub(crate) fn lasting_name(name: String) -> Cow<'static, str> {
+    match keep(&name) {
+        Some(kept) => kept.into(),
+        None => name.into(),
     }
 }
 

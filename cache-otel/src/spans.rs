@@ -18,7 +18,7 @@ use opentelemetry::{
 
 use crate::{
     keys::ShowKey,
-    lasting::lasting,
+    lasting::{lasting, lasting_name},
     names,
     observed::result,
     recorded::{address, port, position},
@@ -144,7 +144,7 @@ impl Spans {
                 format!("cache.load {}", cache.name())
             }
         };
-        SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes)
+        SpanBuilder::from_name(lasting_name(name)).with_kind(kind).with_attributes(attributes)
     }
 
     /// How many keys, and which, where that may be shown.
