@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -73,6 +73,7 @@ pub(crate) struct Hooks {
     puts_fail: AtomicBool,
     lazy: AtomicBool,
     calls: Mutex<Vec<(&'static str, usize)>>,
+    alone: AtomicUsize,
     ttls: Mutex<Vec<Duration>>,
 }
 
@@ -117,6 +118,11 @@ impl Hooks {
     /// How many calls of one operation there were.
     pub(crate) fn count(&self, op: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|(o, keys)| *o == op && *keys > 0).count()
+    }
+
+    /// How many look-ups came by themselves, not as batches of one: those a provider may gather.
+    pub(crate) fn alone(&self) -> usize {
+        self.alone.load(Ordering::SeqCst)
     }
 
     /// Physical lives of the items that were put, in order.
@@ -179,6 +185,7 @@ impl CacheProvider for Hooked {
             _ => (At::BeforeGet, At::AfterGet),
         };
         self.hooks.note("get", users(&[key]));
+        self.hooks.alone.fetch_add(1, Ordering::SeqCst);
         self.hooks.point(before).await;
         let answer = match self.hooks.refuse(1).and_then(|mut all| all.pop()) {
             Some(refused) => refused,
