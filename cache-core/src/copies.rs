@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, LevelOp, LevelOutcome, RawKey, Value,
+    LevelOp, LevelOutcome, RawKey, Value,
     inner::{Decoded, Inner, Seen, State},
     read::Asked,
     tier::{Read, Tier},
@@ -12,15 +12,7 @@ use crate::{
 impl<T: Value> Inner<T> {
     /// Looks keys up on replicas of a level. What they hold is an answer for this caller, and stale, whatever its age: it may
     /// have been replaced or removed since. What they lack, or will not say, the level itself is asked for.
-    pub(crate) async fn read_copies(
-        self: &Arc<Self>,
-        tier: &Tier,
-        open: &mut [&mut Asked<'_, T>],
-        access: Access,
-    ) {
-        if access != Access::AllowStale || tier.provider().replicas().is_none() {
-            return;
-        }
+    pub(crate) async fn read_copies(self: &Arc<Self>, tier: &Tier, open: &mut [&mut Asked<'_, T>]) {
         let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();
         let answers = tier.read_copies(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);

@@ -178,8 +178,8 @@ impl<T: Value> Inner<T> {
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
         }
-        if access == Access::AllowStale {
-            self.read_copies(tier, &mut open(asked), access).boxed().await;
+        if access == Access::AllowStale && tier.provider().replicas().is_some() {
+            self.read_copies(tier, &mut open(asked)).boxed().await;
         }
         match asked {
             [asked] if asked.is_open() => Some(self.read_far_one(tier, asked, begun).await),
