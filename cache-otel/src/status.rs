@@ -6,10 +6,10 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use cache_core::{BreakerState, LevelOutcome, MissReason, Outcome, Verb};
+use cache_core::{BreakerState, Clock, LevelOutcome, MissReason, Moment, Outcome, Verb};
 
 use crate::{
     series::Named,
@@ -188,10 +188,17 @@ struct Minute {
     buckets: [AtomicU32; BUCKETS],
 }
 
+/// The minute that it is, never 0, which is what an unused half says. Asks the exact clock once in each.
 pub(crate) fn minute() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    // Never 0, which is what an unused half says.
-    START.get_or_init(Instant::now).elapsed().as_secs() / 60 + 2
+    const NANOS: u64 = 60_000_000_000;
+    static END: AtomicU64 = AtomicU64::new(0);
+    let clock = Clock::system();
+    let mut end = END.load(Ordering::Relaxed);
+    if !clock.is_before(Moment::from_nanos(end)) {
+        end = (clock.now().as_nanos() / NANOS + 1) * NANOS;
+        END.store(end, Ordering::Relaxed);
+    }
+    end / NANOS
 }
 
 fn bucket(nanos: u64) -> usize {
@@ -298,6 +305,13 @@ mod tests {
         assert_eq!(window.read(9), None, "the one before that does not");
         window.record(9, Duration::from_secs(1), 64);
         assert_eq!(window.read(9).map(|l| l.count), Some(64));
+    }
+
+    #[test]
+    fn minutes_are_counted() {
+        let first = minute();
+        assert!(first > 0);
+        assert!((first..=first + 1).contains(&minute()));
     }
 
     #[test]
