@@ -45,10 +45,6 @@ pub(crate) struct Asked<'k, T: Value> {
 /// Keys that are not answered yet.
 type Open<'a, 'k, T> = Vec<&'a mut Asked<'k, T>>;
 
-fn open<'a, 'k, T: Value>(asked: &'a mut [Asked<'k, T>]) -> Open<'a, 'k, T> {
-    asked.iter_mut().filter(|asked| asked.is_open()).collect()
-}
-
 impl<T: Value> Drop for Asked<'_, T> {
     fn drop(&mut self) {
         if let Some(inner) = self.owner.take() {
@@ -179,12 +175,17 @@ impl<T: Value> Inner<T> {
             }
         }
         if access == Access::AllowStale && tier.provider().replicas().is_some() {
-            self.read_copies(tier, &mut open(asked)).boxed().await;
+            let mut open: Open<'_, '_, T> = asked.iter_mut().filter(|asked| asked.is_open()).collect();
+            self.read_copies(tier, &mut open).boxed().await;
         }
-        match asked {
-            [asked] if asked.is_open() => Some(self.read_far_one(tier, asked, begun).await),
-            [_] => None,
-            _ => self.read_far(tier, open(asked), begun).boxed().await,
+        let mut waiting = asked.iter_mut().filter(|asked| asked.is_open());
+        match (waiting.next(), waiting.next()) {
+            (None, _) => None,
+            (Some(one), None) => Some(self.read_far_one(tier, one, begun).await),
+            (Some(one), Some(other)) => {
+                let open = [one, other].into_iter().chain(waiting).collect();
+                Some(self.read_far(tier, open, begun).boxed().await)
+            }
         }
     }
 
@@ -268,17 +269,7 @@ impl<T: Value> Inner<T> {
 
     /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for. Says when it
     /// was answered.
-    async fn read_far(
-        self: &Arc<Self>,
-        tier: &Tier,
-        mut open: Open<'_, '_, T>,
-        begun: &mut Begun,
-    ) -> Option<Moment> {
-        match &mut open[..] {
-            [] => return None,
-            [one] => return Some(self.read_far_one(tier, one, begun).await),
-            _ => {}
-        }
+    async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) -> Moment {
         let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
         let (answers, learned) = tier.read_many(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
@@ -290,7 +281,7 @@ impl<T: Value> Inner<T> {
             read.push(self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size)));
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
-        Some(self.judge_far(tier, open, read, learned, begun, times.now).await)
+        self.judge_far(tier, open, read, learned, begun, times.now).await
     }
 
     /// Judges what a level has answered by what is known of invalidations, and takes what is worth something. Says what time
