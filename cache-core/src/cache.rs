@@ -153,6 +153,7 @@ impl<T: Value> TracedCache<T> {
 
     fn look_cold<'a>(&'a self, key: RawKey<'_>) -> BoxFuture<'a, Result<Found<T>>> {
         let Self { inner, access } = self;
+        // In place, an allocation less. Calls with a loader may be many that wait long, and keep theirs small.
         let mut id = KeyBuf::new();
         id.push_str(key.id);
         let hash = key.hash;

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use crate::{
     LevelOp, LevelOutcome, RawKey, Value,
     inner::{Decoded, Inner, Seen, State},
-    read::Asked,
+    read::Open,
     tier::{Read, Tier},
 };
 
 impl<T: Value> Inner<T> {
     /// Looks keys up on replicas of a level. What they hold is an answer for this caller, and stale, whatever its age: it may
     /// have been replaced or removed since. What they lack, or will not say, the level itself is asked for.
-    pub(crate) async fn read_copies(self: &Arc<Self>, tier: &Tier, open: &mut [&mut Asked<'_, T>]) {
+    pub(crate) async fn read_copies(self: &Arc<Self>, tier: &Tier, open: Open<'_, '_, T>) {
         let keys: Vec<RawKey<'_>> = open.iter().map(|asked| asked.key).collect();
         let answers = tier.read_copies(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
         let mut sizes = Vec::new();
-        for (asked, answer) in open.iter_mut().zip(answers) {
+        for (asked, answer) in open.into_iter().zip(answers) {
             let Read::Bytes(bytes) = answer else { continue };
             // An old absence is worth nothing, and what cannot be read may be readable at the level.
             let Ok(Decoded { mut entry, stamp }) = self.decode_quietly(asked.key, tier, &bytes, times) else {

@@ -43,7 +43,11 @@ pub(crate) struct Asked<'k, T: Value> {
 }
 
 /// Keys that are not answered yet.
-type Open<'a, 'k, T> = Vec<&'a mut Asked<'k, T>>;
+pub(crate) type Open<'a, 'k, T> = Vec<&'a mut Asked<'k, T>>;
+
+fn open<'a, 'k, T: Value>(asked: &'a mut [Asked<'k, T>]) -> impl Iterator<Item = &'a mut Asked<'k, T>> {
+    asked.iter_mut().filter(|asked| asked.is_open())
+}
 
 impl<T: Value> Drop for Asked<'_, T> {
     fn drop(&mut self) {
@@ -169,22 +173,21 @@ impl<T: Value> Inner<T> {
             self.read_near(tier, asked).await;
             return None;
         }
-        for asked in asked.iter_mut().filter(|asked| asked.is_open()) {
+        for asked in open(asked) {
             if tier.index > 0 || !asked.only_looks {
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
         }
         if access == Access::AllowStale && tier.provider().replicas().is_some() {
-            let mut open: Open<'_, '_, T> = asked.iter_mut().filter(|asked| asked.is_open()).collect();
-            self.read_copies(tier, &mut open).boxed().await;
+            self.read_copies(tier, open(asked).collect()).boxed().await;
         }
-        let mut waiting = asked.iter_mut().filter(|asked| asked.is_open());
+        let mut waiting = open(asked);
         match (waiting.next(), waiting.next()) {
             (None, _) => None,
             (Some(one), None) => Some(self.read_far_one(tier, one, begun).await),
             (Some(one), Some(other)) => {
-                let open = [one, other].into_iter().chain(waiting).collect();
-                Some(self.read_far(tier, open, begun).boxed().await)
+                let all = [one, other].into_iter().chain(waiting).collect();
+                Some(self.read_far(tier, all, begun).boxed().await)
             }
         }
     }
@@ -193,7 +196,7 @@ impl<T: Value> Inner<T> {
     async fn read_near(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>]) {
         let mut doubtful = Vec::new();
         let mut tags = Vec::new();
-        for asked in asked.iter_mut().filter(|asked| asked.is_open()) {
+        for asked in open(asked) {
             let peeked = self.peek(asked.key, tier);
             if peeked.doubtful {
                 tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));

@@ -188,7 +188,7 @@ struct Minute {
     buckets: [AtomicU32; BUCKETS],
 }
 
-/// The minute that it is, never 0, which is what an unused half says. Asks the exact clock once in each.
+/// The minute that it is, never 0, which is what an unused half says. Asks the exact clock where one ends.
 pub(crate) fn minute() -> u64 {
     const NANOS: u64 = 60_000_000_000;
     static END: AtomicU64 = AtomicU64::new(0);
