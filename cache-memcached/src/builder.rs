@@ -1,10 +1,13 @@
 //! Settings, checked before any I/O.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use cache_tls::{Files, Tls};
 
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     breaker::Breaker,
+    dial::{Dial, MEMCACHED},
     endpoint::Endpoint,
     item::HEAD,
     life::{Knowledge, Polling},
@@ -32,6 +35,7 @@ pub struct Builder {
     urls: Vec<String>,
     retiring: Vec<String>,
     login: Option<(String, String)>,
+    tls: Files,
     key_prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
@@ -48,6 +52,7 @@ impl Builder {
             urls: vec![url],
             retiring: Vec::new(),
             login: None,
+            tls: Files::default(),
             key_prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
@@ -59,7 +64,7 @@ impl Builder {
         }
     }
 
-    /// Adds a server: `memcached://host[:port]`, port 11211 by default. Every process must name the servers alike (order
+    /// Adds a server: `memcached://host[:port]`, port 11211 by default; `memcacheds://` for TLS. Every process must name the servers alike (order
     /// does not matter), since the name decides which keys live there.
     pub fn server(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
@@ -82,11 +87,33 @@ impl Builder {
     }
 
     /// User and password at every server: the login of the text protocol, which servers want that were started with
-    /// `-Y FILE`. It crosses the network in the clear, as does all else; and SASL (`-S`) is something else, which no server
-    /// offers together with the meta protocol.
+    /// `-Y FILE`. Without TLS it crosses the network in the clear, as does all else; and SASL (`-S`) is something else, which
+    /// no server offers together with the meta protocol.
     /// A server that asks for none is not told.
     pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.login = Some((username.into(), password.into()));
+        self
+    }
+
+    /// PEM file with the certificates of the authorities that may vouch for the servers, instead of the system's. For
+    /// `memcacheds://` only, like the two below, and for all servers alike.
+    ///
+    /// There is no way to leave the check out: a certificate of your own making is its own authority, so name it here.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca = Some(path.into());
+        self
+    }
+
+    /// PEM files of a client certificate, with its chain, and of its key, for servers that want one (`ssl_verify_mode`).
+    /// All files are read when the provider is built and again for each connection, so that renewed ones come into use.
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the servers' certificates must be for. Default: the host that is connected to.
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
         self
     }
 
@@ -96,7 +123,7 @@ impl Builder {
         self
     }
 
-    /// How long a look-up and a connect may take together; where pooled, waiting for a free connection counts, too.
+    /// How long a look-up, a connect and a handshake of TLS may take together; where pooled, waiting for a free connection counts, too.
     /// Default 1 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
@@ -197,6 +224,19 @@ impl Builder {
             ));
         }
         endpoints.extend(others);
+        let tls = match endpoints.iter().any(|endpoint| endpoint.tls) {
+            true => Some(Tls::new(MEMCACHED, self.tls)?),
+            false => {
+                self.tls.refuse(MEMCACHED)?;
+                None
+            }
+        };
+        #[cfg(feature = "client")]
+        if self.pool.is_some() && tls.is_some() {
+            return Err(config(
+                "server: memcacheds:// is not with `pooled`, whose client has no TLS; drop one",
+            ));
+        }
         let retiring = (!retiring.is_empty()).then(|| places(&retiring, &endpoints));
         let life_key = match placement.list {
             0 => format!("{}~life", self.key_prefix),
@@ -204,25 +244,28 @@ impl Builder {
         };
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
-        let pipeline = |endpoint: &Endpoint| {
+        let pipeline = |dial: &Dial| {
             let most = self.max_value + HEAD;
-            Wire::Pipeline(Pipeline::new(endpoint.clone(), login.clone(), limits, most))
+            Wire::Pipeline(Pipeline::new(dial.clone(), limits, most))
         };
         #[cfg(not(feature = "client"))]
         let transport = pipeline;
         #[cfg(feature = "client")]
-        let transport = |endpoint: &Endpoint| match self.pool {
-            Some(most) => Wire::Pool(crate::exp::Pool::new(endpoint.clone(), limits, most)),
-            None => pipeline(endpoint),
+        let transport = |dial: &Dial| match self.pool {
+            Some(most) => Wire::Pool(crate::exp::Pool::new(dial.endpoint.clone(), limits, most)),
+            None => pipeline(dial),
         };
-        let servers = endpoints.into_iter().map(|endpoint| Server {
-            transport: transport(&endpoint),
-            login: login.clone(),
-            breaker: Breaker::new(self.failures, self.cool_down),
-            endpoint,
-            life_key: life_key.clone(),
-            life: Knowledge::default(),
-            response_timeout: self.response_timeout,
+        let servers = endpoints.into_iter().map(|endpoint| {
+            let tls = tls.clone().filter(|_| endpoint.tls);
+            let dial = Dial { endpoint, tls, login: login.clone() };
+            Server {
+                transport: transport(&dial),
+                dial,
+                breaker: Breaker::new(self.failures, self.cool_down),
+                life_key: life_key.clone(),
+                life: Knowledge::default(),
+                response_timeout: self.response_timeout,
+            }
         });
         let servers: Vec<Server> = servers.collect();
         Ok(MemcachedProvider(Arc::new(Inner {
@@ -262,6 +305,7 @@ impl fmt::Debug for Builder {
             .field("servers", &self.urls.len())
             .field("retiring", &self.retiring.len())
             .field("key_prefix", &self.key_prefix)
+            .field("tls", &self.tls)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("max_value", &self.max_value)

@@ -9,15 +9,17 @@ use crate::{Error, ErrorKind};
 const DEFAULT_PORT: u16 = 11211;
 
 /// One server. Its `Display` form, `host:port`, is also the name that routing hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
+    /// Whether it is spoken to over TLS.
+    pub(crate) tls: bool,
     /// Lower case, an IPv6 address without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 impl Endpoint {
-    /// Parses `memcached://host[:port]`. Messages show the URL without user and password.
+    /// Parses `memcached://host[:port]`, or `memcacheds` for TLS. Messages show the URL without user and password.
     pub(crate) fn parse(field: &str, text: &str) -> Result<Self, Error> {
         let bad = |why: &str| {
             let message = format!("{field} = {:?}: {why}; write memcached://host:port", redacted(text));
@@ -28,9 +30,11 @@ impl Endpoint {
             // The parser's reason never repeats the input.
             Err(reason) => return Err(bad(&reason.to_string())),
         };
-        if url.scheme() != "memcached" {
-            return Err(bad("the scheme is not memcached"));
-        }
+        let tls = match url.scheme() {
+            "memcached" => false,
+            "memcacheds" => true,
+            _ => return Err(bad("the scheme is not memcached, nor memcacheds for TLS")),
+        };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(bad(
                 "user and password stand apart: `login`, or `username` and `password` in a file",
@@ -48,7 +52,14 @@ impl Endpoint {
         if port == 0 {
             return Err(bad("the port is 0"));
         }
-        Ok(Self { host: host.to_ascii_lowercase(), port })
+        Ok(Self { tls, host: host.to_ascii_lowercase(), port })
+    }
+}
+
+/// The same server, however it is spoken to.
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
     }
 }
 
@@ -86,6 +97,7 @@ mod tests {
         assert_eq!(parsed("memcached://127.0.0.1:11212"), "127.0.0.1:11212");
         assert_eq!(parsed("memcached://Cache-1.Example.com"), "cache-1.example.com:11211");
         assert_eq!(parsed("memcached://[::1]:11212/"), "[::1]:11212");
+        assert_eq!(parsed("memcacheds://host"), "host:11211");
     }
 
     #[test]
@@ -94,6 +106,7 @@ mod tests {
             "",
             "127.0.0.1:11211",
             "redis://127.0.0.1",
+            "memcachedss://127.0.0.1",
             "memcached://",
             "memcached://:11211",
             "memcached://host:0",

@@ -1,6 +1,6 @@
 //! The one error of this crate.
 
-use std::{error::Error as StdError, fmt, io, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc};
 
 use crate::endpoint::Endpoint;
 
@@ -29,6 +29,9 @@ pub enum ErrorKind {
     Overloaded,
     /// The server does not accept the login, or wants one.
     Login,
+    /// TLS failed: a certificate that is not trusted, expired or for another name, none where one is wanted, or no TLS at
+    /// that port. The message names what to do.
+    Tls,
     /// The provider has been closed.
     Closed,
     /// No tokio runtime is running on this thread.
@@ -49,6 +52,7 @@ impl ErrorKind {
             Self::Sick => "sick",
             Self::Overloaded => "overloaded",
             Self::Login => "login",
+            Self::Tls => "tls",
             Self::Closed => "closed",
             Self::NoRuntime => "no_runtime",
         }
@@ -110,17 +114,17 @@ impl StdError for Error {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) kind: ErrorKind,
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) source: Option<io::Error>,
 }
 
 impl Fault {
     pub(crate) const fn new(kind: ErrorKind, what: &'static str) -> Self {
-        Self { kind, what, source: None }
+        Self { kind, what: Cow::Borrowed(what), source: None }
     }
 
     pub(crate) fn caused(kind: ErrorKind, what: &'static str, source: io::Error) -> Self {
-        Self { kind, what, source: Some(source) }
+        Self { kind, what: Cow::Borrowed(what), source: Some(source) }
     }
 
     /// The same for another member of a batch.
@@ -129,7 +133,7 @@ impl Fault {
             Some(code) => io::Error::from_raw_os_error(code),
             None => e.kind().into(),
         });
-        Self { kind: self.kind, what: self.what, source }
+        Self { kind: self.kind, what: self.what.clone(), source }
     }
 
     /// Whether it tells against the server's health. A refusal is an answer.
@@ -141,6 +145,28 @@ impl Fault {
                 | ErrorKind::InDoubt
                 | ErrorKind::Protocol
                 | ErrorKind::Login
+                | ErrorKind::Tls
         )
+    }
+}
+
+impl From<cache_tls::Error> for Fault {
+    fn from(error: cache_tls::Error) -> Self {
+        Self { kind: kind_of(&error), what: Cow::Owned(error.to_string()), source: None }
+    }
+}
+
+impl From<cache_tls::Error> for Error {
+    fn from(error: cache_tls::Error) -> Self {
+        Self::new(kind_of(&error), error.to_string())
+    }
+}
+
+fn kind_of(error: &cache_tls::Error) -> ErrorKind {
+    match error.kind() {
+        cache_tls::ErrorKind::Config => ErrorKind::Config,
+        cache_tls::ErrorKind::Connect => ErrorKind::Connect,
+        cache_tls::ErrorKind::NoRuntime => ErrorKind::NoRuntime,
+        _ => ErrorKind::Tls,
     }
 }

@@ -31,9 +31,12 @@
 //!
 //! | setting | default | meaning |
 //! | --- | --- | --- |
-//! | [`server`](Builder::server) | | `memcached://host[:port]`; as many as you have, named alike in every process |
+//! | [`server`](Builder::server) | | `memcached://host[:port]`, `memcacheds` for TLS; as many as you have, named alike in every process |
 //! | [`retiring`](Builder::retiring) | none | servers of another list that is in use as well, while it changes |
 //! | [`login`](Builder::login) | none | user and password, for servers with `-Y FILE` |
+//! | [`ca_file`](Builder::ca_file) | the system's | authorities that may vouch for the servers |
+//! | [`client_certificate`](Builder::client_certificate) | none | a certificate and its key |
+//! | [`tls_server_name`](Builder::tls_server_name) | the host | the name that the servers' certificates must be for |
 //! | [`key_prefix`](Builder::key_prefix) | none | in front of every key |
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
@@ -51,9 +54,9 @@
 //!   whole ([`cache_core::shorten`]). No key can inject a command.
 //! - **Values**: a put over `max_value`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
 //!   old value.
-//! - TCP only, and no TLS, though servers may have it (`-Z`): keep them on a private network, or behind a proxy that ends TLS
-//!   on the same machine. The login of the text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the
-//!   binary protocol, and a server with it refuses every other.
+//! - TCP only, with TLS (feature `tls`, servers with `-Z`) or without: then keep them on a private network. The login of the
+//!   text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the binary protocol, and a server with it
+//!   refuses every other.
 //! - [`time_offset_ms`](cache_core::CacheProvider::time_offset_ms) is 0: servers' clocks are not measured. Run NTP.
 //!
 //! # What lies in the store
@@ -155,6 +158,7 @@
 
 mod breaker;
 mod builder;
+mod dial;
 mod endpoint;
 mod error;
 #[cfg(feature = "client")]

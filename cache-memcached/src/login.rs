@@ -5,10 +5,7 @@
 
 use std::{fmt, io, io::ErrorKind::InvalidData};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{ErrorKind, error::Fault, wire::is_plain};
 
@@ -18,6 +15,8 @@ pub(crate) const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 pub(crate) const WANTED: Fault =
     Fault::new(ErrorKind::Login, "the server wants a login (option -Y); give the provider one");
 const REFUSED: Fault = Fault::new(ErrorKind::Login, "the server does not accept the login");
+/// The meta protocol's command that does nothing and has an answer.
+const NOTHING: &[u8] = b"mn\r\n";
 /// Longer is no answer to it.
 const ANSWER_MAX: usize = 256;
 
@@ -42,9 +41,9 @@ impl Login {
     }
 
     /// On a new connection. The caller bounds the time.
-    pub(crate) async fn give(&self, stream: &mut TcpStream) -> Result<(), Fault> {
+    pub(crate) async fn give(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Fault> {
         let Self { user, password } = self;
-        match &*ask(stream, b"mn\r\n").await? {
+        match &*ask(stream, NOTHING).await? {
             UNAUTHENTICATED => {}
             b"MN" => return Ok(()),
             _ => return Err(broken(InvalidData.into())),
@@ -58,9 +57,15 @@ impl Login {
     }
 }
 
+/// Waits for a server that gets no login to say anything.
+pub(crate) async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Fault> {
+    ask(stream, NOTHING).await.map(drop)
+}
+
 /// One line for another.
-async fn ask(stream: &mut TcpStream, request: &[u8]) -> Result<Vec<u8>, Fault> {
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) -> Result<Vec<u8>, Fault> {
     stream.write_all(request).await.map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
     let mut answer = Vec::new();
     // Byte by byte: it comes alone, once for a connection.
     while !answer.ends_with(b"\r\n") {
@@ -74,7 +79,7 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> Result<Vec<u8>, Fault> {
 }
 
 fn broken(error: io::Error) -> Fault {
-    Fault::caused(ErrorKind::Connect, "the connection was lost before the login was answered", error)
+    Fault::caused(ErrorKind::Connect, "the connection was lost before its first answer", error)
 }
 
 /// Shows neither: a user may be a customer's name.

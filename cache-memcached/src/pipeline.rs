@@ -14,9 +14,11 @@
 
 mod driver;
 mod frame;
+mod io;
 mod link;
 mod parse;
 mod queue;
+mod records;
 
 use std::{sync::Arc, time::Instant};
 
@@ -29,9 +31,8 @@ use self::{
 };
 use crate::{
     ErrorKind,
-    endpoint::Endpoint,
+    dial::Dial,
     error::Fault,
-    login::Login,
     transport::{Command, Limits, NO_RUNTIME, Reply, Seen, Transport},
 };
 
@@ -46,8 +47,8 @@ const UNSENT_MAX: usize = 64 << 20;
 pub(crate) struct Pipeline(Arc<Link>);
 
 impl Pipeline {
-    pub(crate) fn new(endpoint: Endpoint, login: Option<Login>, limits: Limits, value_max: usize) -> Self {
-        Self(Arc::new(Link::new(endpoint, login, limits, value_max)))
+    pub(crate) fn new(dial: Dial, limits: Limits, value_max: usize) -> Self {
+        Self(Arc::new(Link::new(dial, limits, value_max)))
     }
 
     /// Queues commands, and sees to it that somebody writes them.

@@ -225,9 +225,11 @@ impl CacheProvider for MemcachedProvider {
 
     fn describe(&self) -> Description {
         match self.0.current() {
-            [server] => {
-                Description::remote("memcached", server.endpoint.host.clone(), Some(server.endpoint.port))
-            }
+            [server] => Description::remote(
+                "memcached",
+                server.dial.endpoint.host.clone(),
+                Some(server.dial.endpoint.port),
+            ),
             _ => Description::local("memcached"),
         }
     }
@@ -335,7 +337,7 @@ impl CacheProvider for MemcachedProvider {
 /// Shows no prefix: it may name a customer.
 impl fmt::Debug for MemcachedProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let servers: Vec<String> = self.0.current().iter().map(|s| s.endpoint.to_string()).collect();
+        let servers: Vec<String> = self.0.current().iter().map(|s| s.dial.endpoint.to_string()).collect();
         f.debug_struct("MemcachedProvider").field("servers", &servers).finish_non_exhaustive()
     }
 }

@@ -8,18 +8,16 @@ use futures::future::join_all;
 use crate::{
     Error, ErrorKind,
     breaker::{Breaker, Verdict},
-    endpoint::Endpoint,
+    dial::Dial,
     error::Fault,
     item::{Item, Kind},
     life::{Knowledge, Known, LIFE_SECONDS},
-    login::Login,
     status,
     transport::{Command, Look, NO_RESULT, Reply, Transport, When, Wire},
 };
 
 pub(crate) struct Server {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) login: Option<Login>,
+    pub(crate) dial: Dial,
     pub(crate) breaker: Breaker,
     pub(crate) transport: Wire,
     /// Wire key of the life item.
@@ -92,7 +90,7 @@ impl Server {
     async fn run_chunk(&self, tasks: Vec<Task>) -> Vec<Result<Answer, Error>> {
         let count = tasks.len();
         let fail = |fault| {
-            let error = Error::at(&self.endpoint, fault);
+            let error = Error::at(&self.dial.endpoint, fault);
             (0..count).map(|_| Err(error.clone())).collect()
         };
         let Some(mut outcome) = Outcome::admitted(self) else { return fail(SICK) };
@@ -107,7 +105,10 @@ impl Server {
         // Where a part was answered, the server lives.
         let well = results.iter().any(|r| !r.as_ref().is_err_and(Fault::is_sickness));
         outcome.verdict = Some(if sick && !well { Verdict::Sick } else { Verdict::Well });
-        results.into_iter().map(|result| result.map_err(|fault| Error::at(&self.endpoint, fault))).collect()
+        results
+            .into_iter()
+            .map(|result| result.map_err(|fault| Error::at(&self.dial.endpoint, fault)))
+            .collect()
     }
 
     async fn exchange(&self, tasks: Vec<Task>) -> Result<Vec<Result<Answer, Fault>>, Fault> {
@@ -150,11 +151,11 @@ impl Server {
     /// One command, at less cost.
     pub(crate) async fn one(&self, command: &Command) -> Result<Answer, Error> {
         let Some(mut outcome) = Outcome::admitted(self) else {
-            return Err(Error::at(&self.endpoint, SICK));
+            return Err(Error::at(&self.dial.endpoint, SICK));
         };
         let result = self.ask(command, outcome.since).await;
         outcome.verdict = Some(result.as_ref().err().map_or(Verdict::Well, verdict));
-        result.map_err(|fault| Error::at(&self.endpoint, fault))
+        result.map_err(|fault| Error::at(&self.dial.endpoint, fault))
     }
 
     async fn ask(&self, command: &Command, mut now: Instant) -> Result<Answer, Fault> {
@@ -233,7 +234,7 @@ impl Server {
     pub(crate) async fn life_now(&self) -> Result<u64, Error> {
         match self.check().await {
             Ok(known) => Ok(known.life),
-            Err(fault) => Err(Error::at(&self.endpoint, fault)),
+            Err(fault) => Err(Error::at(&self.dial.endpoint, fault)),
         }
     }
 
@@ -241,9 +242,7 @@ impl Server {
     pub(crate) async fn status(&self) -> Result<ServerStatus, Error> {
         // A connect takes longer than an exchange may.
         let limit = self.response_timeout + Duration::from_secs(1);
-        status::ask(&self.endpoint, self.login.as_ref(), limit)
-            .await
-            .map_err(|fault| Error::at(&self.endpoint, fault))
+        status::ask(&self.dial, limit).await.map_err(|fault| Error::at(&self.dial.endpoint, fault))
     }
 
     /// Asks past the breaker, so that an operator's check says how things are, and closes it early.
@@ -260,7 +259,7 @@ impl Server {
     }
 
     pub(crate) fn error(&self, fault: Fault) -> Error {
-        Error::at(&self.endpoint, fault)
+        Error::at(&self.dial.endpoint, fault)
     }
 }
 

@@ -5,39 +5,33 @@ use std::{io::ErrorKind::UnexpectedEof, time::Duration};
 use cache_core::ServerStatus;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
 use crate::{
     ErrorKind,
+    dial::Dial,
     endpoint::Endpoint,
     error::Fault,
-    login::{Login, UNAUTHENTICATED, WANTED},
+    login::{UNAUTHENTICATED, WANTED},
 };
 
 /// Most bytes of the reply that are read. A server's is about two thousand.
 const REPLY_MAX: usize = 64 << 10;
 
 /// Asks a server. Ends within the limit.
-pub(crate) async fn ask(
-    endpoint: &Endpoint,
-    login: Option<&Login>,
-    limit: Duration,
-) -> Result<ServerStatus, Fault> {
-    match timeout(limit, stats(endpoint, login)).await {
-        Ok(text) => Ok(read(endpoint, &text?)),
+pub(crate) async fn ask(dial: &Dial, limit: Duration) -> Result<ServerStatus, Fault> {
+    match timeout(limit, stats(dial)).await {
+        Ok(text) => Ok(read(&dial.endpoint, &text?)),
         Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no answer to stats in time")),
     }
 }
 
-async fn stats(endpoint: &Endpoint, login: Option<&Login>) -> Result<String, Fault> {
+async fn stats(dial: &Dial) -> Result<String, Fault> {
     let lost = |error| Fault::caused(ErrorKind::Connect, "no answer to stats", error);
-    let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(lost)?;
-    if let Some(login) = login {
-        login.give(&mut stream).await?;
-    }
+    let mut stream = dial.connect().await?;
     stream.write_all(b"stats\r\n").await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut reply = Vec::new();
     // `END`, or the one line of an error.
     while !reply.ends_with(b"END\r\n") && (reply.starts_with(b"STAT ") || !reply.ends_with(b"\r\n")) {

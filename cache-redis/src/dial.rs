@@ -82,7 +82,7 @@ pub(crate) fn failed(settings: &Settings, endpoint: &Endpoint, error: RedisError
     if let (Some(tls), Endpoint::Tcp { host, .. }) = (&settings.tls, endpoint)
         && let Some(error) = tls.explain(host, &error)
     {
-        return error;
+        return error.into();
     }
     Error::connect(&endpoint.to_string(), error)
 }

@@ -192,6 +192,18 @@ impl Error {
     }
 }
 
+impl From<cache_tls::Error> for Error {
+    fn from(error: cache_tls::Error) -> Self {
+        let kind = match error.kind() {
+            cache_tls::ErrorKind::Config => ErrorKind::Config,
+            cache_tls::ErrorKind::Connect => ErrorKind::Connect,
+            cache_tls::ErrorKind::NoRuntime => ErrorKind::NoRuntime,
+            _ => ErrorKind::Tls,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 /// Servers quote commands and arguments in their errors ("unknown command 'X', with args beginning with: 'key'"), so
 /// only what comes before the first quote may be passed on.
 fn quotable(detail: &str) -> &str {

@@ -194,8 +194,6 @@ mod scripts;
 mod sentinel;
 mod settings;
 mod slots;
-#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
-mod tls;
 mod units;
 mod watch;
 mod wire;

@@ -2,26 +2,25 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use cache_tls::{Files, Peer, Tls};
+
 use crate::{
     Error, RedisProvider,
     address::{Address, Place, Secret},
     dial::Login,
-    tls::Tls,
 };
 
 /// The server's own limit on one value.
 const VALUE_MAX: usize = 512 * 1024 * 1024;
 const PREFIX_MAX: usize = 256;
 
-/// What TLS is made from. Paths are no secrets.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TlsFiles {
-    /// `None`: the system's authorities.
-    pub(crate) ca: Option<PathBuf>,
-    /// Certificate and key.
-    pub(crate) client: Option<(PathBuf, PathBuf)>,
-    pub(crate) server_name: Option<String>,
-}
+const REDIS: Peer = Peer {
+    name: "Redis",
+    scheme: "rediss",
+    plain: "use its tls-port, or redis://",
+    client_ca: "tls-ca-cert-file",
+    versions: "tls-protocols",
+};
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -58,7 +57,7 @@ pub struct RedisProviderBuilder {
     database: Option<u32>,
     sentinel_user: Option<Secret>,
     sentinel_password: Option<Secret>,
-    tls: TlsFiles,
+    tls: Files,
     read_replicas: bool,
     tracking: bool,
     prefix: String,
@@ -78,7 +77,7 @@ impl RedisProviderBuilder {
             database: None,
             sentinel_user: None,
             sentinel_password: None,
-            tls: TlsFiles::default(),
+            tls: Files::default(),
             read_replicas: false,
             tracking: true,
             prefix: String::new(),
@@ -251,9 +250,9 @@ impl RedisProviderBuilder {
             return Err(Error::config("sentinel_password", "***", fix));
         }
         let tls = match address.tls {
-            true => Some(Tls::new(self.tls)?),
+            true => Some(Tls::new(REDIS, self.tls)?),
             false => {
-                without_tls(&self.tls)?;
+                self.tls.refuse(REDIS)?;
                 None
             }
         };
@@ -271,19 +270,6 @@ impl RedisProviderBuilder {
             heartbeat: self.heartbeat,
             heartbeat_timeout: self.heartbeat_timeout,
         }))
-    }
-}
-
-/// Settings of TLS that would have no effect.
-fn without_tls(files: &TlsFiles) -> Result<(), Error> {
-    let ca = files.ca.as_ref().map(|path| ("ca_file", path.display().to_string()));
-    let client = files.client.as_ref().map(|(path, _)| ("client_certificate", path.display().to_string()));
-    let name = files.server_name.clone().map(|name| ("tls_server_name", name));
-    match ca.or(client).or(name) {
-        Some((field, value)) => {
-            Err(Error::config(field, value, "it is for TLS: use a rediss:// URL, or leave it out"))
-        }
-        None => Ok(()),
     }
 }
 

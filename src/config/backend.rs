@@ -9,9 +9,13 @@ pub(crate) mod redis;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+#[cfg(any(feature = "redis", feature = "memcached"))]
+use cache_core::Error;
 use cache_core::{BoxError, CacheProvider};
 use serde::de::DeserializeOwned;
 
+#[cfg(any(feature = "redis", feature = "memcached"))]
+use super::units::FilePath;
 use super::{
     de,
     fault::{Fault, unknown},
@@ -38,6 +42,21 @@ pub(crate) struct Provided {
 /// Fields that every provider has.
 const COMMON: [&str; 2] = ["required", "level"];
 const BACKEND: &str = "backend";
+
+/// A client certificate and its key: both, or none.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+fn client_certificate(
+    certificate: Option<FilePath>,
+    key: Option<FilePath>,
+) -> Result<Option<(FilePath, FilePath)>, Error> {
+    let lacks = |field, other| Err(Error::config(field, "set", format_args!("set `{other}` as well")));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (Some(_), None) => lacks("client_certificate", "client_key"),
+        (None, Some(_)) => lacks("client_key", "client_certificate"),
+        (None, None) => Ok(None),
+    }
+}
 
 impl Backends {
     /// Those of this crate's features.

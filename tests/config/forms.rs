@@ -327,6 +327,33 @@ async fn three_memcached_of_which_one_dies_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memcached_over_tls_with_a_login() {
+    let authority = Authority::new();
+    let (own, client) = (authority.issue(&["127.0.0.1"]), authority.issue(&["shop"]));
+    let (_folder, path) =
+        with_secrets("memcached-tls-login", &[("password", "hunter2\n"), ("users", "shop:hunter2\n")]);
+    let users = path.with_file_name("users").display().to_string();
+    let builder = MemcachedServer::builder().args(["-Y".to_owned(), users]);
+    let Some(server) = builder.tls(&authority, &own, true).start() else { return };
+    let all: Variables = vec![
+        ("TLS_PORT", server.tls_port().to_string()),
+        ("CA_FILE", authority.ca_file().display().to_string()),
+        ("CLIENT_CERTIFICATE", client.certificate.display().to_string()),
+        ("CLIENT_KEY", client.key.display().to_string()),
+    ];
+    runs(&path, all.clone()).await;
+
+    let wrong: Variables =
+        all.iter().map(|(n, v)| (*n, if *n == "CA_FILE" { "/nowhere".into() } else { v.clone() })).collect();
+    let missing = sealed().variables(wrong).from_file(&path).await.unwrap_err().to_string();
+    assert!(missing.contains("cache.toml:6: providers.shared.ca_file = /nowhere"), "{missing}");
+    std::fs::write(path.with_file_name("password"), "hunter3").unwrap();
+    let explained = sealed().variables(all).explain_and_ping(&path).await.unwrap();
+    let shown = format!("{explained} {explained:?}");
+    assert!(shown.contains("does not accept the login") && !shown.contains("hunter"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_before_memcached() {
     let Some(server) = MemcachedServer::start() else { return };
     runs(&file("memory-memcached"), vec![("MEMCACHED_URL", server.url())]).await;

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, MutexGuard},
     task::{Context, Poll},
     time::Instant,
@@ -11,45 +11,39 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    io::AsyncReadExt,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
     runtime,
     time::{Sleep, sleep_until, timeout},
 };
 
 use super::{
+    io::Io,
     link::{Link, Phase, State},
     parse::{Body, Parser},
     queue::{Ended, GARBLED, LOST, NO_ANSWER},
 };
-use crate::{ErrorKind, error::Fault, login::WANTED};
+use crate::{ErrorKind, dial::Stream, error::Fault, login::WANTED};
 
 /// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, every waiter gets its answer.
 pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
     let mut guard = Guard { link: &link, generation, connected: false, cause: LOST };
-    let (reader, writer) = match connect(&link).await {
-        Ok(stream) => stream.into_split(),
+    let io = match connect(&link).await {
+        Ok(stream) => Io::new(stream),
         Err(fault) => {
             guard.cause = fault;
             return;
         }
     };
-    let writer = Arc::new(writer);
     {
         let mut state = link.lock();
         if state.generation != generation {
             return;
         }
-        state.phase = Phase::Up(Arc::clone(&writer), home);
+        state.phase = Phase::Up(io.writer(), home);
     }
     guard.connected = true;
     let mut driver = Driver {
         link: &link,
-        reader,
-        writer,
+        io,
         generation,
         parser: Parser::new(link.value_max),
         writing: BytesMut::new(),
@@ -61,18 +55,8 @@ pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
     guard.cause = poll_fn(|cx| driver.poll(cx)).await;
 }
 
-async fn connect(link: &Link) -> Result<TcpStream, Fault> {
-    let address = (link.endpoint.host.as_str(), link.endpoint.port);
-    let broken = |e| Fault::caused(ErrorKind::Connect, "no connection", e);
-    let ready = async {
-        let mut stream = TcpStream::connect(address).await.map_err(broken)?;
-        stream.set_nodelay(true).map_err(broken)?;
-        if let Some(login) = &link.login {
-            login.give(&mut stream).await?;
-        }
-        Ok(stream)
-    };
-    match timeout(link.limits.connect_timeout, ready).await {
+async fn connect(link: &Link) -> Result<Stream, Fault> {
+    match timeout(link.limits.connect_timeout, link.dial.connect()).await {
         Ok(connected) => connected,
         Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no connection in time")),
     }
@@ -96,8 +80,7 @@ const CROWD: usize = 8;
 
 struct Driver<'a> {
     link: &'a Link,
-    reader: OwnedReadHalf,
-    writer: Arc<OwnedWriteHalf>,
+    io: Io,
     generation: u64,
     parser: Parser,
     writing: BytesMut,
@@ -152,26 +135,21 @@ impl<'a> Driver<'a> {
                 std::mem::swap(&mut self.writing, &mut state.out);
                 state.writing = self.writing.len();
                 if self.writing.is_empty() {
-                    return Ok(());
+                    drop(state);
+                    return self.io.flush(cx).map_err(lost);
                 }
             }
-            match self.writer.try_write(&self.writing) {
-                Ok(written) => {
+            match self.io.poll_write(&self.writing, cx) {
+                Poll::Ready(Ok(written)) => {
                     self.writing.advance(written);
                     self.state()?.writing = self.writing.len();
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    match self.writer.as_ref().as_ref().poll_write_ready(cx) {
-                        Poll::Ready(ready) => ready.map_err(lost)?,
-                        Poll::Pending => {
-                            // A reset or a new request must still be noticed.
-                            self.state()?.waker = Some(cx.waker().clone());
-                            return Ok(());
-                        }
-                    }
+                Poll::Ready(Err(e)) => return Err(lost(e)),
+                Poll::Pending => {
+                    // A reset or a new request must still be noticed.
+                    self.state()?.waker = Some(cx.waker().clone());
+                    return Ok(());
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(lost(e)),
             }
         }
     }
@@ -180,8 +158,7 @@ impl<'a> Driver<'a> {
     fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, Fault> {
         let mut answered = 0;
         loop {
-            // Not `try_read`: this one remembers that a short read has emptied the socket.
-            match pin!(self.reader.read_buf(self.parser.room())).poll(cx) {
+            match self.io.poll_read(self.parser.room(), cx) {
                 Poll::Ready(Ok(0)) => return Err(LOST),
                 Poll::Ready(Ok(_)) => answered += self.hand_out()?,
                 Poll::Ready(Err(e)) => return Err(lost(e)),

@@ -11,12 +11,11 @@ use bytes::{Buf, BytesMut};
 use tokio::{net::tcp::OwnedWriteHalf, runtime};
 
 use super::queue::Queue;
-use crate::{endpoint::Endpoint, error::Fault, login::Login, transport::Limits};
+use crate::{dial::Dial, error::Fault, transport::Limits};
 
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) endpoint: Endpoint,
-    pub(super) login: Option<Login>,
+    pub(super) dial: Dial,
     pub(super) limits: Limits,
     pub(super) value_max: usize,
     state: Mutex<State>,
@@ -46,13 +45,11 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Not connected, and not before then: the last connect failed like this.
-    Down {
-        until: Instant,
-        because: Option<Fault>,
-    },
+    Down { until: Instant, because: Option<Fault> },
     /// A task connects; requests wait.
     Connecting(runtime::Id),
-    Up(Arc<OwnedWriteHalf>, runtime::Id),
+    /// With what callers write to, where they may.
+    Up(Option<Arc<OwnedWriteHalf>>, runtime::Id),
     /// For good.
     Closed,
 }
@@ -62,7 +59,7 @@ const BACKOFF: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 impl Link {
-    pub(super) fn new(endpoint: Endpoint, login: Option<Login>, limits: Limits, value_max: usize) -> Self {
+    pub(super) fn new(dial: Dial, limits: Limits, value_max: usize) -> Self {
         let state = State {
             phase: Phase::Down { until: Instant::now(), because: None },
             generation: 0,
@@ -75,7 +72,7 @@ impl Link {
             armed: false,
             failures: 0,
         };
-        Self { endpoint, login, limits, value_max, state: Mutex::new(state) }
+        Self { dial, limits, value_max, state: Mutex::new(state) }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,7 +113,7 @@ impl State {
 
     /// Writes what is queued, as far as the socket takes it. For a caller who finds the connection idle.
     pub(super) fn write_now(&mut self) {
-        let Phase::Up(stream, _) = &self.phase else { return };
+        let Phase::Up(Some(stream), _) = &self.phase else { return };
         while !self.out.is_empty() {
             match stream.try_write(&self.out) {
                 Ok(written) => self.out.advance(written),

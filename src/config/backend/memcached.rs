@@ -4,14 +4,15 @@ use cache_core::{BoxError, Error, ErrorKind};
 use cache_memcached::MemcachedProvider;
 use serde::Deserialize;
 
-use crate::config::units::{Secret, Size, Timespan};
+use super::client_certificate;
+use crate::config::units::{FilePath, Secret, Size, Timespan};
 
 /// Memcached, one server or many.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// `memcached://host:port`. Either this or `servers`.
+    /// `memcached://host:port`; `memcacheds` for TLS. Either this or `servers`.
     #[serde(default)]
     url: Option<Secret>,
     /// Several of them. Every process must name them alike, in any order: the name decides which keys live there.
@@ -27,6 +28,18 @@ pub(crate) struct Settings {
     /// The password.
     #[serde(default)]
     password: Option<Secret>,
+    /// PEM file of the authorities that may vouch for the servers. Default: the system's.
+    #[serde(default)]
+    ca_file: Option<FilePath>,
+    /// PEM file of a client certificate. Wants `client_key`.
+    #[serde(default)]
+    client_certificate: Option<FilePath>,
+    /// PEM file of the client certificate's key.
+    #[serde(default)]
+    client_key: Option<FilePath>,
+    /// The name that the servers' certificates must be for. Default: the host.
+    #[serde(default)]
+    tls_server_name: Option<String>,
     /// Goes in front of every key, so that applications can share a server. Default: none.
     #[serde(default)]
     key_prefix: Option<String>,
@@ -84,6 +97,17 @@ pub(super) fn build(settings: Settings) -> Result<MemcachedProvider, BoxError> {
         (None, None) => {}
         (Some(_), None) => return Err(Error::config("username", "set", "there is no `password`").into()),
         (None, Some(_)) => return Err(Error::config("password", "set", "there is no `username`").into()),
+    }
+    if let Some(FilePath(path)) = settings.ca_file {
+        builder = builder.ca_file(path);
+    }
+    if let Some((FilePath(certificate), FilePath(key))) =
+        client_certificate(settings.client_certificate, settings.client_key)?
+    {
+        builder = builder.client_certificate(certificate, key);
+    }
+    if let Some(name) = settings.tls_server_name {
+        builder = builder.tls_server_name(name);
     }
     if let Some(prefix) = settings.key_prefix {
         builder = builder.key_prefix(prefix);

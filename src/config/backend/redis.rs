@@ -2,10 +2,11 @@
 
 use std::convert::identity;
 
-use cache_core::{BoxError, Error};
+use cache_core::BoxError;
 use cache_redis::RedisProvider;
 use serde::Deserialize;
 
+use super::client_certificate;
 use crate::config::units::{FilePath, Secret, Size, Timespan};
 
 /// Redis and Valkey: one server, a master behind sentinels, or a cluster; the URL says which.
@@ -95,15 +96,10 @@ pub(super) fn build(settings: Settings) -> Result<RedisProvider, BoxError> {
         heartbeat: |Timespan(time)| time,
         heartbeat_timeout: |Timespan(time)| time,
     }
-    builder = match (settings.client_certificate, settings.client_key) {
-        (Some(FilePath(certificate)), Some(FilePath(key))) => builder.client_certificate(certificate, key),
-        (Some(_), None) => {
-            return Err(Error::config("client_certificate", "set", "set `client_key` as well").into());
-        }
-        (None, Some(_)) => {
-            return Err(Error::config("client_key", "set", "set `client_certificate` as well").into());
-        }
-        (None, None) => builder,
-    };
+    if let Some((FilePath(certificate), FilePath(key))) =
+        client_certificate(settings.client_certificate, settings.client_key)?
+    {
+        builder = builder.client_certificate(certificate, key);
+    }
     Ok(builder.build()?)
 }

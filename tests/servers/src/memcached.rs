@@ -10,7 +10,8 @@ use std::{
 };
 
 use crate::{
-    Server,
+    Authority, Certificate, Server,
+    port::BUS,
     process::{Launch, Process},
     require,
 };
@@ -24,6 +25,7 @@ pub struct MemcachedServer {
 #[derive(Clone, Debug, Default)]
 pub struct MemcachedBuilder {
     args: Vec<String>,
+    tls: bool,
 }
 
 impl MemcachedServer {
@@ -45,6 +47,11 @@ impl MemcachedServer {
     /// The TCP port.
     pub fn port(&self) -> u16 {
         self.process.port()
+    }
+
+    /// The port of TLS, if asked for with [`MemcachedBuilder::tls`]. The other one goes without, for the test's own needs.
+    pub fn tls_port(&self) -> u16 {
+        self.port() + BUS
     }
 
     /// The TCP address.
@@ -111,13 +118,27 @@ impl MemcachedBuilder {
         self
     }
 
+    /// Also speaks TLS, with this certificate, see [`MemcachedServer::tls_port`]. `demands`: of clients too it wants one
+    /// that this authority has signed.
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority, own: &Certificate, demands: bool) -> Self {
+        self.tls = true;
+        let (chain, key, ca) = (own.certificate.display(), own.key.display(), authority.ca_file());
+        let verify = if demands { 2 } else { 0 };
+        let options = format!(
+            "ssl_chain_cert={chain},ssl_key={key},ssl_ca_cert={},ssl_verify_mode={verify}",
+            ca.display()
+        );
+        self.args(["-Z", "-o", &options])
+    }
+
     /// Starts it and waits until it answers. `None`: not installed, see [`require`].
     ///
     /// # Panics
     /// If it does not come up; the message ends with its log.
     pub fn start(self) -> Option<MemcachedServer> {
         let program = require(Server::Memcached)?;
-        let launch = Memcached { program, args: self.args };
+        let launch = Memcached { program, args: self.args, tls: self.tls };
         Some(MemcachedServer { process: Process::start(Box::new(launch), &[]) })
     }
 }
@@ -125,12 +146,17 @@ impl MemcachedBuilder {
 struct Memcached {
     program: PathBuf,
     args: Vec<String>,
+    tls: bool,
 }
 
 impl Launch for Memcached {
     fn command(&self, port: u16, _: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()]);
+        let listen = match self.tls {
+            true => format!("notls:127.0.0.1:{port},127.0.0.1:{}", port + BUS),
+            false => "127.0.0.1".to_owned(),
+        };
+        command.args(["-l", &listen, "-U", "0", "-p", &port.to_string()]);
         if rustix::process::geteuid().is_root() {
             // It refuses to run as root unless told so.
             command.args(["-u", "root"]);
@@ -141,9 +167,11 @@ impl Launch for Memcached {
 
     fn ready(&self, port: u16, pid: u32, _: &str) -> bool {
         let Ok(stream) = connect(port) else { return false };
-        let version = ask(&mut BufReader::new(stream), "version");
-        if !version.is_ok_and(|line| line.starts_with("VERSION")) {
-            return false;
+        match ask(&mut BufReader::new(stream), "version").as_deref() {
+            // It wants a login (`-Y`), and tells nobody else its pid.
+            Ok("CLIENT_ERROR unauthenticated") => return true,
+            Ok(line) if line.starts_with("VERSION") => {}
+            _ => return false,
         }
         stat(port, "pid").is_ok_and(|found| found == Some(pid.to_string()))
     }

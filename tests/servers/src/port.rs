@@ -9,8 +9,8 @@ use std::{
 /// Below the range from which systems hand out local ports of outgoing connections (32768 and up on Linux), so that a
 /// server which is down for a moment finds its port free when it comes back. Room above for a cluster bus port.
 const RANGE: std::ops::Range<u16> = 10_240..22_000;
-/// What Redis adds to a node's port for the cluster bus. A server of its own takes that port for TLS; a node's is as far
-/// beyond.
+/// What Redis adds to a node's port for the cluster bus. A server of its own takes that port for TLS, as memcached does; a
+/// node's is as far beyond.
 pub(crate) const BUS: u16 = 10_000;
 
 static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);

@@ -10,7 +10,6 @@ use std::{
 use tokio::{net::TcpStream, task::spawn_blocking};
 use tokio_rustls::{
     TlsConnector,
-    client::TlsStream,
     rustls::{
         AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
         crypto::ring,
@@ -18,12 +17,17 @@ use tokio_rustls::{
     },
 };
 
-use crate::{Error, ErrorKind, settings::TlsFiles};
+use crate::{Error, ErrorKind, Files, Peer};
 
-/// Checked once when a provider is built. Files are read again for every connection, so that a certificate that has been
-/// renewed on disk is used by the next one.
+/// A connection that is encrypted.
+pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// Shakes hands. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Tls(Arc<TlsFiles>);
+pub struct Tls {
+    peer: Peer,
+    files: Arc<Files>,
+}
 
 /// The system's authorities: read once, as that may take a while.
 static SYSTEM: LazyLock<(RootCertStore, usize)> = LazyLock::new(|| {
@@ -35,9 +39,13 @@ static SYSTEM: LazyLock<(RootCertStore, usize)> = LazyLock::new(|| {
 });
 
 impl Tls {
-    pub(crate) fn new(files: TlsFiles) -> Result<Self, Error> {
-        let tls = Self(Arc::new(files));
-        if let Some(name) = &tls.0.server_name {
+    /// Reads the files, to see that they can be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`], naming field, value and fix.
+    pub fn new(peer: Peer, files: Files) -> Result<Self, Error> {
+        let tls = Self { peer, files: Arc::new(files) };
+        if let Some(name) = &tls.files.server_name {
             server_name(name)?;
         }
         tls.config()?;
@@ -45,7 +53,7 @@ impl Tls {
     }
 
     fn config(&self) -> Result<ClientConfig, Error> {
-        let files = &*self.0;
+        let files = &*self.files;
         let roots = match &files.ca {
             Some(path) => authorities(path)?,
             None if SYSTEM.1 == 0 => {
@@ -70,17 +78,21 @@ impl Tls {
         })
     }
 
-    /// Shakes hands with the server that `host` names.
-    pub(crate) async fn wrap(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, Error> {
-        let name = server_name(self.0.server_name.as_deref().unwrap_or(host))?;
+    /// Shakes hands with the server that `host` names. Bounds no time. Dropped midway, it closes the connection.
+    ///
+    /// # Errors
+    /// Of any kind: what was in the files may have changed since they were read first.
+    pub async fn wrap(&self, stream: TcpStream, host: &str) -> Result<TlsStream, Error> {
+        let name = server_name(self.files.server_name.as_deref().unwrap_or(host))?;
         let files = self.clone();
         let config = spawn_blocking(move || files.config())
             .await
             .map_err(|_gone| Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"))??;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
             self.explain(host, &error).unwrap_or_else(|| {
+                let who = self.peer.name;
                 let what =
-                    format!("Redis at {host} hung up during the TLS handshake: is TLS on at that port?");
+                    format!("{who} at {host} hung up during the TLS handshake: is TLS on at that port?");
                 Error::new(ErrorKind::Connect, what)
             })
         })
@@ -88,15 +100,16 @@ impl Tls {
 
     /// What TLS has against a connection, if it is that which broke it. The server's verdict on our certificate may come
     /// as late as with the first answer.
-    pub(crate) fn explain(&self, host: &str, error: &(dyn StdError + 'static)) -> Option<Error> {
+    pub fn explain(&self, host: &str, error: &(dyn StdError + 'static)) -> Option<Error> {
+        let Peer { name: who, plain, client_ca, versions, .. } = self.peer;
         let message = match cause(error)? {
             TlsError::InvalidCertificate(reason) => self.distrust(host, reason),
             TlsError::AlertReceived(
                 AlertDescription::CertificateRequired
                 | AlertDescription::HandshakeFailure
                 | AlertDescription::AccessDenied,
-            ) if self.0.client.is_none() => format!(
-                "client_certificate = (none): Redis at {host} wants a client certificate: set client_certificate"
+            ) if self.files.client.is_none() => format!(
+                "client_certificate = (none): {who} at {host} wants a client certificate: set client_certificate"
             ),
             TlsError::AlertReceived(
                 alert @ (AlertDescription::UnknownCA
@@ -109,45 +122,47 @@ impl Tls {
                 | AlertDescription::AccessDenied),
             ) => {
                 let own =
-                    self.0.client.as_ref().map_or_else(String::new, |(own, _)| own.display().to_string());
+                    self.files.client.as_ref().map_or_else(String::new, |(own, _)| own.display().to_string());
                 format!(
-                    "client_certificate = {own}: Redis at {host} does not accept it ({alert:?}): use a valid one \
-                     that the server's tls-ca-cert-file has signed"
+                    "client_certificate = {own}: {who} at {host} does not accept it ({alert:?}): use a valid one \
+                     that the server's {client_ca} has signed"
                 )
             }
-            TlsError::AlertReceived(alert) => format!("Redis at {host} broke TLS off ({alert:?})"),
+            TlsError::AlertReceived(alert) => format!("{who} at {host} broke TLS off ({alert:?})"),
             TlsError::InvalidMessage(_) => {
-                format!("Redis at {host} does not speak TLS at that port: use its tls-port, or redis://")
+                format!("{who} at {host} does not speak TLS at that port: {plain}")
             }
             TlsError::PeerIncompatible(_) => {
-                format!("Redis at {host} speaks no TLS 1.2 or 1.3 in common with us: see its tls-protocols")
+                format!("{who} at {host} speaks no TLS 1.2 or 1.3 in common with us: see its {versions}")
             }
-            _ => format!("TLS with Redis at {host} failed"),
+            _ => format!("TLS with {who} at {host} failed"),
         };
         Some(Error::new(ErrorKind::Tls, message))
     }
 
     fn distrust(&self, host: &str, reason: &CertificateError) -> String {
-        let name = self.0.server_name.as_deref().unwrap_or("(none)");
-        let ca = self.0.ca.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+        let who = self.peer.name;
+        let name = self.files.server_name.as_deref().unwrap_or("(none)");
+        let ca =
+            self.files.ca.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
         match reason {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "tls_server_name = {name}: the certificate of Redis at {host} is for another name: set \
+                "tls_server_name = {name}: the certificate of {who} at {host} is for another name: set \
                  tls_server_name to the one that it is for, or connect by that name"
             ),
             CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-                "ca_file = {ca}: the certificate of Redis at {host} is signed by no authority that is trusted here: \
+                "ca_file = {ca}: the certificate of {who} at {host} is signed by no authority that is trusted here: \
                  set ca_file to the PEM file of the one that has signed it"
             ),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => format!(
-                "the certificate of Redis at {host} has expired: renew it at the server (or check this machine's clock)"
+                "the certificate of {who} at {host} has expired: renew it at the server (or check this machine's clock)"
             ),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
-                "the certificate of Redis at {host} is not valid yet: check this machine's clock and the certificate"
+                "the certificate of {who} at {host} is not valid yet: check this machine's clock and the certificate"
             ),
-            CertificateError::Revoked => format!("the certificate of Redis at {host} has been revoked"),
+            CertificateError::Revoked => format!("the certificate of {who} at {host} has been revoked"),
             _ => format!(
-                "the certificate of Redis at {host} cannot be used: it is no usable server certificate"
+                "the certificate of {who} at {host} cannot be used: it is no usable server certificate"
             ),
         }
     }
@@ -156,7 +171,7 @@ impl Tls {
 /// Paths are no secrets; what is in the files is not shown.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.files.fmt(f)
     }
 }
 

@@ -1,0 +1,66 @@
+//! From an endpoint to a connection that takes commands: the socket, TLS, the login.
+
+use std::io;
+
+use cache_tls::{Peer, Tls, TlsStream};
+use tokio::net::TcpStream;
+use tokio_util::either::Either;
+
+use crate::{
+    ErrorKind,
+    endpoint::Endpoint,
+    error::Fault,
+    login::{self, Login},
+};
+
+pub(crate) const MEMCACHED: Peer = Peer {
+    name: "memcached",
+    scheme: "memcacheds",
+    plain: "start it with -Z, or use memcached://",
+    client_ca: "ssl_ca_cert",
+    versions: "ssl_min_version",
+};
+
+pub(crate) type Stream = Either<TcpStream, Box<TlsStream>>;
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) login: Option<Login>,
+}
+
+impl Dial {
+    /// Connects. The caller bounds the time.
+    pub(crate) async fn connect(&self) -> Result<Stream, Fault> {
+        let broken = |error: io::Error| Fault::caused(ErrorKind::Connect, "no connection", error);
+        let address = (self.endpoint.host.as_str(), self.endpoint.port);
+        let stream = TcpStream::connect(address).await.map_err(broken)?;
+        // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
+        stream.set_nodelay(true).map_err(broken)?;
+        let Some(tls) = &self.tls else {
+            let mut stream = stream;
+            if let Some(login) = &self.login {
+                login.give(&mut stream).await?;
+            }
+            return Ok(Either::Left(stream));
+        };
+        let mut stream = tls.wrap(stream, &self.endpoint.host).await?;
+        let greeted = match &self.login {
+            Some(login) => login.give(&mut stream).await,
+            // What the server has against our certificate comes with its first answer, in TLS 1.3.
+            None => login::greet(&mut stream).await,
+        };
+        match greeted {
+            Ok(()) => Ok(Either::Right(Box::new(stream))),
+            Err(fault) => Err(self.explained(fault)),
+        }
+    }
+
+    /// A connection that broke, with what TLS has against it, if that is why.
+    pub(crate) fn explained(&self, fault: Fault) -> Fault {
+        let why = |tls: &Tls| tls.explain(&self.endpoint.host, fault.source.as_ref()?);
+        self.tls.as_ref().and_then(why).map_or(fault, Fault::from)
+    }
+}
