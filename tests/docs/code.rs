@@ -101,8 +101,13 @@ async fn read(format: Format, text: &str) -> Result<Caches, Error> {
         #[serde(rename = "folder")]
         _folder: traced_cache::config::FilePath,
     }
+    let authority = test_servers::Authority::new();
     let variables = references(text).into_iter().map(|name| {
-        let value = if name.contains("KEY") { "5a".repeat(32) } else { "x".to_owned() };
+        let value = match &*name {
+            "CA_FILE" => authority.ca_file().display().to_string(),
+            _ if name.contains("KEY") => "5a".repeat(32),
+            _ => "x".to_owned(),
+        };
         (name, value)
     });
     let builder = Caches::builder().variables(variables.collect::<Vec<_>>());
