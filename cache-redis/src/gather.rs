@@ -1,8 +1,10 @@
 //! Single look-ups that come while another is under way are gathered into one `MGET`.
 //!
-//! A look-up that comes alone is sent at once as a plain `GET`: no task, no delay. Others queue; a round takes what has
-//! queued as soon as that look-up is answered, or as soon as enough are waiting. A look-up never joins a command that
-//! was sent before it came, so nobody gets an answer older than the question.
+//! A look-up that comes alone is sent at once as a plain `GET`: no task, no delay. Those that come while it is under way
+//! queue, and a task of its own sends them: a round. It takes what has queued when it gets to run, and again when it is
+//! answered; as soon as enough are waiting, there is another one. A look-up never joins a command that was sent before it
+//! came, so nobody gets an answer older than the question; and nobody waits for a caller, who may never look at his own
+//! look-up again.
 
 use std::{
     mem,
@@ -33,7 +35,9 @@ struct Waiting {
 
 #[derive(Default)]
 struct State {
-    /// Plain `GET`s that others wait behind, and rounds.
+    /// Whether one that came alone is under way.
+    led: bool,
+    /// Rounds.
     running: usize,
     /// Look-ups in them.
     under_way: usize,
@@ -84,8 +88,8 @@ impl Gatherer {
             true => self.enter(key()),
             false => Turn::Alone(key()),
         };
-        let (key, running) = match turn {
-            Turn::Lead(key, running) => (key, Some(running)),
+        let (key, leading) = match turn {
+            Turn::Lead(key, leading) => (key, Some(leading)),
             Turn::Alone(key) => (key, None),
             Turn::Wait(answer) => match answer.await {
                 Ok(answer) => return answer,
@@ -95,7 +99,7 @@ impl Gatherer {
         };
         // Boxed: a look-up that waits, as most do where many come, has no room for one that is sent.
         let answer = self.alone(key).boxed().await;
-        drop(running);
+        drop(leading);
         answer
     }
 
@@ -106,31 +110,21 @@ impl Gatherer {
 
     fn enter(self: &Arc<Self>, key: String) -> Turn {
         let mut state = self.lock();
-        if state.running == 0 {
-            let running = self.running(&mut state, 1);
-            drop(state);
-            return Turn::Lead(key, running);
+        if state.running == 0 && !state.led {
+            state.led = true;
+            return Turn::Lead(key, Leading(Arc::clone(self)));
         }
         if state.queue.len() >= QUEUE {
             return Turn::Alone(key);
         }
+        if state.running == 0 || state.is_enough() {
+            let Ok(runtime) = Handle::try_current() else { return Turn::Alone(key) };
+            state.running += 1;
+            runtime.spawn(rounds(Running { gatherer: Arc::clone(self), keys: 0 }));
+        }
         let (sender, receiver) = oneshot::channel();
         state.queue.push(Waiting { key, answer: sender });
-        if state.is_enough()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let batch = state.batch();
-            let running = self.running(&mut state, batch.len());
-            drop(state);
-            runtime.spawn(rounds(running, batch));
-        }
         Turn::Wait(receiver)
-    }
-
-    fn running(self: &Arc<Self>, state: &mut State, keys: usize) -> Running {
-        state.running += 1;
-        state.under_way += keys;
-        Running { gatherer: Arc::clone(self), keys }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -172,16 +166,35 @@ impl Gatherer {
 }
 
 enum Turn {
-    Lead(String, Running),
+    Lead(String, Leading),
     Wait(oneshot::Receiver<Answer>),
     Alone(String),
 }
 
-/// One that others may wait behind. However it ends, by a drop or a panic too, it hands the queue on.
+/// A look-up that came alone.
+struct Leading(Arc<Gatherer>);
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.lock().led = false;
+    }
+}
+
+/// A round. However it ends, by a drop or a panic too, it hands the queue on.
 struct Running {
     gatherer: Arc<Gatherer>,
     /// Look-ups in it.
     keys: usize,
+}
+
+impl Running {
+    fn next(&mut self) -> Vec<Waiting> {
+        let mut state = self.gatherer.lock();
+        let batch = state.batch();
+        state.under_way = state.under_way - self.keys + batch.len();
+        self.keys = batch.len();
+        batch
+    }
 }
 
 impl Drop for Running {
@@ -192,32 +205,28 @@ impl Drop for Running {
         if state.queue.is_empty() || state.running > 0 {
             return;
         }
-        let batch = state.batch();
         let Ok(runtime) = Handle::try_current() else {
             // Nothing to run a round on: those who wait are woken by the drop and go alone.
             let rest = mem::take(&mut state.queue);
             drop(state);
-            drop((batch, rest));
+            drop(rest);
             return;
         };
-        if batch.is_empty() {
-            return;
-        }
-        let running = self.gatherer.running(&mut state, batch.len());
+        state.running += 1;
         drop(state);
-        runtime.spawn(rounds(running, batch));
+        runtime.spawn(rounds(Running { gatherer: Arc::clone(&self.gatherer), keys: 0 }));
     }
 }
 
-async fn rounds(mut running: Running, mut batch: Vec<Waiting>) {
-    while !batch.is_empty() {
-        running.gatherer.round(batch).await;
-        // Lets those who have been answered ask again, so that the next round is a full one.
+async fn rounds(mut running: Running) {
+    loop {
+        // Lets those who are about to ask do so, or those who have been answered ask again, so that the round is a full one.
         yield_now().await;
-        let mut state = running.gatherer.lock();
-        batch = state.batch();
-        state.under_way = state.under_way - running.keys + batch.len();
-        running.keys = batch.len();
+        let batch = running.next();
+        if batch.is_empty() {
+            return;
+        }
+        running.gatherer.round(batch).await;
     }
 }
 

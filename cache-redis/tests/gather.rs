@@ -108,6 +108,21 @@ async fn whoever_leaves_leaves_the_others_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_that_nobody_goes_on_with_holds_up_nobody() {
+    let server = RedisServer::start();
+    let provider = filled(&server, 4).await;
+    // What a loop over `select!` does to the one while it handles the other.
+    let mut stalled = Box::pin(check(&provider, 0));
+    assert!(futures::poll!(&mut stalled).is_pending());
+    for n in 1..4 {
+        check(&provider, n).await;
+        let provider = provider.clone();
+        tokio::spawn(async move { check(&provider, n).await }).await.unwrap();
+    }
+    stalled.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_panics_hands_the_queue_on() {
     let server = RedisServer::start();
     let provider = filled(&server, 4).await;
