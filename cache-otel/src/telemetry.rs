@@ -25,7 +25,8 @@ use crate::{
 /// Reports caches to OpenTelemetry: give a clone to each cache as its observer.
 ///
 /// Make one per process. Caches of one name are summed; two of these over one meter provider would report such caches
-/// over each other. The counts of a cache that is dropped stay in the sum of its name.
+/// over each other. Give it to a cache once: a second clone at the same cache would count and trace each call again. The
+/// counts of a cache that is dropped stay in the sum of its name.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
