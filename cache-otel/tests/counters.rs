@@ -201,6 +201,42 @@ async fn a_gone_cache_is_let_go_also_where_two_telemetries_and_a_recorder_held_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_level_shows_also_where_another_cache_of_the_name_has_memory_there() {
+    for memory_first in [true, false] {
+        let reader = Reader::new(Temporality::Cumulative);
+        let telemetry = reader.telemetry();
+        let store = Arc::new(Chaos::new(MapProvider::new()));
+        let breaker = cache_core::Breaker::default().min_calls(1).failure_rate(0.01);
+        let remote = || {
+            TracedCache::<u64>::builder("users")
+                .level(Level::new(Arc::clone(&store)).breaker(Some(breaker)))
+                .observer(telemetry.clone())
+                .build()
+                .unwrap()
+        };
+        let (_near, far) = if memory_first {
+            let near = users(&telemetry);
+            (near, remote())
+        } else {
+            let far = remote();
+            (users(&telemetry), far)
+        };
+        store.set_all(Fault::Fail);
+        let _ = far.get(1).await;
+        let series = reader.collect();
+        for (name, value) in [
+            ("cache.level.errors{cache.level=l1,cache.name=users,error.type=error}", 1.0),
+            ("cache.breaker.count{cache.breaker.state=open,cache.level=l1,cache.name=users}", 1.0),
+            ("cache.breaker.count{cache.breaker.state=closed,cache.level=l1,cache.name=users}", 0.0),
+            ("cache.breaker.openings{cache.level=l1,cache.name=users}", 1.0),
+            ("cache.evictions{cache.eviction.cause=size,cache.level=l1,cache.name=users}", 0.0),
+        ] {
+            assert_eq!(series.get(name), Some(&value), "{name}: {series:#?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_one_collection_agrees_with_itself_while_calls_run() {
     let reader = Reader::new(Temporality::Cumulative);
     let telemetry = reader.telemetry();
