@@ -343,6 +343,24 @@ fn pools_are_reported_by_the_conventions_and_silent_when_unreadable() {
     drop(bad);
 }
 
+#[test]
+fn a_pool_that_is_gone_is_let_go_and_not_reported() {
+    let watched = Watched::new();
+    let telemetry = watched.client().build();
+    let state = Arc::new(PoolState { used: 1, idle: 0, max: 1, pending: 7 });
+    let read = Arc::clone(&state);
+    let pool = telemetry.pool("main").observe(move || Some(*read));
+    let clone = pool.clone();
+    drop(pool);
+    let pending = "db.client.connection.pending_requests";
+    assert_eq!(sum(&watched.reader.collect(), pending), 7.0);
+    drop(clone);
+    assert_eq!(Arc::strong_count(&state), 1);
+    assert_eq!(of(&watched.reader.collect(), pending).count(), 0);
+    let _next = telemetry.pool("main").observe(|| Some(PoolState { used: 0, idle: 3, max: 3, pending: 0 }));
+    assert_eq!(of(&watched.reader.collect(), pending).map(|(_, value)| value).collect::<Vec<_>>(), [0.0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_watched_without_a_trace() {
     let Some(server) = RedisServer::start() else { return };
