@@ -361,6 +361,41 @@ fn a_pool_that_is_gone_is_let_go_and_not_reported() {
     assert_eq!(of(&watched.reader.collect(), pending).map(|(_, value)| value).collect::<Vec<_>>(), [0.0]);
 }
 
+/// Records every span and samples none.
+#[derive(Clone, Debug)]
+struct RecordOnly;
+
+impl opentelemetry_sdk::trace::ShouldSample for RecordOnly {
+    fn should_sample(
+        &self,
+        _: Option<&Context>,
+        _: opentelemetry::TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[opentelemetry::KeyValue],
+        _: &[opentelemetry::trace::Link],
+    ) -> opentelemetry_sdk::trace::SamplingResult {
+        opentelemetry_sdk::trace::SamplingResult {
+            decision: opentelemetry_sdk::trace::SamplingDecision::RecordOnly,
+            attributes: Vec::new(),
+            trace_state: opentelemetry::trace::TraceState::default(),
+        }
+    }
+}
+
+#[test]
+fn a_parent_that_records_and_is_not_sampled_stays_its_owners() {
+    let tracers = SdkTracerProvider::builder().with_sampler(RecordOnly).build();
+    let client = ClientTelemetry::builder("redis", "sessions").tracer_provider(&tracers).build();
+    let request = Context::new().with_span(tracers.tracer("shop").start("request"));
+    let current = request.clone().attach();
+    let failed = client
+        .run_blocking(cache_otel::raw::Command::named("GET"), || Err::<(), _>(std::io::Error::other("down")));
+    assert!(failed.is_err());
+    assert!(request.span().is_recording(), "the command has ended its caller's span");
+    drop(current);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_watched_without_a_trace() {
     let Some(server) = RedisServer::start() else { return };
