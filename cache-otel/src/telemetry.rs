@@ -133,7 +133,13 @@ impl TelemetryBuilder {
     }
 
     /// Puts keys on spans, in the form that `show` gives them; `None` leaves a key out. No key is shown by default, and
-    /// none is ever put on a metric. A panic in `show` leaves the key out. [`key_pattern`](crate::key_pattern) is one.
+    /// none is ever put on a metric. A panic in `show` leaves the key out. By their shapes:
+    ///
+    /// ```
+    /// use cache_otel::{Telemetry, key_pattern};
+    ///
+    /// let telemetry = Telemetry::builder().show_keys(|key| Some(key_pattern(key))).build();
+    /// ```
     pub fn show_keys(mut self, show: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.show_key = Some(ShowKey::by(show));
         self
