@@ -789,6 +789,8 @@ impl<T> Drop for Inner<T> {
                 store.detach(self.around.cache);
             }
         }
+        // Last: what the stores let go of above is still counted.
+        self.around.stats.end();
     }
 }
 

@@ -392,7 +392,7 @@ pub struct LevelInfo {
 /// Called inline, so it must be quick; a panic in it is caught and dropped. L1 hits produce no call but for the sampled
 /// [`Event::Operation`]: their counts are in [`Stats`].
 pub trait Observer: Send + Sync + 'static {
-    /// A cache was built. Keep a `Weak` of the statistics: they live as long as the cache.
+    /// A cache was built. Its statistics are there for as long as anybody keeps them; [`Stats::is_over`] tells its end.
     fn attach(&self, stats: &Arc<Stats>) {
         let _ = stats;
     }

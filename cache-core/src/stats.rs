@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -137,6 +137,7 @@ pub struct Stats {
     lost: AtomicU64,
     has_backplane: bool,
     backplane: [AtomicU64; 4],
+    over: AtomicBool,
 }
 
 const fn verb_index(verb: Verb) -> usize {
@@ -218,6 +219,7 @@ impl Stats {
             lost: AtomicU64::new(0),
             has_backplane,
             backplane: Default::default(),
+            over: AtomicBool::new(false),
             info,
         }
     }
@@ -225,6 +227,15 @@ impl Stats {
     /// The cache these are of.
     pub fn info(&self) -> &CacheInfo {
         &self.info
+    }
+
+    /// Whether the cache is gone: nothing is counted any more, whoever still holds the counters.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
     }
 
     /// The store of the nearest level, where that is in process: caches may share one.

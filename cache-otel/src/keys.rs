@@ -57,11 +57,19 @@ fn is_id(segment: &str) -> bool {
     number || uuid || hex(16)
 }
 
+/// Tuples within tuples that are looked into. What is deeper is text: a key may be anybody's input, and each takes stack.
+const DEEPEST: usize = 8;
+
 /// The parts of a tuple, in and out of tuples in it, or what is between separators.
 fn segments(key: &str) -> Vec<Cow<'_, str>> {
+    segments_within(key, DEEPEST)
+}
+
+fn segments_within(key: &str, depth: usize) -> Vec<Cow<'_, str>> {
     let mut all = Vec::new();
-    if let Some(tuple) = key.strip_prefix('(').filter(|rest| !rest.starts_with('('))
-        && parts(tuple, &mut all)
+    if let Some(deeper) = depth.checked_sub(1)
+        && let Some(tuple) = key.strip_prefix('(').filter(|rest| !rest.starts_with('('))
+        && parts(tuple, deeper, &mut all)
     {
         return all;
     }
@@ -69,12 +77,12 @@ fn segments(key: &str) -> Vec<Cow<'_, str>> {
 }
 
 /// `3:a:b,1:c)`. `false`: it is none.
-fn parts<'k>(mut rest: &'k str, all: &mut Vec<Cow<'k, str>>) -> bool {
+fn parts<'k>(mut rest: &'k str, depth: usize, all: &mut Vec<Cow<'k, str>>) -> bool {
     loop {
         let Some((length, tail)) = rest.split_once(':') else { return false };
         let Ok(length) = length.parse::<usize>() else { return false };
         let Some((part, tail)) = tail.split_at_checked(length) else { return false };
-        all.extend(segments(part));
+        all.extend(segments_within(part, depth));
         match tail.strip_prefix(',') {
             Some(next) => rest = next,
             None => return tail == ")",
@@ -110,6 +118,21 @@ mod tests {
         ] {
             assert_eq!(key_pattern(key), shape, "{key}");
         }
+    }
+
+    #[test]
+    fn a_key_that_nests_without_end_takes_no_more_stack_than_others() {
+        let mut key = "7".to_owned();
+        while key.len() < 60_000 {
+            key = format!("({}:{key})", key.len());
+        }
+        let shape = std::thread::Builder::new().stack_size(256 << 10).spawn(move || key_pattern(&key));
+        assert!(shape.unwrap().join().unwrap().starts_with('('), "what is too deep is text");
+        let mut key = "7".to_owned();
+        for _ in 0..DEEPEST {
+            key = format!("({}:{key})", key.len());
+        }
+        assert_eq!(key_pattern(&key), "*");
     }
 
     #[test]

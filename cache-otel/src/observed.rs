@@ -136,7 +136,7 @@ fn levels(of: &mut Register<'_>) {
     );
     of.level_counter(names::LEVEL_ERRORS, "{error}", "Calls to a level that failed", |level, put| {
         // What is in process is not called.
-        for (fault, count) in level.faults.iter().filter(|_| !level.in_process) {
+        for (fault, count) in level.faults.iter().filter(|_| level.is_remote) {
             put(*count, Some(KeyValue::new(names::ERROR_TYPE, fault.as_str())));
         }
     });
@@ -146,7 +146,7 @@ fn levels(of: &mut Register<'_>) {
         }
     });
     of.level_counter(names::UNSENT, "{value}", "Values that were not sent to a level", |level, put| {
-        if !level.in_process {
+        if level.is_remote {
             put(level.too_large, Some(KeyValue::new(names::UNSENT_REASON, "too_large")));
             put(level.not_encoded, Some(KeyValue::new(names::UNSENT_REASON, "not_encoded")));
         }
@@ -163,7 +163,7 @@ fn levels(of: &mut Register<'_>) {
         "{opening}",
         "Times that a breaker has opened",
         |level, put| {
-            if !level.in_process {
+            if level.is_remote {
                 put(level.openings, None);
             }
         },
@@ -173,7 +173,7 @@ fn levels(of: &mut Register<'_>) {
         "{breaker}",
         "Breakers by the state that they are in",
         |level, put| {
-            for (state, count) in level.breakers.iter().filter(|_| !level.in_process) {
+            for (state, count) in level.breakers.iter().filter(|_| level.is_remote) {
                 put(*count, Some(KeyValue::new(names::BREAKER_STATE, state.as_str())));
             }
         },

@@ -25,7 +25,8 @@ use crate::{
 /// Reports caches to OpenTelemetry: give a clone to each cache as its observer.
 ///
 /// Make one per process. Caches of one name are summed; two of these over one meter provider would report such caches
-/// over each other. The counts of a cache that is dropped stay in the sum of its name.
+/// over each other. Give it to a cache once: a second clone at the same cache would count and trace each call again. The
+/// counts of a cache that is dropped stay in the sum of its name.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
@@ -132,7 +133,13 @@ impl TelemetryBuilder {
     }
 
     /// Puts keys on spans, in the form that `show` gives them; `None` leaves a key out. No key is shown by default, and
-    /// none is ever put on a metric. A panic in `show` leaves the key out. [`key_pattern`](crate::key_pattern) is one.
+    /// none is ever put on a metric. A panic in `show` leaves the key out. By their shapes:
+    ///
+    /// ```
+    /// use cache_otel::{Telemetry, key_pattern};
+    ///
+    /// let telemetry = Telemetry::builder().show_keys(|key| Some(key_pattern(key))).build();
+    /// ```
     pub fn show_keys(mut self, show: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.show_key = Some(ShowKey::by(show));
         self

@@ -32,7 +32,10 @@ pub(crate) struct Totals {
 #[derive(Clone, Debug)]
 pub(crate) struct Level {
     pub(crate) position: Arc<str>,
+    /// In some cache of this name.
     pub(crate) in_process: bool,
+    /// In some cache of this name: caches of one name may differ in their levels.
+    pub(crate) is_remote: bool,
     pub(crate) outcomes: HashMap<LevelOutcome, u64>,
     pub(crate) evicted_expired: u64,
     pub(crate) evicted_size: u64,
@@ -143,6 +146,7 @@ impl Level {
         Self {
             position,
             in_process,
+            is_remote: !in_process,
             outcomes: level.outcomes.into_iter().collect(),
             evicted_expired: level.evicted_expired,
             evicted_size: level.evicted_size,
@@ -150,7 +154,10 @@ impl Level {
             unreadable: level.unreadable.into_iter().collect(),
             too_large: level.too_large,
             not_encoded: level.not_encoded,
-            breakers: BreakerState::ALL.map(|state| (state, u64::from(state == level.breaker))).into(),
+            // What is in process has none.
+            breakers: BreakerState::ALL
+                .map(|state| (state, u64::from(!in_process && state == level.breaker)))
+                .into(),
             openings: level.breaker_opened,
             entries: level.entries,
             weight: level.weight,
@@ -158,6 +165,8 @@ impl Level {
     }
 
     fn add(&mut self, other: &Self) {
+        self.in_process |= other.in_process;
+        self.is_remote |= other.is_remote;
         add_all(&mut self.outcomes, &other.outcomes);
         add_all(&mut self.faults, &other.faults);
         add_all(&mut self.unreadable, &other.unreadable);

@@ -173,6 +173,70 @@ async fn caches_of_one_name_are_summed_and_gone_ones_stay_in_the_sum() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gone_cache_is_let_go_also_where_two_telemetries_and_a_recorder_held_it() {
+    let (one, two) = (Reader::new(Temporality::Cumulative), Reader::new(Temporality::Cumulative));
+    let (first, second) = (one.telemetry(), two.telemetry());
+    let recorder = cache_core::testing::Recorder::new();
+    for _ in 0..3 {
+        let cache = TracedCache::<u64>::builder("users")
+            .level(Memory::entries(100))
+            .level(MapProvider::new())
+            .observer(first.clone())
+            .observer(second.clone())
+            .observer(recorder.clone())
+            .build()
+            .unwrap();
+        cache.get(1).await.unwrap();
+    }
+    let stats: Vec<_> = recorder.stats().iter().map(Arc::downgrade).collect();
+    assert!(recorder.stats().iter().all(|stats| stats.is_over()));
+    for reader in [&one, &two] {
+        let series = reader.collect();
+        assert_eq!(series["cache.misses{cache.name=users,cache.operation=get}"], 3.0);
+        assert_eq!(sum(&series, names::BREAKER_COUNT), 0.0, "breakers of caches that are gone");
+        assert_eq!(sum(&series, names::ENTRY_COUNT), 0.0);
+    }
+    drop(recorder);
+    assert!(stats.iter().all(|stats| stats.upgrade().is_none()), "nobody holds what is over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_level_shows_also_where_another_cache_of_the_name_has_memory_there() {
+    for memory_first in [true, false] {
+        let reader = Reader::new(Temporality::Cumulative);
+        let telemetry = reader.telemetry();
+        let store = Arc::new(Chaos::new(MapProvider::new()));
+        let breaker = cache_core::Breaker::default().min_calls(1).failure_rate(0.01);
+        let remote = || {
+            TracedCache::<u64>::builder("users")
+                .level(Level::new(Arc::clone(&store)).breaker(Some(breaker)))
+                .observer(telemetry.clone())
+                .build()
+                .unwrap()
+        };
+        let (_near, far) = if memory_first {
+            let near = users(&telemetry);
+            (near, remote())
+        } else {
+            let far = remote();
+            (users(&telemetry), far)
+        };
+        store.set_all(Fault::Fail);
+        let _ = far.get(1).await;
+        let series = reader.collect();
+        for (name, value) in [
+            ("cache.level.errors{cache.level=l1,cache.name=users,error.type=error}", 1.0),
+            ("cache.breaker.count{cache.breaker.state=open,cache.level=l1,cache.name=users}", 1.0),
+            ("cache.breaker.count{cache.breaker.state=closed,cache.level=l1,cache.name=users}", 0.0),
+            ("cache.breaker.openings{cache.level=l1,cache.name=users}", 1.0),
+            ("cache.evictions{cache.eviction.cause=size,cache.level=l1,cache.name=users}", 0.0),
+        ] {
+            assert_eq!(series.get(name), Some(&value), "{name}: {series:#?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_one_collection_agrees_with_itself_while_calls_run() {
     let reader = Reader::new(Temporality::Cumulative);
     let telemetry = reader.telemetry();

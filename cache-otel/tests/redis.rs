@@ -343,6 +343,173 @@ fn pools_are_reported_by_the_conventions_and_silent_when_unreadable() {
     drop(bad);
 }
 
+#[test]
+fn a_pool_that_is_gone_is_let_go_and_not_reported() {
+    let watched = Watched::new();
+    let telemetry = watched.client().build();
+    let state = Arc::new(PoolState { used: 1, idle: 0, max: 1, pending: 7 });
+    let read = Arc::clone(&state);
+    let pool = telemetry.pool("main").observe(move || Some(*read));
+    let clone = pool.clone();
+    drop(pool);
+    let pending = "db.client.connection.pending_requests";
+    assert_eq!(sum(&watched.reader.collect(), pending), 7.0);
+    drop(clone);
+    assert_eq!(Arc::strong_count(&state), 1);
+    assert_eq!(of(&watched.reader.collect(), pending).count(), 0);
+    let _next = telemetry.pool("main").observe(|| Some(PoolState { used: 0, idle: 3, max: 3, pending: 0 }));
+    assert_eq!(of(&watched.reader.collect(), pending).map(|(_, value)| value).collect::<Vec<_>>(), [0.0]);
+}
+
+/// Records every span and samples none.
+#[derive(Clone, Debug)]
+struct RecordOnly;
+
+impl opentelemetry_sdk::trace::ShouldSample for RecordOnly {
+    fn should_sample(
+        &self,
+        _: Option<&Context>,
+        _: opentelemetry::TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[opentelemetry::KeyValue],
+        _: &[opentelemetry::trace::Link],
+    ) -> opentelemetry_sdk::trace::SamplingResult {
+        opentelemetry_sdk::trace::SamplingResult {
+            decision: opentelemetry_sdk::trace::SamplingDecision::RecordOnly,
+            attributes: Vec::new(),
+            trace_state: opentelemetry::trace::TraceState::default(),
+        }
+    }
+}
+
+#[test]
+fn a_parent_that_records_and_is_not_sampled_stays_its_owners() {
+    let tracers = SdkTracerProvider::builder().with_sampler(RecordOnly).build();
+    let client = ClientTelemetry::builder("redis", "sessions").tracer_provider(&tracers).build();
+    let request = Context::new().with_span(tracers.tracer("shop").start("request"));
+    let current = request.clone().attach();
+    let failed = client
+        .run_blocking(cache_otel::raw::Command::named("GET"), || Err::<(), _>(std::io::Error::other("down")));
+    assert!(failed.is_err());
+    assert!(request.span().is_recording(), "the command has ended its caller's span");
+    drop(current);
+}
+
+/// A server whose answers to `INFO` come from the test; `None` is silence.
+struct Scripted(tokio::sync::mpsc::UnboundedReceiver<Option<String>>);
+
+impl redis::aio::ConnectionLike for Scripted {
+    fn req_packed_command<'a>(&'a mut self, _: &'a redis::Cmd) -> redis::RedisFuture<'a, redis::Value> {
+        Box::pin(async move {
+            match self.0.recv().await.flatten() {
+                Some(text) => Ok(redis::Value::BulkString(text.into_bytes())),
+                None => Err(redis::RedisError::from(std::io::Error::other("silent"))),
+            }
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a redis::Pipeline,
+        _: usize,
+        _: usize,
+    ) -> redis::RedisFuture<'a, Vec<redis::Value>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+struct Server {
+    say: tokio::sync::mpsc::UnboundedSender<Option<String>>,
+    watch: ServerWatch,
+    said: u64,
+}
+
+impl Server {
+    fn watched(telemetry: &ClientTelemetry) -> Self {
+        let (say, hears) = tokio::sync::mpsc::unbounded_channel();
+        let watch = ServerWatch::start(telemetry, Scripted(hears), Duration::from_secs(1));
+        Self { say, watch, said: 0 }
+    }
+
+    /// Has the server say so, and waits until the watch knows.
+    async fn misses(&mut self, misses: Option<u64>) {
+        self.said += 1;
+        let said = self.said;
+        let text = misses.map(|misses| format!("keyspace_misses:{misses}\r\nsaid:{said}\r\n"));
+        let heard = |info: cache_otel::raw::ServerInfo| match misses {
+            Some(_) => info.number("said") == Some(said),
+            None => !info.is_up(),
+        };
+        self.say.send(text).unwrap();
+        while !heard(self.watch.info()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+const MISSES: &str = "redis.keyspace.misses";
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn counts_of_a_server_never_go_back_and_are_counted_once() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let reader = Reader::new(temporality);
+        let telemetry =
+            ClientTelemetry::builder("redis", "sessions").meter_provider(&reader.provider).build();
+        let mut server = Server::watched(&telemetry);
+        // What the server says, and what has been counted since the start, and since the collection before.
+        for (says, all, since) in [
+            (Some(100), 100.0, 100.0),
+            (Some(100), 100.0, 0.0),
+            (None, 100.0, 0.0),
+            (Some(130), 130.0, 30.0),
+            // It has begun anew.
+            (Some(7), 137.0, 7.0),
+            (Some(9), 139.0, 2.0),
+        ] {
+            server.misses(says).await;
+            let expected = if temporality == Temporality::Delta { since } else { all };
+            assert_eq!(sum(&reader.collect(), MISSES), expected, "{temporality:?}: {says:?}");
+        }
+        // The watch after it goes on where it was.
+        drop(server);
+        let mut server = Server::watched(&telemetry);
+        server.misses(Some(10)).await;
+        let expected = if temporality == Temporality::Delta { 1.0 } else { 140.0 };
+        assert_eq!(sum(&reader.collect(), MISSES), expected);
+    }
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_server_that_is_down_shows_beside_one_that_is_up() {
+    let watched = Watched::new();
+    let node = |port| watched.client().server("cache.internal", port).build();
+    let (one, two) = (node(1), node(2));
+    let (mut first, mut second) = (Server::watched(&one), Server::watched(&two));
+    first.misses(None).await;
+    second.misses(Some(3)).await;
+    let up = |port: u16| {
+        format!("redis.up{{db.client.name=sessions,server.address=cache.internal,server.port={port}}}")
+    };
+    let series = watched.reader.collect();
+    assert_eq!((series.get(&up(1)), series.get(&up(2))), (Some(&0.0), Some(&1.0)), "{series:#?}");
+
+    // Two of one client have one series, which hides neither.
+    let mut third = Server::watched(&one);
+    third.misses(Some(5)).await;
+    let series = watched.reader.collect();
+    assert_eq!(series.get(&up(1)), Some(&0.0));
+    drop(first);
+    let series = watched.reader.collect();
+    assert_eq!(series.get(&up(1)), Some(&1.0), "{series:#?}");
+    drop((second, third));
+    assert_eq!(of(&watched.reader.collect(), "redis.up").count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_watched_without_a_trace() {
     let Some(server) = RedisServer::start() else { return };
@@ -381,7 +548,10 @@ async fn a_server_is_watched_without_a_trace() {
     ] {
         assert_eq!(of(&series, metric).count(), 1, "{metric}: {series:#?}");
     }
-    assert_eq!(series["redis.maxmemory.policy{db.client.name=sessions,redis.policy=noeviction}"], 1.0);
+    assert_eq!(
+        series["redis.maxmemory.policy{db.client.name=sessions,redis.policy=noeviction,server.address=cache.internal,server.port=6380}"],
+        1.0
+    );
     server.kill();
     for _ in 0..500 {
         if !watch.is_up() {
@@ -390,7 +560,10 @@ async fn a_server_is_watched_without_a_trace() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let series = watched.reader.collect();
-    assert_eq!(series["redis.up{db.client.name=sessions}"], 0.0);
+    assert_eq!(
+        series["redis.up{db.client.name=sessions,server.address=cache.internal,server.port=6380}"],
+        0.0
+    );
     assert_eq!(of(&series, "redis.memory.used").count(), 0, "what it said before is not true any more");
     assert!(watched.take().is_empty(), "it keeps out of the traces");
     assert_eq!(of(&series, "db.client.operation.duration_count").count(), 0);

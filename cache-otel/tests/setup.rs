@@ -123,6 +123,41 @@ async fn prometheus_reads_the_page_under_the_names_that_it_expects() {
     assert!(gone.await.unwrap(), "the page closes with what it belongs to");
 }
 
+#[test]
+fn a_trace_that_passes_through_stays_sampled_where_none_are_exported() {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+    let none = [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none")];
+    let running = with(none).sample(0.0).start().unwrap();
+    let goes_on = |flags| {
+        let (trace, span) = (TraceId::from(1u128), SpanId::from(2u64));
+        let came = SpanContext::new(trace, span, flags, true, TraceState::default());
+        let came = opentelemetry::Context::new().with_remote_span_context(came);
+        let span = running.tracer_provider().tracer("shop").start_with_context("request", &came);
+        opentelemetry::Context::new().with_span(span).span().span_context().is_sampled()
+    };
+    assert!(goes_on(TraceFlags::SAMPLED));
+    assert!(!goes_on(TraceFlags::default()));
+}
+
+#[test]
+fn each_start_is_an_instance_of_its_own_unless_told_which() {
+    let instance = |setup: Setup| {
+        let running = setup.scrape().start().unwrap();
+        let text = running.prometheus_text();
+        let info = text.lines().find(|line| line.starts_with("target_info{")).unwrap().to_owned();
+        let (_, rest) = info.split_once("service_instance_id=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let none = ("OTEL_TRACES_EXPORTER", "none");
+    let (one, two) = (instance(with([none])), instance(with([none])));
+    assert_ne!(one, two);
+    assert!(one.len() == 36 && one.as_bytes()[14] == b'4', "{one} is no UUID of version 4");
+    let named = with([none, ("OTEL_RESOURCE_ATTRIBUTES", "service.version=1, service.instance.id=pod-7")]);
+    assert_eq!(instance(named), "pod-7");
+    let set = with([none]).attribute(KeyValue::new("service.instance.id", "pod-8"));
+    assert_eq!(instance(set), "pod-8");
+}
+
 /// On a runtime of one thread, where a flush that needs that thread would hang.
 async fn arrives(protocol: Protocol, setup: impl FnOnce(Setup, String) -> Setup) {
     let collector = MockServer::builder().protocol(protocol).start().await.unwrap();

@@ -123,6 +123,7 @@ async fn p11_nothing_leaks() {
     let _ = cache.get_or_set(KEY, load).await;
     let wrong = RedisProvider::builder(format!("redis://:{PASSWORD}@127.0.0.1:notaport")).build();
     error(&seen, &wrong.unwrap_err());
+    seen.add(&Setup::new("shop").endpoint(format!("http://u:{PASSWORD}@collector:4318")));
     let refused = Setup::new("shop").endpoint(format!("gopher://u:{PASSWORD}@h")).start();
     error(&seen, &refused.unwrap_err());
     seen.add(&cache.close(Duration::from_millis(500)).await);

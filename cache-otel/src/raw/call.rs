@@ -24,6 +24,8 @@ pub struct Call {
     key: Option<String>,
     key_length: usize,
     cx: Context,
+    /// Whether the span in it is this call's. One of the caller's is neither written to nor ended.
+    own: bool,
     started: Instant,
     over: bool,
 }
@@ -38,13 +40,14 @@ impl Call {
             span.span_context().is_valid() && !span.span_context().is_sampled()
         });
         let parent = Context::current();
-        let cx = if suppressed || unsampled {
-            // Nothing is built where nothing records.
-            parent
-        } else {
+        // Nothing is built where nothing records.
+        let own = !suppressed && !unsampled;
+        let cx = if own {
             let span =
                 of.tracer.build_with_context(builder(&of, command, &operation, key.as_deref()), &parent);
             parent.with_span(span)
+        } else {
+            parent
         };
         if !suppressed {
             of.active.add(1, std::slice::from_ref(&of.name));
@@ -55,6 +58,7 @@ impl Call {
             key_length: command.key.as_ref().map_or(0, |key| key.len()),
             key,
             cx,
+            own,
             started: Instant::now(),
             over: suppressed,
             of,
@@ -74,11 +78,13 @@ impl Call {
         let took = self.started.elapsed();
         self.of.active.add(-1, std::slice::from_ref(&self.of.name));
         self.count(took, failed.as_ref(), outcome);
-        let span = self.cx.span();
-        if span.is_recording() && span.span_context().is_valid() {
-            self.describe(failed.as_ref(), outcome);
+        if self.own {
+            let span = self.cx.span();
+            if span.is_recording() && span.span_context().is_valid() {
+                self.describe(failed.as_ref(), outcome);
+            }
+            span.end();
         }
-        span.end();
         if took >= self.of.slow_after && failed != Some(Failed::CANCELLED) {
             self.slow(took);
         }
@@ -177,7 +183,8 @@ impl std::fmt::Debug for Call {
     }
 }
 
-fn server(of: &Inner) -> impl Iterator<Item = KeyValue> {
+/// `server.address` and `server.port`, where they are known.
+pub(crate) fn server(of: &Inner) -> impl Iterator<Item = KeyValue> {
     let address = of.address.clone().map(|address| KeyValue::new(names::SERVER_ADDRESS, address));
     let port = of.port.map(|port| KeyValue::new(names::SERVER_PORT, i64::from(port)));
     address.into_iter().chain(port)

@@ -87,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) slow_lines: slow::Lines,
     pub(crate) summary: summary::Summary,
     pub(crate) seeds: bool,
+    #[cfg(feature = "redis")]
+    pub(crate) watches: Arc<server::Watches>,
 }
 
 pub(crate) enum Words {
@@ -272,6 +274,8 @@ impl ClientTelemetryBuilder {
             slow_lines: slow::Lines::default(),
             summary: summary::Summary::default(),
             seeds,
+            #[cfg(feature = "redis")]
+            watches: Arc::default(),
             meter,
         }))
     }

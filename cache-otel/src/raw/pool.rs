@@ -34,6 +34,9 @@ type Read = Box<dyn Fn() -> Option<PoolState> + Send + Sync>;
 /// `.wait_time`, `.create_time`, `.use_time`, `.timeouts` and `.errors` as the pool's user tells. Under older names
 /// `redis.pool.size`, `.available`, `.pending`, `.acquire_time`, `redis_pool_connections` by `state`, and
 /// `redis.connection_errors`.
+///
+/// Keep it, or a clone: what is read at collection ends with the last of them, which lets go of what
+/// [`observe`](Self::observe) was given.
 #[derive(Clone)]
 pub struct PoolTelemetry {
     name: KeyValue,
@@ -55,11 +58,13 @@ impl PoolTelemetry {
         let observe = |metric: &'static str,
                        unit: &'static str,
                        report: fn(PoolState, &KeyValue, &dyn AsyncInstrument<i64>)| {
-            let (read, name) = (Arc::clone(&read), name.clone());
+            // The callback lives as long as the meter provider, the pool does not.
+            let (read, name) = (Arc::downgrade(&read), name.clone());
             meter
                 .i64_observable_up_down_counter(metric)
                 .with_unit(unit)
                 .with_callback(move |to| {
+                    let Some(read) = read.upgrade() else { return };
                     let read = read.lock().unwrap_or_else(PoisonError::into_inner);
                     // A panic here would end the SDK's reader, and a pool is somebody else's code.
                     let state =

@@ -3,15 +3,15 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
 use ::redis::{Value, aio::ConnectionLike};
-use opentelemetry::{Context, KeyValue, metrics::Meter, trace::FutureExt};
+use opentelemetry::{Context, KeyValue, metrics::AsyncInstrument, trace::FutureExt};
 use tokio::task::AbortHandle;
 
-use super::{CLIENT_NAME, ClientTelemetry};
+use super::{CLIENT_NAME, ClientTelemetry, Inner, call::server};
 
 /// A whole number of `INFO`, its name there, and the metric that shows it.
 struct Shown {
@@ -104,13 +104,92 @@ impl ServerInfo {
 
 type Latest = Arc<RwLock<ServerInfo>>;
 
+/// What a client's servers say: the watches of one [`ClientTelemetry`].
+#[derive(Default)]
+pub(crate) struct Watches(RwLock<State>);
+
+#[derive(Default)]
+struct State {
+    registered: bool,
+    /// Those that have not been dropped, the newest last.
+    living: Vec<Latest>,
+    /// By field: what the server said last, and what is reported. A server that begins anew counts from zero, but what is
+    /// reported never goes back: the SDK subtracts.
+    counts: HashMap<&'static str, (u64, u64)>,
+}
+
+impl State {
+    fn hear(&mut self, info: &ServerInfo) {
+        for Shown { field, .. } in SHOWN.iter().filter(|shown| shown.counts) {
+            let Some(now) = info.number(field) else { continue };
+            let (last, sum) = self.counts.entry(field).or_default();
+            *sum = sum.saturating_add(now.checked_sub(*last).unwrap_or(now));
+            *last = now;
+        }
+    }
+}
+
+impl Watches {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a watch, and says whether it is the first: instruments are registered once, as their callbacks stay for as long
+    /// as the meter provider.
+    fn add(&self, latest: &Latest) -> bool {
+        let mut state = self.write();
+        state.living.push(Arc::clone(latest));
+        !std::mem::replace(&mut state.registered, true)
+    }
+
+    fn remove(&self, latest: &Latest) {
+        self.write().living.retain(|other| !Arc::ptr_eq(other, latest));
+    }
+
+    /// A watch has asked. The numbers that are reported are the newest watch's.
+    fn answered(&self, latest: &Latest, info: ServerInfo) {
+        let mut state = self.write();
+        if state.living.last().is_some_and(|newest| Arc::ptr_eq(newest, latest)) {
+            state.hear(&info);
+        }
+        *latest.write().unwrap_or_else(PoisonError::into_inner) = info;
+    }
+
+    /// A count, also while the server is silent: one that is left out once is taken for one that begins at zero.
+    fn count(&self, field: &str) -> Option<u64> {
+        let state = self.read();
+        state.living.last()?;
+        state.counts.get(field).map(|(_, sum)| *sum)
+    }
+
+    fn newest<T>(&self, say: impl FnOnce(&ServerInfo) -> Option<T>) -> Option<T> {
+        say(&read(self.read().living.last()?))
+    }
+
+    /// Whether all answer; `None` where there are none.
+    fn are_up(&self) -> Option<bool> {
+        self.read().living.iter().map(|latest| read(latest).is_up()).reduce(|all, one| all && one)
+    }
+}
+
 /// Asks a server for `INFO` in the background, and reports what it says: `redis.memory.used`, `.rss`, `.peak`,
 /// `redis.memory.fragmentation_ratio`, `redis.memory.allocator.*`, `redis.maxmemory`, `redis.maxmemory.policy` (1, by
 /// `redis.policy`), `redis.keyspace.hits` and `.misses`, `redis.clients.*`, `redis.commands.processed`,
-/// `redis.keys.evicted` and `.expired`, and `redis.up`. Collections read what was said last; no command of the service waits
-/// for it, and none of it is in a trace. Ends when dropped.
+/// `redis.keys.evicted` and `.expired`, and `redis.up`; by `db.client.name`, and by `server.address` and `server.port` where
+/// [`ClientTelemetryBuilder::server`](super::ClientTelemetryBuilder::server) names them. Collections read what was said last;
+/// no command of the service waits for it, and none of it is in a trace. Counts are the server's, and go on from where they
+/// were when it begins anew. Ends when dropped.
+///
+/// Servers are told apart by their addresses: for each node of several a [`ClientTelemetry`] that names it, whose client's name
+/// may be that of the others. Of two watches of one `ClientTelemetry` the newer one's numbers are reported, and `redis.up` is 0
+/// if either server is silent.
 pub struct ServerWatch {
     latest: Latest,
+    watches: Arc<Watches>,
     task: AbortHandle,
 }
 
@@ -124,11 +203,14 @@ impl ServerWatch {
         connection: impl ConnectionLike + Send + 'static,
         every: Duration,
     ) -> Self {
-        let latest = Latest::default();
-        register(&telemetry.0.meter, &telemetry.0.name.value.as_str(), &latest);
-        let asking = ask(connection, every, Arc::clone(&latest));
+        let (of, latest) = (&telemetry.0, Latest::default());
+        if of.watches.add(&latest) {
+            register(of);
+        }
+        let watches = Arc::clone(&of.watches);
+        let asking = ask(connection, every, Arc::clone(&latest), Arc::clone(&watches));
         let quiet = Context::new().with_telemetry_suppressed();
-        Self { latest, task: tokio::spawn(asking.with_context(quiet)).abort_handle() }
+        Self { latest, watches, task: tokio::spawn(asking.with_context(quiet)).abort_handle() }
     }
 
     /// What the server said last.
@@ -144,6 +226,7 @@ impl ServerWatch {
 
 impl Drop for ServerWatch {
     fn drop(&mut self) {
+        self.watches.remove(&self.latest);
         self.task.abort();
     }
 }
@@ -154,11 +237,16 @@ impl fmt::Debug for ServerWatch {
     }
 }
 
-fn read(latest: &RwLock<ServerInfo>) -> std::sync::RwLockReadGuard<'_, ServerInfo> {
+fn read(latest: &RwLock<ServerInfo>) -> RwLockReadGuard<'_, ServerInfo> {
     latest.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn ask(mut connection: impl ConnectionLike + Send, every: Duration, latest: Latest) {
+async fn ask(
+    mut connection: impl ConnectionLike + Send,
+    every: Duration,
+    latest: Latest,
+    watches: Arc<Watches>,
+) {
     let info = ::redis::cmd("INFO");
     loop {
         let asked = tokio::time::timeout(every, connection.req_packed_command(&info)).await;
@@ -168,58 +256,64 @@ async fn ask(mut connection: impl ConnectionLike + Send, every: Duration, latest
             _ => None,
         };
         // A server that is silent says nothing, and what it said before is not true any more.
-        *latest.write().unwrap_or_else(PoisonError::into_inner) = said.unwrap_or_default();
+        watches.answered(&latest, said.unwrap_or_default());
         tokio::time::sleep(every).await;
     }
 }
 
-fn register(meter: &Meter, client: &str, latest: &Latest) {
-    let name = KeyValue::new(CLIENT_NAME, client.to_owned());
+/// The callbacks live as long as the meter provider, the client does not.
+fn register(of: &Inner) {
+    let meter = &of.meter;
+    let all: Arc<[KeyValue]> =
+        std::iter::once(KeyValue::new(CLIENT_NAME, of.name.value.clone())).chain(server(of)).collect();
+    let watches = || (Arc::downgrade(&of.watches), Arc::clone(&all));
     for Shown { metric, unit, field, counts } in SHOWN {
-        let (weak, name) = (Arc::downgrade(latest), name.clone());
-        let said = move || weak.upgrade().and_then(|latest| read(&latest).number(field));
+        let (weak, of) = watches();
         if counts {
-            let callback = move |to: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-                if let Some(value) = said() {
-                    to.observe(value, std::slice::from_ref(&name));
+            let callback = move |to: &dyn AsyncInstrument<u64>| {
+                if let Some(value) = weak.upgrade().and_then(|watches| watches.count(field)) {
+                    to.observe(value, &of);
                 }
             };
             meter.u64_observable_counter(metric).with_unit(unit).with_callback(callback).build();
         } else {
-            let callback = move |to: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-                if let Some(value) = said() {
-                    to.observe(value, std::slice::from_ref(&name));
+            let callback = move |to: &dyn AsyncInstrument<u64>| {
+                let number = |info: &ServerInfo| info.number(field);
+                if let Some(value) = weak.upgrade().and_then(|watches| watches.newest(number)) {
+                    to.observe(value, &of);
                 }
             };
             meter.u64_observable_gauge(metric).with_unit(unit).with_callback(callback).build();
         }
     }
-    let (weak, of) = (Arc::downgrade(latest), name.clone());
+    let (weak, of) = watches();
     meter
         .f64_observable_gauge("redis.memory.fragmentation_ratio")
         .with_callback(move |to| {
-            if let Some(ratio) = weak.upgrade().and_then(|latest| read(&latest).fragmentation()) {
-                to.observe(ratio, std::slice::from_ref(&of));
+            if let Some(ratio) = weak.upgrade().and_then(|watches| watches.newest(ServerInfo::fragmentation))
+            {
+                to.observe(ratio, &of);
             }
         })
         .build();
-    let (weak, of) = (Arc::downgrade(latest), name.clone());
+    let (weak, of) = watches();
     meter
         .u64_observable_gauge("redis.maxmemory.policy")
         .with_callback(move |to| {
-            let policy = weak.upgrade().and_then(|latest| read(&latest).policy().map(str::to_owned));
-            if let Some(policy) = policy {
-                to.observe(1, &[of.clone(), KeyValue::new("redis.policy", policy)]);
+            let policy = |info: &ServerInfo| info.policy().map(str::to_owned);
+            if let Some(policy) = weak.upgrade().and_then(|watches| watches.newest(policy)) {
+                let policy = KeyValue::new("redis.policy", policy);
+                to.observe(1, &of.iter().cloned().chain([policy]).collect::<Vec<_>>());
             }
         })
         .build();
-    let weak = Arc::downgrade(latest);
+    let (weak, of) = watches();
     meter
         .u64_observable_gauge("redis.up")
         .with_description("Whether the server answered when it was asked last")
         .with_callback(move |to| {
-            if let Some(latest) = weak.upgrade() {
-                to.observe(u64::from(read(&latest).is_up()), std::slice::from_ref(&name));
+            if let Some(up) = weak.upgrade().and_then(|watches| watches.are_up()) {
+                to.observe(u64::from(up), &of);
             }
         })
         .build();

@@ -10,6 +10,8 @@ use opentelemetry_sdk::trace::Sampler;
 
 use super::SetupError;
 
+pub(crate) const INSTANCE_ID: &str = "service.instance.id";
+
 type LookUp = dyn Fn(&str) -> Option<String> + Send;
 
 /// Where variables come from.
@@ -48,6 +50,13 @@ impl Env {
         let attributes = self.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
         self.get("OTEL_SERVICE_NAME").is_some()
             || attributes.split(',').any(|pair| pair.trim_start().starts_with("service.name="))
+    }
+
+    /// Which of the service's processes this is, if somebody has said so.
+    pub(crate) fn instance(&self) -> Option<String> {
+        let attributes = self.get("OTEL_RESOURCE_ATTRIBUTES")?;
+        let mut pairs = attributes.split(',').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(name, _)| name.trim() == INSTANCE_ID).map(|(_, value)| value.trim().to_owned())
     }
 
     pub(crate) fn traces(&self) -> Result<bool, SetupError> {

@@ -18,8 +18,8 @@
 //! | variable | what it says |
 //! | --- | --- |
 //! | `OTEL_SDK_DISABLED` | `true`: nothing is set up |
-//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | who this is |
-//! | `OTEL_TRACES_EXPORTER` | `otlp` (default) or `none` |
+//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | who this is; `service.instance.id` is a new UUID for each start unless they, or [`Setup::attribute`], have one |
+//! | `OTEL_TRACES_EXPORTER` | `otlp` (default) or `none`: traces go on to other services as they would, and are exported nowhere |
 //! | `OTEL_METRICS_EXPORTER` | `otlp`, `prometheus`, both with a comma, or `none`; by default `otlp`, or `prometheus` where [`Setup::prometheus`] asks for it |
 //! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]PROTOCOL` | `grpc` or `http/protobuf` (default) |
 //! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]ENDPOINT` | `http://localhost:4317` for gRPC, `http://localhost:4318` for HTTP by default |
@@ -62,8 +62,13 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracerProvider},
 };
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
-use self::{endpoint::Signal, env::Env, page::Page};
+use self::{
+    endpoint::Signal,
+    env::{Env, INSTANCE_ID},
+    page::Page,
+};
 use crate::{Telemetry, TelemetryBuilder};
 
 /// How long [`Running`] waits for a last export when it is dropped.
@@ -88,7 +93,6 @@ impl fmt::Display for SetupError {
 impl std::error::Error for SetupError {}
 
 /// Sets up metrics and traces for a process.
-#[derive(Debug)]
 #[must_use]
 pub struct Setup {
     service: String,
@@ -179,7 +183,10 @@ impl Setup {
         let targets = env.metrics_to(scrape || prometheus.is_some())?;
         let traced = env.traces()?;
         let sampler = env.sampler(sample)?;
-        let mut resource = Resource::builder().with_attributes(attributes);
+        // Copies of a service that send to one collector would be one to it.
+        let instance = env.instance().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let instance = KeyValue::new(INSTANCE_ID, instance);
+        let mut resource = Resource::builder().with_attribute(instance).with_attributes(attributes);
         if !env.names_service() {
             resource = resource.with_service_name(service);
         }
@@ -205,15 +212,28 @@ impl Setup {
             page = Some(open);
         }
         let mut tracers = SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
-        tracers = match traces {
-            Some(to) => tracers.with_batch_exporter(span_exporter(&to, runtime.as_ref())?),
-            None => tracers.with_sampler(Sampler::AlwaysOff),
-        };
+        // Where nothing is exported it is sampled all the same: a trace that passes through goes on as it was decided elsewhere.
+        if let Some(to) = traces {
+            tracers = tracers.with_batch_exporter(span_exporter(&to, runtime.as_ref())?);
+        }
         let (meters, tracers) = (meters.build(), tracers.build());
         global::set_meter_provider(meters.clone());
         global::set_tracer_provider(tracers.clone());
         global::set_text_map_propagator(TraceContextPropagator::new());
         Ok(Running { meters, tracers, page, runtime: Mutex::new(runtime), over: AtomicBool::new(false) })
+    }
+}
+
+/// Without the endpoint, which may hold a password, and what attributes say.
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("service", &self.service)
+            .field("has_endpoint", &self.endpoint.is_some())
+            .field("grpc", &self.grpc)
+            .field("sample", &self.sample)
+            .field("prometheus", &self.prometheus)
+            .finish_non_exhaustive()
     }
 }
 
