@@ -68,6 +68,8 @@ pub(crate) struct Link {
     /// Where it leads.
     pub(crate) endpoint: Endpoint,
     pub(crate) server: Server,
+    /// Progress when callers got it: what they send first is counted from there.
+    pub(crate) greeted: (u64, u64),
     watching: Mutex<Watching>,
     sent: AtomicU64,
     received: Arc<AtomicU64>,
@@ -105,6 +107,7 @@ impl Link {
             generation,
             endpoint,
             server: Server::default(),
+            greeted: (0, 0),
             watching: Mutex::default(),
             sent: AtomicU64::new(0),
             received,

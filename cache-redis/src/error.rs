@@ -4,7 +4,10 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 
 use redis::{RedisError, ServerError, ServerErrorKind};
 
-use crate::slots::Redirect;
+use crate::{
+    rights::{forbidden, forbids},
+    slots::Redirect,
+};
 
 /// What went wrong, for callers that decide by it.
 #[non_exhaustive]
@@ -154,7 +157,11 @@ impl Error {
     }
 
     fn from_code(code: Option<&str>, detail: Option<&str>) -> Self {
-        let code = code.unwrap_or("ERR");
+        // The client leaves the code out where it refuses a connection because of `SELECT`.
+        let code = match code.unwrap_or("ERR") {
+            "ERR" if detail.is_some_and(forbids) => "NOPERM",
+            code => code,
+        };
         let (kind, hint) = match code {
             "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "check user and password"),
             "NOPERM" => (ErrorKind::Denied, "the user lacks a permission"),
@@ -167,7 +174,11 @@ impl Error {
             }
             _ => (ErrorKind::Server, ""),
         };
-        let text = if hint.is_empty() { quotable(detail.unwrap_or_default()) } else { hint };
+        let text = match detail.and_then(forbidden) {
+            Some(command) if kind == ErrorKind::Denied => format!("{hint}: grant +{command}"),
+            _ if hint.is_empty() => quotable(detail.unwrap_or_default()).to_owned(),
+            _ => hint.to_owned(),
+        };
         let code = if is_code(code) { code } else { "ERR" };
         Self::new(kind, format!("Redis answered {code} {text}").trim_end())
     }
@@ -251,6 +262,24 @@ mod tests {
         let error = Error::from_code(Some("v:{users:42}"), None);
         assert_eq!(error.to_string(), "Redis answered ERR");
         assert_eq!(quotable(&"é".repeat(100)).len(), 120);
+    }
+
+    #[test]
+    fn the_permission_that_is_missing_is_named_and_nothing_else() {
+        let shown = |code, detail| {
+            let error = Error::from_code(Some(code), Some(detail));
+            assert_eq!(error.kind(), ErrorKind::Denied, "{detail}");
+            error.to_string()
+        };
+        let lacks = "Redis answered NOPERM the user lacks a permission";
+        // Redis 7, Redis 6, and what the client leaves of either.
+        let text = "User ann has no permissions to run the 'cluster|slots' command";
+        assert_eq!(shown("NOPERM", text), format!("{lacks}: grant +cluster|slots"));
+        let text = "this user has no permissions to run the 'select' command or its subcommand";
+        assert_eq!(shown("NOPERM", text), format!("{lacks}: grant +select"));
+        assert_eq!(shown("ERR", text), format!("{lacks}: grant +select"));
+        assert_eq!(shown("NOPERM", "No permissions to access a key"), lacks);
+        assert_eq!(shown("NOPERM", "no permissions to run the 'v:{users:42}' command"), lacks);
     }
 
     #[test]

@@ -280,7 +280,8 @@ impl Keeper {
             true => self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             false => Server::default(),
         };
-        let (link, driver) = establish(&self.settings, &self.home, generation, &last, &self.pushes).await?;
+        let (mut link, driver) =
+            establish(&self.settings, &self.home, generation, &last, &self.pushes).await?;
         // Before anybody gets the link: whoever is answered over it sees the new number.
         let run = link.server.run_id.as_deref();
         self.incarnation.store(run.map_or(0, run_number), Ordering::Release);
@@ -305,6 +306,7 @@ impl Keeper {
         if let Some(offset) = link.server.time_offset_ms {
             self.time_offset_ms.store(offset, Ordering::Relaxed);
         }
+        link.greeted = link.progress();
         Ok((Arc::new(link), driver))
     }
 }
@@ -387,7 +389,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     let limit = keeper.settings.response_timeout;
     let mut looks = interval_at(Instant::now() + limit / 2, limit / 2);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut quiet_from, mut heard) = link.progress();
+    let (mut quiet_from, mut heard) = link.greeted;
     let mut renewed = Instant::now();
     let watch = keeper.pushes.watch.as_deref();
     let mut newest = watch.map(Watch::newest);
@@ -417,7 +419,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     // The old driver goes on for requests under way and ends with the last of them.
                     (link, driver) = (next, next_driver);
                     (newest, beat) = (watch.map(Watch::newest), None);
-                    (quiet_from, heard) = link.progress();
+                    (quiet_from, heard) = link.greeted;
                 }
             }
             watch = comes(watch, &mut newest) => {
@@ -496,5 +498,32 @@ impl fmt::Debug for Keeper {
             }
         });
         d.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use test_servers::RedisServer;
+
+    use super::*;
+    use crate::{RedisProvider, advice::Advice};
+
+    /// A caller may be faster than the watch, which must not begin to count after what it sends.
+    #[tokio::test]
+    async fn the_first_request_of_a_connection_is_watched() {
+        let Some(server) = RedisServer::start() else { return };
+        let built = RedisProvider::builder(server.url()).response_timeout(Duration::from_millis(50)).build();
+        let settings = Arc::clone(built.unwrap().settings());
+        let home = Home::of(&settings.place);
+        let keeper = Keeper::new(settings, home, Pushes::unheard(&Arc::new(Advice::default())));
+        let (link, driver) = keeper.connect(true).await.unwrap();
+        server.stop();
+        let first = Arc::clone(&link);
+        let get = redis::cmd("GET").arg("k").to_owned();
+        let mut first = Box::pin(async move { first.command(&get).await });
+        assert!(futures::poll!(&mut first).is_pending());
+        let end = timeout(Duration::from_secs(10), stay(&keeper, link, driver)).await;
+        assert!(end.expect("it is given up") == End::Lost);
+        assert!(timeout(Duration::from_secs(10), first).await.expect("its caller hears of it").is_err());
     }
 }

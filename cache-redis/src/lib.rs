@@ -55,9 +55,16 @@
 //! # Rights
 //!
 //! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys, and what
-//! a new connection begins with: `info time role client|id client|kill`. Who lacks one goes on as follows, and every cache on
-//! the provider is told so once, with the permission that is missing
-//! ([`Event::Advice`](cache_core::Event::Advice)):
+//! a new connection begins with: `info time role client|id client|kill`. More is needed with
+//!
+//! - a database other than 0: `select`;
+//! - a cluster: `cluster|slots asking hget hset hexists hlen`, and `readonly` with
+//!   [`read_replicas`](RedisProviderBuilder::read_replicas);
+//! - a backplane that tracks: `client|tracking subscribe publish`, and the channels `shop:b:*`; one that goes by messages:
+//!   `unsubscribe` in the place of `client|tracking`.
+//!
+//! Who lacks one of these goes on as follows, and every cache on the provider is told so once, with the permission that is
+//! missing ([`Event::Advice`](cache_core::Event::Advice)):
 //!
 //! | refused | what is weaker |
 //! | --- | --- |
@@ -69,14 +76,14 @@
 //! | `ROLE` | that a master is one is not verified |
 //! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
 //!
-//! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call.
+//! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call, or
+//! of the attempt to connect, and its text names the permission.
 //!
 //! # Backplane
 //!
 //! [`RedisProvider::backplane`] lets nodes' memory hear of changes: by tracking on the provider's own connection, where the
 //! server tells of every write, whoever made it, and else by messages over pub/sub. [`RedisProvider::messages`] is the
-//! latter by choice. See [`RedisBackplane`] for what each promises and costs. Tracking needs `client|tracking subscribe
-//! publish` and the channels `shop:b:*`; messages need `unsubscribe` in the place of `client|tracking`.
+//! latter by choice. See [`RedisBackplane`] for what each promises and costs.
 //!
 //! # Settings
 //!

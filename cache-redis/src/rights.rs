@@ -62,6 +62,18 @@ pub(crate) fn meant(reply: &Value) -> Result<(), Error> {
 pub(crate) fn may_not_run(reply: &Value) -> bool {
     let Value::ServerError(error) = reply else { return false };
     // `EXEC` that is refused throws the transaction away, and says so first.
-    matches!(error.code(), "NOPERM" | "EXECABORT")
-        && error.details().is_some_and(|text| text.contains("permissions to run"))
+    matches!(error.code(), "NOPERM" | "EXECABORT") && error.details().is_some_and(forbids)
+}
+
+/// Whether a server's text says that the user may not run a command.
+pub(crate) fn forbids(text: &str) -> bool {
+    text.contains("permissions to run")
+}
+
+/// The command that the server names then, and nothing else that it may quote.
+pub(crate) fn forbidden(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("permissions to run the '")?;
+    let (command, _) = rest.split_once("' command")?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'|' | b'-' | b'_' | b'.');
+    ((1..=40).contains(&command.len()) && command.bytes().all(plain)).then_some(command)
 }

@@ -4,12 +4,15 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use cache_core::{
-    Advised, CacheProvider, Leases,
+    Advised, Backplane, CacheProvider, Leases, Listener,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
@@ -43,6 +46,100 @@ fn without(server: &RedisServer, rights: &[&str]) -> RedisProvider {
     command.extend(rights);
     server.command::<()>(&command).unwrap();
     RedisProvider::builder(format!("redis://ann:hunter2@127.0.0.1:{}", server.port())).build().unwrap()
+}
+
+/// Counts the gaps that it hears of, of which the first says that listening has begun.
+#[derive(Default)]
+struct Ear(AtomicUsize);
+
+impl Listener for Ear {
+    fn message(&self, _: &[u8]) {}
+
+    fn gap(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn keeps_in(&self, _: u64) -> bool {
+        true
+    }
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+/// The permissions that the front page lists after these words, as rules of a user.
+fn listed(after: &str) -> Vec<String> {
+    let page = include_str!("../src/lib.rs").replace("\n//! ", " ");
+    let (_, list) = page.split_once(after).unwrap();
+    let (_, list) = list.split_once('`').unwrap();
+    let (list, _) = list.split_once('`').unwrap();
+    list.split(' ').map(|command| format!("+{command}")).collect()
+}
+
+/// A user who may do what the front page lists after any of these words, and no more.
+fn as_listed(parts: &[&str]) -> Vec<String> {
+    let user = "ACL SETUSER ann reset on >hunter2 ~shop:* &shop:b:*";
+    user.split(' ').map(str::to_owned).chain(parts.iter().flat_map(|after| listed(after))).collect()
+}
+
+const USUAL: [&str; 3] = ["An ACL user needs", "begins with:", "a backplane that tracks:"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_permissions_of_the_front_page_are_enough() {
+    let server = RedisServer::start();
+    let allow = |more: &[&str]| {
+        let rules = as_listed(&[&USUAL, more].concat());
+        server.command::<()>(&rules.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    };
+    let provider = |database| {
+        let url = format!("redis://ann:hunter2@127.0.0.1:{}/{database}", server.port());
+        RedisProvider::builder(url).key_prefix("shop:").build().unwrap()
+    };
+    allow(&[]);
+    let error = provider(1).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("+select"), "{error}");
+    allow(&["a database other than 0:"]);
+    for database in [0, 1] {
+        let provider = provider(database);
+        let operator = Operator::of(&provider);
+        conformance::run(Arc::new(provider.clone()), Options::default()).await;
+        let backplane = provider.backplane();
+        let ear = Arc::new(Ear::default());
+        backplane.subscribe("users", Arc::<Ear>::clone(&ear));
+        until_async("tracking", || async {
+            let clients: String = server.command(&["INFO", "clients"]).unwrap();
+            ear.0.load(Ordering::SeqCst) > 0 && clients.contains("tracking_clients:1")
+        })
+        .await;
+        backplane.publish("users", b"hello".to_vec().into()).await.unwrap();
+        assert!(provider.leases().is_some());
+        assert_eq!(operator.heard(), [""; 0]);
+        provider.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_permissions_of_the_front_page_are_enough_in_a_cluster() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let url = format!("redis+cluster://ann:hunter2@{}", cluster.nodes()[0].addr());
+    let allow = |more: &[&str]| {
+        let rules = as_listed(&[&USUAL, more].concat());
+        let rules: Vec<_> = rules.iter().map(String::as_str).collect();
+        for node in cluster.nodes() {
+            node.command::<()>(&rules).unwrap();
+        }
+        RedisProvider::builder(&url).key_prefix("shop:").build().unwrap()
+    };
+    let error = allow(&[]).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("+cluster|slots"), "{error}");
+    let provider = allow(&["a cluster:"]);
+    let operator = Operator::of(&provider);
+    conformance::run(Arc::new(provider.clone()), Options::default()).await;
+    assert!(provider.leases().is_some() && provider.incarnation() != 0);
+    assert_eq!(operator.heard(), [""; 0]);
 }
 
 #[tokio::test]
