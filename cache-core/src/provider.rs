@@ -131,6 +131,10 @@ impl Description {
 /// - A removed, expired or evicted item is a miss. Removing what is not there succeeds.
 /// - The provider has connection timeouts of its own, but need not bound each call: a level does that, by dropping the
 ///   future. Dropping a future must leave the provider usable, and must not mix up replies.
+/// - What a dropped write still does is over before a later write of its key is answered: otherwise an old value comes
+///   back after an invalidation that was confirmed. Work that goes on without its caller (a blocking task, a request in
+///   a connection's queue) is ordered before what comes later: by one connection, a queue, or a lock that goes with it.
+///   Bytes on a connection that is lost are the one exception; a provider that cannot fence them off says so.
 /// - Nothing is retried blindly: a write whose outcome is unknown is an error.
 /// - Errors, `Debug` and logs hold no key, value or credential.
 ///
