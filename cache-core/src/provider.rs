@@ -1,6 +1,7 @@
 //! The trait that carries every backend.
 
 use std::{
+    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -75,7 +76,7 @@ impl Capabilities {
 }
 
 /// One item to store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Put<'a> {
     /// Under which key.
     pub key: RawKey<'a>,
@@ -83,6 +84,14 @@ pub struct Put<'a> {
     pub bytes: Bytes,
     /// Physical life, counted by the store from now, never zero. `Duration::MAX`: until evicted.
     pub ttl: Duration,
+}
+
+/// Values stay out of `Debug` output.
+impl fmt::Debug for Put<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, bytes, ttl } = self;
+        f.debug_struct("Put").field("key", key).field("bytes", &bytes.len()).field("ttl", ttl).finish()
+    }
 }
 
 /// What a provider is, for telemetry and errors. Holds no credential.
