@@ -68,7 +68,7 @@ pub struct Stamp {
 }
 
 /// What few entries have, kept behind one pointer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Extra {
     /// Tags by which the entry can be invalidated.
     pub tags: Vec<Box<str>>,
@@ -78,6 +78,14 @@ pub struct Extra {
     pub(crate) retry_at: Option<Moment>,
     /// Of an object with tags: see [`Entry::stamp`]. Never written to a remote level.
     pub(crate) stamp: Stamp,
+}
+
+/// Tags and validators come with the value, and stay out of `Debug` output.
+impl fmt::Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let etag = self.etag.as_ref().map(|etag| etag.len());
+        f.debug_struct("Extra").field("tags", &self.tags.len()).field("etag", &etag).finish_non_exhaustive()
+    }
 }
 
 impl Extra {

@@ -54,7 +54,7 @@ pub struct Inspected {
 }
 
 /// An entry without its value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct EntryInfo {
     /// Time since its load started; `None` for a bare value, which does not say.
@@ -87,6 +87,29 @@ pub struct EntryInfo {
     pub id: Option<EntryId>,
     /// Where it stands on the cache's logical clock.
     pub stamp: Option<Stamp>,
+}
+
+/// Its tags and its validator come with the value, and stay out of `Debug` output.
+impl fmt::Debug for EntryInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryInfo")
+            .field("age", &self.age)
+            .field("fresh_for", &self.fresh_for)
+            .field("usable_for", &self.usable_for)
+            .field("cost", &self.cost)
+            .field("by_set", &self.by_set)
+            .field("tags", &self.tags.len())
+            .field("etag", &self.etag.as_ref().map(|etag| etag.len()))
+            .field("bytes", &self.bytes)
+            .field("value_bytes", &self.value_bytes)
+            .field("codec", &self.codec)
+            .field("compression", &self.compression)
+            .field("encrypted", &self.encrypted)
+            .field("schema", &self.schema)
+            .field("id", &self.id)
+            .field("stamp", &self.stamp)
+            .finish()
+    }
 }
 
 /// A value in a form that people can read.
@@ -172,8 +195,15 @@ impl<T: Value> TracedCache<T> {
 }
 
 /// A key that is rendered already, as stores and telemetry show it: `42`, or `(1:7,2:de)` for a tuple.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Rendered(pub String);
+
+/// Keys stay out of `Debug` output.
+impl fmt::Debug for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rendered").field(&self.0.len()).finish()
+    }
+}
 
 impl CacheKey for Rendered {
     type Owned = Self;

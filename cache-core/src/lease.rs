@@ -1,6 +1,6 @@
 //! Leases: the right to fill a key of a remote level.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,8 +11,8 @@ use crate::{BoxError, EntryId, Put, RawKey};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Lease(pub Bytes);
 
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lease")
     }
 }
@@ -41,7 +41,7 @@ pub enum Holding {
 }
 
 /// What became of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Acquired {
     /// The right to fill, until it ends by time or an invalidation or set of the key revokes it.
     Granted(Lease),
@@ -52,6 +52,18 @@ pub enum Acquired {
     Kept,
     /// There is an entry that the asker does not hold.
     Found(Bytes),
+}
+
+/// Values stay out of `Debug` output.
+impl fmt::Debug for Acquired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(lease) => f.debug_tuple("Granted").field(lease).finish(),
+            Self::Held => f.write_str("Held"),
+            Self::Kept => f.write_str("Kept"),
+            Self::Found(bytes) => f.debug_tuple("Found").field(&bytes.len()).finish(),
+        }
+    }
 }
 
 /// One fill under a lease.

@@ -5,7 +5,10 @@
 //! A tag's mark says which number its own last invalidation had. An entry carries epoch and sequence as they were known
 //! before its load began, and is void once a mark has gone beyond them. No wall clock takes part.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{BoxError, RawKey};
 
 /// One step of [`Marks::swap`]: a mark that is to be replaced.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Swap<'a> {
     /// Which mark: [`RawKey::marker`] or [`RawKey::tag`].
     pub key: RawKey<'a>,
@@ -26,8 +29,21 @@ pub struct Swap<'a> {
     pub ttl: Duration,
 }
 
+/// What is stored stays out of `Debug` output.
+impl fmt::Debug for Swap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, seen, bytes, ttl } = self;
+        f.debug_struct("Swap")
+            .field("key", key)
+            .field("seen", &seen.as_ref().map(Bytes::len))
+            .field("bytes", &bytes.len())
+            .field("ttl", ttl)
+            .finish()
+    }
+}
+
 /// What became of a [`Marks::swap`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Swapped {
     /// All are in place.
     Done,
@@ -38,6 +54,18 @@ pub enum Swapped {
         /// What it is.
         now: Option<Bytes>,
     },
+}
+
+/// What is stored stays out of `Debug` output.
+impl fmt::Debug for Swapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("Done"),
+            Self::Other { at, now } => {
+                f.debug_struct("Other").field("at", at).field("now", &now.as_ref().map(Bytes::len)).finish()
+            }
+        }
+    }
 }
 
 /// Compare-and-swap for marks. What a store needs, besides puts, so that tags of a cache can be invalidated one by one:

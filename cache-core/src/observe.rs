@@ -474,7 +474,7 @@ pub trait Traffic: Send + Sync + 'static {
 }
 
 /// A piece of work that may become a span.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SpanStart<'a> {
     /// Its kind.
     pub kind: SpanKind,
@@ -484,6 +484,15 @@ pub struct SpanStart<'a> {
     pub keys: usize,
     /// Starts a trace of its own: background work.
     pub root: bool,
+}
+
+/// Keys stay out of `Debug` output.
+impl fmt::Debug for SpanStart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key: _, keys, root } = self;
+        let mut all = f.debug_struct("SpanStart");
+        all.field("kind", kind).field("keys", keys).field("root", root).finish_non_exhaustive()
+    }
 }
 
 /// Kinds of work.

@@ -1,6 +1,7 @@
 //! The trait that carries every backend.
 
 use std::{
+    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -75,7 +76,7 @@ impl Capabilities {
 }
 
 /// One item to store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Put<'a> {
     /// Under which key.
     pub key: RawKey<'a>,
@@ -83,6 +84,14 @@ pub struct Put<'a> {
     pub bytes: Bytes,
     /// Physical life, counted by the store from now, never zero. `Duration::MAX`: until evicted.
     pub ttl: Duration,
+}
+
+/// Values stay out of `Debug` output.
+impl fmt::Debug for Put<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, bytes, ttl } = self;
+        f.debug_struct("Put").field("key", key).field("bytes", &bytes.len()).field("ttl", ttl).finish()
+    }
 }
 
 /// What a provider is, for telemetry and errors. Holds no credential.
@@ -131,6 +140,10 @@ impl Description {
 /// - A removed, expired or evicted item is a miss. Removing what is not there succeeds.
 /// - The provider has connection timeouts of its own, but need not bound each call: a level does that, by dropping the
 ///   future. Dropping a future must leave the provider usable, and must not mix up replies.
+/// - What a dropped write still does is over before a later write of its key is answered: otherwise an old value comes
+///   back after an invalidation that was confirmed. Work that goes on without its caller (a blocking task, a request in
+///   a connection's queue) is ordered before what comes later: by one connection, a queue, or a lock that goes with it.
+///   Bytes on a connection that is lost are the one exception; a provider that cannot fence them off says so.
 /// - Nothing is retried blindly: a write whose outcome is unknown is an error.
 /// - Errors, `Debug` and logs hold no key, value or credential.
 ///

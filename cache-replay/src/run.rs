@@ -7,7 +7,7 @@ use std::{
 };
 
 use cache_core::{BoxError, CacheKey, TracedCache, ok};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::trace::{Keys, Trace};
@@ -31,7 +31,8 @@ pub struct Asked {
 /// read so far.
 ///
 /// Caller number n of `callers` gets every piece whose number leaves the remainder n, and asks for its keys in order; one
-/// caller replays in the exact order of the trace. Dropping the future ends it.
+/// caller replays in the exact order of the trace. Dropping the future ends it: no key is asked for after that, and reading
+/// ends with the piece that is being read.
 ///
 /// # Errors
 /// The first one of the trace or of the cache. [`WrongValue`]: the cache has answered with what belongs to another key.
@@ -43,19 +44,22 @@ pub async fn replay(
     progress: impl Fn(u64) + Send + 'static,
 ) -> Result<Asked, BoxError> {
     let started = Instant::now();
-    let (pieces, tasks): (Vec<_>, Vec<_>) = (0..callers)
+    // Dropped, it takes the callers along; without them the reader ends.
+    let mut tasks = JoinSet::new();
+    let pieces: Vec<_> = (0..callers)
         .map(|_| {
             let (piece, pieces) = mpsc::channel(AHEAD);
-            (piece, tokio::spawn(caller(cache.clone(), pieces, load_time)))
+            tasks.spawn(caller(cache.clone(), pieces, load_time));
+            piece
         })
-        .unzip();
+        .collect();
     let reading = tokio::task::spawn_blocking(move || deal(trace, &pieces, progress));
     let mut requests = 0;
     let mut failed = None;
-    for task in tasks {
-        match task.await? {
+    while let Some(task) = tasks.join_next().await {
+        match task? {
             Ok(asked) => requests += asked,
-            Err(error) => failed = Some(error),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     let elapsed = started.elapsed();
@@ -140,3 +144,42 @@ impl fmt::Display for WrongValue {
 }
 
 impl std::error::Error for WrongValue {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use cache_memory::Memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn dropping_it_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        std::fs::write(&keys, (0..200_000).map(|n| format!("{n}\n")).collect::<String>()).unwrap();
+        let cache: TracedCache<u64> =
+            TracedCache::builder("users").level(Memory::entries(1000)).build().unwrap();
+        let read = Arc::new(AtomicU64::new(0));
+        let (told, held) = (Arc::clone(&read), Arc::downgrade(&read));
+        let progress = move |keys| told.store(keys, Ordering::Relaxed);
+        let load = Duration::from_millis(1);
+        let mut replay = Box::pin(replay(&cache, Trace::open(&keys, None).unwrap(), 4, load, progress));
+        while cache.stats().lookups() < 8 {
+            assert!(tokio::time::timeout(load, &mut replay).await.is_err(), "it was over before");
+        }
+        drop((replay, read));
+        // The reader ends when its callers have: then nobody holds what it reports to.
+        let end = Instant::now() + Duration::from_secs(10);
+        while held.strong_count() > 0 {
+            assert!(Instant::now() < end, "it goes on without its caller");
+            tokio::time::sleep(load).await;
+        }
+        assert!(cache.stats().lookups() < 10_000, "{} keys were asked for", cache.stats().lookups());
+    }
+}

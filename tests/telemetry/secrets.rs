@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use cache_otel::{
     raw::{ClientTelemetry, Command, redis::Traced},
     setup::Setup,
@@ -14,7 +15,10 @@ use cache_otel::{
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use redis::AsyncCommands;
 use test_servers::RedisServer;
-use traced_cache::{Level, Memory, Policy, RedisProvider, Stance, Telemetry, TracedCache, ok};
+use traced_cache::{
+    Acquired, CacheId, Fill, Lease, Level, Loaded, Memory, Policy, Put, RawKey, RedisProvider, Rendered,
+    SpanKind, SpanStart, Stance, Swap, Swapped, Telemetry, TracedCache, Verb, ok,
+};
 use tracing_subscriber::util::SubscriberInitExt;
 
 const KEY: &str = "planted-key-7f3a";
@@ -43,6 +47,20 @@ impl Write for Seen {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// What backends and observers are handed, and may log.
+fn handed(seen: &Seen) {
+    let key = RawKey::new(CacheId(1), "users", KEY);
+    let (bytes, ttl) = (Bytes::from(VALUE), Duration::from_secs(1));
+    let put = Put { key, bytes: bytes.clone(), ttl };
+    seen.add(&put);
+    seen.add(&Fill { put, lease: Lease(bytes.clone()) });
+    seen.add(&[Acquired::Found(bytes.clone()), Acquired::Granted(Lease(bytes.clone()))]);
+    seen.add(&Swap { key, seen: Some(bytes.clone()), bytes: bytes.clone(), ttl });
+    seen.add(&Swapped::Other { at: 0, now: Some(bytes) });
+    seen.add(&SpanStart { kind: SpanKind::Operation(Verb::Get), key: Some(KEY), keys: 1, root: false });
+    seen.add(&Rendered(KEY.to_owned()));
 }
 
 fn error(seen: &Seen, error: &(dyn std::error::Error + 'static)) {
@@ -97,6 +115,11 @@ async fn p11_nothing_leaks() {
     seen.add(&cache.look(KEY).await.unwrap());
     seen.add(&cache.set((KEY, 7), VALUE.to_owned()).await.unwrap());
     seen.add(&cache.invalidate(KEY).await.unwrap());
+    let tagged = || async { ok(Loaded::value(VALUE.to_owned()).tags([KEY]).etag(VALUE)) };
+    cache.get_or_set("tagged", tagged).await.unwrap();
+    seen.add(&cache.inspect("tagged").await.unwrap());
+    seen.add(&cache.inspect_with_value("tagged").await.unwrap());
+    handed(&seen);
     cache.get_many([KEY, "other"]).await.unwrap();
 
     let client = ClientTelemetry::builder("redis", "raw")

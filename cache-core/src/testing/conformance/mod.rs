@@ -123,6 +123,7 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         concurrent_calls_do_not_mix_up,
         concurrent_writers_leave_one_value,
         dropped_calls_leave_it_usable,
+        dropped_puts_are_not_late,
     ]
     .into_iter()
 }

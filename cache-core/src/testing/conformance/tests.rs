@@ -50,6 +50,68 @@ async fn a_slow_decorator_conforms() {
     }
 }
 
+/// Puts go on without their caller, each item a while after the one before.
+struct GoesOn(Arc<MapProvider>, Option<Arc<tokio::sync::Mutex<()>>>);
+
+impl GoesOn {
+    /// The turn of a write, which its work takes along.
+    async fn turn(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        match &self.1 {
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
+            None => None,
+        }
+    }
+}
+
+#[async_trait]
+impl CacheProvider for GoesOn {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.0.describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        self.0.get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        let turn = self.turn().await;
+        let own = |item: &Put<'_>| {
+            (item.key.cache, item.key.namespace.to_owned(), item.key.id.to_owned(), item.bytes.clone())
+        };
+        let (items, store): (Vec<_>, _) = (items.iter().map(own).collect(), Arc::clone(&self.0));
+        let work = tokio::spawn(async move {
+            let _turn = turn;
+            let mut results = Vec::new();
+            for (cache, namespace, id, bytes) in items {
+                tokio::time::sleep(Duration::from_micros(10)).await;
+                let key = RawKey::new(cache, &namespace, &id);
+                results.push(store.put(Put { key, bytes, ttl: Duration::MAX }).await);
+            }
+            results
+        });
+        work.await.unwrap()
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        let _turn = self.turn().await;
+        self.0.remove_many(keys).await
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_put_that_comes_late_is_found() {
+    let held = async |turn| {
+        let provider = GoesOn(Arc::new(MapProvider::new()), turn);
+        AssertUnwindSafe(dropped_puts_are_not_late(&provider)).catch_unwind().await.is_ok()
+    };
+    assert!(!held(None).await, "it did not notice");
+    assert!(held(Some(Arc::default())).await, "a turn for each write is enough");
+}
+
 /// How a provider can be wrong.
 #[derive(Clone, Copy, PartialEq)]
 enum Wrong {
