@@ -154,6 +154,7 @@
 //! | ... under a wish for a lease, its renewal or return | it is sent once more, too: under its own token, so that twice is as good as once |
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
+//! | it takes no more clients (`maxclients`), or none from here (protected mode) | [`ErrorKind::Connect`]; the message says what it answered |
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
 //! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
 //! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
@@ -193,6 +194,7 @@ mod keeper;
 mod lease;
 mod marks;
 mod node;
+mod overhear;
 mod plain;
 mod provider;
 mod read;
