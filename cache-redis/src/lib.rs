@@ -172,7 +172,10 @@
 //! took effect is unknown. Errors, `Debug` and logs hold no key, value or credential.
 //!
 //! The connection lives on the tokio runtime of the call that made it. Should that runtime end, the next call makes
-//! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
+//! another connection on its own. A runtime that lives on must be driven: after a first call in the `block_on` of one of
+//! the kind `current_thread` that is kept and not entered again, calls from elsewhere wait in vain, until their levels give
+//! them up. Drop such a runtime, or make the first call where the others are made. Runtimes need their I/O and time drivers
+//! (`enable_all`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
