@@ -157,6 +157,92 @@ async fn pipelines_transactions_and_scripts_are_one_span() {
     assert_eq!(attribute(last, "db.stored_procedure.name"), Some(script.get_hash().to_owned().into()));
 }
 
+/// How often each result of a look-up has been counted: hits, misses.
+fn lookups(watched: &Watched) -> (f64, f64) {
+    let series = watched.reader.collect();
+    let of = |result| {
+        let name = format!("db.client.lookups{{cache.result={result},db.client.name=sessions}}");
+        series.get(&name).copied().unwrap_or_default()
+    };
+    (of("hit"), of("miss"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_that_go_together_are_counted_like_single_ones() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut redis = Traced::new(connect(&server).await, watched.client().build());
+    let mut blocking = Traced::new(client.get_connection().unwrap(), watched.client().build());
+
+    let mut pipe = redis::pipe();
+    pipe.cmd("SET").arg("a").arg(1).ignore().cmd("GET").arg("a").cmd("get").arg("b");
+    pipe.cmd("MGET").arg("a").arg("b").arg("c").cmd("DEL").arg("b").arg("c");
+    pipe.query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(lookups(&watched), (2.0, 3.0));
+    let span = watched.only();
+    assert_eq!(attribute(&span, "cache.hit.count"), Some(2.into()));
+    assert_eq!(attribute(&span, "cache.deleted.count"), Some(0.into()));
+    pipe.query::<()>(&mut blocking).unwrap();
+    assert_eq!(lookups(&watched), (4.0, 6.0));
+    pipe.atomic().query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(lookups(&watched), (6.0, 9.0));
+    pipe.query::<()>(&mut blocking).unwrap();
+    assert_eq!(lookups(&watched), (8.0, 12.0));
+    watched.take();
+
+    // Given up, because somebody else has written: nothing was looked up, and nothing has failed.
+    redis::cmd("WATCH").arg("a").query_async::<()>(&mut redis).await.unwrap();
+    blocking.set::<_, _, ()>("a", 2).unwrap();
+    let given_up: Option<Vec<u32>> =
+        redis::pipe().atomic().cmd("GET").arg("a").query_async(&mut redis).await.unwrap();
+    assert_eq!((given_up, lookups(&watched)), (None, (8.0, 12.0)));
+    assert!(watched.take().iter().all(|span| span.status == Status::Unset));
+
+    // By hand, it is counted nowhere yet that the server only took note of it.
+    for command in ["MULTI", "GET", "EXEC"] {
+        let mut command = redis::cmd(command);
+        if command.args_iter().next() == Some(redis::Arg::Simple(b"GET")) {
+            command.arg("a");
+        }
+        command.query::<redis::Value>(&mut blocking).unwrap();
+    }
+    assert_eq!(lookups(&watched), (8.0, 12.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_has_failed_where_one_of_its_commands_has() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let client = redis::Client::open(server.url()).unwrap();
+    let telemetry = watched.client().build();
+    let mut redis = Traced::new(connect(&server).await, telemetry.clone());
+    let mut blocking = Traced::new(client.get_connection().unwrap(), telemetry.clone());
+    let wrong = || {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg("text").arg("x").cmd("LPUSH").arg("text").arg(SECRET).cmd("GET").arg("text");
+        pipe
+    };
+    let by_hand = || {
+        let mut pipe = redis::pipe();
+        pipe.cmd("MULTI").cmd("LPUSH").arg("text").arg(SECRET).cmd("EXEC");
+        pipe
+    };
+    assert!(wrong().query_async::<()>(&mut redis).await.is_err());
+    assert!(wrong().atomic().query_async::<()>(&mut redis).await.is_err());
+    assert!(wrong().atomic().query::<()>(&mut blocking).is_err());
+    assert!(by_hand().query_async::<()>(&mut redis).await.is_err());
+    assert!(by_hand().query::<()>(&mut blocking).is_err());
+    let spans = watched.take();
+    assert_eq!(spans.len(), 5);
+    for span in spans {
+        assert_eq!(span.status, Status::error("WRONGTYPE"), "{}", span.name);
+    }
+    assert!(telemetry.stats().iter().all(|one| one.calls == one.failed), "{:?}", telemetry.stats());
+    // What went well with it is counted all the same.
+    assert_eq!(lookups(&watched), (3.0, 0.0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_have_a_class_and_a_code() {
     let Some(server) = RedisServer::start() else { return };
@@ -211,8 +297,7 @@ fn a_blocking_connection_is_the_same() {
     assert_eq!((get.calls, get.failed), (2, 0));
     assert!(get.latency.is_some_and(|latency| latency.count == 2 && latency.p50 <= latency.p99));
     let series = watched.reader.collect();
-    assert_eq!(series["db.client.lookups{cache.result=hit,db.client.name=sessions}"], 1.0);
-    assert_eq!(series["db.client.lookups{cache.result=miss,db.client.name=sessions}"], 1.0);
+    assert_eq!(lookups(&watched), (3.0, 1.0));
     assert_eq!(sum(&series, "db.client.operation.duration_count"), 5.0);
 }
 

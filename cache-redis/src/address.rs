@@ -188,6 +188,12 @@ impl Reading<'_> {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
         };
+        if login.is_some_and(|login| login.split_once('@').is_some_and(|(_, rest)| rest.contains(','))) {
+            return Err(self.bad(
+                "user and password stand once, before the first host, and are for all of them; \
+                 if they hold `@` or `,` themselves, percent-encode these (%40 %2C)",
+            ));
+        }
         if path.contains('@') || [rest, login.unwrap_or_default()].iter().any(|t| t.contains(['?', '#'])) {
             return Err(self.encode());
         }
@@ -281,6 +287,8 @@ mod tests {
         let Address { place, tls, login } = Address::parse(url).unwrap();
         assert_eq!(place, Place::Cluster { seeds: vec![tcp("a", 6379), tcp("b", 7000)] });
         assert_eq!((tls, login.user.unwrap().0, login.database), (false, "ann".into(), 0));
+        let login = Address::parse("redis+cluster://ann:p%40s%2Cs@a,b").unwrap().login;
+        assert_eq!(login.password, Some(Secret("p@s,s".into())));
         let login = Address::parse("redis+sentinel://:only@a/m").unwrap().login;
         assert_eq!((login.user, login.password), (None, Some(Secret("only".into()))));
     }
@@ -319,7 +327,10 @@ mod tests {
             "redis+sentinel://user:12?hunter2@host/m",
             "redis+sentinel://:hunter2%ff@host/m",
             "redis+sentinel://:hunter2@host/m?db=1",
+            "redis+sentinel://user:hunter2@a,user:hunter2@b/m",
             "redis+cluster://:hunter2@",
+            "redis+cluster://user:hunter2@a,user:hunter2@b",
+            "redis+cluster://hunter2@a:7000,b,hunter2@c",
             "redis+cluster://:hunter2@host/1",
             "redis+cluster://:hunter2@host,,host",
             "redis+cluster://user:12/hunter2@host",

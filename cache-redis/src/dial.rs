@@ -15,6 +15,7 @@ use crate::{
     Error,
     address::{Endpoint, Secret},
     connection::Hears,
+    overhear::{First, Overheard},
     settings::Settings,
 };
 
@@ -69,12 +70,20 @@ pub(crate) async fn dial(
         #[cfg(unix)]
         Endpoint::Unix { path } => match tokio::net::UnixStream::connect(path).await {
             Ok(stream) => start(stream, &info, config).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err((error.into(), First::default())),
         },
         #[cfg(not(unix))]
-        Endpoint::Unix { .. } => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
+        Endpoint::Unix { .. } => {
+            Err((std::io::Error::from(std::io::ErrorKind::Unsupported).into(), First::default()))
+        }
     };
-    started.map_err(|error| failed(settings, endpoint, error))
+    started.map_err(|(error, first)| match first.error() {
+        // It has hung up, and said why.
+        Some(said) if error.kind() == redis::ErrorKind::Io => {
+            Error::refused(&endpoint.to_string(), said, error)
+        }
+        _ => failed(settings, endpoint, error),
+    })
 }
 
 /// A failure while connecting.
@@ -98,7 +107,10 @@ async fn start(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     info: &RedisConnectionInfo,
     config: AsyncConnectionConfig,
-) -> Result<(MultiplexedConnection, Driver), RedisError> {
-    let (connection, driver) = MultiplexedConnection::new_with_config(info, stream, config).await?;
-    Ok((connection, Box::pin(driver)))
+) -> Result<(MultiplexedConnection, Driver), (RedisError, First)> {
+    let (stream, first) = Overheard::new(stream);
+    match MultiplexedConnection::new_with_config(info, stream, config).await {
+        Ok((connection, driver)) => Ok((connection, Box::pin(driver))),
+        Err(error) => Err((error, first)),
+    }
 }

@@ -136,6 +136,16 @@ impl Error {
         Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
     }
 
+    /// From the client, about `address`, where somebody hung up after he had said that.
+    pub(crate) fn refused(address: &str, said: &str, error: RedisError) -> Self {
+        let said = match said.split_once(' ') {
+            Some((code, detail)) if is_code(code) => format!(": it answered {code} {}", quotable(detail)),
+            _ => String::new(),
+        };
+        let message = format!("cannot connect to Redis at {address}{said}");
+        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
+    }
+
     /// From an error reply.
     pub(crate) fn reply(error: &ServerError) -> Self {
         let built = match error.kind() {

@@ -154,6 +154,7 @@
 //! | ... under a wish for a lease, its renewal or return | it is sent once more, too: under its own token, so that twice is as good as once |
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
+//! | it takes no more clients (`maxclients`), or none from here (protected mode) | [`ErrorKind::Connect`]; the message says what it answered |
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
 //! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
 //! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
@@ -171,7 +172,10 @@
 //! took effect is unknown. Errors, `Debug` and logs hold no key, value or credential.
 //!
 //! The connection lives on the tokio runtime of the call that made it. Should that runtime end, the next call makes
-//! another connection on its own. The runtime needs its I/O and time drivers (`enable_all`).
+//! another connection on its own. A runtime that lives on must be driven: after a first call in the `block_on` of one of
+//! the kind `current_thread` that is kept and not entered again, calls from elsewhere wait in vain, until their levels give
+//! them up. Drop such a runtime, or make the first call where the others are made. Runtimes need their I/O and time drivers
+//! (`enable_all`).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -193,6 +197,7 @@ mod keeper;
 mod lease;
 mod marks;
 mod node;
+mod overhear;
 mod plain;
 mod provider;
 mod read;

@@ -225,6 +225,20 @@ async fn a_peer_that_speaks_something_else_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_no_more_clients_is_quoted() {
+    let server = RedisServer::with(&["--maxclients", "1"], None);
+    let first = provider(&server);
+    // The one that asked whether the server is up may still count.
+    until_async("connected", || async { first.connect().await.is_ok() }).await;
+    let error = provider(&server).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    let said = "it answered ERR max number of clients reached";
+    assert!(error.to_string().ends_with(said), "{error:?}");
+    assert!(std::error::Error::source(&error).is_some());
+    first.close().await;
+}
+
+#[tokio::test]
 async fn a_server_that_became_a_replica_is_left_for_a_new_connection() {
     let server = RedisServer::start();
     let provider = provider(&server);

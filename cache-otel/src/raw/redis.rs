@@ -91,7 +91,8 @@ impl<C: aio::ConnectionLike + Send> aio::ConnectionLike for Traced<C> {
         let work = self.inner.req_packed_commands(pipeline, offset, count).with_context(call.context());
         Box::pin(async move {
             let replies = work.await;
-            end_several(&mut call, &replies);
+            let names = pipeline.cmd_iter().map(|cmd| name(cmd));
+            end_several(&mut call, names, pipeline.is_transaction(), &replies);
             replies
         })
     }
@@ -126,11 +127,12 @@ impl<C: ConnectionLike> ConnectionLike for Traced<C> {
             names.pop();
             names.remove(0);
         }
-        let mut call = self.telemetry.start(&several(names.into_iter(), transaction, self.inner.get_db()));
+        let command = several(names.iter().cloned(), transaction, self.inner.get_db());
+        let mut call = self.telemetry.start(&command);
         let current = call.context().attach();
         let replies = self.inner.req_packed_commands(cmd, offset, count);
         drop(current);
-        end_several(&mut call, &replies);
+        end_several(&mut call, names.into_iter(), transaction, &replies);
         replies
     }
 
@@ -256,24 +258,60 @@ fn several<'a>(names: impl Iterator<Item = Cow<'a, str>>, transaction: bool, dat
 fn end(call: &mut super::Call, name: &str, reply: &RedisResult<Value>) {
     match reply {
         Err(error) => call.end(Some(error.describe()), &Outcome::default()),
-        Ok(Value::ServerError(error)) => {
-            call.end(Some(Failed::command(Some(error.code()))), &Outcome::default());
-        }
-        Ok(value) => call.end(None, &outcome(name, value)),
+        Ok(value) => match failure(name, value) {
+            None => call.end(None, &outcome(name, value)),
+            failed => call.end(failed, &Outcome::default()),
+        },
     }
 }
 
-fn end_several(call: &mut super::Call, replies: &RedisResult<Vec<Value>>) {
-    match replies {
-        Err(error) => call.end(Some(error.describe()), &Outcome::default()),
-        Ok(values) => {
-            // A pipeline has failed where one of its commands has.
-            let failed = values.iter().find_map(|value| match value {
-                Value::ServerError(error) => Some(Failed::command(Some(error.code()))),
-                _ => None,
-            });
-            call.end(failed, &Outcome { items: Some(values.len()), ..Outcome::default() });
+/// `names`: of the commands, without what wraps a transaction.
+fn end_several<'a>(
+    call: &mut super::Call,
+    names: impl Iterator<Item = Cow<'a, str>>,
+    transaction: bool,
+    replies: &RedisResult<Vec<Value>>,
+) {
+    let values = match replies {
+        Err(error) => return call.end(Some(error.describe()), &Outcome::default()),
+        Ok(values) => values,
+    };
+    // The replies to a transaction's commands come within the one to its `EXEC`, which is the last.
+    let (mut failed, values) = match values.last() {
+        Some(exec) if transaction => match exec {
+            Value::Array(values) => (None, values.as_slice()),
+            // Refused, or given up because of what was watched.
+            _ => (failure("EXEC", exec), Default::default()),
+        },
+        _ => (None, values.as_slice()),
+    };
+    let mut seen = Outcome { items: Some(values.len()), ..Outcome::default() };
+    for (name, value) in names.zip(values) {
+        // All have failed where one has.
+        failed = failed.or_else(|| failure(&name, value));
+        let one = outcome(&name, value);
+        add(&mut seen.hits, one.hits);
+        add(&mut seen.misses, one.misses);
+        add(&mut seen.deleted, one.deleted);
+    }
+    call.end(failed, &seen);
+}
+
+fn add(sum: &mut Option<usize>, more: Option<usize>) {
+    if let Some(more) = more {
+        *sum = Some(sum.unwrap_or_default() + more);
+    }
+}
+
+/// Why the command of this name has failed, if it has.
+fn failure(name: &str, value: &Value) -> Option<Failed> {
+    match value {
+        Value::ServerError(error) => Some(Failed::command(Some(error.code()))),
+        // What goes wrong in a transaction does not end it.
+        Value::Array(values) if name.eq_ignore_ascii_case("EXEC") => {
+            values.iter().find_map(|value| failure("", value))
         }
+        _ => None,
     }
 }
 
@@ -286,7 +324,8 @@ fn outcome(name: &str, value: &Value) -> Outcome {
         _ => {}
     }
     match (name.to_ascii_uppercase().as_str(), value) {
-        ("GET" | "GETEX" | "GETDEL" | "HGET", value) => {
+        // Errors, and `QUEUED`, say nothing of the key.
+        ("GET" | "GETEX" | "GETDEL" | "HGET", Value::Nil | Value::BulkString(_)) => {
             let found = Outcome::found(!matches!(value, Value::Nil));
             (seen.hits, seen.misses) = (found.hits, found.misses);
         }
