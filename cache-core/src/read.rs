@@ -518,7 +518,7 @@ impl<T> Entry<T> {
     pub(crate) fn worth(&mut self, verdict: Verdict, now: Moment) -> LevelOutcome {
         match verdict {
             Verdict::Valid => {}
-            Verdict::Expired => self.expire(now),
+            Verdict::Expired => self.expire(),
             Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
         }
         match self.state(now) {

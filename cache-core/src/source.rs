@@ -245,6 +245,7 @@ impl<T: Value> Inner<T> {
                     cost: Duration::ZERO,
                     by_set: true,
                     extra: None,
+                    quiet_until: None,
                     encoded: None,
                 };
                 let mut item = Outgoing::new(raw, entry).with_rights(rights);
