@@ -197,6 +197,10 @@ impl<T: Value> Inner<T> {
         let mut doubtful = Vec::new();
         let mut tags = Vec::new();
         for asked in open(asked) {
+            if tier.index > 0 {
+                // What is found fills the levels above.
+                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            }
             let peeked = self.peek(asked.key, tier);
             if peeked.doubtful {
                 tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));

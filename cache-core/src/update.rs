@@ -143,7 +143,8 @@ impl<T: Value> Inner<T> {
     /// Memory alone: stored if nothing has written the key since it was read.
     async fn update_nearby(self: &Arc<Self>, key: RawKey<'_>, change: &Change<T>) -> Result<Tried<T>> {
         let ticket = self.slots.open(key);
-        let near = self.tiers.first().and_then(|tier| self.peek_surely(key, tier));
+        let fresh = |entry: &Entry<T>| entry.state(self.now()) == State::Fresh;
+        let near = self.tiers.iter().find_map(|tier| self.peek_surely(key, tier).filter(fresh));
         let begun = self.begin();
         let Made { entry, keep, .. } = self.changed(near.as_ref(), change, &begun, &[]).await?;
         let value = entry.value.clone();
