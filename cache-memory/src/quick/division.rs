@@ -11,7 +11,7 @@ const MOST_ENTRIES: u64 = 4096;
 /// The same in bytes. The lower bound is also one for the heaviest entry.
 const LEAST_BYTES: u64 = 4 << 20;
 const MOST_BYTES: u64 = 64 << 20;
-/// Parts are there before their entries are: 128 bytes each, so that a bound which is none costs 8 MiB. Larger parts are
+/// Parts are there before their entries are: 256 bytes each, so that a bound which is none costs 16 MiB. Larger parts are
 /// only slower to look through.
 const MOST_PARTS: u64 = 1 << 16;
 /// What an entry is taken to weigh where nothing is known. Only the memory of what has left depends on it.
