@@ -585,7 +585,8 @@ impl<T: Value> TracedCache<T> {
     }
 
     /// Ends the cache: refuses new calls, waits up to `limit` for loads and background work under way, then aborts them.
-    /// Nothing is stored after it returns. Providers may be shared and stay open.
+    /// Nothing is stored after it returns. Providers may be shared and stay open. Takes a second more at most, where work is
+    /// left on a runtime that nobody drives.
     pub async fn close(&self, limit: Duration) -> Closed {
         self.inner.close_within(limit).boxed().await
     }
@@ -620,6 +621,9 @@ pub(crate) struct Brief {
     level: Option<u8>,
     reason: Option<MissReason>,
 }
+
+/// How long `close` waits for tasks that it has cancelled.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 impl<T: Value> Inner<T> {
     /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
@@ -735,8 +739,9 @@ impl<T: Value> Inner<T> {
         let drained = self.around.clock.timeout(limit, ended).await.is_some();
         self.ended.store(true, Ordering::Release);
         self.closing.cancel();
-        // Tasks only: a caller may hold its future for ever without polling it.
-        self.tasks.wait().await;
+        // Tasks only: a caller may hold its future for ever without polling it. A task ends when its runtime polls it next,
+        // and stores nothing then; one that nobody drives does not, and must not hold this up.
+        self.around.clock.timeout(LAST_WAIT, self.tasks.wait()).await;
         // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
         self.void_in_process();
         for tier in &self.tiers {

@@ -218,10 +218,11 @@ impl fmt::Debug for Clock {
 pub struct Time(Arc<Manual>);
 
 impl Time {
-    /// Lets `by` pass: wakes everything that slept until then.
+    /// Lets `by` pass: wakes everything that slept until then. Stops one nanosecond before [`Moment::NEVER`].
     pub fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.0.nanos.fetch_add(nanos, Ordering::AcqRel);
+        let later = |nanos| Some(Moment(nanos).after(by).0.min(Moment::NEVER.0 - 1));
+        // Never refused.
+        let _ = self.0.nanos.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
         self.0.moved.notify_waiters();
     }
 
@@ -328,6 +329,16 @@ mod tests {
             let now = clock.now();
             assert!(!clock.is_before(now));
             assert!(clock.is_before(now.after(Duration::from_secs(1))));
+        }
+    }
+
+    #[test]
+    fn manual_time_stops_before_never() {
+        let (clock, time) = Clock::manual();
+        for _ in 0..2 {
+            let before = clock.now();
+            time.advance(Duration::MAX);
+            assert!(before <= clock.now() && clock.now() < Moment::NEVER);
         }
     }
 

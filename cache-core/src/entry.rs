@@ -109,6 +109,9 @@ pub(crate) struct Entry<T> {
     /// Made by an explicit `set`, not by a load.
     pub(crate) by_set: bool,
     pub(crate) extra: Option<Arc<Extra>>,
+    /// Of one that a level has capped: until when a hit has no reason to refresh it. Its own life, of which that is a share, is
+    /// longer than the timeline says.
+    pub(crate) quiet_until: Option<Moment>,
     /// Size of the encoded payload in bytes, where the entry was decoded or encoded.
     pub(crate) encoded: Option<u32>,
 }
@@ -219,12 +222,13 @@ impl Object {
         }
     }
 
-    /// Ends its freshness at `now`, if it has not ended before.
+    /// Ends its freshness at `now`, if it has not ended before. The next refresh is due, even if one has just failed.
     pub(crate) fn expire(&mut self, now: Moment) {
         if now < self.fresh_for.end(self.born) {
             self.fresh_for = Life::between(self.born, now);
         }
         self.quiet_until = Moment::ORIGIN;
+        Extra::hurry(&mut self.extra);
     }
 
     /// What a hit needs.

@@ -134,7 +134,8 @@ impl Header {
         let mut timeline =
             Timeline::new(now.before(Duration::from_millis(age_ms)), self.fresh_for, self.usable_for);
         if self.expired {
-            timeline.fresh_until = timeline.fresh_until.min(now);
+            // Nobody has written down when that was.
+            timeline.fresh_until = timeline.born;
         }
         timeline
     }

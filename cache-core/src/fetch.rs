@@ -185,6 +185,7 @@ impl<T: Value> Inner<T> {
         if let Some(Seen { entry, level }) = &stale {
             let at_once = match access {
                 Access::AllowStale => true,
+                Access::CacheOnly => false,
                 _ => entry.retry_at().is_some_and(|at| now < at),
             };
             if at_once {

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Advised, Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found,
+    Advised, Begun, Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found,
     LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline,
     Unreadable,
     backplane::Plane,
@@ -160,9 +160,12 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Ends its freshness.
-    pub(crate) fn expire(&mut self, now: Moment) {
-        self.timeline.fresh_until = self.timeline.fresh_until.min(now);
+    /// Ends its freshness, since an invalidation of which it is not known when it was: as if the entry had never been fresh,
+    /// so that no window which begins at that end starts anew with each read. A refresh that failed before no longer holds
+    /// up the next one.
+    pub(crate) fn expire(&mut self) {
+        self.timeline.fresh_until = self.timeline.born;
+        Extra::hurry(&mut self.extra);
     }
 
     /// Until when no refresh should be tried after a failed one.
@@ -175,6 +178,11 @@ impl<T> Entry<T> {
 /// that is exp(-remaining / (beta * cost)).
 fn xfetch(beta: f64, cost: Duration, remaining: Duration, draw: f64) -> bool {
     -draw.ln() * beta * cost.as_secs_f64() >= remaining.as_secs_f64()
+}
+
+/// How long before the end the chance is below 1e-7 per hit: exp(-16).
+fn unlikely(beta: f64, cost: Duration) -> Duration {
+    Duration::try_from_secs_f64(cost.as_secs_f64() * beta * 16.0).unwrap_or(Duration::MAX)
 }
 
 fn micros(d: Duration) -> u32 {
@@ -234,7 +242,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// Up to this moment a hit needs no second thought: no early refresh, not stale.
-    pub(crate) fn quiet_until(&self, timeline: &Timeline, cost: Duration) -> Moment {
+    fn quiet_until(&self, timeline: &Timeline, cost: Duration) -> Moment {
         let early = match self.policy().early {
             Early::Off => Moment::NEVER,
             Early::Fraction(share) => {
@@ -245,10 +253,7 @@ impl<T: Value> Inner<T> {
                     timeline.born.after(fresh_for.mul_f64(share))
                 }
             }
-            // Before this the chance is below 1e-7 per hit: exp(-16).
-            Early::XFetch { beta } => timeline.fresh_until.before(
-                Duration::try_from_secs_f64(cost.as_secs_f64() * beta * 16.0).unwrap_or(Duration::MAX),
-            ),
+            Early::XFetch { beta } => timeline.fresh_until.before(unlikely(beta, cost)),
         };
         early.min(timeline.fresh_until)
     }
@@ -258,14 +263,19 @@ impl<T: Value> Inner<T> {
         if entry.value.is_none() || entry.retry_at().is_some_and(|at| now < at) {
             return false;
         }
-        if now < self.quiet_until(&entry.timeline, entry.cost) {
+        let quiet_until = entry.quiet_until.unwrap_or_else(|| self.quiet_until(&entry.timeline, entry.cost));
+        if now < quiet_until {
             return false;
         }
         match self.policy().early {
             Early::Off => false,
             Early::Fraction(_) => true,
             Early::XFetch { beta } => {
-                xfetch(beta, entry.cost, entry.timeline.fresh_until.since(now), fastrand::f64())
+                // Of a capped one this is where its own freshness ends.
+                let own = entry.quiet_until.map(|quiet| quiet.after(unlikely(beta, entry.cost)));
+                let fresh_until =
+                    own.map_or(entry.timeline.fresh_until, |own| own.max(entry.timeline.fresh_until));
+                xfetch(beta, entry.cost, fresh_until.since(now), fastrand::f64())
             }
         }
     }
@@ -286,7 +296,12 @@ impl<T: Value> Inner<T> {
         let quiet_until = match entry.retry_at() {
             // Throttled: a fresh entry is left in peace until then; a stale one never takes the quick path.
             Some(at) if at > now => at.min(timeline.fresh_until),
-            _ => self.quiet_until(&timeline, entry.cost),
+            _ => entry.quiet_until.unwrap_or_else(|| {
+                // By its own life: of one that this level has cut short, a deeper one has the rest.
+                let rest = self.tiers.iter().skip(usize::from(tier.index) + 1).map(Tier::longest).max();
+                let own = rest.map_or(timeline, |rest| entry.timeline.capped(now.after(rest)));
+                self.quiet_until(&own, entry.cost)
+            }),
         };
         let value = match &entry.value {
             Some(value) => Arc::clone(value) as Arc<dyn Any + Send + Sync>,
@@ -354,14 +369,18 @@ impl<T: Value> Inner<T> {
             cost: Duration::from_micros(object.cost_us.into()),
             by_set: object.by_set,
             extra: object.extra,
+            quiet_until: None,
             encoded: None,
         };
         let now = self.now();
+        if self.tiers.get(usize::from(level)).is_some_and(|tier| tier.ttl_cap.is_some()) {
+            entry.quiet_until = Some(object.quiet_until);
+        }
         let mut doubtful = false;
         if behind {
             match self.verdict(&entry) {
                 Verdict::Valid => {}
-                Verdict::Expired => entry.expire(now),
+                Verdict::Expired => entry.expire(),
                 Verdict::Void => {
                     store.remove(key);
                     return Peeked::nothing(LevelOutcome::Invalidated);
@@ -438,6 +457,7 @@ impl<T: Value> Inner<T> {
             cost: Duration::from_micros(header.cost_us.into()),
             by_set: header.by_set,
             extra: header.extra,
+            quiet_until: None,
             encoded: u32::try_from(payload.len()).ok(),
         };
         Ok(Decoded { entry, stamp: header.stamp })
@@ -551,11 +571,18 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Marks an entry so that no refresh is tried until the throttle is over.
-    pub(crate) fn throttled(&self, entry: &Entry<T>, now: Moment) -> Entry<T> {
+    /// Marks an entry so that no refresh is tried until the throttle is over, after a load that had begun then.
+    pub(crate) fn throttled(&self, entry: &Entry<T>, begun: &Begun, now: Moment) -> Entry<T> {
+        let mut entry = entry.clone();
+        if self.verdict(&entry) == Verdict::Expired {
+            // What is expired is expired once, not with each read, which would end the throttle. What has been expired since
+            // the load began still ends it: the next call is to load.
+            entry.expire();
+            entry.seen = begun.seen;
+        }
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
         extra.retry_at = Some(now.after(self.policy().throttle));
-        Entry { extra: extra.boxed(), ..entry.clone() }
+        Entry { extra: extra.boxed(), ..entry }
     }
 }
 
@@ -573,6 +600,13 @@ impl Extra {
                 Self { retry_at: None, stamp: Stamp::default(), ..(**extra).clone() }.boxed()
             }
             other => other.cloned(),
+        }
+    }
+
+    /// Forgets that a refresh has failed.
+    pub(crate) fn hurry(this: &mut Option<Arc<Self>>) {
+        if let Some(extra) = this.as_deref().filter(|extra| extra.retry_at.is_some()) {
+            *this = Self { retry_at: None, ..extra.clone() }.boxed();
         }
     }
 

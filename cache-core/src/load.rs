@@ -437,10 +437,10 @@ impl<T: Value> Inner<T> {
     }
 
     /// After a failed refresh: leaves the held entry alone for a while.
-    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>) {
+    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>, begun: &Begun) {
         let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
         if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
-            let entry = self.throttled(held, self.now());
+            let entry = self.throttled(held, begun, self.now());
             self.keep(key, &entry, tier, ticket);
         }
     }
@@ -505,6 +505,7 @@ impl<T: Value> Inner<T> {
             cost: began.cost,
             by_set: false,
             extra: extra.boxed(),
+            quiet_until: None,
             encoded: None,
         };
         Ok(Made { entry, end, keep })
@@ -558,7 +559,7 @@ impl<T: Value> Inner<T> {
                     ends.push(Err(error.kind()));
                     self.give_back(key, rights);
                     if !surface {
-                        self.throttle(key, ticket, held[at].as_ref());
+                        self.throttle(key, ticket, held[at].as_ref(), &began.begun);
                     }
                     unstored.push((at, kept, Err(Failed { error, surface })));
                 }

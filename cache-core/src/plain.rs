@@ -61,6 +61,7 @@ impl<T: Value> Inner<T> {
             cost: Duration::ZERO,
             by_set: false,
             extra: None,
+            quiet_until: None,
             encoded: u32::try_from(bytes.len()).ok(),
         };
         Ok(Decoded { entry, stamp: PLAIN })

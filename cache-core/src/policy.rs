@@ -77,7 +77,9 @@ impl Policy {
     }
 
     /// For this long after the end of freshness a stale entry is answered at once while one load refreshes it (stale
-    /// while revalidating, RFC 5861). Lies within `grace`.
+    /// while revalidating, RFC 5861). Lies within `grace`. What [`expire_tag`](crate::TracedCache::expire_tag),
+    /// [`expire_all`](crate::TracedCache::expire_all) or another node's [`expire`](crate::TracedCache::expire) has ended counts
+    /// as never fresh, as the moment is not stored: its window is over this long after its birth.
     #[must_use]
     pub const fn revalidate(mut self, window: Duration) -> Self {
         self.revalidate = window;
@@ -126,7 +128,8 @@ impl Policy {
         self
     }
 
-    /// Whether a load that ran into the soft limit goes on in the background (the default) or is cancelled.
+    /// Whether a load that ran into the soft limit goes on in the background (the default) or is cancelled. A load that a
+    /// batch waits for always goes on.
     #[must_use]
     pub const fn complete_in_background(mut self, yes: bool) -> Self {
         self.complete = yes;
@@ -134,7 +137,7 @@ impl Policy {
     }
 
     /// How long a caller waits for another caller's load. After it: the stale value if there is one, else a load of its
-    /// own whose value stays out of remote levels. Unset: as long as the load takes.
+    /// own whose value stays out of remote levels. Unset: as long as the load takes. Batches wait for as long as it takes.
     #[must_use]
     pub const fn wait(mut self, budget: Duration) -> Self {
         self.wait = Some(budget);
@@ -142,7 +145,8 @@ impl Policy {
     }
 
     /// At most this many loads of this cache run at once; more queue. A cold start cannot flatten the source. A load that
-    /// another load waits for does not queue: it would wait for itself.
+    /// another load waits for does not queue: it would wait for itself. That is known of loads in one task only: a loader that
+    /// spawns a task which asks for another key, and waits for that task, may wait for itself until the hard limit.
     #[must_use]
     pub const fn loads(mut self, at_once: usize) -> Self {
         self.loads = Some(at_once);

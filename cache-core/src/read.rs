@@ -197,6 +197,10 @@ impl<T: Value> Inner<T> {
         let mut doubtful = Vec::new();
         let mut tags = Vec::new();
         for asked in open(asked) {
+            if tier.index > 0 {
+                // What is found fills the levels above.
+                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+            }
             let peeked = self.peek(asked.key, tier);
             if peeked.doubtful {
                 tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));
@@ -518,7 +522,7 @@ impl<T> Entry<T> {
     pub(crate) fn worth(&mut self, verdict: Verdict, now: Moment) -> LevelOutcome {
         match verdict {
             Verdict::Valid => {}
-            Verdict::Expired => self.expire(now),
+            Verdict::Expired => self.expire(),
             Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
         }
         match self.state(now) {

@@ -39,12 +39,13 @@ impl<T: Value> TracedCache<T> {
         let inner = &self.inner;
         let policy = self.policy();
         let levels = inner.tiers.iter().zip(inner.stats().info().levels());
-        let cap = inner.tiers.first().and_then(|tier| tier.ttl_cap).unwrap_or(Duration::MAX);
+        let cap = inner.tiers.first().map_or(Duration::MAX, Tier::longest);
+        let own = inner.tiers.iter().map(Tier::longest).max().unwrap_or(Duration::MAX).min(policy.ttl);
         Settings {
             policy: policy.described(),
             fresh_for: policy.ttl.min(cap),
             refreshed_from: match policy.early {
-                Early::Fraction(share) if policy.ttl != Duration::MAX => Some(policy.ttl.mul_f64(share)),
+                Early::Fraction(share) if own != Duration::MAX => Some(own.mul_f64(share)),
                 _ => None,
             },
             levels: levels
@@ -124,6 +125,11 @@ impl Policy {
 }
 
 impl Tier {
+    /// How long it keeps an entry at most.
+    pub(crate) fn longest(&self) -> Duration {
+        self.ttl_cap.unwrap_or(Duration::MAX)
+    }
+
     fn described(&self) -> Vec<(&'static str, String)> {
         let mut all = vec![("ttl_cap", maybe(self.ttl_cap))];
         if self.store.is_some() {

@@ -7,7 +7,7 @@ use std::{
 use futures::FutureExt;
 
 use crate::{
-    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Loaded, RawKey, Result, Stamp,
+    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Extra, Loaded, RawKey, Result, Stamp,
     TracedCache, Value, Verb,
     fill::Outgoing,
     inner::Inner,
@@ -53,6 +53,13 @@ where
     fn save(&self, key: &K, value: &T) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = (key, value);
         async { Err("this source cannot be written to: implement `Source::save`".into()) }
+    }
+
+    /// Tags under which a saved value is kept: those that [`load`](Self::load) would give it. A save that finds none here
+    /// keeps those of the entry that it replaces, if this process holds that in memory; levels outside it are not asked.
+    fn tags(&self, key: &K, value: &T) -> Vec<Box<str>> {
+        let _ = (key, value);
+        Vec::new()
     }
 
     /// Deletes one value. When this is an error, the outcome counts as unknown.
@@ -134,6 +141,11 @@ where
     /// visible in the cache, and the old one is gone from it. Once the source has succeeded, no level that can be
     /// reached serves the old value. Goes on when its caller leaves.
     ///
+    /// The value lives by the policy and has the tags of [`Source::tags`]; an etag, or a ttl or grace of its own, that `load`
+    /// gives is not kept. A source whose `load` gives tags should implement `tags`, too: without them
+    /// [`invalidate_tag`](TracedCache::invalidate_tag) does not reach what has been saved. Where more is to be kept than tags,
+    /// [`invalidate`](TracedCache::invalidate) the key after the save: the next call loads it.
+    ///
     /// Before the source is written, levels that keep leases drop the old value and keep the key: who reads meanwhile
     /// loads, and what it gets is stored nowhere. Should this process die in the middle, the old value is not served
     /// from there, and nobody stores a value for 5 s at most. Where two nodes write one key at the same time, neither value
@@ -141,7 +153,8 @@ where
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the source's error, `LoadTimeout`, `LoadPanicked`; `Level` where a level surfaces its
-    /// failures (if it could not be told before, the source has not been written); `Key`, `Closed`, `NoRuntime`.
+    /// failures (if it could not be told before, the source has not been written); `Tag` (nor has it then), `Key`, `Closed`,
+    /// `NoRuntime`.
     pub async fn save(&self, key: impl CacheKey<Owned = K>, value: impl Into<Arc<T>>) -> Result<Delivery> {
         self.change(key.to_owned_key(), Change::Save(value.into())).await
     }
@@ -196,10 +209,18 @@ impl<T: Value> Inner<T> {
         S: Source<K, T>,
     {
         let raw = self.key(id)?;
+        let mut tags = match &change {
+            Change::Save(value) => source.tags(key, value),
+            Change::Delete => Vec::new(),
+        };
+        self.check_tags(&tags)?;
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
         let mut writing = Writing::begin(self, vec![raw]);
         let order = self.order_of(&mut writing).await;
+        if tags.is_empty() {
+            tags = self.tags_nearby(raw);
+        }
         let mut written = Written::new();
         let rights = match self.hold(raw, &mut written).await {
             Ok(rights) => vec![(raw, rights)],
@@ -244,7 +265,8 @@ impl<T: Value> Inner<T> {
                     seen: 0,
                     cost: Duration::ZERO,
                     by_set: true,
-                    extra: None,
+                    extra: Extra { tags, ..Extra::default() }.boxed(),
+                    quiet_until: None,
                     encoded: None,
                 };
                 let mut item = Outgoing::new(raw, entry).with_rights(rights);
@@ -275,6 +297,13 @@ impl<T: Value> Inner<T> {
 }
 
 impl<T: Value> Inner<T> {
+    /// Tags of what this process holds of a key.
+    fn tags_nearby(&self, key: RawKey<'_>) -> Vec<Box<str>> {
+        let stores = self.tiers.iter().filter_map(|tier| Some((tier.index, tier.store.as_ref()?)));
+        let mut held = stores.filter_map(|(level, store)| self.peek_quietly(key, &**store, level).entry);
+        held.next().map_or_else(Vec::new, |entry| entry.tags().to_vec())
+    }
+
     /// Takes a key out of every remote level, deepest first, and keeps it where that can be, before its source is written.
     async fn hold(self: &Arc<Self>, key: RawKey<'_>, written: &mut Written) -> Result<Rights> {
         let mut rights = Rights::new();

@@ -45,7 +45,13 @@ impl<T: Value> TracedCache<T> {
     /// one at a time reads, changes and writes; whoever comes next sees what it has written. A `set` or an invalidation
     /// in between makes `change` run once more, on what is there then.
     ///
-    /// Answering an absence removes the key; [`Loaded::do_not_store`] leaves it as it is.
+    /// It reads the deepest level. Where that keeps no leases, it does not see a `set` of this node that has not arrived there
+    /// yet ([`Delivery::Pending`]), whatever `get` says, and that set is then lost. The key's other writers in this process, `set` and
+    /// `invalidate` as well, wait until `change` has ended: for the policy's hard limit at most, and without one for as long as it
+    /// takes. Keep it short.
+    ///
+    /// An answer without tags keeps those of the value that it replaces; an etag, and a ttl or grace of its own, have to be
+    /// given again. Answering an absence removes the key; [`Loaded::do_not_store`] leaves it as it is.
     ///
     /// Goes on when its caller leaves. Costs two round trips at the deepest level and one at each other. `change` must not
     /// ask this cache for the same key: it would wait for itself until the hard limit.
@@ -143,7 +149,8 @@ impl<T: Value> Inner<T> {
     /// Memory alone: stored if nothing has written the key since it was read.
     async fn update_nearby(self: &Arc<Self>, key: RawKey<'_>, change: &Change<T>) -> Result<Tried<T>> {
         let ticket = self.slots.open(key);
-        let near = self.tiers.first().and_then(|tier| self.peek_surely(key, tier));
+        let fresh = |entry: &Entry<T>| entry.state(self.now()) == State::Fresh;
+        let near = self.tiers.iter().find_map(|tier| self.peek_surely(key, tier).filter(fresh));
         let begun = self.begin();
         let Made { entry, keep, .. } = self.changed(near.as_ref(), change, &begun, &[]).await?;
         let value = entry.value.clone();
@@ -338,6 +345,13 @@ impl<T: Value> Inner<T> {
         let mut made = self.make(loaded, &began, held).map_err(|failed| failed.error)?;
         // An update is a write like a set: nothing that begins now is older.
         made.entry.by_set = made.end == LoadEnd::Value;
+        let tags = held.map_or(&[][..], Entry::tags);
+        if made.entry.value.is_some() && made.entry.tags().is_empty() && !tags.is_empty() {
+            // `change` gets a value without its tags, and would drop them unawares.
+            let mut extra = made.entry.extra.as_deref().cloned().unwrap_or_default();
+            extra.tags = tags.to_vec();
+            made.entry.extra = extra.boxed();
+        }
         Ok(made)
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use futures::StreamExt;
 
 use crate::{
-    Answer, BoxError, CacheKey, Error, Event, Result, SpanKind, SpanStart, TracedCache, Value, Verb,
+    Access, Answer, BoxError, CacheKey, Error, Event, Result, SpanKind, SpanStart, TracedCache, Value, Verb,
     inner::Inner,
 };
 
@@ -13,7 +13,8 @@ use crate::{
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Warmed<K> {
-    /// Keys that levels now hold.
+    /// Keys with a value that was held or has been loaded, or, of [`TracedCache::warm_from`], written. Not what the source does
+    /// not have, and nothing under [`Access::Bypass`], which stores nothing.
     pub warmed: usize,
     /// Keys that failed, and how.
     pub failed: Vec<(K, Error)>,
@@ -49,8 +50,8 @@ impl<T: Value> TracedCache<T> {
         let pairs = keys.into_iter().map(|key| {
             let load = load.clone();
             async move {
-                let result = self.look_or_set_with(&key, state, load).await.map(drop);
-                (key, result)
+                let result = self.look_or_set_with(&key, state, load).await;
+                (key, result.map(|found| found.value().is_some() && self.access != Access::Bypass))
             }
         });
         self.inner.warming(gather(futures::stream::iter(pairs), at_once)).await
@@ -67,8 +68,8 @@ impl<T: Value> TracedCache<T> {
         V: Into<Arc<T>>,
     {
         let writes = pairs.map(|(key, value)| async move {
-            let result = self.set(&key, value).await.map(drop);
-            (key, result)
+            let result = self.set(&key, value).await;
+            (key, result.map(|_delivery| true))
         });
         self.inner.warming(gather(writes, at_once)).await
     }
@@ -76,13 +77,12 @@ impl<T: Value> TracedCache<T> {
 
 impl<T: Value> Inner<T> {
     /// Counts a warm-up as a call of its own, and gives it a span around those of its keys.
-    async fn warming<K>(&self, work: impl Future<Output = Warmed<K>>) -> Warmed<K> {
+    async fn warming<K>(&self, work: impl Future<Output = Gathered<K>>) -> Warmed<K> {
         self.stats().operation(Verb::Warm);
         let kind = SpanKind::Operation(Verb::Warm);
         let spans = self.observers().span(&SpanStart { kind, key: None, keys: 0, root: false });
         let started = self.now();
-        let warmed = spans.around(work).await;
-        let keys = warmed.warmed + warmed.failed.len();
+        let (warmed, keys) = spans.around(work).await;
         spans.done(keys, warmed.failed.len());
         self.observers().event(&Event::Operation {
             verb: Verb::Warm,
@@ -98,17 +98,21 @@ impl<T: Value> Inner<T> {
     }
 }
 
-async fn gather<K, F>(work: impl futures::Stream<Item = F>, at_once: usize) -> Warmed<K>
+/// What came of the keys, and how many there were.
+type Gathered<K> = (Warmed<K>, usize);
+
+async fn gather<K, F>(work: impl futures::Stream<Item = F>, at_once: usize) -> Gathered<K>
 where
-    F: Future<Output = (K, Result<()>)>,
+    F: Future<Output = (K, Result<bool>)>,
 {
+    let none = Warmed { warmed: 0, failed: Vec::new() };
     work.buffer_unordered(at_once.max(1))
-        .fold(Warmed { warmed: 0, failed: Vec::new() }, |mut all, (key, result)| {
+        .fold((none, 0), |(mut all, keys), (key, result)| {
             match result {
-                Ok(()) => all.warmed += 1,
+                Ok(holds) => all.warmed += usize::from(holds),
                 Err(error) => all.failed.push((key, error)),
             }
-            std::future::ready(all)
+            std::future::ready((all, keys + 1))
         })
         .await
 }

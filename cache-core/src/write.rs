@@ -191,6 +191,7 @@ impl<T: Value> Inner<T> {
                 cost: std::time::Duration::ZERO,
                 by_set: true,
                 extra: extra.boxed(),
+                quiet_until: None,
                 encoded: None,
             };
             stored.push(Outgoing::new(key, entry));

@@ -1,6 +1,7 @@
 //! A store on one moka cache, for objects and bytes.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc,
@@ -45,6 +46,7 @@ impl Moka {
                     RemovalCause::Explicit | RemovalCause::Replaced => return,
                 };
                 if let Space::Objects(cache) = key.space {
+                    let _telling = Telling::begin();
                     hears.evicted(cache, key.hash, cause);
                 }
             },
@@ -68,9 +70,31 @@ impl Moka {
     }
 }
 
+thread_local! {
+    /// This thread is telling of an eviction, in the middle of an engine's work.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Telling(bool);
+
+impl Telling {
+    fn begin() -> Self {
+        Self(TELLING.replace(true))
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        TELLING.set(self.0);
+    }
+}
+
 impl Store for Moka {
     fn maintain(&self) {
-        self.moka.run_pending_tasks();
+        // Its own work tells of evictions: who asks for a number from there would wait for itself.
+        if !TELLING.get() {
+            self.moka.run_pending_tasks();
+        }
     }
 
     fn get_bytes(&self, joined: &str) -> Option<Bytes> {
@@ -150,7 +174,8 @@ impl ObjectStore for Moka {
         });
     }
 
-    /// Does the engine's outstanding work first, so that the number is right: not for a hot path.
+    /// Does the engine's outstanding work first, so that the number is right: not for a hot path. Not while an eviction is
+    /// being told of: the number is then that of before this work.
     fn len(&self) -> u64 {
         self.maintain();
         self.moka.entry_count()

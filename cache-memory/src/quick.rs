@@ -302,3 +302,14 @@ impl fmt::Debug for Quick {
         f.debug_struct("Quick").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`Memory`](crate::Memory) says so.
+    #[test]
+    fn a_part_is_small() {
+        assert!(size_of::<CachePadded<RwLock<Part>>>() <= 256);
+    }
+}

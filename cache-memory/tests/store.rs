@@ -309,3 +309,54 @@ fn clones_share_one_store() {
     assert!(store(&twin).get(key("a")).is_some());
     assert!(store(&memory.engine_expiry(false)).get(key("a")).is_none());
 }
+
+/// Whoever means "without bound" must not have a table of all that could come be made.
+#[test]
+fn a_bound_beyond_all_memory_takes_none_at_once() {
+    for engine in Engine::ALL {
+        for memory in [Memory::entries(u64::MAX), Memory::bytes(u64::MAX), Memory::entries(1 << 40)] {
+            let store = store(&memory.engine(engine));
+            let now = Clock::system().now();
+            store.put(key("a"), object(1, now, Duration::from_secs(60)), now);
+            assert_eq!(*store.get(key("a")).unwrap().value::<u64>().unwrap(), 1);
+            assert_eq!(store.len(), 1);
+        }
+    }
+}
+
+/// Asks the store for its numbers when it hears of an eviction, as an observer may.
+struct Asks {
+    store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
+    heard: AtomicU64,
+}
+
+impl Evictions for Asks {
+    fn evicted(&self, _key_hash: u64, _cause: EvictionCause) {
+        if let Some(store) = self.store.get() {
+            let _ = (store.len(), store.weight());
+            self.heard.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[test]
+fn whoever_hears_of_an_eviction_may_ask_for_numbers() {
+    for engine in Engine::ALL {
+        let (told, done) = std::sync::mpsc::channel();
+        // In a thread of its own: where this hangs, it hangs for good.
+        std::thread::spawn(move || {
+            let store = store(&Memory::bytes(100_000).engine(engine));
+            let asks = Arc::new(Asks { store: std::sync::OnceLock::new(), heard: AtomicU64::new(0) });
+            assert!(asks.store.set(Arc::clone(&store)).is_ok());
+            store.attach(CACHE, Arc::clone(&asks) as _);
+            let now = Clock::system().now();
+            for n in 0..2000 {
+                store.put(key(&n.to_string()), object(n, now, Duration::from_secs(60)), now);
+            }
+            store.len();
+            told.send(asks.heard.load(SeqCst)).unwrap();
+        });
+        let heard = done.recv_timeout(Duration::from_secs(30)).expect("it hangs");
+        assert!(heard > 0, "{engine}");
+    }
+}

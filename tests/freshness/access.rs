@@ -7,7 +7,9 @@ use traced_cache::{
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{DbError, MISS, MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
+use crate::world::{
+    DbError, MISS, MS, S, World, ZERO, ask, asking, asking_many, confirmed, counted, look, saw, settled,
+};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S)
@@ -25,6 +27,36 @@ async fn cache_only_never_loads() {
     assert_eq!(ask(&only, &db).await, MISS, "stale is a choice of its own");
     assert_eq!(db.loads(), 1);
     counted(&cache, 4);
+}
+
+/// What the source does not have is not warm, and nothing is where nothing is stored.
+#[tokio::test]
+async fn warm_counts_values_that_are_held() {
+    let world = World::new();
+    let (cache, db) = (world.local(policy()), world.db());
+    let warmed = cache.access(Access::Bypass).warm(["a", "b"], 2, &db, |db, _| db.load()).await;
+    assert_eq!((warmed.warmed, warmed.failed.len()), (0, 0));
+    assert_eq!(cache.get("a").await.unwrap(), None);
+    db.answers(|| Ok(Loaded::absent()));
+    let warmed = cache.warm(["a", "b"], 2, &db, |db, _| db.load()).await;
+    assert_eq!((warmed.warmed, warmed.failed.len()), (0, 0));
+    db.has("1");
+    assert_eq!(cache.warm(["a", "b"], 2, &db, |db, _| db.load()).await.warmed, 2);
+}
+
+/// The same while a refresh that has failed is not tried again: a `get` and a batch do not serve it either.
+#[tokio::test]
+async fn cache_only_is_not_served_stale_while_refreshes_are_throttled() {
+    let world = World::new();
+    let (cache, db) = (world.local(policy().throttle(5 * S)), world.db());
+    let only = cache.access(Access::CacheOnly);
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.fails();
+    assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
+    assert_eq!(ask(&only, &db).await, MISS);
+    assert_eq!(look(&only).await, MISS);
+    assert_eq!(asking_many(&only, &db).await.await.unwrap(), Ok(None));
 }
 
 #[tokio::test]

@@ -7,11 +7,13 @@ use std::sync::{
 
 use futures::FutureExt;
 use traced_cache::{
-    Early, ErrorKind, Held, LoadEnd, Loaded, Outcome, Policy,
+    Early, ErrorKind, Held, Level, LoadEnd, Loaded, Outcome, Policy,
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{DbError, MS, S, World, ask, ask_for, asking, confirmed, counted, look, saw, settled};
+use crate::world::{
+    DbError, MS, S, World, ask, ask_for, asking, asking_many, confirmed, counted, look, memory, saw, settled,
+};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).early(Early::Fraction(0.8))
@@ -158,6 +160,47 @@ async fn e10_a_slow_shared_level_does_not_slow_the_hit() {
     assert_eq!(world.l2.calls(ChaosOp::Get), 0);
     world.pass(2 * S).await;
     assert_eq!(db.loads(), 2);
+}
+
+/// Memory that keeps entries for a shorter time has the rest of their life from the shared level: a share of the life at the
+/// nearest level is no reason to load.
+#[tokio::test]
+async fn a_cap_at_memory_makes_no_refresh_come_earlier() {
+    for (early, most) in [(Early::Off, 10), (Early::Fraction(0.8), 13), (Early::XFetch { beta: 1.0 }, 15)] {
+        let world = World::new();
+        let l2 = world.leasing();
+        let policy = Policy::ttl(60 * S).early(early);
+        let near = Level::new(memory()).ttl_cap(10 * S);
+        let cache = world.builder(policy).level(near).level(l2).build().unwrap();
+        let db = world.db();
+        db.takes(S);
+        for _ in 0..600 {
+            // One look past the quick path, as a batch makes it, and one on it.
+            let (many, one) = (asking_many(&cache, &db).await, asking(&cache, &db).await);
+            world.pass(S).await;
+            many.await.unwrap().unwrap();
+            one.await.unwrap().unwrap();
+        }
+        assert!((10..=most).contains(&db.loads()), "{early:?}: {} loads", db.loads());
+    }
+}
+
+/// Where no level keeps more than its cap, that is the life.
+#[tokio::test]
+async fn alone_a_capped_level_refreshes_before_its_cap() {
+    let world = World::new();
+    let policy = Policy::ttl(60 * S).early(Early::Fraction(0.8));
+    let near = Level::new(memory()).ttl_cap(10 * S);
+    let cache = world.builder(policy).level(near).build().unwrap();
+    assert_eq!(cache.settings().refreshed_from, Some(8 * S));
+    let db = world.db();
+    ask(&cache, &db).await.unwrap();
+    for (after, loads) in [(7 * S, 1), (2 * S, 2)] {
+        world.pass(after).await;
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));
+        settled().await;
+        assert_eq!(db.loads(), loads);
+    }
 }
 
 /// A failed early refresh leaves the entry as it is, and is not tried again with every hit.

@@ -1,8 +1,10 @@
 //! O10: `close` drains, then aborts, and nothing is stored after it returned.
 
-use traced_cache::{Delivery, ErrorKind, Outcome, Policy, Scope, testing::Fault};
+use std::sync::mpsc;
 
-use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, saw, settled};
+use traced_cache::{Delivery, ErrorKind, Outcome, Policy, Scope, TracedCache, testing::Fault};
+
+use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, memory, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
@@ -192,4 +194,25 @@ async fn close_waits_for_background_writes() {
     world.pass(S).await;
     assert!(closing.await.unwrap().is_drained());
     assert!(world.l2.inner().peek("things:k").is_some());
+}
+
+/// A load on a runtime that nobody drives ends only with that runtime: `close` on another one does not wait for it.
+#[test]
+fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (idle, driven) = (runtime(), runtime());
+    let cache = TracedCache::builder("left").level(memory()).build().unwrap();
+    let load = cache.get_or_set("k", || std::future::pending::<Result<String, std::io::Error>>());
+    idle.block_on(async {
+        let _left = tokio::time::timeout(MS, load).await;
+    });
+    let (told, done) = mpsc::channel();
+    std::thread::spawn({
+        let cache = cache.clone();
+        move || told.send(driven.block_on(cache.close(MS)).is_drained())
+    });
+    // Where it hangs, it hangs until the other runtime is dropped.
+    let drained = done.recv_timeout(20 * S);
+    drop(idle);
+    assert_eq!(drained, Ok(false));
 }

@@ -2,7 +2,7 @@
 //! answered only if the load fails.
 
 use futures::FutureExt;
-use traced_cache::{ErrorKind, Outcome, Policy};
+use traced_cache::{Delivery, Early, ErrorKind, Loaded, Outcome, Policy, Result, TracedCache};
 
 use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
@@ -114,4 +114,81 @@ async fn an_invalidation_beats_the_refresh() {
     assert_eq!(look(&cache).await, crate::world::MISS);
     assert!(world.l2.inner().peek("things:k").is_none());
     assert_eq!(cache.stats().overtaken, 1);
+}
+
+async fn expire(cache: &TracedCache<String>, how: &str) -> Result<Delivery> {
+    match how {
+        "key" => cache.expire("k").await,
+        "tag" => cache.expire_tag("x").await,
+        _ => cache.expire_all().await,
+    }
+}
+
+/// The window of what an invalidation has ended does not begin anew with each read.
+#[tokio::test]
+async fn what_was_expired_long_ago_is_not_answered_at_once() {
+    for how in ["key", "tag", "all"] {
+        let world = World::new();
+        let policy = Policy::ttl(600 * S).revalidate(10 * S).grace(1000 * S);
+        let l2 = world.leasing();
+        for cache in [world.local(policy), world.node_at(policy, &l2)] {
+            let db = world.db();
+            db.answers(|| Ok(Loaded::value("1".to_owned()).tag("x")));
+            ask(&cache, &db).await.unwrap();
+            world.pass(S).await;
+            confirmed(expire(&cache, how).await);
+            world.pass(60 * S).await;
+            db.has("2");
+            assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "2"), "{how}");
+            confirmed(cache.invalidate("k").await);
+        }
+    }
+}
+
+/// Nor does another node's, which finds the entry at the shared level, where nobody has written down when that was.
+#[tokio::test]
+async fn what_another_node_expired_is_not_answered_at_once() {
+    let world = World::new();
+    let policy = Policy::ttl(600 * S).revalidate(10 * S).grace(1000 * S);
+    let l2 = world.leasing();
+    let (one, other, db) = (world.node_at(policy, &l2), world.node_at(policy, &l2), world.db());
+    ask(&one, &db).await.unwrap();
+    confirmed(one.expire("k").await);
+    world.pass(60 * S).await;
+    db.has("2");
+    assert_eq!(ask(&other, &db).await, saw(Outcome::Loaded, "2"));
+}
+
+/// After an expiry the next call loads, even if a refresh has just failed; and one that fails then is throttled itself.
+#[tokio::test]
+async fn an_expiry_ends_the_throttle() {
+    for how in ["key", "tag", "all"] {
+        let world = World::new();
+        let policy = Policy::ttl(100 * S).grace(1000 * S).throttle(60 * S).early(Early::Fraction(0.5));
+        let (cache, db) = (world.local(policy), world.db());
+        db.answers(|| Ok(Loaded::value("1".to_owned()).tag("x")));
+        ask(&cache, &db).await.unwrap();
+        world.pass(60 * S).await;
+        db.fails();
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));
+        settled().await;
+        for loads in [3, 4] {
+            confirmed(expire(&cache, how).await);
+            for _ in 0..3 {
+                world.pass(S).await;
+                assert_eq!(ask(&cache, &db).await, saw(Outcome::Stale, "1"));
+                assert_eq!(db.loads(), loads, "{how}");
+            }
+        }
+        // One that comes while a load is failing is not throttled by it.
+        world.pass(60 * S).await;
+        db.takes(2 * S);
+        let caller = asking(&cache, &db).await;
+        world.pass(S).await;
+        confirmed(expire(&cache, how).await);
+        world.pass(S).await;
+        assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"));
+        db.takes(ZERO).has("2");
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "2"), "{how}");
+    }
 }

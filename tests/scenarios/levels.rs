@@ -1,6 +1,8 @@
 //! L: more than one level.
 
-use traced_cache::{Access, LevelOutcome, Outcome, Policy, TracedCache};
+use std::sync::Arc;
+
+use traced_cache::{Access, Clock, Delivery, Level, LevelOutcome, Memory, Outcome, Policy, TracedCache, ok};
 
 use crate::{
     hooks::At,
@@ -233,5 +235,30 @@ async fn r10_a_level_is_used_again_after_a_fill_has_failed() {
         // The lease of the fill that failed may have to end first.
         assert_eq!(kit::moving(&stack.time, kit::load(&cache, "k", &loads, 2_u64)).await, 2);
         assert_eq!(kit::get(&stack.peer().named::<u64>(&name, policy), "k").await, Some(2));
+    }
+}
+
+/// Two levels in this process: what only the second one has is read, fills the first, and is what an update begins with.
+#[tokio::test]
+async fn memory_behind_memory_is_a_level_like_any_other() {
+    let (clock, time) = Clock::manual();
+    let memory = || Memory::entries(1_000).engine_expiry(false);
+    let cache: TracedCache<u64> = TracedCache::builder("twice")
+        .level(Level::new(memory()).ttl_cap(S))
+        .level(memory())
+        .policy(Policy::ttl(100 * S))
+        .clock(clock)
+        .build()
+        .unwrap();
+    assert_eq!(cache.set("n", 41).await.unwrap(), Delivery::Confirmed);
+    time.advance(2 * S);
+    assert_eq!(cache.look("n").await.unwrap().level(), Some(1));
+    assert_eq!(cache.look("n").await.unwrap().level(), Some(0), "now the first one holds it");
+    time.advance(2 * S);
+    let change = |(): (), _: String, n: Option<Arc<u64>>| async move { ok(n.map_or(1, |n| *n + 1)) };
+    assert_eq!(*cache.update("n", &(), change).await.unwrap().value, 42);
+    for _ in 0..2 {
+        assert_eq!(cache.get("n").await.unwrap().as_deref(), Some(&42));
+        time.advance(2 * S);
     }
 }

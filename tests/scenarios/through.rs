@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use traced_cache::{BoxError, ErrorKind, Loaded, Policy, Source, Sourced, TracedCache};
+use traced_cache::{
+    BoxError, ErrorKind, Loaded, Memory, Policy, Source, Sourced, TracedCache, ok, testing::MapProvider,
+};
 
 use crate::{
     hooks::{At, Gate},
@@ -329,5 +331,61 @@ async fn a_write_of_the_source_that_closing_cuts_short_is_told_so() {
             assert_eq!(kit::patient(writing).await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
             assert!(cache.stats().errors.contains(&(ErrorKind::Closed, 1)), "and it is counted");
         }
+    }
+}
+
+/// Teams' members, which are tagged by team: `load` says so, and `tags` if it is to.
+struct Members {
+    tells: bool,
+}
+
+impl Source<u64, String> for Members {
+    async fn load(&self, _id: &u64) -> Result<Loaded<String>, BoxError> {
+        Ok(Loaded::value("loaded".to_owned()).tag("team:7"))
+    }
+
+    async fn save(&self, _id: &u64, _name: &String) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn tags(&self, _id: &u64, name: &String) -> Vec<Box<str>> {
+        match (self.tells, name.as_str()) {
+            (false, _) => Vec::new(),
+            (true, "bad") => vec!["".into()],
+            (true, _) => vec!["team:8".into()],
+        }
+    }
+}
+
+/// What is written over an entry is reached by the invalidations that reached the entry.
+#[tokio::test]
+async fn what_is_written_has_the_tags_of_what_was_loaded() {
+    for remote in [false, true] {
+        let mut builder = TracedCache::<String>::builder("members").level(Memory::entries(1_000));
+        if remote {
+            builder = builder.level(MapProvider::new().leasing().marking());
+        }
+        let cache = builder.build().unwrap();
+        let gone = async |tag: &str| {
+            assert!(cache.invalidate_tag(tag).await.unwrap().is_confirmed());
+            cache.get(1).await.unwrap().is_none()
+        };
+        let members = cache.with_source(Members { tells: false });
+        members.get(1_u64).await.unwrap();
+        assert!(members.save(1_u64, "saved".to_owned()).await.unwrap().is_confirmed());
+        assert!(gone("team:7").await, "those of the entry that was replaced");
+
+        members.get(1_u64).await.unwrap();
+        let change =
+            |(): (), _: u64, held: Option<Arc<String>>| async move { ok(format!("{held:?} and more")) };
+        assert!(cache.update(1_u64, &(), change).await.unwrap().delivery.is_confirmed());
+        assert!(gone("team:7").await, "those of the value that was changed");
+
+        let members = cache.with_source(Members { tells: true });
+        assert!(members.save(1_u64, "saved".to_owned()).await.unwrap().is_confirmed());
+        assert!(!gone("team:7").await);
+        assert!(gone("team:8").await, "those that the source gives it");
+        let refused = members.save(1_u64, "bad".to_owned()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Tag);
     }
 }

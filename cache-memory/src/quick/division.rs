@@ -11,6 +11,9 @@ const MOST_ENTRIES: u64 = 4096;
 /// The same in bytes. The lower bound is also one for the heaviest entry.
 const LEAST_BYTES: u64 = 4 << 20;
 const MOST_BYTES: u64 = 64 << 20;
+/// Parts are there before their entries are: 256 bytes each, so that a bound which is none costs 16 MiB. Larger parts are
+/// only slower to look through.
+const MOST_PARTS: u64 = 1 << 16;
 /// What an entry is taken to weigh where nothing is known. Only the memory of what has left depends on it.
 const USUAL_WEIGHT: u64 = 1024;
 /// Share of a part for what is asked for more than once. One entry cannot be heavier than it.
@@ -38,7 +41,7 @@ impl Division {
             true => (LEAST_BYTES, MOST_BYTES, USUAL_WEIGHT),
             false => (LEAST_ENTRIES, MOST_ENTRIES, 1),
         };
-        let wanted = (4 * threads).max(capacity / most).min(capacity / least).max(1);
+        let wanted = (4 * threads).max(capacity / most).min(capacity / least).clamp(1, MOST_PARTS);
         let parts = 1 << wanted.ilog2();
         // Rounded down, so that the whole stays within its bound.
         let room = capacity / parts;
@@ -79,6 +82,9 @@ mod tests {
             let division = division(capacity, false, threads);
             assert_eq!(division.parts, parts, "{capacity} entries, {threads} threads");
             assert!(division.parts * division.room <= capacity);
+        }
+        for weighs in [false, true] {
+            assert_eq!(division(u64::MAX, weighs, 2).parts, MOST_PARTS);
         }
         assert_eq!(division(1 << 20, true, 64).parts, 1);
         assert_eq!(division(64 << 20, true, 2).parts, 8);
