@@ -66,6 +66,8 @@ pub use registry::Caches;
 #[doc(hidden)]
 pub use registry::expect_cache;
 pub use reload::Reloaded;
+#[doc(hidden)]
+pub use running::Function;
 #[cfg(feature = "schema")]
 pub use schema::schema;
 pub use setup::CachesBuilder;

@@ -79,7 +79,8 @@ impl Db {
 const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [defaults]\nlevels = ['local']\npolicy = { ttl = '1h', absent_ttl = '1h' }\n\
     [caches.users]\n[caches.shared]\n[caches.found]\n[caches.pages]\n[caches.options]\n[caches.plain]\n[caches.tenants]\n\
-    [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n";
+    [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n\
+    [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
@@ -345,4 +346,98 @@ async fn a_hit_allocates_nothing() {
         }
     });
     assert_eq!((found, info.count_total), (1000, 0));
+}
+
+#[cached("profiles")]
+async fn display_name(user: u64) -> Result<String, AppError> {
+    Ok(format!("user {user}"))
+}
+
+#[cached("profiles")]
+async fn email(user: u64) -> Result<String, AppError> {
+    Ok(format!("{user}@example.com"))
+}
+
+#[cached("profiles", key = ("phone", user))]
+async fn phone(user: u64) -> Result<String, AppError> {
+    Ok(format!("+49 {user}"))
+}
+
+#[cached("once")]
+async fn greeting() -> Option<String> {
+    Some("hello".to_owned())
+}
+
+#[cached("once")]
+async fn secret() -> Option<String> {
+    Some("secret".to_owned())
+}
+
+/// Of two functions on one cache the arguments would be each other's keys.
+#[tokio::test]
+async fn a_second_function_does_not_get_the_keys_of_the_first() {
+    installed().await;
+    for _ in 0..2 {
+        assert_eq!(display_name(7).await.unwrap(), "user 7");
+        let AppError::Cache(error) = email(7).await.unwrap_err() else { panic!() };
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let said = error.to_string();
+        assert!(said.starts_with("caches.profiles = macros::email (line "), "{said}");
+        assert!(
+            said.contains(": macros::display_name (line ") && said.ends_with("say `key = (\"email\", ...)`")
+        );
+        // What its author says is a key of its own.
+        assert_eq!(phone(7).await.unwrap(), "+49 7");
+        assert_eq!(greeting().await.as_deref(), Some("hello"));
+    }
+    let mistake = tokio::spawn(secret()).await.unwrap_err().into_panic();
+    assert!(mistake.downcast_ref::<String>().unwrap().contains("macros::greeting"));
+}
+
+/// Names that the macro has uses for.
+#[cached("names")]
+async fn names(found: u64, cache: u64, answer: u64, value: u64, caches: u64) -> Option<u64> {
+    Some(found + cache + answer + value + caches)
+}
+
+#[cached("changed")]
+async fn changed(mut found: u64) -> u64 {
+    found += 1;
+    found
+}
+
+mod lints {
+    #![deny(warnings)]
+    use super::{AppError, cached};
+
+    #[derive(Clone)]
+    pub(super) struct Users;
+
+    impl Users {
+        #[allow(non_snake_case, unused_variables, reason = "the point")]
+        #[cached("lints")]
+        pub(super) async fn allowed(&self, Id: u64, unused: u64) -> Result<u64, AppError> {
+            Ok(Id)
+        }
+
+        #[cached("expected")]
+        #[expect(unused_variables, reason = "the point")]
+        pub(super) async fn expected(mut self, mut id: u64, unused: u64) -> Result<u64, AppError> {
+            id += 1;
+            self = Self;
+            let Self = self;
+            Ok(id)
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_lints_and_mut_are_the_functions_own() {
+    installed().await;
+    assert_eq!(names(1, 2, 3, 4, 5).await, Some(15));
+    for _ in 0..2 {
+        assert_eq!(changed(1).await, 2);
+    }
+    assert_eq!(lints::Users.allowed(1, 2).await.unwrap(), 1);
+    assert_eq!(lints::Users.expected(1, 2).await.unwrap(), 2);
 }

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Error, ItemFn, Result, parse2};
+use syn::{Attribute, Error, FnArg, ItemFn, Meta, Pat, Result, ReturnType, Signature, Type, parse2};
 
 use crate::{
     arguments::{self, Arguments},
@@ -30,10 +30,14 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let ItemFn { attrs, vis, mut sig, block, .. } = parse2(function)
         .map_err(|error| Error::new(error.span(), "`#[cached]` goes on an `async fn` with a body"))?;
     if sig.asyncness.is_none() {
-        return Err(Error::new(
-            sig.ident.span(),
-            "`#[cached]` goes on an `async fn`: a cache may have to wait",
-        ));
+        let what = match is_future(&sig.output) {
+            true => {
+                "`#[cached]` goes on an `async fn`, and this is what a macro such as `#[async_trait]` has made of one: move the \
+                 body to a cached function or a method of the type's own, and call that from here"
+            }
+            false => "`#[cached]` goes on an `async fn`: a cache may have to wait",
+        };
+        return Err(Error::new(sig.ident.span(), what));
     }
     let returns = Returns::of(&sig)?;
     let arguments = Arguments::take(&mut sig, &options)?;
@@ -43,20 +47,34 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let name = format_ident!("__uncached_{}", sig.ident);
     let mut inner = sig.clone();
     inner.ident = name.clone();
+    // Only the body changes them.
+    without_mut(&mut sig);
     // A method's own form stands beside it, for the sake of `Self`; a function's inside of it, where nobody sees it.
-    let inner = match arguments.receiver.is_some() {
-        true => quote!(#[doc(hidden)] #inner #block),
-        false => quote!(#inner #block),
-    };
+    let (lints, attrs) = lints(attrs, arguments.receiver.is_some());
     let (outside, inside) = match arguments.receiver.is_some() {
-        true => (inner, TokenStream::new()),
-        false => (TokenStream::new(), inner),
+        true => {
+            let only_own = only_own(&sig);
+            (quote!(#only_own #(#lints)* #[doc(hidden)] #inner #block), TokenStream::new())
+        }
+        false => (TokenStream::new(), quote!(#inner #block)),
     };
 
     let value = &returns.value;
+    // A key that is said is believed. One that is made of the arguments may be another function's as well.
+    let (function, of) = match options.key {
+        Some(_) => (TokenStream::new(), quote!(cache::<#value>(#cache))),
+        None => {
+            let said = sig.ident.to_string();
+            let function = quote! {
+                static __FUNCTION: ::traced_cache::config::Function =
+                    ::traced_cache::config::Function::new(::core::module_path!(), #said, ::core::line!());
+            };
+            (function, quote!(cache_of::<#value>(#cache, &__FUNCTION)))
+        }
+    };
     let registry = match caches {
-        Some(caches) => quote!((#caches).cache::<#value>(#cache)),
-        None => quote!(::traced_cache::Caches::installed().and_then(|caches| caches.cache::<#value>(#cache))),
+        Some(caches) => quote!((#caches).#of),
+        None => quote!(::traced_cache::Caches::installed().and_then(|caches| caches.#of)),
     };
     let owned = arguments.owned();
     let (own, given) = (arguments.passed(true), arguments.passed(false));
@@ -73,7 +91,7 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
             quote!(#registry?),
             quote!(#by_load.await.map(|answer| #loaded)),
             quote! {
-                let found = found?;
+                let found = __found?;
                 ::core::result::Result::Ok(#answered)
             },
         ),
@@ -84,7 +102,7 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
                 ::traced_cache::ok(#loaded)
             },
             quote! {
-                match found {
+                match __found {
                     ::core::result::Result::Ok(found) => #answered,
                     // There is nowhere to put the error.
                     ::core::result::Result::Err(_) => #in_place.await,
@@ -97,13 +115,56 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
         #(#attrs)*
         #vis #sig {
             #inside
+            #function
             let __cache = #look_up;
-            let found = __cache.get_or_set_lazily(#key, || {
+            let __found = __cache.get_or_set_lazily(#key, || {
                 #owned
                 move || async move { #load }
             });
-            let found = found.await;
+            let __found = __found.await;
             #finish
         }
     })
+}
+
+/// `Pin<Box<dyn Future<...>>>`.
+fn is_future(output: &ReturnType) -> bool {
+    let ReturnType::Type(_, output) = output else { return false };
+    matches!(&**output, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Pin"))
+}
+
+fn without_mut(signature: &mut Signature) {
+    for argument in &mut signature.inputs {
+        match argument {
+            FnArg::Receiver(receiver) => receiver.mutability = None,
+            FnArg::Typed(typed) => {
+                if let Pat::Ident(pat) = &mut *typed.pat {
+                    pat.mutability = None;
+                }
+            }
+        }
+    }
+}
+
+/// What a method's attributes say of lints, for its body, and all of them for itself. There an expectation that the body meets
+/// would not be met. What is inside of a function has the function's.
+fn lints(attributes: Vec<Attribute>, of_method: bool) -> (Vec<Attribute>, Vec<TokenStream>) {
+    let levels = ["allow", "expect", "warn", "deny", "forbid"];
+    let is_lint = |at: &&Attribute| levels.iter().any(|level| at.path().is_ident(level));
+    let lints = attributes.iter().filter(is_lint).filter(|_| of_method).cloned().collect();
+    let own = attributes.iter().map(|at| match &at.meta {
+        Meta::List(list) if of_method && list.path.is_ident("expect") => {
+            let said = &list.tokens;
+            quote!(#[allow(#said)])
+        }
+        _ => quote!(#at),
+    });
+    (lints, own.collect())
+}
+
+/// Nothing tells a macro that a method belongs to a trait. In an `impl` of one this is an error that says it, at the method.
+fn only_own(signature: &Signature) -> TokenStream {
+    let name = &signature.ident;
+    let says = format_ident!("CACHED_TAKES_METHODS_OF_A_TYPE_AND_NONE_OF_A_TRAIT_{}", name);
+    quote!(#[doc(hidden)] #[allow(dead_code, non_upper_case_globals, reason = "its name is for an error")] const #says: () = ();)
 }

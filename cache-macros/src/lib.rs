@@ -48,6 +48,11 @@ use proc_macro::TokenStream;
 /// | `skip(db)` | arguments that do not take part in the key; or `#[skip]` on the argument itself |
 /// | `caches = self.caches` | the registry, an expression. Otherwise the one of `Caches::install` |
 ///
+/// **The key does not name the function, nor what `self` holds.** Two functions on one cache would get each other's values for
+/// equal arguments, those without arguments for `"-"`: give each a cache of its own, or a `key` that tells them apart, such as
+/// `key = ("email", user)`. So the first function without a `key` that is called has the cache, and any other one without a
+/// `key` gets an error of kind `Config` from it. A `key` is believed, and other processes are not seen.
+///
 /// Arguments are borrowed on a hit, and cloned (`&str` and slices: made owned) on a miss, for the load is a task that
 /// outlives its caller. So they are `Send + 'static` once owned. A method needs `Self: Clone`, too.
 ///
@@ -63,7 +68,16 @@ use proc_macro::TokenStream;
 ///
 /// A function that answers no `Result` has nowhere to put an error. Should its cache fail (a loader that panics or runs into
 /// its limit, a cache that was closed), it runs as if it had none; that no registry is installed, or that it has no such
-/// cache, or one of another type, is a mistake in the program, and panics.
+/// cache, one of another type or one of another function, is a mistake in the program, and panics.
+///
+/// Not taken:
+/// - methods in an `impl` of a trait, with `#[async_trait]` or without: put the body into a cached method of the type itself, or
+///   a cached function, and call that;
+/// - functions of an `impl` that take no `self` and say `Self`: name the type. If it has parameters: write a free function;
+/// - type parameters that no argument has;
+/// - `type Answer = Result<User, MyError>`: `Result`, `Option` and `Arc` are known by their names, so an alias is a value like
+///   any other. One that is called `Result` and has its parameter, as that of `std::io`, is right;
+/// - `&mut` arguments, and `impl Trait`.
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
     expand::cached(options.into(), function.into()).into()

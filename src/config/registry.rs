@@ -19,7 +19,7 @@ use super::{
     load::Loaded,
     node::at,
     resolve::Plan,
-    running::Running,
+    running::{Function, Running},
 };
 
 /// The caches of a file. Cheap to clone; clones are one registry.
@@ -131,6 +131,17 @@ impl Caches {
         let cache = more(builder.map_err(|fault| fault.into_error(&self.0.file))?).build()?;
         self.0.add(name, Running::new(&cache, Some(plan.clone())));
         Ok(cache)
+    }
+
+    /// [`cache`](Self::cache) for a `#[cached]` function whose keys are its arguments: another such function is refused.
+    #[doc(hidden)]
+    pub fn cache_of<T: Value>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
+        if let Some(running) = self.0.built.load().get(name) {
+            return running.cache_of(name, by);
+        }
+        self.cache::<T>(name)?;
+        // What has been built stays.
+        self.cache_of(name, by)
     }
 
     /// Begins a cache like one of the file under a name of its own, for measurements, which must not touch that one's entries.

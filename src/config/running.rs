@@ -2,7 +2,8 @@
 
 use std::{
     any::{Any, type_name},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt, ptr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +19,31 @@ pub(super) struct Running {
     pub(super) controls: Box<dyn Controls>,
     /// `None` for one that was built by hand.
     plan: Option<Mutex<Plan>>,
+    /// Whose arguments are its keys.
+    function: OnceLock<&'static Function>,
+}
+
+/// A `#[cached]` function whose key is its arguments.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Function {
+    module: &'static str,
+    name: &'static str,
+    line: u32,
+}
+
+impl Function {
+    /// What the macro writes for it, once.
+    pub const fn new(module: &'static str, name: &'static str, line: u32) -> Self {
+        Self { module, name, line }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { module, name, line } = self;
+        write!(f, "{module}::{name} (line {line})")
+    }
 }
 
 /// What can be done with a cache of any type.
@@ -60,6 +86,7 @@ impl Running {
             cache: Box::new(cache.clone()),
             controls: Box::new(cache.clone()),
             plan: plan.map(Mutex::new),
+            function: OnceLock::new(),
         }
     }
 
@@ -75,6 +102,25 @@ impl Running {
                 ),
             )
         })
+    }
+
+    /// The cache for a function whose keys are its arguments. Another one's arguments may be the same, and its values not:
+    /// who is first has the cache.
+    pub(super) fn cache_of<T: Value>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
+        let cache = self.cache(name)?;
+        let first = *self.function.get_or_init(|| by);
+        if ptr::eq(first, by) {
+            return Ok(cache);
+        }
+        Err(Error::config(
+            &format!("caches.{name}"),
+            by,
+            format_args!(
+                "{first} keeps its answers there under the same keys, its arguments; give each function a cache of its own, \
+                 or say `key = (\"{}\", ...)`",
+                by.name
+            ),
+        ))
     }
 
     pub(super) fn plan(&self) -> Option<MutexGuard<'_, Plan>> {
