@@ -14,7 +14,8 @@ use crate::{BreakerState, Clock, Error, Moment, Result, striped::Striped};
 /// When a level stops being asked.
 ///
 /// The breaker opens when at least `min_calls` calls ended within the last `window` and the share of failures reached
-/// `failure_rate`. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
+/// `failure_rate`. Where a level has several servers ([`CacheProvider::server_of`](crate::CacheProvider::server_of)), each has a
+/// breaker of its own, and the level's is open when all of theirs are. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
 /// for `open_for` more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breaker {
@@ -149,10 +150,6 @@ impl fmt::Display for Breaker {
 }
 
 impl Gate {
-    pub(crate) const fn settings(&self) -> &Breaker {
-        &self.settings
-    }
-
     /// `budget`: the longest a call takes that somebody attends to.
     pub(crate) fn new(settings: Breaker, budget: Duration) -> Self {
         Self {
@@ -192,6 +189,23 @@ impl Gate {
             }
         };
         Some(Pass { gate: self, clock, probe, judged: false })
+    }
+
+    /// Counts from now on.
+    pub(crate) fn begin(&self, now: Moment) {
+        self.lock().half_ends = now.after(self.settings.window / 2);
+    }
+
+    /// How it is; `None` while it is closed and no call has ended for a window.
+    pub(crate) fn state(&self, now: Moment) -> Option<BreakerState> {
+        let state = self.lock();
+        match state.mode {
+            Mode::Closed => {
+                (now < state.half_ends.after(self.settings.window)).then_some(BreakerState::Closed)
+            }
+            Mode::Probing { .. } => Some(BreakerState::HalfOpen),
+            Mode::Open { .. } => Some(BreakerState::Open),
+        }
     }
 
     /// Time until a call would be let through.

@@ -130,7 +130,10 @@ impl Tier {
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
         let sent = around.clock.now();
-        let results = flatten(self.call(around, LevelOp::Put, 1, 0, self.provider().put_many(&put)).await, 1);
+        let results = flatten(
+            self.call(around, LevelOp::Put, self.whom([key]), (1, 0), self.provider().put_many(&put)).await,
+            1,
+        );
         for result in results {
             result?;
         }
@@ -162,10 +165,7 @@ impl Tier {
             let at = self.ledger.snapshot();
             let mut keys = vec![RawKey::marker(around.cache, &around.name)];
             keys.extend(tags.iter().map(|tag| RawKey::tag(around.cache, &around.name, tag)));
-            let provider = self.provider();
-            let call = provider.get_many(&keys);
-            let Ok(answers) = self.call(around, LevelOp::Get, keys.len(), 0, call).await else { break };
-            let mut answers = answers.into_iter();
+            let mut answers = self.get_raw(around, &keys).await.into_iter();
             let Some(Ok(raw)) = answers.next() else { break };
             learned = learned.and(self.learn(around, raw, at.changes).await);
             let Some((mark, _)) = self.ledger.mark() else { break };
@@ -308,7 +308,11 @@ impl Tier {
                 None => Err(BoxError::from("the provider swaps no marks")),
             }]
         };
-        flatten(self.call(around, LevelOp::Swap, 1, 0, call).await, 1).pop().unwrap_or(Err(Failure::Skipped))
+        // Several servers, where each has marks of its own: one that hangs must not count against another.
+        let whom = self.whom(swaps.iter().map(|swap| swap.key));
+        flatten(self.call(around, LevelOp::Swap, whom, (1, 0), call).await, 1)
+            .pop()
+            .unwrap_or(Err(Failure::Skipped))
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Failover {
 /// | setting | default |
 /// | --- | --- |
 /// | `ttl_cap` | none |
-/// | `budget` | 250 ms per operation for a remote provider |
+/// | `budget` | 250 ms per call to a remote provider |
 /// | `breaker` | [`Breaker::default`] for a remote provider |
 /// | `codec` | JSON |
 /// | `compression`, `encryption` | none |
@@ -81,7 +81,9 @@ impl Level {
         self
     }
 
-    /// The most that one operation at this level may cost a caller. Remote levels only. Calls are ended by a timer that they
+    /// The most that one call to this level may cost a caller, who makes up to three for a miss of `get_or_set`: the look-up,
+    /// the wish for a lease and the value's storing. Of a batch over several servers each is asked in a call of its own, all at
+    /// once. Remote levels only. Calls are ended by a timer that they
     /// share, in steps: up to a seventeenth early.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {

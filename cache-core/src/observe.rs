@@ -252,7 +252,7 @@ pub enum Event<'a> {
         /// The error it ended with.
         error: Option<ErrorKind>,
     },
-    /// A level was asked, and answered or failed.
+    /// A level was asked, and answered or failed. Of several servers each is asked, and told of, on its own.
     Level {
         /// Which level, 0 being the nearest.
         level: u8,
@@ -324,7 +324,7 @@ pub enum Event<'a> {
         /// Why.
         cause: EvictionCause,
     },
-    /// A level's breaker changed.
+    /// A level's breaker changed. Of several servers one that opens is no change while others are asked.
     Breaker {
         /// Which level.
         level: u8,

@@ -192,16 +192,19 @@ impl Pending {
             return Some(Due::Clear(number));
         }
         if state.keys.len() > state.values.len() {
-            let keys = state.keys.iter().filter(|(id, _)| state.values.get(id).is_none());
+            let keys = some(&state.keys).filter(|(id, _)| state.values.get(id).is_none());
             return Some(Due::Keys(keys.take(most).map(|(id, n)| (id.clone(), *n)).collect()));
         }
-        if let Some((_, reach)) = state.tags.values().next() {
-            let of = state.tags.iter().filter(|(_, (_, of))| of == reach).take(most.min(TAGS_MAX));
-            return Some(Due::Tags(*reach, of.map(|(tag, (n, _))| (tag.clone(), *n)).collect()));
+        state.due_tags(most).or_else(|| state.due_values(most))
+    }
+
+    /// What is due besides keys that cannot be told now.
+    pub(crate) fn due_besides(&self, most: usize) -> [Option<Due>; 2] {
+        let state = self.lock();
+        match state.clear {
+            Some(_) => [None, None],
+            None => [state.due_tags(most), state.due_values(most)],
         }
-        let values = state.keys.iter().filter_map(|(id, n)| Some((id.clone(), *n, state.values.get(id)?)));
-        let values: Vec<_> = values.take(most).collect();
-        (!values.is_empty()).then_some(Due::Values(values))
     }
 
     pub(crate) fn delivered(&self, id: &str, number: u64) {
@@ -250,10 +253,29 @@ impl Pending {
     }
 }
 
+/// All of them, from another one on each time: those that cannot be told, since their server is away, must not hold up others
+/// forever.
+fn some(keys: &HashMap<Box<str>, u64>) -> impl Iterator<Item = (&Box<str>, &u64)> {
+    let from = fastrand::usize(..keys.len().max(1));
+    keys.iter().skip(from).chain(keys.iter().take(from))
+}
+
 impl State {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    fn due_tags(&self, most: usize) -> Option<Due> {
+        let (_, reach) = self.tags.values().next()?;
+        let of = self.tags.iter().filter(|(_, (_, of))| of == reach).take(most.min(TAGS_MAX));
+        Some(Due::Tags(*reach, of.map(|(tag, (n, _))| (tag.clone(), *n)).collect()))
+    }
+
+    fn due_values(&self, most: usize) -> Option<Due> {
+        let values = some(&self.keys).filter_map(|(id, n)| Some((id.clone(), *n, self.values.get(id)?)));
+        let values: Vec<_> = values.take(most).collect();
+        (!values.is_empty()).then_some(Due::Values(values))
     }
 
     fn is_full(&self) -> bool {
@@ -312,6 +334,22 @@ mod tests {
         pending.add_tags(&tags(&["a"]), Reach::Purge);
         pending.delivered_tag("a", due[0].1);
         assert_eq!(pending.len(), 1, "a later record is not covered");
+    }
+
+    #[test]
+    fn what_cannot_be_told_holds_up_nothing_else_forever() {
+        let pending = Pending::default();
+        for n in 0..1000 {
+            pending.add(&format!("away {n}"));
+        }
+        pending.add("here");
+        pending.add_tags(&["tag".into()], Reach::Purge);
+        assert!(matches!(pending.due_besides(10), [Some(Due::Tags(..)), None]));
+        let is_due = || match pending.due(100) {
+            Some(Due::Keys(due)) => due.iter().any(|(id, _)| &**id == "here"),
+            _ => panic!(),
+        };
+        assert!((0..1000).any(|_| is_due()));
     }
 
     #[test]

@@ -216,6 +216,14 @@ pub trait CacheProvider: Send + Sync + 'static {
         0
     }
 
+    /// Which of several servers keeps a key, by a number that stays its own. `None`: there is one, or nobody knows now. Asked
+    /// for every key of every call, so quick, and without I/O. A batch then becomes a call for each server, with a time budget
+    /// and a breaker of its own: one that is away, or hangs, costs its own keys only.
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        let _ = key;
+        None
+    }
+
     /// Names the store behind this provider, within this process, for a backplane that watches it: see
     /// [`Listener::keeps_in`](crate::Listener::keeps_in). 0: none does.
     fn store_id(&self) -> u64 {
@@ -341,6 +349,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     fn incarnation(&self) -> u64 {
         (**self).incarnation()
+    }
+
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        (**self).server_of(key)
     }
 
     fn store_id(&self) -> u64 {

@@ -7,10 +7,17 @@ use std::{
 
 use crate::{
     Acquire, Acquired, EntryId, Fill, Holding, Lease, Put, RawKey, SpanKind, SpanStart, Value, envelope,
-    inner::Inner, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved, within::within,
+    gates::Whom, inner::Inner, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved, within::within,
 };
 
+/// Keys and values of one round.
+const BATCH: usize = 256;
+
 impl<T: Value> Inner<T> {
+    fn raw<'k>(&'k self, id: &'k str) -> RawKey<'k> {
+        RawKey::new(self.around.cache, &self.around.name, id)
+    }
+
     /// Sees to it that levels hear of what they have not acknowledged.
     pub(crate) fn replay(self: &Arc<Self>) {
         for tier in self.remote() {
@@ -70,7 +77,23 @@ impl<T: Value> Inner<T> {
 
     /// One round of the replay. `false`: the level is not well.
     pub(crate) async fn deliver(self: &Arc<Self>, tier: &Tier) -> bool {
-        match tier.pending.due(256) {
+        let due = tier.pending.due(BATCH);
+        let apart = match &due {
+            Some(Due::Keys(due)) => tier.whom(due.iter().map(|(id, _)| self.raw(id))) != Whom::Level,
+            _ => false,
+        };
+        let mut well = self.deliver_due(tier, due).await;
+        if !well && apart {
+            // Keys of a server that is away hold up no others.
+            for due in tier.pending.due_besides(BATCH) {
+                well &= self.deliver_due(tier, due).await;
+            }
+        }
+        well
+    }
+
+    async fn deliver_due(self: &Arc<Self>, tier: &Tier, due: Option<Due>) -> bool {
+        match due {
             None => true,
             Some(Due::Clear(number)) => {
                 let Ok(learned) = tier.new_epoch(&self.around).await else { return false };
@@ -96,8 +119,7 @@ impl<T: Value> Inner<T> {
                 true
             }
             Some(Due::Keys(due)) => {
-                let keys: Vec<_> =
-                    due.iter().map(|(id, _)| RawKey::new(self.around.cache, &self.around.name, id)).collect();
+                let keys: Vec<_> = due.iter().map(|(id, _)| self.raw(id)).collect();
                 let mut told = Vec::new();
                 for (((id, number), key), result) in
                     due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)

@@ -7,17 +7,19 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    Acquire, Acquired, BoxError, BreakerState, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind,
-    Event, Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey,
-    SpanKind, SpanStart, Stamp, Stance, Stats, Swapped,
-    breaker::{Breaker, Gate, Pass},
+    Acquire, Acquired, BoxError, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind, Event,
+    Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
+    SpanStart, Stamp, Stance, Stats, Swapped,
+    breaker::{Breaker, Pass},
     clock::Times,
+    gates::{Gates, Whom},
     learn::MARK_PERIOD,
     ledger::{self, Learned, Ledger},
     level::Level,
     mark::Reach,
     news::Verdict,
     observe::Observers,
+    parts::Parts,
     patience::Patience,
     payload::Packing,
     pending::Pending,
@@ -44,7 +46,7 @@ pub(crate) struct Tier {
     /// And deeper ones: until they have, other nodes may fill this level with what they still hold.
     deeper: Vec<Arc<Pending>>,
     patience: Patience,
-    gate: Option<Gate>,
+    gates: Option<Gates>,
     pub(crate) ledger: Ledger,
     recent: Recent,
     /// Entries outlive a failover of the store.
@@ -138,8 +140,8 @@ impl Drop for Calling<'_> {
     fn drop(&mut self) {
         let Some(pass) = self.pass.take() else { return };
         let waited = self.around.clock.now().since(self.since);
-        if let Some(change) = pass.abandon(waited >= self.tier.budget() / 2) {
-            self.tier.breaker_is(self.around, change);
+        if pass.abandon(waited >= self.tier.budget() / 2).is_some() {
+            self.tier.tell_breaker(self.around);
         }
     }
 }
@@ -166,7 +168,7 @@ impl Tier {
             pending: Arc::default(),
             deeper,
             patience: Patience::new(level.budget),
-            gate: level.breaker.filter(|_| caps.remote).map(|breaker| Gate::new(breaker, level.budget)),
+            gates: level.breaker.filter(|_| caps.remote).map(|breaker| Gates::new(breaker, level.budget)),
             ledger: Ledger::default(),
             recent: Recent::default(),
             keeps: level.failover == Failover::Keep,
@@ -222,7 +224,7 @@ impl Tier {
     }
 
     pub(crate) fn breaker(&self) -> Option<&Breaker> {
-        self.gate.as_ref().map(Gate::settings)
+        self.gates.as_ref().map(Gates::settings)
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -242,23 +244,24 @@ impl Tier {
         self.patience.budget()
     }
 
-    /// Time until the breaker would let a call through.
+    /// Time until a breaker would let a call through.
     pub(crate) fn opens_in(&self, clock: &Clock) -> Duration {
-        self.gate.as_ref().map_or(Duration::ZERO, |gate| gate.opens_in(clock))
+        self.gates.as_ref().map_or(Duration::ZERO, |gates| gates.opens_in(clock))
     }
 
-    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each of `keys`.
+    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each of so many keys, which
+    /// send so many bytes.
     pub(crate) async fn call<A: Answer>(
         &self,
         around: &Around,
         op: LevelOp,
-        keys: usize,
-        sent: usize,
+        whom: Whom,
+        (keys, sent): (usize, usize),
         call: impl Future<Output = A> + Send,
     ) -> Result<A, Failure> {
         let command = self.provider.mine().load().command(op, keys);
         let since = around.clock.now();
-        self.call_at(around, since, (op, command), keys, sent, call).await.map(|(answer, _)| answer)
+        self.call_at(around, since, (op, command), whom, (keys, sent), call).await.map(|(answer, _)| answer)
     }
 
     /// The same for a caller who has just asked for the time, and knows what the provider calls it. Says when it was
@@ -268,16 +271,17 @@ impl Tier {
         around: &Around,
         since: Moment,
         (op, command): (LevelOp, &'static str),
-        keys: usize,
-        sent: usize,
+        whom: Whom,
+        (keys, sent): (usize, usize),
         call: impl Future<Output = A> + Send,
     ) -> Result<(A, Moment), Failure> {
-        let pass = match &self.gate {
-            Some(gate) => Some(gate.enter(&around.clock).ok_or(Failure::Skipped)?),
+        let gate = self.gates.as_ref().and_then(|gates| gates.choose(whom, &around.clock));
+        let pass = match &self.gates {
+            Some(gates) => gates.enter(gate.as_ref(), &around.clock).map_err(|()| Failure::Skipped)?,
             None => None,
         };
         if pass.as_ref().is_some_and(Pass::is_probe) {
-            self.breaker_is(around, BreakerState::HalfOpen);
+            self.tell_breaker(around);
         }
         let mut calling = Calling { tier: self, around, since, pass };
         let span = around.observers.span(&SpanStart {
@@ -309,11 +313,11 @@ impl Tier {
             Err(Failure::Failed(fault, cause)) => (Some(*fault), cause.as_ref()),
             Err(Failure::Skipped) => (None, None),
         };
-        // Part of a batch failing is one server of many, or one key: the level as a whole is well.
+        // Part of a batch failing is one key, or a server that nobody has named: the rest is well.
         let well = ended.as_ref().is_ok_and(Answer::is_well);
         let now = around.clock.now();
-        if let Some(change) = calling.pass.take().and_then(|pass| pass.end(well, now)) {
-            self.breaker_is(around, change);
+        if calling.pass.take().and_then(|pass| pass.end(well, now)).is_some() {
+            self.tell_breaker(around);
         }
         if let Some(fault) = fault {
             around.stats.fault(self.index, fault);
@@ -337,9 +341,20 @@ impl Tier {
         ended.map(|answer| (answer, now))
     }
 
-    fn breaker_is(&self, around: &Around, state: BreakerState) {
-        around.stats.breaker(self.index, state);
-        around.observers.event(&Event::Breaker { level: self.index, state });
+    /// Something has become of a breaker: says so where that makes another one of the level.
+    fn tell_breaker(&self, around: &Around) {
+        let note = |state| around.stats.breaker(self.index, state);
+        let news = self.gates.as_ref().and_then(|gates| gates.news(&around.clock, note));
+        if let Some(state) = news {
+            around.observers.event(&Event::Breaker { level: self.index, state });
+        }
+    }
+
+    /// Whom a command asks that concerns these keys.
+    pub(crate) fn whom<'k>(&self, keys: impl IntoIterator<Item = RawKey<'k>>) -> Whom {
+        let provider = self.provider();
+        let whom = keys.into_iter().map(|key| Whom::of(provider.server_of(key)));
+        whom.reduce(Whom::and).unwrap_or(Whom::Level)
     }
 
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
@@ -377,15 +392,15 @@ impl Tier {
             return (Vec::new(), learned);
         }
         let mut answers = match due {
-            None => self.call(around, LevelOp::Get, keys.len(), 0, provider.get_many(keys)).await,
+            None => self.get_parts(around, keys).await,
             Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
         };
-        if due.is_none() && !plain && answers.is_ok() && self.incarnation() != home {
+        if due.is_none() && !plain && answers.iter().any(Result::is_ok) && self.incarnation() != home {
             // Answered from another state of the store than the epoch was read from: once more, with the mark.
             let changes = self.ledger.changes();
             answers = self.get_with_mark(around, keys, changes, &mut learned).await;
         }
-        (flatten(answers, keys.len()), learned)
+        (answers, learned)
     }
 
     /// The same for one key, which is what nearly all reads are. Says when it was answered.
@@ -404,7 +419,8 @@ impl Tier {
             // Keeps to the provider's single-key path, where it may gather.
             None => {
                 let op = (LevelOp::Get, provider.command(LevelOp::Get, 1));
-                self.call_at(around, since, op, 1, 0, provider.get(key)).await
+                let whom = Whom::of(provider.server_of(key));
+                self.call_at(around, since, op, whom, (1, 0), provider.get(key)).await
             }
             Some(_) => Err(Failure::Skipped),
         };
@@ -426,8 +442,8 @@ impl Tier {
 
     async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
         let mut learned = Learned::Nothing;
-        let answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
-        let answer = flatten(answers, 1).pop().unwrap_or(Ok(None));
+        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
+        let answer = answers.pop().unwrap_or(Ok(None));
         (self.settled(key, answer), learned)
     }
 
@@ -447,8 +463,13 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<Option<Bytes>, Failure>> {
-        let call = self.call(around, LevelOp::Get, keys.len(), 0, self.provider().get_many(keys)).await;
-        flatten(call, keys.len())
+        self.get_parts(around, keys).await
+    }
+
+    async fn get_parts(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, Failure>> {
+        let provider = self.provider();
+        let batch = Parts::new(&provider, keys, |key| *key);
+        self.call_parts(around, LevelOp::Get, &batch, |_| 0, |keys| provider.get_many(keys)).await
     }
 
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
@@ -480,27 +501,23 @@ impl Tier {
         keys: &[RawKey<'_>],
         changes: u64,
         learned: &mut Learned,
-    ) -> Result<Vec<Result<Option<Bytes>, BoxError>>, Failure> {
+    ) -> Vec<Result<Option<Bytes>, Failure>> {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
-        let count = with_mark.len();
-        let provider = self.provider();
-        let call = provider.get_many(&with_mark);
-        let mut all = self.call(around, LevelOp::Get, count, 0, call).await?;
+        let mut all = self.get_parts(around, &with_mark).await;
         if let Some(Ok(mark)) = all.pop() {
             *learned = learned.and(self.learn(around, mark, changes).await);
         }
-        Ok(all)
+        all
     }
 
     /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
     /// hears an invalidation of it when it is back.
     pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
-        let sent = items.iter().map(|item| item.bytes.len()).sum();
-        let results = flatten(
-            self.call(around, LevelOp::Put, items.len(), sent, self.provider().put_many(items)).await,
-            items.len(),
-        );
+        let provider = self.provider();
+        let batch = Parts::new(&provider, items, |item| item.key);
+        let put = |items| provider.put_many(items);
+        let results = self.call_parts(around, LevelOp::Put, &batch, |item| item.bytes.len(), put).await;
         for (item, result) in items.iter().zip(&results) {
             if let Err(Failure::Failed(..)) = result {
                 self.pending.doubt(item.key.id);
@@ -522,10 +539,9 @@ impl Tier {
     ) -> Vec<Result<Acquired, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
-        flatten(
-            self.call(around, LevelOp::Acquire, wanted.len(), 0, leases.acquire_many(wanted, life)).await,
-            wanted.len(),
-        )
+        let batch = Parts::new(&provider, wanted, |wish| wish.key);
+        let acquire = |wanted| leases.acquire_many(wanted, life);
+        self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await
     }
 
     /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
@@ -533,11 +549,9 @@ impl Tier {
     pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(fills.len()) };
-        let sent = fills.iter().map(|fill| fill.put.bytes.len()).sum();
-        flatten(
-            self.call(around, LevelOp::Put, fills.len(), sent, leases.fill_many(fills)).await,
-            fills.len(),
-        )
+        let batch = Parts::new(&provider, fills, |fill| fill.put.key);
+        let fill = |fills| leases.fill_many(fills);
+        self.call_parts(around, LevelOp::Put, &batch, |fill| fill.put.bytes.len(), fill).await
     }
 
     /// Keeps keys for a writer.
@@ -549,10 +563,9 @@ impl Tier {
     ) -> Vec<Result<Lease, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        let results = flatten(
-            self.call(around, LevelOp::Acquire, keys.len(), 0, leases.hold_many(keys, life)).await,
-            keys.len(),
-        );
+        let batch = Parts::new(&provider, keys, |key| *key);
+        let hold = |keys| leases.hold_many(keys, life);
+        let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
         self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
         results
     }
@@ -587,16 +600,22 @@ impl Tier {
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
-        if let Some(leases) = self.provider().leases() {
+        let provider = self.provider();
+        if let Some(leases) = provider.leases() {
+            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let renew = |held| leases.renew_many(held, life);
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
-            let _ = self.call(around, LevelOp::Acquire, held.len(), 0, leases.renew_many(held, life)).await;
+            let _ = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, renew).await;
         }
     }
 
     pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
-        if let Some(leases) = self.provider().leases() {
+        let provider = self.provider();
+        if let Some(leases) = provider.leases() {
+            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let release = |held| leases.release_many(held);
             // It ends by time otherwise.
-            let _ = self.call(around, LevelOp::Remove, held.len(), 0, leases.release_many(held)).await;
+            let _ = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, release).await;
         }
     }
 
@@ -617,10 +636,10 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
-        let results = flatten(
-            self.call(around, LevelOp::Remove, keys.len(), 0, self.provider().remove_many(keys)).await,
-            keys.len(),
-        );
+        let provider = self.provider();
+        let batch = Parts::new(&provider, keys, |key| *key);
+        let remove = |keys| provider.remove_many(keys);
+        let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
         self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
         results
     }

@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use cache_tls::{Files, Tls};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind, MemcachedProvider,
@@ -259,6 +260,7 @@ impl Builder {
             let tls = tls.clone().filter(|_| endpoint.tls);
             let dial = Dial { endpoint, tls, login: login.clone() };
             Server {
+                number: xxh3_64(dial.endpoint.to_string().as_bytes()),
                 transport: transport(&dial),
                 dial,
                 breaker: Breaker::new(self.failures, self.cool_down),

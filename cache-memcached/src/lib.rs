@@ -135,8 +135,9 @@
 //!
 //! # When a server fails
 //!
-//! - Each key has its own result: a dead server fails its own keys only, and they are never moved to another server, where
-//!   an older value could wait for them.
+//! - Each key has its own result: a server that is dead or hangs fails its own keys only, and they are never moved to another
+//!   server, where an older value could wait for them. A cache asks each server in a call with a budget and a breaker of its
+//!   own; who calls the provider itself waits for the slowest.
 //! - After five failures in a row its keys fail at once ([`ErrorKind::Sick`]) for half a second; then one request finds out.
 //!   Calls that were dropped after 20 ms count as well, so that budgets shorter than the response timeout open it, too.
 //!   [`ping`](cache_core::CacheProvider::ping) asks every server regardless.

@@ -87,6 +87,10 @@ impl CacheProvider for Plain {
         }
     }
 
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        self.0.server_of(key)
+    }
+
     async fn ping(&self) -> Result<(), BoxError> {
         self.0.ping().await
     }

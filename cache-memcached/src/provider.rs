@@ -314,6 +314,18 @@ impl CacheProvider for MemcachedProvider {
         self.0.placement.list
     }
 
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        let Inner { servers, prefix, .. } = &*self.0;
+        if servers.len() == 1 {
+            return None;
+        }
+        let home = servers[self.0.home(&self.key(&key))].number;
+        let Some(retiring) = &self.0.retiring else { return Some(home) };
+        // Its writes need the other list's server, too: keys with the same two fail together.
+        let other = servers[retiring.home(&wire_key(prefix, &key, retiring.list))].number;
+        Some(home.wrapping_add(other.rotate_left(1)))
+    }
+
     fn leases(&self) -> Option<&dyn Leases> {
         self.0.leases.then_some(self as &dyn Leases)
     }

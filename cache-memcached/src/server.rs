@@ -18,6 +18,8 @@ use crate::{
 
 pub(crate) struct Server {
     pub(crate) dial: Dial,
+    /// Its number, by its name.
+    pub(crate) number: u64,
     pub(crate) breaker: Breaker,
     pub(crate) transport: Wire,
     /// Wire key of the life item.

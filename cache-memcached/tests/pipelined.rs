@@ -21,5 +21,7 @@ mod pipeline;
 mod real;
 #[path = "suite/settings.rs"]
 mod settings;
+#[path = "suite/several.rs"]
+mod several;
 
 const POOLED: bool = false;

@@ -26,6 +26,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
@@ -59,6 +60,8 @@ pub(crate) struct Map {
     /// By slot, positions in `masters`.
     owners: Box<[u16]>,
     masters: Vec<Arc<Node>>,
+    /// Of each master, by its address.
+    numbers: Vec<u64>,
     /// Of each master.
     replicas: Vec<Vec<Endpoint>>,
 }
@@ -124,6 +127,12 @@ impl Cluster {
 
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// The number of the master that serves a key, as far as is known now.
+    pub(crate) fn server_of(&self, key: &str) -> Option<u64> {
+        let map = self.known()?;
+        map.numbers.get(usize::from(*map.owners.get(usize::from(slot(key)))?)).copied()
     }
 
     /// By the clock of one node, the same for everybody.
@@ -410,12 +419,13 @@ impl Cluster {
             }
         }
         let nodes: Vec<_> = masters.iter().map(|master| self.node_at(master)).collect();
+        let numbers = masters.iter().map(|master| xxh3_64(master.to_string().as_bytes())).collect();
         let replicas = masters.iter().map(|master| {
             let of_it = ranges.iter().find(|range| range.master == *master);
             of_it.map_or_else(Vec::new, |range| range.replicas.clone())
         });
         let replicas = replicas.collect();
-        let map = Arc::new(Map { ranges, owners, masters: nodes, replicas });
+        let map = Arc::new(Map { ranges, owners, masters: nodes, numbers, replicas });
         // Whoever comes over a connection from now on hears of changes there, and its server is known by name.
         map.masters.iter().for_each(|node| node.keeper.wake());
         let mut slot = Some(State::Up(map));

@@ -95,6 +95,14 @@ impl Fleet {
         }
     }
 
+    /// Which of several servers keeps a key, by a number, as far as is known now. `key` makes it as it is on the wire.
+    pub(crate) fn server_of(&self, key: impl FnOnce() -> String) -> Option<u64> {
+        match self {
+            Self::One(_) => None,
+            Self::Cluster(cluster) => cluster.server_of(&key()),
+        }
+    }
+
     /// Looks up one key. `key` makes it as it is on the wire.
     pub(crate) async fn get(&self, key: impl Fn() -> String + Send) -> Result<Option<Bytes>, Error> {
         match self {

@@ -158,7 +158,7 @@
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
 //! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
 //! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
-//! | a node of a cluster dies | its keys fail as [`ErrorKind::Connect`] until another takes over; the others' do not, unless the cluster wants all its slots covered |
+//! | a node of a cluster dies or hangs | its keys fail as [`ErrorKind::Connect`] or run into the level's time until another takes over; the others' do not, unless the cluster wants all its slots covered. A cache asks each node in a call with a budget and a breaker of its own |
 //! | a certificate is not trusted, expired, for another name, or missing | [`ErrorKind::Tls`]; the message says which setting or file to look at |
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |

@@ -153,6 +153,10 @@ impl CacheProvider for Plain {
         self.0.ping().await
     }
 
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        self.0.fleet().server_of(|| self.key(key))
+    }
+
     fn time_offset_ms(&self) -> i64 {
         self.0.time_offset_ms()
     }

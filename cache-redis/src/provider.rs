@@ -230,6 +230,10 @@ impl CacheProvider for RedisProvider {
         self.fleet().time_offset_ms()
     }
 
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        self.fleet().server_of(|| self.key(key))
+    }
+
     fn store_id(&self) -> u64 {
         self.0.id
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cache_core::{
-    CacheId, CacheProvider, Put, RawKey,
+    BreakerState, CacheId, CacheProvider, Level, Policy, Put, RawKey, Stance, TracedCache,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -323,4 +323,99 @@ async fn a_cluster_that_is_down_at_start_is_found_later() {
     let ports: HashSet<u16> = cluster.nodes().iter().map(RedisServer::port).collect();
     assert!(ports.iter().any(|port| format!("{provider:?}").contains(&port.to_string())));
     assert!(until(SOON, || cluster.masters().len() == 3));
+}
+
+/// How nodes go away.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Killed,
+    Stopped,
+}
+
+impl Fault {
+    fn strike(self, node: &RedisServer) {
+        if self == Self::Killed { node.kill() } else { node.stop() }
+    }
+
+    fn end(self, node: &RedisServer) {
+        if self == Self::Killed { node.restart() } else { node.cont() }
+    }
+}
+
+/// Three masters without replicas: one is away, then all.
+async fn masters_fail_one_by_one(fault: Fault) {
+    const IDS: std::ops::Range<u64> = 0..60;
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    for node in cluster.nodes() {
+        node.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).unwrap();
+    }
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    let cache: TracedCache<String> = TracedCache::builder("users")
+        .level(Level::new(provider).stance(Stance::Absorb).budget(Duration::from_millis(500)))
+        .policy(Policy::ttl(Duration::from_secs(3600)))
+        .build()
+        .unwrap();
+    let breaker = || cache.stats().levels[0].breaker;
+    let batch = async || {
+        let found = cache.get_many(IDS).await.unwrap();
+        IDS.zip(found).filter_map(|(id, found)| found.map(|_| id)).collect::<Vec<u64>>()
+    };
+    for id in IDS {
+        assert!(cache.set(id, "value".to_owned()).await.unwrap().is_confirmed());
+    }
+    assert_eq!(batch().await.len(), 60);
+    let owner = |key: &str| cluster.owner(key).unwrap().port();
+    // One that keeps neither the cache's mark nor the record of masters.
+    let marks = [owner("m:{users}"), owner("r:{masters}")];
+    let away = cluster.masters().into_iter().find(|node| !marks.contains(&node.port())).unwrap();
+    let (lost, healthy): (Vec<u64>, Vec<u64>) =
+        IDS.partition(|id| owner(&format!("v:{{users:{id}}}")) == away.port());
+
+    fault.strike(away);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(8) {
+        assert_eq!(batch().await, healthy, "{fault:?}");
+        for id in &healthy {
+            assert!(cache.get(*id).await.unwrap().is_some(), "{fault:?}: {id}");
+            if fault == Fault::Killed {
+                // Most calls fail, at once or as soon as an attempt to connect has.
+                for id in &lost[..3] {
+                    assert!(cache.get(*id).await.unwrap().is_none());
+                }
+            }
+            assert_eq!(breaker(), BreakerState::Closed, "{fault:?}");
+        }
+        assert!(cache.get(lost[0]).await.unwrap().is_none());
+    }
+    for id in &healthy {
+        assert!(cache.invalidate(*id).await.unwrap().is_confirmed(), "{fault:?}: {id}");
+    }
+    // In one call, too: what the node may have taken or not is told later.
+    assert!(!cache.invalidate_many(IDS).await.unwrap().is_confirmed());
+    assert_eq!(cache.stats().pending, lost.len(), "{fault:?}");
+
+    let others = || cluster.nodes().iter().filter(|node| node.port() != away.port());
+    others().for_each(|node| fault.strike(node));
+    eventually("the breaker is open", async || {
+        assert!(batch().await.is_empty());
+        breaker() == BreakerState::Open
+    })
+    .await;
+    cluster.nodes().iter().for_each(|node| fault.end(node));
+    eventually("all of it is back, and told", async || {
+        batch().await;
+        breaker() == BreakerState::Closed && cache.stats().pending == 0
+    })
+    .await;
+    assert!(batch().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_master_costs_its_own_keys_only() {
+    masters_fail_one_by_one(Fault::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_master_costs_its_own_keys_only() {
+    masters_fail_one_by_one(Fault::Stopped).await;
 }

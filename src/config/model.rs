@@ -117,7 +117,7 @@ macro_rules! level_tables {
         table! { $(#[$meta])* $name { $($own)* } inherited {
             /// Keeps entries here no longer than this.
             pub(crate) ttl_cap: Option<Limit>,
-            /// The most that one operation here may cost a caller. Remote levels only.
+            /// The most that one call here may cost a caller. Remote levels only.
             pub(crate) budget: Option<Timespan>,
             /// When the level stops being asked. Remote levels only.
             pub(crate) breaker: Option<Breaker>,

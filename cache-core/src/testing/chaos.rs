@@ -327,6 +327,10 @@ impl<P: CacheProvider> CacheProvider for Chaos<P> {
         self.inner.time_offset_ms()
     }
 
+    fn server_of(&self, key: RawKey<'_>) -> Option<u64> {
+        self.inner.server_of(key)
+    }
+
     fn store_id(&self) -> u64 {
         self.inner.store_id()
     }
