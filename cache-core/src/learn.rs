@@ -246,12 +246,8 @@ impl Tier {
                     self.ledger.take_tags(copies, at);
                 }
                 None => {
-                    let found = self.learn(around, now, at.changes).await;
-                    learned = learned.and(found);
-                    if found == Learned::Epoch {
-                        // Void already, and more than that.
-                        return Ok(advanced(learned));
-                    }
+                    // Also after another epoch: what has been stored since that began is not void by it.
+                    learned = learned.and(self.learn(around, now, at.changes).await);
                 }
             }
         }
