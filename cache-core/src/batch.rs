@@ -161,8 +161,11 @@ impl<T: Value> Inner<T> {
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
                     match (ended, stale) {
-                        (Some(Ended::Entry { accepted, entry, .. }), _)
-                            if late && !again && !(accepted && self.believes(&entry).await) =>
+                        // What a level had after all was read there at some time while this call waited, or before.
+                        (Some(Ended::Entry { accepted, entry, level }), _)
+                            if (late || !leads && level.is_some())
+                                && !again
+                                && !(accepted && self.believes(&entry).await) =>
                         {
                             overtaken.push(at);
                             continue;
