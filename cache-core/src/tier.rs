@@ -486,11 +486,13 @@ impl Tier {
         let count = with_mark.len();
         let provider = self.provider();
         let call = provider.get_many(&with_mark);
-        let mut all = self.call(around, LevelOp::Get, count, 0, call).await?;
-        if let Some(Ok(mark)) = all.pop() {
-            *learned = learned.and(self.learn(around, mark, changes).await);
+        let mut answers = self.call(around, LevelOp::Get, count, 0, call).await;
+        match answers.as_mut().ok().and_then(Vec::pop) {
+            Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
+            // Whoever reads next asks again, not only when the period is over.
+            _ => self.ledger.doubt(),
         }
-        Ok(all)
+        answers
     }
 
     /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
