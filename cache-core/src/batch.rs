@@ -1,6 +1,6 @@
 //! Batches: one round trip per level, and a loader that gets only what is missing.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     Access, Entry, Error, Found, MissReason, Moment, Outcome, RawKey, Result, Value, Verb,
@@ -131,11 +131,24 @@ impl<T: Value> Inner<T> {
         let mut wanted = Vec::new();
         let mut parts = Vec::with_capacity(asked.len());
         let mut joined = Vec::new();
-        for (at, asked) in asked {
-            let part = self.part(asked, access, load, |departure| {
-                departures.push(departure);
-                wanted.push(at);
-            });
+        let mut led: HashMap<&str, Arc<Flight<T>>> = HashMap::new();
+        for (at, mut asked) in asked {
+            let key = asked.key;
+            let part = match led.get(key.id).filter(|_| asked.fresh.is_none()) {
+                // Asked for twice: the loader gets it once, also if it has been invalidated in between.
+                Some(flight) => {
+                    self.give_back(key, std::mem::take(&mut asked.rights));
+                    let (flight, stale) = (Arc::clone(flight), asked.stale.take());
+                    Part::Wait { flight, stale, leads: false, late: false }
+                }
+                None => self.part(asked, access, load, |departure| {
+                    departures.push(departure);
+                    wanted.push(at);
+                }),
+            };
+            if let Part::Wait { leads: true, flight, .. } = &part {
+                led.insert(key.id, Arc::clone(flight));
+            }
             if let Part::Wait { leads: false, flight, .. } = &part {
                 counted[at].coalesced();
                 joined.push(Arc::clone(flight));
@@ -161,8 +174,11 @@ impl<T: Value> Inner<T> {
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
                     match (ended, stale) {
-                        (Some(Ended::Entry { accepted, entry, .. }), _)
-                            if late && !again && !(accepted && self.believes(&entry).await) =>
+                        // What a level had after all was read there at some time while this call waited, or before.
+                        (Some(Ended::Entry { accepted, entry, level }), _)
+                            if (late || !leads && level.is_some())
+                                && !again
+                                && !(accepted && self.believes(&entry).await) =>
                         {
                             overtaken.push(at);
                             continue;

@@ -296,7 +296,8 @@ impl<T: Value> Inner<T> {
         alone: Option<Alone<T>>,
         counted: &mut Counted<'_>,
     ) -> Result<Found<T>> {
-        let late = part == Part::Waiter && !counted.again && flight.has_begun();
+        let joins = part == Part::Waiter && !counted.again;
+        let late = joins && flight.has_begun();
         let edge = wait_for(flight)?;
         let waiting = flight.waiting();
         let waited_from = self.now();
@@ -312,12 +313,13 @@ impl<T: Value> Inner<T> {
         };
         let fallback = stale.filter(|seen| self.stands_in(seen));
         let waited = self.now().since(waited_from);
-        if ended.is_none()
-            && fallback.is_none()
-            && let Some(rest) = wait.map(|wait| wait.saturating_sub(waited)).filter(|rest| !rest.is_zero())
-        {
+        if ended.is_none() && fallback.is_none() {
             // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
-            ended = self.around.clock.timeout(rest, flight.wait()).await;
+            ended = match wait.map(|wait| wait.saturating_sub(waited)) {
+                None => Some(flight.wait().await),
+                Some(Duration::ZERO) => None,
+                Some(rest) => self.around.clock.timeout(rest, flight.wait()).await,
+            };
         }
         let outcome = match part {
             Part::Leader => Outcome::Loaded,
@@ -331,8 +333,9 @@ impl<T: Value> Inner<T> {
         };
         drop(edge);
         if let Some(ended) = ended {
-            if let Ended::Entry { accepted, entry, .. } = &ended
-                && late
+            // What a level had after all was read there at some time while this caller waited, or before.
+            if let Ended::Entry { accepted, entry, level } = &ended
+                && (late || joins && level.is_some())
                 && !(*accepted && self.believes(entry).boxed().await)
                 && let Some((ticket, loader)) = alone
             {
@@ -347,7 +350,7 @@ impl<T: Value> Inner<T> {
             }
             return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
         }
-        let Some((ticket, loader)) = alone.filter(|_| wait.is_some()) else {
+        let Some((ticket, loader)) = alone else {
             return self.conclude(flight.wait().await, None, outcome);
         };
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that

@@ -154,8 +154,14 @@ impl Tier {
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
         let changes = self.ledger.changes();
         let marker = [RawKey::marker(around.cache, &around.name)];
-        let raw = self.get_raw(around, &marker).await.pop().unwrap_or(Err(Failure::Skipped))?;
-        Ok(self.learn(around, raw, changes).await)
+        match self.get_raw(around, &marker).await.pop().unwrap_or(Err(Failure::Skipped)) {
+            Ok(raw) => Ok(self.learn(around, raw, changes).await),
+            Err(failure) => {
+                // Whoever reads next asks again, not only when the period is over.
+                self.ledger.doubt();
+                Err(failure)
+            }
+        }
     }
 
     /// Reads the marks of tags that are not known, in one round trip unless something is invalidated meanwhile.
@@ -246,12 +252,8 @@ impl Tier {
                     self.ledger.take_tags(copies, at);
                 }
                 None => {
-                    let found = self.learn(around, now, at.changes).await;
-                    learned = learned.and(found);
-                    if found == Learned::Epoch {
-                        // Void already, and more than that.
-                        return Ok(advanced(learned));
-                    }
+                    // Also after another epoch: what has been stored since that began is not void by it.
+                    learned = learned.and(self.learn(around, now, at.changes).await);
                 }
             }
         }

@@ -35,6 +35,7 @@ struct Known {
     mark: Option<(Mark, Bytes)>,
     /// The state of the store that it was read from.
     home: u64,
+    /// When somebody last asked for it. `None`: whoever reads has to, until it has been told.
     asked: Option<Moment>,
     /// When the level last said what the mark is.
     proven: Moment,
@@ -139,8 +140,8 @@ impl Ledger {
         self.read().is_of(home)
     }
 
-    /// `Some(changes)` when the mark should be read, and then the next reader need not ask as well. While the epoch is
-    /// unknown every reader must.
+    /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
+    /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
         let is_due = |known: &Known| {
             known.mark.is_none()
@@ -154,14 +155,21 @@ impl Ledger {
         let mut known = self.write();
         // Of those who have found it so, the first asks.
         is_due(&known).then(|| {
-            known.asked = Some(now);
+            if known.asked.is_some() {
+                known.asked = Some(now);
+            }
             known.changes
         })
     }
 
-    /// The next read looks at the mark, whenever the last one did.
+    /// Reads look at the mark, whenever the last one did, until it has been told.
     pub(crate) fn doubt(&self) {
-        self.write().asked = None;
+        let mut known = self.write();
+        known.asked = None;
+        if known.mark.is_some() {
+            // What is under way was asked before.
+            known.changes += 1;
+        }
     }
 
     pub(crate) fn changes(&self) -> u64 {
@@ -282,6 +290,7 @@ impl Ledger {
         }
         known.home = home;
         known.moved = false;
+        known.asked.get_or_insert(now);
         known.proven = now;
         known.doubted = false;
         let old = known.mark.replace((mark, raw)).map(|(old, _)| old);

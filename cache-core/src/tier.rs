@@ -505,8 +505,10 @@ impl Tier {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
         let mut all = self.get_parts(around, &with_mark).await;
-        if let Some(Ok(mark)) = all.pop() {
-            *learned = learned.and(self.learn(around, mark, changes).await);
+        match all.pop() {
+            Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
+            // Whoever reads next asks again, not only when the period is over.
+            _ => self.ledger.doubt(),
         }
         all
     }

@@ -149,10 +149,13 @@ impl<T: Value> Inner<T> {
     /// Memory alone: stored if nothing has written the key since it was read.
     async fn update_nearby(self: &Arc<Self>, key: RawKey<'_>, change: &Change<T>) -> Result<Tried<T>> {
         let ticket = self.slots.open(key);
+        let begun = self.begin();
         let fresh = |entry: &Entry<T>| entry.state(self.now()) == State::Fresh;
         let near = self.tiers.iter().find_map(|tier| self.peek_surely(key, tier).filter(fresh));
-        let begun = self.begin();
         let Made { entry, keep, .. } = self.changed(near.as_ref(), change, &begun, &[]).await?;
+        if keep != Keep::Nothing && self.is_overtaken(near.as_ref()).await {
+            return Ok(Tried::Again);
+        }
         let value = entry.value.clone();
         let now = self.now();
         let stored = ticket.swap(|| {
@@ -192,9 +195,13 @@ impl<T: Value> Inner<T> {
             _ => None,
         };
         let Made { entry, keep, .. } = self.changed(held.as_ref(), change, &begun, &[]).await?;
+        if keep != Keep::Nothing && self.is_overtaken(held.as_ref()).await {
+            writing.end_unwritten();
+            return Ok(Tried::Again);
+        }
         let value = entry.value.clone();
         let mut item = Outgoing::new(key, entry);
-        let delivery = self.spread(writing, &mut item, keep, None).await?;
+        let delivery = self.spread(writing, &mut item, keep, None, &begun).await?;
         Ok(Tried::Done(value, delivery))
     }
 
@@ -231,6 +238,11 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Ok(Tried::Done(value, Delivery::Confirmed));
         }
+        if self.is_overtaken(held.as_ref()).await {
+            self.give_back(key, rights);
+            writing.end_unwritten();
+            return Ok(Tried::Again);
+        }
         if keep == Keep::Forget {
             // What is to be gone must still be what was read: it is replaced by an absence, and that is removed.
             entry.value = None;
@@ -252,7 +264,7 @@ impl<T: Value> Inner<T> {
             }
             None => return Err(Failure::Skipped.into_error(tier.index)),
         }
-        let delivery = self.spread(writing, &mut item, keep, Some(tier.index)).await?;
+        let delivery = self.spread(writing, &mut item, keep, Some(tier.index), &begun).await?;
         Ok(Tried::Done(value, delivery))
     }
 
@@ -355,6 +367,15 @@ impl<T: Value> Inner<T> {
         Ok(made)
     }
 
+    /// Whether what `change` was shown has been invalidated or expired since, by one of its tags or with the whole cache: a
+    /// lease and the writers' turn tell of the key alone.
+    async fn is_overtaken(&self, shown: Option<&Entry<T>>) -> bool {
+        match shown {
+            Some(entry) => !self.believes(entry).boxed().await,
+            None => false,
+        }
+    }
+
     /// Tells every level but `done` that the old value is gone, or gives it the new one where no lease guards it, and the
     /// other nodes.
     async fn spread(
@@ -363,6 +384,7 @@ impl<T: Value> Inner<T> {
         item: &mut Outgoing<'_, T>,
         keep: Keep,
         done: Option<u8>,
+        begun: &Begun,
     ) -> Result<Delivery> {
         let key = item.key;
         let mut written = Written::new();
@@ -375,7 +397,10 @@ impl<T: Value> Inner<T> {
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
-                    let sent = self.send(tier, &mut [item], tier.stamp()).await.pop();
+                    // What `change` was shown may have been invalidated since it began: so is what was made of it.
+                    let began = begun.stamp(tier.index);
+                    let stamp = if began.epoch == 0 { tier.stamp() } else { began };
+                    let sent = self.send(tier, &mut [item], stamp).await.pop();
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     match sent {
                         Ok(_) => tier.note(&self.around, [key.id]),

@@ -7,7 +7,7 @@ use traced_cache::{
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{S, Source, World, confirmed, get, policy, saw, set, settled};
+use crate::world::{MS, S, Source, World, confirmed, done, get, policy, saw, set, settled};
 
 /// The world's store, and a second one behind it.
 struct Deep {
@@ -141,4 +141,79 @@ async fn a_level_is_read_while_the_one_behind_it_is_being_written() {
         .unwrap();
     assert_eq!(cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending);
     assert_eq!(get(&cache, "k").await.as_deref(), Some("new"));
+}
+
+/// Marks are read level by level, each when it is due. Who has learned at the second level what another node has
+/// invalidated, and not yet at the third, would give the second one what the third still has, as if it were younger.
+#[tokio::test]
+async fn what_one_level_has_told_is_not_brought_back_from_the_next() {
+    for what in ["invalidate_tag", "expire_all", "clear"] {
+        for fails in [false, true] {
+            let deep = Deep::new();
+            let (a, b) = (deep.node(), deep.node());
+            set(&a.cache, "k", "old", &["x"]).await;
+            set(&a.cache, "other", "o", &[]).await;
+            // B looks at the mark of the second level, and later at that of the third.
+            get(&b.cache, "other").await;
+            deep.world.pass(600 * MS).await;
+            get(&b.cache, "nothing").await;
+            deep.world.pass(100 * MS).await;
+            confirmed(match what {
+                "invalidate_tag" => a.cache.invalidate_tag("x").await,
+                "expire_all" => a.cache.expire_all().await,
+                _ => a.cache.clear().await,
+            });
+            // It learns of it at the second level.
+            deep.world.pass(350 * MS).await;
+            if fails {
+                // The third does not say at once, and has to be asked again.
+                b.l3.set(ChaosOp::Get, Fault::Fail);
+                get(&b.cache, "k").await;
+                b.l3.set(ChaosOp::Get, Fault::None);
+            }
+            get(&b.cache, "k").await;
+            settled().await;
+            for node in [&a, &b, &deep.node()] {
+                assert_eq!(get(&node.cache, "k").await, None, "{what}, {fails}");
+            }
+        }
+    }
+}
+
+/// A load that another process answers brings what was read while its callers waited, or before.
+#[tokio::test]
+async fn who_joins_a_load_that_the_next_level_answers_is_not_given_what_a_tag_has_reached() {
+    let deep = Deep::new();
+    let a = deep.node();
+    let b: TracedCache<String> = TracedCache::builder("things")
+        .clock(deep.world.clock.clone())
+        .policy(policy())
+        .level(Level::new(Arc::clone(&deep.third)).breaker(None))
+        .build()
+        .unwrap();
+    get(&a.cache, "warm").await;
+    get(&b, "warm").await;
+    let (theirs, ours) = (Source::new(), Source::new());
+    theirs.has("k", "old", &["x"]).gate();
+    let loading = theirs.asking(&b, "k").await;
+    ours.has("k", "new", &["x"]);
+    let early = ours.asking(&a.cache, "k").await;
+    // The second level is slow to take what the third has.
+    a.l2.set(ChaosOp::Fill, Fault::Hang);
+    theirs.open();
+    assert_eq!(loading.await.unwrap(), saw(Outcome::Loaded, "old"));
+    for _ in 0..30 {
+        deep.world.pass(5 * MS).await;
+        if a.l2.calls(ChaosOp::Fill) > 0 {
+            break;
+        }
+    }
+    assert_eq!(a.l2.calls(ChaosOp::Fill), 1);
+    confirmed(a.cache.invalidate_tag("x").await);
+    let late = ours.asking(&a.cache, "k").await;
+    let batch = ours.asking_many(&a.cache, &["k"]).await;
+    a.l2.set(ChaosOp::Fill, Fault::None);
+    assert_eq!(done(Some(&deep.world), early).await.1, "old", "it asked before");
+    assert_eq!(done(Some(&deep.world), late).await.1, "new");
+    assert_eq!(done(Some(&deep.world), batch).await, ["new"]);
 }

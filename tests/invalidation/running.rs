@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    Access, Level, Memory, Outcome, TracedCache,
+    Access, Level, Memory, Outcome, Policy, TracedCache,
     testing::{ChaosOp, Fault},
 };
 
@@ -63,26 +63,10 @@ async fn a_batch_is_no_exception() {
         let early = source.asking(&cache, "a").await;
         confirmed(cache.invalidate_tag("x").await);
         source.has("a", "new", &["x"]).has("b", "b", &[]);
-        let late = tokio::spawn({
-            let (source, cache) = (source.clone(), cache.clone());
-            async move {
-                cache
-                    .get_or_set_many(["a", "b"], &source, |source, keys: Vec<String>| async move {
-                        let mut all = Vec::new();
-                        for key in keys {
-                            all.push((key.clone(), source.clone().load(key).await?));
-                        }
-                        Ok::<_, traced_cache::BoxError>(all)
-                    })
-                    .await
-                    .unwrap()
-            }
-        });
-        settled().await;
+        let late = source.asking_many(&cache, &["a", "b"]).await;
         source.open();
         early.await.unwrap();
-        let late: Vec<_> = late.await.unwrap().into_iter().map(|v| v.unwrap().as_str().to_owned()).collect();
-        assert_eq!(late, ["new", "b"]);
+        assert_eq!(late.await.unwrap(), ["new", "b"]);
     }
 }
 
@@ -300,4 +284,57 @@ async fn what_a_load_has_left_is_not_taken_unasked() {
     b.l2.set(ChaosOp::Get, Fault::None);
     b.l2.set(ChaosOp::Swap, Fault::None);
     assert_eq!(done(Some(&world), late).await.1, "new");
+}
+
+/// A batch has read what another node has stored, and waits for that node's load of another key.
+#[tokio::test]
+async fn who_joins_a_batch_that_another_node_answers_is_not_given_what_a_tag_has_reached() {
+    let world = World::new();
+    let (a, b) = (world.deaf(), world.deaf());
+    get(&a.cache, "warm").await;
+    get(&b.cache, "warm").await;
+    let (first, second, ours) = (Source::new(), Source::new(), Source::new());
+    first.has("k", "old", &["x"]).gate();
+    second.has("j", "old", &["x"]).gate();
+    ours.has("k", "new", &["x"]).has("j", "new", &["x"]);
+    let loading = (first.asking(&b.cache, "k").await, second.asking(&b.cache, "j").await);
+    let early = ours.asking_many(&a.cache, &["k", "j"]).await;
+    first.open();
+    loading.0.await.unwrap();
+    for _ in 0..40 {
+        world.pass(5 * MS).await;
+    }
+    confirmed(a.cache.invalidate_tag("x").await);
+    let late = ours.asking(&a.cache, "k").await;
+    let batch = ours.asking_many(&a.cache, &["k"]).await;
+    second.open();
+    loading.1.await.unwrap();
+    done(Some(&world), early).await;
+    assert_eq!(done(Some(&world), late).await.1, "new");
+    assert_eq!(done(Some(&world), batch).await, ["new"]);
+}
+
+/// With a stale value at hand that dies while its caller waits.
+#[tokio::test]
+async fn a_late_joiner_whose_stale_value_dies_is_not_given_what_a_tag_has_reached() {
+    let world = World::new();
+    let cache: TracedCache<String> = TracedCache::builder("alone")
+        .level(Memory::entries(100).engine_expiry(false))
+        .clock(world.clock.clone())
+        .policy(Policy::ttl(10 * S).grace(20 * S).soft_limit(S))
+        .build()
+        .unwrap();
+    set(&cache, "k", "stale", &[]).await;
+    world.pass(19 * S + 500 * MS).await;
+    let source = Source::new();
+    source.has("k", "old", &["x"]).gate();
+    let early = source.asking(&cache, "k").await;
+    confirmed(cache.invalidate_tag("x").await);
+    source.has("k", "new", &["x"]);
+    let late = source.asking(&cache, "k").await;
+    world.pass(S).await;
+    assert!(!early.is_finished() && !late.is_finished());
+    source.open();
+    assert_eq!(early.await.unwrap().1, "old", "it asked before");
+    assert_eq!(late.await.unwrap().1, "new");
 }

@@ -289,3 +289,24 @@ async fn c1_caches_that_share_a_store_have_tags_of_their_own() {
     confirmed(one.expire_all().await);
     assert_eq!(get(&two, "k").await.as_deref(), Some("1"));
 }
+
+/// Another node's clear comes to light in the middle of it: what has been stored since that clear is not void by it.
+#[tokio::test]
+async fn a_clear_that_was_not_heard_of_does_not_swallow_an_invalidation() {
+    for what in ["invalidate_tag", "expire_tag", "expire_all"] {
+        let world = World::new();
+        let (a, b) = (world.deaf(), world.deaf());
+        // A knows the mark of before.
+        get(&a.cache, "warm").await;
+        confirmed(b.cache.clear().await);
+        set(&b.cache, "k", "old", &["x"]).await;
+        confirmed(match what {
+            "invalidate_tag" => a.cache.invalidate_tag("x").await,
+            "expire_tag" => a.cache.expire_tag("x").await,
+            _ => a.cache.expire_all().await,
+        });
+        for node in [&a, &world.bare()] {
+            assert_eq!(get(&node.cache, "k").await, None, "{what}");
+        }
+    }
+}

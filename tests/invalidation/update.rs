@@ -242,3 +242,35 @@ async fn a_caller_who_leaves_does_not_stop_its_update() {
     }
     let _ = done(None, tokio::spawn(async {})).await;
 }
+
+#[tokio::test]
+async fn what_is_made_of_a_value_whose_tag_is_invalidated_meanwhile_is_made_anew() {
+    let world = World::new();
+    let caches = [
+        counter(None, true),
+        counter(Some(Arc::clone(&world.store) as _), true),
+        counter(Some(Arc::new(MapProvider::new()) as _), true),
+    ];
+    for (at, cache) in caches.into_iter().enumerate() {
+        confirmed(cache.set_loaded("k", Loaded::value(41_u64).tag("x")).await);
+        let (gate, runs) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let updating = tokio::spawn({
+            let (cache, state) = (cache.clone(), (Arc::clone(&gate), Arc::clone(&runs)));
+            let change = |(gate, runs): (Arc<Semaphore>, Arc<AtomicUsize>), _, seen: Option<Arc<u64>>| async move {
+                runs.fetch_add(1, Ordering::SeqCst);
+                gate.acquire().await.unwrap().forget();
+                ok(seen.map_or(1, |n| *n + 1))
+            };
+            async move { cache.update("k", &state, change).await }
+        });
+        while runs.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        confirmed(cache.invalidate_tag("x").await);
+        assert_eq!(read(&cache, "k").await, None);
+        gate.add_permits(2);
+        assert_eq!(*updating.await.unwrap().unwrap().value, 1, "{at}");
+        assert_eq!(runs.load(Ordering::SeqCst), 2, "{at}");
+        assert_eq!(read(&cache, "k").await, Some(1), "{at}");
+    }
+}

@@ -217,6 +217,28 @@ impl Source {
         settled().await;
         task
     }
+
+    /// The same for several keys that all have values.
+    pub(crate) async fn asking_many(
+        &self,
+        cache: &TracedCache<String>,
+        keys: &'static [&'static str],
+    ) -> tokio::task::JoinHandle<Vec<String>> {
+        let (source, cache) = (self.clone(), cache.clone());
+        let load = |source: Self, keys: Vec<String>| async move {
+            let mut all = Vec::new();
+            for key in keys {
+                all.push((key.clone(), source.clone().load(key).await?));
+            }
+            Ok::<_, BoxError>(all)
+        };
+        let task = tokio::spawn(async move {
+            let all = cache.get_or_set_many(keys.iter().copied(), &source, load).await.unwrap();
+            all.into_iter().map(|value| value.unwrap().as_str().to_owned()).collect()
+        });
+        settled().await;
+        task
+    }
 }
 
 pub(crate) fn confirmed(delivery: Result<Delivery>) {

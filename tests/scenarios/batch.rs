@@ -2,12 +2,18 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures::FutureExt;
 use test_servers::MemcachedServer;
-use traced_cache::{CacheKey, ErrorKind, Loaded, MemcachedProvider, Outcome, Policy, Result, TracedCache};
+use traced_cache::{
+    CacheKey, ErrorKind, Loaded, MemcachedProvider, Memory, Outcome, Policy, Result, TracedCache,
+};
 
 use crate::{
     hooks::{At, Gate},
@@ -312,4 +318,40 @@ async fn a_batch_reads_below_under_tickets() {
         assert_eq!(kit::patient(reader).await.unwrap(), [Some(1), None], "it began before");
         assert_eq!(get_many(&cache, [1_u64]).await, [None]);
     }
+}
+
+/// Of a key that is asked for several times, the loader answers one; whatever has invalidated it in between.
+#[test]
+fn a_key_asked_for_twice_is_there_whatever_invalidates_it_meanwhile() {
+    let cache: TracedCache<String> = TracedCache::builder("twice")
+        .level(Memory::entries(100))
+        .policy(Policy::ttl(60 * S))
+        .build()
+        .unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = cache.invalidate("k").now_or_never();
+            }
+        });
+        threads.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let asking = async {
+                for _ in 0..2_000 {
+                    let load = |(), ids: Vec<String>| async move {
+                        traced_cache::ok(ids.into_iter().map(|id| (id, "v".to_owned())).collect::<Vec<_>>())
+                    };
+                    let all = cache.get_or_set_many(["k"; 50], &(), load).await.unwrap();
+                    if all.iter().any(Option::is_none) {
+                        return false;
+                    }
+                }
+                true
+            };
+            let found = runtime.block_on(asking);
+            done.store(true, Ordering::Relaxed);
+            assert!(found, "a row that is there was said to be absent");
+        });
+    });
 }
