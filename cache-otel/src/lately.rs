@@ -57,8 +57,8 @@ impl<K: PartialEq, V> Few<K, V> {
     }
 }
 
-/// How a call ended.
-type Ending = (Verb, Option<Outcome>, Option<u8>, Option<ErrorKind>);
+/// How a call ended, and for how many it stands.
+type Ending = (Verb, Option<Outcome>, Option<u8>, Option<ErrorKind>, u32);
 
 /// What a thread has lately said of one cache.
 #[derive(Default)]

@@ -44,8 +44,9 @@
 //! `cache.hits` are look-ups that a level served fresh, `cache.misses` those that found nothing. Stale and negative
 //! answers and calls that waited for another's load are neither: `cache.requests` has them all.
 //!
-//! Durations of hits at the nearest level are **sampled**, one in 256, and each sample is recorded once: so take rates
-//! from the counters, and look at durations by `cache.level` and `cache.result`, where sampling does not matter.
+//! Durations of hits in memory are **sampled**, one in 256, and each sample is recorded once, in a series that says so by
+//! [`names::SAMPLE_WEIGHT`]. Take rates from the counters; where durations of both kinds are put together, count those 256
+//! times, as the dashboard of this project does.
 //!
 //! # Spans
 //! | span | kind | when | child of |

@@ -27,7 +27,7 @@ pub const ADVICE: &str = "cache.advice";
 /// Gauge, 0 to 1: hits over look-ups since the start. By [`CACHE_NAME`]; not there before the first look-up.
 pub const HIT_RATE: &str = "cache.hit_rate";
 /// Histogram `s`: time from call to answer. By [`CACHE_NAME`], [`CACHE_OPERATION`], for look-ups [`CACHE_LEVEL`] and
-/// [`CACHE_RESULT`], for failures [`ERROR_TYPE`].
+/// [`CACHE_RESULT`], for failures [`ERROR_TYPE`], for hits in memory [`SAMPLE_WEIGHT`].
 pub const OPERATION_DURATION: &str = "cache.operation.duration";
 /// Histogram `s`: how long a call waited for another call's load. By [`CACHE_NAME`].
 pub const WAIT_DURATION: &str = "cache.wait.duration";
@@ -109,6 +109,9 @@ pub const CACHE_RESULT: &str = "cache.result";
 pub const MISS_REASON: &str = "cache.miss.reason";
 /// A level by its position: `l1`, `l2`, ...; for look-ups the one that served them, or [`NO_LEVEL`].
 pub const CACHE_LEVEL: &str = "cache.level";
+/// For how many calls each that is recorded stands: 256, on durations of hits in memory; where it is missing, every call is
+/// recorded.
+pub const SAMPLE_WEIGHT: &str = "cache.sample_weight";
 /// Why an entry was let go: `expired`, `size`.
 pub const EVICTION_CAUSE: &str = "cache.eviction.cause";
 /// What was invalidated: `key`, `tag`, `clear`.

@@ -198,12 +198,13 @@ impl Recorded {
     fn operation(&self, cache: &CacheInfo, at: &Named, lately: &mut Lately, event: &Event<'_>) {
         let Event::Operation { verb, outcome, level, elapsed, error, weight, .. } = event else { return };
         at.latencies.record(*verb, *elapsed, *weight);
-        // Recorded once whatever its weight: repeating it would cost each hit what a record costs.
+        // Recorded once whatever its weight: repeating it would cost each hit what a record costs. Its series says what it
+        // stands for, as one that mixed it with calls that are all recorded would tell of neither.
         match &self.words {
             Words::Today { operation, .. } => {
-                let key = (*verb, *outcome, *level, *error);
+                let key = (*verb, *outcome, *level, *error, *weight);
                 let point = lately.operations.get(key, || {
-                    let mut attributes = Attributes::<5>::new(&at.label)
+                    let mut attributes = Attributes::<6>::new(&at.label)
                         .with(KeyValue::new(names::CACHE_OPERATION, verb.as_str()));
                     if let Some(outcome) = outcome {
                         let tier = match level {
@@ -214,7 +215,9 @@ impl Recorded {
                             attributes.with(tier).with(KeyValue::new(names::CACHE_RESULT, result(*outcome)));
                     }
                     let error = error.map(|kind| KeyValue::new(names::ERROR_TYPE, kind.as_str()));
-                    Point::new(operation, attributes.with_some(error).as_slice())
+                    let weight =
+                        (*weight > 1).then(|| KeyValue::new(names::SAMPLE_WEIGHT, i64::from(*weight)));
+                    Point::new(operation, attributes.with_some(error).with_some(weight).as_slice())
                 });
                 point.record(elapsed.as_secs_f64());
             }

@@ -55,7 +55,9 @@ fn durations_are_in_seconds_by_what_was_done() {
         weight,
         error,
     };
+    // One that stands for others is in a series of its own.
     telemetry.event(&cache, &operation(Some(Outcome::Hit), Some(0), 64, None));
+    telemetry.event(&cache, &operation(Some(Outcome::Hit), Some(0), 1, None));
     telemetry.event(&cache, &operation(Some(Outcome::Loaded), None, 1, None));
     telemetry.event(&cache, &operation(Some(Outcome::Miss), None, 1, Some(ErrorKind::Load)));
     let level = |fault| Event::Level {
@@ -82,6 +84,7 @@ fn durations_are_in_seconds_by_what_was_done() {
             seconds.clone(),
             each(&[
                 "cache.level=l1 cache.name=users cache.operation=get cache.result=hit",
+                "cache.level=l1 cache.name=users cache.operation=get cache.result=hit cache.sample_weight=64",
                 "cache.level=none cache.name=users cache.operation=get cache.result=miss",
                 "cache.level=none cache.name=users cache.operation=get cache.result=miss error.type=load",
             ])
