@@ -290,8 +290,8 @@ impl CacheProvider for MemcachedProvider {
     fn command(&self, op: LevelOp, _keys: usize) -> &'static str {
         match op {
             LevelOp::Get | LevelOp::Acquire => "mg",
-            // A removal leaves a tombstone.
-            LevelOp::Put | LevelOp::Remove => "ms",
+            // A removal leaves a tombstone; marks are compared and set.
+            LevelOp::Put | LevelOp::Remove | LevelOp::Swap => "ms",
             other => other.as_str(),
         }
     }

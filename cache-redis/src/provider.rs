@@ -205,7 +205,7 @@ impl CacheProvider for RedisProvider {
         match op {
             LevelOp::Get if keys == 1 => "GET",
             LevelOp::Get => self.fleet().several(),
-            LevelOp::Acquire => "EVALSHA",
+            LevelOp::Acquire | LevelOp::Swap => "EVALSHA",
             LevelOp::Put | LevelOp::Remove => "MULTI",
             other => other.as_str(),
         }

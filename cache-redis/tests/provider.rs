@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cache_core::{
-    CacheId, CacheProvider, Put, RawKey,
+    CacheId, CacheProvider, LevelOp, Put, RawKey,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
@@ -31,6 +31,15 @@ async fn items_come_back_bit_for_bit_and_in_order() {
     assert!(provider.get_many(&[]).await.is_empty());
     assert!(provider.put_many(&[]).await.is_empty());
     assert!(provider.remove_many(&[]).await.is_empty());
+}
+
+#[test]
+fn each_operation_has_the_name_of_a_command() {
+    let provider = RedisProvider::builder("redis://127.0.0.1:1").build().unwrap();
+    for op in [LevelOp::Get, LevelOp::Acquire, LevelOp::Put, LevelOp::Remove, LevelOp::Swap] {
+        let name = provider.command(op, 1);
+        assert!(name.chars().all(|c| c.is_ascii_uppercase()), "{op:?}: {name}");
+    }
 }
 
 #[tokio::test]
