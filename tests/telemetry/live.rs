@@ -12,7 +12,7 @@ use std::{
 };
 
 use cache_otel::{
-    raw::{ClientTelemetry, PoolState, ServerWatch, redis::Traced},
+    raw::{ClientTelemetry, PoolState, PoolTelemetry, ServerWatch, redis::Traced},
     setup::{Running, Setup},
 };
 use redis::AsyncCommands;
@@ -111,6 +111,7 @@ struct Service {
     other: TracedCache<u64>,
     client: Traced<redis::aio::MultiplexedConnection>,
     _watch: ServerWatch,
+    _pool: PoolTelemetry,
 }
 
 impl Service {
@@ -146,7 +147,14 @@ impl Service {
             redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
         };
         let watch = ServerWatch::start(&client, connect().await, Duration::from_millis(300));
-        Self { running, cache, other, client: Traced::new(connect().await, client), _watch: watch }
+        Self {
+            running,
+            cache,
+            other,
+            client: Traced::new(connect().await, client),
+            _watch: watch,
+            _pool: pool,
+        }
     }
 
     /// Something of everything, until told to stop.
@@ -211,6 +219,9 @@ async fn the_dashboard_shows_a_service_and_an_alert_fires_and_resolves() {
         ] {
             assert_eq!(prometheus.answers(agrees), Ok(1), "{agrees}");
         }
+        // The weight that the dashboard gives to sampled hits. The first comes after 256 of them on one thread.
+        let sampled = "cache_operation_duration_seconds_count{cache_sample_weight=\"256\"} > 0";
+        assert!(until(LIMIT, || prometheus.answers(sampled).is_ok_and(|series| series > 0)));
         assert!(!prometheus.firing().contains(&"CacheLevelOff".to_owned()));
 
         let fires = |alert: &'static str| prometheus.firing().contains(&alert.to_owned());

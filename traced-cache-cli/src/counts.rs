@@ -57,14 +57,17 @@ pub(crate) struct Times {
 
 impl Times {
     fn add(&mut self, kind: &str, series: &Series<'_>) {
+        // Hits in memory are recorded one in so many.
+        let weight: f64 = series.label("cache_sample_weight").parse().unwrap_or(1.0);
+        let value = series.value * weight;
         match kind {
             "bucket" => {
                 if let Ok(bound) = series.label("le").parse::<f64>() {
-                    *self.below.entry(bound.max(0.0).to_bits()).or_default() += series.value;
+                    *self.below.entry(bound.max(0.0).to_bits()).or_default() += value;
                 }
             }
-            "sum" => self.sum += series.value,
-            "count" => self.count += series.value,
+            "sum" => self.sum += value,
+            "count" => self.count += value,
             _ => {}
         }
     }
@@ -334,5 +337,19 @@ mod tests {
         let near = |q: f64, wanted: f64| (times.quantile(q).unwrap() - wanted).abs() < 1e-9;
         assert!(near(0.5, 0.1) && near(0.7, 0.15) && near(0.99, 0.2));
         assert_eq!(Times::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_sampled_hit_counts_for_those_that_it_stands_for() {
+        let of = "cache_operation_duration_seconds";
+        let hit = "cache_level=\"l1\",cache_name=\"a\",cache_result=\"hit\",cache_sample_weight=\"256\"";
+        let miss = "cache_level=\"none\",cache_name=\"a\",cache_result=\"miss\"";
+        let page = format!(
+            "cache_requests_total{{{miss}}} 1\n\
+             {of}_bucket{{{hit},le=\"1e-06\"}} 10\n{of}_bucket{{{hit},le=\"0.02\"}} 10\n{of}_count{{{hit}}} 10\n\
+             {of}_bucket{{{miss},le=\"1e-06\"}} 0\n{of}_bucket{{{miss},le=\"0.02\"}} 10\n{of}_count{{{miss}}} 10\n",
+        );
+        let times = caches(&page).remove("a").unwrap().lookup_times;
+        assert!(times.quantile(0.95).unwrap() <= 1e-6, "ten of 2,570 took long");
     }
 }
