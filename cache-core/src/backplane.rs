@@ -456,6 +456,10 @@ impl<T: Value> Inner<T> {
     }
 
     fn tell_later(self: &Arc<Self>, plane: &Plane) {
+        if plane.pending.len() == 0 {
+            return;
+        }
+        self.count_pending();
         if plane.pending.claim() {
             let inner = Arc::clone(self);
             let retell = within(self.observers().ambient(), async move { inner.retell().await });
@@ -505,6 +509,7 @@ impl<T: Value> Inner<T> {
                 SpanStart { kind: SpanKind::Replay, key: None, keys: plane.pending.len(), root: true };
             let spans = self.observers().span(&start);
             let well = spans.around(self.retell_some(plane)).await;
+            self.count_pending();
             if plane.pending.len() == 0 && plane.pending.release() {
                 return;
             }

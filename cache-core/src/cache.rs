@@ -752,7 +752,15 @@ impl<T: Value> Inner<T> {
         let mut undelivered = Vec::new();
         for tier in self.remote() {
             let scopes = tier.pending.undelivered().into_iter();
-            undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: tier.index, scope, name }));
+            undelivered.extend(scopes.map(|(scope, name)| Undelivered {
+                level: Some(tier.index),
+                scope,
+                name,
+            }));
+        }
+        if let Some(plane) = &self.plane {
+            let scopes = plane.pending.undelivered().into_iter();
+            undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: None, scope, name }));
         }
         Closed { drained, undelivered }
     }
@@ -813,18 +821,19 @@ impl Closed {
         self.drained
     }
 
-    /// Invalidations that a level has not acknowledged: it may serve older values until they end.
+    /// Invalidations that a level has not acknowledged: it may serve older values until they end. And those that the backplane
+    /// has not taken: other processes' memory may.
     pub fn undelivered(&self) -> &[Undelivered] {
         &self.undelivered
     }
 }
 
-/// An invalidation that a level has not acknowledged.
+/// An invalidation that a level has not acknowledged, or that the backplane has not taken.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undelivered {
-    /// Which level, 0 being the nearest.
-    pub level: u8,
+    /// Which level, 0 being the nearest; `None`: the backplane.
+    pub level: Option<u8>,
     /// What it has not heard of: a key, a tag, the whole cache.
     pub scope: Scope,
     /// The key, as it is rendered, or the tag.

@@ -35,7 +35,8 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn count_pending(&self) {
-        let pending = self.remote().map(|t| t.pending.len()).sum();
+        let untold = self.plane.as_ref().map_or(0, |plane| plane.pending.len());
+        let pending = self.remote().map(|t| t.pending.len()).sum::<usize>() + untold;
         self.stats().pending().store(pending, Ordering::Relaxed);
         let lost = self.remote().map(|t| t.pending.lost()).sum::<usize>();
         self.stats().lost().store(lost as u64, Ordering::Relaxed);

@@ -104,7 +104,7 @@ pub struct Snapshot {
     pub overtaken: u64,
     /// Loads under way.
     pub flights: usize,
-    /// Invalidations that a level has not acknowledged yet.
+    /// Invalidations that a level has not acknowledged yet, or the backplane not taken: one that neither has counts as two.
     pub pending: usize,
     /// Values of sets that a level had not taken and that were stored there later.
     pub stored_late: u64,

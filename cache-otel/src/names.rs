@@ -52,7 +52,7 @@ pub const FILL_OVERTAKEN: &str = "cache.fill.overtaken";
 /// Counter `{invalidation}`: invalidations on this node; keys are counted one by one. By [`CACHE_NAME`],
 /// [`INVALIDATION_SCOPE`].
 pub const INVALIDATIONS: &str = "cache.invalidations";
-/// Up-down counter `{invalidation}`: invalidations that a level has not acknowledged yet. By [`CACHE_NAME`].
+/// Up-down counter `{invalidation}`: invalidations that a level has not acknowledged yet, or the backplane not taken. By [`CACHE_NAME`].
 pub const JOURNAL_DEPTH: &str = "cache.journal.depth";
 /// Counter `{value}`: values of sets that a level had not taken, by what became of them. By [`CACHE_NAME`],
 /// [`JOURNAL_RESULT`].

@@ -97,7 +97,7 @@ fn invalidations(of: &mut Register<'_>) {
     of.one_held(
         names::JOURNAL_DEPTH,
         "{invalidation}",
-        "Invalidations that a level has not acknowledged",
+        "Invalidations that a level has not acknowledged, or the backplane not taken",
         |totals| totals.pending,
     );
     of.counter(

@@ -56,7 +56,7 @@ pub struct CacheStatus {
     pub load_mean: Option<Duration>,
     /// Time that loads would have taken, had levels not served.
     pub time_saved: Duration,
-    /// Invalidations that a level has not acknowledged.
+    /// Invalidations that a level has not acknowledged, or the backplane not taken.
     pub pending: u64,
     /// Its levels, nearest first.
     pub levels: Vec<LevelStatus>,

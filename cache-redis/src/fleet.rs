@@ -203,19 +203,24 @@ impl Fleet {
         }
     }
 
-    /// Asks each server about itself. Those that do not answer are left out, unless none does.
-    pub(crate) async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+    /// Asks each server about itself, and says of each what came of it. `Err`: not even which there are is known.
+    pub(crate) async fn each_info(&self) -> Result<Vec<Result<ServerInfo, Error>>, Error> {
         match self {
-            Self::One(one) => Ok(vec![ask_info(&one.master.keeper).await?]),
+            Self::One(one) => Ok(vec![ask_info(&one.master.keeper).await]),
             Self::Cluster(cluster) => {
                 let map = cluster.map().await?;
-                let answers = join_all(map.masters().iter().map(|node| ask_info(&node.keeper))).await;
-                let (found, mut failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-                match failed.pop() {
-                    Some(Err(error)) if found.is_empty() => Err(error),
-                    _ => Ok(found.into_iter().flatten().collect()),
-                }
+                Ok(join_all(map.masters().iter().map(|node| ask_info(&node.keeper))).await)
             }
+        }
+    }
+
+    /// Those that do not answer are left out, unless none does.
+    pub(crate) async fn info(&self) -> Result<Vec<ServerInfo>, Error> {
+        let (found, mut failed): (Vec<_>, Vec<_>) =
+            self.each_info().await?.into_iter().partition(Result::is_ok);
+        match failed.pop() {
+            Some(Err(error)) if found.is_empty() => Err(error),
+            _ => Ok(found.into_iter().flatten().collect()),
         }
     }
 

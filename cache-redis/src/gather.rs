@@ -214,7 +214,7 @@ impl Drop for Running {
         };
         state.running += 1;
         drop(state);
-        runtime.spawn(rounds(Running { gatherer: Arc::clone(&self.gatherer), keys: 0 }));
+        runtime.spawn(rounds(Self { gatherer: Arc::clone(&self.gatherer), keys: 0 }));
     }
 }
 

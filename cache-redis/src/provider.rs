@@ -216,8 +216,8 @@ impl CacheProvider for RedisProvider {
     }
 
     async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
-        match self.info().await {
-            Ok(all) => all.into_iter().map(|info| Ok(info.into())).collect(),
+        match self.fleet().each_info().await {
+            Ok(all) => all.into_iter().map(|info| Ok(info?.into())).collect(),
             Err(error) => vec![Err(error.into())],
         }
     }

@@ -40,6 +40,26 @@ async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_dead_is_told_beside_those_that_answer() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    eventually("all answer", async || {
+        let all = provider.servers().await;
+        all.len() == 3 && all.iter().all(Result::is_ok)
+    })
+    .await;
+    let dead = cluster.masters()[1];
+    dead.kill();
+    eventually("it is missed", async || provider.servers().await.iter().any(Result::is_err)).await;
+    let all = provider.servers().await;
+    let failed: Vec<_> = all.iter().filter_map(|server| server.as_ref().err()).collect();
+    assert_eq!((all.len(), failed.len()), (3, 1));
+    let error = cache_core::with_causes(&**failed[0]);
+    assert!(error.contains(&dead.addr().to_string()), "which one: {error}");
+    assert_eq!(provider.info().await.unwrap().len(), 2, "facts are of those that answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_list() {
     let Some(cluster) = RedisCluster::start(3, 0) else { return };
     let provider = RedisProvider::builder(url(&cluster)).key_prefix("app:").build().unwrap();

@@ -100,7 +100,9 @@ impl Backends {
     /// Takes apart what a file says of a provider.
     pub(crate) fn take(&self, node: &Node, path: &[Step], base: &Path) -> Result<Provided, Fault> {
         let Some(table) = node.table() else {
-            return Err(Fault::at(path.to_vec(), node, "write a table, with a `backend`"));
+            // What stands there may be an address with a password.
+            let fix = "write a table, with a `backend`";
+            return Err(Fault::without_value(path.to_vec(), Some(node.place.clone()), fix));
         };
         let names = || self.0.keys().map(String::as_str);
         let backend = match table.get(BACKEND) {
@@ -159,14 +161,24 @@ fn with(path: &[Step], name: &str) -> Vec<Step> {
 fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let whole = || Fault::without_value(path.to_vec(), Some(settings.place.clone()), message);
     let Some((field, rest)) = message.split_once(" = ") else { return whole() };
-    let Some((value, fix)) = rest.split_once(": ") else { return whole() };
     // `Memory::entries`
     let field = field.rsplit("::").next().unwrap_or(field);
     let Some(table) = settings.table() else { return whole() };
     let first = field.split('.').next().unwrap_or_default();
     // A list's items are spoken of one by one: `server` of `servers`.
     let Some(found) = table.get(first).or_else(|| table.get(&format!("{first}s"))) else { return whole() };
-    let mut path = with(path, &found.name);
-    path.extend(field.split('.').skip(1).map(Step::from));
-    Fault { path, place: Some(found.place.clone()), value: Some(value.to_owned()), fix: fix.to_owned() }
+    let mut steps = with(&[], &found.name);
+    steps.extend(field.split('.').skip(1).map(Step::from));
+    let node = settings.at(&steps).unwrap_or(&found.node);
+    // A value may have a `: ` of its own.
+    let known = match &node.what {
+        What::Text(text) if !text.value.is_empty() => rest.find(&text.value).map(|at| at + text.value.len()),
+        _ => None,
+    };
+    let end = known.filter(|end| rest[*end..].starts_with(": ")).or_else(|| rest.find(": "));
+    let Some(end) = end else { return whole() };
+    // What a reference stands for may be a secret that does not belong here: a key where the path of its file should be.
+    let value = if node.refers() { node.shown() } else { rest[..end].to_owned() };
+    let path = path.iter().cloned().chain(steps).collect();
+    Fault { path, place: Some(found.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }
 }

@@ -10,15 +10,21 @@ use serde::de::{
 use super::{
     fault::{Fault, unknown},
     node::{Field, Node, Place, Step, Text, What},
-    units::{PATH, SECRET},
+    units::{PATH, SECRET, SECRETS},
 };
+
+/// In place of a value that must not show.
+const HIDDEN: &str = "***";
 
 /// Reads what is at `path` of a tree.
 pub(crate) fn read<T: de::DeserializeOwned>(node: &Node, path: &[Step], base: &Path) -> Result<T, Fault> {
     T::deserialize(Reader { node, base }).map_err(|mistake| {
         let mistake = mistake.at(node);
-        let path = path.iter().cloned().chain(mistake.path.into_iter().rev()).collect();
-        Fault { path, place: mistake.place, value: mistake.value, fix: mistake.fix }
+        let path: Vec<_> = path.iter().cloned().chain(mistake.path.into_iter().rev()).collect();
+        // A key that stands where its table should.
+        let hidden = path.first() == Some(&Step::from("keyrings"));
+        let value = mistake.value.map(|value| if hidden { HIDDEN.to_owned() } else { value });
+        Fault { path, place: mistake.place, value, fix: mistake.fix }
     })
 }
 
@@ -50,8 +56,8 @@ impl Mistake {
     fn hidden(mut self, node: &Node) -> Self {
         self.place = Some(node.place.clone());
         self.value = match &node.what {
-            What::Text(Text { written: Some(written), .. }) => Some(written.clone()),
-            _ => Some("***".to_owned()),
+            What::Text(Text { written: Some(_), .. }) => Some(node.shown()),
+            _ => Some(HIDDEN.to_owned()),
         };
         self
     }
@@ -245,6 +251,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 visitor.visit_str(&text.value).map_err(|mistake: Mistake| mistake.hidden(self.node))
             }
             (SECRET, _) => Err(Mistake::custom("write a text, in quotes").hidden(self.node)),
+            (SECRETS, What::Null) => visitor.visit_none(),
+            (SECRETS, What::List(_) | What::Text(Text { untyped: true, .. })) => {
+                visitor.visit_newtype_struct(self)
+            }
+            // One text where a list should be.
+            (SECRETS, _) => Err(Mistake::custom("write a list").hidden(self.node)),
             (PATH, What::Text(text)) => match self.base.join(&text.value).to_str() {
                 Some(path) => visitor.visit_str(path),
                 None => Err(Mistake::custom("the path is no UTF-8")),

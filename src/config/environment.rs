@@ -1,7 +1,8 @@
 //! What variables of the environment add to a file, and what its texts refer to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 
 use super::{
     fault::Fault,
-    node::{Field, Node, Place, Step, Table, Text, What},
+    node::{Field, Node, Place, Step, Table, Text, What, references},
 };
 
 /// Variables, and the prefix of those that override a file.
@@ -18,21 +19,37 @@ pub(crate) struct Environment {
     /// `None`: none overrides.
     pub(crate) prefix: Option<String>,
     pub(crate) variables: BTreeMap<String, String>,
+    /// Those whose values are no UTF-8: an error where one is wanted.
+    pub(crate) garbled: BTreeSet<String>,
 }
 
 impl Environment {
-    /// This process's. A variable that is no UTF-8 does not count.
-    pub(crate) fn of_process(prefix: Option<String>) -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self { prefix, variables: std::env::vars_os().filter_map(text).collect() }
+    /// These.
+    pub(crate) fn of(prefix: Option<String>, all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut new = Self { prefix, variables: BTreeMap::new(), garbled: BTreeSet::new() };
+        for (name, value) in all {
+            // No file can name it.
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(new.variables.insert(name, value)),
+                Err(_garbled) => drop(new.garbled.insert(name)),
+            }
+        }
+        new
     }
 
     /// Puts each variable in its place: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s` is `caches.users.policy.ttl`.
     pub(crate) fn apply(&self, tree: &mut Node) -> Result<(), Fault> {
         let Some(prefix) = &self.prefix else { return Ok(()) };
         let prefix = format!("{prefix}__");
+        if let Some(variable) = self.garbled.iter().find(|variable| variable.starts_with(&prefix)) {
+            let place = Some(Place::Variable(Arc::from(variable.as_str())));
+            return Err(Fault::without_value(
+                Vec::new(),
+                place,
+                "its value is no UTF-8; write it so, or unset it",
+            ));
+        }
         for (variable, value) in &self.variables {
             let Some(rest) = variable.strip_prefix(&prefix) else { continue };
             let place = Place::Variable(Arc::from(variable.as_str()));
@@ -119,7 +136,7 @@ fn same_name(name: &str, step: &str) -> bool {
 
 /// Puts in place of `${NAME}`, `${NAME:-otherwise}` and `${file:path}` what they stand for; `$${` is a plain `${`.
 pub(crate) struct References<'a> {
-    pub(crate) variables: &'a BTreeMap<String, String>,
+    pub(crate) environment: &'a Environment,
     /// Where relative paths begin.
     pub(crate) base: &'a Path,
 }
@@ -154,7 +171,9 @@ impl References<'_> {
                         };
                     }
                     Err(fix) => {
-                        missing(Fault::at(path.clone(), node, fix))?;
+                        // Nobody knows yet what the field is: a password, perhaps.
+                        let value = Some(format!("{:?}", references(&written)));
+                        missing(Fault { path: path.clone(), place: Some(node.place.clone()), value, fix })?;
                     }
                 }
                 Ok(())
@@ -215,7 +234,10 @@ impl References<'_> {
         if name.is_empty() || !name.chars().all(is_name) {
             return Err("a reference is ${NAME}, ${NAME:-otherwise} or ${file:path}".to_owned());
         }
-        match (self.variables.get(name), otherwise) {
+        if self.environment.garbled.contains(name) {
+            return Err(format!("the environment variable {name} is no UTF-8; write it so"));
+        }
+        match (self.environment.variables.get(name), otherwise) {
             (Some(value), _) if !value.is_empty() => Ok(value.clone()),
             (_, Some(otherwise)) => Ok(otherwise.to_owned()),
             (Some(_), None) => {
@@ -238,5 +260,35 @@ fn read_secret(path: &PathBuf) -> Result<String, String> {
             path.display(),
             error.kind()
         )),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_no_text_is_an_error_where_it_is_wanted() {
+        let garbled = OsString::from_vec(b"\xff".to_vec());
+        let of = |name: &str| {
+            let all = [(OsString::from(name), garbled.clone()), (garbled.clone(), garbled.clone())];
+            Environment::of(Some("T".to_owned()), all)
+        };
+        let read = |environment: &Environment| {
+            let text = What::Text(Text::new("${NAME:-otherwise}"));
+            let mut tree = Node { what: text, place: Place::Line(1) };
+            environment.apply(&mut tree)?;
+            References { environment, base: Path::new("") }.resolve(&mut tree, &mut Err)
+        };
+        assert!(read(&of("OTHER")).is_ok());
+        let error = read(&of("NAME")).unwrap_err().fix;
+        assert!(error.contains("NAME is no UTF-8"), "{error}");
+        let error = read(&of("T__CACHES__A__SCHEMA")).unwrap_err().into_error("f").to_string();
+        assert_eq!(
+            error,
+            "environment variable T__CACHES__A__SCHEMA: its value is no UTF-8; write it so, or unset it"
+        );
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
 
-use cache_core::{BoxError, CacheProvider, Error, Failover};
+use cache_core::{BoxError, CacheProvider, Error, Failover, with_causes};
 use serde::Serialize;
 
 use super::{
-    fault::{Fault, chain},
+    fault::Fault,
     load::{Lacks, Loaded},
     node::{Node, Path as Steps, Place, Step, Text, What, at},
     resolve::{Known, LevelPlan, Origin, Plan},
@@ -109,7 +109,7 @@ impl Explanation {
 
     pub(crate) fn answered(&mut self, name: &str, answer: Result<(), BoxError>) {
         if let Some(provider) = self.providers.iter_mut().find(|provider| provider.name == name) {
-            provider.answered = Some(answer.map_err(|error| chain(&*error)));
+            provider.answered = Some(answer.map_err(|error| with_causes(&*error)));
         }
     }
 }
@@ -292,7 +292,8 @@ fn secrets(node: &Node, path: &mut Vec<Step>, found: &mut dyn FnMut(&[Step], &Pl
         _ => return,
     };
     for (step, node) in fields {
-        let is_secret = matches!(&step, Step::Field(name) if SECRETS.contains(&name.as_str()));
+        let names_one = matches!(&step, Step::Field(name) if SECRETS.contains(&name.as_str()));
+        let is_secret = names_one || matches!(&node.what, What::Text(text) if has_password(&text.value));
         path.push(step);
         match &node.what {
             What::Text(Text { written: None, value, .. }) if is_secret && !value.contains("${") => {
@@ -302,6 +303,13 @@ fn secrets(node: &Node, path: &mut Vec<Step>, found: &mut dyn FnMut(&[Step], &Pl
         }
         path.pop();
     }
+}
+
+/// Whether a text is a URL with a password in it.
+fn has_password(text: &str) -> bool {
+    let user =
+        text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next()?.rsplit_once('@'));
+    user.and_then(|(user, _)| user.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
 }
 
 impl super::CachesBuilder {

@@ -50,7 +50,7 @@ impl Loaded {
         let mut tree = format.parse(text)?;
         environment.apply(&mut tree)?;
         let mut unresolved = Vec::new();
-        References { variables: &environment.variables, base }.resolve(&mut tree, &mut |fault: Fault| {
+        References { environment, base }.resolve(&mut tree, &mut |fault: Fault| {
             unresolved.push(fault.path.clone());
             note(fault)
         })?;

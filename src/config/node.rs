@@ -104,6 +104,16 @@ impl Node {
         next.at_mut(rest)
     }
 
+    /// Whether it is, or has in it, what stands elsewhere.
+    pub(crate) fn refers(&self) -> bool {
+        match &self.what {
+            What::Text(text) => text.written.is_some(),
+            What::List(items) => items.iter().any(Self::refers),
+            What::Table(table) => table.0.iter().any(|field| field.node.refers()),
+            _ => false,
+        }
+    }
+
     /// For errors: as it was written, lists and tables in a word.
     pub(crate) fn shown(&self) -> String {
         match &self.what {
@@ -111,11 +121,53 @@ impl Node {
             What::Bool(yes) => yes.to_string(),
             What::Int(number) => number.to_string(),
             What::Float(number) => number.to_string(),
-            What::Text(text) => format!("{:?}", text.written.as_ref().unwrap_or(&text.value)),
+            What::Text(text) => match &text.written {
+                Some(written) => format!("{:?}", references(written)),
+                None => format!("{:?}", text.value),
+            },
             What::List(_) => "(a list)".to_owned(),
             What::Table(_) => "(a table)".to_owned(),
         }
     }
+}
+
+/// The references of a text. What is written around them, and in place of a variable that is not set, may be a secret.
+pub(crate) fn references(text: &str) -> String {
+    const MORE: &str = "...";
+    let mut out = String::new();
+    let more = |out: &mut String, is: bool| {
+        if is && !out.ends_with(MORE) {
+            out.push_str(MORE);
+        }
+    };
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let escaped = rest[..at].ends_with('$');
+        more(&mut out, at > 0);
+        rest = &rest[at + 2..];
+        if escaped {
+            continue;
+        }
+        out.push_str("${");
+        let Some(end) = rest.find('}') else { break };
+        let (name, otherwise) = match rest[..end].split_once(":-") {
+            Some((name, otherwise)) if !name.starts_with("file:") => (name, Some(otherwise)),
+            _ => (&rest[..end], None),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        match name.starts_with("file:") || name.chars().all(is_name) {
+            true => out.push_str(name),
+            false => out.push_str(MORE),
+        }
+        if let Some(otherwise) = otherwise {
+            out.push_str(":-");
+            more(&mut out, !otherwise.is_empty());
+        }
+        out.push('}');
+        rest = &rest[end + 1..];
+    }
+    more(&mut out, !rest.is_empty());
+    out
 }
 
 /// One step into a tree.
@@ -171,5 +223,26 @@ impl From<&String> for Step {
 impl From<usize> for Step {
     fn from(at: usize) -> Self {
         Self::Item(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_text_its_references_show_and_nothing_else() {
+        for (text, shown) in [
+            ("${TTL}", "${TTL}"),
+            ("redis://shop:secret@${HOST}:${PORT:-6379}/secret", "...${HOST}...${PORT:-...}..."),
+            ("${A}${B:-}", "${A}${B:-}"),
+            ("secret${file:/run/a.pem}", "...${file:/run/a.pem}"),
+            ("secret${secret", "...${..."),
+            ("secret$${secret}${A}", "...${A}"),
+            ("${the secret!}", "${...}"),
+            ("secret", "..."),
+        ] {
+            assert_eq!(references(text), shown, "{text}");
+        }
     }
 }

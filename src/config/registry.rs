@@ -129,7 +129,7 @@ impl Caches {
         let plan = self.0.plan(&loaded, name)?;
         let builder = loaded.parts(&self.0.setup.observers).builder(name, plan);
         let cache = more(builder.map_err(|fault| fault.into_error(&self.0.file))?).build()?;
-        self.0.add(name, Running::new(&cache, Some(plan.clone())));
+        self.0.add(name, Running::new(&cache).by(plan.clone(), loaded.resolved.keyrings.clone()));
         Ok(cache)
     }
 
@@ -184,7 +184,7 @@ impl Caches {
                 "there is a cache of this name already; give this one another",
             ));
         }
-        self.0.add(name, Running::new(cache, None));
+        self.0.add(name, Running::new(cache));
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! A file that has changed under running caches: what can follow does, without losing what memory holds.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use cache_core::{Backplane, CacheProvider, Error, Result};
 use serde::Serialize;
@@ -9,6 +13,7 @@ use super::{
     Caches,
     fault::Fault,
     load::{Lacks, Loaded},
+    model::Keyring,
     node::{Node, Path, What, at},
     resolve::{Known, LevelPlan, Plan},
     running::Running,
@@ -31,6 +36,8 @@ struct Steps {
     report: Reloaded,
     /// Providers whose levels move.
     moves: BTreeMap<String, Arc<dyn CacheProvider>>,
+    /// Those that have changed, and stay as they are.
+    stay: Vec<String>,
     backplanes: BTreeMap<String, Arc<dyn Backplane>>,
     policies: Vec<(Arc<Running>, Plan)>,
 }
@@ -41,11 +48,13 @@ impl Caches {
     /// what that means where a provider is another store now. Everything else needs a restart, and is reported. Caches that
     /// have not been asked for yet are as the file says now.
     ///
-    /// A provider that has changed must answer before caches move to it. Dropping the future changes nothing, or everything.
+    /// A provider that has changed must answer before caches move to it, and so must one that is `required` now. Dropping the
+    /// future changes nothing, or everything.
     ///
     /// # Errors
-    /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file); [`ErrorKind::Level`](crate::ErrorKind::Level) for a
-    /// changed provider that does not answer. Then nothing has changed.
+    /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file), also for a cache that is right in the file and wrong on
+    /// a provider that goes on as before; [`ErrorKind::Level`](crate::ErrorKind::Level) for a provider that does not answer. Then
+    /// nothing has changed.
     pub async fn reload(&self) -> Result<Reloaded> {
         let inner = &self.0;
         let _one = inner.reloading.lock().await;
@@ -60,10 +69,17 @@ impl Caches {
         for (name, provider) in &steps.moves {
             answers(&source.file, &new, name, &**provider, "it has changed, and").await?;
         }
+        for (name, provider) in &new.providers {
+            let required = |of: &Loaded| of.resolved.providers.get(name).is_some_and(|it| it.common.required);
+            if required(&new) && !required(&old) && !steps.moves.contains_key(name) {
+                answers(&source.file, &new, name, &**provider, "it is required and").await?;
+            }
+        }
         // From here on nothing waits.
         let _changing = inner.change();
+        steps.later(&new, &inner.built()).map_err(|fault| fault.into_error(&source.file))?;
         for (name, running) in inner.built().iter() {
-            steps.cache(&source.file, name, running, &old, &new)?;
+            steps.cache(&source.file, name, running, &new)?;
         }
         steps.apply(&inner.built())?;
         inner.loaded.store(Arc::new(new));
@@ -73,6 +89,18 @@ impl Caches {
             lines.dedup();
         }
         Ok(report)
+    }
+}
+
+impl Loaded {
+    /// The one that caches of now have at this provider, made where none has.
+    fn backplane(&mut self, name: &str, provider: &Arc<dyn CacheProvider>) -> Option<Arc<dyn Backplane>> {
+        if let Some(backplane) = self.backplanes.get(name) {
+            return Some(Arc::clone(backplane));
+        }
+        let backplane = provider.backplane()?;
+        self.backplanes.insert(name.to_owned(), Arc::clone(&backplane));
+        Some(backplane)
     }
 }
 
@@ -94,31 +122,49 @@ impl Steps {
             let moves = same_kind && is_remote && running.capabilities() == next.capabilities();
             let into = if moves { &mut self.report.applied } else { &mut self.report.after_restart };
             into.extend(fields.iter().map(|field| format!("{}.{field}", Path(&at!["providers", name]))));
+            // Also where the file gives no cache its backplane here any more: one that runs may have it here, and goes on with it
+            // wherever its level goes.
+            let carries = new.backplanes.contains_key(name) || old.backplanes.contains_key(name);
             if moves && !fields.is_empty() {
-                self.moves.insert(name.clone(), next);
-                if let Some(backplane) = new.backplanes.get(name) {
-                    self.backplanes.insert(name.clone(), Arc::clone(backplane));
+                if let Some(backplane) = carries.then(|| new.backplane(name, &next)).flatten() {
+                    self.backplanes.insert(name.clone(), backplane);
                 }
+                self.moves.insert(name.clone(), next);
                 continue;
+            }
+            if !fields.is_empty() {
+                self.stay.push(format!("`{name}`"));
             }
             new.providers.insert(name.clone(), Arc::clone(running));
             new.resolved.providers.insert(name.clone(), before.clone());
-            if new.backplanes.contains_key(name) {
+            new.backplanes.remove(name);
+            if carries {
                 let kept = old.backplanes.get(name).cloned().or_else(|| running.backplane());
                 new.backplanes.extend(kept.map(|backplane| (name.clone(), backplane)));
             }
         }
     }
 
+    /// Whether caches that nobody has asked for yet can be built once somebody does: they are as the file says now, on
+    /// providers that may not be.
+    fn later(&self, new: &Loaded, built: &HashMap<String, Arc<Running>>) -> Result<(), Fault> {
+        if self.stay.is_empty() {
+            return Ok(());
+        }
+        for (name, plan) in new.resolved.caches.iter().filter(|(name, _)| !built.contains_key(*name)) {
+            new.parts(&[]).check(name, plan).map_err(|mut fault| {
+                let stay = self.stay.join(", ");
+                fault.fix.push_str(&format!(
+                    "; before a restart, what has changed of provider {stay} does not count"
+                ));
+                fault
+            })?;
+        }
+        Ok(())
+    }
+
     /// What a running cache can take over of its plan.
-    fn cache(
-        &mut self,
-        file: &str,
-        name: &str,
-        running: &Arc<Running>,
-        old: &Loaded,
-        new: &Loaded,
-    ) -> Result<()> {
+    fn cache(&mut self, file: &str, name: &str, running: &Arc<Running>, new: &Loaded) -> Result<()> {
         let Some(plan) = running.plan() else { return Ok(()) };
         let field = |field: &str| format!("{}.{field}", Path(&at!["caches", name]));
         let Some(next) = new.resolved.caches.get(name) else {
@@ -146,7 +192,7 @@ impl Steps {
             }
             let changed = changes(&before.known, &after.known);
             self.report.after_restart.extend(changed.map(|(before, _)| field(&before.name)));
-            if let Some(ring) = changed_keyring(before, after, old, new) {
+            if let Some(ring) = changed_keyring(before, after, &running.keyrings, &new.resolved.keyrings) {
                 self.report.after_restart.push(Path(&at!["keyrings", ring, "keys"]).to_string());
             }
         }
@@ -161,7 +207,7 @@ impl Steps {
         Ok(())
     }
 
-    fn apply(&self, built: &std::collections::HashMap<String, Arc<Running>>) -> Result<()> {
+    fn apply(&self, built: &HashMap<String, Arc<Running>>) -> Result<()> {
         for (running, next) in &self.policies {
             running.controls.set_policy(next.policy)?;
             if let Some(mut plan) = running.plan() {
@@ -228,16 +274,15 @@ fn same(a: &Node, b: &Node) -> bool {
 fn changed_keyring<'a>(
     before: &'a LevelPlan,
     after: &LevelPlan,
-    old: &Loaded,
-    new: &Loaded,
+    running: &BTreeMap<String, Keyring>,
+    new: &BTreeMap<String, Keyring>,
 ) -> Option<&'a String> {
     let name =
         before.encryption.value.as_ref().filter(|name| after.encryption.value.as_ref() == Some(name))?;
-    let keys = |loaded: &Loaded| -> Option<Vec<(u32, String)>> {
-        let keys = &loaded.resolved.keyrings.get(name)?.keys;
-        Some(keys.iter().map(|key| (key.id, key.secret.0.clone())).collect())
+    let keys = |of: &BTreeMap<String, Keyring>| -> Option<Vec<(u32, String)>> {
+        Some(of.get(name)?.keys.iter().map(|key| (key.id, key.secret.0.clone())).collect())
     };
-    (keys(old) != keys(new)).then_some(name)
+    (keys(running) != keys(new)).then_some(name)
 }
 
 impl fmt::Display for Reloaded {

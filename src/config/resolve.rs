@@ -133,7 +133,8 @@ fn fields<'a>(section: Option<&'a Node>, name: &str) -> Result<&'a [super::node:
         None => Ok(&[]),
         Some(node) => match node.table() {
             Some(table) => Ok(&table.0),
-            None => Err(Fault::at(at![name], node, "write a table of names")),
+            // What stands there may be a secret.
+            None => Err(Fault::without_value(at![name], Some(node.place.clone()), "write a table of names")),
         },
     }
 }

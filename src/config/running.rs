@@ -2,6 +2,7 @@
 
 use std::{
     any::{Any, type_name},
+    collections::BTreeMap,
     fmt, ptr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use cache_core::{Backplane, CacheProvider, Closed, Error, Policy, Result, TracedCache, Value};
 
-use super::resolve::Plan;
+use super::{model::Keyring, resolve::Plan};
 
 /// A cache, and what it runs under.
 pub(super) struct Running {
@@ -19,6 +20,8 @@ pub(super) struct Running {
     pub(super) controls: Box<dyn Controls>,
     /// `None` for one that was built by hand.
     plan: Option<Mutex<Plan>>,
+    /// As they were when it was built: they cannot change.
+    pub(super) keyrings: BTreeMap<String, Keyring>,
     /// Whose arguments are its keys.
     function: OnceLock<&'static Function>,
 }
@@ -80,14 +83,20 @@ impl<T: Value> Controls for TracedCache<T> {
 }
 
 impl Running {
-    pub(super) fn new<T: Value>(cache: &TracedCache<T>, plan: Option<Plan>) -> Self {
+    pub(super) fn new<T: Value>(cache: &TracedCache<T>) -> Self {
         Self {
             type_name: type_name::<T>(),
             cache: Box::new(cache.clone()),
             controls: Box::new(cache.clone()),
-            plan: plan.map(Mutex::new),
+            plan: None,
+            keyrings: BTreeMap::new(),
             function: OnceLock::new(),
         }
+    }
+
+    /// What it was built by.
+    pub(super) fn by(self, plan: Plan, keyrings: BTreeMap<String, Keyring>) -> Self {
+        Self { plan: Some(Mutex::new(plan)), keyrings, ..self }
     }
 
     /// The cache, if it is of this type.

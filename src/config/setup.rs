@@ -7,14 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use cache_core::{BoxError, CacheProvider, Error, ErrorKind, Observer, Result};
+use cache_core::{BoxError, CacheProvider, Error, ErrorKind, Observer, Result, with_causes};
 use serde::de::DeserializeOwned;
 
 use super::{
     Caches, Format,
     backend::Backends,
     environment::Environment,
-    fault::{Fault, chain},
+    fault::Fault,
     load::{Lacks, Loaded},
     node::at,
 };
@@ -150,8 +150,11 @@ impl CachesBuilder {
 
     fn environment(&self) -> Environment {
         match &self.variables {
-            Some(variables) => Environment { prefix: self.prefix.clone(), variables: variables.clone() },
-            None => Environment::of_process(self.prefix.clone()),
+            Some(variables) => {
+                let all = variables.iter().map(|(name, value)| (name.into(), value.into()));
+                Environment::of(self.prefix.clone(), all)
+            }
+            None => Environment::of(self.prefix.clone(), std::env::vars_os()),
         }
     }
 }
@@ -184,7 +187,7 @@ pub(super) async fn answers(
     let said = ["url", "servers"].map(|field| loaded.tree.at(&at!["providers", name, field]));
     let node = said.into_iter().flatten().next().or_else(|| loaded.tree.at(&at!["providers", name]));
     let place = node.map(|node| node.place.clone());
-    let fix = format!("{why} does not answer: {}", chain(&*error));
+    let fix = format!("{why} does not answer: {}", with_causes(&*error));
     let fault = Fault { path: at!["providers", name], place, value: None, fix };
     Err(Error::with_source(ErrorKind::Level, fault.into_error(file).to_string(), error))
 }

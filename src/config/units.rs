@@ -34,6 +34,7 @@ pub struct FilePath(pub PathBuf);
 
 /// Names by which the reader of a file knows these types.
 pub(crate) const SECRET: &str = "$secret";
+pub(crate) const SECRETS: &str = "$secrets";
 pub(crate) const PATH: &str = "$path";
 
 const OFF: &str = "off";
@@ -110,7 +111,11 @@ fn time<'de, D: Deserializer<'de>>(
     if word.is_some_and(|word| text == word) {
         return Ok(None);
     }
-    let or = word.map(|word| format!(", or \"{word}\"")).unwrap_or_default();
+    let or = match word {
+        _ if text == OFF => "; `off` is none, and where a time can be none it is \"0s\"".to_owned(),
+        Some(word) => format!(", or \"{word}\""),
+        None => String::new(),
+    };
     humantime::parse_duration(&text).map(Some).map_err(|_says_less| TIME.wrong(&or))
 }
 
@@ -193,6 +198,31 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_newtype_struct(SECRET, Named).map(Self)
     }
+}
+
+/// For serde's `deserialize_with`: a list of them. What stands in its place is a secret, too.
+#[cfg(feature = "memcached")]
+pub(crate) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Secret>>, D::Error> {
+    struct Listed;
+    impl<'de> de::Visitor<'de> for Listed {
+        type Value = Option<Vec<Secret>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(
+            self,
+            deserializer: D,
+        ) -> Result<Self::Value, D::Error> {
+            Vec::deserialize(deserializer).map(Some)
+        }
+    }
+    deserializer.deserialize_newtype_struct(SECRETS, Listed)
 }
 
 impl<'de> Deserialize<'de> for FilePath {

@@ -80,14 +80,19 @@ async fn a_ttl_that_a_level_cannot_hold_is_pointed_out() {
 #[tokio::test]
 async fn what_the_file_gives_away_or_does_not_use_is_pointed_out() {
     let text = "[providers.r]\nbackend = \"redis\"\nurl = \"redis://h\"\nusername = \"u\"\npassword = \"hunter2\"\n\
-                [providers.s]\nbackend = \"redis\"\nurl = \"redis://h\"\npassword = \"${P}\"\n";
+                [providers.s]\nbackend = \"redis\"\nurl = \"redis://h\"\npassword = \"${P}\"\n\
+                [providers.t]\nbackend = \"redis\"\nurl = \"redis://u:hunter2@h\"\n\
+                [providers.u]\nbackend = \"redis\"\nurl = \"redis://u:${P}@h\"\n";
     let explained = sealed().variables([("P", "x")]).from_text(Format::Toml, text).await.unwrap().explain();
     assert_eq!(
         explained.advice,
         [
             "(text):5: providers.r.password is written out; let it come from outside: `${NAME}` or `${file:path}`",
+            "(text):12: providers.t.url is written out; let it come from outside: `${NAME}` or `${file:path}`",
             "providers.r is used by no cache",
             "providers.s is used by no cache",
+            "providers.t is used by no cache",
+            "providers.u is used by no cache",
         ]
     );
     assert!(!format!("{explained} {explained:?}").contains("hunter2"));

@@ -109,6 +109,10 @@ async fn times_and_sizes_say_their_unit() {
             "(text):11: caches.users.policy.ttl = \"5 parsecs\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\", or \"forever\"",
         ),
         (
+            cache("levels = [\"local\"]\npolicy.grace = \"off\""),
+            "(text):11: caches.users.policy.grace = \"off\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"; `off` is none, and where a time can be none it is \"0s\"",
+        ),
+        (
             cache("levels = [\"local\"]\npolicy.jitter = \"-5s\""),
             "(text):11: caches.users.policy.jitter = \"-5s\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
         ),
@@ -280,7 +284,7 @@ async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
         ),
         (
             redis("url = \"redis://h\"\npassword = \"${PASS\""),
-            "(text):4: providers.r.password = \"${PASS\": a reference has no end; write ${NAME}, or $${ for these two characters",
+            "(text):4: providers.r.password = \"${...\": a reference has no end; write ${NAME}, or $${ for these two characters",
         ),
         (
             redis("url = \"redis://h\"\npassword = \"${no-name}\""),
@@ -323,6 +327,60 @@ async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
     let text = cache("levels = [\"local\"]\npolicy.ttl = \"${TTL}\"");
     let error = builder.from_text(Format::Toml, &text).await.unwrap_err().to_string();
     assert!(error.starts_with("(text):11: caches.users.policy.ttl = \"${TTL}\": write a time"), "{error}");
+}
+
+/// Before anybody knows what a field is, and where a secret stands in a place that is not its own.
+#[tokio::test]
+async fn k7_of_what_a_reference_stands_in_and_for_nothing_shows() {
+    let redis = |fields: &str| format!("[providers.r]\nbackend = \"redis\"\nurl = \"rediss://h\"\n{fields}");
+    let pem =
+        "-----BEGIN PRIVATE KEY-----\nProc-Type: 4,hunter2\nhunter2: hunter2\n-----END PRIVATE KEY-----";
+    for (text, expected) in [
+        (
+            "[providers.r]\nbackend = \"redis\"\nurl = \"redis://shop:hunter2@${REDIS_HOST}:6379\""
+                .to_owned(),
+            "(text):3: providers.r.url = \"...${REDIS_HOST}...\": the environment variable REDIS_HOST is not set",
+        ),
+        (
+            redis("password = \"hunter2${oops\""),
+            "(text):4: providers.r.password = \"...${...\": a reference has no end",
+        ),
+        (
+            redis("password = \"${:-hunter2}\""),
+            "(text):4: providers.r.password = \"${:-...}\": a reference is",
+        ),
+        (
+            redis("client_certificate = \"none.pem\"\nclient_key = \"hunter2${PEM}\"\nca_file = \"${PEM}\""),
+            "(text):6: providers.r.ca_file = \"${PEM}\": ",
+        ),
+        (
+            "[providers.m]\nbackend = \"memcached\"\nservers = \"memcached://user:hunter2@h\"".to_owned(),
+            "(text):3: providers.m.servers = ***: write a list",
+        ),
+        (
+            "[providers.m]\nbackend = \"memcached\"\nurl = \"memcached://h\"\nretiring = { hunter2 = 1 }"
+                .to_owned(),
+            "(text):4: providers.m.retiring = ***: write a list",
+        ),
+        (
+            "[keyrings.main]\nkeys = [\"hunter2hunter2\"]".to_owned(),
+            "(text):2: keyrings.main.keys[0] = ***: write a table",
+        ),
+        (
+            "[keyrings.main]\nkeys = \"hunter2\"".to_owned(),
+            "(text):2: keyrings.main.keys = ***: write a list",
+        ),
+        ("[keyrings]\nmain = \"hunter2\"".to_owned(), "(text):2: keyrings.main = ***: write a table"),
+        ("keyrings = \"hunter2\"".to_owned(), "(text):1: keyrings: write a table"),
+        ("[providers]\nr = \"redis://:hunter2@h\"".to_owned(), "(text):2: providers.r: write a table"),
+    ] {
+        let error = sealed().variables([("PEM", pem)]).from_text(Format::Toml, &text).await.unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
+    }
+    let variables = [("TRACED_CACHE__PROVIDERS__R__PASSWORD", "hunter2${x")];
+    let error = sealed().variables(variables).from_text(Format::Toml, &redis("")).await.unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
 }
 
 #[tokio::test]

@@ -182,6 +182,42 @@ async fn a_provider_moves_to_another_server_and_memory_stays() {
     .await;
 }
 
+/// The file gives caches no backplane at the provider any more, in the same edit that moves it: those that run go on with
+/// theirs where their level goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backplane_that_the_file_takes_back_moves_with_its_level() {
+    let (Some(first), Some(second), Some(third)) =
+        (RedisServer::start(), RedisServer::start(), RedisServer::start())
+    else {
+        return;
+    };
+    let off = |url: &str| two(url, "").replace("backplane = \"shared\"", "backplane = \"off\"");
+    let dropped = |url: &str| {
+        two(url, "").replace("[caches.a]", "[caches.other]").replace("backplane = \"shared\"", "")
+    };
+    for change in [&off as &dyn Fn(&str) -> String, &dropped] {
+        let file = File::new(&two(&first.url(), ""));
+        let (here, there) = (file.load().await, file.load().await);
+        let (a, b): (TracedCache<String>, TracedCache<String>) =
+            (here.cache("a").unwrap(), there.cache("a").unwrap());
+        // At once, and one after the other.
+        for (url, applied) in [(second.url(), 1), (second.url(), 0), (third.url(), 1)] {
+            file.write(&change(&url));
+            for caches in [&here, &there] {
+                assert_eq!(caches.reload().await.unwrap().applied.len(), applied);
+            }
+        }
+        until("memory hears over the new channel", async || {
+            fill(&a, "heard").await;
+            fill(&b, "heard").await;
+            assert!(a.invalidate("heard").await.unwrap().is_confirmed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            seen(&b, "heard").await == MISS
+        })
+        .await;
+    }
+}
+
 /// Half of the keys stay on their server, and are not believed there all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_list_of_memcached_servers_is_another_store_and_memory_stays() {
@@ -280,6 +316,8 @@ async fn what_cannot_follow_is_reported_and_goes_on_as_before() {
             "providers.local.entries",
         ]
     );
+    let again = caches.reload().await.unwrap();
+    assert_eq!((again.applied, again.after_restart), (vec![], done.after_restart), "until it is restarted");
     assert_eq!(a.policy(), Policy::ttl(Duration::from_secs(7200)));
     assert_eq!(caches.provider("far").unwrap().capabilities().value_max, Some((1 << 20) - 1024));
 }
@@ -304,6 +342,44 @@ async fn a_policy_that_the_levels_of_before_cannot_hold_changes_nothing() {
         "{error}"
     );
     assert_eq!(a.policy(), Policy::ttl(Duration::from_secs(7200)));
+}
+
+#[tokio::test]
+async fn what_is_right_only_after_a_restart_changes_nothing() {
+    let text = |backend: &str, more: &str| {
+        format!("[providers.local]\n{backend}\n[caches.a]\nlevels = [\"local\"]\n{more}")
+    };
+    let file = File::new(&text("backend = \"memory\"\nentries = 100", ""));
+    let caches = file.load().await;
+    let a: TracedCache<String> = caches.cache("a").unwrap();
+    // Right in the file, but the provider is the memory of before, which carries no messages.
+    let redis = "backend = \"redis\"\nurl = \"redis://127.0.0.1:1\"";
+    file.write(&text(redis, "[caches.later]\nlevels = [\"local\"]\nbackplane = \"local\"\n"));
+    let error = caches.reload().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let shown = error.to_string();
+    assert!(
+        shown.contains("caches.later.backplane")
+            && shown.ends_with("before a restart, what has changed of provider `local` does not count"),
+        "{shown}"
+    );
+    assert_eq!(caches.cache::<u64>("later").unwrap_err().kind(), ErrorKind::Config);
+    // A cache that runs is not built again, and one that memory will do for is.
+    file.write(&text(redis, "backplane = \"local\"\n[caches.later]\nlevels = [\"local\"]\n"));
+    let done = caches.reload().await.unwrap();
+    assert_eq!(done.after_restart, ["caches.a.backplane", "providers.local.backend"]);
+    assert!(caches.cache::<u64>("later").is_ok());
+    fill(&a, "k").await;
+
+    // A provider that must be there is asked.
+    let far = "[providers.far]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n";
+    file.write(&text(redis, &format!("{far}required = true\n")));
+    let error = caches.reload().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Level);
+    assert!(error.to_string().contains("providers.far: it is required and does not answer"), "{error}");
+    file.write(&text(redis, far));
+    caches.reload().await.unwrap();
+    assert!(caches.provider("far").is_some());
 }
 
 #[tokio::test]

@@ -83,8 +83,37 @@ async fn close_tells_of_tags_that_a_level_has_not_heard() {
     let closed = closing.await.unwrap();
     assert_eq!(closed.undelivered().len(), 1);
     let left = &closed.undelivered()[0];
-    assert_eq!((left.scope, left.name.as_deref()), (Scope::Tag, Some("x")));
+    assert_eq!((left.level, left.scope, left.name.as_deref()), (Some(1), Scope::Tag, Some("x")));
     assert!(!format!("{closed:?}").contains("\"x\""), "tags stay out of Debug");
+}
+
+/// Every level has heard, and other nodes' memory has not.
+#[tokio::test]
+async fn what_the_backplane_has_not_taken_is_pending_and_what_it_never_takes_is_undelivered() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    for node in [&a, &b] {
+        set(&node.cache, "k", "1", &["x"]).await;
+    }
+    settled().await;
+    a.link.cut();
+    assert_eq!(a.cache.invalidate("k").await.unwrap(), Delivery::Pending);
+    assert_eq!(a.cache.invalidate_tag("x").await.unwrap(), Delivery::Pending);
+    assert_eq!(a.cache.stats().pending, 2);
+    a.link.heal();
+    world.pass(2 * S).await;
+    assert_eq!(a.cache.stats().pending, 0);
+    a.link.cut();
+    assert_eq!(a.cache.clear().await.unwrap(), Delivery::Pending);
+    assert_eq!(a.cache.stats().pending, 1);
+    let closing = tokio::spawn({
+        let cache = a.cache.clone();
+        async move { cache.close(S).await }
+    });
+    world.pass(2 * S).await;
+    let closed = closing.await.unwrap();
+    let told: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.scope, u.name.as_deref())).collect();
+    assert_eq!(told, [(None, Scope::Cache, None)]);
 }
 
 #[tokio::test]

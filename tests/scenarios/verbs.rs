@@ -322,7 +322,7 @@ async fn closing_reports_what_a_level_has_not_heard() {
         let closed = kit::close_under(&stack.time, &cache).await;
         assert_eq!(closed.undelivered().len(), 1);
         let left = &closed.undelivered()[0];
-        assert_eq!((left.level, left.scope, left.name.as_deref()), (1, Scope::Key, Some("k")));
+        assert_eq!((left.level, left.scope, left.name.as_deref()), (Some(1), Scope::Key, Some("k")));
         assert!(!format!("{closed:?}").contains("\"k\""), "keys stay out of Debug");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Counts {
     pub(crate) invalidations: f64,
     /// Seconds.
     pub(crate) saved: f64,
-    /// Invalidations that a level has not acknowledged, now.
+    /// Invalidations that a level has not acknowledged, or the backplane not taken, now.
     pub(crate) pending: f64,
     pub(crate) lookup_times: Times,
     pub(crate) load_times: Times,

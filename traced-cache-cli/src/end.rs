@@ -1,8 +1,13 @@
 //! How the command ends.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use traced_cache::{Error, ErrorKind, with_causes};
+
+use crate::output;
 
 /// Exit codes, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +16,13 @@ use traced_cache::{Error, ErrorKind, with_causes};
 pub enum Exit {
     /// Done: what was asked for is so. Invalidations are confirmed by every level.
     Done = 0,
-    /// It could not be done: a server does not answer, a file cannot be read.
+    /// It could not be done: a server does not answer, a file of keys or values cannot be read.
     Failed = 1,
-    /// The command line or the configuration file is wrong.
+    /// The command line or the configuration file is wrong, or that file cannot be read.
     Wrong = 2,
     /// No level has the key, or what is there may not be served any more.
     Missing = 3,
-    /// An invalidation has not been acknowledged by every level.
+    /// An invalidation has not been acknowledged by every level, or not taken by the backplane.
     Pending = 4,
     /// A level has something of the key that cannot be read.
     Unreadable = 5,
@@ -45,6 +50,11 @@ impl Failure {
         Self { exit: Exit::Wrong, message: message.into() }
     }
 
+    /// Where in a file.
+    pub(crate) fn of(self, place: impl fmt::Display) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+
     /// And what had been done before.
     pub(crate) fn after(self, done: &str) -> Self {
         Self { message: format!("{}; {done}", self.message), ..self }
@@ -54,14 +64,14 @@ impl Failure {
         &self.message
     }
 
-    /// Writes the line to the error output.
-    #[allow(clippy::print_stderr, reason = "a command speaks to a terminal")]
+    /// Writes the line to the error output. Where nobody hears, the exit code has to do.
     pub(crate) fn tell(self, json: bool) -> Exit {
         let Self { exit, message } = self;
-        match json {
-            true => eprintln!("{}", serde_json::json!({ "error": message, "exit": exit as u8 })),
-            false => eprintln!("error: {message}"),
-        }
+        let mut err = io::stderr().lock();
+        let _ = match json {
+            true => writeln!(err, "{}", serde_json::json!({ "error": message, "exit": exit as u8 })),
+            false => writeln!(err, "error: {}", output::word(&message)),
+        };
         exit
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use cache_replay::{Form, Keys, Trace};
+use cache_replay::{Fault, Form, Keys, Trace};
 
 use crate::{end::Failure, options::KeyOptions};
 
@@ -29,7 +29,13 @@ pub(crate) fn lines(file: &Path) -> Result<Vec<String>, Failure> {
     }
     .map_err(failed)?;
     let mut all = Vec::new();
-    while let Some(keys) = trace.next().map_err(failed)? {
+    loop {
+        let keys = match trace.next() {
+            // None at all is what a query may come to.
+            Err(error) if error.fault() == Fault::Empty => None,
+            keys => keys.map_err(failed)?,
+        };
+        let Some(keys) = keys else { break };
         if let Keys::Lines(lines) = keys {
             all.extend(lines.iter().map(str::to_owned));
         }

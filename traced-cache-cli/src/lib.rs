@@ -67,7 +67,10 @@ pub fn run(builder: CachesBuilder) -> ExitCode {
 fn misread(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        // What is missing, or what may be written, stands below the first line.
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        let line = line.trim_start_matches("error: ");
         return ExitCode::from(end::Failure::misread(line).tell(true) as u8);
     }
     // Nobody is left to be told when this fails.

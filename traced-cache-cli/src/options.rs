@@ -35,10 +35,10 @@ pub(crate) struct Options {
 const CODES: &str = "\
 Exit codes:
   0  done: confirmed, found, right
-  1  it could not be done, or not all of it: a server does not answer, a file cannot be read
-  2  the command line or the configuration file is wrong
+  1  it could not be done, or not all of it: a server does not answer, a file of keys or values cannot be read
+  2  the command line or the configuration file is wrong, or that file cannot be read
   3  no level that is seen from here has the key, or what is there may not be served any more
-  4  pending: a level has not acknowledged an invalidation
+  4  pending: a level has not acknowledged an invalidation, or the backplane not taken it
   5  a level has something of the key that cannot be read";
 
 #[derive(Debug, Subcommand)]

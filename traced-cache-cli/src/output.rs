@@ -29,9 +29,9 @@ impl Output {
     pub(crate) fn answer(self, json: &impl Serialize, text: impl fmt::Display) -> Result<(), Failure> {
         let text = match self.json {
             true => serde_json::to_string(json).map_err(|error| Failure::failed(error.to_string()))?,
-            false => text.to_string(),
+            false => plain(&text.to_string()),
         };
-        write(text.trim_end_matches('\n'))
+        write(text.trim_end_matches('\n')).map(drop)
     }
 
     /// A bar for long work. None with `--json`, nor where the error output is no terminal.
@@ -53,13 +53,43 @@ impl Output {
     }
 }
 
-/// Writes a line. A reader that has seen enough is no failure.
-pub(crate) fn write(text: &str) -> Result<(), Failure> {
+/// Without control characters but line ends: what stores, servers and services say must not speak to a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    escaped(text, |c| c != '\n')
+}
+
+/// The same for what is one word of a line.
+pub(crate) fn word(text: &str) -> String {
+    escaped(text, |_| true)
+}
+
+fn escaped(text: &str, which: impl Fn(char) -> bool) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c.is_control() && which(c) {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+        out
+    })
+}
+
+/// Writes a line. `false`: the reader has seen enough, which is no failure.
+pub(crate) fn write(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("standard output: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_moves_no_cursor() {
+        assert_eq!(plain("a\n\u{1b}[2J\u{9b}é\t"), "a\n\\u001b[2J\\u009bé\\u0009");
+        assert_eq!(word("a\r\nb"), "a\\u000d\\u000ab");
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longer than anybody waits, and no clock's end.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Two parts at most, from the largest: `1h 30m`, `12s`, `250ms`. Without an end: `forever`.
 pub(crate) fn short(time: Duration) -> String {
     if time == Duration::MAX {

@@ -12,12 +12,15 @@ use crate::{
 };
 
 const NOTHING: &str = "-";
+/// No cache has more; a service may say anything.
+const LEVELS: usize = 16;
 
 /// `over`: counts are of that long, and are shown by the second; `None`: since the start.
 pub(crate) fn caches(all: &Caches, over: Option<Duration>) -> String {
     let per = if over.is_some() { "/s" } else { "" };
-    let depth = all.values().flat_map(|counts| counts.hits_at.keys()).max().map_or("l1", String::as_str);
-    let depth: usize = depth.trim_start_matches('l').parse().unwrap_or(1);
+    let levels = all.values().flat_map(|counts| counts.hits_at.keys());
+    let levels = levels.filter_map(|level| level.strip_prefix('l')?.parse().ok());
+    let depth: usize = levels.filter(|level| *level <= LEVELS).max().unwrap_or(1);
     let mut head = vec!["cache".to_owned(), format!("look-ups{per}"), "hit rate".to_owned()];
     head.extend((1..=depth).map(|level| format!("L{level}")));
     head.extend(["stale", "absent"].map(str::to_owned));

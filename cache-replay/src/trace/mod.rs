@@ -98,6 +98,8 @@ pub struct Trace {
     file: PathBuf,
     packing: Packing,
     form: Form,
+    /// By its content, which may deceive; else by whoever reads it.
+    told: bool,
     keys: u64,
     line: u64,
 }
@@ -129,7 +131,15 @@ impl Trace {
         form: Option<Form>,
     ) -> Result<Self, TraceError> {
         let (packing, magic, input) = unpack(input).map_err(|error| unreadable(file, error))?;
-        let mut trace = Self { input, file: file.to_owned(), packing, form: Form::Lines, keys: 0, line: 0 };
+        let mut trace = Self {
+            input,
+            file: file.to_owned(),
+            packing,
+            form: Form::Lines,
+            told: form.is_none(),
+            keys: 0,
+            line: 0,
+        };
         let mut head = Vec::new();
         if let Err(error) = trace.input.by_ref().take(SNIFFED).read_to_end(&mut head) {
             // Not yet: the keys before it come first, so that it can be said where it is.
@@ -238,7 +248,12 @@ impl Trace {
     }
 
     fn bad_line(&self, what: String) -> TraceError {
-        let fix = "one key a line is wanted; if these are big-endian 32-bit integers, say --format integers";
+        let fix = match self.told {
+            true => {
+                "one key a line is wanted; if these are big-endian 32-bit integers, say --format integers"
+            }
+            false => "one key a line is wanted, in UTF-8",
+        };
         self.error(Fault::Foreign, format!("line {} {what}; {fix}", self.line))
     }
 

@@ -5,7 +5,7 @@ use cache_memcached::MemcachedProvider;
 use serde::Deserialize;
 
 use super::client_certificate;
-use crate::config::units::{FilePath, Secret, Size, Timespan};
+use crate::config::units::{FilePath, Secret, Size, Timespan, secrets};
 
 /// Memcached, one server or many.
 #[derive(Deserialize)]
@@ -16,11 +16,11 @@ pub(crate) struct Settings {
     #[serde(default)]
     url: Option<Secret>,
     /// Several of them. Every process must name them alike, in any order: the name decides which keys live there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secrets")]
     servers: Option<Vec<Secret>>,
     /// Servers of another list that is in use as well, while processes move from one to the other: what is invalidated here is
     /// so there, too. Default: none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secrets")]
     retiring: Option<Vec<Secret>>,
     /// The user, for servers with `-Y`. Wants `password`.
     #[serde(default)]

@@ -17,6 +17,7 @@ use crate::{
     options::BenchOptions,
     output::Output,
     session::{LevelAt, Session, own_name},
+    time::FOREVER,
     view,
 };
 
@@ -243,7 +244,7 @@ async fn measure(
     // Reading the clock around each call in memory would be most of what is measured.
     let timed_every = if in_memory { TURN } else { 1 };
     let started = Instant::now();
-    let until = started + load.each;
+    let until = started + load.each.min(FOREVER);
     let callers = (0..load.callers).map(|_| {
         let (cache, load) = (cache.clone(), Arc::clone(load));
         tokio::spawn(async move {

@@ -8,14 +8,14 @@ use crate::{
     end::{Exit, Failure},
     keys,
     options::GetOptions,
-    output::Output,
+    output::{Output, word},
     session::Session,
     time::short,
 };
 
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: GetOptions) -> Result<Exit, Failure> {
     let keys = keys::all(&options.keys)?;
-    if keys.is_empty() {
+    if keys.is_empty() && options.keys.keys_from.is_none() {
         return Err(Failure::wrong("KEY", "none", "name a key, or a file of them with --keys-from"));
     }
     let name = &options.cache;
@@ -62,7 +62,7 @@ fn worse(a: Exit, b: Exit) -> Exit {
 }
 
 fn line(key: &str, row: &Row<'_>) -> String {
-    let mut parts = vec![format!("{key}: {}", row.state())];
+    let mut parts = vec![format!("{}: {}", word(key), row.state())];
     if row.found.entry.is_some() {
         parts.push(row.at.place());
     }

@@ -11,7 +11,7 @@ use traced_cache::{
 use crate::{
     end::{Exit, Failure},
     options::InspectOptions,
-    output::Output,
+    output::{Output, word},
     session::{LevelAt, Session},
     time::{seconds, short},
 };
@@ -34,7 +34,7 @@ pub(crate) async fn run(
         "served_by": served_by(&inspection).map(|served| served.level + 1),
         "levels": rows.iter().map(Row::json).collect::<Vec<_>>(),
     });
-    let mut text = format!("{name} {key}");
+    let mut text = format!("{name} {}", word(&key));
     for row in &rows {
         row.text(&mut text);
     }
@@ -188,11 +188,12 @@ fn described(entry: &EntryInfo) -> Vec<String> {
     }
     origin
         .extend(entry.stamp.map(|stamp| format!("epoch {:016x}, sequence {}", stamp.epoch, stamp.sequence)));
-    origin.extend(entry.etag.as_ref().map(|etag| format!("etag {etag}")));
+    origin.extend(entry.etag.as_ref().map(|etag| format!("etag {}", word(etag))));
     let mut lines: Vec<String> =
         [times, size, origin].into_iter().filter(|l| !l.is_empty()).map(|l| l.join(", ")).collect();
     if !entry.tags.is_empty() {
-        lines.push(format!("tags {}", entry.tags.join(", ")));
+        let tags: Vec<_> = entry.tags.iter().map(|tag| word(tag)).collect();
+        lines.push(format!("tags {}", tags.join(", ")));
     }
     lines
 }

@@ -24,6 +24,7 @@ use crate::{
 
 /// Keys of one call.
 const CHUNK: usize = 500;
+const UNTOLD: &str = "the backplane has not taken it: other processes' memory may serve what it holds";
 /// Keys that are expired at once, each on its own.
 const AT_ONCE: usize = 32;
 
@@ -34,7 +35,7 @@ pub(crate) async fn keys(
 ) -> Result<Exit, Failure> {
     let keys = keys::all(&options.keys)?;
     let tags = &options.tags;
-    if keys.is_empty() && tags.is_empty() {
+    if keys.is_empty() && tags.is_empty() && options.keys.keys_from.is_none() {
         let fix = "name a key, a tag with --tag, or a file of keys with --keys-from; `clear` is for the whole cache";
         return Err(Failure::wrong("KEY", "none", fix));
     }
@@ -64,7 +65,10 @@ pub(crate) async fn keys(
     }
     let parts =
         [(keys.len(), count(keys.len(), "key", "keys")), (tags.len(), count(tags.len(), "tag", "tags"))];
-    let what: Vec<_> = parts.into_iter().filter(|(n, _)| *n > 0).map(|(_, text)| text).collect();
+    let mut what: Vec<_> = parts.into_iter().filter(|(n, _)| *n > 0).map(|(_, text)| text).collect();
+    if what.is_empty() {
+        what.push(count(0, "key", "keys"));
+    }
     let named = json!({ "keys": keys.len(), "tags": tags.len() });
     work.end(out, answer, options.how, &what.join(" and "), named).await
 }
@@ -151,8 +155,8 @@ impl Work {
         what: &str,
         mut json: Value,
     ) -> Result<Exit, Failure> {
-        let until = Instant::now() + how.wait;
-        while answer.pending && self.cache.stats().pending > 0 && Instant::now() < until {
+        let begun = Instant::now();
+        while answer.pending && self.cache.stats().pending > 0 && begun.elapsed() < how.wait {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let closed = self.cache.close(Duration::from_secs(1)).await;
@@ -161,10 +165,12 @@ impl Work {
         let (exit, word) = if pending { (Exit::Pending, "pending") } else { (Exit::Done, "confirmed") };
         let notes = self.notes();
         let mut text = format!("{word}: {what} of {}", self.name);
-        let mut levels: Vec<usize> = undelivered.iter().map(|left| usize::from(left.level)).collect();
-        levels.dedup();
-        for level in self.levels.iter().filter(|at| levels.contains(&(at.number - 1))) {
-            let fault = u8::try_from(level.number - 1).ok().and_then(|at| self.session.faults.of(at));
+        for level in &self.levels {
+            let Ok(at) = u8::try_from(level.number - 1) else { continue };
+            if !undelivered.iter().any(|left| left.level == Some(at)) {
+                continue;
+            }
+            let fault = self.session.faults.of(at);
             let _ = write!(
                 text,
                 "\n{}: {}",
@@ -172,9 +178,12 @@ impl Work {
                 fault.as_deref().unwrap_or("has not acknowledged it")
             );
         }
+        if undelivered.iter().any(|left| left.level.is_none()) {
+            let _ = write!(text, "\n{UNTOLD}");
+        }
         if pending {
             text.push_str(
-                "\nnothing delivers it once this command has ended: run it again when the level is back",
+                "\nnothing delivers it once this command has ended: run it again when all of them are back",
             );
         }
         for note in &notes {
@@ -187,8 +196,12 @@ impl Work {
                     Scope::Tag => "tag",
                     _ => "cache",
                 };
-                let fault = self.session.faults.of(left.level);
-                json!({ "level": u16::from(left.level) + 1, "scope": scope, "name": left.name, "error": fault })
+                let level = left.level.map(|level| u16::from(level) + 1);
+                let fault = match left.level {
+                    Some(level) => self.session.faults.of(level),
+                    None => Some(UNTOLD.to_owned()),
+                };
+                json!({ "level": level, "scope": scope, "name": left.name, "error": fault })
             });
             fields.insert("cache".to_owned(), self.name.as_str().into());
             fields.insert("verb".to_owned(), if how.expire { "expire" } else { "invalidate" }.into());

@@ -16,6 +16,7 @@ use crate::{
     series::Address,
     servers::{self, Row},
     session::Session,
+    time::FOREVER,
     view,
 };
 
@@ -50,6 +51,8 @@ pub(crate) async fn again(
     if let Some(Err(failure)) = before.caches {
         return Err(failure);
     }
+    // A time that no clock can tell is as good as one that nobody lives to see.
+    let every = every.min(FOREVER);
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut left = count.unwrap_or(u64::MAX);
     let mut whole = true;
@@ -63,8 +66,8 @@ pub(crate) async fn again(
         let (seen, next) = now.since(before);
         before = next;
         let over = Some(seen.took);
-        if out.is_json() {
-            output::write(&Value::from(seen.json(over)).to_string())?;
+        let is_read = if out.is_json() {
+            output::write(&Value::from(seen.json(over)).to_string())?
         } else {
             let clock = humantime::format_rfc3339_seconds(SystemTime::now());
             // Home, and what was there before is wiped away.
@@ -72,8 +75,11 @@ pub(crate) async fn again(
             output::write(&format!(
                 "{wipe}{clock}, over {}\n{}",
                 view::time(Some(seen.took.as_secs_f64())),
-                seen.text(over)
-            ))?;
+                output::plain(&seen.text(over))
+            ))?
+        };
+        if !is_read {
+            return Ok(Exit::Done);
         }
         left -= 1;
     }

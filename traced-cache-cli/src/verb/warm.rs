@@ -5,21 +5,18 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use traced_cache::{
     Error, ErrorKind, Inspected, LevelOutcome, Loaded, Opaque, Rendered, TracedCache, config::CachesBuilder,
 };
 
-use super::check::count;
+use super::{check::count, numbers};
 use crate::{
     end::{Exit, Failure},
     options::WarmOptions,
@@ -40,6 +37,9 @@ const PROBED: usize = 20;
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    /// Where it stands, counted from 1.
+    #[serde(skip)]
+    number: u64,
     key: Key,
     value: Value,
     #[serde(default)]
@@ -87,6 +87,32 @@ impl Line {
 struct Tally {
     read: u64,
     stored: u64,
+    /// Those that were to be stored, and are not seen at the remote levels.
+    refused: u64,
+}
+
+impl Tally {
+    /// Of these, some may not have arrived if a level has failed meanwhile: then it is asked.
+    async fn take(
+        &mut self,
+        opaque: &TracedCache<Opaque>,
+        keys: &[Rendered],
+        failed: bool,
+    ) -> Result<(), Error> {
+        let there = match failed {
+            false => keys.len() as u64,
+            true => {
+                stream::iter(keys)
+                    .map(|key| is_there(opaque, key))
+                    .buffer_unordered(AT_ONCE)
+                    .try_fold(0, |count, there| future::ready(Ok(count + u64::from(there))))
+                    .await?
+            }
+        };
+        self.stored += there;
+        self.refused += keys.len() as u64 - there;
+        Ok(())
+    }
 }
 
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOptions) -> Result<Exit, Failure> {
@@ -124,22 +150,34 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             let wanted = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
             probe(&opaque, &chunk, wanted.unwrap_or_default()).await?;
         }
-        tally.read += chunk.len() as u64;
-        tally.stored += match replace {
-            true => store(&cache, &chunk).await?,
-            false => fill(&cache, chunk).await?,
+        let (tried, result) = match replace {
+            true => store(&cache, &chunk).await,
+            false => fill(&cache, chunk).await,
         };
+        let counted = tally.take(&opaque, &tried, failures(&cache) > 0).await;
+        if let Err(failure) =
+            result.map_err(|(line, error)| lines.at(line, error)).and(counted.map_err(Into::into))
+        {
+            ended = Err(failure);
+            break;
+        }
+        tally.read = lines.read;
     }
     lines.bar.finish_and_clear();
-    let stats = cache.stats();
     let closed = cache.close(Duration::from_secs(5)).await;
-    let failed: u64 = stats.levels.iter().flat_map(|level| &level.faults).map(|(_, count)| count).sum();
+    let failed = failures(&cache);
+    let late = cache.stats().stored_late.min(tally.refused);
+    tally.stored += late;
+    tally.refused -= late;
     let lost = !closed.undelivered().is_empty();
     if let Err(failure) = ended {
         return Err(failure.after(&format!("{} are stored", count_of(tally.stored))));
     }
-    let kept = tally.read.saturating_sub(tally.stored);
+    let kept = tally.read.saturating_sub(tally.stored + tally.refused);
     let mut text = format!("{name}: {} stored, {kept} left as they were", count_of(tally.stored));
+    if tally.refused > 0 {
+        text.push_str(&format!(", {} not stored", tally.refused));
+    }
     for level in &levels {
         let fault = u8::try_from(level.number - 1).ok().and_then(|at| session.faults.of(at));
         if let Some(fault) = fault.filter(|_| failed > 0 || lost) {
@@ -154,6 +192,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         "read": tally.read,
         "stored": tally.stored,
         "kept": kept,
+        "not_stored": tally.refused,
         "failed_calls": failed,
         "undelivered": closed.undelivered().len(),
     });
@@ -181,37 +220,72 @@ async fn probe(cache: &TracedCache<Opaque>, lines: &[Line], schema: u32) -> Resu
     Ok(())
 }
 
-/// Stores what no level has fresh. Answers with how many.
-async fn fill(cache: &TracedCache<Value>, lines: Vec<Line>) -> Result<u64, Error> {
-    let stored = Arc::new(AtomicU64::new(0));
+/// Calls to levels that have failed so far.
+fn failures(cache: &TracedCache<Value>) -> u64 {
+    cache.stats().levels.iter().flat_map(|level| &level.faults).map(|(_, count)| count).sum()
+}
+
+/// Whether every remote level answers for a key.
+async fn is_there(cache: &TracedCache<Opaque>, key: &Rendered) -> Result<bool, Error> {
+    let found = cache.inspect(key.clone()).await?;
+    Ok(found.levels.iter().all(|at| matches!(at.outcome, LevelOutcome::Hit | LevelOutcome::Negative)))
+}
+
+/// Keys that were to be stored; and the line at which it ended, with why.
+type Tried = (Vec<Rendered>, Result<(), (u64, Error)>);
+
+/// Stores what no level has fresh.
+async fn fill(cache: &TracedCache<Value>, lines: Vec<Line>) -> Tried {
+    let (tried, result) = fill_all(cache, lines.clone()).await;
+    if result.is_ok() {
+        return (tried, Ok(()));
+    }
+    // One of them is wrong. Those before it are stored, if they are not by now, and it is named.
+    let mut stored = Vec::new();
+    for line in lines {
+        let (number, key) = (line.number, line.key());
+        let (wanted, result) = fill_all(cache, vec![line]).await;
+        if let Err(error) = result {
+            return (stored, Err((number, error)));
+        }
+        if !wanted.is_empty() || tried.contains(&key) {
+            stored.push(key);
+        }
+    }
+    (stored, Ok(()))
+}
+
+/// Answers with the keys that no level had, also where not all of them were stored.
+async fn fill_all(cache: &TracedCache<Value>, lines: Vec<Line>) -> (Vec<Rendered>, Result<(), Error>) {
+    let tried = Arc::new(Mutex::new(Vec::new()));
     let keys: Vec<_> = lines.iter().map(Line::key).collect();
     let by_key: HashMap<_, _> = lines.into_iter().map(|line| (line.key(), line)).collect();
-    let state = (Arc::new(by_key), Arc::clone(&stored));
-    let load = |(by_key, stored): (Arc<HashMap<Rendered, Line>>, Arc<AtomicU64>), wanted: Vec<Rendered>| async move {
-        let found = wanted.into_iter().filter_map(|key| {
-            let loaded = by_key.get(&key)?.loaded();
-            Some((key, loaded))
-        });
+    let state = (Arc::new(by_key), Arc::clone(&tried));
+    let load = |(by_key, tried): (Arc<HashMap<Rendered, Line>>, Arc<Mutex<Vec<Rendered>>>),
+                wanted: Vec<Rendered>| async move {
+        let found = wanted.iter().filter_map(|key| Some((key.clone(), by_key.get(key)?.loaded())));
         let found: Vec<_> = found.collect();
-        stored.fetch_add(found.len() as u64, Ordering::Relaxed);
+        tried.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
         Ok::<_, std::convert::Infallible>(found)
     };
-    cache.get_or_set_many(keys, &state, load).await?;
-    Ok(stored.load(Ordering::Relaxed))
+    let result = cache.get_or_set_many(keys, &state, load).await;
+    let tried = std::mem::take(&mut *tried.lock().unwrap_or_else(PoisonError::into_inner));
+    (tried, result.map(drop))
 }
 
 /// Stores all of them.
-async fn store(cache: &TracedCache<Value>, lines: &[Line]) -> Result<u64, Error> {
-    let writes = lines.iter().map(|line| cache.set_loaded(line.key(), line.loaded()));
+async fn store(cache: &TracedCache<Value>, lines: &[Line]) -> Tried {
+    let writes = lines.iter().map(async |line| (line, cache.set_loaded(line.key(), line.loaded()).await));
     let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
-    while let Some(result) = writes.next().await {
+    let (mut tried, mut ended) = (Vec::new(), Ok(()));
+    while let Some((line, result)) = writes.next().await {
         match result {
+            Err(error) if error.kind() != ErrorKind::Level => ended = Err((line.number, error)),
             // Where a level surfaces its failures: it is pending, all the same.
-            Err(error) if error.kind() != ErrorKind::Level => return Err(error),
-            _ => {}
+            _ => tried.push(line.key()),
         }
     }
-    Ok(lines.len() as u64)
+    (tried, ended)
 }
 
 /// The file, line by line.
@@ -219,6 +293,8 @@ struct Lines {
     input: Box<dyn BufRead + Send>,
     name: String,
     number: u64,
+    /// How many had something.
+    read: u64,
     bar: indicatif::ProgressBar,
 }
 
@@ -227,13 +303,13 @@ impl Lines {
         if path == Path::new("-") {
             let bar = indicatif::ProgressBar::hidden();
             let input = Box::new(BufReader::new(io::stdin()));
-            return Ok(Self { input, name: "standard input".to_owned(), number: 0, bar });
+            return Ok(Self { input, name: "standard input".to_owned(), number: 0, read: 0, bar });
         }
         let name = path.display().to_string();
         let unreadable = |error: io::Error| Failure::failed(format!("{name} cannot be read: {error}"));
         let file = File::open(path).map_err(unreadable)?;
         let bar = out.bytes_bar(file.metadata().map_err(unreadable)?.len());
-        Ok(Self { input: Box::new(BufReader::new(bar.wrap_read(file))), name, number: 0, bar })
+        Ok(Self { input: Box::new(BufReader::new(bar.wrap_read(file))), name, number: 0, read: 0, bar })
     }
 
     fn next_chunk(&mut self) -> Result<Vec<Line>, Failure> {
@@ -250,9 +326,25 @@ impl Lines {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            lines.push(serde_json::from_slice::<Line>(&text).map_err(|error| self.wrong(&error))?);
+            let line = serde_json::from_slice::<Line>(&text).map_err(|error| self.wrong(&error))?;
+            if let Some(column) = numbers::changed(&text) {
+                let place = format!("{} line {}, column {column}", self.name, self.number);
+                let fix = "whole numbers have 64 bits at most, others 17 digits; write it as a text, or store it from the application";
+                return Err(Failure::wrong(
+                    &place,
+                    "a number that would not be stored as it is written",
+                    fix,
+                ));
+            }
+            self.read += 1;
+            lines.push(Line { number: self.number, ..line });
         }
         Ok(lines)
+    }
+
+    /// What the library says of a line.
+    fn at(&self, line: u64, error: Error) -> Failure {
+        Failure::from(error).of(format!("{} line {line}", self.name))
     }
 
     /// Without what the line has: its value stays out of messages.

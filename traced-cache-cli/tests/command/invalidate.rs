@@ -1,7 +1,7 @@
 //! `invalidate` and `clear`.
 
 use serde_json::{Value, json};
-use test_servers::until;
+use test_servers::{RedisServer, until};
 use traced_cache::{Loaded, TracedCache};
 
 use crate::kit::{Place, Servers, WAIT, layered, run_with_input, utf8};
@@ -116,11 +116,63 @@ async fn what_no_level_has_acknowledged_is_pending_and_says_so() {
         }
         let ended = place.run("clear", &["users", "--yes", "--wait", "0s"]);
         assert!(ended.code == 4 && ended.out.starts_with("pending: the whole cache of users"), "{ended:?}");
-        assert!(ended.out.contains("run it again when the level is back"), "{ended:?}");
+        assert!(ended.out.contains("run it again when all of them are back"), "{ended:?}");
         redis.cont();
         assert!(until(WAIT, || place.run("check", &[]).code == 0));
         assert_eq!(place.json("invalidate", &["users", "1"]).0, 0);
     }
+}
+
+/// A query may come to no key at all: what else was named goes all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_in_a_file_is_nothing_to_do() {
+    let servers = Servers::start();
+    let Some(redis) = &servers.redis else { return };
+    let place = Place::new(&layered(&redis.url(), ""));
+    tagged(&place.cache().await, "a", "t").await;
+    let from = |rest: &[&str], input: &[u8]| {
+        let all = [&["invalidate", utf8(&place.file), "users", "--keys-from", "-"], rest].concat();
+        run_with_input(&all, input)
+    };
+    let ended = from(&["--tag", "t"], b"");
+    assert!(ended.code == 0 && ended.out.starts_with("confirmed: 1 tag of users"), "{ended:?}");
+    assert_eq!(place.json("inspect", &["users", "a"]).1["levels"][1]["state"], "invalidated");
+    let ended = from(&[], b"\n");
+    assert!(ended.code == 0 && ended.out.starts_with("confirmed: 0 keys of users"), "{ended:?}");
+    assert_eq!(run_with_input(&["get", utf8(&place.file), "users", "--keys-from", "-"], "").code, 0);
+    let ended = from(&[], b"a\n\xff\n");
+    assert!(ended.code == 1 && ended.error().ends_with("one key a line is wanted, in UTF-8"), "{ended:?}");
+}
+
+/// The level has heard; that others hear is told over another server.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_backplane_has_not_taken_is_pending() {
+    let (Some(redis), Some(bus)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let more = format!("backplane = 'bus'\n[providers.bus]\nbackend = 'redis'\nurl = '{}'\n", bus.url());
+    let place = Place::new(&layered(&redis.url(), &more));
+    let told = place.json("invalidate", &["users", "1"]);
+    assert_eq!((told.0, &told.1["delivery"]), (0, &"confirmed".into()), "{}", told.1);
+    bus.stop();
+    for (verb, rest) in [
+        ("invalidate", &["users", "1"][..]),
+        ("invalidate", &["users", "--tag", "a", "--expire"]),
+        ("clear", &["users", "--yes"]),
+    ] {
+        let (code, answer) = place.json(verb, &[rest, &["--wait", "100ms"]].concat());
+        assert_eq!((code, &answer["delivery"]), (4, &"pending".into()), "{rest:?}: {answer}");
+        let left = answer["undelivered"].as_array().unwrap();
+        assert!(left.len() == 1 && left[0]["level"].is_null(), "{rest:?}: {answer}");
+    }
+    let ended = place.run("invalidate", &["users", "1", "--wait", "0s"]);
+    assert!(ended.code == 4 && ended.out.contains("the backplane has not taken it"), "{ended:?}");
+    // It is waited for, for as long as one cares to say.
+    let (code, answer) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| place.json("invalidate", &["users", "1", "--wait", "500000000000y"]));
+        std::thread::sleep(std::time::Duration::from_millis(2_500));
+        bus.cont();
+        asked.join().unwrap()
+    });
+    assert_eq!((code, &answer["delivery"]), (0, &"confirmed".into()), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

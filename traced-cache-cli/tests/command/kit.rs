@@ -94,7 +94,7 @@ pub(crate) fn run<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Ended {
     command().args(arguments).output().unwrap().into()
 }
 
-pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Ended {
+pub(crate) fn run_with_input(arguments: &[&str], input: impl AsRef<[u8]>) -> Ended {
     let mut child = command()
         .args(arguments)
         .stdin(Stdio::piped())
@@ -102,7 +102,7 @@ pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Ended {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     child.wait_with_output().unwrap().into()
 }
 

@@ -81,6 +81,23 @@ async fn what_is_not_there_has_a_code_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_does_not_speak_to_the_terminal() {
+    let servers = Servers::start();
+    let Some(redis) = &servers.redis else { return };
+    let place = Place::new(&layered(&redis.url(), ""));
+    let (tag, etag, key) = ("\u{1b}[2Jtag\nfresh", "\u{9b}31metag", "k\u{9b}2J\n");
+    set(&place, key, Loaded::value(json!("\u{9b}\u{7f}")).tags([tag]).etag(etag)).await;
+    for verb in ["inspect", "get"] {
+        let out = place.run(verb, &["users", key, "--show-value"]).out;
+        assert!(out.contains("k\\u009b2J\\u000a"), "{verb}: {out:?}");
+        assert!(!out.contains(|c: char| c.is_control() && c != '\n'), "{verb}: {out:?}");
+        assert!(verb == "get" || out.contains("tags \\u001b[2Jtag\\u000afresh"), "{out:?}");
+    }
+    let (_, found) = place.json("inspect", &["users", key]);
+    assert_eq!(found["levels"][1]["entry"]["tags"], json!([tag]), "programs get it as it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_says_why() {
     let servers = Servers::start();
     let Some(redis) = &servers.redis else { return };

@@ -14,7 +14,9 @@ use traced_cache::{
     setup::{Running, Setup},
 };
 
-use crate::kit::{Ended, Place, Servers, command, layered, run};
+use test_servers::until;
+
+use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run};
 
 /// An application that tells its metrics.
 struct Service {
@@ -158,6 +160,21 @@ async fn each_look_shows_what_has_come_since_the_last_and_a_service_may_be_away(
     assert!(ended.out.contains("look-ups/s") && !ended.out.contains('\x1b'), "{}", ended.out);
 }
 
+/// `| head -1`
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_enough_ends_it() {
+    let servers = Servers::start();
+    let Some(server) = servers.urls().into_iter().next() else { return };
+    let place = Place::new(&layered(&server, ""));
+    for form in [&["--json"][..], &[]] {
+        let mut child = watch(&[&[place.file.to_str().unwrap(), "--every", "100ms"], form].concat());
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(until(WAIT, || child.try_wait().unwrap().is_some()), "{form:?}");
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{form:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_watched_is_told_in_a_line() {
     let place = Place::new(&layered("redis://127.0.0.1:1", ""));
@@ -182,6 +199,9 @@ fn what_cannot_be_watched_is_told_in_a_line() {
         assert_eq!(ended.code, code, "{arguments:?}: {ended:?}");
         assert!(ended.error().contains(says) && !ended.err.contains("hunter2"), "{arguments:?}: {ended:?}");
     }
+    // No clock tells such a time; the server is down.
+    let ended = place.run("watch", &["--every", "500000000000y", "--count", "0"]);
+    assert!(ended.code < 2 && ended.err.is_empty(), "{ended:?}");
     // A server that is down is an answer, of a kind.
     let (code, seen) = place.json("stats", &[]);
     assert!(code == 1 && seen["servers"][0]["error"].is_string(), "{seen}");
@@ -192,7 +212,8 @@ fn a_page_that_is_no_metrics_of_ours_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let pages = std::thread::spawn(move || {
-        for (status, body) in [("200 OK", "up 1\n"), ("404 Not Found", "no")] {
+        let wide = "cache_requests_total{cache_name=\"a\u{9b}2J\",cache_result=\"hit\",cache_level=\"l99999999\"} 1\n";
+        for (status, body) in [("200 OK", "up 1\n"), ("404 Not Found", "no"), ("200 OK", wide)] {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 1024]).unwrap();
             let head =
@@ -202,5 +223,8 @@ fn a_page_that_is_no_metrics_of_ours_is_told() {
     });
     assert!(run(["stats", "--url", &url]).error().contains("not with metrics of these caches"));
     assert!(run(["stats", "--url", &url]).error().contains("404"));
+    // Whatever it is that answers there.
+    let out = run(["stats", "--url", &url]).out;
+    assert!(out.contains("a\\u009b2J") && out.len() < 10_000 && !out.contains('\u{9b}'), "{out:.1000}");
     pages.join().unwrap();
 }

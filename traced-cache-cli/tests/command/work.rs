@@ -117,6 +117,54 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     is(place.run("warm", &["users", utf8(&file)]), 1, "does not answer");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_as_stored_is_there() {
+    let acl = "user default on nopass ~* &* +@all\nuser reader on >pass ~* &* +@all -@write -eval -evalsha -fcall\n";
+    let Some(redis) = RedisServer::builder().acl(acl).start() else { return };
+    let place = Place::new(&layered(&redis.url(), ""));
+    let lines = |last: &str| {
+        let mut text = (1..=250).fold(String::new(), |mut text, n| {
+            writeln!(text, "{{\"key\": {n}, \"value\": {n}}}").unwrap();
+            text
+        });
+        text.push_str(last);
+        text
+    };
+    let warm = |place: &Place, text: &str, more: &[&str]| {
+        run_with_input(&[&["warm", utf8(&place.file), "users", "-"], more].concat(), text)
+    };
+    let is_there = |key: &str| place.run("get", &["users", key]).code == 0;
+    for more in [&[][..], &["--replace"]] {
+        for (last, says) in [
+            ("{\"key\": \"\", \"value\": 1}\n", "key"),
+            ("{\"key\": \"a\", \"value\": 1, \"tags\": [\"\"]}\n", "tag"),
+        ] {
+            assert_eq!(place.run("clear", &["users", "--yes"]).code, 0);
+            let ended = warm(&place, &lines(last), more);
+            assert_eq!(ended.code, 2, "{ended:?}");
+            let error = ended.error();
+            assert!(error.starts_with("error: standard input line 251: ") && error.contains(says), "{error}");
+            assert!(error.ends_with("; 250 values are stored"), "{error}");
+            assert!(is_there("1") && is_there("250"));
+        }
+        let ended = warm(&place, "{\"key\": 1, \"value\": [1, 123456789012345678901234567890]}\n", more);
+        assert!(ended.code == 2 && ended.error().contains("line 1, column 25"), "{ended:?}");
+
+        let reader = redis.url().replace("redis://", "redis://reader:pass@");
+        let reader = Place::new(&layered(&reader, ""));
+        assert_eq!(place.run("clear", &["users", "--yes"]).code, 0);
+        let ended = warm(&reader, &lines(""), &[more, &["--json"]].concat());
+        let told = ended.json();
+        assert_eq!((ended.code, &told["stored"], &told["not_stored"]), (1, &0.into(), &250.into()), "{told}");
+        let ended = warm(&reader, &lines(""), more);
+        assert!(
+            ended.out.starts_with("users: 0 values stored, 0 left as they were, 250 not stored\n"),
+            "{ended:?}"
+        );
+        assert!(!is_there("1"));
+    }
+}
+
 fn trace() -> String {
     (0..5_000).fold(String::new(), |mut text, n| {
         let _ = writeln!(text, "/page/{}", n % 500);
@@ -200,6 +248,13 @@ fn a_bench_measures_every_level_and_leaves_nothing_behind() {
 #[test]
 fn what_cannot_be_measured_is_told() {
     let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let file = utf8(&place.file);
+    // Where nobody hears what is wrong.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = crate::kit::command().args(["bench", file, "nobody"]).stderr(full).status().unwrap();
+    assert_eq!(ended.code(), Some(2));
+    let ended = crate::kit::run(["--json", "bench", file]);
+    assert!(ended.code == 2 && ended.error().contains("<CACHE>"), "{ended:?}");
     let remote = Place::new(
         "[providers.shared]\nbackend = 'redis'\nurl = 'redis://127.0.0.1:1'\n[caches.users]\nlevels = ['shared']\n",
     );
