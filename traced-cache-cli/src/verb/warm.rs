@@ -155,9 +155,8 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             false => fill(&cache, chunk).await,
         };
         let counted = tally.take(&opaque, &tried, failures(&cache) > 0).await;
-        if let Err(failure) =
-            result.map_err(|(line, error)| lines.at(line, error)).and(counted.map_err(Into::into))
-        {
+        let result = result.map_err(|(line, error)| lines.at(line, error));
+        if let Err(failure) = result.and_then(|()| counted.map_err(Into::into)) {
             ended = Err(failure);
             break;
         }
@@ -261,8 +260,9 @@ async fn fill_all(cache: &TracedCache<Value>, lines: Vec<Line>) -> (Vec<Rendered
     let keys: Vec<_> = lines.iter().map(Line::key).collect();
     let by_key: HashMap<_, _> = lines.into_iter().map(|line| (line.key(), line)).collect();
     let state = (Arc::new(by_key), Arc::clone(&tried));
-    let load = |(by_key, tried): (Arc<HashMap<Rendered, Line>>, Arc<Mutex<Vec<Rendered>>>),
-                wanted: Vec<Rendered>| async move {
+    type Known = Arc<HashMap<Rendered, Line>>;
+    type Told = Arc<Mutex<Vec<Rendered>>>;
+    let load = |(by_key, tried): (Known, Told), wanted: Vec<Rendered>| async move {
         let found = wanted.iter().filter_map(|key| Some((key.clone(), by_key.get(key)?.loaded())));
         let found: Vec<_> = found.collect();
         tried.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
