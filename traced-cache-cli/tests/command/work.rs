@@ -195,7 +195,7 @@ fn a_replay_is_of_the_caches_own_levels_and_leaves_nothing_behind() {
         assert!(report["hits_by_level"][1].as_u64().unwrap() > 4_000, "{report}");
         let ended = place.run("replay", &["users", utf8(&file), "--callers", "4"]);
         assert!(ended.code == 0 && ended.out.contains("5,000"), "{ended:?}");
-        let ended = run_with_input(&["replay", utf8(&place.file), "users", "-"], &trace());
+        let ended = run_with_input(&["replay", utf8(&place.file), "users", "-"], trace());
         assert!(ended.code == 0 && ended.out.contains("5,000"), "{ended:?}");
     }
     if let Some(redis) = &servers.redis {
