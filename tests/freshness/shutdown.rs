@@ -202,7 +202,7 @@ fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (idle, driven) = (runtime(), runtime());
     let cache = TracedCache::builder("left").level(memory()).build().unwrap();
-    let load = cache.get_or_set("k", || std::future::pending::<Result<String, std::io::Error>>());
+    let load = cache.get_or_set("k", std::future::pending::<Result<String, std::io::Error>>);
     idle.block_on(async {
         let _left = tokio::time::timeout(MS, load).await;
     });
