@@ -175,6 +175,7 @@ impl<T> fmt::Debug for Found<T> {
 /// What became of a write or an invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "a pending invalidation holds on this node only, until the level is back"]
+#[non_exhaustive]
 pub enum Delivery {
     /// Every level acknowledged it.
     Confirmed,

@@ -42,6 +42,7 @@ pub enum Holding {
 
 /// What became of it.
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Acquired {
     /// The right to fill, until it ends by time or an invalidation or set of the key revokes it.
     Granted(Lease),

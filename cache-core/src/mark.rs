@@ -44,6 +44,7 @@ impl fmt::Debug for Swap<'_> {
 
 /// What became of a [`Marks::swap`].
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Swapped {
     /// All are in place.
     Done,

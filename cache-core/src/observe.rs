@@ -179,6 +179,7 @@ impl Scope {
 
 /// State of a level's breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BreakerState {
     /// Requests go through.
     Closed,

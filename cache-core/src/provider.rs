@@ -454,6 +454,7 @@ pub trait ObjectStore: Send + Sync + 'static {
 
 /// Why a store let an entry go without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EvictionCause {
     /// Its time was over.
     Expired,

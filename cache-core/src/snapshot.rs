@@ -8,6 +8,7 @@ use crate::{
 
 /// How many look-ups of one verb ended in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Served {
     /// The verb.
     pub verb: Verb,

@@ -47,6 +47,7 @@ impl Evictions for Count {
         match cause {
             EvictionCause::Expired => self.expired.fetch_add(1, SeqCst),
             EvictionCause::Size => self.size.fetch_add(1, SeqCst),
+            other => unreachable!("{other:?}"),
         };
     }
 }

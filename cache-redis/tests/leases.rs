@@ -441,6 +441,7 @@ async fn no_fill_survives_an_invalidation_that_came_after_its_load_began() {
                         }
                     }
                     Acquired::Held | Acquired::Kept => tokio::time::sleep(Duration::from_micros(500)).await,
+                    other => panic!("{other:?}"),
                 }
             }
             (fills, refused)
