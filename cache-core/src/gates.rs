@@ -23,15 +23,18 @@ const SERVERS_MAX: usize = 1024;
 pub(crate) enum Whom {
     /// The level: it is one server, or nobody knows which.
     Level,
-    /// This one of its servers.
-    Server(u64),
+    /// This one of its servers: half of its number, which each call would carry several times over.
+    Server(u32),
     /// Several of them by one command. What fails says nothing of any one.
     Several,
 }
 
 impl Whom {
     pub(crate) fn of(server: Option<u64>) -> Self {
-        server.map_or(Self::Level, Self::Server)
+        match server.map(u64::to_le_bytes) {
+            Some([a, b, c, d, e, f, g, h]) => Self::Server(u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h])),
+            None => Self::Level,
+        }
     }
 
     pub(crate) fn and(self, other: Self) -> Self {
@@ -44,7 +47,7 @@ pub(crate) struct Gates {
     budget: Duration,
     level: Gate,
     /// In the order in which they were met.
-    servers: ArcSwap<Vec<(u64, Arc<Gate>)>>,
+    servers: ArcSwap<Vec<(u32, Arc<Gate>)>>,
     /// What was last said of the level.
     told: Mutex<BreakerState>,
 }
@@ -91,14 +94,14 @@ impl Gates {
         }
     }
 
-    fn of(&self, server: u64) -> Option<Chosen<'_>> {
+    fn of(&self, server: u32) -> Option<Chosen<'_>> {
         let servers = self.servers.load();
         let known = servers.iter().find(|(known, _)| *known == server);
         known.map(|(_, gate)| Chosen::Server(Arc::clone(gate)))
     }
 
     #[cold]
-    fn meet(&self, server: u64, clock: &Clock) -> Chosen<'_> {
+    fn meet(&self, server: u32, clock: &Clock) -> Chosen<'_> {
         self.servers.rcu(|servers| {
             let mut servers = Vec::clone(servers);
             if servers.len() < SERVERS_MAX && servers.iter().all(|(known, _)| *known != server) {
@@ -231,7 +234,7 @@ mod tests {
     fn names_without_end_take_no_memory_without_end() {
         let (clock, _time) = Clock::manual();
         let gates = Gates::new(Breaker::default(), S);
-        for server in 0..2 * SERVERS_MAX as u64 {
+        for server in 0..2 * SERVERS_MAX as u32 {
             assert!(call(&gates, Whom::Server(server), &clock, true));
         }
         assert_eq!(gates.servers.load().len(), SERVERS_MAX);

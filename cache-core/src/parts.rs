@@ -9,7 +9,7 @@ use futures::{
 use crate::{
     BoxError, LevelOp, RawKey,
     gates::Whom,
-    tier::{Around, Failure, Provider, Received, Tier, flatten},
+    tier::{Around, Asking, Failure, Provider, Received, Tier, flatten},
 };
 
 /// A batch.
@@ -62,22 +62,41 @@ impl Tier {
         around: &Around,
         op: LevelOp,
         batch: &'p Parts<'_, I>,
-        sent: impl Fn(&I) -> usize,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>>,
+        sent: impl Fn(&I) -> usize + Send,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
     ) -> Vec<Result<R, Failure>> {
-        let call = |whom, items: &'p [I]| {
-            let (count, sent) = (items.len(), items.iter().map(&sent).sum());
-            let answers = self.call(around, op, whom, (count, sent), ask(items));
-            answers.map(move |answers| flatten(answers, count))
-        };
+        // Nearly always: what follows for several has no room in it.
         if batch.parts.is_empty() {
-            return call(batch.whom, batch.all).await;
+            let keys = batch.all.len();
+            let what = Asking {
+                op,
+                command: self.command(op, keys),
+                whom: batch.whom,
+                keys,
+                sent: batch.all.iter().map(sent).sum(),
+                since: around.clock.now(),
+            };
+            let answers = self.call_at(around, &what, ask(batch.all)).await;
+            return flatten(answers.map(|(answers, _)| answers), what.keys);
         }
-        let calls = batch.parts.iter().map(|part| call(part.whom, &part.items));
+        self.call_each(around, op, batch, sent, ask).boxed().await
+    }
+
+    async fn call_each<'p, I: Sync, R: Received + Send>(
+        &self,
+        around: &Around,
+        op: LevelOp,
+        batch: &'p Parts<'_, I>,
+        sent: impl Fn(&I) -> usize + Send,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
+    ) -> Vec<Result<R, Failure>> {
+        let calls = batch.parts.iter().map(|Part { whom, items, .. }| {
+            let size = (items.len(), items.iter().map(&sent).sum());
+            self.call(around, op, *whom, size, ask(items))
+        });
         let mut results: Vec<Result<R, Failure>> = batch.all.iter().map(|_| Err(Failure::Skipped)).collect();
-        // Boxed: few batches are of several parts, and all would carry its size.
-        for (part, answers) in batch.parts.iter().zip(join_all(calls).boxed().await) {
-            for (place, answer) in part.places.iter().zip(answers) {
+        for (part, answers) in batch.parts.iter().zip(join_all(calls).await) {
+            for (place, answer) in part.places.iter().zip(flatten(answers, part.items.len())) {
                 results[*place] = answer;
             }
         }

@@ -146,6 +146,18 @@ impl Drop for Calling<'_> {
     }
 }
 
+/// A call to a provider, before it is made.
+pub(crate) struct Asking {
+    pub(crate) op: LevelOp,
+    /// What the provider calls it.
+    pub(crate) command: &'static str,
+    pub(crate) whom: Whom,
+    pub(crate) keys: usize,
+    /// Bytes that go with it.
+    pub(crate) sent: usize,
+    pub(crate) since: Moment,
+}
+
 impl Tier {
     /// `deeper`: what deeper levels have yet to hear.
     pub(crate) fn new(index: u8, level: Level, only: bool, deeper: Vec<Arc<Pending>>) -> Self {
@@ -259,22 +271,25 @@ impl Tier {
         (keys, sent): (usize, usize),
         call: impl Future<Output = A> + Send,
     ) -> Result<A, Failure> {
-        let command = self.provider.mine().load().command(op, keys);
-        let since = around.clock.now();
-        self.call_at(around, since, (op, command), whom, (keys, sent), call).await.map(|(answer, _)| answer)
+        let what =
+            Asking { op, whom, keys, sent, command: self.command(op, keys), since: around.clock.now() };
+        self.call_at(around, &what, call).await.map(|(answer, _)| answer)
+    }
+
+    /// What the provider calls it.
+    pub(crate) fn command(&self, op: LevelOp, keys: usize) -> &'static str {
+        self.provider.mine().load().command(op, keys)
     }
 
     /// The same for a caller who has just asked for the time, and knows what the provider calls it. Says when it was
     /// answered.
-    async fn call_at<A: Answer>(
+    pub(crate) async fn call_at<A: Answer>(
         &self,
         around: &Around,
-        since: Moment,
-        (op, command): (LevelOp, &'static str),
-        whom: Whom,
-        (keys, sent): (usize, usize),
+        what: &Asking,
         call: impl Future<Output = A> + Send,
     ) -> Result<(A, Moment), Failure> {
+        let Asking { op, command, whom, since, .. } = *what;
         let gate = self.gates.as_ref().and_then(|gates| gates.choose(whom, &around.clock));
         let pass = match &self.gates {
             Some(gates) => gates.enter(gate.as_ref(), &around.clock).map_err(|()| Failure::Skipped)?,
@@ -287,7 +302,7 @@ impl Tier {
         let span = around.observers.span(&SpanStart {
             kind: SpanKind::Level { level: self.index, op, command },
             key: None,
-            keys,
+            keys: what.keys,
             root: false,
         });
         let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
@@ -296,6 +311,7 @@ impl Tier {
         } else {
             Some(guarded.await)
         };
+        let Asking { op, command, keys, sent, since, .. } = *what;
         let ended = match ended {
             Some(Ok(answer)) if answer.count() == keys => Ok(answer),
             Some(Ok(_)) => Err(Failure::Failed(
@@ -418,9 +434,10 @@ impl Tier {
         let answer = match due {
             // Keeps to the provider's single-key path, where it may gather.
             None => {
-                let op = (LevelOp::Get, provider.command(LevelOp::Get, 1));
+                let op = LevelOp::Get;
                 let whom = Whom::of(provider.server_of(key));
-                self.call_at(around, since, op, whom, (1, 0), provider.get(key)).await
+                let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
+                self.call_at(around, &what, provider.get(key)).await
             }
             Some(_) => Err(Failure::Skipped),
         };
