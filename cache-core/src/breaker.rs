@@ -14,9 +14,9 @@ use crate::{BreakerState, Clock, Error, Moment, Result, striped::Striped};
 /// When a level stops being asked.
 ///
 /// The breaker opens when at least `min_calls` calls ended within the last `window` and the share of failures reached
-/// `failure_rate`. Where a level has several servers ([`CacheProvider::server_of`](crate::CacheProvider::server_of)), each has a
-/// breaker of its own, and the level's is open when all of theirs are. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
-/// for `open_for` more.
+/// `failure_rate`. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
+/// for `open_for` more. Where a level has several servers ([`CacheProvider::server_of`](crate::CacheProvider::server_of)),
+/// each has a breaker of its own, and the level's is open when all of theirs are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breaker {
     pub(crate) failure_rate: f64,

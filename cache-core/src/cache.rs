@@ -749,20 +749,13 @@ impl<T: Value> Inner<T> {
                 store.clear(self.around.cache);
             }
         }
-        let mut undelivered = Vec::new();
-        for tier in self.remote() {
-            let scopes = tier.pending.undelivered().into_iter();
-            undelivered.extend(scopes.map(|(scope, name)| Undelivered {
-                level: Some(tier.index),
-                scope,
-                name,
-            }));
-        }
-        if let Some(plane) = &self.plane {
-            let scopes = plane.pending.undelivered().into_iter();
-            undelivered.extend(scopes.map(|(scope, name)| Undelivered { level: None, scope, name }));
-        }
-        Closed { drained, undelivered }
+        let levels = self.remote().map(|tier| (Some(tier.index), &*tier.pending));
+        let journals = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending)));
+        let undelivered = journals.flat_map(|(level, pending)| {
+            let scopes = pending.undelivered().into_iter();
+            scopes.map(move |(scope, name)| Undelivered { level, scope, name })
+        });
+        Closed { drained, undelivered: undelivered.collect() }
     }
 }
 

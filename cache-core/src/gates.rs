@@ -23,7 +23,7 @@ const SERVERS_MAX: usize = 1024;
 pub(crate) enum Whom {
     /// The level: it is one server, or nobody knows which.
     Level,
-    /// This one of its servers: half of its number, which each call would carry several times over.
+    /// This one of its servers, by its number folded to a half: each call carries it several times over.
     Server(u32),
     /// Several of them by one command. What fails says nothing of any one.
     Several,

@@ -408,7 +408,7 @@ impl Tier {
             return (Vec::new(), learned);
         }
         let mut answers = match due {
-            None => self.get_parts(around, keys).await,
+            None => self.get_raw(around, keys).await,
             Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
         };
         if due.is_none() && !plain && answers.iter().any(Result::is_ok) && self.incarnation() != home {
@@ -480,10 +480,6 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<Option<Bytes>, Failure>> {
-        self.get_parts(around, keys).await
-    }
-
-    async fn get_parts(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, Failure>> {
         let provider = self.provider();
         let batch = Parts::new(&provider, keys, |key| *key);
         self.call_parts(around, LevelOp::Get, &batch, |_| 0, |keys| provider.get_many(keys)).await
@@ -521,7 +517,7 @@ impl Tier {
     ) -> Vec<Result<Option<Bytes>, Failure>> {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
-        let mut all = self.get_parts(around, &with_mark).await;
+        let mut all = self.get_raw(around, &with_mark).await;
         match all.pop() {
             Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
             // Whoever reads next asks again, not only when the period is over.

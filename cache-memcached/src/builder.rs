@@ -65,8 +65,8 @@ impl Builder {
         }
     }
 
-    /// Adds a server: `memcached://host[:port]`, port 11211 by default; `memcacheds://` for TLS. Every process must name the servers alike (order
-    /// does not matter), since the name decides which keys live there.
+    /// Adds a server: `memcached://host[:port]`, port 11211 by default; `memcacheds://` for TLS. Every process must name the
+    /// servers alike (order does not matter), since the name decides which keys live there.
     pub fn server(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
@@ -124,8 +124,8 @@ impl Builder {
         self
     }
 
-    /// How long a look-up, a connect and a handshake of TLS may take together; where pooled, waiting for a free connection counts, too.
-    /// Default 1 s.
+    /// How long a look-up, a connect and a handshake of TLS may take together; where pooled, waiting for a free connection
+    /// counts, too. Default 1 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self

@@ -59,7 +59,7 @@ impl Dial {
     }
 
     /// A connection that broke, with what TLS has against it, if that is why.
-    pub(crate) fn explained(&self, fault: Fault) -> Fault {
+    fn explained(&self, fault: Fault) -> Fault {
         let why = |tls: &Tls| tls.explain(&self.endpoint.host, fault.source.as_ref()?);
         self.tls.as_ref().and_then(why).map_or(fault, Fault::from)
     }
