@@ -64,6 +64,7 @@ mod flight;
 mod found;
 mod gates;
 mod gone;
+mod halves;
 mod ids;
 mod inner;
 mod inspect;
