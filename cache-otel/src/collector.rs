@@ -10,6 +10,7 @@ use std::{
 use cache_core::Stats;
 
 use crate::{
+    backlog::Backlog,
     series::{Named, Series},
     totals::Totals,
 };
@@ -23,6 +24,8 @@ const READING_MAX_AGE: Duration = Duration::from_secs(1);
 /// Sums the counters of all attached caches by name.
 pub(crate) struct Collector {
     pub(crate) series: Series,
+    /// What threads have yet to record.
+    pub(crate) backlog: Arc<Backlog>,
     /// Attached since the last collection. Apart from the rest, so that building a cache never waits for a collection.
     inbox: Mutex<Vec<Tracked>>,
     view: Mutex<View>,
@@ -57,7 +60,12 @@ impl Tracked {
 
 impl Collector {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { series: Series::new(limit), inbox: Mutex::default(), view: Mutex::default() }
+        Self {
+            series: Series::new(limit),
+            backlog: Arc::default(),
+            inbox: Mutex::default(),
+            view: Mutex::default(),
+        }
     }
 
     pub(crate) fn attach(&self, stats: &Arc<Stats>) {
@@ -96,12 +104,14 @@ impl Collector {
 
     /// The counts as they are now, for whoever wants to know. Collections do not notice.
     pub(crate) fn now(&self) -> Reading {
+        self.backlog.clear();
         let mut view = lock(&self.view);
         view.take_in(std::mem::take(&mut *lock(&self.inbox)));
         view.sums()
     }
 
     fn refresh(&self, view: &mut View) {
+        self.backlog.clear();
         view.take_in(std::mem::take(&mut *lock(&self.inbox)));
         view.reading = view.sums();
         view.taken = Some(Instant::now());

@@ -1,15 +1,23 @@
 //! What a thread says again and again: series of histograms, and how spans begin, with their attributes put together once.
 
+use std::sync::Arc;
+
 use cache_core::{ErrorKind, LevelFault, LevelOp, LoadEnd, Outcome, SpanKind, Verb};
 #[cfg(feature = "bound-instruments")]
 use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{KeyValue, metrics::Histogram, trace::SpanBuilder};
 
+use crate::{
+    backlog::{Point, Sink},
+    series::Named,
+    status::Timed,
+};
+
 /// Things of one kind that are remembered. A cache has a handful; the oldest goes for what comes beyond.
 const MOST: usize = 32;
 
 /// One series of a histogram.
-pub(crate) struct Point<T> {
+pub(crate) struct Series<T> {
     #[cfg(feature = "bound-instruments")]
     bound: BoundHistogram<T>,
     #[cfg(not(feature = "bound-instruments"))]
@@ -18,19 +26,35 @@ pub(crate) struct Point<T> {
     attributes: Box<[KeyValue]>,
 }
 
-impl<T: Clone> Point<T> {
+impl<T: Clone> Series<T> {
     pub(crate) fn new(histogram: &Histogram<T>, attributes: &[KeyValue]) -> Self {
         #[cfg(feature = "bound-instruments")]
         return Self { bound: histogram.bind(attributes) };
         #[cfg(not(feature = "bound-instruments"))]
         Self { histogram: histogram.clone(), attributes: attributes.into() }
     }
+}
 
-    pub(crate) fn record(&self, value: T) {
-        #[cfg(feature = "bound-instruments")]
-        self.bound.record(value);
-        #[cfg(not(feature = "bound-instruments"))]
-        self.histogram.record(value, &self.attributes);
+impl<T: Copy + Send + Sync + 'static> Sink<T> for Series<T> {
+    fn take(&self, values: &[T]) {
+        for value in values {
+            #[cfg(feature = "bound-instruments")]
+            self.bound.record(*value);
+            #[cfg(not(feature = "bound-instruments"))]
+            self.histogram.record(*value, &self.attributes);
+        }
+    }
+}
+
+/// How long the calls of one verb took, for [`Telemetry::stats`](crate::Telemetry::stats).
+pub(crate) struct Times {
+    pub(crate) of: Arc<Named>,
+    pub(crate) verb: Verb,
+}
+
+impl Sink<Timed> for Times {
+    fn take(&self, values: &[Timed]) {
+        self.of.latencies.record(self.verb, values);
     }
 }
 
@@ -57,17 +81,20 @@ impl<K: PartialEq, V> Few<K, V> {
     }
 }
 
+type Histograms<T> = Point<T, Series<T>>;
+
 /// How a call ended, and for how many it stands.
 type Ending = (Verb, Option<Outcome>, Option<u8>, Option<ErrorKind>, u32);
 
 /// What a thread has lately said of one cache.
 #[derive(Default)]
 pub(crate) struct Lately {
-    pub(crate) operations: Few<Ending, Point<f64>>,
-    pub(crate) levels: Few<(u8, LevelOp, Option<LevelFault>), Point<f64>>,
-    pub(crate) commands: Few<(u8, &'static str, Option<LevelFault>), Point<f64>>,
-    pub(crate) loads: Few<LoadEnd, Point<f64>>,
-    pub(crate) items: Few<(u8, LevelOp), Point<u64>>,
+    pub(crate) latencies: Few<Verb, Point<Timed, Times>>,
+    pub(crate) operations: Few<Ending, Histograms<f64>>,
+    pub(crate) levels: Few<(u8, LevelOp, Option<LevelFault>), Histograms<f64>>,
+    pub(crate) commands: Few<(u8, &'static str, Option<LevelFault>), Histograms<f64>>,
+    pub(crate) loads: Few<LoadEnd, Histograms<f64>>,
+    pub(crate) items: Few<(u8, LevelOp), Histograms<u64>>,
     /// What all spans of a kind begin with.
     pub(crate) spans: Few<SpanKind, SpanBuilder>,
 }

@@ -48,6 +48,10 @@
 //! [`names::SAMPLE_WEIGHT`]. Take rates from the counters; where durations of both kinds are put together, count those 256
 //! times, as the dashboard of this project does.
 //!
+//! Histograms are lines of memory that all threads write, so a thread hands over what it has measured 32 values at a time,
+//! and before each collection: the SDK asks the counters first. With another SDK that does not, the last values of each
+//! thread may come with a later collection.
+//!
 //! # Spans
 //! | span | kind | when | child of |
 //! | --- | --- | --- | --- |
@@ -77,6 +81,7 @@
 //! | `memcached` | the same for the `memcache` crate |
 //! | `setup`, `setup-tls` | `setup`: one call that sets up the SDK, OTLP and a page for Prometheus |
 
+mod backlog;
 mod collector;
 mod keys;
 mod lasting;

@@ -1,6 +1,6 @@
 //! What is recorded as it happens: histograms of times and sizes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cache_core::{CacheInfo, Description, Event, LevelFault, LevelOp, LoadEnd};
 use opentelemetry::{
@@ -10,11 +10,13 @@ use opentelemetry::{
 
 use crate::{
     Vocabulary,
+    backlog::Backlog,
     lasting::lasting,
-    lately::{Lately, Point},
+    lately::{Lately, Series, Times},
     names,
     observed::result,
     series::Named,
+    status::Timed,
     vocabulary::{crud, seeds},
 };
 
@@ -71,7 +73,6 @@ fn bytes(meter: &Meter, name: &'static str) -> Histogram<u64> {
 }
 
 /// What differs between vocabularies.
-#[derive(Debug)]
 enum Words {
     Today {
         operation: Histogram<f64>,
@@ -86,8 +87,8 @@ enum Words {
 }
 
 /// Histograms, recorded as events come.
-#[derive(Debug)]
 pub(crate) struct Recorded {
+    backlog: Arc<Backlog>,
     words: Words,
     level: Histogram<f64>,
     load: Histogram<f64>,
@@ -131,7 +132,7 @@ fn ms(elapsed: Duration) -> f64 {
 }
 
 impl Recorded {
-    pub(crate) fn new(meter: &Meter, vocabulary: Vocabulary) -> Self {
+    pub(crate) fn new(meter: &Meter, vocabulary: Vocabulary, backlog: Arc<Backlog>) -> Self {
         let words = match vocabulary {
             Vocabulary::Today => Words::Today {
                 operation: seconds(
@@ -153,6 +154,7 @@ impl Recorded {
             Vocabulary::Seeds => seeds::VALUE_SIZE,
         };
         Self {
+            backlog,
             words,
             level: seconds(meter, names::LEVEL_DURATION, "Time that a level took"),
             load: seconds(meter, names::LOAD_DURATION, "Time that a load took"),
@@ -176,7 +178,7 @@ impl Recorded {
         self.advice.add(0, std::slice::from_ref(&at.label));
     }
 
-    pub(crate) fn record(&self, cache: &CacheInfo, at: &Named, lately: &mut Lately, event: &Event<'_>) {
+    pub(crate) fn record(&self, cache: &CacheInfo, at: &Arc<Named>, lately: &mut Lately, event: &Event<'_>) {
         match event {
             Event::Operation { .. } => self.operation(cache, at, lately, event),
             Event::Level { level, op, command, keys, elapsed, fault, .. } => {
@@ -195,9 +197,11 @@ impl Recorded {
         }
     }
 
-    fn operation(&self, cache: &CacheInfo, at: &Named, lately: &mut Lately, event: &Event<'_>) {
+    fn operation(&self, cache: &CacheInfo, at: &Arc<Named>, lately: &mut Lately, event: &Event<'_>) {
         let Event::Operation { verb, outcome, level, elapsed, error, weight, .. } = event else { return };
-        at.latencies.record(*verb, *elapsed, *weight);
+        let times =
+            lately.latencies.get(*verb, || self.backlog.point(Times { of: Arc::clone(at), verb: *verb }));
+        times.record(Timed { elapsed: *elapsed, weight: *weight });
         // Recorded once whatever its weight: repeating it would cost each hit what a record costs. Its series says what it
         // stands for, as one that mixed it with calls that are all recorded would tell of neither.
         match &self.words {
@@ -217,7 +221,10 @@ impl Recorded {
                     let error = error.map(|kind| KeyValue::new(names::ERROR_TYPE, kind.as_str()));
                     let weight =
                         (*weight > 1).then(|| KeyValue::new(names::SAMPLE_WEIGHT, i64::from(*weight)));
-                    Point::new(operation, attributes.with_some(error).with_some(weight).as_slice())
+                    self.backlog.point(Series::new(
+                        operation,
+                        attributes.with_some(error).with_some(weight).as_slice(),
+                    ))
                 });
                 point.record(elapsed.as_secs_f64());
             }
@@ -234,7 +241,7 @@ impl Recorded {
     fn level(
         &self,
         cache: &CacheInfo,
-        at: &Named,
+        at: &Arc<Named>,
         lately: &mut Lately,
         (level, op, command, keys): (u8, LevelOp, &'static str, usize),
         elapsed: Duration,
@@ -246,7 +253,7 @@ impl Recorded {
                 .with(position(cache, level))
                 .with(KeyValue::new(names::CACHE_OPERATION, op.as_str()))
                 .with_some(error());
-            Point::new(&self.level, attributes.as_slice())
+            self.backlog.point(Series::new(&self.level, attributes.as_slice()))
         });
         point.record(elapsed.as_secs_f64());
         let Some(provider) = cache.levels().get(usize::from(level)).map(|level| &level.provider) else {
@@ -261,7 +268,7 @@ impl Recorded {
                         .with_some(address(provider))
                         .with_some(port(provider))
                         .with_some(error());
-                    Point::new(db, attributes.as_slice())
+                    self.backlog.point(Series::new(db, attributes.as_slice()))
                 });
                 point.record(elapsed.as_secs_f64());
             }
@@ -289,7 +296,7 @@ impl Recorded {
         let _ = (cache, text);
     }
 
-    fn load(&self, at: &Named, lately: &mut Lately, elapsed: Duration, end: LoadEnd) {
+    fn load(&self, at: &Arc<Named>, lately: &mut Lately, elapsed: Duration, end: LoadEnd) {
         let point = lately.loads.get(end, || {
             let (word, error) = match end {
                 LoadEnd::Failed(kind) => ("failed", Some(KeyValue::new(names::ERROR_TYPE, kind.as_str()))),
@@ -298,7 +305,7 @@ impl Recorded {
             let attributes = Attributes::<3>::new(&at.label)
                 .with(KeyValue::new(names::LOAD_RESULT, word))
                 .with_some(error);
-            Point::new(&self.load, attributes.as_slice())
+            self.backlog.point(Series::new(&self.load, attributes.as_slice()))
         });
         point.record(elapsed.as_secs_f64());
     }
@@ -306,7 +313,7 @@ impl Recorded {
     fn items(
         &self,
         cache: &CacheInfo,
-        at: &Named,
+        at: &Arc<Named>,
         lately: &mut Lately,
         level: u8,
         op: LevelOp,
@@ -324,7 +331,7 @@ impl Recorded {
                     attributes.with(KeyValue::new(names::CACHE_OPERATION, word))
                 }
             };
-            Point::new(&self.size, attributes.as_slice())
+            self.backlog.point(Series::new(&self.size, attributes.as_slice()))
         });
         for bytes in bytes {
             point.record(u64::try_from(*bytes).unwrap_or(u64::MAX));

@@ -58,7 +58,7 @@ impl Series {
     }
 
     /// Works with the series of a cache. Once a thread knows it, it asks for no lock and counts no references.
-    pub(crate) fn with(&self, cache: &CacheInfo, mut work: impl FnMut(&Named, &mut Lately)) {
+    pub(crate) fn with(&self, cache: &CacheInfo, mut work: impl FnMut(&Arc<Named>, &mut Lately)) {
         thread_local! {
             static RECENT: RefCell<Vec<Recent>> = const { RefCell::new(Vec::new()) };
         }

@@ -174,6 +174,13 @@ impl fmt::Display for CacheStatus {
 /// Sixteen buckets to a doubling, in nanoseconds, up to about 18 minutes.
 const BUCKETS: usize = 38 * 16;
 
+/// How long a call took, and for how many it stands.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Timed {
+    pub(crate) elapsed: Duration,
+    pub(crate) weight: u32,
+}
+
 /// Latencies of calls by verb, over a window that moves.
 #[derive(Default)]
 pub(crate) struct Latencies([OnceLock<Box<Window>>; Verb::ALL.len()]);
@@ -271,9 +278,10 @@ impl Window {
 }
 
 impl Latencies {
-    pub(crate) fn record(&self, verb: Verb, elapsed: Duration, weight: u32) {
+    pub(crate) fn record(&self, verb: Verb, calls: &[Timed]) {
         let window = self.0[verb as usize].get_or_init(Box::default);
-        window.record(minute(), elapsed, weight);
+        let now = minute();
+        calls.iter().for_each(|call| window.record(now, call.elapsed, call.weight));
     }
 
     fn read(&self) -> Vec<(Verb, Latency)> {

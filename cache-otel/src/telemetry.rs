@@ -179,7 +179,7 @@ impl TelemetryBuilder {
         let tracer = self.tracer.unwrap_or_else(|| global::tracer_with_scope(scope()));
         let collector = Arc::new(Collector::new(self.limit));
         observed::register(&meter, &collector, self.vocabulary);
-        let recorded = Recorded::new(&meter, self.vocabulary);
+        let recorded = Recorded::new(&meter, self.vocabulary, Arc::clone(&collector.backlog));
         let spans = Spans {
             tracer,
             show_key: self.show_key,

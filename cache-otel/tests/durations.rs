@@ -1,12 +1,13 @@
 //! Durations, recorded from events.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Barrier, thread, time::Duration};
 
 use cache_core::{
     CacheInfo, Description, ErrorKind, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Outcome,
-    Verb,
+    Policy, TracedCache, Verb,
 };
+use cache_memory::Memory;
 use cache_otel::{Telemetry, names};
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, SdkMeterProvider,
@@ -110,6 +111,52 @@ fn durations_are_in_seconds_by_what_was_done() {
             ])
         )
     );
+}
+
+#[test]
+fn what_threads_have_not_handed_over_is_in_each_collection_and_in_stats() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let telemetry = Telemetry::builder().meter_provider(&provider).build();
+    let _cache: TracedCache<u32> = TracedCache::builder("users")
+        .level(Memory::entries(100))
+        .policy(Policy::ttl(Duration::from_secs(60)))
+        .observer(telemetry.clone())
+        .build()
+        .unwrap();
+    let users = CacheInfo::for_tests("users", Vec::new());
+    let set = || Event::Operation {
+        verb: Verb::Set,
+        outcome: None,
+        level: None,
+        elapsed: Duration::from_millis(250),
+        keys: 1,
+        weight: 1,
+        error: None,
+    };
+    // The first of a minute begins it, at which others may lose what they say of it.
+    telemetry.event(&users, &set());
+    assert_eq!(telemetry.stats()[0].latency[0].1.count, 1);
+    let (recorded, read) = (Barrier::new(4), Barrier::new(4));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    telemetry.event(&users, &set());
+                }
+                recorded.wait();
+                read.wait();
+            });
+        }
+        recorded.wait();
+        let stats = telemetry.stats();
+        provider.force_flush().unwrap();
+        // Before anything can fail: the threads must be able to end.
+        read.wait();
+        assert_eq!(stats[0].latency.iter().map(|(_, latency)| latency.count).sum::<u64>(), 301);
+    });
+    let (_, points) = histogram(&exporter, names::OPERATION_DURATION);
+    assert_eq!(points.values().map(|(count, _)| count).sum::<u64>(), 301);
 }
 
 #[test]
