@@ -64,7 +64,6 @@ mod flight;
 mod found;
 mod gates;
 mod gone;
-mod halves;
 mod ids;
 mod inner;
 mod inspect;

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, join};
-use tokio::task::yield_now;
+use futures::FutureExt;
 
 use crate::{
     Access, Begun, Entry, Error, Found, LevelOp, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
@@ -275,43 +274,13 @@ impl<T: Value> Inner<T> {
         self.judge_far(tier, vec![asked], vec![read], learned, begun, times.now).boxed().await
     }
 
-    /// Looks keys up at a remote level, in one round trip (a large batch in two that overlap), and one more where marks of
-    /// tags have to be asked for. Says when it was answered.
+    /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for. Says when it
+    /// was answered.
     async fn read_far(self: &Arc<Self>, tier: &Tier, mut open: Open<'_, '_, T>, begun: &mut Begun) -> Moment {
-        let batch = tier.batches.begin(open.len());
-        let (read, learned) = if batch.at_a_time == open.len() {
-            self.read_piece(tier, &mut open).await
-        } else {
-            self.read_halves(tier, &mut open, batch.at_a_time).boxed().await
-        };
-        drop(batch);
-        self.heed_read(tier, learned, begun);
-        let now = self.now();
-        self.judge_far(tier, open, read, learned, begun, now).await
-    }
-
-    /// Looks up a batch in two pieces, the second of which is sent once the first has been.
-    async fn read_halves(
-        &self,
-        tier: &Tier,
-        open: &mut [&mut Asked<'_, T>],
-        first: usize,
-    ) -> (Vec<Answered<T>>, Learned) {
-        let (first, second) = open.split_at_mut(first);
-        let later = async {
-            yield_now().await;
-            self.read_piece(tier, second).await
-        };
-        let ((mut read, learned), (more, also)) = join!(self.read_piece(tier, first), later);
-        read.extend(more);
-        (read, learned.and(also))
-    }
-
-    /// Looks up keys at a remote level in one call, and reads what it has answered.
-    async fn read_piece(&self, tier: &Tier, open: &mut [&mut Asked<'_, T>]) -> (Vec<Answered<T>>, Learned) {
         let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
         let (answers, learned) = tier.read_many(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
+        self.heed_read(tier, learned, begun);
         let mut read = Vec::with_capacity(open.len());
         let mut sizes = Vec::with_capacity(open.len());
         for (asked, answer) in open.iter_mut().zip(answers) {
@@ -319,7 +288,7 @@ impl<T: Value> Inner<T> {
             read.push(self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size)));
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
-        (read, learned)
+        self.judge_far(tier, open, read, learned, begun, times.now).await
     }
 
     /// Judges what a level has answered by what is known of invalidations, and takes what is worth something. Says what time

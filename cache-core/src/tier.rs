@@ -13,7 +13,6 @@ use crate::{
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    halves::Batches,
     learn::MARK_PERIOD,
     ledger::{self, Learned, Ledger},
     level::Level,
@@ -46,7 +45,6 @@ pub(crate) struct Tier {
     pub(crate) pending: Arc<Pending>,
     /// And deeper ones: until they have, other nodes may fill this level with what they still hold.
     deeper: Vec<Arc<Pending>>,
-    pub(crate) batches: Batches,
     patience: Patience,
     gates: Option<Gates>,
     pub(crate) ledger: Ledger,
@@ -181,7 +179,6 @@ impl Tier {
             background: level.background,
             pending: Arc::default(),
             deeper,
-            batches: Batches::default(),
             patience: Patience::new(level.budget),
             gates: level.breaker.filter(|_| caps.remote).map(|breaker| Gates::new(breaker, level.budget)),
             ledger: Ledger::default(),
