@@ -29,7 +29,8 @@ use crate::{
     tier::{Around, Tier},
 };
 
-/// A value that a cache can hold. Implemented for every type that serde can write and read back.
+/// A value that a cache can hold. Implemented for every type that serde can write and read back. Its destructor may use the
+/// cache.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be cached",
     note = "a cached value is `Serialize + DeserializeOwned + Send + Sync + 'static`: derive serde's two traits for it"

@@ -73,6 +73,7 @@ mod lease;
 mod ledger;
 mod level;
 mod life;
+mod limbo;
 mod load;
 mod loaded;
 mod mark;

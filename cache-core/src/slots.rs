@@ -5,9 +5,12 @@
 //! removing, are one critical section each, so neither can slip between the other's halves. A record exists only while a
 //! ticket of its key is open: the table is bounded by what is in flight.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crossbeam_utils::CachePadded;
@@ -16,11 +19,40 @@ use hashbrown::HashTable;
 use crate::{
     RawKey,
     flight::{Ended, Flight},
+    limbo::Hold,
 };
 
 const SHARDS: usize = 64;
 
-type Shard<T> = Mutex<HashTable<Slot<T>>>;
+type Table<T> = HashTable<Slot<T>>;
+type Shard<T> = Mutex<Table<T>>;
+
+/// Keys that are locked. What stores let go of meanwhile is dropped after that.
+struct Locked<'a, T> {
+    table: MutexGuard<'a, Table<T>>,
+    _hold: Hold,
+}
+
+impl<'a, T> Locked<'a, T> {
+    #[inline]
+    fn new(shard: &'a Shard<T>) -> Self {
+        Self { _hold: Hold::begin(), table: shard.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = Table<T>;
+
+    fn deref(&self) -> &Table<T> {
+        &self.table
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut Table<T> {
+        &mut self.table
+    }
+}
 
 pub(crate) struct Slots<T> {
     shards: Box<[CachePadded<Shard<T>>]>,
@@ -46,11 +78,17 @@ struct Slot<T> {
     writer: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
+/// What has values, and is to be dropped with no lock held: their destructors may be anything.
+#[must_use]
+struct Gone<T> {
+    _flight: Option<Arc<Flight<T>>>,
+    _landed: Option<(u64, Ended<T>)>,
+}
+
 impl<T> Slot<T> {
-    fn revoke(&mut self) {
+    fn revoke(&mut self) -> Gone<T> {
         self.revision += 1;
-        self.flight = None;
-        self.landed = None;
+        Gone { _flight: self.flight.take(), _landed: self.landed.take() }
     }
 }
 
@@ -74,20 +112,15 @@ impl<T> Slots<T> {
         })
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Slot<T>>> {
+    #[inline]
+    fn shard(&self, hash: u64) -> Locked<'_, T> {
         // The low bits choose the bucket within the table.
         let at = usize::try_from(hash >> 48).unwrap_or(0) % SHARDS;
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+        Locked::new(&self.shards[at])
     }
 
-    fn open_in(
-        self: &Arc<Self>,
-        shard: &mut HashTable<Slot<T>>,
-        id: &str,
-        hash: u64,
-        revoke: bool,
-    ) -> Ticket<T> {
-        let slot = shard
+    fn slot_in<'a>(shard: &'a mut Table<T>, id: &str, hash: u64) -> &'a mut Slot<T> {
+        shard
             .entry(hash, |s| s.hash == hash && *s.id == *id, |s| s.hash)
             .or_insert_with(|| Slot {
                 id: id.into(),
@@ -100,52 +133,65 @@ impl<T> Slots<T> {
                 landed: None,
                 writer: None,
             })
-            .into_mut();
-        if revoke {
-            slot.revoke();
-            slot.writing += 1;
-        }
+            .into_mut()
+    }
+
+    fn ticket(self: &Arc<Self>, slot: &mut Slot<T>, revision: u64) -> Ticket<T> {
         slot.open += 1;
         slot.opened += 1;
-        // The end of a write revokes what began during it. Its holder may as well know now, and not wait for the turn to
-        // fill a level: the writer may be waiting for a slow source.
-        let doomed = !revoke && slot.writing > 0;
         Ticket {
             slots: Arc::clone(self),
             id: Arc::clone(&slot.id),
-            hash,
-            revision: if doomed { slot.revision.wrapping_sub(1) } else { slot.revision },
+            hash: slot.hash,
+            revision,
             number: slot.opened,
             clears: self.clears.load(Ordering::Acquire),
         }
     }
 
+    fn open_in(self: &Arc<Self>, shard: &mut Table<T>, id: &str, hash: u64) -> Ticket<T> {
+        let slot = Self::slot_in(shard, id, hash);
+        // The end of a write revokes what began during it. Its holder may as well know now, and not wait for the turn to
+        // fill a level: the writer may be waiting for a slow source.
+        let doomed = slot.writing > 0;
+        let revision = if doomed { slot.revision.wrapping_sub(1) } else { slot.revision };
+        self.ticket(slot, revision)
+    }
+
     /// Opens a ticket. Call before reading below the nearest level.
     pub(crate) fn open(self: &Arc<Self>, key: RawKey<'_>) -> Ticket<T> {
-        self.open_in(&mut self.shard(key.hash), key.id, key.hash, false)
+        self.open_in(&mut self.shard(key.hash), key.id, key.hash)
     }
 
     /// Opens a writer's ticket: revokes all others of the key.
     pub(crate) fn open_write(self: &Arc<Self>, key: RawKey<'_>) -> Ticket<T> {
-        self.open_in(&mut self.shard(key.hash), key.id, key.hash, true)
+        let mut shard = self.shard(key.hash);
+        let slot = Self::slot_in(&mut shard, key.id, key.hash);
+        let gone = slot.revoke();
+        slot.writing += 1;
+        let revision = slot.revision;
+        let ticket = self.ticket(slot, revision);
+        drop(shard);
+        drop(gone);
+        ticket
     }
 
     /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
     pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
         let mut shard = self.shard(key.hash);
-        if let Some(slot) = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id) {
-            slot.revoke();
-        }
+        let slot = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id);
+        let gone = slot.map(Slot::revoke);
         remove();
+        drop(shard);
+        drop(gone);
     }
 
     /// Revokes all tickets and detaches all flights. When it returns, no fill of an older ticket is under way.
     pub(crate) fn revoke_all(&self) {
         self.clears.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
-            for slot in shard.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-                slot.revoke();
-            }
+            let gone: Vec<_> = Locked::new(shard).iter_mut().map(Slot::revoke).collect();
+            drop(gone);
         }
     }
 
@@ -154,7 +200,7 @@ impl<T> Slots<T> {
         let mut shard = self.shard(key.hash);
         let slot = shard.find(key.hash, |s| s.hash == key.hash && *s.id == *key.id)?;
         let flight = slot.flight.as_ref().filter(|flight| flight.awaited).map(Arc::clone)?;
-        Some((flight, self.open_in(&mut shard, key.id, key.hash, false)))
+        Some((flight, self.open_in(&mut shard, key.id, key.hash)))
     }
 
     /// Joins the load under way, or starts one. `recheck` looks at the nearest level once more, under the key's lock, so
@@ -185,7 +231,7 @@ impl<T> Slots<T> {
         }
         let current = shard.find(ticket.hash, |s| ticket.is_of(s)).is_some_and(|s| ticket.holds(s));
         let flight = start(current);
-        let own = self.open_in(&mut shard, &ticket.id, ticket.hash, false);
+        let own = self.open_in(&mut shard, &ticket.id, ticket.hash);
         if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
             slot.flight = Some(Arc::clone(&flight));
         }
@@ -261,11 +307,12 @@ impl<T> Ticket<T> {
     pub(crate) fn swap(&self, fill: impl FnOnce()) -> bool {
         let mut shard = self.slots.shard(self.hash);
         let slot = shard.find_mut(self.hash, |s| self.is_of(s)).filter(|s| self.holds(s));
-        let holds = slot.map(Slot::revoke).is_some();
-        if holds {
+        let gone = slot.map(Slot::revoke);
+        if gone.is_some() {
             fill();
         }
-        holds
+        drop(shard);
+        gone.is_some()
     }
 
     /// Ends a write: revokes once more, because reads that began during the write may have seen what it replaced. Runs
@@ -273,9 +320,10 @@ impl<T> Ticket<T> {
     pub(crate) fn end_write(&mut self, fill: impl FnOnce(), remove: impl FnOnce()) -> bool {
         let mut shard = self.slots.shard(self.hash);
         let mut alone = false;
+        let mut gone = None;
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
             alone = self.holds(slot);
-            slot.revoke();
+            gone = Some(slot.revoke());
             slot.writing = slot.writing.saturating_sub(1);
         }
         if alone {
@@ -283,21 +331,27 @@ impl<T> Ticket<T> {
         } else {
             remove();
         }
+        drop(shard);
+        drop(gone);
         alone
     }
 
     /// Takes a flight off its key when it has ended, leaving its result to those who came before.
     pub(crate) fn land(&self, flight: &Arc<Flight<T>>, ended: &Ended<T>) {
+        let mut before = None;
         let mut shard = self.slots.shard(self.hash);
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s))
             && slot.flight.as_ref().is_some_and(|f| Arc::ptr_eq(f, flight))
         {
+            // Its caller has it, too.
             slot.flight = None;
             let overtaken = matches!(ended, Ended::Entry { accepted: false, .. });
             if self.holds(slot) && !overtaken {
-                slot.landed = Some((slot.opened, ended.clone()));
+                before = slot.landed.replace((slot.opened, ended.clone()));
             }
         }
+        drop(shard);
+        drop(before);
     }
 
     /// The lock that orders writers of the key at remote levels.
@@ -317,7 +371,9 @@ impl<T> Drop for Ticket<T> {
         if let Ok(mut entry) = shard.find_entry(self.hash, |s| s.hash == self.hash && s.id == self.id) {
             entry.get_mut().open -= 1;
             if entry.get().open == 0 {
-                entry.remove();
+                let (gone, _) = entry.remove();
+                drop(shard);
+                drop(gone);
             }
         }
     }

@@ -75,8 +75,9 @@ impl<'k, T: Value> Writing<'k, T> {
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
     /// another write of the key overlapped; without them the keys are gone from there.
     pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>) {
-        self.ended = true;
         self.finish(entries);
+        // Not before: should a weigher panic, nothing stays.
+        self.ended = true;
     }
 
     /// Ends it without having written: only what was under way is revoked.

@@ -161,7 +161,7 @@ impl ObjectStore for Moka {
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {
-        self.moka.remove(&Query::object(&key)).is_some()
+        self.moka.remove(&Query::object(&key)).map(Slot::let_go).is_some()
     }
 
     /// Frees everything when `cache` is the only user of this store. Otherwise its entries stay until they are evicted:

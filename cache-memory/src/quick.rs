@@ -176,8 +176,7 @@ impl Quick {
 
     fn delete(&self, query: Query<'_>) -> bool {
         let gone = self.write(&query).shard.remove(&query);
-        // Dropped here, with no lock held.
-        gone.is_some()
+        gone.map(|(_, slot)| slot.let_go()).is_some()
     }
 
     /// Empties all parts; what was in them.

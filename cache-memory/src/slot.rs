@@ -25,6 +25,13 @@ impl Slot {
         value.saturating_add(u32::try_from(key.text_len()).unwrap_or(u32::MAX)).saturating_add(overhead)
     }
 
+    /// Drops what nobody is to find any more. No lock of the store may be held.
+    pub(crate) fn let_go(self) {
+        if let Self::Object(object) = self {
+            object.let_go();
+        }
+    }
+
     #[inline]
     pub(crate) fn object(&self) -> Option<&Object> {
         match self {

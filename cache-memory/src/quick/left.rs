@@ -60,10 +60,12 @@ impl Left {
         self.kept.push(slot.clone());
     }
 
+    #[inline]
     pub(super) fn tell(self, attached: &Attached) {
         for (cache, hash, cause) in self.told.iter() {
             attached.evicted(*cache, *hash, *cause);
         }
+        self.kept.into_iter().for_each(Slot::let_go);
     }
 }
 
@@ -89,5 +91,9 @@ impl<T> Few<T> {
 
     fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(&self.more)
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = T> {
+        self.first.into_iter().chain(self.more)
     }
 }
