@@ -146,6 +146,7 @@ fn what_threads_have_not_handed_over_is_in_each_collection_and_in_stats() {
                 }
                 recorded.wait();
                 read.wait();
+                telemetry.event(&users, &set());
             });
         }
         recorded.wait();
@@ -155,8 +156,15 @@ fn what_threads_have_not_handed_over_is_in_each_collection_and_in_stats() {
         read.wait();
         assert_eq!(stats[0].latency.iter().map(|(_, latency)| latency.count).sum::<u64>(), 301);
     });
-    let (_, points) = histogram(&exporter, names::OPERATION_DURATION);
-    assert_eq!(points.values().map(|(count, _)| count).sum::<u64>(), 301);
+    let counted = || -> u64 {
+        let (_, points) = histogram(&exporter, names::OPERATION_DURATION);
+        exporter.reset();
+        points.values().map(|(count, _)| count).sum()
+    };
+    assert_eq!(counted(), 301);
+    // What threads had left when they ended.
+    provider.force_flush().unwrap();
+    assert_eq!(counted(), 304);
 }
 
 #[test]
