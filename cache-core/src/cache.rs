@@ -24,6 +24,8 @@ use crate::{
 ///
 /// Cloning is cheap and gives the same cache. Values come as `Arc<T>`: a hit at an in-process level neither copies nor
 /// decodes. Dropping any returned future is safe: loads belong to the runtime, not to callers.
+///
+/// It runs on tokio. A runtime that is built by hand needs `enable_all`: what has to wait for time panics without timers.
 pub struct TracedCache<T> {
     pub(crate) inner: Arc<Inner<T>>,
     pub(crate) access: Access,

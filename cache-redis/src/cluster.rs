@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -37,7 +38,7 @@ use crate::{
     fleet::no_replica,
     gather::Several,
     home::Home,
-    keeper::Keeper,
+    keeper::{BROKEN_FOR, Keeper},
     node::Node,
     scripts::Form,
     settings::Settings,
@@ -84,7 +85,20 @@ enum State {
     Up(Arc<Map>),
     /// Nothing was found: fail at once.
     Down(Error),
+    /// The task has panicked. It is not started again before then.
+    Broken(Error, Instant),
     Closed,
+}
+
+impl State {
+    /// Whether the next caller is to start the task.
+    fn wants_start(&self) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Broken(_, until) => *until <= Instant::now(),
+            _ => false,
+        }
+    }
 }
 
 pub(crate) struct Cluster {
@@ -167,7 +181,7 @@ impl Cluster {
             self.start_if_idle()?;
             match &*changes.borrow_and_update() {
                 State::Up(map) => return Ok(Arc::clone(map)),
-                State::Down(error) => return Err(error.clone()),
+                State::Down(error) | State::Broken(error, _) => return Err(error.clone()),
                 State::Closed => return Err(Error::closed()),
                 State::Idle | State::Looking => {}
             }
@@ -183,7 +197,7 @@ impl Cluster {
     }
 
     fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
-        if !matches!(*self.state.borrow(), State::Idle) {
+        if !self.state.borrow().wants_start() {
             return Ok(());
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -191,11 +205,11 @@ impl Cluster {
         };
         let mut task = lock(&self.task);
         let first = self.state.send_if_modified(|state| {
-            let idle = matches!(state, State::Idle);
-            if idle {
+            let start = state.wants_start();
+            if start {
                 *state = State::Looking;
             }
-            idle
+            start
         });
         if first {
             *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
@@ -496,7 +510,11 @@ impl Drop for IdleAtEnd {
         self.0.state.send_if_modified(|state| {
             let goes = !matches!(state, State::Closed);
             if goes {
-                *state = State::Idle;
+                // One that panics would do so again at once.
+                *state = match thread::panicking() {
+                    true => State::Broken(Error::panicked(), Instant::now() + BROKEN_FOR),
+                    false => State::Idle,
+                };
             }
             goes
         });

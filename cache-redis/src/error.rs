@@ -100,6 +100,12 @@ impl Error {
         Self::new(ErrorKind::Closed, "the Redis provider has been closed")
     }
 
+    /// A task that keeps a connection.
+    pub(crate) fn panicked() -> Self {
+        let hint = "the task that keeps the connection has panicked; its runtime needs timers and I/O (`enable_all`)";
+        Self::new(ErrorKind::NoRuntime, hint)
+    }
+
     pub(crate) fn protocol(what: &str) -> Self {
         Self::new(ErrorKind::Protocol, format!("Redis gave an unexpected answer: {what}"))
     }

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -56,16 +57,30 @@ pub(crate) enum State {
     Up(Arc<Link>),
     /// The last attempt failed and the next is not due: fail at once.
     Down(Error),
+    /// The task has panicked. It is not started again before then.
+    Broken(Error, Instant),
     Closed,
 }
 
+/// Between two starts of a task that panics.
+pub(crate) const BROKEN_FOR: Duration = Duration::from_millis(500);
+
 impl State {
+    /// Whether the next caller is to start the task.
+    fn wants_start(&self) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Broken(_, until) => *until <= Instant::now(),
+            _ => false,
+        }
+    }
+
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Connecting => "connecting",
             Self::Up(_) => "up",
-            Self::Down(_) => "down",
+            Self::Down(_) | Self::Broken(..) => "down",
             Self::Closed => "closed",
         }
     }
@@ -178,7 +193,8 @@ impl Keeper {
         match &*self.state.borrow() {
             State::Up(link) if lost == Some(link.generation) => None,
             State::Up(link) => Some(Ok(Arc::clone(link))),
-            State::Down(error) => Some(Err(error.clone())),
+            state if state.wants_start() => None,
+            State::Down(error) | State::Broken(error, _) => Some(Err(error.clone())),
             State::Closed => Some(Err(Error::closed())),
             State::Idle | State::Connecting => None,
         }
@@ -205,7 +221,7 @@ impl Keeper {
     }
 
     fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
-        if !matches!(*self.state.borrow(), State::Idle) {
+        if !self.state.borrow().wants_start() {
             return Ok(());
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -213,11 +229,11 @@ impl Keeper {
         };
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.state.send_if_modified(|state| {
-            let idle = matches!(state, State::Idle);
-            if idle {
+            let start = state.wants_start();
+            if start {
                 *state = State::Connecting;
             }
-            idle
+            start
         });
         if first {
             *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
@@ -316,7 +332,11 @@ struct IdleAtEnd(Arc<Keeper>);
 
 impl Drop for IdleAtEnd {
     fn drop(&mut self) {
-        self.0.publish(State::Idle);
+        // One that panics would do so again at once.
+        self.0.publish(match thread::panicking() {
+            true => State::Broken(Error::panicked(), Instant::now() + BROKEN_FOR),
+            false => State::Idle,
+        });
         self.0.deaf();
     }
 }
@@ -525,5 +545,30 @@ mod tests {
         let end = timeout(Duration::from_secs(10), stay(&keeper, link, driver)).await;
         assert!(end.expect("it is given up") == End::Lost);
         assert!(timeout(Duration::from_secs(10), first).await.expect("its caller hears of it").is_err());
+    }
+
+    /// A runtime without timers makes the task panic, each time.
+    #[test]
+    fn a_task_that_panics_is_not_started_again_and_again() {
+        let built = RedisProvider::builder("redis://127.0.0.1:1").build().unwrap();
+        let settings = Arc::clone(built.settings());
+        let home = Home::of(&settings.place);
+        let keeper = Keeper::new(settings, home, Pushes::unheard(&Arc::new(Advice::default())));
+        let started = || keeper.generations.load(Ordering::Relaxed);
+        let calls = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                for _ in 0..100 {
+                    let Err(error) = keeper.link().await else { panic!("nothing is there") };
+                    assert_eq!(error.kind(), ErrorKind::NoRuntime);
+                }
+            });
+        };
+        calls();
+        assert_eq!(started(), 1);
+        // Once its time is over, the next call tries again.
+        keeper.publish(State::Broken(Error::panicked(), Instant::now()));
+        calls();
+        assert_eq!(started(), 2);
     }
 }
