@@ -44,15 +44,19 @@ fn empty() {
 }
 
 impl Object {
-    /// Drops an object that a store has let go of; where the cache that called the store holds a lock, after that. A value's
-    /// destructor may use the cache. To be called with no lock of the store held.
-    pub fn let_go(self) {
-        if LOCKS.get() == 0 {
-            return;
+    /// For a store that is about to drop an object: where the cache that called it holds a lock, the value stays until that
+    /// is over. A value's destructor may use the cache. To be called with no lock of the store held.
+    #[inline]
+    pub fn outlive_locks(&self) {
+        if LOCKS.get() > 0 {
+            self.wait();
         }
-        // Fails in a thread that is about to end: then it is dropped here.
+    }
+
+    fn wait(&self) {
+        // Fails in a thread that is about to end: then it goes with the caller.
         let _ = LIMBO.try_with(|limbo| {
-            limbo.borrow_mut().push(self);
+            limbo.borrow_mut().push(self.clone());
             WAITS.set(true);
         });
     }
@@ -77,7 +81,7 @@ mod tests {
     impl Drop for Bell {
         fn drop(&mut self) {
             let _lock = Hold::begin();
-            self.1.take().into_iter().for_each(Object::let_go);
+            self.1.take().iter().for_each(Object::outlive_locks);
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -88,13 +92,13 @@ mod tests {
         let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
         let bell = |inner| Object::for_tests(Arc::new(Bell(Arc::clone(&rung), inner)), timeline, 0);
         let is_rung = |times| rung.load(Ordering::Relaxed) == times;
-        bell(None).let_go();
+        bell(None).outlive_locks();
         assert!(is_rung(1), "no lock is held");
 
         let outer = Hold::begin();
         let inner = Hold::begin();
         // One that comes from a destructor waits for that one's locks.
-        bell(Some(bell(None))).let_go();
+        bell(Some(bell(None))).outlive_locks();
         drop(inner);
         assert!(is_rung(1));
         drop(outer);

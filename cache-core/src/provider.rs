@@ -404,8 +404,8 @@ fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
 /// Entries of different caches are apart by [`RawKey::cache`]. The store may forget anything at any time; it must not
 /// keep anything past the object's `usable_until` for ever (lazily is fine, capacity is the bound).
 ///
-/// `put` and `remove` are called under a lock of the cache. What they push out goes by [`Object::let_go`], so that a value
-/// whose destructor uses the cache does not wait for itself.
+/// `put` and `remove` are called under a lock of the cache. What they push out is to
+/// [outlive](Object::outlive_locks) it, so that a value whose destructor uses the cache does not wait for itself.
 pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;

@@ -12,7 +12,7 @@ use std::{
 
 use ::moka::{Expiry, notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 use bytes::Bytes;
-use cache_core::{CacheId, Clock, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey};
+use cache_core::{CacheId, Clock, EvictionCause, Evictions, Glance, Moment, Object, ObjectStore, RawKey};
 
 use crate::{
     attached::Attached,
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) const ENTRY_OVERHEAD: u32 = 400;
 
 pub(crate) struct Moka {
-    moka: Cache<Key, Slot, PassThrough>,
+    moka: Cache<Key, Tenant, PassThrough>,
     attached: Arc<Attached>,
     settings: Settings,
     tempo: Arc<Tempo>,
@@ -39,7 +39,7 @@ impl Moka {
         let tempo = Arc::new(Tempo::new());
         let hears = Arc::clone(&attached);
         let mut builder = Cache::builder().max_capacity(settings.capacity).eviction_listener(
-            move |key: Arc<Key>, _slot: Slot, cause| {
+            move |key: Arc<Key>, _slot: Tenant, cause| {
                 let cause = match cause {
                     RemovalCause::Expired => EvictionCause::Expired,
                     RemovalCause::Size => EvictionCause::Size,
@@ -55,7 +55,7 @@ impl Moka {
         // one that would leave. Look-ups of entities by id, which come in bursts, lose by that: see docs/performance.md.
         builder = builder.eviction_policy(EvictionPolicy::lru());
         if settings.weighs {
-            builder = builder.weigher(|key, slot: &Slot| slot.weight(key, ENTRY_OVERHEAD));
+            builder = builder.weigher(|key, slot: &Tenant| slot.0.weight(key, ENTRY_OVERHEAD));
         }
         if settings.engine_expiry {
             builder = builder.expire_after(ByLife(Arc::clone(&tempo)));
@@ -98,14 +98,14 @@ impl Store for Moka {
     }
 
     fn get_bytes(&self, joined: &str) -> Option<Bytes> {
-        self.moka.get(&Query::bytes(joined))?.bytes()
+        self.moka.get(&Query::bytes(joined))?.0.bytes()
     }
 
     fn put_bytes(&self, joined: &str, bytes: Bytes, ttl: Duration) {
         self.has_bytes.store(true, Ordering::Relaxed);
         // A TTL beyond the clock's end is none.
         let until = Instant::now().checked_add(ttl);
-        self.moka.insert(Query::bytes(joined).to_key(), Slot::Bytes { bytes, until });
+        self.moka.insert(Query::bytes(joined).to_key(), Tenant(Slot::Bytes { bytes, until }));
     }
 
     fn remove_bytes(&self, joined: &str) {
@@ -113,13 +113,24 @@ impl Store for Moka {
     }
 }
 
+/// A slot that moka drops at its own time, in whatever call of whatever thread: that may hold a lock of a cache.
+#[derive(Clone)]
+struct Tenant(Slot);
+
+impl Drop for Tenant {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.outlive_locks();
+    }
+}
+
 /// Gives each entry a timer of its own.
 struct ByLife(Arc<Tempo>);
 
-impl Expiry<Key, Slot> for ByLife {
+impl Expiry<Key, Tenant> for ByLife {
     // moka counts from `now`, which is over by the time that this thread has been kept waiting since.
-    fn expire_after_create(&self, _key: &Key, slot: &Slot, now: Instant) -> Option<Duration> {
-        match slot {
+    fn expire_after_create(&self, _key: &Key, slot: &Tenant, now: Instant) -> Option<Duration> {
+        match &slot.0 {
             Slot::Object(object) if self.0.is_known() => {
                 let left = object.remaining(Clock::system().now());
                 (left != Duration::MAX).then(|| left.saturating_add(now.elapsed()))
@@ -133,7 +144,7 @@ impl Expiry<Key, Slot> for ByLife {
     fn expire_after_update(
         &self,
         key: &Key,
-        slot: &Slot,
+        slot: &Tenant,
         now: Instant,
         _left: Option<Duration>,
     ) -> Option<Duration> {
@@ -143,10 +154,11 @@ impl Expiry<Key, Slot> for ByLife {
 
 impl ObjectStore for Moka {
     fn get(&self, key: RawKey<'_>) -> Option<Object> {
-        match self.moka.get(&Query::object(&key))? {
-            Slot::Object(object) => Some(object),
-            Slot::Bytes { .. } => None,
-        }
+        self.moka.get(&Query::object(&key))?.0.object().cloned()
+    }
+
+    fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
+        self.moka.get(&Query::object(key))?.0.object().map(Object::glance)
     }
 
     fn put(&self, key: RawKey<'_>, object: Object, now: Moment) {
@@ -157,11 +169,11 @@ impl ObjectStore for Moka {
             return;
         }
         self.tempo.note(now);
-        self.moka.insert(query.to_key(), Slot::Object(object));
+        self.moka.insert(query.to_key(), Tenant(Slot::Object(object)));
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {
-        self.moka.remove(&Query::object(&key)).map(Slot::let_go).is_some()
+        self.moka.remove(&Query::object(&key)).is_some()
     }
 
     /// Frees everything when `cache` is the only user of this store. Otherwise its entries stay until they are evicted:

@@ -176,7 +176,7 @@ impl Quick {
 
     fn delete(&self, query: Query<'_>) -> bool {
         let gone = self.write(&query).shard.remove(&query);
-        gone.map(|(_, slot)| slot.let_go()).is_some()
+        gone.inspect(|(_, slot)| slot.outlive_locks()).is_some()
     }
 
     /// Empties all parts; what was in them.

@@ -25,10 +25,11 @@ impl Slot {
         value.saturating_add(u32::try_from(key.text_len()).unwrap_or(u32::MAX)).saturating_add(overhead)
     }
 
-    /// Drops what nobody is to find any more. No lock of the store may be held.
-    pub(crate) fn let_go(self) {
+    /// Before what nobody is to find any more is dropped. No lock of the store may be held.
+    #[inline]
+    pub(crate) fn outlive_locks(&self) {
         if let Self::Object(object) = self {
-            object.let_go();
+            object.outlive_locks();
         }
     }
 

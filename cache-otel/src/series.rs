@@ -18,7 +18,7 @@ use crate::{lasting::lasting, lately::Lately, names, status::Latencies};
 pub(crate) const DEFAULT_LIMIT: usize = 2000;
 
 /// Caches whose series a thread finds without asking the others.
-const NEAR: usize = 8;
+const NEAR: usize = 32;
 
 /// The names that have series of their own. What comes after the limit shares one series: the SDK would do so too, but for
 /// counters that are read at collection it keeps one of their values instead of their sum.

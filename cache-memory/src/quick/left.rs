@@ -65,7 +65,7 @@ impl Left {
         for (cache, hash, cause) in self.told.iter() {
             attached.evicted(*cache, *hash, *cause);
         }
-        self.kept.into_iter().for_each(Slot::let_go);
+        self.kept.iter().for_each(Slot::outlive_locks);
     }
 }
 
@@ -91,9 +91,5 @@ impl<T> Few<T> {
 
     fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(&self.more)
-    }
-
-    fn into_iter(self) -> impl Iterator<Item = T> {
-        self.first.into_iter().chain(self.more)
     }
 }
