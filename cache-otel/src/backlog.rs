@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Values of one series that a thread keeps at most.
-pub(crate) const MANY: usize = 32;
+const MANY: usize = 32;
 
 /// Where the values of one series go.
 pub(crate) trait Sink<T>: Send + Sync + 'static {
