@@ -26,8 +26,9 @@ use crate::{
     backoff::Backoff,
     connection::{Hears, Link, Pushes},
     ears::Ears,
-    keeper::{BLIND, Keeper, State},
+    keeper::{BLIND, Keeper},
     settings::Settings,
+    state::State,
     watch::{WANTS, want},
     wire,
 };

@@ -14,7 +14,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
@@ -38,11 +37,12 @@ use crate::{
     fleet::no_replica,
     gather::Several,
     home::Home,
-    keeper::{BROKEN_FOR, Keeper},
+    keeper::Keeper,
     node::Node,
     scripts::Form,
     settings::Settings,
     slots::{Range, Redirect, SLOTS, slot},
+    state::State,
     units::{Repeat, Replies},
     wire,
 };
@@ -77,36 +77,12 @@ impl Map {
     }
 }
 
-enum State {
-    /// Nobody has asked yet, or the runtime that kept the map is gone.
-    Idle,
-    /// The first look is under way: wait for it.
-    Looking,
-    Up(Arc<Map>),
-    /// Nothing was found: fail at once.
-    Down(Error),
-    /// The task has panicked. It is not started again before then.
-    Broken(Error, Instant),
-    Closed,
-}
-
-impl State {
-    /// Whether the next caller is to start the task.
-    fn wants_start(&self) -> bool {
-        match self {
-            Self::Idle => true,
-            Self::Broken(_, until) => *until <= Instant::now(),
-            _ => false,
-        }
-    }
-}
-
 pub(crate) struct Cluster {
     settings: Arc<Settings>,
     pushes: Pushes,
     advice: Arc<Advice>,
     seeds: Vec<Endpoint>,
-    state: watch::Sender<State>,
+    state: watch::Sender<State<Map>>,
     nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
     /// Replicas that have been asked for something.
     copies: Mutex<HashMap<Endpoint, Arc<Node>>>,
@@ -183,7 +159,7 @@ impl Cluster {
                 State::Up(map) => return Ok(Arc::clone(map)),
                 State::Down(error) | State::Broken(error, _) => return Err(error.clone()),
                 State::Closed => return Err(Error::closed()),
-                State::Idle | State::Looking => {}
+                State::Idle | State::Trying => {}
             }
             if changes.changed().await.is_err() {
                 return Err(Error::closed());
@@ -204,13 +180,7 @@ impl Cluster {
             return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
         };
         let mut task = lock(&self.task);
-        let first = self.state.send_if_modified(|state| {
-            let start = state.wants_start();
-            if start {
-                *state = State::Looking;
-            }
-            start
-        });
+        let first = self.state.send_if_modified(State::start);
         if first {
             *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
         }
@@ -510,11 +480,7 @@ impl Drop for IdleAtEnd {
         self.0.state.send_if_modified(|state| {
             let goes = !matches!(state, State::Closed);
             if goes {
-                // One that panics would do so again at once.
-                *state = match thread::panicking() {
-                    true => State::Broken(Error::panicked(), Instant::now() + BROKEN_FOR),
-                    false => State::Idle,
-                };
+                *state = State::ended();
             }
             goes
         });
@@ -541,7 +507,7 @@ async fn run(guard: IdleAtEnd) {
             }
             Err(error) => {
                 cluster.state.send_if_modified(|state| {
-                    let first = matches!(state, State::Looking | State::Down(_));
+                    let first = matches!(state, State::Trying | State::Down(_));
                     if first {
                         *state = State::Down(error);
                     }
@@ -567,7 +533,7 @@ async fn run(guard: IdleAtEnd) {
         cluster.state.send_if_modified(|state| {
             let down = matches!(state, State::Down(_));
             if down {
-                *state = State::Looking;
+                *state = State::Trying;
             }
             down
         });

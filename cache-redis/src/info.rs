@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cache_core::ServerStatus;
 
-use crate::keeper::{Keeper, State};
+use crate::{keeper::Keeper, state::State};
 
 /// A server by its own word (`INFO`). `None`: it did not say.
 #[non_exhaustive]

@@ -11,7 +11,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
@@ -33,6 +32,7 @@ use crate::{
     home::Home,
     rights::Step,
     settings::Settings,
+    state::State,
     watch::Watch,
 };
 
@@ -49,36 +49,11 @@ pub(crate) fn run_number(run_id: &str) -> u64 {
 /// they have kept meanwhile may be wrong.
 pub(crate) const BLIND: u32 = 5;
 
-pub(crate) enum State {
-    /// Nobody has asked yet, or the runtime that kept the connection is gone.
-    Idle,
-    /// A connection is being made: wait for it.
-    Connecting,
-    Up(Arc<Link>),
-    /// The last attempt failed and the next is not due: fail at once.
-    Down(Error),
-    /// The task has panicked. It is not started again before then.
-    Broken(Error, Instant),
-    Closed,
-}
-
-/// Between two starts of a task that panics.
-pub(crate) const BROKEN_FOR: Duration = Duration::from_millis(500);
-
-impl State {
-    /// Whether the next caller is to start the task.
-    fn wants_start(&self) -> bool {
-        match self {
-            Self::Idle => true,
-            Self::Broken(_, until) => *until <= Instant::now(),
-            _ => false,
-        }
-    }
-
+impl State<Link> {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
-            Self::Connecting => "connecting",
+            Self::Trying => "connecting",
             Self::Up(_) => "up",
             Self::Down(_) | Self::Broken(..) => "down",
             Self::Closed => "closed",
@@ -90,7 +65,7 @@ impl State {
 pub(crate) struct Keeper {
     pub(crate) settings: Arc<Settings>,
     home: Home,
-    state: watch::Sender<State>,
+    state: watch::Sender<State<Link>>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
     /// Names the server's present run; 0 while it is not known.
@@ -157,7 +132,7 @@ impl Keeper {
         self.several_workers.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State<Link>) -> T) -> T {
         look(&self.state.borrow())
     }
 
@@ -196,7 +171,7 @@ impl Keeper {
             state if state.wants_start() => None,
             State::Down(error) | State::Broken(error, _) => Some(Err(error.clone())),
             State::Closed => Some(Err(Error::closed())),
-            State::Idle | State::Connecting => None,
+            State::Idle | State::Trying => None,
         }
     }
 
@@ -228,13 +203,7 @@ impl Keeper {
             return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
         };
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.state.send_if_modified(|state| {
-            let start = state.wants_start();
-            if start {
-                *state = State::Connecting;
-            }
-            start
-        });
+        let first = self.state.send_if_modified(State::start);
         if first {
             *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
         }
@@ -270,7 +239,7 @@ impl Keeper {
     }
 
     /// Publishes, unless closed; says whether it did.
-    fn publish(&self, next: State) -> bool {
+    fn publish(&self, next: State<Link>) -> bool {
         let mut slot = Some(next);
         self.state.send_if_modified(|state| {
             if !matches!(state, State::Closed)
@@ -332,11 +301,7 @@ struct IdleAtEnd(Arc<Keeper>);
 
 impl Drop for IdleAtEnd {
     fn drop(&mut self) {
-        // One that panics would do so again at once.
-        self.0.publish(match thread::panicking() {
-            true => State::Broken(Error::panicked(), Instant::now() + BROKEN_FOR),
-            false => State::Idle,
-        });
+        self.0.publish(State::ended());
         self.0.deaf();
     }
 }
@@ -360,7 +325,7 @@ async fn run(guard: IdleAtEnd) {
                 {
                     return;
                 }
-                keeper.publish(State::Connecting);
+                keeper.publish(State::Trying);
                 keeper.deaf();
                 told = Instant::now();
                 if since.elapsed() >= STABLE {
@@ -380,7 +345,7 @@ async fn run(guard: IdleAtEnd) {
                 }
                 // One server of many is no reason to make a whole batch wait: it is away until it is back.
                 if !matches!(keeper.home, Home::Node(..) | Home::NodeReplica(_) | Home::Replica(_)) {
-                    keeper.publish(State::Connecting);
+                    keeper.publish(State::Trying);
                 }
             }
         }

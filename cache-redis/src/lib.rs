@@ -206,6 +206,7 @@ mod scripts;
 mod sentinel;
 mod settings;
 mod slots;
+mod state;
 mod units;
 mod watch;
 mod wire;

@@ -1,0 +1,52 @@
+//! How far a task has come that keeps something up: a connection, or the map of a cluster.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// Between two starts of a task that panics.
+const BROKEN_FOR: Duration = Duration::from_millis(500);
+
+pub(crate) enum State<T> {
+    /// Nobody has asked yet, or the runtime of the task is gone.
+    Idle,
+    /// The first try, or the next one, is under way: wait for it.
+    Trying,
+    Up(Arc<T>),
+    /// The last try failed and the next is not due: fail at once.
+    Down(Error),
+    /// The task has panicked. It is not started again before then.
+    Broken(Error, Instant),
+    Closed,
+}
+
+impl<T> State<T> {
+    /// Once the task has ended without being told to. To be asked by what drops with it.
+    pub(crate) fn ended() -> Self {
+        // One that panics would do so again at once.
+        match thread::panicking() {
+            true => Self::Broken(Error::panicked(), Instant::now() + BROKEN_FOR),
+            false => Self::Idle,
+        }
+    }
+
+    /// Whether the next caller is to start the task.
+    pub(crate) fn wants_start(&self) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Broken(_, until) => *until <= Instant::now(),
+            _ => false,
+        }
+    }
+
+    /// Says that it is being started, if that is wanted.
+    pub(crate) fn start(&mut self) -> bool {
+        let wanted = self.wants_start();
+        if wanted {
+            *self = Self::Trying;
+        }
+        wanted
+    }
+}
