@@ -72,9 +72,12 @@ async fn one_key_asked_many_times_is_sent_once_a_round() {
     for found in rest.into_iter().chain([first]) {
         assert_eq!(found.unwrap().as_deref(), Some("value 0"));
     }
-    assert_eq!((server.calls("get"), server.calls("mget")), (1, 1));
+    // One round, or more where it starts while they ask.
+    let (gets, rounds) = (server.calls("get"), server.calls("mget"));
+    assert!(gets == 1 && rounds > 0, "{gets} GET, {rounds} MGET");
     let info: String = server.command(&["INFO", "stats"]).unwrap();
-    assert!(info.contains("keyspace_hits:2\r\n"), "one key in the GET, one in the MGET: {info}");
+    let hits = format!("keyspace_hits:{}\r\n", gets + rounds);
+    assert!(info.contains(&hits), "one key in the GET, one in each of {rounds} MGET: {info}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +116,9 @@ async fn a_look_up_that_nobody_goes_on_with_holds_up_nobody() {
     let provider = filled(&server, 4).await;
     // What a loop over `select!` does to the one while it handles the other.
     let mut stalled = Box::pin(check(&provider, 0));
+    server.stop();
     assert!(futures::poll!(&mut stalled).is_pending());
+    server.cont();
     for n in 1..4 {
         check(&provider, n).await;
         let provider = provider.clone();
