@@ -1,6 +1,7 @@
 //! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
 
 use std::{
+    iter::zip,
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +11,7 @@ use std::{
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Either, select},
-    stream::FuturesUnordered,
+    stream::{self, FuturesUnordered},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -43,6 +44,11 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
 
+    /// Whether its value goes to remote levels.
+    fn fills(self) -> bool {
+        self.remote && self.store
+    }
+
     /// What the load asks leasing levels for. An entry that nobody was to read is no answer to it.
     fn wish<'k, T>(self, key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Wish<'k, T> {
         if self.read { Wish::new(key, held, rights) } else { Wish::replacing(key, rights) }
@@ -58,8 +64,8 @@ pub(crate) struct Departure<T> {
     pub(crate) rights: Rights,
 }
 
-/// A batch's loader: gets positions among the keys asked for, answers in their order. Called once, and once more for keys
-/// that another process was loading and gave up.
+/// A batch's loader: gets positions among the keys asked for, answers in their order. Called once, and again for keys that
+/// other processes were loading and gave up.
 pub(crate) type ManyLoader<T> =
     Arc<dyn Fn(Vec<usize>) -> BoxFuture<'static, Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + Sync>;
 
@@ -260,8 +266,8 @@ impl<T: Value> Inner<T> {
             inner.meet_levels(terms).await;
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             // Boxed: a cache in memory has none of it to do, and many loads may be under way.
-            if terms.remote && terms.store && inner.has_remote() {
-                inner.stand(std::slice::from_mut(&mut wish), &begun).boxed().await;
+            if terms.fills() && inner.has_remote() {
+                inner.stand_alone(&mut wish, &begun).boxed().await;
             }
             let Wish { found, rights, kept, .. } = wish;
             landing.lend(0, &rights);
@@ -307,14 +313,9 @@ impl<T: Value> Inner<T> {
                 .enumerate()
                 .map(|(at, rights)| terms.wish(landing.key(at), held[at].as_ref(), rights))
                 .collect();
-            if terms.remote && terms.store {
-                inner.ask(&mut wishes, &begun).await;
-            }
-            let (later, now): (Vec<_>, Vec<_>) =
-                wishes.into_iter().enumerate().partition(|(_, wish)| inner.waits(wish));
-            let go = async |wishes: Vec<(usize, Wish<'_, T>)>| {
+            let go = async |(at, wishes): (Vec<usize>, Vec<Wish<'_, T>>)| {
                 let mut load = Load { load, at: Vec::new(), rights: Vec::new(), kept: Vec::new(), terms };
-                for (at, Wish { key, found, rights, kept, .. }) in wishes {
+                for (at, Wish { key, found, rights, kept, .. }) in zip(at, wishes) {
                     landing.lend(at, &rights);
                     match found {
                         Some(seen) => inner.arrive(&landing, at, seen, rights, &begun).await,
@@ -332,16 +333,26 @@ impl<T: Value> Inner<T> {
                     inner.load(&landing, load, loader, &held).await;
                 }
             };
-            // Keys that another process is loading do not hold up the others, nor the other way round: two batches that
-            // overlap crosswise would wait for each other.
-            let others = async {
-                let (at, mut wishes): (Vec<_>, Vec<_>) = later.into_iter().unzip();
-                if !wishes.is_empty() {
-                    inner.stand(&mut wishes, &begun).await;
-                    go(at.into_iter().zip(wishes).collect()).await;
+            let at: Vec<_> = (0..wishes.len()).collect();
+            if !terms.fills() || !inner.has_remote() {
+                return go((at, wishes)).await;
+            }
+            let since = inner.now();
+            inner.ask(&mut wishes, &begun).await;
+            // Keys that other processes are loading hold up neither the others nor each other: two batches that overlap
+            // crosswise would wait for each other, and others for leases that lie idle.
+            let (inner, begun) = (&inner, &begun);
+            stream::unfold((at, wishes), |(at, mut wishes)| async move {
+                if wishes.is_empty() {
+                    return None;
                 }
-            };
-            futures::future::join(go(now), others).await;
+                let decided = inner.stand(&mut wishes, begun, since).await;
+                let (later, now): (Vec<_>, Vec<_>) =
+                    zip(at, wishes).partition(|(_, wish)| decided && inner.waits(wish));
+                Some((now.into_iter().unzip(), later.into_iter().unzip()))
+            })
+            .for_each_concurrent(None, go)
+            .await;
         }));
         task.map(drop).ok_or_else(no_runtime)
     }

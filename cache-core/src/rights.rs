@@ -9,7 +9,7 @@ use futures::{
 };
 
 use crate::{
-    Acquire, Acquired, Begun, Entry, Holding, Lease, RawKey, Value, envelope,
+    Acquire, Acquired, Begun, Entry, Holding, Lease, Moment, RawKey, Value, envelope,
     inner::{Inner, Seen},
     tier::Tier,
     within::within,
@@ -60,10 +60,6 @@ impl<'k, T> Wish<'k, T> {
 }
 
 impl<T: Value> Inner<T> {
-    fn open(&self, wish: &Wish<'_, T>) -> bool {
-        wish.found.is_none() && usize::from(wish.at) < self.tiers.len()
-    }
-
     /// Asks every level that has leases once. Wishes that stay open wait for somebody else.
     pub(crate) async fn ask(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         for tier in self.tiers.iter() {
@@ -135,30 +131,41 @@ impl<T: Value> Inner<T> {
         true
     }
 
-    /// Waits until each wish has its rights or an answer, or the wait budget is over: then it loads without the right to
-    /// fill the level that somebody else is about to fill.
-    pub(crate) async fn stand(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
-        let started = self.now();
+    /// Asks for one and waits for it.
+    pub(crate) async fn stand_alone(self: &Arc<Self>, wish: &mut Wish<'_, T>, begun: &Begun) {
+        let wishes = std::slice::from_mut(wish);
+        let since = self.now();
+        self.ask(wishes, begun).await;
+        self.stand(wishes, begun, since).await;
+    }
+
+    /// Waits, for those that have been asked and were told to, until one of them has its rights or an answer, and says
+    /// whether it has. If not, the wait budget is over: they load without the right to fill the level that somebody else is
+    /// about to fill.
+    pub(crate) async fn stand(
+        self: &Arc<Self>,
+        wishes: &mut [Wish<'_, T>],
+        begun: &Begun,
+        since: Moment,
+    ) -> bool {
         let policy = self.policy();
         let budget = policy.wait.or(policy.hard).unwrap_or(LONGEST_WAIT);
-        loop {
-            self.ask(wishes, begun).await;
-            if !wishes.iter().any(|w| self.open(w)) {
-                return;
-            }
-            let waited = self.now().since(started);
+        while wishes.iter().all(|wish| self.waits(wish)) {
+            let waited = self.now().since(since);
             if waited >= budget {
-                return;
+                return false;
             }
             // A share of what has been waited already: the answer comes at most that much late.
             let pause = (waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.around.clock.sleep(pause).await;
+            self.ask(wishes, begun).await;
         }
+        true
     }
 
     /// Whether this wish waits for another process.
     pub(crate) fn waits(&self, wish: &Wish<'_, T>) -> bool {
-        self.open(wish)
+        wish.found.is_none() && usize::from(wish.at) < self.tiers.len()
     }
 
     /// Waits for work, and keeps leases alive until it has ended. Its caller pins it: an argument that is pinned here would lie

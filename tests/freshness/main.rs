@@ -11,6 +11,7 @@
 mod access;
 mod config;
 mod early;
+mod elsewhere;
 mod fail_safe;
 mod level_down;
 mod limits;

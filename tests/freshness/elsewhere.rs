@@ -1,0 +1,120 @@
+//! Batches with keys that other processes are loading.
+
+use tokio::task::JoinHandle;
+use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
+
+use crate::world::{Db, MS, S, World, ask_for, saw, settled};
+
+type Answer = Result<Vec<Option<String>>, ErrorKind>;
+
+async fn asking_for(
+    cache: &TracedCache<String>,
+    key: &'static str,
+    db: &Db,
+) -> JoinHandle<crate::world::Seen> {
+    let (cache, db) = (cache.clone(), db.clone());
+    let task = tokio::spawn(async move { ask_for(&cache, key, &db).await });
+    settled().await;
+    task
+}
+
+async fn batch(cache: &TracedCache<String>, keys: &'static [&'static str], db: &Db) -> JoinHandle<Answer> {
+    let (cache, db) = (cache.clone(), db.clone());
+    let task = tokio::spawn(async move {
+        let found = cache.get_or_set_many(keys.iter().copied(), &db, |db, keys| db.load_many(keys)).await;
+        found
+            .map(|all| all.into_iter().map(|v| v.map(|v| v.to_string())).collect())
+            .map_err(|error| error.kind())
+    });
+    settled().await;
+    task
+}
+
+#[tokio::test]
+async fn what_one_has_loaded_does_not_wait_for_what_another_loads() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let nodes = [(); 3].map(|()| world.node_at(Policy::ttl(60 * S), &l2));
+    let [quick, slow, db] = [(); 3].map(|()| world.db());
+    quick.takes(S);
+    slow.takes(10 * S);
+    let first = asking_for(&nodes[0], "a", &quick).await;
+    let second = asking_for(&nodes[1], "b", &slow).await;
+    let both = batch(&nodes[2], &["a", "b"], &db).await;
+    let single = asking_for(&nodes[2], "a", &db).await;
+    for _ in 0..12 {
+        world.pass(100 * MS).await;
+    }
+    assert_eq!(first.await.unwrap(), saw(Outcome::Loaded, "1"));
+    assert!(single.is_finished(), "it waits for a key that it did not ask for");
+    assert!(!both.is_finished());
+    for _ in 0..100 {
+        world.pass(100 * MS).await;
+    }
+    assert_eq!(second.await.unwrap(), saw(Outcome::Loaded, "1"));
+    assert_eq!(both.await.unwrap().unwrap(), [Some("1".to_owned()), Some("1".to_owned())]);
+    assert_eq!(db.loads(), 0, "both were loaded elsewhere");
+}
+
+#[tokio::test]
+async fn what_one_has_given_up_is_loaded_while_another_still_loads() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let nodes = [(); 3].map(|()| world.node_at(Policy::ttl(60 * S), &l2));
+    let [fails, slow, db] = [(); 3].map(|()| world.db());
+    fails.takes(S).fails();
+    slow.takes(10 * S);
+    let first = asking_for(&nodes[0], "a", &fails).await;
+    let second = asking_for(&nodes[1], "b", &slow).await;
+    let both = batch(&nodes[2], &["a", "b"], &db).await;
+    for _ in 0..12 {
+        world.pass(100 * MS).await;
+    }
+    assert_eq!(first.await.unwrap(), Err(ErrorKind::Load));
+    assert_eq!(db.loads(), 1, "it holds the lease");
+    assert_eq!(ask_for(&nodes[0], "a", &fails).await, saw(Outcome::Hit, "1"), "and has stored it");
+    for _ in 0..100 {
+        world.pass(100 * MS).await;
+    }
+    assert_eq!(second.await.unwrap(), saw(Outcome::Loaded, "1"));
+    assert_eq!(both.await.unwrap().unwrap(), [Some("1".to_owned()), Some("1".to_owned())]);
+    assert_eq!(db.loads(), 1);
+}
+
+#[tokio::test]
+async fn past_the_wait_budget_it_loads_what_others_are_loading() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let policy = Policy::ttl(60 * S).wait(S);
+    let nodes = [(); 2].map(|()| world.node_at(policy.clone(), &l2));
+    let [slow, db] = [(); 2].map(|()| world.db());
+    slow.takes(10 * S);
+    let first = batch(&nodes[0], &["a", "b"], &slow).await;
+    let second = batch(&nodes[1], &["a", "b", "c"], &db).await;
+    for _ in 0..12 {
+        world.pass(100 * MS).await;
+    }
+    assert!(second.is_finished() && !first.is_finished());
+    assert_eq!(second.await.unwrap().unwrap(), [(); 3].map(|()| Some("1".to_owned())));
+    assert_eq!(db.loads(), 2, "c at once, the others together");
+}
+
+#[tokio::test]
+async fn a_batch_that_bypasses_the_cache_waits_for_nobody() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let nodes = [(); 2].map(|()| world.node_at(Policy::ttl(60 * S), &l2));
+    let [slow, db] = [(); 2].map(|()| world.db());
+    ask_for(&nodes[1], "other", &db).await.unwrap();
+    slow.takes(10 * S);
+    let first = batch(&nodes[0], &["a"], &slow).await;
+    let second = batch(&nodes[1].access(Access::Bypass), &["a", "b"], &db).await;
+    assert!(second.is_finished());
+    assert_eq!(second.await.unwrap().unwrap(), [Some("1".to_owned()), Some("1".to_owned())]);
+    assert_eq!(db.loads(), 2, "other, and a and b together");
+    // Nor does anybody wait for it: it took no lease.
+    let third = asking_for(&nodes[0], "b", &db).await;
+    assert!(third.is_finished());
+    world.pass(10 * S).await;
+    assert_eq!(first.await.unwrap().unwrap(), [Some("1".to_owned())]);
+}
