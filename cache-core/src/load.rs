@@ -10,7 +10,7 @@ use std::{
 
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, Either, select},
+    future::{BoxFuture, Either, join, join_all, select},
     stream::{self, FuturesUnordered},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -315,10 +315,11 @@ impl<T: Value> Inner<T> {
                 .collect();
             let go = async |(at, wishes): (Vec<usize>, Vec<Wish<'_, T>>)| {
                 let mut load = Load { load, at: Vec::new(), rights: Vec::new(), kept: Vec::new(), terms };
+                let mut arrivals = Vec::new();
                 for (at, Wish { key, found, rights, kept, .. }) in zip(at, wishes) {
                     landing.lend(at, &rights);
                     match found {
-                        Some(seen) => inner.arrive(&landing, at, seen, rights, &begun).await,
+                        Some(seen) => arrivals.push(inner.arrive(&landing, at, seen, rights, &begun)),
                         None => {
                             load.at.push(at);
                             load.rights.push((key, rights));
@@ -326,12 +327,15 @@ impl<T: Value> Inner<T> {
                         }
                     }
                 }
-                if !load.at.is_empty() {
-                    let wanted = load.at.iter().map(|at| positions[*at]).collect();
-                    // Called inside the guard of the load: a panic of it stays there.
-                    let loader = async { loader(wanted).await };
-                    inner.load(&landing, load, loader, &held).await;
-                }
+                let load = async {
+                    if !load.at.is_empty() {
+                        let wanted = load.at.iter().map(|at| positions[*at]).collect();
+                        // Called inside the guard of the load: a panic of it stays there.
+                        let loader = async { loader(wanted).await };
+                        inner.load(&landing, load, loader, &held).await;
+                    }
+                };
+                join(load, join_all(arrivals)).await;
             };
             let at: Vec<_> = (0..wishes.len()).collect();
             if !terms.fills() || !inner.has_remote() {

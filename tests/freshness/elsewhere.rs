@@ -1,17 +1,18 @@
 //! Batches with keys that other processes are loading.
 
-use tokio::task::JoinHandle;
-use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
+use std::sync::Arc;
 
-use crate::world::{Db, MS, S, World, ask_for, saw, settled};
+use tokio::task::JoinHandle;
+use traced_cache::{
+    Access, ErrorKind, Level, Outcome, Policy, TracedCache,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
+
+use crate::world::{Db, MS, S, Seen, World, ask_for, memory, saw, settled};
 
 type Answer = Result<Vec<Option<String>>, ErrorKind>;
 
-async fn asking_for(
-    cache: &TracedCache<String>,
-    key: &'static str,
-    db: &Db,
-) -> JoinHandle<crate::world::Seen> {
+async fn asking_for(cache: &TracedCache<String>, key: &'static str, db: &Db) -> JoinHandle<Seen> {
     let (cache, db) = (cache.clone(), db.clone());
     let task = tokio::spawn(async move { ask_for(&cache, key, &db).await });
     settled().await;
@@ -79,6 +80,30 @@ async fn what_one_has_given_up_is_loaded_while_another_still_loads() {
     assert_eq!(second.await.unwrap(), saw(Outcome::Loaded, "1"));
     assert_eq!(both.await.unwrap().unwrap(), [Some("1".to_owned()), Some("1".to_owned())]);
     assert_eq!(db.loads(), 1);
+}
+
+#[tokio::test]
+async fn what_is_found_after_all_is_put_above_side_by_side() {
+    let world = World::new();
+    let (middle, deep) =
+        (Arc::new(Chaos::new(MapProvider::new()).clock(world.clock.clone())), world.leasing());
+    let [slow, db] = [(); 2].map(|()| world.db());
+    slow.takes(S);
+    let other = world.node_at(Policy::ttl(60 * S), &deep);
+    let level = Level::new(Arc::clone(&middle)).budget(10 * S);
+    let three = world.builder(Policy::ttl(60 * S)).level(memory()).level(level).level(Arc::clone(&deep));
+    let cache = three.build().unwrap();
+    let first = batch(&other, &["a", "b", "c"], &slow).await;
+    let second = batch(&cache, &["a", "b", "c"], &db).await;
+    middle.set(ChaosOp::Put, Fault::Delay(S));
+    for _ in 0..22 {
+        world.pass(100 * MS).await;
+    }
+    let all = Ok([(); 3].map(|()| Some("1".to_owned())).to_vec());
+    assert_eq!(first.await.unwrap(), all);
+    assert!(second.is_finished(), "one after the other");
+    assert_eq!(second.await.unwrap(), all);
+    assert_eq!(db.loads(), 0);
 }
 
 #[tokio::test]
