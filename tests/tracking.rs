@@ -260,21 +260,28 @@ async fn p13_a_burst_of_100_000_changes_costs_no_memory_and_no_more_than_its_key
     let redis = RedisProvider::builder(server.url()).build().unwrap();
     let a = unwatched(&redis, redis.backplane());
     settled(&a).await;
-    load(&a, "untouched", "v").await;
+    // On a busy machine the server may be away for longer than the node waits for it, which is a gap.
+    let gaps = || a.stats().backplane.unwrap().gaps;
+    let mut whole = 0;
     let mut after = Vec::new();
     for _ in 0..6 {
+        load(&a, "untouched", "v").await;
         load(&a, "n500", "old").await;
         assert!(in_memory(&a, "untouched").await && in_memory(&a, "n500").await);
+        let before = gaps();
         let script = "for n = 1, 100000 do redis.call('SET', 'v:{users:n'..n..'}', 'theirs') end";
         server.command::<()>(&["EVAL", script, "0"]).unwrap();
         until("heard", async || !in_memory(&a, "n500").await).await;
         server.command::<()>(&["SET", "v:{users:settled}", "theirs"]).unwrap();
         until("all heard", async || !in_memory(&a, "settled").await).await;
-        assert!(in_memory(&a, "untouched").await, "nobody has touched it");
+        let kept = in_memory(&a, "untouched").await;
+        assert!(kept || gaps() > before, "nobody has touched it");
+        whole += u32::from(kept);
         after.push(resident_mib());
         server.command::<()>(&["DEL", "v:{users:n500}"]).unwrap();
         settled(&a).await;
     }
+    assert!(whole > 0, "a burst is no gap");
     assert!(after[5] < after[0] + 35, "MiB after each: {after:?}");
 }
 

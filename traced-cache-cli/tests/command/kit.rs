@@ -106,13 +106,13 @@ pub(crate) fn run_with_input(arguments: &[&str], input: impl AsRef<[u8]>) -> End
     child.wait_with_output().unwrap().into()
 }
 
-/// Memory in front of a server.
+/// Memory in front of a server, which has time: the machine may be busy.
 pub(crate) fn layered(url: &str, more: &str) -> String {
     let backend = url.split("://").next().unwrap();
     format!(
         "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
          [providers.shared]\nbackend = '{backend}'\nurl = '{url}'\n\
-         [caches.users]\nlevels = [{{ provider = 'local', ttl_cap = '30s' }}, 'shared']\n\
+         [caches.users]\nlevels = [{{ provider = 'local', ttl_cap = '30s' }}, {{ provider = 'shared', budget = '5s' }}]\n\
          policy = {{ ttl = '5m', grace = '10m', absent_ttl = '1m' }}\n{more}"
     )
 }
