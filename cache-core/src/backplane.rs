@@ -102,17 +102,18 @@ pub(crate) struct Plane {
 }
 
 /// One after the other, where a cache moves from one to the next.
+#[derive(Clone)]
 struct Channel {
     carrier: Arc<dyn Backplane>,
     number: u64,
-    /// Kept until this one is left, so that it is listened to until this one has come up.
-    _before: Option<Arc<dyn Backplane>>,
+    /// Listened to until this one has come up.
+    before: Option<Arc<dyn Backplane>>,
 }
 
 impl Plane {
     pub(crate) fn new(carrier: Arc<dyn Backplane>) -> Self {
         Self {
-            channel: ArcSwap::from_pointee(Channel { carrier, number: 1, _before: None }),
+            channel: ArcSwap::from_pointee(Channel { carrier, number: 1, before: None }),
             up: AtomicU64::new(0),
             node: fastrand::u64(..),
             subscribed: AtomicU64::new(0),
@@ -125,8 +126,32 @@ impl Plane {
         self.channel.rcu(|channel| Channel {
             carrier: Arc::clone(&carrier),
             number: channel.number + 1,
-            _before: Some(Arc::clone(&channel.carrier)),
+            before: Some(Arc::clone(&channel.carrier)),
         });
+    }
+
+    /// A channel has come up. Says which one had before.
+    fn has_come_up(&self, number: u64) -> u64 {
+        let before = self.up.fetch_max(number, Ordering::AcqRel);
+        if before < number {
+            self.leave_before(number);
+        }
+        before
+    }
+
+    /// Lets go of the channel before this one.
+    fn leave_before(&self, number: u64) {
+        self.channel.rcu(|channel| match channel {
+            channel if channel.number == number && channel.before.is_some() => {
+                Arc::new(Channel { before: None, ..Channel::clone(channel) })
+            }
+            channel => Arc::clone(channel),
+        });
+    }
+
+    /// Nothing is to be heard any more.
+    pub(crate) fn close(&self) {
+        self.leave_before(self.channel.load().number);
     }
 
     /// Whether the others hear of writes by themselves.
@@ -253,7 +278,7 @@ impl<T: Value> Listener for Ear<T> {
     fn message(&self, bytes: &[u8]) {
         let Some(inner) = self.inner.upgrade() else { return };
         let Some(plane) = &inner.plane else { return };
-        plane.up.fetch_max(self.channel, Ordering::AcqRel);
+        plane.has_come_up(self.channel);
         let (sent_us, what) = match decode(bytes, plane.node) {
             Heard::Own => return,
             Heard::News { sent_us, what } => (sent_us, what),
@@ -296,8 +321,7 @@ impl<T: Value> Listener for Ear<T> {
 
     fn gap(&self) {
         if let Some(inner) = self.inner.upgrade() {
-            let up =
-                inner.plane.as_ref().map_or(0, |plane| plane.up.fetch_max(self.channel, Ordering::AcqRel));
+            let up = inner.plane.as_ref().map_or(0, |plane| plane.has_come_up(self.channel));
             // A channel that takes over from one that was listened to until now: nothing of that one was missed.
             if up + 1 == self.channel && up > 0 {
                 return;
@@ -311,7 +335,8 @@ impl<T: Value> Listener for Ear<T> {
 
     fn is_closed(&self) -> bool {
         self.inner.upgrade().is_none_or(|inner| {
-            inner.plane.as_ref().is_some_and(|plane| plane.up.load(Ordering::Acquire) > self.channel)
+            inner.ended.load(Ordering::Acquire)
+                || inner.plane.as_ref().is_some_and(|plane| plane.up.load(Ordering::Acquire) > self.channel)
         })
     }
 }

@@ -16,8 +16,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Event, Found,
     Held, KeyBuf, Loaded, MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart,
-    Value, Verb, flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observe::Spans,
-    stats::SAMPLE,
+    Value, Verb, backplane::Plane, flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach,
+    observe::Spans, stats::SAMPLE,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -745,6 +745,7 @@ impl<T: Value> Inner<T> {
         self.around.clock.timeout(LAST_WAIT, self.tasks.wait()).await;
         // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
         self.void_in_process();
+        self.plane.iter().for_each(Plane::close);
         for tier in &self.tiers {
             if let Some(store) = &tier.store {
                 store.clear(self.around.cache);

@@ -185,7 +185,7 @@ fn is_sampled(cx: &Context) -> bool {
 const fn sentry_op(verb: Verb) -> &'static str {
     match verb {
         Verb::Get | Verb::GetOrSet | Verb::GetMany | Verb::GetOrSetMany | Verb::Refresh => "cache.get",
-        Verb::Set | Verb::SetMany | Verb::Save | Verb::Warm => "cache.put",
+        Verb::Set | Verb::SetMany | Verb::Update | Verb::Save | Verb::Warm => "cache.put",
         Verb::Clear => "cache.flush",
         _ => "cache.remove",
     }

@@ -28,7 +28,7 @@ pub enum Vocabulary {
 pub(crate) const fn crud(verb: Verb) -> &'static str {
     match verb {
         Verb::Get | Verb::GetOrSet | Verb::GetMany | Verb::GetOrSetMany | Verb::Refresh => "get",
-        Verb::Set | Verb::SetMany | Verb::Save | Verb::Warm => "set",
+        Verb::Set | Verb::SetMany | Verb::Update | Verb::Save | Verb::Warm => "set",
         _ => "delete",
     }
 }

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use traced_cache::{
-    CacheProvider, Capabilities, ErrorKind, Level, Loaded, Outcome, Policy, TracedCache,
-    testing::{Hub, MapProvider},
+    Backplane, BoxError, CacheProvider, Capabilities, ErrorKind, Level, Listener, Loaded, Outcome, Policy,
+    TracedCache,
+    testing::{Hub, Link, MapProvider},
 };
 
 use crate::world::{S, World, ask_for, confirmed, memory, saw};
@@ -214,4 +217,47 @@ async fn another_channel_takes_over_without_a_gap() {
     ask_for(&here, "k", &world.db()).await.unwrap();
     link.notice();
     assert_ne!(outcome(&here, "k").await, IN_MEMORY);
+}
+
+/// A link that shows whether anybody still holds it.
+struct Held(Link, #[allow(dead_code, reason = "it is counted")] Arc<()>);
+
+#[async_trait]
+impl Backplane for Held {
+    async fn publish(&self, cache: &str, message: Bytes) -> Result<(), BoxError> {
+        self.0.publish(cache, message).await
+    }
+
+    fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>) {
+        self.0.subscribe(cache, listener);
+    }
+}
+
+/// Takes what subscribes, and never comes up.
+struct Silent;
+
+#[async_trait]
+impl Backplane for Silent {
+    async fn publish(&self, _cache: &str, _message: Bytes) -> Result<(), BoxError> {
+        Err("it is not up".into())
+    }
+
+    fn subscribe(&self, _cache: &str, _listener: Arc<dyn Listener>) {}
+}
+
+#[tokio::test]
+async fn a_channel_is_let_go_of_once_another_is_up_or_the_cache_is_closed() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let held = Arc::new(());
+    let link = || Held(Hub::new().node(), Arc::clone(&held));
+    let level = Level::new(Arc::clone(&a)).budget(10 * S);
+    let cache = world.builder(POLICY).level(memory()).level(level).backplane(link()).build().unwrap();
+    ask_for(&cache, "k", &world.db()).await.unwrap();
+    cache.move_backplane(Arc::new(link())).unwrap();
+    assert_eq!(Arc::strong_count(&held), 2, "the second is up");
+    cache.move_backplane(Arc::new(Silent)).unwrap();
+    assert_eq!(Arc::strong_count(&held), 2, "the third is not");
+    assert!(cache.close(S).await.drained);
+    assert_eq!(Arc::strong_count(&held), 1);
 }
