@@ -46,7 +46,7 @@ impl<T: Value> Inner<T> {
         let mut tally = Tally::new(self.stats(), Verb::GetMany, keys.len());
         self.heard(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::only(*key)).collect();
-        if !matches!(access, Access::Reload | Access::Bypass) {
+        if access.reads() {
             self.read_levels(&mut asked, access).await;
         }
         let now = self.now();
@@ -89,7 +89,7 @@ impl<T: Value> Inner<T> {
             keys.iter().map(|_| Counted::new(self.stats(), Verb::GetOrSetMany, spans)).collect();
         self.heard(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
-        if !matches!(access, Access::Reload | Access::Bypass) {
+        if access.reads() {
             self.read_levels(&mut asked, access).await;
         }
         missed(&asked, &mut counted);
@@ -104,7 +104,14 @@ impl<T: Value> Inner<T> {
             again = true;
             round = overtaken
                 .into_iter()
-                .map(|at| (at, Asked::new(keys[at]).because(counted[at].reason())))
+                .map(|(at, stale)| {
+                    let mut asked = Asked::new(keys[at]).because(counted[at].reason());
+                    if let Some(seen) = stale {
+                        asked.ticket = Some(self.slots.open(keys[at]));
+                        asked.stale = self.still_held(keys[at], &seen);
+                    }
+                    (at, asked)
+                })
                 .collect();
         }
         match error {
@@ -125,7 +132,7 @@ impl<T: Value> Inner<T> {
         counted: &mut [Counted<'_>],
         all: &mut [Option<Found<T>>],
         error: &mut Option<Error>,
-    ) -> Result<Vec<usize>> {
+    ) -> Result<Vec<(usize, Option<Seen<T>>)>> {
         let load = LoadId::next();
         let mut departures = Vec::new();
         let mut wanted = Vec::new();
@@ -141,7 +148,7 @@ impl<T: Value> Inner<T> {
                     let (flight, stale) = (Arc::clone(flight), asked.stale.take());
                     Part::Wait { flight, stale, leads: false, late: false }
                 }
-                None => self.part(asked, access, load, |departure| {
+                None => self.part(asked, access, load, &mut counted[at], |departure| {
                     departures.push(departure);
                     wanted.push(at);
                 }),
@@ -156,10 +163,9 @@ impl<T: Value> Inner<T> {
             parts.push((at, part));
         }
         if !departures.is_empty() {
-            let read = !matches!(access, Access::Reload | Access::Bypass);
             // Nobody waits if all of it are refreshes behind values that are served.
             let background = !parts.iter().any(|(_, part)| matches!(part, Part::Wait { leads: true, .. }));
-            let terms = Terms { store: access != Access::Bypass, read, background, ..Terms::NORMAL };
+            let terms = Terms { background, ..Terms::of(access) };
             self.launch_many(load, departures, wanted, terms, Arc::clone(loader))?;
         }
         // From now on, not only when it is their turn: nobody else may think to be the last who waits.
@@ -173,14 +179,17 @@ impl<T: Value> Inner<T> {
                     let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
                     let _edge = wait_for(&flight)?;
                     let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
+                    if !leads {
+                        self.has_waited(&flight, waited_from, &counted[at]);
+                    }
                     match (ended, stale) {
                         // What a level had after all was read there at some time while this call waited, or before.
-                        (Some(Ended::Entry { accepted, entry, level }), _)
+                        (Some(Ended::Entry { accepted, entry, level }), stale)
                             if (late || !leads && level.is_some())
                                 && !again
                                 && !(accepted && self.believes(&entry).await) =>
                         {
-                            overtaken.push(at);
+                            overtaken.push((at, stale));
                             continue;
                         }
                         (None, Some(seen)) => {
@@ -247,6 +256,7 @@ impl<T: Value> Inner<T> {
         mut asked: Asked<'_, T>,
         access: Access,
         load: LoadId,
+        counted: &mut Counted<'_>,
         depart: impl FnOnce(Departure<T>),
     ) -> Part<T> {
         let now = self.now();
@@ -276,11 +286,11 @@ impl<T: Value> Inner<T> {
             }
         }
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
-        let reads = !matches!(access, Access::Reload | Access::Bypass);
-        let recheck = || if reads { self.refilled(asked.key) } else { None };
+        let recheck = || if access.reads() { self.refilled(asked.key) } else { None };
         let rights = std::mem::take(&mut asked.rights);
         let reason = asked.reason;
-        let start = |current: bool| Flight::new(load, reads, stale.clone().filter(|_| current), reason);
+        let start =
+            |current: bool| Flight::new(load, access.reads(), stale.clone().filter(|_| current), reason);
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         let rights = if matches!(role, Role::Lead(..)) {
             rights
@@ -290,7 +300,10 @@ impl<T: Value> Inner<T> {
         };
         match role {
             Role::Filled(seen) => Part::Done(Ok(self.served(&seen))),
-            Role::Landed(ended) => Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced)),
+            Role::Landed(ended) => {
+                counted.coalesced();
+                Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced))
+            }
             Role::Join(flight) => {
                 let late = flight.has_begun();
                 Part::Wait { flight, stale, leads: false, late }

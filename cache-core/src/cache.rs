@@ -630,7 +630,7 @@ impl<T: Value> Inner<T> {
     /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
     #[inline]
     pub(crate) fn hot(&self, key: &RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
-        if matches!(access, Access::Reload | Access::Bypass) || self.observers().traces_hit() {
+        if !access.reads() || self.observers().traces_hit() {
             return None;
         }
         let hits = self.stats().hot();

@@ -85,7 +85,7 @@ enum Part {
 }
 
 /// What a waiter needs to load for itself.
-type Alone<T> = (Ticket<T>, Loader<T>);
+type Alone<T> = (Ticket<T>, Loader<T>, Access);
 
 /// What becomes of a caller whose key no level had.
 enum Aboard<T: Value> {
@@ -117,10 +117,10 @@ impl<T: Value> Inner<T> {
 
     /// Looks one key up at the levels, unless none is to be asked. Says what time it is.
     async fn read_for(self: &Arc<Self>, asked: &mut Asked<'_, T>, access: Access) -> Moment {
-        let now = match access {
-            Access::Reload | Access::Bypass => None,
+        let now = match access.reads() {
             // In boxes that a thread keeps for itself: see `LARGEST` in the tests of `TracedCache`.
-            _ => self.read_levels(slice::from_mut(asked), access).boxed().await,
+            true => self.read_levels(slice::from_mut(asked), access).boxed().await,
+            false => None,
         };
         now.unwrap_or_else(|| self.now())
     }
@@ -165,7 +165,7 @@ impl<T: Value> Inner<T> {
                 }
                 None => None,
             };
-            let again = Some((ticket, loader));
+            let again = Some((ticket, loader, access));
             return self.attend(&flight, Part::Waiter, stale, again, counted).boxed().await;
         }
         let mut asked = Asked::new(key);
@@ -239,17 +239,16 @@ impl<T: Value> Inner<T> {
         counted: &mut Counted<'_>,
     ) -> Result<Aboard<T>> {
         let key = ticket.key(&self.around);
-        let read = !matches!(access, Access::Reload | Access::Bypass);
-        let recheck = || if read { self.refilled(key) } else { None };
+        let recheck = || if access.reads() { self.refilled(key) } else { None };
         let reason = counted.reason;
-        let start =
-            |current: bool| Flight::new(LoadId::next(), read, stale.cloned().filter(|_| current), reason);
+        let start = |current: bool| {
+            Flight::new(LoadId::next(), access.reads(), stale.cloned().filter(|_| current), reason)
+        };
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         if let Role::Lead(flight, own) = role {
             let held = flight.stale.as_ref().map(|s| s.entry.clone());
-            let terms = Terms { store: access != Access::Bypass, read, ..Terms::NORMAL };
             let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
-            self.launch(departure, loader, terms)?;
+            self.launch(departure, loader, Terms::of(access))?;
             return Ok(Aboard::Waits(flight, Part::Leader, None));
         }
         self.give_back(key, rights);
@@ -261,7 +260,7 @@ impl<T: Value> Inner<T> {
             }
             Role::Lead(flight, _) | Role::Join(flight) => {
                 counted.coalesced();
-                Ok(Aboard::Waits(flight, Part::Waiter, Some((ticket, loader))))
+                Ok(Aboard::Waits(flight, Part::Waiter, Some((ticket, loader, access))))
             }
         }
     }
@@ -324,10 +323,7 @@ impl<T: Value> Inner<T> {
         let outcome = match part {
             Part::Leader => Outcome::Loaded,
             Part::Waiter => {
-                self.observers().event(&Event::Coalesced { waited: self.now().since(waited_from) });
-                if let Some(load) = flight.spans.get() {
-                    counted.spans.link(load);
-                }
+                self.has_waited(flight, waited_from, counted);
                 Outcome::Coalesced
             }
         };
@@ -337,9 +333,9 @@ impl<T: Value> Inner<T> {
             if let Ended::Entry { accepted, entry, level } = &ended
                 && (late || joins && level.is_some())
                 && !(*accepted && self.believes(entry).boxed().await)
-                && let Some((ticket, loader)) = alone
+                && let Some((ticket, loader, access)) = alone
             {
-                return self.load_again(&ticket, stale.cloned(), loader, counted).await;
+                return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
             }
             return self.conclude(ended, stale, outcome);
         }
@@ -350,7 +346,7 @@ impl<T: Value> Inner<T> {
             }
             return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
         }
-        let Some((ticket, loader)) = alone else {
+        let Some((ticket, loader, access)) = alone else {
             return self.conclude(flight.wait().await, None, outcome);
         };
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
@@ -358,8 +354,16 @@ impl<T: Value> Inner<T> {
         let own = Flight::new(LoadId::next(), true, None, counted.reason);
         let _edge = wait_for(&own)?;
         let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
-        self.launch(departure, loader, Terms { remote: false, ..Terms::NORMAL })?;
+        self.launch(departure, loader, Terms { remote: false, ..Terms::of(access) })?;
         self.conclude(own.wait().await, stale, Outcome::Loaded)
+    }
+
+    /// Tells that a look-up has waited for a load that is not its own.
+    pub(crate) fn has_waited(&self, flight: &Flight<T>, from: Moment, counted: &Counted<'_>) {
+        self.observers().event(&Event::Coalesced { waited: self.now().since(from) });
+        if let Some(load) = flight.spans.get() {
+            counted.spans.link(load);
+        }
     }
 
     /// The load that this caller joined was overtaken, and had begun before this call: its value may be older than an
@@ -369,19 +373,32 @@ impl<T: Value> Inner<T> {
         ticket: &'a Ticket<T>,
         stale: Option<Seen<T>>,
         loader: Loader<T>,
+        access: Access,
         counted: &'a mut Counted<'_>,
     ) -> BoxFuture<'a, Result<Found<T>>> {
         async move {
             // Once: whatever it joins now began after it called.
             counted.again = true;
-            let own = self.slots.open(ticket.key(&self.around));
+            let key = ticket.key(&self.around);
+            let own = self.slots.open(key);
+            let stale = stale.and_then(|seen| self.still_held(key, &seen));
             let stale = stale.as_ref();
-            match self.lead_or_join(Access::Normal, own, Rights::new(), stale, loader, counted)? {
+            match self.lead_or_join(access, own, Rights::new(), stale, loader, counted)? {
                 Aboard::Answered(found) => Ok(found),
                 Aboard::Waits(flight, part, alone) => self.attend(&flight, part, stale, alone, counted).await,
             }
         }
         .boxed()
+    }
+
+    /// A stale value whose ticket has been revoked, if an in-process level still has it: an expiry leaves it there, an
+    /// invalidation does not.
+    pub(crate) fn still_held(&self, key: RawKey<'_>, seen: &Seen<T>) -> Option<Seen<T>> {
+        let mut there = self
+            .tiers
+            .iter()
+            .filter_map(|tier| Some(Seen { entry: self.peek_surely(key, tier)?, level: tier.index }));
+        there.find(|left| left.entry.id == seen.entry.id)
     }
 
     /// A level has answered after all, when it was asked once more.

@@ -98,6 +98,7 @@ enum Unsent {
     /// Nothing of its life is left, or the level has no form for it.
     Spent,
     NotEncoded,
+    TooLarge,
 }
 
 /// What became of each item.
@@ -143,6 +144,34 @@ impl<T: Value> Inner<T> {
             None => Some(envelope::seal(item.key, &header, &payload)),
         };
         Ok((bytes.ok_or(Unsent::NotEncoded)?, ttl))
+    }
+
+    /// The same, if the level has room for it. Tells of what it cannot hold.
+    fn wrap_to_fit(
+        &self,
+        item: &mut Outgoing<'_, T>,
+        tier: &Tier,
+        stamp: Stamp,
+    ) -> Result<(Bytes, Duration), Unsent> {
+        let wrapped = self.wrap(item, tier, stamp);
+        if let Err(Unsent::NotEncoded) = &wrapped {
+            self.stats().not_encoded(tier.index);
+            self.observers().event(&Event::NotEncoded { level: tier.index });
+        }
+        let (bytes, ttl) = wrapped?;
+        if let Some(limit) = tier.caps.value_max
+            && bytes.len() > limit
+        {
+            self.stats().too_large(tier.index);
+            self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
+            return Err(Unsent::TooLarge);
+        }
+        Ok((bytes, ttl))
+    }
+
+    /// Whether a level can hold a value, whose life may be over.
+    pub(crate) fn fits(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> bool {
+        !matches!(self.wrap_to_fit(item, tier, stamp), Err(Unsent::NotEncoded | Unsent::TooLarge))
     }
 
     /// The value of a set that a level has not taken, for the journal.
@@ -198,27 +227,11 @@ impl<T: Value> Inner<T> {
         let mut sizes = Vec::with_capacity(items.len());
         let mut plan = Vec::with_capacity(items.len());
         for item in items.iter_mut() {
-            let (bytes, ttl) = match self.wrap(item, tier, stamp) {
-                Ok(wrapped) => wrapped,
-                Err(unsent) => {
-                    if matches!(unsent, Unsent::NotEncoded) {
-                        self.stats().not_encoded(tier.index);
-                        self.observers().event(&Event::NotEncoded { level: tier.index });
-                    }
-                    plan.push(Plan::Drop);
-                    drops.push(item.key);
-                    continue;
-                }
-            };
-            if let Some(limit) = tier.caps.value_max
-                && bytes.len() > limit
-            {
-                self.stats().too_large(tier.index);
-                self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
+            let Ok((bytes, ttl)) = self.wrap_to_fit(item, tier, stamp) else {
                 plan.push(Plan::Drop);
                 drops.push(item.key);
                 continue;
-            }
+            };
             sizes.push(bytes.len());
             let put = Put { key: item.key, bytes, ttl };
             match item.use_right(tier.index) {

@@ -62,6 +62,7 @@ pub(crate) struct Flight<T> {
     /// Another load waits for this one.
     needed: Notify,
     task: OnceLock<AbortHandle>,
+    aborted: AtomicBool,
     /// Callers who wait now.
     callers: AtomicUsize,
 }
@@ -94,6 +95,7 @@ impl<T> Flight<T> {
             landed: Notify::new(),
             needed: Notify::new(),
             task: OnceLock::new(),
+            aborted: AtomicBool::new(false),
             callers: AtomicUsize::new(0),
         })
     }
@@ -122,6 +124,11 @@ impl<T> Flight<T> {
         self.begun.store(true, Ordering::Release);
     }
 
+    /// Whether it has been cancelled: nobody may join it any more.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
     /// Whether a caller who joins now comes after the load began.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
@@ -140,6 +147,7 @@ impl<T> Flight<T> {
     /// Cancels the load; its task's guard ends the flight.
     pub(crate) fn abort(&self) {
         if let Some(task) = self.task.get() {
+            self.aborted.store(true, Ordering::Release);
             task.abort();
         }
     }

@@ -501,7 +501,10 @@ impl<T: Value> Inner<T> {
         if self.closing.is_cancelled() {
             return false;
         }
-        let Some(object) = self.object(key, entry, tier) else { return ticket.is_current() };
+        let Some(object) = self.object(key, entry, tier) else {
+            // What is there is older.
+            return ticket.commit(|| store.remove(key)).is_some();
+        };
         let now = self.now();
         let kept = ticket.commit(|| store.put(key, object, now)).is_some();
         if kept {

@@ -94,6 +94,7 @@ mod rights;
 mod rules;
 mod server;
 mod settings;
+mod settle;
 mod slots;
 mod snapshot;
 mod source;

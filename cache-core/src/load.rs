@@ -1,4 +1,4 @@
-//! Running loaders: one flight per key, owned by the runtime, and what becomes of its answer.
+//! Running loaders: one flight per key, owned by the runtime.
 
 use std::{
     iter::zip,
@@ -16,14 +16,13 @@ use futures::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    Begun, BoxError, Entry, EntryId, Error, ErrorKind, Event, Held, LoadEnd, Loaded, Moment, RawKey, Result,
-    SpanKind, SpanStart, Stamp, Value, cycle,
+    Access, Begun, BoxError, Entry, Error, ErrorKind, Held, Loaded, Moment, RawKey, Result, SpanKind,
+    SpanStart, Value, cycle,
     cycle::LoadId,
     fill::Outgoing,
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen},
-    loaded::Answered,
-    rights::{LEASE, Rights, Wish},
+    rights::{LEASE, Rights, Standing, Wish},
     slots::Ticket,
     within::within,
 };
@@ -43,6 +42,11 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) const NORMAL: Self = Self { background: false, remote: true, store: true, read: true };
+
+    /// Those of a call with this access.
+    pub(crate) fn of(access: Access) -> Self {
+        Self { store: access != Access::Bypass, read: access.reads(), ..Self::NORMAL }
+    }
 
     /// Whether its value goes to remote levels.
     fn fills(self) -> bool {
@@ -70,9 +74,9 @@ pub(crate) type ManyLoader<T> =
     Arc<dyn Fn(Vec<usize>) -> BoxFuture<'static, Result<Vec<Option<Loaded<T>>>, BoxError>> + Send + Sync>;
 
 /// Ends flights whatever happens to their task: a panic of ours, an abort, a runtime that shuts down.
-struct Landing<T: Value> {
+pub(crate) struct Landing<T: Value> {
     inner: Arc<Inner<T>>,
-    open: Vec<(Arc<Flight<T>>, Ticket<T>)>,
+    pub(crate) open: Vec<(Arc<Flight<T>>, Ticket<T>)>,
     /// The leases of each, to give back should the task be dropped.
     lent: Mutex<Vec<(usize, Rights)>>,
 }
@@ -88,7 +92,7 @@ impl<T: Value> Landing<T> {
         self.open[at].1.key(&self.inner.around)
     }
 
-    fn land(&self, at: usize, ended: Ended<T>) {
+    pub(crate) fn land(&self, at: usize, ended: Ended<T>) {
         let (flight, ticket) = &self.open[at];
         ticket.land(flight, &ended);
         flight.end(ended);
@@ -111,26 +115,26 @@ impl<T: Value> Drop for Landing<T> {
 }
 
 /// A load about to run: for which of a task's flights, and with which leases.
-struct Load<'k> {
+pub(crate) struct Load<'k> {
     load: LoadId,
-    at: Vec<usize>,
-    rights: Vec<(RawKey<'k>, Rights)>,
+    pub(crate) at: Vec<usize>,
+    pub(crate) rights: Vec<(RawKey<'k>, Rights)>,
     /// Those that a writer keeps: stored nowhere.
-    kept: Vec<bool>,
-    terms: Terms,
+    pub(crate) kept: Vec<bool>,
+    pub(crate) terms: Terms,
 }
 
 /// What came of running a loader.
-struct Ran<A> {
-    answer: Result<A, Failed>,
-    began: Began,
+pub(crate) struct Ran<A> {
+    pub(crate) answer: Result<A, Failed>,
+    pub(crate) began: Began,
 }
 
-/// When it ran, and what was known then.
+/// When a load ran, and what was known then.
 pub(crate) struct Began {
-    born: Moment,
-    cost: Duration,
-    begun: Begun,
+    pub(crate) born: Moment,
+    pub(crate) cost: Duration,
+    pub(crate) begun: Begun,
 }
 
 impl Began {
@@ -247,7 +251,7 @@ impl<T: Value> Inner<T> {
             spans.failed(error.kind().as_str());
         }
         spans.end();
-        Ran { answer, began: Began { born, cost: self.now().since(born), begun } }
+        Ran { answer, began: Began::of(born, self.now().since(born), begun) }
     }
 
     /// Starts the flight of one key in a task of its own.
@@ -341,19 +345,20 @@ impl<T: Value> Inner<T> {
             if !terms.fills() || !inner.has_remote() {
                 return go((at, wishes)).await;
             }
-            let since = inner.now();
+            let standing = Standing::new(inner.now());
             inner.ask(&mut wishes, &begun).await;
             // Keys that other processes are loading hold up neither the others nor each other: two batches that overlap
             // crosswise would wait for each other, and others for leases that lie idle.
             let (inner, begun) = (&inner, &begun);
-            stream::unfold((at, wishes), |(at, mut wishes)| async move {
+            stream::unfold((at, wishes, standing), |(at, mut wishes, mut standing)| async move {
                 if wishes.is_empty() {
                     return None;
                 }
-                let decided = inner.stand(&mut wishes, begun, since).await;
+                let decided = inner.stand(&mut wishes, begun, &mut standing).await;
                 let (later, now): (Vec<_>, Vec<_>) =
                     zip(at, wishes).partition(|(_, wish)| decided && inner.waits(wish));
-                Some((now.into_iter().unzip(), later.into_iter().unzip()))
+                let (at, wishes) = later.into_iter().unzip();
+                Some((now.into_iter().unzip(), (at, wishes, standing)))
             })
             .for_each_concurrent(None, go)
             .await;
@@ -414,210 +419,8 @@ impl<T: Value> Inner<T> {
             age: self.now().since(entry.timeline.born),
         })
     }
-
-    /// Stores new entries at every level. Says, per entry, whether it was not overtaken.
-    async fn store(
-        self: &Arc<Self>,
-        items: &mut [Outgoing<'_, T>],
-        tickets: &[Ticket<T>],
-        ran: &Began,
-        remote: bool,
-    ) -> Vec<bool> {
-        let below = if remote {
-            self.tiers.len()
-        } else {
-            self.tiers.iter().take_while(|t| t.store.is_some()).count()
-        };
-        self.fill(items, tickets, below, &ran.begun.stamps).await
-    }
-
-    /// Removes what levels hold of a key that the source no longer has.
-    async fn forget(self: &Arc<Self>, key: RawKey<'_>, ticket: &Ticket<T>, remote: bool) {
-        let _order = if remote && self.has_remote() { self.in_order(&[ticket]).await } else { Vec::new() };
-        if !ticket.is_current() {
-            return;
-        }
-        for tier in self.tiers.iter().rev() {
-            match &tier.store {
-                Some(store) => {
-                    ticket.commit(|| store.remove(key));
-                }
-                None if remote => {
-                    tier.remove_many(&self.around, &[key]).await;
-                }
-                None => {}
-            }
-        }
-        self.replay();
-    }
-
-    /// After a failed refresh: leaves the held entry alone for a while.
-    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>, begun: &Begun) {
-        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
-        if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
-            let entry = self.throttled(held, begun, self.now());
-            self.keep(key, &entry, tier, ticket);
-        }
-    }
-
-    /// Reports a load that ended.
-    pub(crate) fn loaded(
-        &self,
-        cost: Duration,
-        background: bool,
-        keys: usize,
-        end: Result<LoadEnd, ErrorKind>,
-    ) {
-        let end = end.unwrap_or_else(LoadEnd::Failed);
-        self.stats().load(cost, end);
-        self.observers().event(&Event::Load { elapsed: cost, end, background, keys });
-    }
-
-    /// Makes the entry of a loader's answer.
-    pub(crate) fn make(
-        &self,
-        loaded: Loaded<T>,
-        began: &Began,
-        held: Option<&Entry<T>>,
-    ) -> Result<Made<T>, Failed> {
-        let Loaded { answer, ttl, grace, mut extra, surface } = loaded;
-        let (value, end, keep) = match answer {
-            Answered::Value(value) => (Some(value), LoadEnd::Value, Keep::Store),
-            Answered::Absent => (None, LoadEnd::Absent, Keep::Store),
-            Answered::DoNotStore(value) => (value, LoadEnd::NotStored, Keep::Nothing),
-            Answered::Unchanged => {
-                let Some((value, old)) = held.and_then(|h| h.value.clone().map(|v| (v, h.extra.as_deref())))
-                else {
-                    let error = Error::new(
-                        ErrorKind::Load,
-                        "the loader answered `unchanged`, but no value was held for the key",
-                    );
-                    return Err(Failed { error, surface });
-                };
-                if let Some(old) = old {
-                    extra.etag = extra.etag.or_else(|| old.etag.clone());
-                    if extra.tags.is_empty() {
-                        extra.tags.clone_from(&old.tags);
-                    }
-                }
-                (Some(value), LoadEnd::Unchanged, Keep::Store)
-            }
-            Answered::Failed(cause) => return Err(Failed { error: load_failed(cause), surface }),
-        };
-        self.check_tags(&extra.tags).map_err(|error| Failed { error, surface })?;
-        let timeline = self.timeline(began.born, value.is_none(), ttl, grace);
-        let keep = match keep {
-            // Nothing to keep: a ttl of zero, or absences are not remembered. What was there is out of date.
-            Keep::Store if timeline.fresh_until <= began.born => Keep::Forget,
-            keep => keep,
-        };
-        let entry = Entry {
-            value,
-            timeline,
-            id: EntryId::random(),
-            stamp: self.authority().map_or_else(Stamp::default, |tier| began.begun.stamp(tier.index)),
-            seen: began.begun.seen,
-            cost: began.cost,
-            by_set: false,
-            extra: extra.boxed(),
-            quiet_until: None,
-            encoded: None,
-        };
-        Ok(Made { entry, end, keep })
-    }
-
-    /// Stores what a load answered, as far as it has not been overtaken, and ends its flights.
-    async fn settle(
-        self: &Arc<Self>,
-        landing: &Landing<T>,
-        load: Load<'_>,
-        ran: Ran<Vec<Option<Loaded<T>>>>,
-        held: &[Option<Entry<T>>],
-    ) {
-        let Load { at: flights, rights, kept, terms, .. } = load;
-        let Ran { answer, began } = ran;
-        let cost = began.cost;
-        let (answers, failed) = match answer {
-            Ok(answers) => (answers, None),
-            Err(failed) => (Vec::new(), Some(failed)),
-        };
-        let mut answers = answers.into_iter();
-        let count = flights.len();
-        let (mut items, mut tickets) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let (mut stored, mut unstored) = (Vec::with_capacity(count), Vec::new());
-        let mut ends = Vec::with_capacity(count);
-        for ((at, (key, rights)), kept) in flights.into_iter().zip(rights).zip(kept) {
-            let ticket = &landing.open[at].1;
-            let made = match &failed {
-                None => {
-                    let loaded = answers.next().flatten().unwrap_or_else(Loaded::absent);
-                    self.make(loaded, &began, held[at].as_ref())
-                }
-                Some(failed) => Err(failed.clone()),
-            };
-            match made {
-                Ok(Made { entry, end, keep }) => {
-                    ends.push(Ok(end));
-                    if keep == Keep::Store && terms.store && !kept {
-                        items.push(Outgoing::new(key, entry).with_rights(rights));
-                        tickets.push(ticket.again());
-                        stored.push(at);
-                        continue;
-                    }
-                    self.give_back(key, rights);
-                    if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
-                        self.forget(key, ticket, terms.remote).boxed().await;
-                    }
-                    unstored.push((at, kept, Ok(entry)));
-                }
-                Err(Failed { error, surface }) => {
-                    ends.push(Err(error.kind()));
-                    self.give_back(key, rights);
-                    if !surface {
-                        self.throttle(key, ticket, held[at].as_ref(), &began.begun);
-                    }
-                    unstored.push((at, kept, Err(Failed { error, surface })));
-                }
-            }
-        }
-        // A batch is one load: it has failed if nothing came of it.
-        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
-        self.loaded(cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
-        // Counted before anybody is told.
-        for (at, kept, made) in unstored {
-            // What a writer kept out may be what it has replaced by now.
-            let accepted = !kept && landing.open[at].1.is_current();
-            landing.land(
-                at,
-                match made {
-                    Ok(entry) => Ended::Entry { entry, level: None, accepted },
-                    Err(Failed { error, surface }) => Ended::Failed { error, surface },
-                },
-            );
-        }
-        let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
-        for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
-            landing.land(at, Ended::Entry { entry: item.entry, level: None, accepted });
-        }
-    }
 }
 
 fn no_runtime() -> Error {
     Error::new(ErrorKind::NoRuntime, "loads run as tokio tasks: call from inside a tokio runtime")
-}
-
-/// What to do with an entry that a load made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    Store,
-    /// Store nothing and remove what levels hold.
-    Forget,
-    /// Leave the levels alone.
-    Nothing,
-}
-
-pub(crate) struct Made<T> {
-    pub(crate) entry: Entry<T>,
-    pub(crate) end: LoadEnd,
-    pub(crate) keep: Keep,
 }

@@ -244,6 +244,13 @@ pub enum Access {
     Bypass,
 }
 
+impl Access {
+    /// Whether levels are asked.
+    pub(crate) fn reads(self) -> bool {
+        !matches!(self, Self::Reload | Self::Bypass)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

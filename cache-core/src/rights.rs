@@ -42,6 +42,19 @@ pub(crate) struct Wish<'k, T> {
     tries: u8,
 }
 
+/// How long wishes wait already.
+pub(crate) struct Standing {
+    since: Moment,
+    /// When leases that are held meanwhile were renewed.
+    renewed: Moment,
+}
+
+impl Standing {
+    pub(crate) fn new(since: Moment) -> Self {
+        Self { since, renewed: since }
+    }
+}
+
 impl<'k, T> Wish<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Self {
         let holding = held.map_or(Holding::Nothing, |entry| Holding::Entry(entry.id));
@@ -134,9 +147,9 @@ impl<T: Value> Inner<T> {
     /// Asks for one and waits for it.
     pub(crate) async fn stand_alone(self: &Arc<Self>, wish: &mut Wish<'_, T>, begun: &Begun) {
         let wishes = std::slice::from_mut(wish);
-        let since = self.now();
+        let mut standing = Standing::new(self.now());
         self.ask(wishes, begun).await;
-        self.stand(wishes, begun, since).await;
+        self.stand(wishes, begun, &mut standing).await;
     }
 
     /// Waits, for those that have been asked and were told to, until one of them has its rights or an answer, and says
@@ -146,18 +159,24 @@ impl<T: Value> Inner<T> {
         self: &Arc<Self>,
         wishes: &mut [Wish<'_, T>],
         begun: &Begun,
-        since: Moment,
+        standing: &mut Standing,
     ) -> bool {
         let policy = self.policy();
         let budget = policy.wait.or(policy.hard).unwrap_or(LONGEST_WAIT);
         while wishes.iter().all(|wish| self.waits(wish)) {
-            let waited = self.now().since(since);
+            let waited = self.now().since(standing.since);
             if waited >= budget {
                 return false;
             }
             // A share of what has been waited already: the answer comes at most that much late.
             let pause = (waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.around.clock.sleep(pause).await;
+            if self.now().since(standing.renewed) >= LEASE / 3 {
+                standing.renewed = self.now();
+                // Of nearer levels, while a deeper one is waited for.
+                let rights: Vec<_> = wishes.iter().map(|wish| (wish.key, wish.rights.clone())).collect();
+                self.renew(&rights, LEASE).await;
+            }
             self.ask(wishes, begun).await;
         }
         true
@@ -190,28 +209,45 @@ impl<T: Value> Inner<T> {
     async fn keep_alive(&self, rights: &[(RawKey<'_>, Rights)], life: Duration) -> Infallible {
         loop {
             self.around.clock.sleep(life / 3).await;
-            for tier in self.tiers.iter().filter(|t| t.leases()) {
-                let held = at_level(rights, tier.index);
-                if !held.is_empty() {
-                    tier.renew_many(&self.around, &held, life).await;
-                }
+            self.renew(rights, life).await;
+        }
+    }
+
+    async fn renew(&self, rights: &[(RawKey<'_>, Rights)], life: Duration) {
+        for tier in self.tiers.iter().filter(|t| t.leases()) {
+            let held = at_level(rights, tier.index);
+            if !held.is_empty() {
+                tier.renew_many(&self.around, &held, life).await;
             }
         }
     }
 
     /// Gives leases back that no fill has used, without making anybody wait for it.
     pub(crate) fn give_back(self: &Arc<Self>, key: RawKey<'_>, rights: Rights) {
-        if rights.is_empty() {
+        if !rights.is_empty() {
+            self.give_back_many(vec![(key, rights)]);
+        }
+    }
+
+    /// The same for many keys, one round trip per level.
+    pub(crate) fn give_back_many(self: &Arc<Self>, rights: Vec<(RawKey<'_>, Rights)>) {
+        let lent: Vec<(Arc<str>, u64, Rights)> = rights
+            .into_iter()
+            .filter(|(_, rights)| !rights.is_empty())
+            .map(|(key, rights)| (key.id.into(), key.hash, rights))
+            .collect();
+        if lent.is_empty() {
             return;
         }
         let inner = Arc::clone(self);
-        let id: Arc<str> = key.id.into();
-        let hash = key.hash;
         self.spawn(within(self.observers().ambient(), async move {
-            let key = inner.rekey(&id, hash);
-            for (level, lease) in rights {
-                let tier = &inner.tiers[usize::from(level)];
-                tier.release_many(&inner.around, &[(key, lease)]).await;
+            let rights: Vec<_> =
+                lent.iter().map(|(id, hash, rights)| (inner.rekey(id, *hash), rights.clone())).collect();
+            for tier in &inner.tiers {
+                let held = at_level(&rights, tier.index);
+                if !held.is_empty() {
+                    tier.release_many(&inner.around, &held).await;
+                }
             }
         }));
     }

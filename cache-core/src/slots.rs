@@ -199,7 +199,8 @@ impl<T> Slots<T> {
     pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
         let mut shard = self.shard(key.hash);
         let slot = shard.find(key.hash, |s| s.hash == key.hash && *s.id == *key.id)?;
-        let flight = slot.flight.as_ref().filter(|flight| flight.awaited).map(Arc::clone)?;
+        let flight =
+            slot.flight.as_ref().filter(|flight| flight.awaited && !flight.is_aborted()).map(Arc::clone)?;
         Some((flight, self.open_in(&mut shard, key.id, key.hash)))
     }
 
@@ -216,7 +217,7 @@ impl<T> Slots<T> {
     ) -> Role<T, R> {
         let mut shard = self.shard(ticket.hash);
         if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
-            if let Some(flight) = &slot.flight {
+            if let Some(flight) = slot.flight.as_ref().filter(|flight| !flight.is_aborted()) {
                 return Role::Join(Arc::clone(flight));
             }
             if let Some((until, ended)) = &slot.landed

@@ -1,7 +1,13 @@
 //! Sources: the data behind a cache, for cache-aside and write-through.
 
 use std::{
-    fmt, hash::Hash, marker::PhantomData, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration,
+    fmt,
+    hash::Hash,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use futures::FutureExt;
@@ -210,7 +216,11 @@ impl<T: Value> Inner<T> {
     {
         let raw = self.key(id)?;
         let mut tags = match &change {
-            Change::Save(value) => source.tags(key, value),
+            Change::Save(value) => {
+                catch_unwind(AssertUnwindSafe(|| source.tags(key, value))).map_err(|_panic| {
+                    Error::new(ErrorKind::LoadPanicked, "the source's `tags` panicked: nothing was saved")
+                })?
+            }
             Change::Delete => Vec::new(),
         };
         self.check_tags(&tags)?;
@@ -271,6 +281,8 @@ impl<T: Value> Inner<T> {
                 };
                 let mut item = Outgoing::new(raw, entry).with_rights(rights);
                 let taken = self.write_held(&mut item, &mut written).await;
+                // Of levels that could not take it.
+                self.give_back(raw, std::mem::take(&mut item.rights));
                 written = written.told(self.tell(&[raw]).await);
                 writing.end(taken.then_some(&[item.entry]).map(|entries| &entries[..]));
             }

@@ -11,8 +11,9 @@ use crate::{
     envelope,
     fill::Outgoing,
     inner::{Decoded, Inner, State},
-    load::{Began, Keep, Made, load_failed},
+    load::{Began, load_failed},
     rights::{FIRST_PAUSE, LEASE, LONGEST_PAUSE, LONGEST_WAIT, Rights},
+    settle::{Keep, Made},
     tier::{Failure, Tier},
     within::within,
     write::{Writing, Written},
@@ -191,16 +192,29 @@ impl<T: Value> Inner<T> {
         self.heed(tier, learned);
         let held = match read.into_iter().next() {
             Some(crate::tier::Read::Bytes(bytes)) => self.readable(key, tier, &bytes, &begun).await,
-            Some(crate::tier::Read::Failed(failure)) => return Err(failure.into_error(tier.index)),
+            Some(crate::tier::Read::Failed(failure)) => {
+                writing.end_unwritten();
+                return Err(failure.into_error(tier.index));
+            }
             _ => None,
         };
-        let Made { entry, keep, .. } = self.changed(held.as_ref(), change, &begun, &[]).await?;
+        let Made { entry, keep, .. } = match self.changed(held.as_ref(), change, &begun, &[]).await {
+            Ok(made) => made,
+            Err(error) => {
+                writing.end_unwritten();
+                return Err(error);
+            }
+        };
         if keep != Keep::Nothing && self.is_overtaken(held.as_ref()).await {
             writing.end_unwritten();
             return Ok(Tried::Again);
         }
         let value = entry.value.clone();
         let mut item = Outgoing::new(key, entry);
+        if keep == Keep::Store && !self.fits(&mut item, tier, begun.stamp(tier.index)) {
+            writing.end_unwritten();
+            return Err(no_form(tier));
+        }
         let delivery = self.spread(writing, &mut item, keep, None, &begun).await?;
         Ok(Tried::Done(value, delivery))
     }
@@ -249,6 +263,11 @@ impl<T: Value> Inner<T> {
             entry.timeline = crate::Timeline::new(self.now(), LEASE, LEASE);
         }
         let mut item = Outgoing::new(key, entry).with_rights(rights);
+        if keep == Keep::Store && !self.fits(&mut item, tier, begun.stamp(tier.index)) {
+            self.give_back(key, std::mem::take(&mut item.rights));
+            writing.end_unwritten();
+            return Err(no_form(tier));
+        }
         match self.send(tier, &mut [&mut item], begun.stamp(tier.index)).await.pop() {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
@@ -423,6 +442,11 @@ impl<T: Value> Inner<T> {
         self.replay();
         written.end()
     }
+}
+
+fn no_form(tier: &Tier) -> Error {
+    let at = usize::from(tier.index) + 1;
+    Error::new(ErrorKind::Level, format!("level {at} cannot hold the new value: too large, or not encodable"))
 }
 
 fn contended() -> Error {

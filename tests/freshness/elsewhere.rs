@@ -8,7 +8,7 @@ use traced_cache::{
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{Db, MS, S, Seen, World, ask_for, memory, saw, settled};
+use crate::world::{Db, MS, S, Seen, World, ask_for, asking, asking_alike, memory, saw, settled};
 
 type Answer = Result<Vec<Option<String>>, ErrorKind>;
 
@@ -142,4 +142,30 @@ async fn a_batch_that_bypasses_the_cache_waits_for_nobody() {
     assert!(third.is_finished());
     world.pass(10 * S).await;
     assert_eq!(first.await.unwrap().unwrap(), [Some("1".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_while_a_deeper_level_is_waited_for() {
+    for many in [false, true] {
+        let world = World::new();
+        let (near, far) = (world.leasing(), world.leasing());
+        let three = world.builder(Policy::ttl(60 * S)).level(memory()).level(Arc::clone(&near));
+        let cache = three.level(Arc::clone(&far)).build().unwrap();
+        let other = world.node_at(Policy::ttl(60 * S), &far);
+        let [slow, db] = [(); 2].map(|()| world.db());
+        slow.takes(5 * S);
+        let first = asking(&other, &slow).await;
+        let waits = asking_alike(&cache, &db, many).await;
+        for _ in 0..48 {
+            world.pass(100 * MS).await;
+            assert!(near.inner().is_leased("things:k"), "a batch: {many}");
+        }
+        for _ in 0..10 {
+            world.pass(100 * MS).await;
+        }
+        first.await.unwrap().unwrap();
+        waits.await.unwrap().unwrap();
+        assert_eq!((db.loads(), cache.stats().overtaken), (0, 0));
+        assert_eq!(cache.look("k").await.unwrap().level(), Some(0));
+    }
 }

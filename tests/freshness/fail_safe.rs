@@ -308,3 +308,17 @@ async fn a_stale_value_of_before_a_clear_that_this_read_learns_of_is_not_served(
     world.pass(2 * S).await;
     assert_eq!(look(&other.access(Access::AllowStale)).await, MISS);
 }
+
+#[tokio::test]
+async fn a_value_whose_life_was_over_when_it_came_replaces_what_is_older() {
+    let world = World::new();
+    let (cache, db) = (world.local(Policy::ttl(10 * S).grace(100 * S).throttle(ZERO)), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(2 * S).answers(|| Ok(Loaded::value("2".to_owned()).ttl(S).grace(S)));
+    let asked = asking(&cache, &db).await;
+    world.pass(2 * S).await;
+    assert_eq!(asked.await.unwrap(), saw(Outcome::Loaded, "2"));
+    db.takes(ZERO).fails();
+    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load), "nothing to fall back on");
+}

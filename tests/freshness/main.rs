@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod batches;
 mod config;
 mod early;
 mod elsewhere;
@@ -17,7 +18,9 @@ mod level_down;
 mod limits;
 mod live;
 mod moved;
+mod overtaken;
 mod shutdown;
 mod single_flight;
 mod windows;
 mod world;
+mod writes;

@@ -258,6 +258,6 @@ async fn a_channel_is_let_go_of_once_another_is_up_or_the_cache_is_closed() {
     assert_eq!(Arc::strong_count(&held), 2, "the second is up");
     cache.move_backplane(Arc::new(Silent)).unwrap();
     assert_eq!(Arc::strong_count(&held), 2, "the third is not");
-    assert!(cache.close(S).await.drained);
+    assert!(cache.close(S).await.is_drained());
     assert_eq!(Arc::strong_count(&held), 1);
 }

@@ -292,3 +292,16 @@ pub(crate) async fn asking_many(
     settled().await;
     task
 }
+
+/// What both give alike: a batch of the one key, or the key alone.
+pub(crate) async fn asking_alike(
+    cache: &TracedCache<String>,
+    db: &Db,
+    many: bool,
+) -> tokio::task::JoinHandle<Result<Option<String>, ErrorKind>> {
+    if many {
+        return asking_many(cache, db).await;
+    }
+    let one = asking(cache, db).await;
+    tokio::spawn(async move { one.await.unwrap().map(|(_, value)| value) })
+}

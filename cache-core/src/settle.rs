@@ -1,0 +1,262 @@
+//! What becomes of a load's answer: entries stored, refused or forgotten, and flights ended.
+
+use std::{iter::zip, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+
+use crate::{
+    Begun, Entry, EntryId, Error, ErrorKind, Event, LoadEnd, Loaded, RawKey, Result, Stamp, Value,
+    fill::Outgoing,
+    flight::Ended,
+    inner::Inner,
+    load::{Began, Failed, Landing, Load, Ran, load_failed},
+    loaded::Answered,
+    slots::Ticket,
+};
+
+/// What to do with an entry that a load made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Store,
+    /// Store nothing and remove what levels hold.
+    Forget,
+    /// Leave the levels alone.
+    Nothing,
+}
+
+pub(crate) struct Made<T> {
+    pub(crate) entry: Entry<T>,
+    pub(crate) end: LoadEnd,
+    pub(crate) keep: Keep,
+}
+
+impl<T: Value> Inner<T> {
+    /// Stores new entries at every level. Says, per entry, whether it was not overtaken.
+    async fn store(
+        self: &Arc<Self>,
+        items: &mut [Outgoing<'_, T>],
+        tickets: &[Ticket<T>],
+        ran: &Began,
+        remote: bool,
+    ) -> Vec<bool> {
+        let below = if remote {
+            self.tiers.len()
+        } else {
+            self.tiers.iter().take_while(|t| t.store.is_some()).count()
+        };
+        self.fill(items, tickets, below, &ran.begun.stamps).await
+    }
+
+    /// Removes what levels hold of keys that the source no longer has.
+    async fn forget(self: &Arc<Self>, mut gone: Vec<(RawKey<'_>, &Ticket<T>)>, remote: bool) {
+        let tickets: Vec<_> = gone.iter().map(|(_, ticket)| *ticket).collect();
+        let _order = if remote && self.has_remote() { self.in_order(&tickets).await } else { Vec::new() };
+        gone.retain(|(_, ticket)| ticket.is_current());
+        if gone.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = gone.iter().map(|(key, _)| *key).collect();
+        for tier in self.tiers.iter().rev() {
+            match &tier.store {
+                Some(store) => {
+                    for (key, ticket) in &gone {
+                        ticket.commit(|| store.remove(*key));
+                    }
+                }
+                None if remote => {
+                    tier.remove_many(&self.around, &keys).await;
+                }
+                None => {}
+            }
+        }
+        self.replay();
+    }
+
+    /// After a failed refresh: leaves the held entry alone for a while.
+    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>, begun: &Begun) {
+        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
+        if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
+            let entry = self.throttled(held, begun, self.now());
+            self.keep(key, &entry, tier, ticket);
+        }
+    }
+
+    /// Reports a load that ended.
+    pub(crate) fn loaded(
+        &self,
+        cost: Duration,
+        background: bool,
+        keys: usize,
+        end: Result<LoadEnd, ErrorKind>,
+    ) {
+        let end = end.unwrap_or_else(LoadEnd::Failed);
+        self.stats().load(cost, end);
+        self.observers().event(&Event::Load { elapsed: cost, end, background, keys });
+    }
+
+    /// Makes the entry of a loader's answer.
+    pub(crate) fn make(
+        &self,
+        loaded: Loaded<T>,
+        began: &Began,
+        held: Option<&Entry<T>>,
+    ) -> Result<Made<T>, Failed> {
+        let Loaded { answer, ttl, grace, mut extra, surface } = loaded;
+        let (value, end, keep) = match answer {
+            Answered::Value(value) => (Some(value), LoadEnd::Value, Keep::Store),
+            Answered::Absent => (None, LoadEnd::Absent, Keep::Store),
+            Answered::DoNotStore(value) => (value, LoadEnd::NotStored, Keep::Nothing),
+            Answered::Unchanged => {
+                let Some((value, old)) = held.and_then(|h| h.value.clone().map(|v| (v, h.extra.as_deref())))
+                else {
+                    let error = Error::new(
+                        ErrorKind::Load,
+                        "the loader answered `unchanged`, but no value was held for the key",
+                    );
+                    return Err(Failed { error, surface });
+                };
+                if let Some(old) = old {
+                    extra.etag = extra.etag.or_else(|| old.etag.clone());
+                    if extra.tags.is_empty() {
+                        extra.tags.clone_from(&old.tags);
+                    }
+                }
+                (Some(value), LoadEnd::Unchanged, Keep::Store)
+            }
+            Answered::Failed(cause) => return Err(Failed { error: load_failed(cause), surface }),
+        };
+        self.check_tags(&extra.tags).map_err(|error| Failed { error, surface })?;
+        let timeline = self.timeline(began.born, value.is_none(), ttl, grace);
+        let keep = match keep {
+            // Nothing to keep: a ttl of zero, or absences are not remembered. What was there is out of date.
+            Keep::Store if timeline.fresh_until <= began.born => Keep::Forget,
+            keep => keep,
+        };
+        let entry = Entry {
+            value,
+            timeline,
+            id: EntryId::random(),
+            stamp: self.authority().map_or_else(Stamp::default, |tier| began.begun.stamp(tier.index)),
+            seen: began.begun.seen,
+            cost: began.cost,
+            by_set: false,
+            extra: extra.boxed(),
+            quiet_until: None,
+            encoded: None,
+        };
+        Ok(Made { entry, end, keep })
+    }
+
+    /// Stores what a load answered, as far as it has not been overtaken, and ends its flights.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        landing: &Landing<T>,
+        load: Load<'_>,
+        ran: Ran<Vec<Option<Loaded<T>>>>,
+        held: &[Option<Entry<T>>],
+    ) {
+        let (terms, began) = (load.terms, ran.began);
+        let Sorted { mut items, tickets, stored, unstored, gone } =
+            self.sort(landing, load, ran.answer, &began, held);
+        if !gone.is_empty() {
+            self.forget(gone, terms.remote).boxed().await;
+        }
+        for (at, kept, made) in unstored {
+            // What a writer kept out may be what it has replaced by now.
+            let accepted = !kept && landing.open[at].1.is_current();
+            landing.land(
+                at,
+                match made {
+                    Ok(entry) => Ended::Entry { entry, level: None, accepted },
+                    Err(Failed { error, surface }) => Ended::Failed { error, surface },
+                },
+            );
+        }
+        let accepted = self.store(&mut items, &tickets, &began, terms.remote).await;
+        for ((at, item), accepted) in stored.into_iter().zip(items).zip(accepted) {
+            landing.land(at, Ended::Entry { entry: item.entry, level: None, accepted });
+        }
+    }
+
+    /// What becomes of each answer. Counts the load, before anybody is told, and gives back the leases that no fill needs.
+    fn sort<'k>(
+        self: &Arc<Self>,
+        landing: &'k Landing<T>,
+        load: Load<'k>,
+        answer: Result<Vec<Option<Loaded<T>>>, Failed>,
+        began: &Began,
+        held: &[Option<Entry<T>>],
+    ) -> Sorted<'k, T> {
+        let Load { at: flights, rights, kept, terms, .. } = load;
+        let (answers, failed) = match answer {
+            Ok(answers) => (answers, None),
+            Err(failed) => (Vec::new(), Some(failed)),
+        };
+        let mut answers = answers.into_iter();
+        let mut sorted = Sorted::new(flights.len());
+        let mut ends = Vec::with_capacity(flights.len());
+        let mut unused = Vec::new();
+        for ((at, (key, rights)), kept) in zip(zip(flights, rights), kept) {
+            let ticket = &landing.open[at].1;
+            let made = match &failed {
+                None => {
+                    let loaded = answers.next().flatten().unwrap_or_else(Loaded::absent);
+                    self.make(loaded, began, held[at].as_ref())
+                }
+                Some(failed) => Err(failed.clone()),
+            };
+            match made {
+                Ok(Made { entry, end, keep }) => {
+                    ends.push(Ok(end));
+                    if keep == Keep::Store && terms.store && !kept {
+                        sorted.items.push(Outgoing::new(key, entry).with_rights(rights));
+                        sorted.tickets.push(ticket.again());
+                        sorted.stored.push(at);
+                        continue;
+                    }
+                    unused.push((key, rights));
+                    if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
+                        sorted.gone.push((key, ticket));
+                    }
+                    sorted.unstored.push((at, kept, Ok(entry)));
+                }
+                Err(Failed { error, surface }) => {
+                    ends.push(Err(error.kind()));
+                    unused.push((key, rights));
+                    if !surface {
+                        self.throttle(key, ticket, held[at].as_ref(), &began.begun);
+                    }
+                    sorted.unstored.push((at, kept, Err(Failed { error, surface })));
+                }
+            }
+        }
+        self.give_back_many(unused);
+        // A batch is one load: it has failed if nothing came of it.
+        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
+        self.loaded(began.cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
+        sorted
+    }
+}
+
+/// What a load has answered, by what is to be done with it. Numbers are those of its flights.
+struct Sorted<'k, T: Value> {
+    items: Vec<Outgoing<'k, T>>,
+    tickets: Vec<Ticket<T>>,
+    stored: Vec<usize>,
+    /// Also whether a writer keeps the key.
+    unstored: Vec<(usize, bool, Result<Entry<T>, Failed>)>,
+    /// What levels hold of these is out of date.
+    gone: Vec<(RawKey<'k>, &'k Ticket<T>)>,
+}
+
+impl<T: Value> Sorted<'_, T> {
+    fn new(count: usize) -> Self {
+        Self {
+            items: Vec::with_capacity(count),
+            tickets: Vec::with_capacity(count),
+            stored: Vec::with_capacity(count),
+            unstored: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+}
