@@ -59,8 +59,8 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the error of `change`, `LoadTimeout` (of `change`, or because others held the key all the
-    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, whatever its stance: without it
-    /// updates would be lost; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
+    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, or cannot hold the new value, whatever
+    /// its stance: without it updates would be lost; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
     ///
     /// ```
     /// # use cache_core::{TracedCache, testing::MapProvider, ok};
