@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
+use tokio::{sync::oneshot, task::yield_now};
 
 use crate::{Error, ErrorKind, keeper::Keeper, read::of_keys, wire};
 
@@ -117,13 +117,22 @@ impl Gatherer {
         if state.queue.len() >= QUEUE {
             return Turn::Alone(key);
         }
-        if state.running == 0 || state.is_enough() {
-            let Ok(runtime) = Handle::try_current() else { return Turn::Alone(key) };
-            state.running += 1;
-            runtime.spawn(rounds(Running { gatherer: Arc::clone(self), keys: 0 }));
-        }
+        let starts = match state.running == 0 || state.is_enough() {
+            // Not the caller's runtime: that one may rest, or end, with others waiting.
+            true => match self.keeper.runtime() {
+                Some(runtime) => Some(runtime),
+                None => return Turn::Alone(key),
+            },
+            false => None,
+        };
+        state.running += usize::from(starts.is_some());
         let (sender, receiver) = oneshot::channel();
         state.queue.push(Waiting { key, answer: sender });
+        // A runtime that has ended drops the round in here, which takes the lock.
+        drop(state);
+        if let Some(runtime) = starts {
+            runtime.spawn(rounds(Running { gatherer: Arc::clone(self), keys: 0, over: false }));
+        }
         Turn::Wait(receiver)
     }
 
@@ -180,11 +189,13 @@ impl Drop for Leading {
     }
 }
 
-/// A round. However it ends, by a drop or a panic too, it hands the queue on.
+/// A round. However it ends, by a drop or a panic too, nobody goes on waiting for it.
 struct Running {
     gatherer: Arc<Gatherer>,
     /// Look-ups in it.
     keys: usize,
+    /// It found nobody waiting, and does not count any more.
+    over: bool,
 }
 
 impl Running {
@@ -193,28 +204,30 @@ impl Running {
         let batch = state.batch();
         state.under_way = state.under_way - self.keys + batch.len();
         self.keys = batch.len();
+        // Before anybody else can queue for it.
+        if batch.is_empty() {
+            state.running -= 1;
+            self.over = true;
+        }
         batch
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.over {
+            return;
+        }
         let mut state = self.gatherer.lock();
         state.running -= 1;
         state.under_way -= self.keys;
-        if state.queue.is_empty() || state.running > 0 {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            // Nothing to run a round on: those who wait are woken by the drop and go alone.
+        if state.running == 0 {
+            // Those who wait are woken by the drop and go alone. Another round in its place might be dropped as well, at
+            // once, and so on: this runtime may be ending.
             let rest = mem::take(&mut state.queue);
             drop(state);
             drop(rest);
-            return;
-        };
-        state.running += 1;
-        drop(state);
-        runtime.spawn(rounds(Self { gatherer: Arc::clone(&self.gatherer), keys: 0 }));
+        }
     }
 }
 

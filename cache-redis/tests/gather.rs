@@ -7,7 +7,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use cache_core::CacheProvider;
 use cache_redis::RedisProvider;
-use common::{RedisServer, get, key, put};
+use common::{RedisServer, get, key, put, until};
 use futures::{
     FutureExt,
     future::{join, join_all},
@@ -176,6 +176,39 @@ fn a_runtime_that_ends_under_the_leader_strands_nobody() {
     assert!(second.block_on(leader).unwrap_err().is_cancelled());
     for waiting in waiting {
         second.block_on(waiting).unwrap();
+    }
+}
+
+/// What ends with the runtime of the callers must not start anew on it: nothing runs there any more.
+#[test]
+fn a_runtime_that_ends_under_gathered_lookups() {
+    let server = RedisServer::start();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let provider = first.block_on(filled(&server, 1));
+    server.stop();
+    let mut calls: Vec<_> = (0..8).map(|_| Box::pin(get(&provider, "0"))).collect();
+    // One goes alone, the next is a round, and the rest wait for it.
+    second.block_on(start(&mut calls[..2]));
+    until("a round", || provider.connections()[0].in_flight == 2);
+    second.block_on(start(&mut calls[2..]));
+    drop(second);
+    server.cont();
+    for found in first.block_on(async { timeout(HANG, join_all(calls)).await }).unwrap() {
+        assert_eq!(found.unwrap().as_deref(), Some("value 0"));
+    }
+}
+
+#[test]
+fn a_side_runtime_that_rests_holds_up_nobody() {
+    let server = RedisServer::start();
+    let main = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let provider = main.block_on(filled(&server, 4));
+    let side = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for _ in 0..5 {
+        side.block_on(join_all((0..4).map(|n| check(&provider, n))));
+        main.block_on(check(&provider, 0));
     }
 }
 

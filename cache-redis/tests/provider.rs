@@ -12,6 +12,9 @@ use cache_core::{
 };
 use cache_redis::{ErrorKind, RedisProvider};
 use common::{RedisServer, get, item, key, kind, put, until, until_async};
+use tokio::time::timeout;
+
+const HANG: Duration = Duration::from_secs(20);
 
 fn provider(server: &RedisServer) -> RedisProvider {
     RedisProvider::builder(server.url()).build().unwrap()
@@ -267,6 +270,39 @@ fn built_outside_of_a_runtime_and_used_on_several() {
         // The connection lived on this runtime and ends with it.
         drop(runtime);
     }
+}
+
+/// Some end in the middle of look-ups.
+#[test]
+fn runtimes_come_and_go() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    for n in 0..60 {
+        let mut runtime = match n % 2 {
+            0 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for task in 0..20 {
+                let provider = provider.clone();
+                tokio::spawn(async move {
+                    loop {
+                        let _ = get(&provider, &task.to_string()).await;
+                    }
+                });
+            }
+            timeout(HANG, put(&provider, "k", "v")).await.unwrap();
+            let found = timeout(HANG, get(&provider, "k")).await.unwrap();
+            assert_eq!(found.unwrap().as_deref(), Some("v"));
+            // Each ends at another point of what the tasks do.
+            tokio::time::sleep(Duration::from_millis(n % 7)).await;
+        });
+    }
+    drop(provider);
+    until("no client is left", || {
+        server.command::<String>(&["INFO", "clients"]).unwrap().contains("connected_clients:1\r")
+    });
 }
 
 #[tokio::test]
