@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, PushInfo, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Arg, Cmd, Pipeline, PushInfo, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinHandle},
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Error,
+    Error, ErrorKind,
     address::Endpoint,
     advice::Advice,
     dial::dial,
@@ -204,9 +204,16 @@ impl Link {
         self.driver.abort();
     }
 
-    /// Whether the user may run transactions there. Half of one must not be sent to a server that refuses the other half.
-    pub(crate) fn transacts(&self) -> bool {
-        !self.server.refused.iter().any(|step| matches!(step, Step::Multi | Step::Exec))
+    /// Whether the user may run what these hold there. Half of a transaction must not be sent to a server that refuses the
+    /// other half.
+    pub(crate) fn may_run(&self, commands: &Pipeline) -> Result<(), Error> {
+        let refuses = self.server.refused.iter().any(|step| matches!(step, Step::Multi | Step::Exec));
+        let begins = |command: &Cmd| matches!(command.args_iter().next(), Some(Arg::Simple(b"MULTI")));
+        if refuses && commands.cmd_iter().any(begins) {
+            let what = "Redis lets this user not run MULTI and EXEC: grant +multi +exec";
+            return Err(Error::new(ErrorKind::Denied, what));
+        }
+        Ok(())
     }
 
     fn waits(&self) -> Waiting<'_> {

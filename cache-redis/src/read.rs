@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
-use crate::{Error, gather::Several, keeper::Keeper, wire, write::CHUNK};
+use crate::{Error, gather::Several, keeper::Keeper, units::Repeat, wire, write::CHUNK};
 
 impl Keeper {
     /// Runs a read. If the connection breaks under it, once more on the next one.
@@ -24,16 +24,19 @@ impl Keeper {
         next.command(command).await.map_err(Error::request)
     }
 
-    /// The same for several reads at once.
-    pub(crate) async fn read_all(
+    /// The same for several commands at once, and again only if that is as good as once.
+    pub(crate) async fn all(
         self: &Arc<Self>,
         commands: &Pipeline,
         count: usize,
+        repeat: Repeat,
     ) -> Result<Vec<Value>, Error> {
         let link = self.link().await?;
+        link.may_run(commands)?;
         let replies = match link.pipeline(commands, count).await {
-            Err(error) if error.is_io_error() => {
+            Err(error) if repeat == Repeat::Once && error.is_io_error() => {
                 let next = self.link_after(link.generation).await?;
+                next.may_run(commands)?;
                 next.pipeline(commands, count).await
             }
             other => other,
@@ -58,7 +61,7 @@ impl Keeper {
         chunks.clone().for_each(|keys| {
             pipeline.add_command(of_keys(command, keys));
         });
-        match self.read_all(&pipeline, chunks.len()).await {
+        match self.all(&pipeline, chunks.len(), Repeat::Once).await {
             Ok(replies) => match several {
                 Several::Mget => {
                     let each = chunks.zip(replies);

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use redis::{Arg, Pipeline, Value};
+use redis::{Pipeline, Value};
 
 use crate::{
-    Error, ErrorKind,
+    Error,
     keeper::Keeper,
-    read::expect_replies,
     scripts::{self, Form},
 };
 
@@ -60,18 +59,7 @@ impl Keeper {
         let mut pipeline = redis::pipe();
         let sizes: Vec<usize> = which.iter().map(|at| add(&mut pipeline, *at)).collect();
         let count = sizes.iter().sum();
-        let replies = match repeat {
-            Repeat::Once => self.read_all(&pipeline, count).await,
-            Repeat::Never => match self.link().await {
-                Ok(link) if !link.transacts() && begins_transaction(&pipeline) => {
-                    let what = "Redis lets this user not run MULTI and EXEC: grant +multi +exec";
-                    Err(Error::new(ErrorKind::Denied, what))
-                }
-                Ok(link) => expect_replies(link.pipeline(&pipeline, count).await, count),
-                Err(error) => Err(error),
-            },
-        };
-        match replies {
+        match self.all(&pipeline, count, repeat).await {
             Ok(replies) => {
                 let mut replies = replies.into_iter();
                 sizes.into_iter().map(|size| Ok(replies.by_ref().take(size).collect())).collect()
@@ -79,10 +67,6 @@ impl Keeper {
             Err(error) => vec![Err(error); which.len()],
         }
     }
-}
-
-fn begins_transaction(pipeline: &Pipeline) -> bool {
-    pipeline.cmd_iter().any(|command| matches!(command.args_iter().next(), Some(Arg::Simple(b"MULTI"))))
 }
 
 /// The replies to what a transaction held, given those to all of its commands, `MULTI` and `EXEC` among them. An error

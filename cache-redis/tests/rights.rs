@@ -220,6 +220,21 @@ async fn who_may_not_run_transactions_writes_nothing_and_can_read() {
     }
 }
 
+/// Neither is what would keep others from a key that is still there.
+#[tokio::test]
+async fn no_half_of_a_hold() {
+    let server = RedisServer::start();
+    server.command::<()>(&["SET", "v:{users:k}", "theirs"]).unwrap();
+    for rights in [&["-multi"][..], &["-exec"], &["-multi", "-exec"]] {
+        let provider = without(&server, rights);
+        let held = provider.hold_many(&[key("k")], Duration::from_secs(5)).await.remove(0);
+        assert_eq!(kind(held), ErrorKind::Denied);
+        let keys: Vec<String> = server.command(&["KEYS", "*"]).unwrap();
+        assert_eq!(keys, ["v:{users:k}"]);
+        assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("theirs"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_cluster_and_behind_sentinels() {
     let Some(cluster) = RedisCluster::start(3, 0) else { return };
