@@ -15,6 +15,7 @@ use crate::{
     Error,
     address::{Endpoint, Secret},
     connection::Hears,
+    greet::node_of_a_cluster,
     overhear::{First, Overheard},
     settings::Settings,
 };
@@ -82,8 +83,18 @@ pub(crate) async fn dial(
         Some(said) if error.kind() == redis::ErrorKind::Io => {
             Error::refused(&endpoint.to_string(), said, error)
         }
-        _ => failed(settings, endpoint, error),
+        _ => unselected(endpoint, login, &error).unwrap_or_else(|| failed(settings, endpoint, error)),
     })
+}
+
+/// Why there is no such database, where that is what the server has against `SELECT`. The client keeps its text only.
+fn unselected(endpoint: &Endpoint, login: &Login, error: &RedisError) -> Option<Error> {
+    let said = error.detail().filter(|_| login.database != 0)?;
+    if said.contains("DB index is out of range") {
+        let fix = format!("{endpoint} has fewer databases: use a lower number, or raise its `databases`");
+        return Some(Error::config("database", login.database, fix));
+    }
+    said.contains("not allowed in cluster mode").then(|| node_of_a_cluster(endpoint))
 }
 
 /// A failure while connecting.

@@ -158,19 +158,13 @@ pub(crate) async fn open(
 impl Server {
     /// Whether this is whom we were looking for. A user who may not ask gets the benefit of the doubt.
     fn fits(&self, role: Role, endpoint: &Endpoint) -> Result<(), Error> {
-        let use_instead = |url: &str, is: &str, form: &str| {
-            Error::config("url", url, format!("{endpoint} is {is}: use {form}"))
-        };
+        let use_instead = |url, is, form| use_instead(endpoint, url, is, form);
         match (role, self.mode.as_deref(), self.role.as_deref()) {
             (_, Some("sentinel"), _) => {
                 let form = "redis+sentinel://host:port/master-name";
                 Err(use_instead("redis://***", "a sentinel, which keeps no data", form))
             }
-            (Role::Alone | Role::Master, Some("cluster"), _) => Err(use_instead(
-                "redis://***",
-                "a node of a cluster, which has a part of the keys",
-                "redis+cluster://host:port",
-            )),
+            (Role::Alone | Role::Master, Some("cluster"), _) => Err(node_of_a_cluster(endpoint)),
             (Role::Node, Some("standalone"), _) => {
                 Err(use_instead("redis+cluster://***", "no node of a cluster", "redis://host:port"))
             }
@@ -184,6 +178,16 @@ impl Server {
             _ => Ok(()),
         }
     }
+}
+
+fn use_instead(endpoint: &Endpoint, url: &str, is: &str, form: &str) -> Error {
+    Error::config("url", url, format!("{endpoint} is {is}: use {form}"))
+}
+
+/// What a node of a cluster is to whom it is told as a server of its own.
+pub(crate) fn node_of_a_cluster(endpoint: &Endpoint) -> Error {
+    let is = "a node of a cluster, which has a part of the keys";
+    use_instead(endpoint, "redis://***", is, "redis+cluster://host:port")
 }
 
 /// Asks who the server is. A user without the permission to ask gets a provider that does not know.

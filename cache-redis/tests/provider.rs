@@ -235,6 +235,28 @@ async fn a_missing_permission_is_a_typed_error() {
     assert_eq!(kind(Err::<(), _>(error)), ErrorKind::Denied);
 }
 
+#[tokio::test]
+async fn a_database_that_is_not_there() {
+    let server = RedisServer::start();
+    for url in [format!("{}/99", server.url()), format!("unix://{}?db=99", server.socket().display())] {
+        let error = RedisProvider::builder(url).build().unwrap().connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().starts_with("database = 99: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_node_with_a_database() {
+    let server = RedisServer::with(&["--cluster-enabled", "yes"], None);
+    for database in ["", "/1"] {
+        let url = format!("{}{database}", server.url());
+        let error = RedisProvider::builder(url).build().unwrap().connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("url = ") && text.contains("redis+cluster://"), "{text}");
+    }
+}
+
 #[test]
 fn bad_settings_name_field_and_fix() {
     let url = "redis://127.0.0.1:1";
