@@ -35,8 +35,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// The server is over its memory limit and evicts nothing.
     OutOfMemory,
-    /// The server or its cluster cannot serve this key now (`BUSY`, `CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`, `MOVED`,
-    /// `ASK`).
+    /// The server or its cluster cannot serve this key now (`BUSY`, `NOREPLICAS`, `CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`,
+    /// `MOVED`, `ASK`).
     Unavailable,
     /// The value is over the limit. Nothing is stored under its key any more.
     TooLarge,
@@ -185,6 +185,7 @@ impl Error {
             "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),
             "OOM" => (ErrorKind::OutOfMemory, "the server is over maxmemory and evicts nothing"),
             "BUSY" => (ErrorKind::Unavailable, "the server is busy with a script"),
+            "NOREPLICAS" => (ErrorKind::Unavailable, "the server has too few replicas to take writes"),
             "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT" => {
                 (ErrorKind::Unavailable, "the server cannot serve this key now")
             }

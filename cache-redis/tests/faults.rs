@@ -256,6 +256,19 @@ async fn a_server_that_became_a_replica_is_left_for_a_new_connection() {
 }
 
 #[tokio::test]
+async fn a_server_without_its_replicas_is_unavailable() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    server.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).unwrap();
+    let error = provider.put(item("k", b"v")).await.unwrap_err();
+    let error = error.downcast_ref::<Error>().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.is_retryable());
+    server.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]).unwrap();
+    put(&provider, "k", "v").await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_loading_is_an_error_of_its_kind() {
     let args = [
         "--appendonly",
