@@ -91,6 +91,9 @@ impl Link {
 
 impl State {
     pub(super) fn end(&mut self, cause: &Fault, connected: bool) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
         self.generation += 1;
         self.failures = if connected { 0 } else { (self.failures + 1).min(16) };
         let pause = match self.failures {

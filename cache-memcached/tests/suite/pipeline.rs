@@ -276,3 +276,20 @@ fn x_a_runtime_that_nobody_drives_does_not_hang_calls_on_another() {
     });
     drop(asleep);
 }
+
+/// Not even what a call that was under way leaves behind opens it again.
+#[tokio::test]
+async fn closed_stays_closed() {
+    let server = Server::start();
+    let cache = builder(server.url()).response_timeout(LONG).breaker(1, LONG).build().unwrap();
+    cache.put(item("k", b"v")).await.unwrap();
+    let stopped = server.stop();
+    let (mut goes_on, mut gives_up) = (cache.get(key("k")), cache.get(key("k")));
+    assert!(futures::poll!(&mut goes_on).is_pending());
+    // Long enough to count against the server.
+    assert!(timeout(Duration::from_millis(50), &mut gives_up).await.is_err());
+    cache.close().await;
+    drop(stopped);
+    drop(gives_up);
+    assert_eq!(kind(timeout(LONG, goes_on).await.unwrap()), ErrorKind::Closed);
+}
