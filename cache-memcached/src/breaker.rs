@@ -28,8 +28,9 @@ enum State {
     Probing(Instant),
 }
 
-/// What a request learned about the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a request learned about the server. Of what parts of one learned, the least counts: where a part was answered, it
+/// lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     /// It answered.
     Well,

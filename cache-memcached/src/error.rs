@@ -34,7 +34,7 @@ pub enum ErrorKind {
     Tls,
     /// The provider has been closed.
     Closed,
-    /// No tokio runtime is running on this thread.
+    /// No tokio runtime is running on this thread, or it has no timers and I/O.
     NoRuntime,
 }
 
@@ -77,7 +77,7 @@ impl Error {
     }
 
     pub(crate) fn at(endpoint: &Endpoint, fault: Fault) -> Self {
-        let Fault { kind, what, source } = fault;
+        let Fault { kind, what, source, ours: _ } = fault;
         Self(Arc::new(Inner { kind, message: format!("memcached {endpoint}: {what}"), source }))
     }
 
@@ -116,15 +116,21 @@ pub(crate) struct Fault {
     pub(crate) kind: ErrorKind,
     pub(crate) what: Cow<'static, str>,
     pub(crate) source: Option<io::Error>,
+    /// A runtime of ours is at fault, and the server may be well.
+    pub(crate) ours: bool,
 }
 
 impl Fault {
     pub(crate) const fn new(kind: ErrorKind, what: &'static str) -> Self {
-        Self { kind, what: Cow::Borrowed(what), source: None }
+        Self { kind, what: Cow::Borrowed(what), source: None, ours: false }
+    }
+
+    pub(crate) const fn ours(kind: ErrorKind, what: &'static str) -> Self {
+        Self { kind, what: Cow::Borrowed(what), source: None, ours: true }
     }
 
     pub(crate) fn caused(kind: ErrorKind, what: &'static str, source: io::Error) -> Self {
-        Self { kind, what: Cow::Borrowed(what), source: Some(source) }
+        Self { kind, what: Cow::Borrowed(what), source: Some(source), ours: false }
     }
 
     /// The same for another member of a batch.
@@ -133,7 +139,7 @@ impl Fault {
             Some(code) => io::Error::from_raw_os_error(code),
             None => e.kind().into(),
         });
-        Self { kind: self.kind, what: self.what.clone(), source }
+        Self { kind: self.kind, what: self.what.clone(), source, ours: self.ours }
     }
 
     /// Whether it tells against the server's health. A refusal is an answer.
@@ -152,7 +158,7 @@ impl Fault {
 
 impl From<cache_tls::Error> for Fault {
     fn from(error: cache_tls::Error) -> Self {
-        Self { kind: kind_of(&error), what: Cow::Owned(error.to_string()), source: None }
+        Self { kind: kind_of(&error), what: Cow::Owned(error.to_string()), source: None, ours: false }
     }
 }
 

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
+    driver::Guard,
     link::{Link, Phase},
     queue::{Exchange, IN_DOUBT, Kind, LOST, NO_ANSWER, Results, Waiter},
 };
@@ -108,7 +109,7 @@ impl Pipeline {
         }
         if start {
             let home = handle.id();
-            handle.spawn(driver::run(Arc::clone(&self.0), generation, home));
+            handle.spawn(driver::run(Guard::new(Arc::clone(&self.0), generation), home));
         }
         Ok(Sent { on: generation, away: !at_home })
     }

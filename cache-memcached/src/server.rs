@@ -103,10 +103,8 @@ impl Server {
                 return fail(fault);
             }
         };
-        let sick = results.iter().any(|r| r.as_ref().is_err_and(Fault::is_sickness));
-        // Where a part was answered, the server lives.
-        let well = results.iter().any(|r| !r.as_ref().is_err_and(Fault::is_sickness));
-        outcome.verdict = Some(if sick && !well { Verdict::Sick } else { Verdict::Well });
+        let verdicts = results.iter().map(|result| result.as_ref().err().map_or(Verdict::Well, verdict));
+        outcome.verdict = Some(verdicts.min().unwrap_or(Verdict::Well));
         results
             .into_iter()
             .map(|result| result.map_err(|fault| Error::at(&self.dial.endpoint, fault)))
@@ -226,7 +224,9 @@ impl Server {
                 Ok(Known { life: life_of(&reply).unwrap_or_default(), link, at })
             }
             // Nothing of the caller's is in doubt.
-            (Err(Fault { kind: ErrorKind::InDoubt, source, .. }), _) => Err(Fault { source, ..LIFE_TIMEOUT }),
+            (Err(Fault { kind: ErrorKind::InDoubt, source, ours, .. }), _) => {
+                Err(Fault { source, ours, ..LIFE_TIMEOUT })
+            }
             (Err(fault), _) | (_, Err(fault)) => Err(fault),
             _ => Err(NO_LIFE),
         }
@@ -270,7 +270,11 @@ fn is_lost(fault: &Fault) -> bool {
 }
 
 fn verdict(fault: &Fault) -> Verdict {
-    if fault.is_sickness() { Verdict::Sick } else { Verdict::Well }
+    match fault.is_sickness() {
+        _ if fault.ours => Verdict::Unknown,
+        true => Verdict::Sick,
+        false => Verdict::Well,
+    }
 }
 
 fn life_of(reply: &Reply) -> Option<u64> {

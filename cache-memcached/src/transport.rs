@@ -112,7 +112,7 @@ pub(crate) struct Seen {
     pub(crate) stale: bool,
 }
 
-pub(crate) const NO_RUNTIME: Fault = Fault::new(ErrorKind::NoRuntime, "call it on a tokio runtime");
+pub(crate) const NO_RUNTIME: Fault = Fault::ours(ErrorKind::NoRuntime, "call it on a tokio runtime");
 pub(crate) const NO_RESULT: Fault = Fault::new(ErrorKind::Protocol, "a command has no result");
 
 /// How long a transport may take.

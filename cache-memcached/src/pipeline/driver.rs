@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, MutexGuard},
     task::{Context, Poll},
+    thread,
     time::Instant,
 };
 
@@ -19,17 +20,18 @@ use super::{
     io::Io,
     link::{Link, Phase, State},
     parse::{Body, Parser},
-    queue::{Ended, GARBLED, LOST, NO_ANSWER},
+    queue::{ENDED, Ended, GARBLED, LOST, NO_ANSWER, PANICKED},
 };
 use crate::{ErrorKind, dial::Stream, error::Fault, login::WANTED};
 
-/// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, every waiter gets its answer.
-pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
-    let mut guard = Guard { link: &link, generation, connected: false, cause: LOST };
+/// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, every waiter gets its answer: the guard
+/// comes from outside, since a runtime that is ending drops this before it has begun.
+pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
+    let (link, generation) = (Arc::clone(&guard.link), guard.generation);
     let io = match connect(&link).await {
         Ok(stream) => Io::new(stream),
         Err(fault) => {
-            guard.cause = fault;
+            (guard.at_once, guard.cause) = (false, fault);
             return;
         }
     };
@@ -40,7 +42,6 @@ pub(super) async fn run(link: Arc<Link>, generation: u64, home: runtime::Id) {
         }
         state.phase = Phase::Up(io.writer(), home);
     }
-    guard.connected = true;
     let mut driver = Driver {
         link: &link,
         io,
@@ -62,16 +63,27 @@ async fn connect(link: &Link) -> Result<Stream, Fault> {
     }
 }
 
-struct Guard<'a> {
-    link: &'a Link,
+pub(super) struct Guard {
+    link: Arc<Link>,
     generation: u64,
-    connected: bool,
+    /// Whether the next call may try again at once: unless the server, or a panic, has ended the attempt.
+    at_once: bool,
     cause: Fault,
 }
 
-impl Drop for Guard<'_> {
+impl Guard {
+    pub(super) const fn new(link: Arc<Link>, generation: u64) -> Self {
+        Self { link, generation, at_once: true, cause: ENDED }
+    }
+}
+
+impl Drop for Guard {
     fn drop(&mut self) {
-        self.link.end(self.generation, &self.cause, self.connected);
+        if thread::panicking() {
+            // The next one would do so, too.
+            (self.at_once, self.cause) = (false, PANICKED);
+        }
+        self.link.end(self.generation, &self.cause, self.at_once);
     }
 }
 

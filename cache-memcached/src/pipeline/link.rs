@@ -79,28 +79,28 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the connection of that generation, if it is still the one. `connected`: it had been up, so the next call may
-    /// try again at once.
-    pub(super) fn end(&self, generation: u64, cause: &Fault, connected: bool) {
+    /// Ends the connection of that generation, if it is still the one. `at_once`: the next call may try again, as where it
+    /// had been up.
+    pub(super) fn end(&self, generation: u64, cause: &Fault, at_once: bool) {
         let mut state = self.lock();
         if state.generation == generation {
-            state.end(cause, connected);
+            state.end(cause, at_once);
         }
     }
 }
 
 impl State {
-    pub(super) fn end(&mut self, cause: &Fault, connected: bool) {
+    pub(super) fn end(&mut self, cause: &Fault, at_once: bool) {
         if matches!(self.phase, Phase::Closed) {
             return;
         }
         self.generation += 1;
-        self.failures = if connected { 0 } else { (self.failures + 1).min(16) };
+        self.failures = if at_once { 0 } else { (self.failures + 1).min(16) };
         let pause = match self.failures {
             0 => Duration::ZERO,
             n => (BACKOFF * 2u32.pow(n - 1)).min(BACKOFF_MAX),
         };
-        let because = (!connected).then(|| cause.duplicate());
+        let because = (!at_once).then(|| cause.duplicate());
         self.phase = Phase::Down { until: Instant::now() + pause, because };
         let sent = self.total - (self.out.len() + self.writing) as u64;
         self.queue.fail(cause, sent);

@@ -106,6 +106,12 @@ pub(super) const IN_DOUBT: Fault =
     Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
 pub(super) const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 pub(super) const LOST: Fault = Fault::new(ErrorKind::Connect, "the connection was lost");
+pub(super) const ENDED: Fault =
+    Fault::ours(ErrorKind::Connect, "the runtime that the connection lived on has ended");
+pub(super) const PANICKED: Fault = Fault::ours(
+    ErrorKind::NoRuntime,
+    "the connection's task has panicked; its runtime needs timers and I/O (`enable_all`)",
+);
 pub(super) const GARBLED: Fault =
     Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have, or out of turn");
 const TOO_LARGE: Fault = Fault::new(ErrorKind::TooLarge, "the item is over the server's limit (option -I)");
@@ -202,7 +208,7 @@ impl Queue {
         for Exchange { start, waiter, .. } in self.waiting.drain(..) {
             let fate = |kind: Kind| match kind {
                 Kind::Put(_) | Kind::Remove(_) if start < sent => {
-                    Err(Fault { source: cause.duplicate().source, ..IN_DOUBT })
+                    Err(Fault { source: cause.duplicate().source, ours: cause.ours, ..IN_DOUBT })
                 }
                 _ => Err(cause.duplicate()),
             };

@@ -277,6 +277,72 @@ fn x_a_runtime_that_nobody_drives_does_not_hang_calls_on_another() {
     drop(asleep);
 }
 
+/// Some end in the middle of look-ups, and of connects.
+#[test]
+fn runtimes_come_and_go() {
+    let server = Server::start();
+    let cache = provider(&server);
+    for n in 0..60 {
+        let mut runtime = match n % 2 {
+            0 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for task in 0..20 {
+                let cache = cache.clone();
+                tokio::spawn(async move {
+                    loop {
+                        let _ = cache.get(key(&task.to_string())).await;
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            timeout(LONG, cache.put(item("k", b"v"))).await.unwrap().unwrap();
+            assert_eq!(timeout(LONG, cache.get(key("k"))).await.unwrap().unwrap().unwrap(), "v");
+            // Each ends at another point of what the tasks do.
+            tokio::time::sleep(Duration::from_millis(n % 7)).await;
+        });
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_is_no_failure_of_the_server() {
+    let server = Server::start();
+    let cache = builder(server.url()).response_timeout(LONG).breaker(1, 10 * LONG).build().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    first.block_on(cache.ping()).unwrap();
+    let stopped = server.stop();
+    let mut put = cache.put(item("k", b"v"));
+    assert!(second.block_on(async { futures::poll!(&mut put) }).is_pending());
+    // The connection goes with it.
+    drop(first);
+    drop(stopped);
+    assert_eq!(kind(second.block_on(put)), ErrorKind::InDoubt);
+    second.block_on(cache.put(item("k", b"v"))).unwrap();
+    drop(second);
+    // While it connects.
+    let third = runtime();
+    let mut put = cache.put(item("k", b"v"));
+    assert!(third.block_on(async { futures::poll!(&mut put) }).is_pending());
+    drop(third);
+    runtime().block_on(put).unwrap();
+}
+
+/// Such a task panics, each time.
+#[test]
+fn a_runtime_without_timers_is_told_of() {
+    let server = Server::start();
+    let cache = provider(&server);
+    let without = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = without.block_on(cache.get(key("k"))).unwrap_err();
+    assert!(error.to_string().contains("enable_all"), "{error}");
+    assert_eq!(kind::<()>(Err(error)), ErrorKind::NoRuntime);
+    let with = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    with.block_on(eventually("connected", async || cache.get(key("k")).await.is_ok()));
+}
+
 /// Not even what a call that was under way leaves behind opens it again.
 #[tokio::test]
 async fn closed_stays_closed() {
