@@ -1,11 +1,14 @@
 //! What TLS is made from.
 
-use std::path::PathBuf;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crate::{Error, Peer};
 
 /// Where certificates are, and whose the server's must be. Paths are no secrets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Files {
     /// PEM file of the authorities that may vouch for the server. `None`: the system's.
     pub ca: Option<PathBuf>,
@@ -21,9 +24,9 @@ impl Files {
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the field that is set.
     pub fn refuse(&self, peer: Peer) -> Result<(), Error> {
-        let ca = self.ca.as_ref().map(|path| ("ca_file", path.display().to_string()));
-        let client = self.client.as_ref().map(|(path, _)| ("client_certificate", path.display().to_string()));
-        let name = self.server_name.clone().map(|name| ("tls_server_name", name));
+        let ca = self.ca.as_ref().map(|path| ("ca_file", shown(path)));
+        let client = self.client.as_ref().map(|(path, _)| ("client_certificate", shown(path)));
+        let name = self.server_name.as_ref().map(|name| ("tls_server_name", shown(Path::new(name))));
         match ca.or(client).or(name) {
             Some((field, value)) => {
                 let fix = format!("it is for TLS: use a {}:// URL, or leave it out", peer.scheme);
@@ -31,5 +34,45 @@ impl Files {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("ca", &self.ca.as_deref().map(shown))
+            .field("client", &self.client.as_ref().map(|(own, key)| (shown(own), shown(key))))
+            .field("server_name", &self.server_name.as_ref().map(|name| shown(Path::new(name))))
+            .finish()
+    }
+}
+
+/// For people: they may have written a key itself where the path of its file belongs.
+pub(crate) fn shown(path: &Path) -> String {
+    if is_text(path) { "***".to_owned() } else { path.display().to_string() }
+}
+
+/// Whether it is what belongs into the file.
+pub(crate) fn is_text(path: &Path) -> bool {
+    let path = path.to_string_lossy();
+    path.contains(['\n', '\r']) || path.contains("-----BEGIN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_in_the_place_of_its_path_nothing_shows() {
+        for text in ["/etc/-----BEGIN PRIVATE KEY-----\\nhunter2", "hunter2\n", "hunter2\r"] {
+            let key = PathBuf::from(text);
+            let files = Files {
+                ca: Some(key.clone()),
+                client: Some((key.clone(), key)),
+                server_name: Some(text.to_owned()),
+            };
+            assert!(!format!("{files:?}").contains("hunter2"), "{files:?}");
+        }
+        assert_eq!(shown(Path::new("/etc/own-key.pem")), "/etc/own-key.pem");
     }
 }

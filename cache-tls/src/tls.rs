@@ -17,7 +17,10 @@ use tokio_rustls::{
     },
 };
 
-use crate::{Error, ErrorKind, Files, Peer};
+use crate::{
+    Error, ErrorKind, Files, Peer,
+    files::{is_text, shown},
+};
 
 /// A connection that is encrypted.
 pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
@@ -196,8 +199,9 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a TlsError> {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
-    ServerName::try_from(name.to_owned())
-        .map_err(|_invalid| Error::config("tls_server_name", name, "give a host name or an IP address"))
+    ServerName::try_from(name.to_owned()).map_err(|_invalid| {
+        Error::config("tls_server_name", shown(Path::new(name)), "give a host name or an IP address")
+    })
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, Error> {
@@ -229,6 +233,10 @@ fn unreadable(
 ) -> Error {
     use tokio_rustls::rustls::pki_types::pem::Error as PemError;
     match error {
+        PemError::Io(_) if is_text(path) => {
+            let fix = "it is the text of a key or certificate: write the path of its file";
+            Error::config(field, shown(path), fix)
+        }
         PemError::Io(error) => Error::config(
             field,
             path.display(),

@@ -1,6 +1,8 @@
 //! `check`, `explain`, and command lines that are wrong.
 
-use crate::kit::{Place, Servers, command, layered, run};
+use test_servers::Authority;
+
+use crate::kit::{Place, Servers, command, layered, run, utf8};
 
 #[test]
 fn check_tells_what_is_right_and_what_does_not_answer() {
@@ -70,6 +72,58 @@ fn explain_shows_each_setting_with_its_origin_and_no_secret() {
         for json in [&[][..], &["--json"]] {
             let ended = place.run(verb, &[rest, json].concat());
             assert!(!format!("{ended:?}").contains("hunter2"), "{verb}: {ended:?}");
+        }
+    }
+}
+
+/// The text of a key where the path of its file belongs.
+#[test]
+fn a_key_in_the_place_of_a_path_is_not_shown() {
+    let authority = Authority::new();
+    let own = authority.issue(&["localhost"]);
+    let certificate = utf8(&own.certificate);
+    let pem = std::fs::read_to_string(&own.key).unwrap();
+    let one_line = pem.replace('\n', " ");
+    let secrets: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert!(!secrets.is_empty());
+    let text = "it is the text of a key or certificate: write the path of its file";
+    for (backend, scheme, plain) in [("redis", "rediss", "redis"), ("memcached", "memcacheds", "memcached")] {
+        for (scheme, fields, says) in [
+            (
+                scheme,
+                format!("client_certificate = '{certificate}'\nclient_key = '''{pem}'''\n"),
+                format!(":5: providers.shared.client_key = ***: {text}"),
+            ),
+            (
+                scheme,
+                format!("client_certificate = '{certificate}'\nclient_key = '{one_line}'\n"),
+                format!("client_key = ***: {text}"),
+            ),
+            (
+                scheme,
+                format!("client_certificate = '''{pem}'''\nclient_key = '''{pem}'''\n"),
+                format!("client_certificate = ***: {text}"),
+            ),
+            (scheme, format!("ca_file = '''{pem}'''\n"), format!("ca_file = ***: {text}")),
+            (
+                scheme,
+                format!("tls_server_name = '''{pem}'''\n"),
+                "tls_server_name = ***: give a host name".to_owned(),
+            ),
+            (plain, format!("ca_file = '''{pem}'''\n"), "ca_file = ***: it is for TLS".to_owned()),
+        ] {
+            let place = Place::new(&format!(
+                "[providers.shared]\nbackend = '{backend}'\nurl = '{scheme}://127.0.0.1:1'\n{fields}\
+                 [caches.users]\nlevels = ['shared']\n"
+            ));
+            for (verb, rest) in [("check", &["--offline"][..]), ("explain", &[]), ("get", &["users", "1"])] {
+                for json in [&[][..], &["--json"]] {
+                    let ended = place.run(verb, &[rest, json].concat());
+                    let all = [ended.out.as_str(), &ended.err].concat();
+                    assert!(all.contains(&says), "{verb}: {all}");
+                    assert!(!secrets.iter().any(|line| all.contains(line)), "{verb}: {all}");
+                }
+            }
         }
     }
 }
