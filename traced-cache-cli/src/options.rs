@@ -345,8 +345,8 @@ impl Format {
 
 /// Measure each level of a cache, with its codec, compression and encryption, from this machine
 ///
-/// Under a name of its own, with values of random words; what it has stored is removed at the end. An interrupt ends it early,
-/// with what has been measured so far.
+/// Under a name of its own, with values of random words; what it has stored is removed at the end, or named where that
+/// fails. An interrupt ends it early, with what has been measured so far.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   traced-cache bench cache.toml users

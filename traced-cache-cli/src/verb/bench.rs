@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,8 @@ use futures::future::join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
-use traced_cache::{Error, Snapshot, TracedCache, config::CachesBuilder, ok};
+use tokio::task::JoinSet;
+use traced_cache::{Delivery, Error, Snapshot, TracedCache, config::CachesBuilder, ok};
 
 use crate::{
     end::{Exit, Failure},
@@ -32,6 +34,11 @@ const VALUES: usize = 16;
 const TURN: u64 = 64;
 /// The longest time that is told from longer ones, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
+/// What levels may take to hear that what was stored is to go.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many calls a caller has made, and what they took. `None`: no histogram.
+type Made = Option<(u64, Histogram<u64>)>;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +105,7 @@ impl Load {
     }
 
     /// Pieces of all keys that are worth one call.
-    fn chunks(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+    fn chunks(&self) -> impl Iterator<Item = Range<u64>> {
         let bytes = self.values.first().map_or(1, |value| value.len()).max(1);
         let size = (CHUNK_BYTES / bytes).clamp(1, CHUNK);
         (0..self.keys).step_by(size).map(move |start| start..(start + size as u64).min(self.keys))
@@ -164,6 +171,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     let bar = out.bar(calls, "kinds of calls");
     let mut rows = Vec::new();
     let mut sizes = Vec::new();
+    let mut callers = JoinSet::new();
     let measuring = async {
         for (level, cache, calls) in &subjects {
             fill(cache, &load).await?;
@@ -173,7 +181,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
                 sizes.push((level, entry.and_then(|entry| entry.bytes)));
             }
             for call in *calls {
-                rows.push(measure(*level, cache, *call, &load).await?);
+                rows.push(measure(*level, cache, *call, &load, &mut callers).await?);
                 bar.inc(1);
             }
         }
@@ -184,16 +192,24 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
         _ = tokio::signal::ctrl_c() => (Ok(()), true),
     };
     bar.finish_and_clear();
-    // The last one is at all levels.
-    let cleaned = match subjects.last() {
-        Some((_, cache, _)) => clean(cache, &load).await,
-        None => Ok(()),
+    // What they write after it has been removed would stay.
+    callers.shutdown().await;
+    let left = match clean(subjects.into_iter().map(|(_, cache, _)| cache).collect(), &load).await {
+        true => None,
+        false => Some(format!("{own}:")),
     };
-    for (_, cache, _) in &subjects {
-        let _ = cache.close(Duration::from_secs(5)).await;
+    let note = left.as_ref().map(|left| {
+        format!(
+            "not all of what was stored could be removed: keys with `{left}` in them stay until their ttl ends, or until \
+             you remove them"
+        )
+    });
+    if let Err(failure) = measured {
+        return Err(match &note {
+            Some(note) => failure.after(note),
+            None => failure,
+        });
     }
-    // What went wrong first is more interesting.
-    measured.and(cleaned)?;
     let sizes: Vec<_> =
         sizes.into_iter().map(|(level, bytes)| (level.number, level.place(), bytes)).collect();
     let answer = json!({
@@ -202,6 +218,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
         "value_bytes": options.value_bytes,
         "callers": load.callers,
         "complete": !interrupted,
+        "left": left,
         "stored_bytes": sizes
             .iter()
             .map(|(level, _, bytes)| json!({ "level": level, "bytes": bytes }))
@@ -214,8 +231,11 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
             let _ = write!(text, "\n{place}: a value of {} bytes takes {bytes} there", options.value_bytes);
         }
     }
+    if let Some(note) = note {
+        let _ = write!(text, "\n{note}");
+    }
     out.answer(&answer, text)?;
-    let failed = interrupted || rows.iter().any(|row| row.failed > 0);
+    let failed = interrupted || left.is_some() || rows.iter().any(|row| row.failed > 0);
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
@@ -226,11 +246,34 @@ async fn fill(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn clean(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {
-    for keys in load.chunks() {
-        let _ = cache.invalidate_many(keys).await?;
+/// Removes what was stored, and ends the caches. Whether nothing of it is left.
+async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
+    // The last one is at all levels.
+    let Some(cache) = caches.pop() else { return true };
+    // They may have something to tell a level yet, which would come after the removal.
+    join_all(caches.iter().map(|cache| cache.close(PATIENCE))).await;
+    let left = remove(&cache, load.chunks()).await;
+    if !left.is_empty() {
+        let begun = Instant::now();
+        while cache.stats().pending > 0 && begun.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        remove(&cache, left.into_iter()).await;
     }
-    Ok(())
+    let closed = cache.close(PATIENCE).await;
+    // Nobody's memory but ours has had any of it, so the backplane does not count.
+    closed.undelivered().iter().all(|left| left.level.is_none())
+}
+
+/// Answers with the chunks of which a level has not heard, or not in time.
+async fn remove(cache: &TracedCache<String>, chunks: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for keys in chunks {
+        if !cache.invalidate_many(keys.clone()).await.is_ok_and(Delivery::is_confirmed) {
+            left.push(keys);
+        }
+    }
+    left
 }
 
 async fn measure(
@@ -238,6 +281,7 @@ async fn measure(
     cache: &TracedCache<String>,
     call: Call,
     load: &Arc<Load>,
+    callers: &mut JoinSet<Made>,
 ) -> Result<Row, Failure> {
     let before = cache.stats();
     let in_memory = level.is_some_and(|level| !level.is_remote());
@@ -245,9 +289,9 @@ async fn measure(
     let timed_every = if in_memory { TURN } else { 1 };
     let started = Instant::now();
     let until = started + load.each.min(FOREVER);
-    let callers = (0..load.callers).map(|_| {
+    for _ in 0..load.callers {
         let (cache, load) = (cache.clone(), Arc::clone(load));
-        tokio::spawn(async move {
+        callers.spawn(async move {
             let mut times = times()?;
             let mut calls = 0u64;
             loop {
@@ -269,11 +313,11 @@ async fn measure(
                     tokio::task::yield_now().await;
                 }
             }
-        })
-    });
+        });
+    }
     let mut calls = 0;
     let mut times = times().ok_or_else(|| Failure::failed("no histogram"))?;
-    for caller in join_all(callers).await {
+    while let Some(caller) = callers.join_next().await {
         let (made, took) = caller
             .ok()
             .flatten()

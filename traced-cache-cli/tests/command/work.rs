@@ -1,13 +1,16 @@
 //! `warm`, `replay`, `bench`.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    process::{Child, Command, Stdio},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use test_servers::RedisServer;
+use test_servers::{RedisServer, until};
 use traced_cache::Loaded;
 
-use crate::kit::{Ended, Place, Servers, layered, run_with_input, utf8};
+use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run_with_input, utf8};
 
 /// An application's type.
 #[derive(Debug, Deserialize, Serialize, PartialEq)]
@@ -243,6 +246,70 @@ fn a_bench_measures_every_level_and_leaves_nothing_behind() {
     if let Some(redis) = &servers.redis {
         assert_eq!(left_at(redis, "bench"), 0);
     }
+}
+
+/// A second of each kind of call, at remote levels alone.
+fn bench(place: &Place) -> Child {
+    let mut child = command();
+    child.args(["bench", utf8(&place.file), "users", "--remote", "--json", "--each", "1s", "--keys", "501"]);
+    child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn interrupt(child: Child) -> Ended {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    child.wait_with_output().unwrap().into()
+}
+
+/// What a bench has at a key.
+fn stored(redis: &RedisServer) -> Option<Vec<u8>> {
+    let keys: Vec<String> = redis.command(&["KEYS", "v:{bench-*:0}"]).unwrap();
+    redis.command(&["GET", keys.first()?]).unwrap()
+}
+
+/// Nothing but the server, which keeps entries for good.
+fn forever(redis: &RedisServer) -> Place {
+    Place::new(&format!(
+        "[providers.shared]\nbackend = 'redis'\nurl = '{}'\n\
+         [caches.users]\nlevels = [{{ provider = 'shared', budget = '5s' }}]\npolicy.ttl = 'forever'\n",
+        redis.url()
+    ))
+}
+
+/// Waits for the measuring of sets, by which values become other ones.
+fn wait_for_sets(redis: &RedisServer) {
+    let mut first = None;
+    assert!(until(WAIT, || {
+        let now = stored(redis);
+        let changed = first.is_some() && first != now;
+        first = first.take().or(now);
+        changed
+    }));
+}
+
+#[test]
+fn a_bench_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
+    let Some(redis) = RedisServer::start() else { return };
+    let place = forever(&redis);
+    let child = bench(&place);
+    wait_for_sets(&redis);
+    let ended = interrupt(child);
+    let json = ended.json();
+    assert_eq!((ended.code, &json["complete"], &json["left"]), (1, &json!(false), &json!(null)), "{json}");
+    assert_eq!(left_at(&redis, "bench"), 0);
+}
+
+#[test]
+fn a_bench_that_cannot_remove_what_it_has_stored_names_it() {
+    let Some(redis) = RedisServer::start() else { return };
+    let place = forever(&redis);
+    let child = bench(&place);
+    wait_for_sets(&redis);
+    let keys: Vec<String> = redis.command(&["KEYS", "v:{bench-*:0}"]).unwrap();
+    redis.kill();
+    let ended = interrupt(child);
+    let json = ended.json();
+    let left = json["left"].as_str().unwrap();
+    assert_eq!((ended.code, format!("v:{{{left}0}}")), (1, keys[0].clone()), "{json}");
 }
 
 #[test]
