@@ -226,7 +226,7 @@ pub(crate) struct StatsOptions {
     pub(crate) file: Option<PathBuf>,
 
     /// A running service, for its caches: where Prometheus reads its metrics (`/metrics` where there is no path), or the JSON
-    /// of its page (`/cache/api/caches`)
+    /// of its page (`/cache/api/caches`). User and password percent-encoded
     #[arg(long)]
     pub(crate) url: Option<String>,
 

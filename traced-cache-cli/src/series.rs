@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use percent_encoding::percent_decode_str;
 use traced_cache::with_causes;
+use url::Url;
 
 use crate::end::Failure;
 
@@ -72,39 +75,67 @@ fn label(text: &str) -> Option<(&str, String, &str)> {
 }
 
 /// Where a service tells its metrics.
-#[derive(Clone, Debug)]
-pub(crate) struct Address(String);
+#[derive(Clone)]
+pub(crate) struct Address {
+    /// Without user and password.
+    url: Url,
+    /// The two, as they are sent.
+    login: Option<String>,
+}
 
 impl Address {
     /// `/metrics` where the URL has no path.
-    pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let fix = "write http://host:port, or the whole URL of the metrics";
-        let wrong = |fix| Err(Failure::wrong("--url", shown(url), fix));
-        let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else { return wrong(fix) };
+    pub(crate) fn new(text: &str) -> Result<Self, Failure> {
+        const FIX: &str = "write http://host:port, or the whole URL of the metrics";
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(Failure::wrong("--url", "(no URL)", FIX));
+        };
+        let (host, path) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));
+        if path.contains('@') {
+            // What looks like a path may be the rest of a password.
+            let fix = "percent-encode / ? # @ (%2F %3F %23 %40) but for those that part user, host and path";
+            return Err(Failure::wrong("--url", "***", fix));
+        }
+        let wrong = |fix: &str| {
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            let path = path.split(['?', '#']).next().unwrap_or_default();
+            Failure::wrong("--url", format_args!("{scheme}://{host}{path}"), fix)
+        };
+        let is_path = path.is_empty() || path.starts_with('/');
+        if !matches!(scheme, "http" | "https") || host.is_empty() || !is_path {
+            return Err(wrong(FIX));
+        }
         if scheme == "https" && cfg!(not(feature = "tls")) {
-            return wrong("this command was built without TLS; add its feature `tls`");
+            return Err(wrong("this command was built without TLS; add its feature `tls`"));
         }
-        match rest.split_once('/') {
-            Some(("", _)) => wrong(fix),
-            Some((host, "")) => Ok(Self(format!("{scheme}://{host}/metrics"))),
-            Some(_) => Ok(Self(url.to_owned())),
-            None if rest.is_empty() || rest.contains(['?', '#']) => wrong(fix),
-            None => Ok(Self(format!("{url}/metrics"))),
+        let mut url = Url::parse(text).map_err(|error| wrong(&format!("{error}; {FIX}")))?;
+        let login = login(&url);
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        if matches!(path, "" | "/") {
+            url.set_path("/metrics");
         }
+        Ok(Self { url, login })
     }
 
-    /// Without user and password.
     pub(crate) fn shown(&self) -> String {
-        shown(&self.0)
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        url.into()
     }
 
     /// Asks once. Does not block the threads of the caller.
     pub(crate) async fn text(&self) -> Result<String, Failure> {
-        let url = self.0.clone();
+        let Self { url, login } = self.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let agent: ureq::Agent =
                 ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
-            agent.get(&url).call()?.body_mut().with_config().limit(ANSWER_MAX).read_to_string()
+            let mut request = agent.get(url.as_str());
+            if let Some(login) = login {
+                request = request.header("Authorization", login);
+            }
+            request.call()?.body_mut().with_config().limit(ANSWER_MAX).read_to_string()
         });
         let failed = |why: String| Failure::failed(format!("--url = {}: {why}", self.shown()));
         match asked.await {
@@ -115,12 +146,15 @@ impl Address {
     }
 }
 
-fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "(no URL)".to_owned() };
-    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(host_end);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{}", path.split(['?', '#']).next().unwrap_or_default())
+/// Decoded, which the client would not do by itself.
+fn login(url: &Url) -> Option<String> {
+    let (user, password) = (url.username(), url.password().unwrap_or_default());
+    if user.is_empty() && password.is_empty() {
+        return None;
+    }
+    let decoded = |part| percent_decode_str(part).collect::<Vec<u8>>();
+    let both = [decoded(user), decoded(password)].join(&b':');
+    Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
 }
 
 #[cfg(test)]
@@ -142,12 +176,28 @@ mod tests {
 
     #[test]
     fn an_address_needs_no_path_and_shows_no_password() {
-        let of = |url: &str| Address::new(url).unwrap().0;
+        let of = |url: &str| String::from(Address::new(url).unwrap().url);
         assert_eq!(of("http://host:8080"), "http://host:8080/metrics");
         assert_eq!(of("http://host/"), "http://host/metrics");
         assert_eq!(of("http://host/internal/prometheus"), "http://host/internal/prometheus");
-        assert_eq!(Address::new("http://u:p@host/m?token=x").unwrap().shown(), "http://host/m");
-        for wrong in ["host:8080", "ftp://host", "http://", "http:///x", "http://host?x"] {
+        assert_eq!(of("http://[::1]:8080/"), "http://[::1]:8080/metrics");
+        let address = Address::new("http://u:p%3A@host/m?token=x").unwrap();
+        assert_eq!(
+            (address.shown().as_str(), address.login.as_deref()),
+            ("http://host/m", Some("Basic dTpwOg=="))
+        );
+        assert_eq!(Address::new("http://host").unwrap().login, None);
+        for wrong in [
+            "host:8080",
+            "ftp://host",
+            "http://",
+            "http:///x",
+            "http://host?x",
+            "http://u:p@",
+            "http://host:65536",
+            "http://ho st",
+            "http://[::1",
+        ] {
             assert!(Address::new(wrong).is_err(), "{wrong}");
         }
     }

@@ -182,8 +182,17 @@ fn what_cannot_be_watched_is_told_in_a_line() {
     let local = Place::new(
         "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n",
     );
+    let secret = "--url = ***: percent-encode / ? # @";
     for (arguments, code, says) in [
         (&["stats"][..], 2, "FILE = none: name a configuration file"),
+        (&["stats", "--url", "http://u:hunter2/@host/"], 2, secret),
+        (&["stats", "--url", "http://u:2?hunter2@host"], 2, secret),
+        (&["watch", "--url", "http://u:2#hunter2@host"], 2, secret),
+        (&["stats", "--url", "http://u:2\\hunter2@host"], 2, secret),
+        (&["stats", "--url", "ftp://u:2/hunter2@host"], 2, secret),
+        (&["stats", "--url", "http://u:hunter2@127.0.0.1:99999"], 2, "--url = http://127.0.0.1:99999: "),
+        (&["stats", "--url", "http://u:hunter2@ho st/"], 2, "--url = http://ho st/: "),
+        (&["stats", "--url", "http://[::1"], 2, "--url = http://[::1: "),
         (&["stats", "--url", "localhost"], 2, "write http://host:port"),
         (&["stats", local.file.to_str().unwrap()], 2, "name its metrics with --url"),
         (&["stats", file, "--cache", "nobody"], 2, "has no such cache"),
@@ -205,6 +214,25 @@ fn what_cannot_be_watched_is_told_in_a_line() {
     // A server that is down is an answer, of a kind.
     let (code, seen) = place.json("stats", &[]);
     assert!(code == 1 && seen["servers"][0]["error"].is_string(), "{seen}");
+}
+
+#[test]
+fn a_password_goes_out_as_it_is_meant() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://me:hun%2Fter2%3A@{}", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = String::new();
+        let mut lines = BufReader::new(stream.try_clone().unwrap());
+        while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head).unwrap() > 0 {}
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap();
+        head
+    });
+    let ended = run(["stats", "--url", &url]);
+    assert!(ended.code == 1 && !ended.err.contains("ter2"), "{ended:?}");
+    let head = asked.join().unwrap();
+    // me:hun/ter2:
+    assert!(head.contains("uthorization: Basic bWU6aHVuL3RlcjI6\r\n"), "{head}");
 }
 
 #[test]
