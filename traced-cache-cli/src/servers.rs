@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use traced_cache::{CacheProvider, ServerStatus, with_causes};
 
-use crate::session::Session;
+use crate::session::{ProviderAt, Session};
 
 /// What a provider may take to ask all of its servers.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,15 +19,20 @@ pub(crate) struct Row {
     pub(crate) status: Result<ServerStatus, String>,
 }
 
-/// Asks all servers at once: those of every remote provider of the file, or of those of one cache.
-pub(crate) async fn ask(session: &Session, cache: Option<&str>) -> Vec<Row> {
+/// The remote providers of the file, or of one cache of it.
+pub(crate) fn asked(session: &Session, cache: Option<&str>) -> impl Iterator<Item = ProviderAt> {
     let of_cache: Option<BTreeSet<_>> = cache
         .and_then(|name| session.explained(name))
         .map(|cache| cache.levels.iter().map(|l| &l.provider).collect());
-    let providers = session.providers().filter(|provider| {
+    session.providers().filter(move |provider| {
         provider.provider.in_process().is_none()
             && of_cache.as_ref().is_none_or(|of| of.contains(&provider.name))
-    });
+    })
+}
+
+/// Asks all their servers at once.
+pub(crate) async fn ask(session: &Session, cache: Option<&str>) -> Vec<Row> {
+    let providers = asked(session, cache);
     let rows = join_all(providers.map(async |at| {
         let statuses = statuses(&at.provider).await;
         statuses.into_iter().map(move |status| Row {

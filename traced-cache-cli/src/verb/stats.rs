@@ -122,7 +122,7 @@ impl Source {
             // Says which there are, where it is not one of them.
             session.cache::<traced_cache::Opaque>(name)?;
         }
-        let remote = |session: &Session| session.providers().any(|at| at.provider.in_process().is_none());
+        let remote = |session: &Session| servers::asked(session, cache.as_deref()).next().is_some();
         if address.is_none() && session.as_ref().is_some_and(|session| !remote(session)) {
             let fix = "its caches live in the memory of their application only: name its metrics with --url";
             return Err(Failure::wrong("--url", "missing", fix));

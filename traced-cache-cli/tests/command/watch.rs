@@ -16,7 +16,7 @@ use traced_cache::{
 
 use test_servers::until;
 
-use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run};
+use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run, utf8};
 
 /// An application that tells its metrics.
 struct Service {
@@ -182,9 +182,15 @@ fn what_cannot_be_watched_is_told_in_a_line() {
     let local = Place::new(
         "[providers.local]\nbackend = 'memory'\nentries = 10\n[caches.users]\nlevels = ['local']\n",
     );
+    // A cache in memory beside another one at a server.
+    let mixed = Place::new(&layered("redis://127.0.0.1:1", "[caches.local]\nlevels = ['local']\n"));
+    let memory = "--url = missing: its caches live in the memory of their application only";
     let secret = "--url = ***: percent-encode / ? # @";
     for (arguments, code, says) in [
         (&["stats"][..], 2, "FILE = none: name a configuration file"),
+        (&["stats", utf8(&mixed.file), "--cache", "local"], 2, memory),
+        (&["stats", utf8(&mixed.file), "--cache", "local", "--json"], 2, memory),
+        (&["watch", utf8(&mixed.file), "--cache", "local"], 2, memory),
         (&["stats", "--url", "http://u:hunter2/@host/"], 2, secret),
         (&["stats", "--url", "http://u:2?hunter2@host"], 2, secret),
         (&["watch", "--url", "http://u:2#hunter2@host"], 2, secret),
