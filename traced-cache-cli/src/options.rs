@@ -258,9 +258,9 @@ pub(crate) struct WatchOptions {
 
 /// Fill a cache from a file of keys and values
 ///
-/// Each line is a JSON object: {"key": "42", "value": {...}}, and, if wanted, "tags": ["team:7"], "etag": "v1", "ttl": "5m".
-/// What a remote level has fresh already is left alone, and an invalidation that comes in between wins, as it does over
-/// any load. An application's own memory fills itself as it is asked.
+/// Each line is a JSON object: {"key": "42", "value": {...}}, and, if wanted, "tags": ["team:7"], "etag": "v1", "ttl": "5m"
+/// (a millisecond at least). What a remote level has fresh already is left alone, and an invalidation that comes in between
+/// wins, as it does over any load. An application's own memory fills itself as it is asked.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   traced-cache warm cache.toml users users.ndjson

@@ -30,6 +30,8 @@ const CHUNK: usize = 200;
 const AT_ONCE: usize = 32;
 /// Most bytes of a line: without a bound, a file without line ends would be read whole.
 const LINE_MAX: u64 = 64 << 20;
+/// The least ttl: the library stores nothing under one of zero, and levels count in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// Keys that are looked at to see whether the schema id is right.
 const PROBED: usize = 20;
 
@@ -148,7 +150,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         };
         if tally.read == 0 {
             let wanted = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
-            probe(&opaque, &chunk, wanted.unwrap_or_default()).await?;
+            probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await?;
         }
         let (tried, result) = match replace {
             true => store(&cache, &chunk).await,
@@ -204,9 +206,14 @@ fn count_of(n: u64) -> String {
 }
 
 /// Values under another schema id would be stored over those that the application can read, and be read by nobody.
-async fn probe(cache: &TracedCache<Opaque>, lines: &[Line], schema: u32) -> Result<(), Failure> {
-    for line in lines.iter().take(PROBED) {
-        let found = cache.inspect(line.key()).await?;
+async fn probe(
+    cache: &TracedCache<Opaque>,
+    lines: &Lines,
+    chunk: &[Line],
+    schema: u32,
+) -> Result<(), Failure> {
+    for line in chunk.iter().take(PROBED) {
+        let found = cache.inspect(line.key()).await.map_err(|error| lines.at(line.number, error))?;
         let served = |at: &&Inspected| matches!(at.outcome, LevelOutcome::Hit | LevelOutcome::Stale);
         let mut ids = found.levels.iter().filter(served).filter_map(|at| at.entry.as_ref()?.schema);
         let other = ids.find(|id| *id != schema);
@@ -336,6 +343,11 @@ impl Lines {
                     fix,
                 ));
             }
+            if let Some(ttl) = line.ttl.filter(|ttl| *ttl < SHORTEST) {
+                let place = format!("{} line {}, ttl", self.name, self.number);
+                let fix = "nothing would be stored; give it a millisecond at least, or leave the line out";
+                return Err(Failure::wrong(&place, humantime::format_duration(ttl), fix));
+            }
             self.read += 1;
             lines.push(Line { number: self.number, ..line });
         }
@@ -349,6 +361,13 @@ impl Lines {
 
     /// Without what the line has: its value stays out of messages.
     fn wrong(&self, error: &serde_json::Error) -> Failure {
+        let place = format!("{} line {}, column {}", self.name, self.number, error.column());
+        // Nothing else tells it from bad syntax.
+        if error.to_string().starts_with("recursion limit exceeded") {
+            let fix =
+                "JSON is read 127 levels deep, of which the line is one; store it flatter, or as a text";
+            return Failure::wrong(&place, "a value that is nested too deep", fix);
+        }
         let what = match error.classify() {
             serde_json::error::Category::Data => {
                 "not an object with a key, a value, and no more than tags, etag, ttl"
@@ -356,7 +375,6 @@ impl Lines {
             _ => "not a JSON object",
         };
         let fix = "write {\"key\": \"42\", \"value\": {...}}, and, if wanted, \"tags\": [\"a\"], \"etag\": \"v1\", \"ttl\": \"5m\"";
-        let place = format!("{} line {}, column {}", self.name, self.number, error.column());
         Failure::wrong(&place, what, fix)
     }
 }

@@ -41,6 +41,12 @@ fn lines() -> String {
     text
 }
 
+/// A line whose value is a list in a list, so many times.
+fn nested(depth: usize) -> String {
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    format!("{{\"key\": \"nested\", \"value\": {open}\"secret\"{close}}}\n")
+}
+
 /// Entries of caches whose names begin so. What was removed leaves a word of eight bytes for a minute.
 fn left_at(redis: &RedisServer, name: &str) -> usize {
     let keys: Vec<String> = redis.command(&["KEYS", &format!("v:{{{name}-*")]).unwrap();
@@ -100,11 +106,23 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
         ("{\"key\": \"a\", \"value\": \"secret\"\n", "line 1, column"),
         ("[1, \"secret\"]\n", "line 1"),
         ("{\"key\": \"a\", \"value\": 1, \"ttl\": \"secret\"}\n", "line 1"),
-        ("{\"key\": \"\", \"value\": \"secret\"}\n", "key"),
+        ("{\"key\": \"\", \"value\": \"secret\"}\n", "error: standard input line 1: key is empty"),
+        (
+            "\n{\"key\": \"a\", \"value\": \"secret\", \"ttl\": \"0s\"}\n",
+            "error: standard input line 2, ttl = 0s: nothing would be stored",
+        ),
+        (
+            "{\"key\": \"a\", \"value\": \"secret\", \"ttl\": \"999us\"}\n",
+            "ttl = 999us: nothing would be stored",
+        ),
+        (&nested(127), "line 1, column 154 = a value that is nested too deep: "),
+        (&nested(100_000), "nested too deep"),
     ] {
         let file = utf8(&place.file).to_owned();
         is(run_with_input(&["warm", &file, "users", "-"], text), 2, says);
     }
+    let deepest = run_with_input(&["warm", utf8(&place.file), "users", "-"], nested(126));
+    assert_eq!(deepest.code, 0, "{deepest:?}");
     is(place.run("warm", &["users", "no-such-file"]), 1, "no-such-file cannot be read");
     let file = place.write("values", "{\"key\": 1, \"value\": 1}\n");
     let postcard = Place::new(&layered(&redis.url(), "codec = 'postcard'\n"));
