@@ -151,6 +151,13 @@ impl<T: Value> Builder<T> {
         }
         for (at, level) in levels.iter().enumerate() {
             level.check(at + 1)?;
+            if let Some(first) = levels[..at].iter().position(|nearer| nearer.is_same_store(level)) {
+                return Err(Error::config(
+                    &format!("level {} ({}) provider", at + 1, level.provider.describe().system),
+                    format_args!("that of level {}", first + 1),
+                    "both would use the same keys; leave one of them out",
+                ));
+            }
         }
         rules::check(&levels.iter().map(Level::shape).collect::<Vec<_>>(), policy)
     }

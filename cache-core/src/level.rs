@@ -164,6 +164,16 @@ impl Level {
         self
     }
 
+    /// Whether both surely are on one store: clones of a provider, where they tell.
+    pub(crate) fn is_same_store(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.provider, &other.provider);
+        // What shares a provider is a provider of its own: the store inside it tells.
+        let objects = ours.in_process().zip(theirs.in_process());
+        Arc::ptr_eq(ours, theirs)
+            || objects.is_some_and(|(ours, theirs)| Arc::ptr_eq(&ours, &theirs))
+            || (ours.store_id() != 0 && ours.store_id() == theirs.store_id())
+    }
+
     /// What of it matters to a policy.
     pub(crate) fn shape(&self) -> Shape {
         let (system, caps) = (self.provider.describe().system, self.provider.capabilities());

@@ -298,6 +298,12 @@ impl Resolver<'_> {
         for (nth, level) in levels.iter().enumerate() {
             let path: Vec<_> = at.iter().cloned().chain([Step::Item(nth)]).collect();
             self.is_provider(&level.provider, &path)?;
+            if let Some(first) = levels[..nth].iter().position(|nearer| nearer.provider == level.provider) {
+                let fix = format!(
+                    "levels[{first}] is on this provider already, and both would use the same keys; leave one of them out"
+                );
+                return Err(self.fault(&path, &level.provider, fix));
+            }
         }
         Ok((levels, at))
     }

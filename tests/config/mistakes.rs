@@ -194,6 +194,18 @@ async fn contradictions_are_found_where_the_file_says_them() {
             "(text):10: caches.users.levels = []: a cache needs at least one level; name a provider",
         ),
         (
+            cache("levels = [\"shared\", \"shared\"]"),
+            "(text):10: caches.users.levels[1] = \"shared\": levels[0] is on this provider already, and both would use the same keys; leave one of them out",
+        ),
+        // Inherited, and as a table.
+        (
+            format!(
+                "[defaults]\nlevels = [\"local\", \"shared\", {{ provider = \"local\", ttl_cap = \"5s\" }}]\n{}",
+                cache("")
+            ),
+            "(text):2: defaults.levels[2] = \"local\": levels[0] is on this provider already, and both would use the same keys; leave one of them out",
+        ),
+        (
             cache(""),
             "(text):9: caches.users: `levels` is missing, here and in `defaults`; name at least one provider: `levels = [\"...\"]`",
         ),

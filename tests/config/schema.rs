@@ -65,7 +65,7 @@ fn what_is_read_is_valid_and_what_is_refused_is_not() {
         ),
         with(
             memory(),
-            json!({ "levels": ["p", { "provider": "p", "breaker": "off", "compression": "lz4" }] }),
+            json!({ "levels": ["p", { "provider": "q", "breaker": "off", "compression": "lz4" }] }),
         ),
         with(memory(), json!({ "codec": "${CODEC}", "schema": 3 })),
     ] {

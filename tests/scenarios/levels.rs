@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use traced_cache::{Access, Clock, Delivery, Level, LevelOutcome, Memory, Outcome, Policy, TracedCache, ok};
+use traced_cache::{
+    Access, CacheProvider, Clock, Delivery, Level, LevelOutcome, Memory, Outcome, Policy, RedisProvider,
+    TracedCache, ok,
+};
 
 use crate::{
     hooks::At,
     kit::{self, Loads, MS, S},
     stacks::{self, unique},
+    stores::MapProvider,
 };
 
 #[tokio::test]
@@ -261,4 +265,29 @@ async fn memory_behind_memory_is_a_level_like_any_other() {
         assert_eq!(cache.get("n").await.unwrap().as_deref(), Some(&42));
         time.advance(2 * S);
     }
+}
+
+/// A provider twice would be two levels over the same keys: each fill waits for the lease of the other one.
+#[test]
+fn a_store_is_one_level_of_a_cache() {
+    let memory = Memory::entries(10);
+    let map: Arc<dyn CacheProvider> = Arc::new(MapProvider::new());
+    let redis = RedisProvider::builder("redis://127.0.0.1:1").build().unwrap();
+    let both = |near: Level, far: Level| {
+        let cache = TracedCache::<u64>::builder("twice").level(MapProvider::new()).level(near).level(far);
+        cache.build().map(drop).map_err(|error| error.to_string())
+    };
+    for (near, far, system) in [
+        (memory.clone().into(), Arc::new(memory).into(), "memory"),
+        (Level::shared(Arc::clone(&map)), Level::shared(map).ttl_cap(S), "map"),
+        (redis.clone().into(), Arc::new(redis).into(), "redis"),
+    ] {
+        assert_eq!(
+            both(near, far).unwrap_err(),
+            format!(
+                "level 3 ({system}) provider = that of level 2: both would use the same keys; leave one of them out"
+            )
+        );
+    }
+    both(MapProvider::new().into(), MapProvider::new().into()).unwrap();
 }
