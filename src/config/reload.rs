@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Caches,
+    backend::Provided,
     fault::Fault,
     load::{Lacks, Loaded},
     model::Keyring,
@@ -136,7 +137,9 @@ impl Steps {
                 self.stay.push(format!("`{name}`"));
             }
             new.providers.insert(name.clone(), Arc::clone(running));
-            new.resolved.providers.insert(name.clone(), before.clone());
+            // What every provider has counts as the file says it now: whether it must answer.
+            let kept = Provided { common: after.common.clone(), ..before.clone() };
+            new.resolved.providers.insert(name.clone(), kept);
             new.backplanes.remove(name);
             if carries {
                 let kept = old.backplanes.get(name).cloned().or_else(|| running.backplane());

@@ -383,6 +383,26 @@ async fn what_is_right_only_after_a_restart_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_running_provider_that_must_be_there_now_is_asked() {
+    let far = |required: &str| {
+        format!(
+            "[providers.far]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n{required}\n[caches.a]\nlevels = [\"far\"]\n"
+        )
+    };
+    let file = File::new(&far(""));
+    let caches = file.load().await;
+    let _a: TracedCache<String> = caches.cache("a").unwrap();
+    file.write(&far("required = true"));
+    for time in ["at once", "and again"] {
+        let error = caches.reload().await.expect_err(time);
+        assert_eq!(error.kind(), ErrorKind::Level);
+        assert!(error.to_string().contains("providers.far: it is required and does not answer"), "{error}");
+    }
+    file.write(&far("required = false"));
+    assert_eq!(caches.reload().await.unwrap(), Default::default());
+}
+
+#[tokio::test]
 async fn closing_ends_every_cache() {
     let caches = sealed().from_text(Format::Toml, &memory("ttl = \"5m\"")).await.unwrap();
     let (a, b) = (caches.cache::<String>("a").unwrap(), caches.cache::<u64>("b").unwrap());
