@@ -280,7 +280,11 @@ fn of_file(file: &str, loaded: &Loaded) -> Vec<String> {
         .flat_map(|plan| plan.levels.iter().map(|level| &level.provider).chain(&plan.backplane))
         .collect();
     for name in loaded.resolved.providers.keys().filter(|name| !used.contains(name)) {
-        advice.push(format!("{} is used by no cache", Steps(&at!["providers", name])));
+        let path = at!["providers", name];
+        // What is kept for running caches is gone from the file.
+        if loaded.tree.at(&path).is_some() {
+            advice.push(format!("{} is used by no cache", Steps(&path)));
+        }
     }
     advice
 }

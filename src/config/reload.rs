@@ -78,6 +78,7 @@ impl Caches {
         }
         // From here on nothing waits.
         let _changing = inner.change();
+        steps.gone(&old, &mut new, &inner.built());
         steps.later(&new, &inner.built()).map_err(|fault| fault.into_error(&source.file))?;
         for (name, running) in inner.built().iter() {
             steps.cache(&source.file, name, running, &new)?;
@@ -144,6 +145,29 @@ impl Steps {
             if carries {
                 let kept = old.backplanes.get(name).cloned().or_else(|| running.backplane());
                 new.backplanes.extend(kept.map(|backplane| (name.clone(), backplane)));
+            }
+        }
+    }
+
+    /// Keeps providers that are gone from the file for the caches that run on them: `close` ends them, and a file that has them
+    /// again is held against what runs.
+    fn gone(&mut self, old: &Loaded, new: &mut Loaded, built: &HashMap<String, Arc<Running>>) {
+        for running in built.values() {
+            let Some(plan) = running.plan() else { continue };
+            for name in plan.levels.iter().map(|level| &level.provider).chain(&plan.backplane) {
+                let (false, Some(provider), Some(provided)) = (
+                    new.providers.contains_key(name),
+                    old.providers.get(name),
+                    old.resolved.providers.get(name),
+                ) else {
+                    continue;
+                };
+                new.providers.insert(name.clone(), Arc::clone(provider));
+                new.resolved.providers.insert(name.clone(), provided.clone());
+                let backplane = old.backplanes.get(name).cloned();
+                new.backplanes.extend(backplane.map(|backplane| (name.clone(), backplane)));
+                let path = at!["providers", name];
+                self.report.after_restart.push(format!("{} is gone from the file", Path(&path)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A file that changes while its caches run.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{Caches, ErrorKind, Outcome, Policy, TracedCache, config::Format, ok};
@@ -400,6 +400,58 @@ async fn a_running_provider_that_must_be_there_now_is_asked() {
     }
     file.write(&far("required = false"));
     assert_eq!(caches.reload().await.unwrap(), Default::default());
+}
+
+/// A file that is empty for a moment, say: while another program writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_is_gone_for_a_while_is_still_that_of_running_caches() {
+    let (Some(first), Some(second)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let file = File::new(&two(&first.url(), ""));
+    let caches = file.load().await;
+    let a: TracedCache<String> = caches.cache("a").unwrap();
+    fill(&a, "k").await;
+    let shared = || caches.provider("shared").unwrap();
+    let before = shared();
+    let empty = async || {
+        file.write("");
+        let gone = ["caches.a", "providers.local", "providers.shared"];
+        let gone = gone.map(|name| format!("{name} is gone from the file"));
+        for _ in 0..2 {
+            let done = caches.reload().await.unwrap();
+            assert_eq!((done.applied, done.after_restart), (vec![], gone.to_vec()));
+        }
+        assert_eq!(caches.explain().advice, [""; 0]);
+    };
+
+    // Back as it was: no other connection.
+    empty().await;
+    file.write(&two(&first.url(), ""));
+    assert_eq!(caches.reload().await.unwrap(), Default::default());
+    assert!(Arc::ptr_eq(&before, &shared()));
+
+    // Back elsewhere: running caches follow.
+    empty().await;
+    file.write(&two(&second.url(), ""));
+    let done = caches.reload().await.unwrap();
+    assert_eq!((done.applied, done.after_restart), (vec!["providers.shared.url".to_owned()], vec![]));
+    assert!(a.set("new", "1".to_owned()).await.unwrap().is_confirmed());
+    assert!(second.command::<bool>(&["EXISTS", "v:{a:new}"]).unwrap());
+
+    // Gone for good: closed like the others.
+    empty().await;
+    let last = shared();
+    last.ping().await.unwrap();
+    caches.close(Duration::from_secs(5)).await;
+    last.ping().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_provider_that_no_running_cache_is_on_goes_with_the_file() {
+    let file = File::new(&two("redis://127.0.0.1:1", ""));
+    let caches = file.load().await;
+    file.write("");
+    assert_eq!(caches.reload().await.unwrap(), Default::default());
+    assert_eq!(caches.provider_names(), [""; 0]);
 }
 
 #[tokio::test]
