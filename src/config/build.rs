@@ -71,6 +71,8 @@ impl Parts<'_> {
                 fix: format!("{value}: {fix}"),
             });
         }
+        // As files call it.
+        let field = if field == "policy.early.beta" { "policy.early.xfetch" } else { field };
         // `level 2 (redis) ttl_cap`
         let level = field.strip_prefix("level ").and_then(|rest| {
             let (number, rest) = rest.split_once(' ')?;
@@ -82,7 +84,11 @@ impl Parts<'_> {
             None => find(&plan.known, field),
         };
         let (path, place) = match (known, level) {
-            (Some(Known { from: Origin::Set { path, place }, .. }), _) => (path.clone(), Some(place.clone())),
+            (Some((Known { from: Origin::Set { path, place: whole }, .. }, rest)), _) => {
+                let path: Vec<_> = path.iter().cloned().chain(rest).collect();
+                let place = place(&path).unwrap_or_else(|| whole.clone());
+                (path, Some(place))
+            }
             (_, Some((at, field))) => {
                 let path = at!["caches", name, "levels", at, field];
                 (path, place(&here))
@@ -183,14 +189,19 @@ fn bytes(Secret(text): &Secret) -> Option<[u8; 32]> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
 
-fn find<'a>(known: &'a [Known], name: &str) -> Option<&'a Known> {
-    let first = name.split('.').next().unwrap_or_default();
-    known.iter().find(|known| known.name == name).or_else(|| known.iter().find(|known| known.name == first))
+/// The setting of this name, or the one whose table has a field of it, and the steps to that field.
+fn find<'a>(known: &'a [Known], name: &str) -> Option<(&'a Known, Vec<Step>)> {
+    let within = known.iter().filter_map(|known| {
+        let rest = name.strip_prefix(&known.name)?;
+        (rest.is_empty() || rest.starts_with('.')).then_some((known, rest))
+    });
+    let (known, rest) = within.min_by_key(|(_, rest)| rest.len())?;
+    Some((known, rest.split('.').skip(1).map(Step::from).collect()))
 }
 
 /// At the place that says it.
 fn said(known: &[Known], name: &str, fix: &str) -> Option<Fault> {
-    let Known { value, from, .. } = find(known, name)?;
+    let (Known { value, from, .. }, _) = find(known, name)?;
     let Origin::Set { path, place } = from else { return None };
     Some(Fault {
         path: path.clone(),

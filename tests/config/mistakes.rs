@@ -183,7 +183,27 @@ async fn contradictions_are_found_where_the_file_says_them() {
         ),
         (
             cache("levels = [\"local\", { provider = \"shared\", breaker = { failure_rate = 2.0 } }]"),
-            "(text):10: caches.users.levels[1].breaker = 2: a share of calls, above 0 up to 1",
+            "(text):10: caches.users.levels[1].breaker.failure_rate = 2: a share of calls, above 0 up to 1",
+        ),
+        // The field of a table, on its line; inherited, too.
+        (
+            cache("levels = [\"shared\"]").replace(
+                "redis://127.0.0.1:1\"",
+                "redis://127.0.0.1:1\"\n[providers.shared.level.breaker]\nopen_for = \"1s\"\nmin_calls = 0",
+            ),
+            "(text):10: providers.shared.level.breaker.min_calls = 0: must be above zero",
+        ),
+        (
+            cache("levels = [{ provider = \"shared\", breaker = { failure_rate = nan } }]"),
+            "(text):10: caches.users.levels[0].breaker.failure_rate = NaN: a share of calls, above 0 up to 1",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy = { ttl = \"5m\", early = { xfetch = -1 } }"),
+            "(text):11: caches.users.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
+        ),
+        (
+            format!("[defaults.policy.early]\nxfetch = -1\n{}", cache("levels = [\"local\"]")),
+            "(text):2: defaults.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
         ),
         (
             cache("levels = [{ provider = \"local\", compression = \"lz4\" }]"),
