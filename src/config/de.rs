@@ -102,8 +102,14 @@ impl de::Error for Mistake {
 /// What serde expects, for people who do not know its types.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or above",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "u8" => "a whole number, 0 to 255",
+        "u16" => "a whole number, 0 to 65535",
+        "u32" => "a whole number, 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or above",
+        "i8" => "a whole number, -128 to 127",
+        "i16" => "a whole number, -32768 to 32767",
+        "i32" => "a whole number, -2147483648 to 2147483647",
+        "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a string" => "a text, in quotes",

@@ -17,7 +17,7 @@ use super::{
     explain::Explanation,
     fault::{Fault, unknown},
     load::Loaded,
-    node::at,
+    node::{Path as Steps, at},
     resolve::Plan,
     running::{Function, Running},
 };
@@ -268,8 +268,15 @@ impl Inner {
     fn plan<'a>(&self, loaded: &'a Loaded, name: &str) -> Result<&'a Plan> {
         let caches = &loaded.resolved.caches;
         caches.get(name).ok_or_else(|| {
-            let known = unknown(name, caches.keys().map(String::as_str));
-            let fix = format!("{} has no such cache; {known}", self.file);
+            let fix = match caches.is_empty() {
+                true => {
+                    format!("{} has no caches; define it: `[{}]`", self.file, Steps(&at!["caches", name]))
+                }
+                false => {
+                    let known = unknown(name, caches.keys().map(String::as_str));
+                    format!("{} has no such cache; {known}", self.file)
+                }
+            };
             Error::config("name", format_args!("{name:?}"), fix)
         })
     }

@@ -58,6 +58,10 @@ struct Units {
 
 impl Units {
     fn bare<E: de::Error>(&self, number: impl fmt::Display) -> E {
+        let number = number.to_string();
+        if !wants_unit(&number) {
+            return self.wrong("");
+        }
         let [a, b, c] = self.units.map(|unit| format!("\"{number}{unit}\""));
         E::custom(format_args!("{} needs its unit: {a}, {b} or {c}", self.what))
     }
@@ -69,11 +73,15 @@ impl Units {
     /// The text, if it is one and not a number alone.
     fn text<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<String, D::Error> {
         let text = deserializer.deserialize_str(Words(self))?;
-        match text.parse::<f64>() {
-            Ok(_) => Err(self.bare(text)),
-            Err(_) => Ok(text),
-        }
+        if wants_unit(&text) { Err(self.bare(text)) } else { Ok(text) }
     }
+}
+
+/// Whether it is a number that is right with a unit behind it: not below 0, and written out.
+fn wants_unit(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit());
+    let (whole, share) = text.split_once('.').unwrap_or((text, "0"));
+    digits(whole) && digits(share)
 }
 
 /// Takes a text, and tells a number which units there are.

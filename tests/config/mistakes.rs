@@ -136,6 +136,35 @@ async fn times_and_sizes_say_their_unit() {
             "[providers.local]\nbackend = \"memory\"\nentries = -5".to_owned(),
             "(text):3: providers.local.entries = -5: write a whole number, 0 or above",
         ),
+        // No number that a unit makes a time of.
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"inf\""),
+            "(text):11: caches.users.policy.ttl = \"inf\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\", or \"forever\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"1e3\""),
+            "(text):11: caches.users.policy.ttl = \"1e3\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\", or \"forever\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = nan"),
+            "(text):11: caches.users.policy.ttl = NaN: write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = -5"),
+            "(text):11: caches.users.policy.ttl = -5: write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nbytes = -1.5".to_owned(),
+            "(text):3: providers.local.bytes = -1.5: write a size with its unit, such as \"512B\", \"64KiB\" or \"1GB\"",
+        ),
+        (
+            cache("levels = [{ provider = \"shared\", breaker = { min_calls = 4294967296 } }]"),
+            "(text):10: caches.users.levels[0].breaker.min_calls = 4294967296: write a whole number, 0 to 4294967295",
+        ),
+        (
+            "[providers.r]\nbackend = \"redis\"\nurl = \"redis://h\"\ndatabase = 99999999999".to_owned(),
+            "(text):4: providers.r.database = 99999999999: write a whole number, 0 to 4294967295",
+        ),
         (
             cache("levels = [\"local\"]\npolicy.complete_in_background = \"yes\""),
             "(text):11: caches.users.policy.complete_in_background = \"yes\": write true or false",
@@ -285,6 +314,11 @@ async fn k5_one_name_is_one_cache_of_one_type() {
     );
     let error = caches.cache::<u64>("user").unwrap_err();
     assert_eq!(error.to_string(), "name = \"user\": (text) has no such cache; did you mean `users`?");
+    let none = toml("[providers.local]\nbackend = \"memory\"\nentries = 5").await.unwrap();
+    assert_eq!(
+        none.cache::<u64>("user").unwrap_err().to_string(),
+        "name = \"user\": (text) has no caches; define it: `[caches.user]`"
+    );
 
     // By hand.
     let own = |name: &str| TracedCache::<u64>::builder(name).level(Memory::entries(5)).build().unwrap();
@@ -493,6 +527,22 @@ async fn k7_broken_texts_are_not_quoted() {
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
             assert!(error.to_string().starts_with("(text):"), "{text}: {error}");
         }
+    }
+}
+
+/// What is wrong with a text of JSON, on its own line however deep it is.
+#[tokio::test]
+async fn texts_of_json_that_stand_for_no_characters_are_named() {
+    for (text, expected) in [
+        (
+            "{\n  \"caches\": {\n    \"a\": { \"levels\": [\"\\ud800\"] }\n  }\n}",
+            "(text):3: unexpected end of hex escape",
+        ),
+        ("{\n  \"caches\": {\n    \"\\ud800\": {}\n  }\n}", "(text):3: unexpected end of hex escape"),
+        ("{\n  \"a\": 1e999\n}", "(text):2: the number is too large"),
+    ] {
+        let error = sealed().from_text(Format::Json, text).await.unwrap_err().to_string();
+        assert_eq!(error, expected, "{text}");
     }
 }
 

@@ -15,15 +15,16 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     if text.trim().is_empty() {
         return Ok(Node { what: What::Null, place: Place::Line(1) });
     }
-    let raw: &RawValue = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| unreadable(1, &error))?;
     node(text, raw, 0)
 }
 
-/// serde_json's messages end with the place, and quote nothing of the text where it is no JSON.
-fn unreadable(error: &serde_json::Error) -> Fault {
+/// Of a piece that begins in this line. serde_json's messages end with the place, and quote nothing of the text where it is no
+/// JSON.
+fn unreadable(line: usize, error: &serde_json::Error) -> Fault {
     let message = error.to_string();
     let what = message.split(" at line ").next().unwrap_or_default();
-    broken(error.line(), what)
+    broken(line + error.line().saturating_sub(1), what)
 }
 
 fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
@@ -33,9 +34,15 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
         return Err(broken(line, format_args!("nested deeper than {DEPTH} levels")));
     }
     let what = match raw_text.as_bytes().first() {
-        Some(b'{') => What::Table(fields(text, raw_text, depth)?),
+        Some(b'{') => What::Table(fields(text, raw_text, line, depth)?),
+        // What is no text after all shows only now: half of a surrogate pair.
+        Some(b'"') => {
+            let value: String = serde_json::from_str(raw_text).map_err(|error| unreadable(line, &error))?;
+            What::Text(Text::new(value))
+        }
         Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(raw_text).map_err(|error| unreadable(&error))?;
+            let items: Vec<&RawValue> =
+                serde_json::from_str(raw_text).map_err(|error| unreadable(line, &error))?;
             What::List(items.into_iter().map(|item| node(text, item, depth + 1)).collect::<Result<_, _>>()?)
         }
         _ => scalar(raw_text).ok_or_else(|| broken(line, "the number is too large"))?,
@@ -47,17 +54,16 @@ fn scalar(raw: &str) -> Option<What> {
     Some(match serde_json::from_str(raw).ok()? {
         serde_json::Value::Null => What::Null,
         serde_json::Value::Bool(yes) => What::Bool(yes),
-        serde_json::Value::String(text) => What::Text(Text::new(text)),
         serde_json::Value::Number(number) => match number.as_i128() {
             Some(number) => What::Int(number),
             None => What::Float(number.as_f64()?),
         },
-        serde_json::Value::Array(_) | serde_json::Value::Object(_) => return None,
+        _ => return None,
     })
 }
 
-fn fields(text: &str, raw: &str, depth: usize) -> Result<Table, Fault> {
-    let pairs: Pairs<'_> = serde_json::from_str(raw).map_err(|error| unreadable(&error))?;
+fn fields(text: &str, raw: &str, line: usize, depth: usize) -> Result<Table, Fault> {
+    let pairs: Pairs<'_> = serde_json::from_str(raw).map_err(|error| unreadable(line, &error))?;
     let mut table = Table::default();
     for (name, value) in pairs.0 {
         let node = node(text, value, depth + 1)?;
