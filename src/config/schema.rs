@@ -127,7 +127,8 @@ impl Whole for SchemaGenerator {
     }
 }
 
-const TIME: &str = r"^\s*(\d+\s*[A-Za-zµ]+\s*)+$|\$\{";
+/// Not stricter than the parser: `1.5s`, and blanks between digits.
+const TIME: &str = r"^\s*(\d[\d\s]*(\.\s*\d[\d\s]*)?[A-Za-zµ]+\s*)+$|\$\{";
 
 const SIZE: &str = r"^\s*[\d.]+\s*[A-Za-z]+\s*$|\$\{";
 

@@ -32,6 +32,30 @@ fn write_schema() {
     fs::write(path(), text()).unwrap();
 }
 
+#[tokio::test]
+async fn every_time_that_is_read_is_valid() {
+    for (time, is_one) in [
+        ("1.5s", true),
+        ("1.25 h 30.5m", true),
+        ("1 000ms", true),
+        (" 5 s ", true),
+        ("1h30m", true),
+        ("30", false),
+        ("1.5", false),
+        ("1.s", false),
+        (".5s", false),
+        ("-1s", false),
+        ("inf", false),
+    ] {
+        let file = json!({
+            "providers": { "p": { "backend": "memory", "entries": 5 } },
+            "caches": { "c": { "levels": ["p"], "policy": { "ttl": time } } },
+        });
+        let read = crate::kit::sealed().from_text(config::Format::Json, &file.to_string()).await;
+        assert_eq!((read.is_ok(), accepts(&file)), (is_one, is_one), "{time}: {read:?}");
+    }
+}
+
 fn accepts(file: &Value) -> bool {
     jsonschema::is_valid(&config::schema(), file)
 }
