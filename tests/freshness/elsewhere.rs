@@ -111,7 +111,7 @@ async fn past_the_wait_budget_it_loads_what_others_are_loading() {
     let world = World::new();
     let l2 = world.leasing();
     let policy = Policy::ttl(60 * S).wait(S);
-    let nodes = [(); 2].map(|()| world.node_at(policy.clone(), &l2));
+    let nodes = [(); 2].map(|()| world.node_at(policy, &l2));
     let [slow, db] = [(); 2].map(|()| world.db());
     slow.takes(10 * S);
     let first = batch(&nodes[0], &["a", "b"], &slow).await;
