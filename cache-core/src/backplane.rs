@@ -322,8 +322,9 @@ impl<T: Value> Listener for Ear<T> {
     fn gap(&self) {
         if let Some(inner) = self.inner.upgrade() {
             let up = inner.plane.as_ref().map_or(0, |plane| plane.has_come_up(self.channel));
-            // A channel that takes over from one that was listened to until now: nothing of that one was missed.
-            if up + 1 == self.channel && up > 0 {
+            // A channel that takes over from one that was listened to until now: nothing of that one was missed. Nor is
+            // anything missed that only that one could have said, once it is left.
+            if up > self.channel || up + 1 == self.channel && up > 0 {
                 return;
             }
             // What was missed is not known: no entry of before is believed.

@@ -4,7 +4,7 @@ use std::{
     iter::zip,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -95,6 +95,8 @@ impl<T: Value> Landing<T> {
     pub(crate) fn land(&self, at: usize, ended: Ended<T>) {
         let (flight, ticket) = &self.open[at];
         ticket.land(flight, &ended);
+        // Before its callers are told.
+        self.inner.stats().flights().fetch_sub(1, Ordering::Relaxed);
         flight.end(ended);
     }
 }
@@ -110,7 +112,6 @@ impl<T: Value> Drop for Landing<T> {
             let error = Error::new(ErrorKind::LoadAborted, "the load was aborted before it ended");
             self.land(at, Ended::Failed { error, surface: false });
         }
-        self.inner.stats().flights().fetch_sub(self.open.len(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -378,7 +379,7 @@ impl<T: Value> Inner<T> {
     }
 
     fn board(self: &Arc<Self>, open: Vec<(Arc<Flight<T>>, Ticket<T>)>) -> Landing<T> {
-        self.stats().flights().fetch_add(open.len(), std::sync::atomic::Ordering::Relaxed);
+        self.stats().flights().fetch_add(open.len(), Ordering::Relaxed);
         Landing { inner: Arc::clone(self), open, lent: Mutex::default() }
     }
 

@@ -588,7 +588,7 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
             "is no node of a cluster: use redis://host:port",
         ),
         (format!("rediss://127.0.0.1:{}", open.port()), "is TLS on at that port?"),
-        (format!("redis://127.0.0.1:{}/99", open.port()), "DB index is out of range"),
+        (format!("redis://127.0.0.1:{}/99", open.port()), "database = 99: "),
     ] {
         let text = format!("[providers.shared]\nbackend = \"redis\"\nurl = \"{url}\"\nrequired = true\n");
         let error = toml(&text).await.expect_err(&url);

@@ -200,7 +200,7 @@ async fn another_channel_takes_over_without_a_gap() {
             world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap();
         (cache, link)
     };
-    let ((here, _), (there, _)) = (heard(&old), heard(&old));
+    let ((here, left), (there, _)) = (heard(&old), heard(&old));
     for cache in [&here, &there] {
         ask_for(cache, "k", &world.db()).await.unwrap();
         ask_for(cache, "l", &world.db()).await.unwrap();
@@ -208,6 +208,8 @@ async fn another_channel_takes_over_without_a_gap() {
     let (link, other) = (new.node(), new.node());
     here.move_backplane(Arc::new(link.clone())).unwrap();
     assert_eq!(outcome(&here, "k").await, IN_MEMORY, "coming up is no gap here");
+    left.notice();
+    assert_eq!(outcome(&here, "k").await, IN_MEMORY, "nor is the end of the one before");
     there.move_backplane(Arc::new(other)).unwrap();
     confirmed(there.invalidate("k").await);
     assert_eq!(outcome(&here, "k").await, MISS);
