@@ -371,7 +371,7 @@ async fn masters_fail_one_by_one(fault: Fault) {
     }
     let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
     let cache: TracedCache<String> = TracedCache::builder("users")
-        .level(Level::new(provider).stance(Stance::Absorb).budget(Duration::from_millis(500)))
+        .level(Level::new(provider).stance(Stance::Absorb).budget(Duration::from_secs(2)))
         .policy(Policy::ttl(Duration::from_secs(3600)))
         .build()
         .unwrap();
