@@ -108,7 +108,7 @@ impl<T: Value> Inner<T> {
                     let mut asked = Asked::new(keys[at]).because(counted[at].reason());
                     if let Some(seen) = stale {
                         asked.ticket = Some(self.slots.open(keys[at]));
-                        asked.stale = self.still_held(keys[at], &seen);
+                        asked.stale = self.held_nearby(keys[at], seen.entry.id);
                     }
                     (at, asked)
                 })

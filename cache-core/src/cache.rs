@@ -409,8 +409,9 @@ impl<T: Value> TracedCache<T> {
     }
 
     /// Looks up many keys and loads those missing with one call of the loader (further ones for ids that other processes
-    /// were loading and gave up, as soon as they do), which gets only their ids and answers with pairs in any order. Ids that it leaves out are absent; ids that nobody asked for are ignored. A key that is
-    /// being loaded already, alone or in another batch, is waited for, not loaded again. Answers in the asked order.
+    /// were loading and gave up, as soon as they do), which gets only their ids and answers with pairs in any order.
+    /// Ids that it leaves out are absent; ids that nobody asked for are ignored. A key that is being loaded already, alone or
+    /// in another batch, is waited for, not loaded again. Answers in the asked order.
     ///
     /// # Errors
     /// As [`get_or_set`](Self::get_or_set); the first failure among the keys, after all have ended. What did load is

@@ -381,7 +381,8 @@ impl<T: Value> Inner<T> {
             counted.again = true;
             let key = ticket.key(&self.around);
             let own = self.slots.open(key);
-            let stale = stale.and_then(|seen| self.still_held(key, &seen));
+            // An expiry leaves it there, an invalidation does not.
+            let stale = stale.and_then(|seen| self.held_nearby(key, seen.entry.id));
             let stale = stale.as_ref();
             match self.lead_or_join(access, own, Rights::new(), stale, loader, counted)? {
                 Aboard::Answered(found) => Ok(found),
@@ -389,16 +390,6 @@ impl<T: Value> Inner<T> {
             }
         }
         .boxed()
-    }
-
-    /// A stale value whose ticket has been revoked, if an in-process level still has it: an expiry leaves it there, an
-    /// invalidation does not.
-    pub(crate) fn still_held(&self, key: RawKey<'_>, seen: &Seen<T>) -> Option<Seen<T>> {
-        let mut there = self
-            .tiers
-            .iter()
-            .filter_map(|tier| Some(Seen { entry: self.peek_surely(key, tier)?, level: tier.index }));
-        there.find(|left| left.entry.id == seen.entry.id)
     }
 
     /// A level has answered after all, when it was asked once more.

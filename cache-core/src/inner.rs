@@ -11,9 +11,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Advised, Begun, Codec, Early, Entry, Error, ErrorKind, Event, EvictionCause, Evictions, Extra, Found,
-    LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats, Timeline,
-    Unreadable,
+    Advised, Begun, Codec, Early, Entry, EntryId, Error, ErrorKind, Event, EvictionCause, Evictions, Extra,
+    Found, LevelOutcome, Moment, Object, ObjectStore, Outcome, Policy, RawKey, Result, Stamp, Stats,
+    Timeline, Unreadable,
     backplane::Plane,
     clock::Times,
     codec,
@@ -404,6 +404,15 @@ impl<T: Value> Inner<T> {
     pub(crate) fn peek_surely(&self, key: RawKey<'_>, tier: &Tier) -> Option<Entry<T>> {
         let peeked = self.peek_quietly(key, &**tier.store.as_ref()?, tier.index);
         peeked.entry.filter(|_| !peeked.doubtful)
+    }
+
+    /// This very entry, if an in-process level still has it and it can be believed without asking anybody.
+    pub(crate) fn held_nearby(&self, key: RawKey<'_>, id: EntryId) -> Option<Seen<T>> {
+        let mut there = self
+            .tiers
+            .iter()
+            .filter_map(|tier| Some(Seen { entry: self.peek_surely(key, tier)?, level: tier.index }));
+        there.find(|seen| seen.entry.id == id)
     }
 
     /// Notes that an object has been found valid, so that the next hit need not look again.

@@ -493,8 +493,7 @@ impl<T: Value> Inner<T> {
             Some(ticket) => Some(ticket.again()).filter(Ticket::is_current),
             None => {
                 let ticket = self.slots.open(key);
-                let mut there = self.tiers.iter().filter_map(|tier| self.peek_surely(key, tier));
-                there.any(|entry| entry.id == held.id).then_some(ticket)
+                self.held_nearby(key, held.id).map(|_| ticket)
             }
         }
     }
