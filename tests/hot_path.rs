@@ -104,6 +104,7 @@ fn loads_under_way_are_small() {
         info.bytes_current / i64::from(KEYS)
     };
     let (load, caller) = (begin(), begin());
-    assert!(load <= 6400, "a load and its caller take {load} bytes");
+    // 6,280 to 6,410 in sixty runs: hashes are seeded anew in each, and how far the tables of flights have grown differs.
+    assert!(load <= 6600, "a load and its caller take {load} bytes");
     assert!(caller <= 2800, "another caller takes {caller} bytes");
 }
