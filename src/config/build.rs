@@ -10,7 +10,7 @@ use cache_core::{
 use super::{
     fault::Fault,
     model::Keyring,
-    node::{Node, Place, Step, at},
+    node::{self, HIDDEN, Node, Place, Step, at},
     resolve::{Known, LevelPlan, Origin, Plan, Resolved},
     units::{Secret, Size},
 };
@@ -169,7 +169,7 @@ pub(crate) fn encryption(tree: &Node, name: &str, keyring: &Keyring) -> Result<O
             None => {
                 let fix =
                     "a key is 32 bytes, as 64 hexadecimal digits or in base64 (`openssl rand -base64 32`)";
-                return Err(fault(&[Step::Item(at), Step::from("secret")], Some("***".to_owned()), fix));
+                return Err(fault(&[Step::Item(at), Step::from("secret")], Some(HIDDEN.to_owned()), fix));
             }
         }
     }
@@ -206,7 +206,7 @@ fn said(known: &[Known], name: &str, fix: &str) -> Option<Fault> {
     Some(Fault {
         path: path.clone(),
         place: Some(place.clone()),
-        value: Some(format!("{value:?}")),
+        value: Some(node::shown(value)),
         fix: fix.to_owned(),
     })
 }

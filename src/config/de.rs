@@ -9,12 +9,9 @@ use serde::de::{
 
 use super::{
     fault::{Fault, unknown},
-    node::{Field, Node, Place, Step, Text, What},
+    node::{Field, HIDDEN, Node, Place, Step, Text, What},
     units::{PATH, SECRET, SECRETS},
 };
-
-/// In place of a value that must not show.
-const HIDDEN: &str = "***";
 
 /// Reads what is at `path` of a tree.
 pub(crate) fn read<T: de::DeserializeOwned>(node: &Node, path: &[Step], base: &Path) -> Result<T, Fault> {

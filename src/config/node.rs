@@ -123,12 +123,29 @@ impl Node {
             What::Float(number) => number.to_string(),
             What::Text(text) => match &text.written {
                 Some(written) => format!("{:?}", references(written)),
-                None => format!("{:?}", text.value),
+                None => shown(&text.value),
             },
             What::List(_) => "(a list)".to_owned(),
             What::Table(_) => "(a table)".to_owned(),
         }
     }
+}
+
+/// In place of a value that must not show.
+pub(crate) const HIDDEN: &str = "***";
+
+/// A text for errors. A login and a key stay hidden in a field of another meaning, too, where they were written by mistake.
+pub(crate) fn shown(text: &str) -> String {
+    if may_show(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
+}
+
+pub(crate) fn may_show(text: &str) -> bool {
+    let text = text.trim();
+    let login = text.contains('@') && text.contains(':');
+    let hex = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    // 32 bytes, the size of every key here.
+    let base64 = text.len() == 44 && text.ends_with('=') && !text.contains(char::is_whitespace);
+    !(login || hex || base64 || text.contains("-----BEGIN"))
 }
 
 /// The references of a text. What is written around them, and in place of a variable that is not set, may be a secret.

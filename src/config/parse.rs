@@ -56,10 +56,11 @@ fn broken(line: usize, why: impl std::fmt::Display) -> Fault {
     Fault::without_value(Vec::new(), Some(Place::Line(line)), why)
 }
 
-fn twice(line: usize, name: &str, first: &Place) -> Fault {
+/// A name that is there for the second time. The first one's line, where the parser tells it.
+fn twice(line: usize, name: &str, first: Option<usize>) -> Fault {
     let fix = match first {
-        Place::Line(first) => format!("it is there already in line {first}; keep one"),
-        Place::Variable(_) => "it is there twice; keep one".to_owned(),
+        Some(first) => format!("it is there already in line {first}; keep one"),
+        None => "it is there twice; keep one".to_owned(),
     };
     Fault::without_value(vec![name.into()], Some(Place::Line(line)), fix)
 }

@@ -9,7 +9,7 @@ use super::{
     de,
     fault::{Fault, unknown},
     model::{self, Cache, Codec, Compression, Defaults, File, Keyring, LevelSettings},
-    node::{Node, Place, Step, Table, What, at},
+    node::{self, Node, Place, Step, Table, What, at},
     units::{Count, Limit, Period, Timespan, spell},
 };
 
@@ -313,7 +313,10 @@ impl Resolver<'_> {
             return Ok(());
         }
         let fix = match self.providers.is_empty() {
-            true => format!("no provider has this name; define it: `[providers.{name}]`"),
+            true if node::may_show(name) => {
+                format!("no provider has this name; define it: `[providers.{name}]`")
+            }
+            true => "no provider has this name; name one of `[providers]`".to_owned(),
             false => {
                 format!(
                     "no provider has this name; {}",
@@ -326,8 +329,14 @@ impl Resolver<'_> {
 
     /// Of a name that stands at this path, or in a table there.
     fn fault(&self, path: &[Step], name: &str, fix: impl fmt::Display) -> Fault {
-        let place = self.tree.at(path).map(|node| node.place.clone());
-        Fault { path: path.to_vec(), place, value: Some(format!("{name:?}")), fix: fix.to_string() }
+        let node = self.tree.at(path);
+        let value = match node {
+            // A reference shows as it was written.
+            Some(node @ Node { what: What::Text(_), .. }) => node.shown(),
+            _ => node::shown(name),
+        };
+        let place = node.map(|node| node.place.clone());
+        Fault { path: path.to_vec(), place, value: Some(value), fix: fix.to_string() }
     }
 
     fn level(
@@ -386,7 +395,10 @@ impl Resolver<'_> {
             && !keyrings.contains_key(name)
         {
             let fix = match keyrings.is_empty() {
-                true => format!("no keyring has this name; define it: `[keyrings.{name}]`"),
+                true if node::may_show(name) => {
+                    format!("no keyring has this name; define it: `[keyrings.{name}]`")
+                }
+                true => "no keyring has this name; name one of `[keyrings]`".to_owned(),
                 false => format!(
                     "no keyring has this name; {}",
                     unknown(name, keyrings.keys().map(String::as_str))

@@ -162,7 +162,7 @@ impl<'de> Deserialize<'de> for Count {
             type Value = Count;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number, or \"off\"")
+                f.write_str("a whole number of 1 or above, or \"off\"")
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count, E> {
@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for Count {
                     OFF => Ok(Count(None)),
                     other => match other.parse() {
                         Ok(number) => Ok(Count(Some(number))),
-                        Err(_) => Err(E::custom("write a whole number, or \"off\"")),
+                        Err(_) => Err(E::custom("write a whole number of 1 or above, or \"off\"")),
                     },
                 }
             }

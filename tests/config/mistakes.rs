@@ -175,7 +175,7 @@ async fn times_and_sizes_say_their_unit() {
         ),
         (
             cache("levels = [\"local\"]\npolicy.loads = \"some\""),
-            "(text):11: caches.users.policy.loads = \"some\": write a whole number, or \"off\"",
+            "(text):11: caches.users.policy.loads = \"some\": write a whole number of 1 or above, or \"off\"",
         ),
         (cache("levels = \"local\""), "(text):10: caches.users.levels = \"local\": write a list"),
         (
@@ -282,7 +282,7 @@ async fn contradictions_are_found_where_the_file_says_them() {
 #[tokio::test]
 async fn k5_a_name_is_there_once() {
     let toml_twice = mistake("[caches.users]\nlevels = []\n[caches.users]\n").await;
-    assert!(toml_twice.starts_with("(text):3: "), "{toml_twice}");
+    assert_eq!(toml_twice, "(text):3: users: it is there twice; keep one");
     for (format, text, expected) in [
         (
             Format::Json,
@@ -439,10 +439,24 @@ async fn k7_of_what_a_reference_stands_in_and_for_nothing_shows() {
         ("[keyrings]\nmain = \"hunter2\"".to_owned(), "(text):2: keyrings.main = ***: write a table"),
         ("keyrings = \"hunter2\"".to_owned(), "(text):1: keyrings: write a table"),
         ("[providers]\nr = \"redis://:hunter2@h\"".to_owned(), "(text):2: providers.r: write a table"),
+        (
+            cache("levels = [\"redis://:hunter2@h\"]"),
+            "(text):10: caches.users.levels[0] = ***: no provider has this name; ",
+        ),
+        (cache("levels = [\"${PEM}\"]"), "(text):10: caches.users.levels[0] = \"${PEM}\": no provider"),
+        (
+            cache("levels = [\"local\"]\nencryption = \"aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=\""),
+            "(text):11: caches.users.encryption = ***: no keyring has this name; ",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"redis://:hunter2@h\""),
+            "(text):11: caches.users.policy.ttl = ***: write a time",
+        ),
     ] {
         let error = sealed().variables([("PEM", pem)]).from_text(Format::Toml, &text).await.unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
-        assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
+        let shown = format!("{error:?} {error}");
+        assert!(!shown.contains("hunter2") && !shown.contains("aHVudGVy"), "{shown}");
     }
     let variables = [("TRACED_CACHE__PROVIDERS__R__PASSWORD", "hunter2${x")];
     let error = sealed().variables(variables).from_text(Format::Toml, &redis("")).await.unwrap_err();
@@ -479,7 +493,6 @@ async fn k7_broken_texts_are_not_quoted() {
                 "password \"hunter2\"",
                 "a = 'hunter2\n'",
                 "a = \"hunter2\\q\"",
-                "hunter2.a = 1\nhunter2 = 2",
                 "a = 1979-hunter2",
                 "a = 1979-05-27",
                 "a = 999999999999999999999999999999999999999999",

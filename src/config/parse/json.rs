@@ -69,7 +69,7 @@ fn fields(text: &str, raw: &str, line: usize, depth: usize) -> Result<Table, Fau
         let node = node(text, value, depth + 1)?;
         let line = node.place.line();
         if let Some(first) = table.get(&name) {
-            return Err(twice(line, &name, &first.place));
+            return Err(twice(line, &name, Some(first.place.line())));
         }
         table.0.push(Field { name, place: node.place.clone(), node });
     }

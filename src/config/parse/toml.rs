@@ -5,7 +5,7 @@ use ::toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{broken, line_of};
+use super::{broken, line_of, twice};
 use crate::config::{
     fault::Fault,
     node::{Field, Node, Place, Table, Text, What},
@@ -14,7 +14,12 @@ use crate::config::{
 pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_of(text, span.start));
-        broken(line, without_quotes(error.message()))
+        let message = without_quotes(error.message());
+        match error.span().and_then(|span| text.get(span)) {
+            // What the parser points to is the name, which is no secret.
+            Some(name) if message == "duplicate key" => twice(line, name, None),
+            _ => broken(line, message),
+        }
     })?;
     let place = Place::Line(1);
     Ok(Node { what: What::Table(fields(text, table.into_inner())?), place })

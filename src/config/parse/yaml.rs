@@ -117,7 +117,7 @@ impl Builder {
                 continue;
             }
             if let Some(first) = table.get(&name) {
-                return Err(twice(line, &name, &first.place));
+                return Err(twice(line, &name, Some(first.place.line())));
             }
             table.0.push(Field { name, place: Place::Line(line), node });
         }
