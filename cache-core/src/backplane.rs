@@ -48,6 +48,9 @@ pub trait Backplane: Send + Sync + 'static {
 }
 
 /// One node's ear.
+///
+/// Call it, and drop it, without a lock of the backplane's own: it does not keep its cache alive, but a call may turn out to
+/// hold the last of it. Then the cache ends in the call, and lets go of its backplane and its providers there.
 pub trait Listener: Send + Sync + 'static {
     /// A message has arrived.
     fn message(&self, bytes: &[u8]);

@@ -47,17 +47,19 @@ impl Ears {
 
     /// Channels with listeners; forgets those who listen no more.
     pub(crate) fn wanted(&self) -> BTreeSet<String> {
+        // Asked, and dropped, without the lock: a listener may turn out to hold the last of its cache, and with that of what
+        // leaves these channels.
+        let asked: Vec<_> =
+            lock(&self.channels).values().flatten().map(|ear| Arc::clone(&ear.listener)).collect();
+        let gone: Vec<_> = asked.iter().filter(|listener| listener.is_closed()).collect();
         let mut channels = lock(&self.channels);
-        let mut gone = Vec::new();
-        channels.retain(|_, ears| {
-            gone.extend(ears.extract_if(.., |ear| ear.listener.is_closed()));
-            !ears.is_empty()
-        });
-        let wanted = channels.keys().cloned().collect();
-        drop(channels);
-        // A listener's own drop runs outside of the lock.
-        drop(gone);
-        wanted
+        if !gone.is_empty() {
+            channels.retain(|_, ears| {
+                ears.retain(|ear| !gone.iter().any(|listener| Arc::ptr_eq(listener, &ear.listener)));
+                !ears.is_empty()
+            });
+        }
+        channels.keys().cloned().collect()
     }
 
     /// From now on messages count that come over this connection.

@@ -138,9 +138,11 @@ impl Backplane for Link {
 
     fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>) {
         listener.gap();
+        let known = lock(&self.node.listeners).get(cache).cloned().unwrap_or_default();
+        let gone: Vec<_> = known.iter().filter(|listener| listener.is_closed()).collect();
         let mut all = lock(&self.node.listeners);
         let listeners = all.entry(cache.to_owned()).or_default();
-        listeners.retain(|l| !l.is_closed());
+        listeners.retain(|listener| !gone.iter().any(|gone| Arc::ptr_eq(gone, listener)));
         listeners.push(listener);
     }
 }
