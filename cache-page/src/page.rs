@@ -64,7 +64,8 @@ impl Page {
                 "the page does not observe this cache: add it to the builder with `.observer(page.clone())`";
             Error::config("Page::show", cache.name(), fix)
         })?;
-        *lock(&watched.shown) = Some(Arc::new(cache.clone()));
+        // The one before may be the last of its cache: it is not dropped under the lock.
+        let _before = lock(&watched.shown).replace(Arc::new(cache.clone()));
         Ok(())
     }
 
@@ -129,10 +130,14 @@ impl Observer for Page {
         let store = self.0.store(stats);
         let mut all = self.0.watched.write().unwrap_or_else(PoisonError::into_inner);
         // A cache that is built anew under a name takes the place of the one before.
-        all.retain(|watched| watched.name != *stats.info().shared_name());
+        let gone: Vec<_> =
+            all.extract_if(.., |watched| watched.name == *stats.info().shared_name()).collect();
         // Any number will do that others of the same store do not have.
         let number = fastrand::u32(..);
         all.push(Arc::new(Watched::new(stats, number, store, self.0.options.show_key.clone())));
+        drop(all);
+        // What it shows may be the last of that cache, whose drop may come back here.
+        drop(gone);
     }
 
     fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
