@@ -22,8 +22,14 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 pub(crate) const HOLD: Duration = Duration::from_secs(5);
 /// How long to wait for another process's load where the policy sets neither a wait budget nor a hard limit.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(5);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(3);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long who waits for another process pauses before it asks again: a share of what it has waited already, so that the
+/// answer comes at most that much late.
+pub(crate) fn pause_after(waited: Duration) -> Duration {
+    (waited / 16).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+}
 
 /// The leases that one fill holds, by level.
 pub(crate) type Rights = Vec<(u8, Lease)>;
@@ -168,9 +174,7 @@ impl<T: Value> Inner<T> {
             if waited >= budget {
                 return false;
             }
-            // A share of what has been waited already: the answer comes at most that much late.
-            let pause = (waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            self.around.clock.sleep(pause).await;
+            self.around.clock.sleep(pause_after(waited)).await;
             if self.now().since(standing.renewed) >= LEASE / 3 {
                 standing.renewed = self.now();
                 // Of nearer levels, while a deeper one is waited for.

@@ -12,7 +12,7 @@ use crate::{
     fill::Outgoing,
     inner::{Decoded, Inner, State},
     load::{Began, load_failed},
-    rights::{FIRST_PAUSE, LEASE, LONGEST_PAUSE, LONGEST_WAIT, Rights},
+    rights::{LEASE, LONGEST_WAIT, Rights, pause_after},
     settle::{Keep, Made},
     tier::{Failure, Tier},
     within::within,
@@ -326,7 +326,7 @@ impl<T: Value> Inner<T> {
                 return Err(contended());
             }
             let waited = self.now().since(started);
-            self.around.clock.sleep((waited / 10).clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
+            self.around.clock.sleep(pause_after(waited)).await;
         }
     }
 
