@@ -194,8 +194,8 @@ pub(crate) fn node_of_a_cluster(endpoint: &Endpoint) -> Error {
 async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     let mut ask = redis::pipe();
     ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
-    // Does nothing: whether it may be run is what is asked.
-    RELEASE.on(&mut ask, Form::Digest, &["l:{}"]).arg("");
+    // Does nothing: whether it may be run is what is asked. On a key that the user may touch, or the server logs a refusal.
+    RELEASE.on(&mut ask, Form::Digest, &[&format!("{}l:{{}}", settings.prefix)]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
     let before = wall_ms();
     let replies = link.pipeline(&ask, Step::ASKED.len()).await;
