@@ -14,8 +14,9 @@ use crate::{BreakerState, Clock, Error, Moment, Result, striped::Striped};
 /// When a level stops being asked.
 ///
 /// The breaker opens when at least `min_calls` calls ended within the last `window` and the share of failures reached
-/// `failure_rate`. After `open_for` one single call is let through; if it succeeds the breaker closes, else it stays open
-/// for `open_for` more. Where a level has several servers ([`CacheProvider::server_of`](crate::CacheProvider::server_of)),
+/// `failure_rate`, or when for as long as `open_for` at least `min_calls` have failed and none ended well. After `open_for`
+/// one single call is let through; if it succeeds the breaker closes, else it stays open for `open_for` more. Where a level
+/// has several servers ([`CacheProvider::server_of`](crate::CacheProvider::server_of)),
 /// each has a breaker of its own, and the level's is open when all of theirs are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breaker {
@@ -126,6 +127,10 @@ struct State {
     now: Half,
     before: Half,
     half_ends: Moment,
+    /// Failures since a call ended well, and when the first of them ended. A level that hangs is not to be waited for until
+    /// what went well before has left the window.
+    row: u32,
+    row_began: Moment,
 }
 
 /// Leave to make one call. Dropping it without a verdict counts as a failure of a probe and as nothing otherwise; see also
@@ -161,6 +166,8 @@ impl Gate {
                 now: Half::default(),
                 before: Half::default(),
                 half_ends: Moment::ORIGIN,
+                row: 0,
+                row_began: Moment::ORIGIN,
             }),
             closed: AtomicBool::new(true),
             half_ends: AtomicU64::new(0),
@@ -252,6 +259,9 @@ impl Pass<'_> {
         let mut state = gate.lock();
         let well: u32 = gate.well.iter().map(|well| well.swap(0, Ordering::Relaxed)).sum();
         state.now.calls = state.now.calls.saturating_add(well);
+        if ok || well > 0 {
+            state.row = 0;
+        }
         let changed = self.count(&mut state, ok, now);
         gate.half_ends.store(state.half_ends.as_nanos(), Ordering::Relaxed);
         gate.closed.store(matches!(state.mode, Mode::Closed), Ordering::Release);
@@ -267,6 +277,7 @@ impl Pass<'_> {
             }
             state.now = Half::default();
             state.before = Half::default();
+            state.row = 0;
             state.mode = if ok { Mode::Closed } else { Mode::Open { until: now.after(settings.open_for) } };
             return Some(if ok { BreakerState::Closed } else { BreakerState::Open });
         }
@@ -284,10 +295,17 @@ impl Pass<'_> {
         state.now.failures += u32::from(!ok);
         let calls = state.now.calls.saturating_add(state.before.calls);
         let failures = state.now.failures.saturating_add(state.before.failures);
-        if !ok
-            && calls >= settings.min_calls
-            && f64::from(failures) >= settings.failure_rate * f64::from(calls)
-        {
+        if ok {
+            return None;
+        }
+        if state.row == 0 || now >= state.row_began.after(settings.window) {
+            (state.row, state.row_began) = (0, now);
+        }
+        state.row = state.row.saturating_add(1);
+        let often =
+            calls >= settings.min_calls && f64::from(failures) >= settings.failure_rate * f64::from(calls);
+        let always = state.row >= settings.min_calls && now >= state.row_began.after(settings.open_for);
+        if often || always {
             state.mode = Mode::Open { until: now.after(settings.open_for) };
             return Some(BreakerState::Open);
         }
@@ -356,6 +374,28 @@ mod tests {
             assert!(call(&gate, &clock, false));
         }
         assert!(!call(&gate, &clock, true), "five of five failed");
+    }
+
+    #[test]
+    fn what_went_well_before_does_not_keep_a_level_that_hangs_asked() {
+        let (clock, time) = Clock::manual();
+        let gate = Gate::new(Breaker::default(), S);
+        let well = |n| (0..n).for_each(|_| assert!(call(&gate, &clock, true)));
+        well(1000);
+        for _ in 0..10 {
+            assert!(call(&gate, &clock, false), "many at once may be one broken connection");
+        }
+        time.advance(S / 2);
+        well(1);
+        assert!(call(&gate, &clock, false));
+        time.advance(S / 2);
+        assert!(call(&gate, &clock, false), "it has answered half a second ago");
+        for _ in 0..3 {
+            assert!(call(&gate, &clock, false));
+        }
+        time.advance(S / 2);
+        assert!(call(&gate, &clock, false));
+        assert!(!call(&gate, &clock, true), "a second of nothing else");
     }
 
     #[test]

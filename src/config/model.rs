@@ -169,7 +169,7 @@ pub(crate) struct BreakerTable {
     pub(crate) min_calls: Option<u32>,
     /// How far back calls are counted.
     pub(crate) window: Option<Timespan>,
-    /// The pause before one call finds out.
+    /// The pause before one call finds out. It also opens when `min_calls` have failed and none ended well for as long.
     pub(crate) open_for: Option<Timespan>,
 }
 
