@@ -532,7 +532,8 @@ impl<T: Value> Inner<T> {
     ) -> Timeline {
         let policy = self.policy();
         let ttl = ttl.unwrap_or(if absent { policy.absent_ttl } else { policy.ttl });
-        let jitter = if policy.jitter.is_zero() || absent || ttl == Duration::MAX {
+        // A ttl of zero says that there is nothing to keep.
+        let jitter = if policy.jitter.is_zero() || absent || ttl.is_zero() || ttl == Duration::MAX {
             Duration::ZERO
         } else {
             policy.jitter.mul_f64(fastrand::f64())

@@ -51,6 +51,25 @@ async fn t2_a_ttl_of_zero_removes() {
     }
 }
 
+/// Jitter is added to a ttl: without one there is nothing to add it to.
+#[tokio::test]
+async fn a_ttl_of_zero_stays_zero_under_jitter() {
+    for stack in stacks::all() {
+        let cache = stack.cache::<u64>(Policy::ttl(60 * S).jitter(20 * S));
+        let nothing = |value: u64| Loaded::value(value).ttl(Duration::ZERO);
+        kit::set(&cache, "k", 1_u64).await;
+        assert!(cache.set_loaded("k", nothing(2)).await.unwrap().is_confirmed());
+        assert_eq!(kit::get(&cache, "k").await, None);
+        let load = move |(), _| async move { traced_cache::ok(nothing(3)) };
+        assert_eq!(cache.get_or_set_with("k", &(), load).await.unwrap().as_deref(), Some(&3));
+        assert_eq!(kit::get(&cache, "k").await, None);
+        kit::set(&cache, "k", 4_u64).await;
+        let update = move |(), _, _| async move { traced_cache::ok(nothing(5)) };
+        assert_eq!(cache.update("k", &(), update).await.unwrap().value.as_deref(), Some(&5));
+        assert_eq!(kit::get(&cache, "k").await, None);
+    }
+}
+
 #[tokio::test]
 async fn t4_for_ever_does_not_overflow() {
     for stack in stacks::all() {
