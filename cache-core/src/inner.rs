@@ -282,6 +282,10 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn object(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier) -> Option<Object> {
+        if self.tasks.is_closed() {
+            // A hit asks for no more than what is there: new calls are refused only as long as there is nothing.
+            return None;
+        }
         let now = self.now();
         let mut timeline = entry.timeline;
         if let Some(cap) = tier.ttl_cap {

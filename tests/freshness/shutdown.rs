@@ -101,6 +101,44 @@ async fn o10_calls_are_refused_while_it_drains() {
     }
 }
 
+/// A hit does not ask whether the cache is closed.
+#[tokio::test]
+async fn o10_what_comes_in_while_it_drains_is_no_hit() {
+    let world = World::new();
+    let (cache, db) = (world.node(policy()), world.db());
+    confirmed(world.bare(policy()).set("read", "r".to_owned()).await);
+    db.takes(2 * S);
+    let slow = asking(&cache, &db).await;
+    db.takes(ZERO);
+    world.l2.set_all(Fault::DelayReply(100 * MS));
+    let calls = async {
+        let load = cache.get_or_set_with("loaded", &db, |db, _| db.load());
+        let found = tokio::join!(load, cache.get("read"), cache.set("set", "s".to_owned()));
+        assert!(found.0.unwrap().is_some() && found.1.unwrap().is_some());
+        assert!(found.2.unwrap().is_confirmed());
+    };
+    let mut closing = None;
+    let rest = async {
+        settled().await;
+        let cache = cache.clone();
+        closing = Some(tokio::spawn(async move { cache.close(5 * S).await }));
+        // One round trip after the other.
+        for _ in 0..4 {
+            world.pass(100 * MS).await;
+        }
+    };
+    tokio::join!(calls, rest);
+    let closing = closing.unwrap();
+    for key in ["loaded", "read", "set"] {
+        assert_eq!(cache.get(key).await.map_err(|e| e.kind()), Err(ErrorKind::Closed), "{key}");
+    }
+    assert!(!closing.is_finished());
+    world.up();
+    world.pass(2 * S).await;
+    assert!(closing.await.unwrap().is_drained());
+    assert_eq!(slow.await.unwrap(), saw(Outcome::Loaded, "1"));
+}
+
 /// Reads and writes of callers are no tasks of the cache: they may come back to life after `close` returned.
 #[tokio::test]
 async fn o10_a_caller_that_was_under_way_stores_nothing_afterwards() {
