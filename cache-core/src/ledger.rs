@@ -162,6 +162,11 @@ impl Ledger {
         })
     }
 
+    /// How long until the mark is due for the time that has passed.
+    pub(crate) fn due_in(&self, now: Moment, period: std::time::Duration) -> std::time::Duration {
+        self.read().asked.map_or(period, |asked| period.saturating_sub(now.since(asked)))
+    }
+
     /// Reads look at the mark, whenever the last one did, until it has been told.
     pub(crate) fn doubt(&self) {
         let mut known = self.write();

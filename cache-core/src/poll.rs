@@ -1,6 +1,9 @@
 //! Looking at the marks of remote levels when no call does: so that memory learns of invalidations of more than a key.
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use crate::{
     Value,
@@ -29,6 +32,14 @@ impl<T: Value> Inner<T> {
         } else {
             self.cleared_elsewhere();
         }
+    }
+
+    /// How long until the first of the marks is due. Others than the poll look at them, too: reads and invalidations of this
+    /// node.
+    fn due_in(&self) -> Duration {
+        let now = self.now();
+        let marked = self.remote().filter(|tier| tier.is_marked());
+        marked.map(|tier| tier.ledger.due_in(now, MARK_PERIOD)).min().unwrap_or(MARK_PERIOD)
     }
 
     async fn poll_once(&self, poked: bool) {
@@ -61,8 +72,9 @@ impl<T: Value> Watching<T> {
             let Some(inner) = self.0.upgrade() else { return };
             let (clock, closing, poke) =
                 (inner.around.clock.clone(), inner.closing.clone(), Arc::clone(&inner.poke));
+            let pause = inner.due_in();
             drop(inner);
-            let waiting = clock.timeout(MARK_PERIOD, poke.notified());
+            let waiting = clock.timeout(pause, poke.notified());
             let Some(poked) = closing.run_until_cancelled(waiting).await else { return };
             let Some(inner) = self.0.upgrade() else { return };
             if closing.run_until_cancelled(inner.poll_once(poked.is_some())).await.is_none() {

@@ -128,6 +128,25 @@ async fn without_a_backplane_memory_learns_of_tags_within_the_period() {
     assert_eq!(get(&b.cache.access(Access::AllowStale), "other").await, None);
 }
 
+/// The second counts from the node's last look, and whoever invalidates looks, too: between two rounds of the poll.
+#[tokio::test]
+async fn the_period_begins_with_whatever_looks_at_the_mark() {
+    for whole in [false, true] {
+        let world = World::new();
+        let (a, b) = (world.deaf(), world.deaf());
+        set(&a.cache, "k", "1", &["x"]).await;
+        assert!(get(&b.cache, "k").await.is_some());
+        world.pass(PERIOD / 2).await;
+        confirmed(b.cache.invalidate_tag("other").await);
+        assert_eq!(level(&b.cache, "k").await, Some(0));
+        confirmed(if whole { a.cache.clear().await } else { a.cache.invalidate_tag("x").await });
+        world.pass(PERIOD / 2).await;
+        assert_eq!(level(&b.cache, "k").await, Some(0), "its last look is half a second ago");
+        world.pass(PERIOD / 2).await;
+        assert_eq!(get(&b.cache, "k").await, None);
+    }
+}
+
 #[tokio::test]
 async fn g11_what_has_tags_is_believed_for_a_while_without_the_store() {
     let world = World::new();
