@@ -240,7 +240,7 @@ impl<T: Value> TracedCache<T> {
             }
             self.fetch_cold(key, loader(move |_| load()))
         };
-        A::out(cold.await?.into_value())
+        self.answer::<A>(cold.await?.into_value())
     }
 
     /// The same with a loader that is made on a miss only: for one that needs clones of what its caller has borrowed.
@@ -266,7 +266,7 @@ impl<T: Value> TracedCache<T> {
             let load = make();
             self.fetch_cold(key, loader(move |_| load()))
         };
-        A::out(cold.await?.into_value())
+        self.answer::<A>(cold.await?.into_value())
     }
 
     /// The same with state for the loader, cloned on a miss only, and the key in its owned form:
@@ -293,7 +293,7 @@ impl<T: Value> TracedCache<T> {
             let (state, owned) = (state.clone(), key.to_owned_key());
             self.fetch_cold(raw, loader(move |_| load(state, owned)))
         };
-        A::out(cold.await?.into_value())
+        self.answer::<A>(cold.await?.into_value())
     }
 
     /// The same, and the loader sees the stale value and its validator, if one is held: for conditional requests. It may
@@ -325,7 +325,7 @@ impl<T: Value> TracedCache<T> {
             let (state, owned) = (state.clone(), key.to_owned_key());
             self.fetch_cold(raw, loader(move |held| load(state, owned, held)))
         };
-        A::out(cold.await?.into_value())
+        self.answer::<A>(cold.await?.into_value())
     }
 
     /// [`get_or_set_with`](Self::get_or_set_with), with the whole answer.
@@ -371,7 +371,7 @@ impl<T: Value> TracedCache<T> {
             inner.fetch(inner.key(&id)?, Verb::Refresh, Access::Reload, loader, spans).await
         };
         let found = inner.operation(Verb::Refresh, Some(&id), 1, work, Found::brief).boxed().await?;
-        A::out(found.into_value())
+        self.answer::<A>(found.into_value())
     }
 
     fn fetch_cold<'a>(&'a self, key: RawKey<'_>, loader: Loader<T>) -> BoxFuture<'a, Result<Found<T>>> {
@@ -591,6 +591,11 @@ impl<T: Value> TracedCache<T> {
     /// left on a runtime that nobody drives.
     pub async fn close(&self, limit: Duration) -> Closed {
         self.inner.close_within(limit).boxed().await
+    }
+
+    /// What a caller gets whose loader answers an `A`.
+    pub(crate) fn answer<A: Answer<T>>(&self, found: Option<Arc<T>>) -> Result<A::Out> {
+        A::out(found).map_err(|error| self.inner.failed(error))
     }
 
     pub(crate) fn render(&self, key: &impl CacheKey) -> Result<Arc<str>> {

@@ -219,9 +219,18 @@ impl<T: Value> Inner<T> {
     #[inline]
     pub(crate) fn id<'a>(&self, id: &'a str) -> Result<&'a str> {
         if id.is_empty() {
-            return Err(Error::new(ErrorKind::Key, "key is empty: give it at least one character"));
+            return Err(
+                self.failed(Error::new(ErrorKind::Key, "key is empty: give it at least one character"))
+            );
         }
         Ok(id)
+    }
+
+    /// Counts an error that a call ends with before it is an operation, or after.
+    #[cold]
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        self.stats().error(error.kind());
+        error
     }
 
     pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {

@@ -176,7 +176,7 @@ where
     async fn change(&self, key: K, change: Change<T>) -> Result<Delivery> {
         let id = self.cache.render(&key)?;
         let inner = Arc::clone(&self.cache.inner);
-        inner.check_open()?;
+        inner.check_open().map_err(|closed| inner.failed(closed))?;
         let source = Arc::clone(&self.source);
         let (done, ended) = tokio::sync::oneshot::channel();
         let ambient = inner.observers().ambient();
@@ -188,16 +188,16 @@ where
             let _ = done.send(result);
         }));
         if task.is_none() {
-            return Err(Error::new(
+            return Err(inner.failed(Error::new(
                 ErrorKind::NoRuntime,
                 "saves run as tokio tasks: call from inside a tokio runtime",
-            ));
+            )));
         }
         ended.await.unwrap_or_else(|_gone| {
-            Err(Error::new(
+            Err(inner.failed(Error::new(
                 ErrorKind::LoadAborted,
                 "the save was aborted; whether the source took it is unknown",
-            ))
+            )))
         })
     }
 }

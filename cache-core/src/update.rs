@@ -90,12 +90,12 @@ impl<T: Value> TracedCache<T> {
             async move { changed.await.map(Answer::into_loaded).map_err(Into::into) }.boxed()
         });
         let (value, delivery) = self.update_erased(id, change).boxed().await?;
-        Ok(Updated { value: A::out(value)?, delivery })
+        Ok(Updated { value: self.answer::<A>(value)?, delivery })
     }
 
     async fn update_erased(&self, id: Arc<str>, change: Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
         let inner = Arc::clone(&self.inner);
-        inner.check_open()?;
+        inner.check_open().map_err(|closed| inner.failed(closed))?;
         let (done, ended) = tokio::sync::oneshot::channel();
         let owner = Arc::clone(&inner);
         let task = inner.spawn(within(inner.observers().ambient(), async move {
@@ -105,16 +105,16 @@ impl<T: Value> TracedCache<T> {
             let _ = done.send(result);
         }));
         if task.is_none() {
-            return Err(Error::new(
+            return Err(inner.failed(Error::new(
                 ErrorKind::NoRuntime,
                 "updates run as tokio tasks: call from inside a tokio runtime",
-            ));
+            )));
         }
         ended.await.unwrap_or_else(|_gone| {
-            Err(Error::new(
+            Err(inner.failed(Error::new(
                 ErrorKind::LoadAborted,
                 "the update was aborted; whether it was stored is unknown",
-            ))
+            )))
         })
     }
 }

@@ -177,6 +177,7 @@ async fn an_absence_has_a_ttl_and_an_outcome_of_its_own() {
         // A loader that promises a plain value gets a typed error.
         let plain = cache.get_or_set("k", || async { Ok::<_, DbError>(String::new()) }).await;
         assert_eq!(plain.unwrap_err().kind(), ErrorKind::Absent);
+        assert_eq!(cache.stats().errors[ErrorKind::Absent as usize].1, 1);
         world.pass(2 * S).await;
         assert_eq!(look(&cache).await, MISS);
         let stale = cache.access(Access::AllowStale);
@@ -265,4 +266,23 @@ async fn refresh_and_reload_load_where_the_remote_level_keeps_leases() {
     assert_eq!((new.unwrap().as_str(), db.loads()), ("new", 1));
     db.has("newer");
     assert_eq!(ask(&cache.access(Access::Reload), &db).await, saw(Outcome::Loaded, "newer"));
+}
+
+/// Also those that end before a level is asked.
+#[tokio::test]
+async fn every_call_that_ends_with_an_error_is_counted_once() {
+    let world = World::new();
+    let cache = world.local(policy());
+    let change = |(), _: String, _| async { traced_cache::ok(String::new()) };
+    assert_eq!(cache.get("").await.unwrap_err().kind(), ErrorKind::Key);
+    assert_eq!(cache.set("", String::new()).await.unwrap_err().kind(), ErrorKind::Key);
+    assert_eq!(cache.invalidate_tag("").await.unwrap_err().kind(), ErrorKind::Tag);
+    assert!(cache.close(ZERO).await.is_drained());
+    assert_eq!(cache.get("k").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(cache.update("k", &(), change).await.unwrap_err().kind(), ErrorKind::Closed);
+    let errors = cache.stats().errors.into_iter().filter(|(_, count)| *count > 0);
+    assert_eq!(
+        errors.collect::<Vec<_>>(),
+        [(ErrorKind::Key, 2), (ErrorKind::Tag, 1), (ErrorKind::Closed, 2)]
+    );
 }
