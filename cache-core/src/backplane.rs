@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -102,6 +102,8 @@ pub(crate) struct Plane {
     subscribed: AtomicU64,
     /// What the channel has not taken yet.
     pub(crate) pending: Pending,
+    /// It did not answer in time when it was last given a message. Who tells that of before again finds out when it does.
+    silent: AtomicBool,
 }
 
 /// One after the other, where a cache moves from one to the next.
@@ -121,6 +123,7 @@ impl Plane {
             node: fastrand::u64(..),
             subscribed: AtomicU64::new(0),
             pending: Pending::default(),
+            silent: AtomicBool::new(false),
         }
     }
 
@@ -131,6 +134,7 @@ impl Plane {
             number: channel.number + 1,
             before: Some(Arc::clone(&channel.carrier)),
         });
+        self.silent.store(false, Ordering::Release);
     }
 
     /// A channel has come up. Says which one had before.
@@ -160,6 +164,11 @@ impl Plane {
     /// Whether the others hear of writes by themselves.
     fn is_heard(&self, cache: &str) -> bool {
         self.channel.load().carrier.hears_writes(cache)
+    }
+
+    /// Whether a caller need not wait to find out that it does not answer.
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire) && self.pending.len() > 0
     }
 
     /// `sent_us`: the time, for those who want to know how long it took.
@@ -415,7 +424,7 @@ impl<T: Value> Inner<T> {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
-        let send = async |key: &RawKey<'_>| self.send_message(plane, &Told::Key(key.id)).await;
+        let send = async |key: &RawKey<'_>| self.send_now(plane, &Told::Key(key.id)).await;
         let sent = futures::future::join_all(keys.iter().map(send)).await;
         let mut delivery = Delivery::Confirmed;
         for (key, sent) in keys.iter().zip(sent) {
@@ -453,12 +462,17 @@ impl<T: Value> Inner<T> {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
-        if self.send_message(plane, told).await {
+        if self.send_now(plane, told).await {
             return Delivery::Confirmed;
         }
         keep(&plane.pending);
         self.tell_later(plane);
         Delivery::Pending
+    }
+
+    /// Hands a message to the channel, for a caller who waits: not to one that hangs.
+    async fn send_now(&self, plane: &Plane, told: &Told<'_>) -> bool {
+        !plane.is_silent() && self.send_message(plane, told).await
     }
 
     async fn send_message(&self, plane: &Plane, told: &Told<'_>) -> bool {
@@ -468,6 +482,7 @@ impl<T: Value> Inner<T> {
         let channel = plane.channel.load_full();
         let call = channel.carrier.publish(&self.around.name, plane.encode(told, self.shared_us()));
         let sent = self.around.clock.timeout(BUDGET, spans.around(call)).await;
+        plane.silent.store(sent.is_none(), Ordering::Release);
         let fault = match &sent {
             Some(Ok(())) => None,
             Some(Err(_)) => Some(LevelFault::Error),

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::sync::watch;
 use traced_cache::{
-    Access, Delivery, Outcome, Scope, ok,
-    testing::{ChaosOp, Fault},
+    Access, Backplane, BoxError, Delivery, Listener, Memory, Outcome, Scope, TracedCache, ok,
+    testing::{ChaosOp, Fault, Link},
 };
 
-use crate::world::{MS, S, Source, World, confirmed, done, get, saw, set, settled};
+use crate::world::{MS, S, Source, World, confirmed, done, get, policy, saw, set, settled};
 
 #[tokio::test]
 async fn a_tag_is_masked_until_the_level_has_heard() {
@@ -114,6 +118,62 @@ async fn what_the_backplane_has_not_taken_is_pending_and_what_it_never_takes_is_
     let closed = closing.await.unwrap();
     let told: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.scope, u.name.as_deref())).collect();
     assert_eq!(told, [(None, Scope::Cache, None)]);
+}
+
+/// A link that answers nobody while it hangs.
+struct Hanging(Link, Arc<watch::Sender<bool>>);
+
+#[async_trait]
+impl Backplane for Hanging {
+    async fn publish(&self, cache: &str, message: Bytes) -> Result<(), BoxError> {
+        self.1.subscribe().wait_for(|hangs| !hangs).await?;
+        self.0.publish(cache, message).await
+    }
+
+    fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>) {
+        self.0.subscribe(cache, listener);
+    }
+}
+
+#[tokio::test]
+async fn a_backplane_that_hangs_costs_one_caller_its_time() {
+    let world = World::new();
+    let hangs = Arc::new(watch::Sender::new(false));
+    let node = || {
+        let link = Hanging(world.hub.node(), Arc::clone(&hangs));
+        let builder = TracedCache::<String>::builder("things").clock(world.clock.clone()).policy(policy());
+        builder.level(Memory::entries(100).engine_expiry(false)).backplane(link).build().unwrap()
+    };
+    let (a, b) = (node(), node());
+    for (key, tags) in [("k", &[][..]), ("l", &[]), ("tagged", &["x"])] {
+        set(&b, key, "1", tags).await;
+    }
+    hangs.send_replace(true);
+    let first = tokio::spawn({
+        let a = a.clone();
+        async move { a.invalidate("k").await.unwrap() }
+    });
+    settled().await;
+    assert!(!first.is_finished());
+    world.pass(250 * MS).await;
+    assert_eq!(first.await.unwrap(), Delivery::Pending);
+    // It is known by then; who tells it of the first one again finds out when it answers.
+    for _ in 0..3 {
+        assert_eq!(a.invalidate("l").now_or_never().expect("at once").unwrap(), Delivery::Pending);
+        assert_eq!(a.invalidate_tag("x").now_or_never().expect("at once").unwrap(), Delivery::Pending);
+        world.pass(S).await;
+    }
+    assert_eq!(a.stats().pending, 3);
+    assert!(get(&b, "k").await.is_some(), "nobody has told it");
+    hangs.send_replace(false);
+    for _ in 0..3 {
+        world.pass(S).await;
+    }
+    assert_eq!(a.stats().pending, 0);
+    for key in ["k", "l", "tagged"] {
+        assert_eq!(get(&b, key).await, None, "{key}");
+    }
+    confirmed(a.invalidate("k").await);
 }
 
 #[tokio::test]
