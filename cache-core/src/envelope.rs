@@ -158,7 +158,7 @@ fn duration(us: u64) -> Duration {
 }
 
 fn put_text(out: &mut BytesMut, text: &str, plus: u16) {
-    // Builders cap tags and etags far below this.
+    // Tags are checked to be far below this, and an etag that is not is left out.
     let len = u16::try_from(text.len()).unwrap_or(u16::MAX - 1);
     out.put_u16_le(len + plus);
     out.put_slice(&text.as_bytes()[..usize::from(len)]);
@@ -220,8 +220,9 @@ fn begin(header: &Header, payload: usize) -> BytesMut {
         put_text(&mut out, tag, 0);
     }
     match extra.and_then(|e| e.etag.as_deref()) {
-        Some(etag) => put_text(&mut out, etag, 1),
-        None => out.put_u16_le(0),
+        // Cut short it would be another one, or half a character.
+        Some(etag) if etag.len() < usize::from(u16::MAX) => put_text(&mut out, etag, 1),
+        _ => out.put_u16_le(0),
     }
     out
 }
@@ -390,6 +391,21 @@ mod tests {
             assert_eq!(back, header);
             assert_eq!(rest, payload);
         }
+    }
+
+    #[test]
+    fn an_etag_that_does_not_fit_is_left_out() {
+        let etag_of = |etag: &str| {
+            let extra = Extra { etag: Some(etag.into()), ..Extra::default() }.boxed();
+            let sealed = seal(key("42"), &Header { extra, ..sample() }, b"{}");
+            let (back, rest) = open(key("42"), &sealed).unwrap();
+            assert_eq!(rest, b"{}");
+            back.extra.and_then(|extra| extra.etag.clone())
+        };
+        let longest = "e".repeat(usize::from(u16::MAX) - 1);
+        assert_eq!(etag_of(&longest).as_deref(), Some(&*longest));
+        assert_eq!(etag_of(&format!("{longest}e")), None);
+        assert_eq!(etag_of(&format!("e{}", "é".repeat(40_000))), None);
     }
 
     #[test]
