@@ -28,7 +28,9 @@ pub enum ErrorKind {
     LoadAborted,
     /// A loader asked, directly or through other loaders, for the key that it is loading.
     Cycle,
-    /// The source is known not to have this key, and the loader promised a plain value.
+    /// There is no value, and the loader promised a plain one: the source is known not to have this key, or it was not asked
+    /// ([`Access::CacheOnly`](crate::Access::CacheOnly)). Where the difference matters, have the loader answer an `Option`
+    /// through [`look_or_set_with`](crate::TracedCache::look_or_set_with).
     Absent,
     /// A level failed and its stance is to surface failures.
     Level,

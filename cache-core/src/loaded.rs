@@ -175,7 +175,7 @@ fn present<T>(found: Option<Arc<T>>) -> Result<Arc<T>> {
     found.ok_or_else(|| {
         Error::new(
             ErrorKind::Absent,
-            "the source is remembered not to have this key; let the loader return an Option to see that",
+            "there is no value: the source does not have this key, or was not asked; let the loader return an Option to see that",
         )
     })
 }

@@ -236,7 +236,8 @@ pub enum Access {
     Normal,
     /// A stale entry within grace is as good as a fresh one; no load for it.
     AllowStale,
-    /// Loaders never run: what no level has is a miss.
+    /// Loaders never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a loader of plain
+    /// values.
     CacheOnly,
     /// Entries are not read; the loader runs and its value is stored.
     Reload,

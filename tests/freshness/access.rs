@@ -27,6 +27,10 @@ async fn cache_only_never_loads() {
     assert_eq!(ask(&only, &db).await, MISS, "stale is a choice of its own");
     assert_eq!(db.loads(), 1);
     counted(&cache, 4);
+    // It is not said that the source has none.
+    let plain = only.get_or_set("new", || async { traced_cache::ok(String::new()) }).await.unwrap_err();
+    assert_eq!(plain.kind(), ErrorKind::Absent);
+    assert!(plain.to_string().contains("was not asked"), "{plain}");
 }
 
 /// What the source does not have is not warm, and nothing is where nothing is stored.
