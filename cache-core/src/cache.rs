@@ -54,7 +54,8 @@ impl<T: Value> TracedCache<T> {
     }
 
     /// Gives the cache another policy. Nothing that it holds is lost, and entries keep the life that they were given: the new
-    /// policy is that of loads and writes that begin from now on. Loads that wait for their turn wait under the old one.
+    /// policy is that of whatever is stored from now on, by loads under way as well. Those end by the hard limit under which
+    /// they began, and loads that wait for their turn wait under the old policy.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], naming field, value and fix: what [`Builder::build`] would find wrong. Then nothing
@@ -180,7 +181,8 @@ impl<T: Value> TracedCache<T> {
     /// Stores a value with its own ttl, tags or validator, or an absence. A ttl of zero removes the key.
     ///
     /// # Errors
-    /// As [`set`](Self::set); [`crate::ErrorKind::Config`] for an answer that only a loader may give.
+    /// As [`set`](Self::set); [`crate::ErrorKind::Config`] for an answer that only a loader may give, and `Tag`: then nothing has
+    /// been touched.
     pub async fn set_loaded(&self, key: impl CacheKey, value: Loaded<T>) -> Result<Delivery> {
         let id = self.render(&key)?;
         let inner = &self.inner;
@@ -222,8 +224,8 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Load`] with the loader's own error ([`Error::load_error`] gives it back), `LoadTimeout`,
-    /// `LoadPanicked`, `LoadAborted`, `Cycle`, `Absent`, `Key`, `Closed`, `NoRuntime`. A failing level is never an error
-    /// here.
+    /// `LoadPanicked`, `LoadAborted`, `Cycle`, `Absent`, `Key`, `Tag` (of the loader's answer), `Closed`, `NoRuntime`. A failing
+    /// level is never an error here.
     pub async fn get_or_set<A, E, F, Fut>(&self, key: impl CacheKey, load: F) -> Result<A::Out>
     where
         A: Answer<T>,
@@ -504,11 +506,10 @@ impl<T: Value> TracedCache<T> {
     /// Makes every entry of this cache gone, as [`invalidate`](Self::invalidate) does for a key. Logical: nothing is
     /// flushed, and other caches on the same servers keep theirs. One round trip per remote level.
     ///
-    /// Other nodes learn of it with their next read of the level that is more than a second after their last look at the
-    /// cache's marker.
+    /// Other nodes learn of it by the backplane, else within a second of their last look at the cache's marker.
     ///
     /// # Errors
-    /// As [`invalidate`](Self::invalidate).
+    /// As [`invalidate`](Self::invalidate); [`crate::ErrorKind::Unsupported`] where a level is [plain](crate::Level::plain).
     pub async fn clear(&self) -> Result<Delivery> {
         let inner = &self.inner;
         let work = async |_: &Spans| inner.clear_all().await;
@@ -524,7 +525,7 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// As [`invalidate`](Self::invalidate); [`crate::ErrorKind::Tag`] for a tag that is empty or too long, or where the
-    /// cache has none.
+    /// cache has none; [`crate::ErrorKind::Unsupported`] where a level is [plain](crate::Level::plain).
     pub async fn invalidate_tag(&self, tag: impl Into<Box<str>>) -> Result<Delivery> {
         self.invalidate_tags([tag]).await
     }
@@ -579,7 +580,7 @@ impl<T: Value> TracedCache<T> {
     /// swap marks it is a [`clear`](Self::clear).
     ///
     /// # Errors
-    /// As [`invalidate`](Self::invalidate).
+    /// As [`clear`](Self::clear).
     pub async fn expire_all(&self) -> Result<Delivery> {
         let inner = &self.inner;
         let work = async |_: &Spans| inner.expire_everything().await;

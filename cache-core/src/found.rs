@@ -177,9 +177,10 @@ impl<T> fmt::Debug for Found<T> {
 #[must_use = "a pending invalidation holds on this node only, until the level is back"]
 #[non_exhaustive]
 pub enum Delivery {
-    /// Every level acknowledged it.
+    /// Every level acknowledged it, and the backplane, if there is one, has taken the message.
     Confirmed,
-    /// A level could not be reached: it holds on this node, and is delivered when the level is back.
+    /// A level, or the backplane, could not be reached: it holds on this node, and is delivered when that is back. Or it is a
+    /// value on its way to a level that is written in the [background](crate::Level::background).
     Pending,
 }
 

@@ -12,7 +12,8 @@ use crate::{
 pub enum Stance {
     /// A failed read is a miss; a failed write is pending. Nobody sees an error that a loader could have answered.
     Absorb,
-    /// `get` and writes answer with the level's error. `get_or_set` still loads.
+    /// `get` and writes answer with the level's error. `get_or_set` still loads. What the level has yet to hear an invalidation
+    /// of is a miss, not an error: it is not asked.
     Surface,
 }
 
@@ -157,7 +158,8 @@ impl Level {
     }
 
     /// Values are written after the caller has been answered, in order per key, and before `close` ends; until they are
-    /// there, this node treats the level as not having their keys. Invalidations are never put off.
+    /// there, this node treats the level as not having their keys. A `set` answers
+    /// [`Delivery::Pending`](crate::Delivery::Pending) for that reason alone. Invalidations are never put off.
     #[must_use]
     pub fn background(mut self, yes: bool) -> Self {
         self.background = yes;

@@ -40,7 +40,7 @@ pub enum Verb {
     ExpireAll,
     /// `clear`.
     Clear,
-    /// `refresh`, and refreshes in the background.
+    /// `refresh`. Refreshes in the background are nobody's call.
     Refresh,
     /// `update`.
     Update,

@@ -27,7 +27,7 @@ type Change<T> =
 #[derive(Clone, Copy)]
 #[must_use = "a pending update holds on this node only, until the level is back"]
 pub struct Updated<R> {
-    /// The value that is held now.
+    /// What `change` has answered: the value that is held now, unless it was [`Loaded::do_not_store`].
     pub value: R,
     /// Whether every level, and the other nodes, have heard that the old one is gone.
     pub delivery: Delivery,
