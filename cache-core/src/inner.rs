@@ -603,8 +603,16 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Marks an entry so that no refresh is tried until the throttle is over, after a load that had begun then.
-    pub(crate) fn throttled(&self, entry: &Entry<T>, begun: &Begun, now: Moment) -> Entry<T> {
+    /// Marks an entry so that no refresh is tried until the throttle is over, after a load that had begun then. Its failure, if
+    /// that is to `surface`, must not be hidden by that: it counts only while the entry is served at once in any case.
+    pub(crate) fn throttled(
+        &self,
+        entry: &Entry<T>,
+        begun: &Begun,
+        now: Moment,
+        surface: bool,
+    ) -> Option<Entry<T>> {
+        let policy = self.policy();
         let mut entry = entry.clone();
         if self.verdict(&entry) == Verdict::Expired {
             // What is expired is expired once, not with each read, which would end the throttle. What has been expired since
@@ -612,9 +620,16 @@ impl<T: Value> Inner<T> {
             entry.expire();
             entry.seen = begun.seen;
         }
+        let mut retry_at = now.after(policy.throttle);
+        if surface {
+            retry_at = retry_at.min(entry.timeline.fresh_until.after(policy.revalidate));
+        }
+        if retry_at <= now {
+            return None;
+        }
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
-        extra.retry_at = Some(now.after(self.policy().throttle));
-        Entry { extra: extra.boxed(), ..entry }
+        extra.retry_at = Some(retry_at);
+        Some(Entry { extra: extra.boxed(), ..entry })
     }
 }
 

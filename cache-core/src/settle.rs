@@ -73,10 +73,16 @@ impl<T: Value> Inner<T> {
     }
 
     /// After a failed refresh: leaves the held entry alone for a while.
-    fn throttle(&self, key: RawKey<'_>, ticket: &Ticket<T>, held: Option<&Entry<T>>, begun: &Begun) {
-        let Some(held) = held.filter(|_| !self.policy().throttle.is_zero()) else { return };
-        if let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) {
-            let entry = self.throttled(held, begun, self.now());
+    fn throttle(
+        &self,
+        key: RawKey<'_>,
+        ticket: &Ticket<T>,
+        held: Option<&Entry<T>>,
+        begun: &Begun,
+        surface: bool,
+    ) {
+        let Some(tier) = self.tiers.first().filter(|t| t.store.is_some()) else { return };
+        if let Some(entry) = held.and_then(|held| self.throttled(held, begun, self.now(), surface)) {
             self.keep(key, &entry, tier, ticket);
         }
     }
@@ -223,9 +229,7 @@ impl<T: Value> Inner<T> {
                 Err(Failed { error, surface }) => {
                     ends.push(Err(error.kind()));
                     unused.push((key, rights));
-                    if !surface {
-                        self.throttle(key, ticket, held[at].as_ref(), &began.begun);
-                    }
+                    self.throttle(key, ticket, held[at].as_ref(), &began.begun, surface);
                     sorted.unstored.push((at, kept, Err(Failed { error, surface })));
                 }
             }

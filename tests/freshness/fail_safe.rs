@@ -1,11 +1,13 @@
 //! Group F: a stale value stands in for a load that failed.
 
 use traced_cache::{
-    Access, Delivery, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
+    Access, Delivery, Early, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{DbError, MISS, MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
+use crate::world::{
+    DbError, MISS, MS, S, World, ZERO, ask, asking, asking_alike, confirmed, counted, look, saw, settled,
+};
 
 #[tokio::test]
 async fn f1_a_failed_load_answers_stale_within_grace() {
@@ -321,4 +323,34 @@ async fn a_value_whose_life_was_over_when_it_came_replaces_what_is_older() {
     assert_eq!(asked.await.unwrap(), saw(Outcome::Loaded, "2"));
     db.takes(ZERO).fails();
     assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load), "nothing to fall back on");
+}
+
+/// Nobody waits for a refresh behind a value that is served, so its failure hides from nobody, and must not be tried again
+/// with each hit. Once the value is served no more, it surfaces at once.
+#[tokio::test]
+async fn a_failure_that_surfaces_pauses_refreshes_behind_what_is_served() {
+    let early = Policy::ttl(100 * S).grace(1_000 * S).early(Early::Fraction(0.5)).throttle(30 * S);
+    let behind = Policy::ttl(60 * S).grace(1_000 * S).revalidate(40 * S).throttle(30 * S);
+    for (policy, outcome) in [(early, Outcome::Hit), (behind, Outcome::Stale)] {
+        let world = World::new();
+        for cache in [world.local(policy), world.node(policy)] {
+            let db = world.db();
+            ask(&cache, &db).await.unwrap();
+            world.pass(65 * S).await;
+            db.answers(|| Ok(Loaded::failed(DbError("forbidden")).surface()));
+            for (after, loads) in [(ZERO, 2), (29 * S, 2), (S, 3), (4 * S, 3)] {
+                world.pass(after).await;
+                for many in [false, true] {
+                    let found = asking_alike(&cache, &db, many).await.await.unwrap();
+                    assert_eq!(found, Ok(Some("1".to_owned())));
+                }
+                settled().await;
+                assert_eq!(db.loads(), loads, "{outcome:?} after {after:?}");
+            }
+            assert_eq!(ask(&cache, &db).await, saw(outcome, "1"));
+            world.pass(S).await;
+            assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load), "the pause ends with it");
+            assert!(cache.invalidate("k").await.unwrap().is_confirmed());
+        }
+    }
 }
