@@ -411,7 +411,8 @@ impl<T: Value> TracedCache<T> {
     }
 
     /// Looks up many keys and loads those missing with one call of the loader (further ones for ids that other processes
-    /// were loading and gave up, as soon as they do), which gets only their ids and answers with pairs in any order.
+    /// were loading and gave up, as soon as they do), which gets their ids, and those of entries that are due for a refresh, and
+    /// answers with pairs in any order.
     /// Ids that it leaves out are absent; ids that nobody asked for are ignored. A key that is being loaded already, alone or
     /// in another batch, is waited for, not loaded again. Answers in the asked order.
     ///

@@ -28,8 +28,11 @@ impl<K> fmt::Debug for Warmed<K> {
 }
 
 impl<T: Value> TracedCache<T> {
-    /// Makes sure that these keys are held, with at most `at_once` loads under way. Keys that a level already has fresh
-    /// are left as they are.
+    /// Makes sure that these keys are held, with at most `at_once` of them under way. Keys that a level already has fresh
+    /// are left as they are, but for an early refresh.
+    ///
+    /// A key is done with once a stale value stands in for it. Its load goes on and may be one of many then: `at_once` bounds
+    /// the loads of keys of which nothing is held, [`Policy::loads`](crate::Policy::loads) all.
     ///
     /// Dropping the future stops starting loads; those under way go on.
     pub async fn warm<K, S, A, E, F, Fut>(
