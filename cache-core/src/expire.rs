@@ -85,8 +85,8 @@ impl<T: Value> Inner<T> {
                         _ => gone.push(*key),
                     }
                 }
-                Read::Nothing => gone.push(*key),
-                Read::Masked => written.pending(),
+                // What it has yet to hear is that this is gone. A value that waits to be stored there must not come after this.
+                Read::Nothing | Read::Masked => gone.push(*key),
                 Read::Failed(failure) => {
                     // What it holds may be fresh: without it the level is not asked for the key until it has heard an
                     // invalidation.

@@ -55,6 +55,7 @@ async fn r2_a_level_may_surface_its_errors() {
     }
     // With the breaker open the level is not asked: that is an error of the same kind, without a cause.
     assert_eq!(cache.set("k", "1".to_owned()).await.unwrap_err().kind(), ErrorKind::Level);
+    assert_eq!(cache.expire("k").await.unwrap_err().kind(), ErrorKind::Level);
     assert_eq!(look(&cache).await, MISS, "what could not be set is not there");
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"), "get_or_set loads");
     assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));

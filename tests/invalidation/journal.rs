@@ -144,6 +144,18 @@ async fn what_has_been_expired_meanwhile_is_not_made_fresh() {
     assert_eq!(late(&a), (0, 1));
 }
 
+/// The same by this node, which knows that the level has yet to hear of the key and does not ask it.
+#[tokio::test]
+async fn what_this_node_has_expired_meanwhile_is_not_made_fresh() {
+    let (world, a, b) = behind().await;
+    assert_eq!(a.cache.expire("k").await.unwrap(), Delivery::Pending);
+    heal(&world, &a).await;
+    for node in [&a, &b, &world.bare()] {
+        assert_eq!(get(&node.cache, "k").await, None, "nothing fresh");
+    }
+    assert_eq!(late(&a), (0, 1));
+}
+
 #[tokio::test]
 async fn what_was_cleared_or_reached_by_its_tag_meanwhile_is_not_seen() {
     for clear in [false, true] {
