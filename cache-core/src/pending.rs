@@ -29,6 +29,8 @@ pub(crate) struct Pending {
     /// Values given up.
     lost: AtomicUsize,
     replaying: AtomicBool,
+    /// Held while the level is told: what is on its way there must have ended before an update of the key begins.
+    pub(crate) telling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -204,6 +206,24 @@ impl Pending {
         match state.clear {
             Some(_) => [None, None],
             None => [state.due_tags(most), state.due_values(most)],
+        }
+    }
+
+    /// What is due and reaches this key, or may: told after an update of it, it would take that away.
+    pub(crate) fn due_before(&self, id: &str) -> Option<Due> {
+        if self.len() == 0 {
+            return None;
+        }
+        let state = self.lock();
+        if let Some(number) = state.clear {
+            return Some(Due::Clear(number));
+        }
+        match state.keys.get(id) {
+            Some(number) => Some(match state.values.get(id) {
+                Some(value) => Due::Values(vec![(id.into(), *number, value)]),
+                None => Due::Keys(vec![(id.into(), *number)]),
+            }),
+            None => state.due_tags(usize::MAX),
         }
     }
 

@@ -78,6 +78,7 @@ impl<T: Value> Inner<T> {
 
     /// One round of the replay. `false`: the level is not well.
     pub(crate) async fn deliver(self: &Arc<Self>, tier: &Tier) -> bool {
+        let _turn = tier.pending.telling.lock().await;
         let due = tier.pending.due(BATCH);
         let apart = match &due {
             Some(Due::Keys(due)) => tier.whom(due.iter().map(|(id, _)| self.raw(id))) != Whom::Level,
@@ -91,6 +92,19 @@ impl<T: Value> Inner<T> {
             }
         }
         well
+    }
+
+    /// Tells a level what it has yet to hear of a key, before that is updated. `false`: it has not heard.
+    pub(crate) async fn deliver_before(self: &Arc<Self>, tier: &Tier, id: &str) -> bool {
+        while tier.pending.due_before(id).is_some() {
+            let _turn = tier.pending.telling.lock().await;
+            // The replay may have told it meanwhile.
+            let due = tier.pending.due_before(id);
+            if due.is_some() && !self.deliver_due(tier, due).await {
+                return !tier.pending.has(id);
+            }
+        }
+        true
     }
 
     async fn deliver_due(self: &Arc<Self>, tier: &Tier, due: Option<Due>) -> bool {

@@ -59,8 +59,9 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the error of `change`, `LoadTimeout` (of `change`, or because others held the key all the
-    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, or cannot hold the new value, whatever
-    /// its stance: without it updates would be lost; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
+    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, cannot hold the new value, or cannot
+    /// be told of an invalidation of before, whatever its stance: without it updates would be lost. If it did not answer when
+    /// the new value was sent, the key is invalidated: nobody can tell whether it was stored; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
     ///
     /// ```
     /// # use cache_core::{TracedCache, testing::MapProvider, ok};
@@ -133,6 +134,12 @@ impl<T: Value> Inner<T> {
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
         let _turn = self.in_order(&[&turn]).await;
+        if let Some(tier) = self.remote().next_back().filter(|tier| tier.pending.len() > 0)
+            && !self.deliver_before(tier, id).boxed().await
+        {
+            self.replay();
+            return Err(deaf(tier));
+        }
         loop {
             let tried = match self.remote().next_back() {
                 Some(tier) if tier.leases() => self.update_leased(key, tier, change, until).await?,
@@ -447,6 +454,17 @@ impl<T: Value> Inner<T> {
 fn no_form(tier: &Tier) -> Error {
     let at = usize::from(tier.index) + 1;
     Error::new(ErrorKind::Level, format!("level {at} cannot hold the new value: too large, or not encodable"))
+}
+
+/// It has not heard yet that what it holds of the key is gone.
+fn deaf(tier: &Tier) -> Error {
+    let at = usize::from(tier.index) + 1;
+    Error::new(
+        ErrorKind::Level,
+        format!(
+            "level {at} could not be told of an invalidation of before, which would take the update away"
+        ),
+    )
 }
 
 fn contended() -> Error {

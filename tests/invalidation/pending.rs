@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::watch;
 use traced_cache::{
-    Access, Backplane, BoxError, Delivery, Listener, Memory, Outcome, Scope, TracedCache, ok,
+    Backplane, BoxError, Delivery, ErrorKind, Listener, Memory, Outcome, Scope, TracedCache,
     testing::{ChaosOp, Fault, Link},
 };
 
@@ -197,34 +197,57 @@ async fn a_caller_who_leaves_in_the_middle_leaves_no_old_value() {
     confirmed(a.cache.invalidate_tag("x").await);
 }
 
-/// Also where the lease is somebody else's at first, and then to be had.
+/// Told after the update, the level would lose it again.
 #[tokio::test]
-async fn an_update_does_not_see_what_the_level_has_yet_to_hear_is_gone() {
+async fn a_level_hears_of_what_was_before_an_update_first() {
+    for scope in [Scope::Key, Scope::Tag, Scope::Cache] {
+        let world = World::new();
+        let (a, b) = (world.bare(), world.bare());
+        set(&a.cache, "k", "old", &["x"]).await;
+        a.l2.set_all(Fault::Fail);
+        let invalidated = match scope {
+            Scope::Tag => a.cache.invalidate_tag("x").await,
+            Scope::Cache => a.cache.clear().await,
+            _ => a.cache.invalidate("k").await,
+        };
+        invalidated.unwrap_err();
+        let untold = a.cache.update("k", &(), appending).await.unwrap_err();
+        assert_eq!(untold.kind(), ErrorKind::Level);
+        a.l2.set_all(Fault::None);
+        let updated = a.cache.update("k", &(), appending).await.unwrap();
+        assert_eq!((updated.value.as_str(), updated.delivery), ("first", Delivery::Confirmed));
+        for _ in 0..3 {
+            world.pass(S).await;
+        }
+        assert_eq!(a.cache.stats().pending, 0);
+        for node in [&a, &b] {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"), "{scope:?}");
+        }
+    }
+}
+
+/// The replay is telling it.
+#[tokio::test]
+async fn an_update_waits_for_what_is_on_its_way_to_the_level() {
     let world = World::new();
     let (a, b) = (world.bare(), world.bare());
     set(&a.cache, "k", "old", &[]).await;
     a.l2.set(ChaosOp::Remove, Fault::Fail);
     a.cache.invalidate("k").await.unwrap_err();
-    let source = Source::new();
-    source.gate();
-    source.down(true);
-    let reloading = {
-        let (source, cache) = (source.clone(), b.cache.access(Access::Reload));
-        tokio::spawn(async move { source.try_ask(&cache, "k").await })
-    };
-    settled().await;
-    assert!(world.store.is_leased("things:k"));
+    a.l2.set(ChaosOp::Remove, Fault::Delay(50 * MS));
+    world.pass(40 * MS).await;
+    a.l2.set(ChaosOp::Remove, Fault::None);
     let updating = tokio::spawn({
         let cache = a.cache.clone();
-        async move {
-            let change = |(), _, held: Option<Arc<String>>| async move {
-                ok(held.map_or_else(|| "first".to_owned(), |held| format!("after {held}")))
-            };
-            cache.update("k", &(), change).await.unwrap().value.as_str().to_owned()
-        }
+        async move { cache.update("k", &(), appending).await.unwrap().value.as_str().to_owned() }
     });
-    world.pass(50 * MS).await;
-    source.open();
-    done(Some(&world), reloading).await.unwrap_err();
     assert_eq!(done(Some(&world), updating).await, "first");
+    world.pass(S).await;
+    for node in [&a, &b] {
+        assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"));
+    }
+}
+
+async fn appending((): (), _: String, held: Option<Arc<String>>) -> Result<String, BoxError> {
+    Ok(held.map_or_else(|| "first".to_owned(), |held| format!("after {held}")))
 }
