@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Acquire, Acquired, Delivery, EntryId, Fill, Holding, Put, RawKey, Result, Value, envelope,
+    Acquire, Acquired, Delivery, EntryId, Fill, Holding, Put, RawKey, Result, Scope, Value, envelope,
     inner::Inner,
     rights::LEASE,
     tier::{Read, Tier},
@@ -37,6 +37,7 @@ impl<T: Value> Inner<T> {
             }
         }
         let told = self.tell(&writing.keys).await;
+        self.stats().invalidated(Scope::Key, writing.keys.len());
         writing.end_expired();
         drop(order);
         self.replay();

@@ -138,7 +138,7 @@ impl Snapshot {
         self.miss_reasons[reason as usize].1
     }
 
-    /// Invalidations of one scope.
+    /// Invalidations of one scope, those that only expire among them.
     pub fn invalidated(&self, scope: Scope) -> u64 {
         self.invalidations[scope as usize].1
     }

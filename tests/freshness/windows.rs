@@ -140,6 +140,8 @@ async fn what_was_expired_long_ago_is_not_answered_at_once() {
             world.pass(60 * S).await;
             db.has("2");
             assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "2"), "{how}");
+            let counted = cache.stats().invalidations.iter().map(|(_, count)| count).sum::<u64>();
+            assert_eq!(counted, 1, "{how}");
             confirmed(cache.invalidate("k").await);
         }
     }
