@@ -41,6 +41,8 @@ fn a_rule_that_is_wrong_fails_its_test() {
             "> 0.5\n        for: 5m\n        labels: { severity: warning }\n        annotations:\n          summary: \"{{ $labels.cache_name }}: {{ $value | humanizePercentage }} of look-ups",
         ),
         ("gaps_total[10m])) > 2", "gaps_total[10m])) > 200"),
+        ("max by (cache_name) (increase(cache_backplane", "sum by (cache_name) (increase(cache_backplane"),
+        ("max by (cache_name, cache_level)", "sum by (cache_name, cache_level)"),
         ("pending_requests) > 0", "pending_requests) > 5"),
         ("          > 0.1\n", "          > 5\n"),
         ("redis_up == 0\n        for: 5m", "redis_up == 0\n        for: 1m"),
