@@ -653,3 +653,29 @@ async fn a_server_is_watched_without_a_trace() {
     assert!(watched.take().is_empty(), "it keeps out of the traces");
     assert_eq!(of(&series, "db.client.operation.duration_count").count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_finds_back_to_a_server_that_was_restarted() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let client = redis::Client::open(server.url()).unwrap();
+    // It need not be there yet.
+    server.kill();
+    let watch = ServerWatch::open(&watched.client().build(), client, Duration::from_millis(50));
+    let becomes = async |up: bool| {
+        for _ in 0..1000 {
+            if watch.is_up() == up {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it is not said to be {}", if up { "up" } else { "down" });
+    };
+    for _ in 0..2 {
+        server.restart();
+        becomes(true).await;
+        server.kill();
+        becomes(false).await;
+    }
+    assert!(watched.take().is_empty(), "it keeps out of the traces");
+}

@@ -146,7 +146,8 @@ impl Service {
         let connect = async || {
             redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
         };
-        let watch = ServerWatch::start(&client, connect().await, Duration::from_millis(300));
+        let redis = redis::Client::open(server.url()).unwrap();
+        let watch = ServerWatch::open(&client, redis, Duration::from_millis(300));
         Self {
             running,
             cache,

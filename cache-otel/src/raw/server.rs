@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{Value, aio::ConnectionLike};
+use ::redis::{
+    Client, Cmd, Pipeline, RedisFuture, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 use opentelemetry::{Context, KeyValue, metrics::AsyncInstrument, trace::FutureExt};
 use tokio::task::AbortHandle;
 
@@ -194,7 +197,17 @@ pub struct ServerWatch {
 }
 
 impl ServerWatch {
-    /// Starts to ask over a connection of its own, every so often: 30 s is usual. An answer may take as long as that.
+    /// Starts to ask over a connection of its own, every so often: 30 s is usual. An answer may take as long as that, with the
+    /// connection, which is made anew once it has failed: the server need not be there yet, and may be restarted.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn open(telemetry: &ClientTelemetry, client: Client, every: Duration) -> Self {
+        Self::start(telemetry, Anew { client, connection: None }, every)
+    }
+
+    /// The same over a connection that is given. It has to find back to a server that was restarted: redis-rs's
+    /// `MultiplexedConnection` never does, and `redis.up` would stay 0 for good.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -234,6 +247,51 @@ impl Drop for ServerWatch {
 impl fmt::Debug for ServerWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerWatch").field("up", &self.is_up()).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is made when it is first used, and again after it has failed.
+struct Anew {
+    client: Client,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl Anew {
+    /// Taken away for the time of a call, so that one that fails, or whose caller gives it up, is not used again.
+    async fn take(&mut self) -> ::redis::RedisResult<MultiplexedConnection> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.client.get_multiplexed_async_connection().await,
+        }
+    }
+}
+
+impl ConnectionLike for Anew {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let mut connection = self.take().await?;
+            let said = connection.req_packed_command(command).await?;
+            self.connection = Some(connection);
+            Ok(said)
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        commands: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let mut connection = self.take().await?;
+            let said = connection.req_packed_commands(commands, offset, count).await?;
+            self.connection = Some(connection);
+            Ok(said)
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.as_ref().map_or(0, ConnectionLike::get_db)
     }
 }
 
