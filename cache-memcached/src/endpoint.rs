@@ -81,6 +81,11 @@ fn redacted(text: &str) -> String {
         None => rest.to_owned(),
     };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // What stands where a port belongs and is none may be a password whose host is missing.
+    let rest = match rest.trim_end_matches('/').rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() && port.parse::<u32>().is_err() => "***",
+        _ => rest,
+    };
     if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }
 
@@ -126,8 +131,15 @@ mod tests {
 
     #[test]
     fn k_no_credential_in_messages() {
-        for text in ["memcached://user:hunter2@host:1", "memcached://user:hunter2@host:port", "x://h?hunter2"]
-        {
+        for text in [
+            "memcached://user:hunter2@host:1",
+            "memcached://user:hunter2@host:port",
+            "memcached://user:hunter2",
+            "memcached://user:hunter2/",
+            "memcached://user:hunter2/1",
+            "user:hunter2",
+            "x://h?hunter2",
+        ] {
             let error = Endpoint::parse("server", text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
