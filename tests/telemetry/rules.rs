@@ -48,6 +48,7 @@ fn a_rule_that_is_wrong_fails_its_test() {
         ("redis_up == 0\n        for: 5m", "redis_up == 0\n        for: 1m"),
         ("rate5m < 0.75", "rate5m < 0.25"),
         ("> 0.9", "> 0.99"),
+        (r#"redis_policy!="noeviction""#, r#"redis_policy="never""#),
     ] {
         assert!(alerts.contains(right), "{right}");
         let temporary = tempfile::tempdir().unwrap();
