@@ -96,11 +96,9 @@ impl<T: Value> Inner<T> {
 
     /// Tells a level what it has yet to hear of a key, before that is updated. `false`: it has not heard.
     pub(crate) async fn deliver_before(self: &Arc<Self>, tier: &Tier, id: &str) -> bool {
-        while tier.pending.due_before(id).is_some() {
-            let _turn = tier.pending.telling.lock().await;
-            // The replay may have told it meanwhile.
-            let due = tier.pending.due_before(id);
-            if due.is_some() && !self.deliver_due(tier, due).await {
+        let _turn = tier.pending.telling.lock().await;
+        while let Some(due) = tier.pending.due_before(id) {
+            if !self.deliver_due(tier, Some(due)).await {
                 return !tier.pending.has(id);
             }
         }

@@ -134,14 +134,14 @@ impl<T: Value> Inner<T> {
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
         let _turn = self.in_order(&[&turn]).await;
-        if let Some(tier) = self.remote().next_back().filter(|tier| tier.pending.len() > 0)
-            && !self.deliver_before(tier, id).boxed().await
-        {
-            self.replay();
-            return Err(deaf(tier));
-        }
+        let deepest = self.remote().next_back();
         loop {
-            let tried = match self.remote().next_back() {
+            if let Some(tier) = deepest.filter(|tier| tier.pending.due_before(id).is_some())
+                && !self.deliver_before(tier, id).boxed().await
+            {
+                return Err(deaf(tier));
+            }
+            let tried = match deepest {
                 Some(tier) if tier.leases() => self.update_leased(key, tier, change, until).await?,
                 Some(tier) => self.update_unleased(key, tier, change).await?,
                 None => self.update_nearby(key, change).await?,
@@ -240,7 +240,9 @@ impl<T: Value> Inner<T> {
         if begun.stamp(tier.index).epoch == 0 {
             return Err(Failure::Skipped.into_error(tier.index));
         }
-        let (lease, held) = self.take(key, tier, &begun, until).await?;
+        let Some((lease, held)) = self.take(key, tier, &begun, until).await? else {
+            return Ok(Tried::Again);
+        };
         let rights: Rights = vec![(tier.index, lease)];
         let writing = Writing::begin(self, vec![key]);
         let kept = [(key, rights.clone())];
@@ -294,27 +296,27 @@ impl<T: Value> Inner<T> {
         Ok(Tried::Done(value, delivery))
     }
 
-    /// Waits for the lease of a key; with what the level holds of it.
+    /// Waits for the lease of a key; with what the level holds of it. `None`: there is something that it has to hear first.
     async fn take(
         self: &Arc<Self>,
         key: RawKey<'_>,
         tier: &Tier,
         begun: &Begun,
         until: Moment,
-    ) -> Result<(Lease, Option<Entry<T>>)> {
-        let mut held = None;
-        // A value that an invalidation has yet to reach is not read.
-        let begin = || if tier.masks(key.id) { Holding::Unreadable } else { Holding::Nothing };
-        let mut holding = begin();
+    ) -> Result<Option<(Lease, Option<Entry<T>>)>> {
+        let (mut held, mut holding) = (None, Holding::Nothing);
         let started = self.now();
         loop {
             let wish = [Acquire { key, holding }];
-            match tier.acquire_many(&self.around, &wish, LEASE).await.pop() {
-                Some(Ok(Acquired::Granted(lease))) => return Ok((lease, held)),
-                Some(Ok(Acquired::Found(_))) if tier.masks(key.id) => {
-                    (held, holding) = (None, Holding::Unreadable);
-                    continue;
+            let answer = tier.acquire_many(&self.around, &wish, LEASE).await.pop();
+            if tier.pending.has(key.id) {
+                if let Some(Ok(Acquired::Granted(lease))) = answer {
+                    self.give_back(key, vec![(tier.index, lease)]);
                 }
+                return Ok(None);
+            }
+            match answer {
+                Some(Ok(Acquired::Granted(lease))) => return Ok(Some((lease, held))),
                 Some(Ok(Acquired::Found(bytes))) => {
                     held = self.readable(key, tier, &bytes, begun).await;
                     holding = match envelope::open(key, &bytes) {
@@ -324,7 +326,7 @@ impl<T: Value> Inner<T> {
                     continue;
                 }
                 Some(Ok(Acquired::Held | Acquired::Kept)) => {
-                    (held, holding) = (None, begin());
+                    (held, holding) = (None, Holding::Nothing);
                 }
                 Some(Err(failure)) => return Err(failure.into_error(tier.index)),
                 None => return Err(Failure::Skipped.into_error(tier.index)),
