@@ -251,36 +251,40 @@ async fn an_update_waits_for_what_is_on_its_way_to_the_level() {
 /// Also while another node has the lease.
 #[tokio::test]
 async fn an_update_that_waits_sees_nothing_that_was_cleared_meanwhile_and_is_not_cleared_itself() {
-    let world = World::new();
-    let (a, b) = (world.bare(), world.bare());
-    set(&a.cache, "k", "old", &[]).await;
-    let source = Source::new();
-    source.gate();
-    source.down(true);
-    let reloading = {
-        let (source, cache) = (source.clone(), b.cache.access(Access::Reload));
-        tokio::spawn(async move { source.try_ask(&cache, "k").await })
-    };
-    settled().await;
-    assert!(world.store.is_leased("things:k"));
-    let updating = tokio::spawn({
-        let cache = a.cache.clone();
-        async move { cache.update("k", &(), appending).await.unwrap().value.as_str().to_owned() }
-    });
-    settled().await;
-    a.l2.set_all(Fault::Fail);
-    a.cache.clear().await.unwrap_err();
-    settled().await;
-    a.l2.set_all(Fault::None);
-    source.open();
-    settled().await;
-    // Before the replay tries again.
-    world.pass(9 * MS).await;
-    done(Some(&world), reloading).await.unwrap_err();
-    assert_eq!(done(Some(&world), updating).await, "first");
-    world.pass(S).await;
-    for node in [&a, &b] {
-        assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"));
+    for held in [true, false] {
+        let world = World::new();
+        let (a, b) = (world.bare(), world.bare());
+        if held {
+            set(&a.cache, "k", "old", &[]).await;
+        }
+        let source = Source::new();
+        source.gate();
+        source.down(true);
+        let reloading = {
+            let (source, cache) = (source.clone(), b.cache.access(Access::Reload));
+            tokio::spawn(async move { source.try_ask(&cache, "k").await })
+        };
+        settled().await;
+        assert!(world.store.is_leased("things:k"));
+        let updating = tokio::spawn({
+            let cache = a.cache.clone();
+            async move { cache.update("k", &(), appending).await.unwrap().value.as_str().to_owned() }
+        });
+        settled().await;
+        a.l2.set_all(Fault::Fail);
+        a.cache.clear().await.unwrap_err();
+        settled().await;
+        a.l2.set_all(Fault::None);
+        source.open();
+        settled().await;
+        // Before the replay tries again.
+        world.pass(9 * MS).await;
+        done(Some(&world), reloading).await.unwrap_err();
+        assert_eq!(done(Some(&world), updating).await, "first");
+        world.pass(S).await;
+        for node in [&a, &b] {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"));
+        }
     }
 }
 
