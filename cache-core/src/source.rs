@@ -175,30 +175,12 @@ where
 
     async fn change(&self, key: K, change: Change<T>) -> Result<Delivery> {
         let id = self.cache.render(&key)?;
-        let inner = Arc::clone(&self.cache.inner);
-        inner.check_open().map_err(|closed| inner.failed(closed))?;
-        let source = Arc::clone(&self.source);
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let ambient = inner.observers().ambient();
-        let owner = Arc::clone(&inner);
-        let task = inner.spawn(crate::within::within(ambient, async move {
+        let (owner, source) = (Arc::clone(&self.cache.inner), Arc::clone(&self.source));
+        let work = async move {
             let work = async |_: &crate::observe::Spans| owner.change(&id, &key, &*source, change).await;
-            let result = owner.operation(Verb::Save, Some(&id), 1, work, |_| None).await;
-            // The caller may have left.
-            let _ = done.send(result);
-        }));
-        if task.is_none() {
-            return Err(inner.failed(Error::new(
-                ErrorKind::NoRuntime,
-                "saves run as tokio tasks: call from inside a tokio runtime",
-            )));
-        }
-        ended.await.unwrap_or_else(|_gone| {
-            Err(inner.failed(Error::new(
-                ErrorKind::LoadAborted,
-                "the save was aborted; whether the source took it is unknown",
-            )))
-        })
+            owner.operation(Verb::Save, Some(&id), 1, work, |_| None).await
+        };
+        self.cache.inner.apart("save", "the source took it", work).await
     }
 }
 

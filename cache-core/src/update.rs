@@ -95,28 +95,44 @@ impl<T: Value> TracedCache<T> {
     }
 
     async fn update_erased(&self, id: Arc<str>, change: Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
-        let inner = Arc::clone(&self.inner);
-        inner.check_open().map_err(|closed| inner.failed(closed))?;
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let owner = Arc::clone(&inner);
-        let task = inner.spawn(within(inner.observers().ambient(), async move {
+        let owner = Arc::clone(&self.inner);
+        let work = async move {
             let work = async |_: &crate::observe::Spans| owner.update(&id, &change).await;
-            let result = owner.operation(Verb::Update, Some(&id), 1, work, |_| None).await;
+            owner.operation(Verb::Update, Some(&id), 1, work, |_| None).await
+        };
+        self.inner.apart("update", "it was stored", work).await
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Runs a call as a task, which goes on when its caller leaves. `what` it is called, and what nobody knows if it is
+    /// aborted: whether `it_came_to`.
+    pub(crate) async fn apart<R: Send + 'static>(
+        self: &Arc<Self>,
+        what: &str,
+        it_came_to: &str,
+        work: impl Future<Output = Result<R>> + Send + 'static,
+    ) -> Result<R> {
+        self.check_open().map_err(|closed| self.failed(closed))?;
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let task = self.spawn(within(self.observers().ambient(), async move {
             // The caller may have left.
-            let _ = done.send(result);
+            let _ = done.send(work.await);
         }));
-        if task.is_none() {
-            return Err(inner.failed(Error::new(
+        let failed = match task {
+            Some(_) => match ended.await {
+                Ok(result) => return result,
+                Err(_gone) => Error::new(
+                    ErrorKind::LoadAborted,
+                    format!("the {what} was aborted; whether {it_came_to} is unknown"),
+                ),
+            },
+            None => Error::new(
                 ErrorKind::NoRuntime,
-                "updates run as tokio tasks: call from inside a tokio runtime",
-            )));
-        }
-        ended.await.unwrap_or_else(|_gone| {
-            Err(inner.failed(Error::new(
-                ErrorKind::LoadAborted,
-                "the update was aborted; whether it was stored is unknown",
-            )))
-        })
+                format!("{what}s run as tokio tasks: call from inside a tokio runtime"),
+            ),
+        };
+        Err(self.failed(failed))
     }
 }
 
