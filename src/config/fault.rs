@@ -4,7 +4,7 @@ use std::fmt;
 
 use cache_core::{Error, ErrorKind};
 
-use super::node::{Node, Path, Place, Step};
+use super::node::{Node, Path, Place, Step, may_show};
 
 /// One mistake.
 #[derive(Clone, Debug)]
@@ -67,6 +67,21 @@ pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> +
         Some((last, rest)) => format!("use one of {} or {last}", rest.join(", ")),
         None => "leave it out".to_owned(),
     }
+}
+
+/// What to do about the name of a provider or of a keyring (`what`) that there is not among `names`.
+pub(crate) fn no_such<'a>(
+    what: &str,
+    name: &str,
+    names: impl IntoIterator<Item = &'a str, IntoIter: Clone>,
+) -> String {
+    let names = names.into_iter();
+    let fix = match names.clone().next() {
+        Some(_) => unknown(name, names),
+        None if may_show(name) => format!("define it: `[{what}s.{name}]`"),
+        None => format!("name one of `[{what}s]`"),
+    };
+    format!("no {what} has this name; {fix}")
 }
 
 #[cfg(test)]

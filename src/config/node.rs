@@ -139,6 +139,7 @@ pub(crate) fn shown(text: &str) -> String {
     if may_show(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
 }
 
+/// Whether it looks like no login and no key.
 pub(crate) fn may_show(text: &str) -> bool {
     let text = text.trim();
     let login = text.contains('@') && text.contains(':');

@@ -7,7 +7,7 @@ use cache_core::{Breaker, Early, Failover, Policy, Stance};
 use super::{
     backend::{Backends, Provided},
     de,
-    fault::{Fault, unknown},
+    fault::{Fault, no_such, unknown},
     model::{self, Cache, Codec, Compression, Defaults, File, Keyring, LevelSettings},
     node::{self, Node, Place, Step, Table, What, at},
     units::{Count, Limit, Period, Timespan, spell},
@@ -312,18 +312,7 @@ impl Resolver<'_> {
         if self.providers.contains_key(name) {
             return Ok(());
         }
-        let fix = match self.providers.is_empty() {
-            true if node::may_show(name) => {
-                format!("no provider has this name; define it: `[providers.{name}]`")
-            }
-            true => "no provider has this name; name one of `[providers]`".to_owned(),
-            false => {
-                format!(
-                    "no provider has this name; {}",
-                    unknown(name, self.providers.keys().map(String::as_str))
-                )
-            }
-        };
+        let fix = no_such("provider", name, self.providers.keys().map(String::as_str));
         Err(self.fault(path, name, fix))
     }
 
@@ -394,16 +383,7 @@ impl Resolver<'_> {
         if let (Some(name), Some(Known { from: Origin::Set { path, .. }, .. })) = (&encryption, known.last())
             && !keyrings.contains_key(name)
         {
-            let fix = match keyrings.is_empty() {
-                true if node::may_show(name) => {
-                    format!("no keyring has this name; define it: `[keyrings.{name}]`")
-                }
-                true => "no keyring has this name; name one of `[keyrings]`".to_owned(),
-                false => format!(
-                    "no keyring has this name; {}",
-                    unknown(name, keyrings.keys().map(String::as_str))
-                ),
-            };
+            let fix = no_such("keyring", name, keyrings.keys().map(String::as_str));
             return Err(self.fault(path, name, fix));
         }
         Ok(LevelPlan {

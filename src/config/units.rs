@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for Count {
                     OFF => Ok(Count(None)),
                     other => match other.parse() {
                         Ok(number) => Ok(Count(Some(number))),
-                        Err(_) => Err(E::custom("write a whole number of 1 or above, or \"off\"")),
+                        Err(_) => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
                     },
                 }
             }
