@@ -250,7 +250,8 @@ impl fmt::Debug for ServerWatch {
     }
 }
 
-/// A connection that is made when it is first used, and again after it has failed.
+/// A connection that is made when it is first used, and again after it has failed. redis-rs's `ConnectionManager` would go on
+/// with one whose answers do not come.
 struct Anew {
     client: Client,
     connection: Option<MultiplexedConnection>,
