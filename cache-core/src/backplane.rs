@@ -403,7 +403,7 @@ impl<T: Value> Inner<T> {
 
     /// Another node has ended the freshness of every entry.
     fn expired_elsewhere(&self) {
-        self.remote().for_each(|tier| tier.ledger.doubt());
+        self.remote().for_each(|tier| tier.ledger.outdate());
         self.news.expire();
     }
 
@@ -413,9 +413,9 @@ impl<T: Value> Inner<T> {
         if let Some(tier) = self.authority()
             && !tier.ledger.heard(number, tags.iter().copied(), reach)
         {
-            tier.ledger.doubt();
+            tier.ledger.outdate();
         }
-        self.remote().skip(1).for_each(|tier| tier.ledger.doubt());
+        self.remote().skip(1).for_each(|tier| tier.ledger.outdate());
         self.news.tags(tags.iter().copied(), reach);
     }
 

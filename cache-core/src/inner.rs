@@ -566,7 +566,7 @@ impl<T: Value> Inner<T> {
 
     /// A clear of this cache by another node has been learned of, or may have been missed.
     pub(crate) fn cleared_elsewhere(&self) {
-        self.remote().for_each(|tier| tier.ledger.doubt());
+        self.remote().for_each(|tier| tier.ledger.outdate());
         self.void_in_process();
     }
 
@@ -574,7 +574,6 @@ impl<T: Value> Inner<T> {
     pub(crate) fn void_in_process(&self) {
         self.news.void();
         self.slots.revoke_all();
-        self.stats().gone.forget();
         self.stats().gone.forget();
     }
 

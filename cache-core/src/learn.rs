@@ -17,7 +17,7 @@ use crate::{
 pub(crate) const MARK_PERIOD: Duration = Duration::from_secs(1);
 /// How long entries with tags are believed while the level does not say what its mark is.
 pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(10);
-/// Tries to swap marks before the level counts as not well. Each that fails is one that succeeded for another node.
+/// Tries to swap marks before the level counts as not well, or to read one. Each that fails is one that succeeded for another node.
 const TRIES: usize = 64;
 
 /// An invalidation that a level has taken.
@@ -94,7 +94,7 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, sent));
+                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, (sent, changes)));
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -129,7 +129,7 @@ impl Tier {
         let bytes = mark.encode();
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
-        let sent = around.clock.now();
+        let sent = (around.clock.now(), self.ledger.changes());
         let results = flatten(
             self.call(around, LevelOp::Put, self.whom([key]), (1, 0), self.provider().put_many(&put)).await,
             1,
@@ -143,11 +143,26 @@ impl Tier {
     /// Makes sure that the epoch is known, for writers that have read nothing.
     #[must_use]
     pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
-        if !self.is_marked() || self.ledger.is_of(self.incarnation()) {
+        if !self.is_marked() || self.ledger.is_current(self.incarnation()) {
             return Learned::Nothing;
         }
         // Boxed: it hardly happens, and every write would carry its size.
-        self.read_mark(around).boxed().await.unwrap_or(Learned::Nothing)
+        self.read_current(around).boxed().await
+    }
+
+    /// Reads the mark, and again where another node has told of a change meanwhile.
+    async fn read_current(&self, around: &Around) -> Learned {
+        let mut learned = Learned::Nothing;
+        for _ in 0..TRIES {
+            match self.read_mark(around).await {
+                Ok(also) => learned = learned.and(also),
+                Err(_) => break,
+            }
+            if !self.ledger.is_outdated() {
+                break;
+            }
+        }
+        learned
     }
 
     /// Reads the mark.
@@ -238,7 +253,7 @@ impl Tier {
             let sent = around.clock.now();
             let (place, now) = match self.swap(around, needed).await? {
                 Swapped::Done => {
-                    let written = self.ledger.wrote((next, bytes), copies, home, sent);
+                    let written = self.ledger.wrote((next, bytes), copies, home, (sent, at.changes));
                     self.note_tags(around, tags, reach);
                     return Ok(advanced(learned.and(written)));
                 }

@@ -41,6 +41,8 @@ struct Known {
     proven: Moment,
     /// It has not said so for too long: tags may have been invalidated.
     doubted: bool,
+    /// Another node has said that the mark is another one now, and it has not been read since.
+    outdated: bool,
     /// Counts tries to create the mark.
     tries: u64,
     /// Counts changes, so that an answer that was under way during one is not believed.
@@ -59,6 +61,7 @@ impl Default for Known {
             asked: None,
             proven: Moment::ORIGIN,
             doubted: false,
+            outdated: false,
             tries: 0,
             changes: 0,
             tags: HashMap::new(),
@@ -140,6 +143,17 @@ impl Ledger {
         self.read().is_of(home)
     }
 
+    /// The same, and nobody has said that it is another one by now.
+    pub(crate) fn is_current(&self, home: u64) -> bool {
+        let known = self.read();
+        known.is_of(home) && !known.outdated
+    }
+
+    /// Whether another node has said that the mark is another one by now.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.read().outdated
+    }
+
     /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
     /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
@@ -169,12 +183,15 @@ impl Ledger {
 
     /// Reads look at the mark, whenever the last one did, until it has been told.
     pub(crate) fn doubt(&self) {
+        self.write().doubt();
+    }
+
+    /// Another node has changed the mark. Writers look at it, too: what carries that of before is void, or stale, where it
+    /// arrives.
+    pub(crate) fn outdate(&self) {
         let mut known = self.write();
-        known.asked = None;
-        if known.mark.is_some() {
-            // What is under way was asked before.
-            known.changes += 1;
-        }
+        known.doubt();
+        known.outdated = known.mark.is_some();
     }
 
     pub(crate) fn changes(&self) -> u64 {
@@ -298,19 +315,21 @@ impl Ledger {
         known.asked.get_or_insert(now);
         known.proven = now;
         known.doubted = false;
+        known.outdated = false;
         let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
         self.learned(&mut known, old, mark)
     }
 
-    /// Takes what this node has written, and when that was sent: the mark, and marks of tags with it. `exact`: nothing else
-    /// has happened in between.
+    /// Takes what this node has written: the mark, and marks of tags with it. `at`: when that was sent, and the changes
+    /// that had been counted then.
     pub(crate) fn wrote(
         &self,
         mark: (Mark, Bytes),
         tags: Vec<(Box<str>, TagCopy)>,
         home: u64,
-        sent: Moment,
+        at: (Moment, u64),
     ) -> Learned {
+        let (sent, changes) = at;
         let mut known = self.write();
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
@@ -323,7 +342,11 @@ impl Ledger {
             .is_some_and(|(old, _)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence);
         known.home = home;
         known.moved = false;
-        known.asked = Some(sent);
+        if known.changes == changes {
+            known.outdated = false;
+        }
+        // What others have said meanwhile may be of a change that came later.
+        known.asked = (!known.outdated).then_some(sent);
         known.proven = sent;
         known.doubted = false;
         let new = mark.0;
@@ -443,6 +466,14 @@ impl Known {
         self.mark = Some((carried, carried.encode()));
         self.tags.clear();
         self.moved = false;
+    }
+
+    fn doubt(&mut self) {
+        self.asked = None;
+        if self.mark.is_some() {
+            // What is under way was asked before.
+            self.changes += 1;
+        }
     }
 
     fn stamp(&self) -> Stamp {

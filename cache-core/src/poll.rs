@@ -28,6 +28,7 @@ impl<T: Value> Inner<T> {
     /// Somebody has changed the mark of the nearest remote level: what it is now shows as soon as it is read.
     pub(crate) fn mark_changed(&self) {
         if self.watching.load(Ordering::Acquire) {
+            self.authority().inspect(|authority| authority.ledger.outdate());
             self.poke.notify_one();
         } else {
             self.cleared_elsewhere();
@@ -44,9 +45,6 @@ impl<T: Value> Inner<T> {
 
     async fn poll_once(&self, poked: bool) {
         for tier in self.remote().filter(|tier| tier.is_marked()) {
-            if poked && self.authority().is_some_and(|authority| authority.index == tier.index) {
-                tier.ledger.doubt();
-            }
             let now = self.now();
             if tier.ledger.due(now, tier.incarnation(), MARK_PERIOD).is_none() {
                 continue;

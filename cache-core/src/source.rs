@@ -331,8 +331,7 @@ impl<T: Value> Inner<T> {
     /// Stores what the source has taken, at each level under its hold. A level that was not held, or that refuses because
     /// somebody else has written meanwhile, keeps nothing. Says whether the value may be kept nearby.
     async fn write_held(self: &Arc<Self>, item: &mut Outgoing<'_, T>, written: &mut Written) -> bool {
-        self.learn_epochs().await;
-        let begun = self.begin();
+        let begun = self.begin_writing().await;
         item.entry.stamp = self.authority().map_or_else(Stamp::default, |tier| begun.stamp(tier.index));
         item.entry.seen = begun.seen;
         let mut taken = true;

@@ -208,8 +208,7 @@ impl<T: Value> Inner<T> {
         tier: &Tier,
         change: &Change<T>,
     ) -> Result<Tried<T>> {
-        self.learn_epochs().await;
-        let begun = self.begin();
+        let begun = self.begin_writing().await;
         let writing = Writing::begin(self, vec![key]);
         let (read, learned) = tier.read_many(&self.around, &[key]).await;
         self.heed(tier, learned);
@@ -228,7 +227,9 @@ impl<T: Value> Inner<T> {
                 return Err(error);
             }
         };
-        if keep != Keep::Nothing && self.is_overtaken(held.as_ref()).await {
+        let is_overtaken =
+            self.is_overtaken(held.as_ref()).await || tier.pending.due_before(key.id).is_some();
+        if keep != Keep::Nothing && is_overtaken {
             writing.end_unwritten();
             return Ok(Tried::Again);
         }
@@ -251,8 +252,7 @@ impl<T: Value> Inner<T> {
         change: &Change<T>,
         until: Moment,
     ) -> Result<Tried<T>> {
-        self.learn_epochs().await;
-        let begun = self.begin();
+        let begun = self.begin_writing().await;
         if begun.stamp(tier.index).epoch == 0 {
             return Err(Failure::Skipped.into_error(tier.index));
         }
@@ -277,7 +277,7 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Ok(Tried::Done(value, Delivery::Confirmed));
         }
-        if self.is_overtaken(held.as_ref()).await {
+        if self.is_overtaken(held.as_ref()).await || tier.pending.due_before(key.id).is_some() {
             self.give_back(key, rights);
             writing.end_unwritten();
             return Ok(Tried::Again);
@@ -444,7 +444,10 @@ impl<T: Value> Inner<T> {
                     // What `change` was shown may have been invalidated since it began: so is what was made of it.
                     let began = begun.stamp(tier.index);
                     let stamp = if began.epoch == 0 { tier.stamp() } else { began };
-                    let sent = self.send(tier, &mut [item], stamp).await.pop();
+                    let sent = match began.epoch == 0 && tier.ledger.is_outdated() {
+                        true => None,
+                        false => self.send(tier, &mut [item], stamp).await.pop(),
+                    };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     match sent {
                         Ok(_) => tier.note(&self.around, [key.id]),

@@ -242,13 +242,22 @@ impl<T: Value> Inner<T> {
         order
     }
 
-    /// Makes sure that the marks of levels are known, for writers that have read nothing.
-    pub(crate) async fn learn_epochs(&self) {
+    /// Begins a write, for writers that have read nothing: what is invalidated from here on as a whole or by a tag beats it, at
+    /// every level alike. A level that does not say what its mark is now has none: what is written there by that of before
+    /// would be confirmed, and be void.
+    pub(crate) async fn begin_writing(&self) -> Begun {
         for tier in self.remote().rev() {
             let learned = tier.know_epoch(&self.around).await;
             self.heed(tier, learned);
             tier.ledger.note_blind();
         }
+        let mut begun = self.begin();
+        for tier in self.remote().filter(|tier| tier.ledger.is_outdated()) {
+            if let Some(stamp) = begun.stamps.get_mut(usize::from(tier.index)) {
+                *stamp = crate::Stamp::default();
+            }
+        }
+        begun
     }
 
     /// Writes entries to the remote levels, deepest first, in their turn.
@@ -258,9 +267,7 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        self.learn_epochs().await;
-        // What is invalidated from here on as a whole or by a tag beats this write, at every level alike.
-        let begun = self.begin();
+        let begun = self.begin_writing().await;
         let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
         for item in &mut *items {
             (item.entry.stamp, item.entry.seen) = (near, begun.seen);

@@ -7,6 +7,7 @@ mod behind;
 mod clocks;
 mod depth;
 mod failover;
+mod heard;
 mod holds;
 mod journal;
 mod lost;

@@ -1,6 +1,9 @@
 //! Invalidations that a level has not heard of yet.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +11,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use traced_cache::{
     Access, Backplane, BoxError, Delivery, ErrorKind, Listener, Memory, Outcome, Scope, TracedCache,
-    testing::{ChaosOp, Fault, Link},
+    testing::{ChaosOp, Fault, Link, MapProvider},
 };
 
 use crate::world::{MS, S, Source, World, confirmed, done, get, policy, saw, set, settled};
@@ -284,6 +287,40 @@ async fn an_update_that_waits_sees_nothing_that_was_cleared_meanwhile_and_is_not
         world.pass(S).await;
         for node in [&a, &b] {
             assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"));
+        }
+    }
+}
+
+/// Also while `change` runs, which has been shown nothing that could be void.
+#[tokio::test]
+async fn an_update_is_not_taken_away_by_what_failed_to_reach_the_level_while_it_ran() {
+    for leases in [true, false] {
+        let store = MapProvider::new();
+        let world = World::on(if leases { store.leasing().marking() } else { store.marking() });
+        let (a, b) = (world.bare(), world.bare());
+        let interfere = {
+            let (cache, l2, runs) = (a.cache.clone(), Arc::clone(&a.l2), Arc::new(AtomicU32::new(0)));
+            move |(), _, held: Option<Arc<String>>| {
+                let (cache, l2) = (cache.clone(), Arc::clone(&l2));
+                let first = runs.fetch_add(1, Ordering::Relaxed) == 0;
+                async move {
+                    if first {
+                        l2.set_all(Fault::Fail);
+                        cache.clear().await.unwrap_err();
+                        l2.set_all(Fault::None);
+                    }
+                    appending((), String::new(), held).await
+                }
+            }
+        };
+        let updating = tokio::spawn({
+            let cache = a.cache.clone();
+            async move { cache.update("k", &(), interfere).await.unwrap().delivery }
+        });
+        assert!(done(Some(&world), updating).await.is_confirmed());
+        world.pass(S).await;
+        for node in [&a, &b] {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), Some("first"), "leases: {leases}");
         }
     }
 }

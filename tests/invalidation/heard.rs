@@ -1,0 +1,82 @@
+//! What is written after an invalidation by another node has been heard of stays, although nobody has read yet what the
+//! store says of it.
+
+use std::sync::Arc;
+
+use traced_cache::{
+    Delivery, ok,
+    testing::{ChaosOp, Fault},
+};
+
+use crate::world::{MS, Node, World, confirmed, get, set};
+
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Clear,
+    Expire,
+    /// Of two tags, the news of the first of which was lost.
+    Tags,
+}
+
+const ALL: [By; 3] = [By::Clear, By::Expire, By::Tags];
+
+/// Two nodes, of which the second has heard what the first one did.
+async fn heard(by: By) -> (World, Node, Node) {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    set(&b.cache, "k", "old", &["t"]).await;
+    match by {
+        By::Clear => confirmed(a.cache.clear().await),
+        By::Expire => confirmed(a.cache.expire_all().await),
+        By::Tags => {
+            b.link.mute();
+            let _ = a.cache.invalidate_tag("u").await.unwrap();
+            b.link.unmute();
+            confirmed(a.cache.invalidate_tag("t").await);
+        }
+    }
+    (world, a, b)
+}
+
+#[tokio::test]
+async fn a_set_stays() {
+    for by in ALL {
+        let (world, a, b) = heard(by).await;
+        set(&b.cache, "k", "new", &["t"]).await;
+        world.pass(1_500 * MS).await;
+        for node in [&a, &b] {
+            let seen = node.cache.look("k").await.unwrap();
+            assert_eq!(seen.value().map(|value| value.as_str()), Some("new"), "{by:?}");
+            assert!(!seen.is_stale(), "{by:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_update_sees_nothing_of_before_and_stays() {
+    for by in ALL {
+        let (world, a, b) = heard(by).await;
+        let change = |(), _, seen: Option<Arc<String>>| async move { ok(format!("{seen:?}")) };
+        let updated = b.cache.update("k", &(), change).await.unwrap();
+        assert!(updated.delivery.is_confirmed());
+        assert_eq!(*updated.value, "None", "{by:?}");
+        world.pass(1_500 * MS).await;
+        for node in [&a, &b] {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), Some("None"), "{by:?}");
+        }
+    }
+}
+
+/// A set that nobody would believe is not confirmed.
+#[tokio::test]
+async fn where_the_store_does_not_say_what_is_valid_a_set_is_pending() {
+    for by in ALL {
+        let (world, a, b) = heard(by).await;
+        b.l2.set(ChaosOp::Get, Fault::Fail);
+        assert_eq!(b.cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending, "{by:?}");
+        b.l2.set(ChaosOp::Get, Fault::None);
+        world.pass(1_500 * MS).await;
+        assert_eq!(b.cache.stats().pending, 0);
+        assert_eq!(get(&a.cache, "k").await, None, "{by:?}");
+    }
+}
