@@ -17,8 +17,10 @@ use crate::{
 pub(crate) const MARK_PERIOD: Duration = Duration::from_secs(1);
 /// How long entries with tags are believed while the level does not say what its mark is.
 pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(10);
-/// Tries to swap marks before the level counts as not well, or to read one. Each that fails is one that succeeded for another node.
+/// Tries to swap marks before the level counts as not well. Each that fails is one that succeeded for another node.
 const TRIES: usize = 64;
+/// Reads of a mark that is told to have changed meanwhile, before a write that waits for it goes without.
+const READS: usize = 8;
 
 /// An invalidation that a level has taken.
 pub(crate) struct Advanced {
@@ -153,7 +155,7 @@ impl Tier {
     /// Reads the mark, and again where another node has told of a change meanwhile.
     async fn read_current(&self, around: &Around) -> Learned {
         let mut learned = Learned::Nothing;
-        for _ in 0..TRIES {
+        for _ in 0..READS {
             match self.read_mark(around).await {
                 Ok(also) => learned = learned.and(also),
                 Err(_) => break,
