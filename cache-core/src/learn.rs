@@ -96,7 +96,7 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, (sent, changes)));
+                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, changes, sent));
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -131,7 +131,7 @@ impl Tier {
         let bytes = mark.encode();
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
-        let sent = (around.clock.now(), self.ledger.changes());
+        let (changes, sent) = (self.ledger.changes(), around.clock.now());
         let results = flatten(
             self.call(around, LevelOp::Put, self.whom([key]), (1, 0), self.provider().put_many(&put)).await,
             1,
@@ -139,7 +139,7 @@ impl Tier {
         for result in results {
             result?;
         }
-        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, sent))
+        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, changes, sent))
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -255,7 +255,7 @@ impl Tier {
             let sent = around.clock.now();
             let (place, now) = match self.swap(around, needed).await? {
                 Swapped::Done => {
-                    let written = self.ledger.wrote((next, bytes), copies, home, (sent, at.changes));
+                    let written = self.ledger.wrote((next, bytes), copies, home, at.changes, sent);
                     self.note_tags(around, tags, reach);
                     return Ok(advanced(learned.and(written)));
                 }

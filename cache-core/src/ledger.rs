@@ -320,16 +320,15 @@ impl Ledger {
         self.learned(&mut known, old, mark)
     }
 
-    /// Takes what this node has written: the mark, and marks of tags with it. `at`: when that was sent, and the changes
-    /// that had been counted then.
+    /// Takes what this node has written: the mark, and marks of tags with it. `sent`: when, after `changes` had been counted.
     pub(crate) fn wrote(
         &self,
         mark: (Mark, Bytes),
         tags: Vec<(Box<str>, TagCopy)>,
         home: u64,
-        at: (Moment, u64),
+        changes: u64,
+        sent: Moment,
     ) -> Learned {
-        let (sent, changes) = at;
         let mut known = self.write();
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {

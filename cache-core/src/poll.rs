@@ -28,7 +28,9 @@ impl<T: Value> Inner<T> {
     /// Somebody has changed the mark of the nearest remote level: what it is now shows as soon as it is read.
     pub(crate) fn mark_changed(&self) {
         if self.watching.load(Ordering::Acquire) {
-            self.authority().inspect(|authority| authority.ledger.outdate());
+            if let Some(authority) = self.authority() {
+                authority.ledger.outdate();
+            }
             self.poke.notify_one();
         } else {
             self.cleared_elsewhere();

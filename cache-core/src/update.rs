@@ -177,7 +177,7 @@ impl<T: Value> Inner<T> {
         let fresh = |entry: &Entry<T>| entry.state(self.now()) == State::Fresh;
         let near = self.tiers.iter().find_map(|tier| self.peek_surely(key, tier).filter(fresh));
         let Made { entry, keep, .. } = self.changed(near.as_ref(), change, &begun, &[]).await?;
-        if keep != Keep::Nothing && self.is_overtaken(near.as_ref()).await {
+        if keep != Keep::Nothing && self.is_overtaken(key, near.as_ref()).await {
             return Ok(Tried::Again);
         }
         let value = entry.value.clone();
@@ -227,9 +227,7 @@ impl<T: Value> Inner<T> {
                 return Err(error);
             }
         };
-        let is_overtaken =
-            self.is_overtaken(held.as_ref()).await || tier.pending.due_before(key.id).is_some();
-        if keep != Keep::Nothing && is_overtaken {
+        if keep != Keep::Nothing && self.is_overtaken(key, held.as_ref()).await {
             writing.end_unwritten();
             return Ok(Tried::Again);
         }
@@ -277,7 +275,7 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Ok(Tried::Done(value, Delivery::Confirmed));
         }
-        if self.is_overtaken(held.as_ref()).await || tier.pending.due_before(key.id).is_some() {
+        if self.is_overtaken(key, held.as_ref()).await {
             self.give_back(key, rights);
             writing.end_unwritten();
             return Ok(Tried::Again);
@@ -412,12 +410,14 @@ impl<T: Value> Inner<T> {
     }
 
     /// Whether what `change` was shown has been invalidated or expired since, by one of its tags or with the whole cache: a
-    /// lease and the writers' turn tell of the key alone.
-    async fn is_overtaken(&self, shown: Option<&Entry<T>>) -> bool {
-        match shown {
+    /// lease and the writers' turn tell of the key alone. Or something has failed to reach the deepest level meanwhile: told
+    /// there after the update, it would take that away.
+    async fn is_overtaken(&self, key: RawKey<'_>, shown: Option<&Entry<T>>) -> bool {
+        let is_void = match shown {
             Some(entry) => !self.believes(entry).boxed().await,
             None => false,
-        }
+        };
+        is_void || self.remote().next_back().is_some_and(|tier| tier.pending.due_before(key.id).is_some())
     }
 
     /// Tells every level but `done` that the old value is gone, or gives it the new one where no lease guards it, and the
