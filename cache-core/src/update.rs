@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Acquire, Acquired, Answer, Begun, BoxError, CacheKey, Delivery, Entry, Error, ErrorKind, Held, Holding,
-    Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, TracedCache, Value, Verb, cycle,
+    Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, Stamp, TracedCache, Value, Verb, cycle,
     cycle::LoadId,
     envelope,
     fill::Outgoing,
@@ -220,6 +220,10 @@ impl<T: Value> Inner<T> {
             }
             _ => None,
         };
+        if stamp_of_update(tier, &begun).epoch == 0 {
+            writing.end_unwritten();
+            return Err(mute(tier));
+        }
         let Made { entry, keep, .. } = match self.changed(held.as_ref(), change, &begun, &[]).await {
             Ok(made) => made,
             Err(error) => {
@@ -252,7 +256,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Tried<T>> {
         let begun = self.begin_writing().await;
         if begun.stamp(tier.index).epoch == 0 {
-            return Err(Failure::Skipped.into_error(tier.index));
+            return Err(mute(tier));
         }
         let Some((lease, held)) = self.take(key, tier, &begun, until).await? else {
             return Ok(Tried::Again);
@@ -441,12 +445,10 @@ impl<T: Value> Inner<T> {
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
-                    // What `change` was shown may have been invalidated since it began: so is what was made of it.
-                    let began = begun.stamp(tier.index);
-                    let stamp = if began.epoch == 0 { tier.stamp() } else { began };
-                    let sent = match began.epoch == 0 && tier.ledger.is_outdated() {
-                        true => None,
-                        false => self.send(tier, &mut [item], stamp).await.pop(),
+                    let stamp = stamp_of_update(tier, begun);
+                    let sent = match stamp.epoch {
+                        0 => None,
+                        _ => self.send(tier, &mut [item], stamp).await.pop(),
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     match sent {
@@ -470,6 +472,25 @@ impl<T: Value> Inner<T> {
         self.replay();
         written.end()
     }
+}
+
+/// What an update stores at a level without leases: what `change` was shown may have been invalidated since it began, and so
+/// is what was made of it. An epoch of 0 if the level has not said what is valid.
+fn stamp_of_update(tier: &Tier, begun: &Begun) -> Stamp {
+    let began = begun.stamp(tier.index);
+    match began.epoch == 0 && !tier.ledger.is_outdated() {
+        true => tier.stamp(),
+        false => began,
+    }
+}
+
+/// Nothing can be changed that is not known to be valid, and nobody would believe what is stored.
+fn mute(tier: &Tier) -> Error {
+    let at = usize::from(tier.index) + 1;
+    Error::new(
+        ErrorKind::Level,
+        format!("level {at} does not say which of its entries are valid: its mark cannot be read"),
+    )
 }
 
 fn no_form(tier: &Tier) -> Error {

@@ -2,14 +2,16 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use test_servers::{MemcachedServer, RedisServer};
 use tokio::sync::Semaphore;
 use traced_cache::{
-    BoxError, CacheProvider, ErrorKind, Level, Loaded, MemcachedProvider, Memory, Policy, RedisProvider,
-    TracedCache, ok,
+    BoxError, CacheProvider, Capabilities, Description, ErrorKind, Level, Loaded, Marks, MemcachedProvider,
+    Memory, Policy, Put, RawKey, RedisProvider, TracedCache, ok,
     testing::{ChaosOp, Fault, MapProvider},
 };
 
@@ -273,4 +275,61 @@ async fn what_is_made_of_a_value_whose_tag_is_invalidated_meanwhile_is_made_anew
         assert_eq!(runs.load(Ordering::SeqCst), 2, "{at}");
         assert_eq!(read(&cache, "k").await, Some(1), "{at}");
     }
+}
+
+/// A store without leases whose mark can be out of reach while its entries are not: they lie on different servers.
+struct Parted {
+    store: Arc<MapProvider>,
+    mute: AtomicBool,
+}
+
+#[async_trait]
+impl CacheProvider for Parted {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.store.describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        let mut answers = self.store.get_many(keys).await;
+        if self.mute.load(Ordering::Relaxed) {
+            let marks = answers.iter_mut().zip(keys).filter(|(_, key)| key.mark);
+            marks.for_each(|(answer, _)| *answer = Err(Down.into()));
+        }
+        answers
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.remove_many(keys).await
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.store.marks()
+    }
+}
+
+/// It would be made of nothing, and void where it lies.
+#[tokio::test]
+async fn a_store_that_does_not_say_what_is_valid_takes_no_update() {
+    let store = Arc::new(MapProvider::new().marking());
+    let parted = Arc::new(Parted { store: Arc::clone(&store), mute: AtomicBool::new(false) });
+    let (before, node) = (counter(Some(store), false), counter(Some(Arc::clone(&parted) as _), false));
+    assert_eq!(add(&before, "k").await, 1);
+    parted.mute.store(true, Ordering::Relaxed);
+    let error = node.update("k", &(), |(), _, _| async { ok(7) }).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string().contains("its mark cannot be read")),
+        (ErrorKind::Level, true)
+    );
+    assert_eq!(read(&before, "k").await, Some(1));
+    parted.mute.store(false, Ordering::Relaxed);
+    assert_eq!(add(&node, "k").await, 2);
+    assert_eq!(read(&before, "k").await, Some(2));
 }
