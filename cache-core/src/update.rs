@@ -59,9 +59,10 @@ impl<T: Value> TracedCache<T> {
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the error of `change`, `LoadTimeout` (of `change`, or because others held the key all the
-    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, cannot hold the new value, or cannot
-    /// be told of an invalidation of before, whatever its stance: without it updates would be lost. If it did not answer when
-    /// the new value was sent, the key is invalidated: nobody can tell whether it was stored; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
+    /// time), `LoadPanicked`; [`ErrorKind::Level`] if the deepest level cannot be asked, does not say which of its entries are
+    /// valid, cannot hold the new value, or cannot be told of an invalidation of before, whatever its stance: without it
+    /// updates would be lost. If it did not answer when the new value was sent, the key is invalidated: nobody can tell
+    /// whether it was stored; `Absent`, `Key`, `Tag`, `Closed`, `NoRuntime`.
     ///
     /// ```
     /// # use cache_core::{TracedCache, testing::MapProvider, ok};
