@@ -83,6 +83,12 @@ pub(crate) async fn dial(
         Some(said) if error.kind() == redis::ErrorKind::Io => {
             Error::refused(&endpoint.to_string(), said, error)
         }
+        None if settings.tls.is_none()
+            && matches!(endpoint, Endpoint::Tcp { .. })
+            && first.may_want_tls() =>
+        {
+            Error::hung_up(&endpoint.to_string(), error)
+        }
         _ => unselected(endpoint, login, &error).unwrap_or_else(|| failed(settings, endpoint, error)),
     })
 }

@@ -142,6 +142,14 @@ impl Error {
         Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
     }
 
+    /// From the client, about `address`, where somebody hung up without an answer to what was not encrypted.
+    pub(crate) fn hung_up(address: &str, error: RedisError) -> Self {
+        let message = format!(
+            "cannot connect to Redis at {address}: it hung up; if it wants TLS, begin the url with `rediss`"
+        );
+        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
+    }
+
     /// From the client, about `address`, where somebody hung up after he had said that.
     pub(crate) fn refused(address: &str, said: &str, error: RedisError) -> Self {
         let said = match said.split_once(' ') {

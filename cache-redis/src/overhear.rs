@@ -18,6 +18,12 @@ const MOST: usize = 512;
 pub(crate) struct First(Arc<OnceLock<Vec<u8>>>);
 
 impl First {
+    /// Whether that may be a server that waits for TLS: it hangs up on anything else without a word, or with an alert.
+    pub(crate) fn may_want_tls(&self) -> bool {
+        const ALERT: u8 = 21; // RFC 8446, section 5.1
+        self.0.get().is_none_or(|bytes| bytes.first() == Some(&ALERT))
+    }
+
     /// The error that they are, without its sign. Not fit to be shown as it is.
     pub(crate) fn error(&self) -> Option<&str> {
         let text = self.0.get()?.strip_prefix(b"-")?;
