@@ -69,7 +69,8 @@ pub(crate) async fn keys(
     if what.is_empty() {
         what.push(count(0, "key", "keys"));
     }
-    let named = json!({ "keys": keys.len(), "tags": tags.len() });
+    let verb = if expire { "expire" } else { "invalidate" };
+    let named = json!({ "verb": verb, "keys": keys.len(), "tags": tags.len() });
     work.end(out, answer, options.how, &what.join(" and "), named).await
 }
 
@@ -79,9 +80,9 @@ pub(crate) async fn clear(
     options: ClearOptions,
 ) -> Result<Exit, Failure> {
     let work = Work::begin(builder, &options.file, &options.cache).await?;
+    let verb = if options.how.expire { "expire" } else { "clear" };
     if !options.yes {
         let places: Vec<_> = work.levels.iter().filter(|at| at.is_remote()).map(LevelAt::place).collect();
-        let verb = if options.how.expire { "expire" } else { "clear" };
         confirm(&format!("{verb} all of cache `{}` at {}?", work.name, places.join(", ")))?;
     }
     let mut answer = Answer::default();
@@ -89,7 +90,7 @@ pub(crate) async fn clear(
         true => work.cache.expire_all().await,
         false => work.cache.clear().await,
     })?;
-    work.end(out, answer, options.how, "the whole cache", json!({})).await
+    work.end(out, answer, options.how, "the whole cache", json!({ "verb": verb })).await
 }
 
 /// Asks somebody at the terminal.
@@ -204,7 +205,6 @@ impl Work {
                 json!({ "level": level, "scope": scope, "name": left.name, "error": fault })
             });
             fields.insert("cache".to_owned(), self.name.as_str().into());
-            fields.insert("verb".to_owned(), if how.expire { "expire" } else { "invalidate" }.into());
             fields.insert("delivery".to_owned(), word.into());
             fields.insert("undelivered".to_owned(), left.collect());
             fields.insert("notes".to_owned(), notes.into());
