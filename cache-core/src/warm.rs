@@ -1,8 +1,12 @@
 //! Warming: filling a cache before its callers ask.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::pin, sync::Arc};
 
-use futures::StreamExt;
+use futures::{
+    StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
 
 use crate::{
     Access, Answer, BoxError, CacheKey, Error, Event, Result, SpanKind, SpanStart, TracedCache, Value, Verb,
@@ -50,14 +54,30 @@ impl<T: Value> TracedCache<T> {
         F: Fn(S, K::Owned) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
-        let pairs = keys.into_iter().map(|key| {
-            let load = load.clone();
-            async move {
-                let result = self.look_or_set_with(&key, state, load).await;
-                (key, result.map(|found| found.value().is_some() && self.access != Access::Bypass))
+        let work = async {
+            let mut all = Gathering::new(at_once);
+            for key in keys {
+                if all.is_full() {
+                    all.one().await;
+                }
+                all.begin(self.warm_one(key, state, load.clone()));
             }
-        });
-        self.inner.warming(gather(futures::stream::iter(pairs), at_once)).await
+            all.end().await
+        };
+        self.inner.warming(work).await
+    }
+
+    async fn warm_one<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Gathered<K>
+    where
+        K: CacheKey,
+        S: Clone + Send + Sync + 'static,
+        A: Answer<T>,
+        E: Into<BoxError>,
+        F: Fn(S, K::Owned) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let found = self.look_or_set_with(&key, state, load).await;
+        (key, found.map(|found| found.value().is_some() && self.access != Access::Bypass))
     }
 
     /// Stores a stream of pairs, from a database cursor say, with at most `at_once` writes under way.
@@ -70,17 +90,39 @@ impl<T: Value> TracedCache<T> {
         K: CacheKey,
         V: Into<Arc<T>>,
     {
-        let writes = pairs.map(|(key, value)| async move {
-            let result = self.set(&key, value).await;
-            (key, result.map(|_delivery| true))
-        });
-        self.inner.warming(gather(writes, at_once)).await
+        let work = async {
+            let mut pairs = pin!(pairs.fuse());
+            let mut all = Gathering::new(at_once);
+            loop {
+                let pair = if all.is_full() {
+                    all.one().await;
+                    continue;
+                } else if all.is_idle() {
+                    pairs.next().await
+                } else {
+                    match select(pairs.next(), pin!(all.one())).await {
+                        Either::Left((pair, _)) => pair,
+                        Either::Right(_) => continue,
+                    }
+                };
+                match pair {
+                    Some((key, value)) => all.begin(self.write_one(key, value)),
+                    None => return all.end().await,
+                }
+            }
+        };
+        self.inner.warming(work).await
+    }
+
+    async fn write_one<K: CacheKey, V: Into<Arc<T>>>(&self, key: K, value: V) -> Gathered<K> {
+        let result = self.set(&key, value).await;
+        (key, result.map(|_delivery| true))
     }
 }
 
 impl<T: Value> Inner<T> {
     /// Counts a warm-up as a call of its own, and gives it a span around those of its keys.
-    async fn warming<K>(&self, work: impl Future<Output = Gathered<K>>) -> Warmed<K> {
+    async fn warming<K>(&self, work: impl Future<Output = (Warmed<K>, usize)>) -> Warmed<K> {
         self.stats().operation(Verb::Warm);
         let kind = SpanKind::Operation(Verb::Warm);
         let spans = self.observers().span(&SpanStart { kind, key: None, keys: 0, root: false });
@@ -101,21 +143,50 @@ impl<T: Value> Inner<T> {
     }
 }
 
-/// What came of the keys, and how many there were.
-type Gathered<K> = (Warmed<K>, usize);
+/// A key, and whether it is held now.
+type Gathered<K> = (K, Result<bool>);
 
-async fn gather<K, F>(work: impl futures::Stream<Item = F>, at_once: usize) -> Gathered<K>
-where
-    F: Future<Output = (K, Result<bool>)>,
-{
-    let none = Warmed { warmed: 0, failed: Vec::new() };
-    work.buffer_unordered(at_once.max(1))
-        .fold((none, 0), |(mut all, keys), (key, result)| {
-            match result {
-                Ok(holds) => all.warmed += usize::from(holds),
-                Err(error) => all.failed.push((key, error)),
-            }
-            std::future::ready((all, keys + 1))
-        })
-        .await
+/// Work for keys, some of it under way. No stream of closures: with keys that borrow, the future of such a one is not known
+/// to be `Send`.
+struct Gathering<K, F> {
+    under_way: FuturesUnordered<F>,
+    at_once: usize,
+    warmed: Warmed<K>,
+    keys: usize,
+}
+
+impl<K, F: Future<Output = Gathered<K>>> Gathering<K, F> {
+    fn new(at_once: usize) -> Self {
+        let warmed = Warmed { warmed: 0, failed: Vec::new() };
+        Self { under_way: FuturesUnordered::new(), at_once: at_once.max(1), warmed, keys: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.under_way.len() >= self.at_once
+    }
+
+    fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    fn begin(&mut self, work: F) {
+        self.keys += 1;
+        self.under_way.push(work);
+    }
+
+    /// Waits for one key. `false`: none is under way. Loses nothing when it is dropped.
+    async fn one(&mut self) -> bool {
+        match self.under_way.next().await {
+            Some((_, Ok(holds))) => self.warmed.warmed += usize::from(holds),
+            Some((key, Err(error))) => self.warmed.failed.push((key, error)),
+            None => return false,
+        }
+        true
+    }
+
+    /// What came of all keys, and how many there were.
+    async fn end(mut self) -> (Warmed<K>, usize) {
+        while self.one().await {}
+        (self.warmed, self.keys)
+    }
 }

@@ -322,3 +322,25 @@ async fn s4_s5_waiters_share_the_error_and_the_next_caller_loads_anew() {
         assert_eq!(error.load_error::<Down>(), Some(&Down(2)));
     }
 }
+
+#[tokio::test]
+async fn calls_for_borrowed_keys_run_on_tasks_of_their_own() {
+    const KEYS: [&str; 2] = ["a", "b"];
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let task = tokio::spawn(async move {
+            let one = |(), _: String| async { ok(1_u64) };
+            let all = |(), keys: Vec<String>| async move { ok(keys.into_iter().map(|key| (key, 2_u64))) };
+            let loaded = cache.get_or_set_many(KEYS, &(), all).await.unwrap().len();
+            let warmed = cache.warm(KEYS, 2, &(), one).await.warmed;
+            let written =
+                cache.warm_from(futures::stream::iter(KEYS.map(|key| (key, 3_u64))), 2).await.warmed;
+            let _ = cache.set_many(KEYS.map(|key| (key, 4_u64))).await.unwrap();
+            let held = cache.get_many(KEYS).await.unwrap().len();
+            let _ = cache.invalidate_many(KEYS).await.unwrap();
+            let _ = cache.invalidate_tags(KEYS).await.unwrap();
+            [loaded, warmed, written, held]
+        });
+        assert_eq!(kit::patient(task).await.unwrap(), [2; 4], "{}", stack.name);
+    }
+}
