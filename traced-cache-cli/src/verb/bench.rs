@@ -35,7 +35,7 @@ const TURN: u64 = 64;
 /// The longest time that is told from longer ones, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
 /// What levels may take to hear that what was stored is to go.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many calls a caller has made, and what they took. `None`: no histogram.
 type Made = Option<(u64, Histogram<u64>)>;
@@ -198,12 +198,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
         true => None,
         false => Some(format!("{own}:")),
     };
-    let note = left.as_ref().map(|left| {
-        format!(
-            "not all of what was stored could be removed: keys with `{left}` in them stay until their ttl ends, or until \
-             you remove them"
-        )
-    });
+    let note = left.as_deref().map(left_behind);
     if let Err(failure) = measured {
         return Err(match &note {
             Some(note) => failure.after(note),
@@ -237,6 +232,14 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     out.answer(&answer, text)?;
     let failed = interrupted || left.is_some() || rows.iter().any(|row| row.failed > 0);
     Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// What to do about keys that could not be removed.
+pub(super) fn left_behind(left: &str) -> String {
+    format!(
+        "not all of what was stored could be removed: keys with `{left}` in them stay until their ttl ends, or until you \
+         remove them"
+    )
 }
 
 async fn fill(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {

@@ -1,16 +1,24 @@
 //! `replay`: what a cache of the file would have saved.
 
-use std::{collections::BTreeSet, fs::File, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs::File,
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
 use serde::Serialize;
 use traced_cache::{Rendered, TracedCache, config::CachesBuilder, with_causes};
 
+use super::bench::{PATIENCE, left_behind};
 use crate::{
     end::{Exit, Failure},
     options::ReplayOptions,
     output::Output,
-    session::{LevelAt, Session, own_name},
+    session::{Session, own_name},
 };
 
 /// With what it was run.
@@ -18,6 +26,8 @@ use crate::{
 struct Full {
     cache: String,
     callers: u16,
+    /// What is in the name of every key that could not be removed.
+    left: Option<String>,
     #[serde(flatten)]
     report: Report,
 }
@@ -45,20 +55,40 @@ pub(crate) async fn run(
         let bar = bar.clone();
         move |read| bar.set_message(format!("{read} requests"))
     };
-    let asked = replay(&cache, trace, usize::from(callers), load_time, tell).await;
+    let asked = tokio::select! {
+        asked = replay(&cache, trace, usize::from(callers), load_time, tell) => Some(asked),
+        _ = tokio::signal::ctrl_c() => None,
+    };
     bar.finish_and_clear();
     let stats = cache.stats();
-    if levels.iter().any(LevelAt::is_remote) {
-        clean(&cache, &path, format.form(), out).await?;
-    }
-    let _ = cache.close(Duration::from_secs(10)).await;
+    // What loads under way write after it has been removed would stay.
+    let _ = cache.close(PATIENCE).await;
+    let remote: Vec<_> = levels.iter().filter(|level| level.is_remote()).collect();
+    let is_clean = remote.is_empty() || {
+        let stored = session.like::<u64>(&name, &own, &remote)?.build()?;
+        tokio::select! {
+            is_clean = clean(&stored, &path, format.form(), out) => is_clean,
+            _ = tokio::signal::ctrl_c() => false,
+        }
+    };
+    let left = (!is_clean).then(|| format!("{own}:"));
+    let note = left.as_deref().map(left_behind);
+    let failed = |failure: Failure| match &note {
+        Some(note) => failure.after(note),
+        None => failure,
+    };
+    let Some(asked) = asked else { return Err(failed(Failure::failed("interrupted"))) };
+    let asked = asked.map_err(|error| failed(Failure::failed(with_causes(&*error))))?;
     let systems: Vec<_> = levels.iter().map(|level| level.provider.describe().system).collect();
-    let asked = asked.map_err(|error| Failure::failed(with_causes(&*error)))?;
     let report = Report::new(asked, &stats, &latencies, &systems);
-    let report = report.map_err(|error| Failure::failed(with_causes(&error)))?;
-    let text = about + &report.tables();
-    out.answer(&Full { cache: name, callers, report }, text)?;
-    Ok(Exit::Done)
+    let report = report.map_err(|error| failed(Failure::failed(with_causes(&error))))?;
+    let mut text = about + &report.tables();
+    if let Some(note) = &note {
+        let _ = write!(text, "\n{note}");
+    }
+    let exit = if is_clean { Exit::Done } else { Exit::Failed };
+    out.answer(&Full { cache: name, callers, left, report }, text)?;
+    Ok(exit)
 }
 
 fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicatif::ProgressBar), Failure> {
@@ -73,14 +103,9 @@ fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicati
     Ok((Trace::read(bar.wrap_read(file), path, form).map_err(failed)?, bar))
 }
 
-/// Removes what the replay has left at remote levels: the same keys once more.
-async fn clean(
-    cache: &TracedCache<u64>,
-    path: &Path,
-    form: Option<Form>,
-    out: Output,
-) -> Result<(), Failure> {
-    let (mut trace, bar) = open(path, form, out)?;
+/// Removes what the replay has left at remote levels: the same keys once more. Whether nothing of it is left.
+async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: Output) -> bool {
+    let Ok((mut trace, bar)) = open(path, form, out) else { return false };
     bar.set_message("removing what was stored");
     // What is wrong with the trace the replay has told.
     while let Ok(Some(keys)) = trace.next() {
@@ -89,8 +114,14 @@ async fn clean(
             Keys::Lines(all) => all.iter().map(str::to_owned).collect(),
             _ => continue,
         };
-        let _ = cache.invalidate_many(ids.into_iter().map(Rendered)).await?;
+        // A level that does not hear of it is told again until the end.
+        let _ = cache.invalidate_many(ids.into_iter().map(Rendered)).await;
     }
     bar.finish_and_clear();
-    Ok(())
+    let begun = Instant::now();
+    while cache.stats().pending > 0 && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Nobody's memory but ours has had any of it, so the backplane does not count.
+    cache.close(PATIENCE).await.undelivered().iter().all(|left| left.level.is_none())
 }

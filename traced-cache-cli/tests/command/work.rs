@@ -266,6 +266,20 @@ fn a_bench_measures_every_level_and_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn a_replay_that_is_interrupted_leaves_nothing_behind() {
+    let Some(redis) = RedisServer::start() else { return };
+    let place = forever(&redis);
+    let file = place.write("trace", trace());
+    let mut replay = command();
+    replay.args(["replay", utf8(&place.file), "users", utf8(&file), "--remote", "--load-time", "100ms"]);
+    let child = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(until(WAIT, || left_at(&redis, "replay") > 0));
+    let ended = interrupt(child);
+    assert!(ended.code == 1 && ended.error().contains("interrupted"), "{ended:?}");
+    assert_eq!(left_at(&redis, "replay"), 0, "{ended:?}");
+}
+
 /// A second of each kind of call, at remote levels alone.
 fn bench(place: &Place) -> Child {
     let mut child = command();
