@@ -59,9 +59,12 @@ enum Key {
     Number(serde_json::Number),
 }
 
+const NO_TIME: &str = "ttl is no time";
+
 fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| humantime::parse_duration(&text).map_err(serde::de::Error::custom)).transpose()
+    let time = |text: String| humantime::parse_duration(&text).map_err(|_| serde::de::Error::custom(NO_TIME));
+    text.map(time).transpose()
 }
 
 impl Line {
@@ -362,6 +365,10 @@ impl Lines {
     /// Without what the line has: its value stays out of messages.
     fn wrong(&self, error: &serde_json::Error) -> Failure {
         let place = format!("{} line {}, column {}", self.name, self.number, error.column());
+        if error.to_string().starts_with(NO_TIME) {
+            let place = format!("{} line {}, ttl", self.name, self.number);
+            return Failure::wrong(&place, "no time", "write a number and its unit: \"ttl\": \"5m\"");
+        }
         // Nothing else tells it from bad syntax.
         if error.to_string().starts_with("recursion limit exceeded") {
             let fix =

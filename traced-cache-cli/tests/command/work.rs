@@ -105,7 +105,11 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
         ("{\"key\": \"a\", \"value\": 1}\n{\"key\": \"b\", \"valeu\": \"secret\"}\n", "line 2"),
         ("{\"key\": \"a\", \"value\": \"secret\"\n", "line 1, column"),
         ("[1, \"secret\"]\n", "line 1"),
-        ("{\"key\": \"a\", \"value\": 1, \"ttl\": \"secret\"}\n", "line 1"),
+        (
+            "{\"key\": \"a\", \"value\": 1, \"ttl\": \"secret\"}\n",
+            "line 1, ttl = no time: write a number and its unit",
+        ),
+        ("{\"key\": \"a\", \"value\": 1, \"ttl\": \"30\"}\n", "line 1, ttl = no time"),
         ("{\"key\": \"\", \"value\": \"secret\"}\n", "error: standard input line 1: key is empty"),
         (
             "\n{\"key\": \"a\", \"value\": \"secret\", \"ttl\": \"0s\"}\n",
