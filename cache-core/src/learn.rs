@@ -20,7 +20,7 @@ pub(crate) const DOUBT_AFTER: Duration = Duration::from_secs(10);
 /// Tries to swap marks before the level counts as not well. Each that fails is one that succeeded for another node.
 const TRIES: usize = 64;
 /// Reads of a mark that is told to have changed meanwhile, before a write that waits for it goes without.
-const READS: usize = 8;
+pub(crate) const READS: usize = 8;
 
 /// An invalidation that a level has taken.
 pub(crate) struct Advanced {

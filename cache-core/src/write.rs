@@ -9,6 +9,7 @@ use crate::{
     fill::{Outgoing, WriteOrder},
     gone::Cause,
     inner::Inner,
+    learn::READS,
     loaded::Answered,
     mark::Reach,
     slots::Ticket,
@@ -246,13 +247,22 @@ impl<T: Value> Inner<T> {
     /// every level alike. A level that does not say what its mark is now has none: what is written there by that of before
     /// would be confirmed, and be void.
     pub(crate) async fn begin_writing(&self) -> Begun {
-        for tier in self.remote().rev() {
-            let learned = tier.know_epoch(&self.around).await;
-            self.heed(tier, learned);
-            tier.ledger.note_blind();
+        let outdated = || self.remote().filter(|tier| tier.ledger.is_outdated());
+        for _ in 0..READS {
+            let mut silent = false;
+            for tier in self.remote().rev() {
+                let learned = tier.know_epoch(&self.around).await;
+                self.heed(tier, learned);
+                tier.ledger.note_blind();
+                silent |= tier.ledger.is_outdated();
+            }
+            // News of one level may come while another is asked. Who does not answer is not asked again.
+            if silent || outdated().next().is_none() {
+                break;
+            }
         }
         let mut begun = self.begin();
-        for tier in self.remote().filter(|tier| tier.ledger.is_outdated()) {
+        for tier in outdated() {
             if let Some(stamp) = begun.stamps.get_mut(usize::from(tier.index)) {
                 *stamp = crate::Stamp::default();
             }

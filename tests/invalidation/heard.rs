@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    Delivery, ok,
-    testing::{ChaosOp, Fault},
+    Delivery, Level, TracedCache, ok,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, Node, World, confirmed, get, set};
+use crate::world::{MS, Node, World, confirmed, get, policy, set, settled};
 
 #[derive(Clone, Copy, Debug)]
 enum By {
@@ -78,5 +78,41 @@ async fn where_the_store_does_not_say_what_is_valid_a_set_is_pending() {
         world.pass(1_500 * MS).await;
         assert_eq!(b.cache.stats().pending, 0);
         assert_eq!(get(&a.cache, "k").await, None, "{by:?}");
+    }
+}
+
+/// The news of one level comes while the mark of the other is read.
+#[tokio::test]
+async fn a_set_stays_that_waits_for_one_level_while_another_is_told_of() {
+    let world = World::new();
+    let deep = Arc::new(MapProvider::new().leasing().marking().clock(world.clock.clone()));
+    let node = || {
+        let near = Arc::new(Chaos::new(Arc::clone(&world.store)));
+        let builder = TracedCache::<String>::builder("things").clock(world.clock.clone()).policy(policy());
+        let cache = builder
+            .level(Level::new(Arc::clone(&near)).breaker(None))
+            .level(Level::new(Arc::clone(&deep)).breaker(None))
+            .backplane(world.hub.node())
+            .build()
+            .unwrap();
+        (cache, near)
+    };
+    let ((a, _), (b, near)) = (node(), node());
+    // It listens from its first call on.
+    assert_eq!(get(&b, "other").await, None);
+    confirmed(a.clear().await);
+    near.set(ChaosOp::Get, Fault::Hang);
+    let setting = tokio::spawn({
+        let b = b.clone();
+        async move { b.set("k", "new".to_owned()).await }
+    });
+    near.until_calls(ChaosOp::Get, near.calls(ChaosOp::Get) + 1).await;
+    settled().await;
+    confirmed(a.clear().await);
+    settled().await;
+    near.set(ChaosOp::Get, Fault::None);
+    confirmed(setting.await.unwrap());
+    for cache in [&a, &b] {
+        assert_eq!(get(cache, "k").await.as_deref(), Some("new"));
     }
 }
