@@ -40,7 +40,7 @@ pub struct Builder {
     key_prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
-    max_value: usize,
+    value_max: usize,
     #[cfg(feature = "client")]
     pool: Option<usize>,
     failures: u32,
@@ -57,7 +57,7 @@ impl Builder {
             key_prefix: String::new(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
-            max_value: VALUE_MAX,
+            value_max: VALUE_MAX,
             #[cfg(feature = "client")]
             pool: None,
             failures: 5,
@@ -140,8 +140,8 @@ impl Builder {
 
     /// Largest item in bytes; larger ones are refused with [`ErrorKind::TooLarge`] and not sent. Default 1 MiB less 1 KiB,
     /// which fits the server's default `-I 1m`; stay 1 KiB below the server's own limit.
-    pub fn max_value(mut self, bytes: usize) -> Self {
-        self.max_value = bytes;
+    pub fn value_max(mut self, bytes: usize) -> Self {
+        self.value_max = bytes;
         self
     }
 
@@ -181,9 +181,9 @@ impl Builder {
                 return Err(config(format!("{field} = 0: no call could succeed; give it a time above zero")));
             }
         }
-        if !(1..=VALUE_CEILING).contains(&self.max_value) {
-            let value = self.max_value;
-            return Err(config(format!("max_value = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
+        if !(1..=VALUE_CEILING).contains(&self.value_max) {
+            let value = self.value_max;
+            return Err(config(format!("value_max = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
         }
         #[cfg(feature = "client")]
         if self.pool == Some(0) {
@@ -246,7 +246,7 @@ impl Builder {
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
         let pipeline = |dial: &Dial| {
-            let most = self.max_value + HEAD;
+            let most = self.value_max + HEAD;
             Wire::Pipeline(Pipeline::new(dial.clone(), limits, most))
         };
         #[cfg(not(feature = "client"))]
@@ -277,7 +277,7 @@ impl Builder {
             placement,
             retiring,
             prefix: self.key_prefix,
-            max_value: self.max_value,
+            value_max: self.value_max,
             closed: false.into(),
             polling: Polling::default(),
         })))
@@ -310,7 +310,7 @@ impl fmt::Debug for Builder {
             .field("tls", &self.tls)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
-            .field("max_value", &self.max_value)
+            .field("value_max", &self.value_max)
             .finish_non_exhaustive()
     }
 }

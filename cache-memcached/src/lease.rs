@@ -167,7 +167,7 @@ impl Leases for MemcachedProvider {
                 continue;
             };
             let (key, bytes) = (keys[index].clone(), fill.put.bytes.clone());
-            if bytes.len() > self.0.max_value {
+            if bytes.len() > self.0.value_max {
                 results[index] = Err(self.too_large(bytes.len()));
                 continue;
             }

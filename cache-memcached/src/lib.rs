@@ -40,7 +40,7 @@
 //! | [`key_prefix`](Builder::key_prefix) | none | in front of every key |
 //! | [`connect_timeout`](Builder::connect_timeout) | 1 s | look-up and connect (and waiting for a free connection, where pooled) |
 //! | [`response_timeout`](Builder::response_timeout) | 500 ms | one exchange on a connection |
-//! | [`max_value`](Builder::max_value) | 1 MiB less 1 KiB | larger items are refused; see `-I` of the server |
+//! | [`value_max`](Builder::value_max) | 1 MiB less 1 KiB | larger items are refused; see `-I` of the server |
 //! | `pooled` (feature `client`) | | a pool of connections instead of one pipelined connection per server |
 //! | [`breaker`](Builder::breaker) | 5, 500 ms | failures in a row that close a server off, and for how long |
 //!
@@ -52,7 +52,7 @@
 //! - **Keys**: prefix, namespace, colon and id as they are, up to 250 bytes. Keys with spaces or control characters are
 //!   sent as base64, which the server decodes, up to 186 bytes. Longer ones keep their head and end in a digest of the
 //!   whole ([`cache_core::shorten`]). No key can inject a command.
-//! - **Values**: a put over `max_value`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
+//! - **Values**: a put over `value_max`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
 //!   old value.
 //! - TCP only, with TLS (feature `tls`, servers with `-Z`) or without: then keep them on a private network. The login of the
 //!   text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the binary protocol, and a server with it
@@ -151,7 +151,7 @@
 //! - Every request carries an id that its reply must echo. Dropped calls cost nothing: their replies are read and dropped.
 //!   (A pooled connection is closed instead.) No reply ever reaches another call.
 //! - Bounded per server: 65,536 commands and 64 MiB of requests that wait ([`ErrorKind::Overloaded`] beyond), 2 KiB for a reply
-//!   line, and an item over `max_value` is skipped without being allocated. (Pooled, the client underneath bounds values by
+//!   line, and an item over `value_max` is skipped without being allocated. (Pooled, the client underneath bounds values by
 //!   1 GiB only, and when a server refuses one item of a batch, the writes behind it are in doubt.)
 //! - Errors name the server, never a key, a value, or the text of a reply.
 

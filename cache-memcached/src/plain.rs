@@ -49,7 +49,7 @@ impl CacheProvider for Plain {
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
         let now = SystemTime::now();
-        let most = self.0.0.max_value;
+        let most = self.0.0.value_max;
         let commands = items.iter().map(|item| {
             let key = self.0.key(&item.key);
             if item.bytes.len() > most {

@@ -43,7 +43,7 @@ pub(crate) struct Inner {
     /// A list that is in use as well.
     pub(crate) retiring: Option<Placement>,
     pub(crate) prefix: String,
-    pub(crate) max_value: usize,
+    pub(crate) value_max: usize,
     pub(crate) closed: AtomicBool,
     pub(crate) polling: Polling,
     /// Whether every server can keep leases, and marks.
@@ -58,7 +58,7 @@ pub(crate) struct Routed {
 }
 
 pub(crate) const TOO_LARGE_HERE: Fault =
-    Fault::new(ErrorKind::TooLarge, "the item under the key is over max_value");
+    Fault::new(ErrorKind::TooLarge, "the item under the key is over value_max");
 
 impl MemcachedProvider {
     /// Starts with the URL of a server, `memcached://host[:port]`; [`Builder::server`] adds more.
@@ -129,8 +129,8 @@ impl MemcachedProvider {
     }
 
     pub(crate) fn too_large(&self, bytes: usize) -> Error {
-        let most = self.0.max_value;
-        let message = format!("memcached: the item has {bytes} bytes, over max_value = {most}; not stored");
+        let most = self.0.value_max;
+        let message = format!("memcached: the item has {bytes} bytes, over value_max = {most}; not stored");
         Error::new(ErrorKind::TooLarge, message)
     }
 
@@ -220,7 +220,7 @@ impl CacheProvider for MemcachedProvider {
         Capabilities::remote()
             .ttl_step(Duration::from_secs(1))
             .key_max(KEY_MAX - self.0.prefix.len())
-            .value_max(self.0.max_value)
+            .value_max(self.0.value_max)
     }
 
     fn describe(&self) -> Description {
@@ -251,7 +251,7 @@ impl CacheProvider for MemcachedProvider {
         let now = SystemTime::now();
         let commands = items.iter().map(|item| {
             let key = self.key(&item.key);
-            if item.bytes.len() > self.0.max_value {
+            if item.bytes.len() > self.0.value_max {
                 // Not stored; but the value that it was to replace must go.
                 return Command::Remove { key, cas: None };
             }
@@ -266,7 +266,7 @@ impl CacheProvider for MemcachedProvider {
             .iter()
             .zip(answers)
             .map(|(item, answer)| match answer {
-                Ok(_) if item.bytes.len() > self.0.max_value => Err(self.too_large(item.bytes.len()).into()),
+                Ok(_) if item.bytes.len() > self.0.value_max => Err(self.too_large(item.bytes.len()).into()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.into()),
             })

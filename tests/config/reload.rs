@@ -296,7 +296,7 @@ async fn what_cannot_follow_is_reported_and_goes_on_as_before() {
     let [a, _, _] = ["a", "b", "gone"].map(|name| caches.cache::<String>(name).unwrap());
     file.write(
         "[providers.local]\nbackend = \"memory\"\nentries = 200\n\
-         [providers.far]\nbackend = \"memcached\"\nurl = \"memcached://127.0.0.1:1\"\nmax_value = \"1KiB\"\n\
+         [providers.far]\nbackend = \"memcached\"\nurl = \"memcached://127.0.0.1:1\"\nvalue_max = \"1KiB\"\n\
          [keyrings.k]\nkeys = [{ id = 1, secret = \"5b5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\" }]\n\
          [caches.a]\nlevels = [\"local\", { provider = \"far\", budget = \"5ms\", codec = \"postcard\" }]\nencryption = \"k\"\npolicy.ttl = \"2h\"\nschema = 3\n\
          [caches.b]\nlevels = [\"local\", \"far\"]\n",
@@ -312,7 +312,7 @@ async fn what_cannot_follow_is_reported_and_goes_on_as_before() {
             "caches.b.levels",
             "caches.gone is gone from the file",
             "keyrings.k.keys",
-            "providers.far.max_value",
+            "providers.far.value_max",
             "providers.local.entries",
         ]
     );

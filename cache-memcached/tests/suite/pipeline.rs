@@ -39,7 +39,7 @@ async fn z2_a_refused_item_leaves_its_neighbours_alone() {
 #[tokio::test]
 async fn z_a_foreign_item_over_the_limit_is_skipped_and_the_connection_goes_on() {
     let server = Server::start();
-    let cache = builder(server.url()).max_value(1000).build().unwrap();
+    let cache = builder(server.url()).value_max(1000).build().unwrap();
     cache.put(item("small", b"y")).await.unwrap();
     let mut request = b"ms ns:big 900000 T0\r\n".to_vec();
     request.extend_from_slice(&vec![b'x'; 900_000]);

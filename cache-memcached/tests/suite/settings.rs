@@ -15,8 +15,8 @@ fn k_bad_settings_name_field_value_and_fix() {
         ("server = \"redis://h\": the scheme", builder("redis://h")),
         ("connect_timeout = 0", builder(URL).connect_timeout(Duration::ZERO)),
         ("response_timeout = 0", builder(URL).response_timeout(Duration::ZERO)),
-        ("max_value = 0", builder(URL).max_value(0)),
-        ("max_value = 2147483648", builder(URL).max_value(2 << 30)),
+        ("value_max = 0", builder(URL).value_max(0)),
+        ("value_max = 2147483648", builder(URL).value_max(2 << 30)),
         ("key_prefix = \"a b\"", builder(URL).key_prefix("a b")),
         ("breaker.failures = 0", builder(URL).breaker(0, Duration::from_secs(1))),
     ];

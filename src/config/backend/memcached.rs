@@ -51,7 +51,7 @@ pub(crate) struct Settings {
     response_timeout: Option<Timespan>,
     /// Largest item. Stay 1KiB below the server's own limit. Default: 1MiB less 1KiB.
     #[serde(default)]
-    max_value: Option<Size>,
+    value_max: Option<Size>,
     /// When a single server is left alone.
     #[serde(default)]
     breaker: Option<Breaker>,
@@ -118,8 +118,8 @@ pub(super) fn build(settings: Settings) -> Result<MemcachedProvider, BoxError> {
     if let Some(Timespan(limit)) = settings.response_timeout {
         builder = builder.response_timeout(limit);
     }
-    if let Some(Size(bytes)) = settings.max_value {
-        builder = builder.max_value(usize::try_from(bytes).unwrap_or(usize::MAX));
+    if let Some(Size(bytes)) = settings.value_max {
+        builder = builder.value_max(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     if let Some(Breaker { failures, cool_down }) = settings.breaker {
         let cool_down = cool_down.map_or(std::time::Duration::from_millis(500), |Timespan(time)| time);
