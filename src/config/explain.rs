@@ -1,4 +1,4 @@
-//! What a file comes to: each setting of each cache with its origin, and advice.
+//! What a file comes to: each setting of each provider and cache with its origin, and advice.
 
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     fault::Fault,
     load::{Lacks, Loaded},
-    node::{Node, Path as Steps, Place, Step, Text, What, at},
+    node::{HIDDEN, Node, Path as Steps, Place, Step, Text, What, at, may_show, references},
     resolve::{Known, LevelPlan, Origin, Plan},
     setup::Source,
     units::spell,
@@ -40,6 +40,11 @@ pub struct ExplainedProvider {
     pub backend: String,
     /// Where it is, if it could be built and is not in this process.
     pub address: Option<String>,
+    /// What the file, or a variable, says of it: `entries`, `connect_timeout`. `***` in place of logins and addresses, and of
+    /// whatever a backend of your own has.
+    pub settings: Vec<Setting>,
+    /// The caches with a level in it, in order of their names.
+    pub caches: Vec<String>,
     /// Whether it answered when it was asked; `None`: it was not asked.
     pub answered: Option<Result<(), String>>,
 }
@@ -94,6 +99,11 @@ impl Explanation {
             name: name.clone(),
             backend: provided.backend.clone(),
             address: loaded.providers.get(name).and_then(|provider| provider.describe().place()),
+            settings: given(&provided.settings, &at!["providers", name])
+                .into_iter()
+                .map(|known| setting(file, &known))
+                .collect(),
+            caches: users(name, loaded).map(str::to_owned).collect(),
             answered: None,
         });
         let caches =
@@ -112,6 +122,55 @@ impl Explanation {
             provider.answered = Some(answer.map_err(|error| with_causes(&*error)));
         }
     }
+}
+
+/// Fields of providers that are no secret, whatever they say.
+const SHOWN: [&str; 19] = [
+    "bytes",
+    "ca_file",
+    "client_certificate",
+    "client_key",
+    "connect_timeout",
+    "cool_down",
+    "database",
+    "engine",
+    "engine_expiry",
+    "entries",
+    "failures",
+    "heartbeat",
+    "heartbeat_timeout",
+    "key_prefix",
+    "read_replicas",
+    "response_timeout",
+    "tls_server_name",
+    "tracking",
+    "value_max",
+];
+
+/// The fields of a table, those of its tables among them.
+fn given(node: &Node, path: &[Step]) -> Vec<Known> {
+    let fields = node.table().map_or(&[][..], |table| &table.0);
+    let each = fields.iter().flat_map(|field| {
+        let path: Vec<_> = path.iter().cloned().chain([Step::from(&field.name)]).collect();
+        if field.node.table().is_some() {
+            return given(&field.node, &path);
+        }
+        let value = match &field.node.what {
+            What::Text(Text { written: Some(written), .. }) => references(written),
+            _ if !SHOWN.contains(&field.name.as_str()) => HIDDEN.to_owned(),
+            What::Text(text) if may_show(&text.value) => text.value.clone(),
+            _ => field.node.shown(),
+        };
+        let name = Steps(path.get(2..).unwrap_or_default()).to_string();
+        vec![Known { name, value, from: Origin::Set { path, place: field.node.place.clone() } }]
+    });
+    each.collect()
+}
+
+/// The caches that use a provider.
+fn users<'a>(provider: &'a str, loaded: &'a Loaded) -> impl Iterator<Item = &'a str> {
+    let uses = move |plan: &Plan| plan.levels.iter().any(|level| level.provider == provider);
+    loaded.resolved.caches.iter().filter(move |(_, plan)| uses(plan)).map(|(name, _)| name.as_str())
 }
 
 fn setting(file: &str, known: &Known) -> Setting {
@@ -347,9 +406,8 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, providers, caches, problems, advice } = self;
         writeln!(f, "{file}")?;
-        let width = providers.iter().map(|provider| provider.name.len()).max().unwrap_or(0);
-        for ExplainedProvider { name, backend, address, answered } in providers {
-            write!(f, "\nprovider {name:width$}  {backend}")?;
+        for ExplainedProvider { name, backend, address, settings, caches, answered } in providers {
+            write!(f, "\nprovider {name}: {backend}")?;
             if let Some(address) = address {
                 write!(f, " at {address}")?;
             }
@@ -358,8 +416,12 @@ impl fmt::Display for Explanation {
                 Some(Err(error)) => write!(f, ", DOES NOT ANSWER: {error}")?,
                 None => {}
             }
+            writeln!(f)?;
+            table(f, "  ", settings)?;
+            if !caches.is_empty() {
+                writeln!(f, "  used by {}", caches.join(", "))?;
+            }
         }
-        writeln!(f)?;
         for cache in caches {
             writeln!(f, "\ncache {}", cache.name)?;
             table(f, "  ", &cache.settings)?;
@@ -387,4 +449,39 @@ fn table(f: &mut fmt::Formatter<'_>, indent: &str, settings: &[Setting]) -> fmt:
         writeln!(f, "{indent}{name:names$}  {value:values$}  {origin}")?;
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "schema"))]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Names of fields, with whether they are secret.
+    fn fields(schema: &Value, found: &mut Vec<(String, bool)>) {
+        if let Some(properties) = schema["properties"].as_object() {
+            found.extend(
+                properties.iter().map(|(name, of)| (name.clone(), of.to_string().contains("/Secret"))),
+            );
+        }
+        for one in schema["oneOf"].as_array().into_iter().flatten() {
+            fields(one, found);
+        }
+    }
+
+    #[test]
+    fn a_providers_fields_are_shown_unless_they_are_secret() {
+        let schema = crate::config::schema();
+        let mut found = Vec::new();
+        for name in ["Provider", "MemcachedBreaker"] {
+            fields(&schema["$defs"][name], &mut found);
+        }
+        let own = |name: &str| !["backend", "breaker", "level", "required"].contains(&name);
+        found.retain(|(name, _)| own(name));
+        assert!(found.len() > 30, "{found:?}");
+        for (name, secret) in &found {
+            assert_ne!(SHOWN.contains(&name.as_str()), *secret, "{name}");
+        }
+        assert!(SHOWN.iter().all(|name| found.iter().any(|(found, _)| found == name)));
+    }
 }

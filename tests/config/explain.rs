@@ -161,8 +161,8 @@ async fn who_does_not_answer_is_named() {
     );
     assert!(!explained.is_fine());
     let shown = explained.to_string();
-    assert!(shown.contains(&format!("provider up    memcached at {}, answers", server.addr())), "{shown}");
-    assert!(shown.contains("provider down  redis at 127.0.0.1:1, DOES NOT ANSWER: "), "{shown}");
+    assert!(shown.contains(&format!("provider up: memcached at {}, answers", server.addr())), "{shown}");
+    assert!(shown.contains("provider down: redis at 127.0.0.1:1, DOES NOT ANSWER: "), "{shown}");
     // Not being there at the start is no error, unless asked for.
     let caches = sealed().from_file(&file).await.unwrap();
     assert!(caches.ping().await.iter().any(|(name, answer)| name == "down" && answer.is_err()));

@@ -37,6 +37,8 @@ pub(crate) fn providers(explanation: &Explanation) -> Vec<Value> {
             "name": provider.name,
             "backend": provider.backend,
             "address": provider.address,
+            "settings": settings(&provider.settings),
+            "caches": provider.caches,
             "answers": provider.answered.as_ref().map(Result::is_ok),
             "error": provider.answered.as_ref().and_then(|answer| answer.as_ref().err()),
         })

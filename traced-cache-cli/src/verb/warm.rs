@@ -63,7 +63,8 @@ const NO_TIME: &str = "ttl is no time";
 
 fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    let time = |text: String| humantime::parse_duration(&text).map_err(|_| serde::de::Error::custom(NO_TIME));
+    let time =
+        |text: String| humantime::parse_duration(&text).map_err(|_text| serde::de::Error::custom(NO_TIME));
     text.map(time).transpose()
 }
 
