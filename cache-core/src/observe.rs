@@ -44,15 +44,17 @@ pub enum Verb {
     Refresh,
     /// `update`.
     Update,
-    /// `save` and `delete` of a source behind the cache.
+    /// `save` of a cache with a source.
     Save,
+    /// `delete` of a cache with a source.
+    Delete,
     /// `warm`.
     Warm,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Get,
         Self::GetOrSet,
         Self::GetMany,
@@ -69,6 +71,7 @@ impl Verb {
         Self::Refresh,
         Self::Update,
         Self::Save,
+        Self::Delete,
         Self::Warm,
     ];
 
@@ -91,6 +94,7 @@ impl Verb {
             Self::Refresh => "refresh",
             Self::Update => "update",
             Self::Save => "save",
+            Self::Delete => "delete",
             Self::Warm => "warm",
         }
     }

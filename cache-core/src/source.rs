@@ -176,11 +176,15 @@ where
     async fn change(&self, key: K, change: Change<T>) -> Result<Delivery> {
         let id = self.cache.render(&key)?;
         let (owner, source) = (Arc::clone(&self.cache.inner), Arc::clone(&self.source));
+        let verb = match change {
+            Change::Save(_) => Verb::Save,
+            Change::Delete => Verb::Delete,
+        };
         let work = async move {
             let work = async |_: &crate::observe::Spans| owner.change(&id, &key, &*source, change).await;
-            owner.operation(Verb::Save, Some(&id), 1, work, |_| None).await
+            owner.operation(verb, Some(&id), 1, work, |_| None).await
         };
-        self.cache.inner.apart("save", "the source took it", work).await
+        self.cache.inner.apart(verb.as_str(), "the source took it", work).await
     }
 }
 

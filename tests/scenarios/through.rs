@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use traced_cache::{
-    BoxError, ErrorKind, Loaded, Memory, Policy, Source, Sourced, TracedCache, ok, testing::MapProvider,
+    BoxError, ErrorKind, Loaded, Memory, Policy, Source, Sourced, TracedCache, Verb, ok, testing::MapProvider,
 };
 
 use crate::{
@@ -121,6 +121,10 @@ async fn a_save_is_at_the_source_and_everywhere_when_it_returns() {
         assert_eq!((kit::get(&cache, "k").await, elsewhere(&stack, &cache).await), (None, None));
         assert_eq!(read(&sourced).await, None);
         assert_eq!(sourced.get_many(["k", "l"]).await.unwrap(), [None, None]);
+        let calls = cache.stats().operations;
+        let writes =
+            calls.into_iter().filter(|(verb, n)| *n > 0 && matches!(verb, Verb::Save | Verb::Delete));
+        assert_eq!(writes.collect::<Vec<_>>(), [(Verb::Save, 1), (Verb::Delete, 1)]);
     }
 }
 
