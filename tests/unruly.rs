@@ -1,4 +1,4 @@
-//! Code of the user's at odd moments: destructors that use the cache which drops them, weighers that panic.
+//! Code of the user's at odd moments: destructors that use the cache which drops them, weighers and providers that panic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use traced_cache::{Engine, Memory, Policy, TracedCache, ok, testing::MapProvider};
+use traced_cache::{
+    BoxError, CacheProvider, Capabilities, Delivery, Description, Engine, Memory, Policy, Put, RawKey,
+    TracedCache, ok, testing::MapProvider,
+};
 
 /// Long enough for a machine that is busy; a lock that waits for itself waits for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,4 +117,60 @@ async fn a_weigher_that_panics_leaves_no_older_value() {
     assert_eq!(cache.get("k").await.unwrap(), None);
     assert!(cache.set("k", 2).await.unwrap().is_confirmed());
     assert_eq!(cache.get("k").await.unwrap().as_deref(), Some(&2));
+}
+
+type Answers<'a, T> = BoxFuture<'a, Vec<Result<T, BoxError>>>;
+
+/// A provider that is written without `async_trait`, and panics before it has a future.
+struct Rude;
+
+impl CacheProvider for Rude {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::remote()
+    }
+
+    fn describe(&self) -> Description {
+        Description::local("rude")
+    }
+
+    fn get_many<'a, 'b, 'c, 't>(&'a self, _: &'b [RawKey<'c>]) -> Answers<'t, Option<Bytes>>
+    where
+        'a: 't,
+        'b: 't,
+        'c: 't,
+        Self: 't,
+    {
+        panic!("get_many")
+    }
+
+    fn put_many<'a, 'b, 'c, 't>(&'a self, _: &'b [Put<'c>]) -> Answers<'t, ()>
+    where
+        'a: 't,
+        'b: 't,
+        'c: 't,
+        Self: 't,
+    {
+        panic!("put_many")
+    }
+
+    fn remove_many<'a, 'b, 'c, 't>(&'a self, _: &'b [RawKey<'c>]) -> Answers<'t, ()>
+    where
+        'a: 't,
+        'b: 't,
+        'c: 't,
+        Self: 't,
+    {
+        panic!("remove_many")
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_panics_before_its_future_is_a_level_that_fails() {
+    let builder = TracedCache::<u64>::builder("things").level(Memory::entries(100)).level(Rude);
+    let cache = builder.build().unwrap();
+    assert_eq!(*cache.get_or_set("k", || async { ok(1) }).await.unwrap(), 1);
+    assert_eq!(cache.get("other").await.unwrap(), None);
+    assert_eq!(cache.get_many(["a", "b"]).await.unwrap(), [None, None]);
+    assert_eq!(cache.set("k", 2).await.unwrap(), Delivery::Pending);
+    assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Pending);
 }

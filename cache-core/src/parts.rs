@@ -63,7 +63,7 @@ impl Tier {
         op: LevelOp,
         batch: &'p Parts<'_, I>,
         sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
         // Nearly always: what follows for several has no room in it.
         if batch.parts.is_empty() {
@@ -76,7 +76,8 @@ impl Tier {
                 sent: batch.all.iter().map(sent).sum(),
                 since: around.clock.now(),
             };
-            let answers = self.call_at(around, &what, ask(batch.all)).await;
+            // Asked inside of the future: a provider may panic before it has one.
+            let answers = self.call_at(around, &what, async { ask(batch.all).await }).await;
             return flatten(answers.map(|(answers, _)| answers), what.keys);
         }
         self.call_each(around, op, batch, sent, ask).boxed().await
@@ -88,11 +89,12 @@ impl Tier {
         op: LevelOp,
         batch: &'p Parts<'_, I>,
         sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
         let calls = batch.parts.iter().map(|Part { whom, items, .. }| {
             let size = (items.len(), items.iter().map(&sent).sum());
-            self.call(around, op, *whom, size, ask(items))
+            let ask = &ask;
+            self.call(around, op, *whom, size, async move { ask(items).await })
         });
         let mut results: Vec<Result<R, Failure>> = batch.all.iter().map(|_| Err(Failure::Skipped)).collect();
         for (part, answers) in batch.parts.iter().zip(join_all(calls).await) {
