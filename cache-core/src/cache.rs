@@ -759,6 +759,11 @@ impl<T: Value> Inner<T> {
                 store.clear(self.around.cache);
             }
         }
+        // Nobody knows what has become of a write that was under way.
+        for id in self.slots.being_written() {
+            self.remote().for_each(|tier| tier.pending.add(&id));
+            self.plane.iter().for_each(|plane| plane.pending.add(&id));
+        }
         let levels = self.remote().map(|tier| (Some(tier.index), &*tier.pending));
         let journals = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending)));
         let undelivered = journals.flat_map(|(level, pending)| {

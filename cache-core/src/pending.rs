@@ -267,7 +267,9 @@ impl Pending {
     pub(crate) fn undelivered(&self) -> Vec<(Scope, Option<String>)> {
         let state = self.lock();
         let named = |scope, name: &str| (scope, Some(name.to_owned()));
-        let keys = state.keys.keys().map(|id| named(Scope::Key, id));
+        // And what is on its way still: with a task of a runtime that nobody drives.
+        let behind = state.behind.keys().filter(|id| state.clear.is_none() && !state.keys.contains_key(*id));
+        let keys = state.keys.keys().chain(behind).map(|id| named(Scope::Key, id));
         let tags = state.tags.keys().map(|tag| named(Scope::Tag, tag));
         keys.chain(tags).chain(state.clear.map(|_| (Scope::Cache, None))).collect()
     }

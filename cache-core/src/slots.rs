@@ -239,6 +239,16 @@ impl<T> Slots<T> {
         Role::Lead(flight, own)
     }
 
+    /// Keys of writes that are under way.
+    pub(crate) fn being_written(&self) -> Vec<Arc<str>> {
+        let mut ids = Vec::new();
+        for shard in &self.shards {
+            let shard = Locked::new(shard);
+            ids.extend(shard.iter().filter(|slot| slot.writing > 0).map(|slot| Arc::clone(&slot.id)));
+        }
+        ids
+    }
+
     /// Keys with something in flight.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

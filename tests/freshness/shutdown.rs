@@ -1,8 +1,11 @@
 //! O10: `close` drains, then aborts, and nothing is stored after it returned.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-use traced_cache::{Delivery, ErrorKind, Outcome, Policy, Scope, TracedCache, testing::Fault};
+use traced_cache::{
+    Delivery, ErrorKind, Level, Outcome, Policy, Scope, TracedCache,
+    testing::{Fault, MapProvider},
+};
 
 use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, memory, saw, settled};
 
@@ -253,4 +256,53 @@ fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
     let drained = done.recv_timeout(20 * S);
     drop(idle);
     assert_eq!(drained, Ok(false));
+}
+
+/// Nobody knows what has become of them.
+#[tokio::test]
+async fn close_tells_of_writes_that_it_has_ended() {
+    for sets in [false, true] {
+        let world = World::new();
+        let cache = world.node_with(policy(), |level| level.budget(60 * S).breaker(None));
+        confirmed(cache.set("k", "old".to_owned()).await);
+        world.l2.set_all(Fault::Hang);
+        let call = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                match sets {
+                    true => cache.set("k", "new".to_owned()).await,
+                    false => cache.invalidate("k").await,
+                }
+            }
+        });
+        settled().await;
+        let closing = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.close(S).await }
+        });
+        for _ in 0..5 {
+            world.pass(S).await;
+        }
+        let closed = closing.await.unwrap();
+        assert!(!closed.is_drained() && world.l2.inner().peek("things:k").is_some());
+        let left: Vec<_> =
+            closed.undelivered().iter().map(|left| (left.scope, left.name.as_deref())).collect();
+        assert_eq!(left, [(Scope::Key, Some("k"))], "sets: {sets}");
+        drop(call);
+    }
+}
+
+/// Its write is a task of a runtime that nobody drives any more.
+#[test]
+fn close_tells_of_a_value_behind_whose_runtime_stands_still() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (idle, driven) = (runtime(), runtime());
+    let l2 = Arc::new(MapProvider::new());
+    let builder = TracedCache::<String>::builder("things").level(memory());
+    let cache = builder.level(Level::new(Arc::clone(&l2)).background(true)).build().unwrap();
+    assert_eq!(idle.block_on(cache.set("k", "new".to_owned())).unwrap(), Delivery::Pending);
+    let closed = driven.block_on(cache.close(50 * MS));
+    assert!(!closed.is_drained() && l2.peek("things:k").is_none());
+    let left: Vec<_> = closed.undelivered().iter().map(|left| (left.scope, left.name.as_deref())).collect();
+    assert_eq!(left, [(Scope::Key, Some("k"))]);
 }
