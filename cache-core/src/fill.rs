@@ -174,10 +174,34 @@ impl<T: Value> Inner<T> {
         !matches!(self.wrap_to_fit(item, tier, stamp), Err(Unsent::NotEncoded | Unsent::TooLarge))
     }
 
+    /// An entry that nobody believes, and how long it lives: for what a level is not to hold, see [`Plan::End`].
+    fn nothing(&self, key: RawKey<'_>, tier: &Tier, stamp: Stamp) -> Option<(Bytes, Duration)> {
+        let times = tier.times(&self.around.clock);
+        let header = envelope::Header {
+            codec: None,
+            form: Form { squeezed: None, encrypted: tier.packing.encryption.is_some() },
+            by_set: false,
+            expired: true,
+            id: EntryId::random(),
+            schema: self.schema,
+            born_ms: u64::try_from(times.store_ms).unwrap_or(0),
+            fresh_for: Duration::ZERO,
+            usable_for: Duration::ZERO,
+            cost_us: 0,
+            stamp,
+            extra: None,
+        };
+        let bytes = match &tier.packing.encryption {
+            Some(encryption) => envelope::seal_encrypted(key, &header, &[], encryption)?,
+            None => envelope::seal(key, &header, &[]),
+        };
+        Some((bytes, tier.caps.ttl_step.max(Duration::from_millis(1))))
+    }
+
     /// The value of a set that a level has not taken, for the journal.
     pub(crate) fn unsaved(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Option<Unsaved> {
         // Whose caller is told of an error takes it that nothing was stored.
-        if tier.surface || !tier.leases() || stamp.epoch == 0 {
+        if tier.surface && !tier.background || !tier.leases() || stamp.epoch == 0 {
             return None;
         }
         let (bytes, ttl) = self.wrap(item, tier, stamp).ok()?;
@@ -197,7 +221,7 @@ impl<T: Value> Inner<T> {
             return items.iter().map(|_| Err(Failure::Skipped)).collect();
         }
         let Planned { plan, fills, puts, drops } = self.plan(tier, items, stamp);
-        let kept = items.iter().zip(&plan).filter(|(_, plan)| !matches!(plan, Plan::Drop));
+        let kept = items.iter().zip(&plan).filter(|(_, plan)| matches!(plan, Plan::Fill | Plan::Put));
         let tagged: Vec<_> =
             kept.map(|(item, _)| &item.entry).filter(|entry| !entry.tags().is_empty()).collect();
         let (filled, put, dropped) = match &tagged[..] {
@@ -210,12 +234,20 @@ impl<T: Value> Inner<T> {
         };
         let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
         plan.iter()
-            .map(|plan| match plan {
-                Plan::Fill => filled.next(),
-                Plan::Put => put.next().map(stored),
-                Plan::Drop => dropped.next().map(stored),
+            .zip(items)
+            .map(|(plan, item)| {
+                let result = match plan {
+                    Plan::Fill | Plan::End => filled.next(),
+                    Plan::Put => put.next().map(stored),
+                    Plan::Drop => dropped.next().map(stored),
+                };
+                let result = result.unwrap_or(Err(Failure::Skipped));
+                if result.is_err() && matches!(plan, Plan::End) {
+                    // What was to go may be there still.
+                    tier.pending.add(item.key.id);
+                }
+                result
             })
-            .map(|result| result.unwrap_or(Err(Failure::Skipped)))
             .collect()
     }
 
@@ -227,22 +259,32 @@ impl<T: Value> Inner<T> {
         let mut sizes = Vec::with_capacity(items.len());
         let mut plan = Vec::with_capacity(items.len());
         for item in items.iter_mut() {
-            let Ok((bytes, ttl)) = self.wrap_to_fit(item, tier, stamp) else {
-                plan.push(Plan::Drop);
-                drops.push(item.key);
-                continue;
-            };
-            sizes.push(bytes.len());
-            let put = Put { key: item.key, bytes, ttl };
-            match item.use_right(tier.index) {
-                Some(lease) => {
-                    plan.push(Plan::Fill);
-                    fills.push(Fill { put, lease });
+            let key = item.key;
+            match (self.wrap_to_fit(item, tier, stamp), item.use_right(tier.index)) {
+                (Ok((bytes, ttl)), lease) => {
+                    sizes.push(bytes.len());
+                    let put = Put { key, bytes, ttl };
+                    match lease {
+                        Some(lease) => {
+                            plan.push(Plan::Fill);
+                            fills.push(Fill { put, lease });
+                        }
+                        None => {
+                            plan.push(Plan::Put);
+                            puts.push(put);
+                        }
+                    }
                 }
-                None => {
-                    plan.push(Plan::Put);
-                    puts.push(put);
-                }
+                (Err(_), lease) => match lease.zip(self.nothing(key, tier, stamp)) {
+                    Some((lease, (bytes, ttl))) => {
+                        plan.push(Plan::End);
+                        fills.push(Fill { put: Put { key, bytes, ttl }, lease });
+                    }
+                    None => {
+                        plan.push(Plan::Drop);
+                        drops.push(key);
+                    }
+                },
             }
         }
         self.observers().items(tier.index, LevelOp::Put, &sizes);
@@ -295,7 +337,7 @@ impl<T: Value> Inner<T> {
             }
             // Boxed: what a level in memory takes needs none of it, and all who fill would carry its size.
             if tier.background {
-                self.fill_later(tier, items, tickets, stamp);
+                self.fill_later(tier, items, tickets, &held, stamp);
             } else if tier.leases() {
                 self.fill_leased(tier, items, tickets, &mut held, stamp).boxed().await;
             } else {
@@ -380,6 +422,7 @@ impl<T: Value> Inner<T> {
         tier: &Tier,
         items: &mut [Outgoing<'_, T>],
         tickets: &[Ticket<T>],
+        held: &[bool],
         stamp: Stamp,
     ) {
         let level = tier.index;
@@ -387,8 +430,12 @@ impl<T: Value> Inner<T> {
         let batch: Vec<_> = items
             .iter_mut()
             .zip(tickets)
-            .filter(|(item, ticket)| ticket.is_current() && (!leased || item.has_right(level)))
-            .map(|(item, ticket)| {
+            .zip(held)
+            // What a deeper level has refused is not kept nearer.
+            .filter(|((item, ticket), held)| {
+                **held && ticket.is_current() && (!leased || item.has_right(level))
+            })
+            .map(|((item, ticket), _)| {
                 let rights =
                     item.use_right(level).map(|lease| (level, lease)).into_iter().collect::<Rights>();
                 (item.entry.clone(), ticket.again(), rights)
@@ -455,6 +502,8 @@ enum Plan {
     Put,
     /// It has no form there, or nothing is left of its life: what is there goes.
     Drop,
+    /// The same under a lease. A removal would take away what has overtaken the load: what nobody believes is filled in.
+    End,
 }
 
 /// What is sent to a level, and as what each item goes.

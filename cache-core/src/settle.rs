@@ -48,28 +48,49 @@ impl<T: Value> Inner<T> {
     }
 
     /// Removes what levels hold of keys that the source no longer has.
-    async fn forget(self: &Arc<Self>, mut gone: Vec<(RawKey<'_>, &Ticket<T>)>, remote: bool) {
-        let tickets: Vec<_> = gone.iter().map(|(_, ticket)| *ticket).collect();
+    async fn forget(self: &Arc<Self>, gone: Vec<Forgotten<'_, T>>, remote: bool) {
+        // What a writer has overtaken is its business: it may be stalled, and this is not to wait for it.
+        let mut gone = self.not_overtaken(gone);
+        let tickets: Vec<_> = gone.iter().map(|gone| gone.ticket).collect();
         let _order = if remote && self.has_remote() { self.in_order(&tickets).await } else { Vec::new() };
-        gone.retain(|(_, ticket)| ticket.is_current());
+        gone = self.not_overtaken(gone);
         if gone.is_empty() {
             return;
         }
-        let keys: Vec<_> = gone.iter().map(|(key, _)| *key).collect();
         for tier in self.tiers.iter().rev() {
             match &tier.store {
                 Some(store) => {
-                    for (key, ticket) in &gone {
-                        ticket.commit(|| store.remove(*key));
+                    for Forgotten { item, ticket } in &gone {
+                        ticket.commit(|| store.remove(item.key));
                     }
                 }
                 None if remote => {
-                    tier.remove_many(&self.around, &keys).await;
+                    // Under its lease, as a value would be stored: what has overtaken the load stays.
+                    let (mut leased, others): (Vec<_>, Vec<_>) = gone
+                        .iter_mut()
+                        .map(|gone| &mut gone.item)
+                        .partition(|item| item.has_right(tier.index));
+                    if !leased.is_empty() {
+                        self.send(tier, &mut leased, tier.stamp()).await;
+                    }
+                    let keys: Vec<_> = others.into_iter().map(|item| item.key).collect();
+                    if !keys.is_empty() {
+                        tier.remove_many(&self.around, &keys).await;
+                    }
                 }
                 None => {}
             }
         }
+        self.give_back_many(gone.into_iter().map(|gone| (gone.item.key, gone.item.rights)).collect());
         self.replay();
+    }
+
+    /// Those that nothing has overtaken. Of the others the leases are given back.
+    fn not_overtaken<'k>(self: &Arc<Self>, gone: Vec<Forgotten<'k, T>>) -> Vec<Forgotten<'k, T>> {
+        let (current, overtaken): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|gone| gone.ticket.is_current());
+        self.give_back_many(overtaken.into_iter().map(|gone| (gone.item.key, gone.item.rights)).collect());
+        current
     }
 
     /// After a failed refresh: leaves the held entry alone for a while.
@@ -220,9 +241,11 @@ impl<T: Value> Inner<T> {
                         sorted.stored.push(at);
                         continue;
                     }
-                    unused.push((key, rights));
                     if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
-                        sorted.gone.push((key, ticket));
+                        let item = Outgoing::new(key, entry.clone()).with_rights(rights);
+                        sorted.gone.push(Forgotten { item, ticket });
+                    } else {
+                        unused.push((key, rights));
                     }
                     sorted.unstored.push((at, kept, Ok(entry)));
                 }
@@ -250,7 +273,13 @@ struct Sorted<'k, T: Value> {
     /// Also whether a writer keeps the key.
     unstored: Vec<(usize, bool, Result<Entry<T>, Failed>)>,
     /// What levels hold of these is out of date.
-    gone: Vec<(RawKey<'k>, &'k Ticket<T>)>,
+    gone: Vec<Forgotten<'k, T>>,
+}
+
+/// A key that the source no longer has. The entry has no life, so that none of it is sent.
+struct Forgotten<'k, T: Value> {
+    item: Outgoing<'k, T>,
+    ticket: &'k Ticket<T>,
 }
 
 impl<T: Value> Sorted<'_, T> {

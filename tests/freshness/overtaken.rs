@@ -1,16 +1,23 @@
 //! Callers who have joined a load that something overtakes, or that another caller cancels: they load anew, in their own way.
 
-use traced_cache::{Access, Delivery, ErrorKind, Loaded, Outcome, Policy, TracedCache};
+use std::sync::Arc;
+
+use traced_cache::{
+    Access, BoxError, Capabilities, Clock, Delivery, ErrorKind, Level, Loaded, Outcome, Policy, Source,
+    TracedCache, ok,
+    testing::{Chaos, Fault, MapProvider},
+};
 
 use crate::world::{
-    Db, MISS, MS, S, Seen, World, ZERO, ask, asking, asking_alike, look, memory, saw, settled,
+    Db, DbError, MISS, MS, S, Seen, World, ZERO, ask, asking, asking_alike, confirmed, look, memory, saw,
+    settled,
 };
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S)
 }
 
-fn tagged(value: &'static str) -> impl Fn() -> Result<Loaded<String>, crate::world::DbError> {
+fn tagged(value: &'static str) -> impl Fn() -> Result<Loaded<String>, DbError> {
     move || Ok(Loaded::value(value.to_owned()).tag("t"))
 }
 
@@ -173,5 +180,172 @@ async fn nobody_joins_a_load_that_was_cancelled() {
         assert_eq!(asked.await, saw(Outcome::Stale, "1"));
         db.takes(ZERO);
         assert_eq!(ask(&cache.access(access), &db).await, saw(Outcome::Loaded, "2"), "{access:?}");
+    }
+}
+
+/// What a load comes to that leaves nothing at the level.
+const LEAVE_NOTHING: [fn() -> Result<Loaded<String>, DbError>; 3] = [
+    || Ok(Loaded::absent()),
+    || Ok(Loaded::value("x".repeat(2_000))),
+    || Ok(Loaded::value("old".to_owned()).ttl(S).grace(S)),
+];
+
+/// A level with leases that has no room for long values.
+fn narrow(world: &World) -> Arc<Chaos<MapProvider>> {
+    let map = MapProvider::with(Capabilities::remote().value_max(1_000)).leasing();
+    Arc::new(Chaos::new(map.clock(world.clock.clone())).clock(world.clock.clone()))
+}
+
+#[tokio::test]
+async fn a_load_that_is_overtaken_takes_nothing_of_what_has_overtaken_it_away() {
+    for answer in LEAVE_NOTHING {
+        for (stale, refresh) in [(false, false), (true, false), (true, true)] {
+            let world = World::new();
+            let l2 = narrow(&world);
+            let (a, b) = (world.node_at(policy(), &l2), world.node_at(policy(), &l2));
+            for node in [&a, &b] {
+                assert!(node.get("other").await.unwrap().is_none());
+            }
+            if stale {
+                confirmed(a.set("k", "0".to_owned()).await);
+                world.pass(11 * S).await;
+            }
+            let db = world.db();
+            db.takes(2 * S).answers(answer);
+            let load = tokio::spawn({
+                let (a, db) = (a.clone(), db.clone());
+                async move {
+                    match refresh {
+                        true => drop(a.refresh("k", &db, |db, _| db.load()).await.unwrap()),
+                        false => drop(ask(&a, &db).await.unwrap()),
+                    }
+                }
+            });
+            world.pass(S).await;
+            confirmed(b.set("k", "new".to_owned()).await);
+            world.pass(S).await;
+            load.await.unwrap();
+            for node in [&world.node_at(policy(), &l2), &a] {
+                assert_eq!(look(node).await, saw(Outcome::Hit, "new"), "stale: {stale}, refresh: {refresh}");
+            }
+        }
+    }
+}
+
+/// What the level had of it goes all the same, and later if it does not answer.
+#[tokio::test]
+async fn a_load_that_leaves_nothing_leaves_nothing_older() {
+    for answer in LEAVE_NOTHING {
+        for down in [false, true] {
+            let world = World::new();
+            let l2 = narrow(&world);
+            let a = world.node_at(policy(), &l2);
+            confirmed(a.set("k", "0".to_owned()).await);
+            world.pass(11 * S).await;
+            let db = world.db();
+            db.takes(2 * S).answers(answer);
+            let load = asking(&a, &db).await;
+            world.pass(S).await;
+            if down {
+                l2.set_all(Fault::Fail);
+            }
+            world.pass(S).await;
+            load.await.unwrap().unwrap();
+            l2.set_all(Fault::None);
+            for _ in 0..10 {
+                world.pass(S).await;
+            }
+            let peer = world.node_at(policy(), &l2).access(Access::AllowStale);
+            assert_eq!(look(&peer).await, MISS, "down: {down}");
+        }
+    }
+}
+
+/// Nor does it take away what a writer keeps the key with.
+#[tokio::test]
+async fn a_load_that_leaves_nothing_leaves_a_writers_hold() {
+    struct Slow(Clock);
+    impl Source<String, String> for Slow {
+        async fn load(&self, _: &String) -> Result<Loaded<String>, BoxError> {
+            Ok(Loaded::absent())
+        }
+
+        async fn save(&self, _: &String, _: &String) -> Result<(), BoxError> {
+            self.0.sleep(10 * S).await;
+            Ok(())
+        }
+    }
+    for answer in LEAVE_NOTHING {
+        let world = World::new();
+        let l2 = narrow(&world);
+        let (a, b) = (world.node_at(policy(), &l2), world.node_at(policy(), &l2));
+        let db = world.db();
+        db.takes(2 * S).answers(answer);
+        let load = asking(&a, &db).await;
+        let save = tokio::spawn({
+            let b = b.with_source::<String, _>(Slow(world.clock.clone()));
+            async move { b.save("k", "new".to_owned()).await }
+        });
+        world.pass(S).await;
+        assert!(l2.inner().is_kept("things:k"));
+        world.pass(S).await;
+        assert!(load.is_finished() && l2.inner().is_kept("things:k"));
+        save.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_a_deeper_level_has_refused_is_not_kept_nearer_either_behind_or_not() {
+    for background in [false, true] {
+        let world = World::new();
+        let store = || Arc::new(MapProvider::new().marking().clock(world.clock.clone()));
+        let (l2, l3) = (store(), Arc::new(MapProvider::new().leasing().marking().clock(world.clock.clone())));
+        let node = || {
+            let builder = world.builder(policy()).level(memory());
+            let near = Level::new(Arc::clone(&l2)).breaker(None).background(background);
+            builder.level(near).level(Level::new(Arc::clone(&l3)).breaker(None)).build().unwrap()
+        };
+        let (a, b) = (node(), node());
+        for node in [&a, &b] {
+            assert!(node.get("other").await.unwrap().is_none());
+        }
+        let db = world.db();
+        db.takes(S);
+        let load = asking(&a, &db).await;
+        confirmed(b.invalidate("k").await);
+        world.pass(S).await;
+        load.await.unwrap().unwrap();
+        settled().await;
+        for node in [&node(), &b, &a] {
+            assert_eq!(look(node).await, MISS, "background: {background}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_load_that_finds_nothing_waits_for_no_writer_that_stalls() {
+    for refresh in [false, true] {
+        let world = World::new();
+        let cache = world.node(policy());
+        confirmed(cache.set("k", "0".to_owned()).await);
+        world.pass(11 * S).await;
+        let db = world.db();
+        db.takes(S).answers(|| Ok(Loaded::absent()));
+        let load = match refresh {
+            true => None,
+            false => Some(asking(&cache, &db).await),
+        };
+        world.l2.set_all(Fault::Delay(MS));
+        let mut stalled = Box::pin(cache.set("k", "1".to_owned()));
+        assert!(futures::poll!(&mut stalled).is_pending());
+        world.l2.set_all(Fault::None);
+        let refreshing = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.refresh("k", &(), |(), _| async { ok(None::<String>) }).await.map(drop) }
+        });
+        for _ in 0..20 {
+            world.pass(S).await;
+        }
+        assert!(load.is_none_or(|load| load.is_finished()) && refreshing.is_finished());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    Level, Scope, TracedCache,
+    Level, Memory, Scope, Stance, TracedCache,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
@@ -47,4 +47,27 @@ async fn close_tells_of_values_that_did_not_get_there() {
     assert_eq!(closed.undelivered().len(), 1);
     let left = &closed.undelivered()[0];
     assert_eq!((left.scope, left.name.as_deref()), (Scope::Key, Some("k")));
+}
+
+/// Also where its level would surface a failure: the caller was told `Pending`, and of none.
+#[tokio::test]
+async fn a_value_follows_when_the_level_is_back_whatever_its_stance() {
+    for stance in [Stance::Absorb, Stance::Surface] {
+        let world = World::new();
+        let l2 = Arc::new(Chaos::new(Arc::clone(&world.store)).clock(world.clock.clone()));
+        let level = Level::new(Arc::clone(&l2)).breaker(None).background(true).stance(stance);
+        let builder = TracedCache::builder("things").clock(world.clock.clone()).policy(policy());
+        let memory = Memory::entries(100).engine_expiry(false);
+        let cache: TracedCache<String> = builder.level(memory).level(level).build().unwrap();
+        for value in ["1", "2"] {
+            assert!(!cache.set("k", value.to_owned()).await.unwrap().is_confirmed());
+            world.pass(S).await;
+            l2.set_all(Fault::Fail);
+        }
+        l2.set_all(Fault::None);
+        for _ in 0..20 {
+            world.pass(S).await;
+        }
+        assert_eq!(get(&world.bare().cache, "k").await.as_deref(), Some("2"), "{stance:?}");
+    }
 }
