@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -227,6 +227,7 @@ impl<T: Value> Builder<T> {
             poke: Arc::default(),
             tagging,
             slots: Slots::new(),
+            under_way: Mutex::default(),
             tasks: TaskTracker::new(),
             callers: Striped::new(TaskTracker::new),
             ended: AtomicBool::new(false),

@@ -759,14 +759,15 @@ impl<T: Value> Inner<T> {
                 store.clear(self.around.cache);
             }
         }
-        // Nobody knows what has become of a write that was under way.
-        for id in self.slots.being_written() {
-            self.remote().for_each(|tier| tier.pending.add(&id));
-            self.plane.iter().for_each(|plane| plane.pending.add(&id));
-        }
         let levels = self.remote().map(|tier| (Some(tier.index), &*tier.pending));
-        let journals = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending)));
-        let undelivered = journals.flat_map(|(level, pending)| {
+        let journals: Vec<_> = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending))).collect();
+        // Nobody knows what has become of a write that was under way.
+        let (writes, wide) = (self.slots.being_written(), self.wide_under_way());
+        for (_, pending) in &journals {
+            writes.iter().for_each(|id| pending.add(id));
+            wide.iter().for_each(|call| call.keep(pending));
+        }
+        let undelivered = journals.into_iter().flat_map(|(level, pending)| {
             let scopes = pending.undelivered().into_iter();
             scopes.map(move |(scope, name)| Undelivered { level, scope, name })
         });

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     rules::{self, Rules},
     slots::{Slots, Ticket},
     striped::Striped,
+    tags::Wide,
     tier::{Around, Tier},
 };
 
@@ -79,6 +80,8 @@ pub(crate) struct Inner<T> {
     /// Entries may have tags.
     pub(crate) tagging: bool,
     pub(crate) slots: Arc<Slots<T>>,
+    /// Invalidations of more than keys.
+    pub(crate) under_way: Mutex<Vec<Weak<Wide>>>,
     pub(crate) tasks: TaskTracker,
     /// Calls under way beyond the nearest level.
     pub(crate) callers: Striped<TaskTracker>,

@@ -1,10 +1,13 @@
 //! Invalidations of more than a key: by tag, and of every entry's freshness.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
+};
 
 use crate::{
     Delivery, Entry, Error, ErrorKind, Result, Scope, Stamp, Value, inner::Inner, mark::Reach, news::Verdict,
-    tier::Tier, write::Written,
+    pending::Pending, tier::Tier, write::Written,
 };
 
 /// Longest tag, in bytes.
@@ -112,7 +115,7 @@ impl<T: Value> Inner<T> {
     async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp) {
         let mut written = Written::new();
         let mut number = Stamp::default();
-        let mut reaching = Reaching { inner: self, tags, reach, ended: false };
+        let mut reaching = Reaching { inner: self, wide: self.begin_wide(tags, reach), ended: false };
         let life = self.mark_life(None);
         let decides = self.authority().map(|tier| tier.index);
         for tier in self.remote().rev() {
@@ -123,7 +126,7 @@ impl<T: Value> Inner<T> {
                 }
             });
             if result.is_err() {
-                reaching.keep(tier);
+                reaching.wide.keep(&tier.pending);
             }
             written.take(tier, result);
         }
@@ -156,34 +159,56 @@ impl<T: Value> Inner<T> {
 /// the middle, a remote level may not have heard of it: they all hear of it once more.
 struct Reaching<'a, T: Value> {
     inner: &'a Arc<Inner<T>>,
-    tags: &'a [Box<str>],
-    reach: Reach,
+    wide: Arc<Wide>,
     ended: bool,
-}
-
-impl<T: Value> Reaching<'_, T> {
-    /// The level hears of it when it is back. What ends all freshness is widened to a clear: until the level has heard, it
-    /// must not serve anything fresh.
-    fn keep(&self, tier: &Tier) {
-        if self.tags.is_empty() {
-            tier.pending.add_clear();
-        } else {
-            tier.pending.add_tags(self.tags, self.reach);
-        }
-    }
 }
 
 impl<T: Value> Drop for Reaching<'_, T> {
     fn drop(&mut self) {
-        let inner = self.inner;
+        let (inner, wide) = (self.inner, &self.wide);
         if !self.ended {
-            inner.remote().for_each(|tier| self.keep(tier));
+            inner.remote().for_each(|tier| wide.keep(&tier.pending));
         }
-        if self.tags.is_empty() {
+        if wide.tags.is_empty() {
             inner.news.expire();
         } else {
-            inner.news.tags(self.tags.iter().map(|tag| &**tag), self.reach);
+            inner.news.tags(wide.tags.iter().map(|tag| &**tag), wide.reach);
         }
         inner.replay();
+    }
+}
+
+/// An invalidation of tags, or without any of the whole cache, under way.
+pub(crate) struct Wide {
+    tags: Box<[Box<str>]>,
+    reach: Reach,
+}
+
+impl Wide {
+    /// A level hears of it when it is back. What ends all freshness is widened to a clear: until the level has heard, it must
+    /// not serve anything fresh.
+    pub(crate) fn keep(&self, pending: &Pending) {
+        if self.tags.is_empty() {
+            pending.add_clear();
+        } else {
+            pending.add_tags(&self.tags, self.reach);
+        }
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// `close` finds it, should it end the call.
+    pub(crate) fn begin_wide(&self, tags: &[Box<str>], reach: Reach) -> Arc<Wide> {
+        let wide = Arc::new(Wide { tags: tags.into(), reach });
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|call| call.strong_count() > 0);
+        under_way.push(Arc::downgrade(&wide));
+        wide
+    }
+
+    /// Those that have not ended.
+    pub(crate) fn wide_under_way(&self) -> Vec<Arc<Wide>> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.iter().filter_map(Weak::upgrade).collect()
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     loaded::Answered,
     mark::Reach,
     slots::Ticket,
+    tags::Wide,
     tier::{Failure, Tier},
     within::within,
 };
@@ -406,7 +407,7 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         self.check_scopes("clear")?;
         let mut written = Written::new();
-        let mut clearing = Clearing { inner: self, ended: false };
+        let mut clearing = Clearing { inner: self, _wide: self.begin_wide(&[], Reach::Purge), ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
             match result {
@@ -456,6 +457,7 @@ impl<T: Value> Drop for Behind<T> {
 /// a new epoch that this node does not know: they are all cleared once more.
 struct Clearing<'a, T: Value> {
     inner: &'a Arc<Inner<T>>,
+    _wide: Arc<Wide>,
     ended: bool,
 }
 

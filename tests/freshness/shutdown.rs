@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use traced_cache::{
-    Delivery, ErrorKind, Level, Outcome, Policy, Scope, TracedCache,
+    Delivery, ErrorKind, Level, Loaded, Outcome, Policy, Scope, TracedCache,
     testing::{Fault, MapProvider},
 };
 
@@ -261,17 +261,27 @@ fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
 /// Nobody knows what has become of them.
 #[tokio::test]
 async fn close_tells_of_writes_that_it_has_ended() {
-    for sets in [false, true] {
+    let all = Scope::Cache;
+    for (verb, scope, name) in [
+        ("set", Scope::Key, Some("k")),
+        ("invalidate", Scope::Key, Some("k")),
+        ("invalidate_tag", Scope::Tag, Some("t")),
+        ("expire_all", all, None),
+        ("clear", all, None),
+    ] {
         let world = World::new();
         let cache = world.node_with(policy(), |level| level.budget(60 * S).breaker(None));
-        confirmed(cache.set("k", "old".to_owned()).await);
+        confirmed(cache.set_loaded("k", Loaded::value("old".to_owned()).tag("t")).await);
         world.l2.set_all(Fault::Hang);
         let call = tokio::spawn({
             let cache = cache.clone();
             async move {
-                match sets {
-                    true => cache.set("k", "new".to_owned()).await,
-                    false => cache.invalidate("k").await,
+                match verb {
+                    "set" => cache.set("k", "new".to_owned()).await,
+                    "invalidate" => cache.invalidate("k").await,
+                    "invalidate_tag" => cache.invalidate_tag("t").await,
+                    "expire_all" => cache.expire_all().await,
+                    _ => cache.clear().await,
                 }
             }
         });
@@ -287,7 +297,7 @@ async fn close_tells_of_writes_that_it_has_ended() {
         assert!(!closed.is_drained() && world.l2.inner().peek("things:k").is_some());
         let left: Vec<_> =
             closed.undelivered().iter().map(|left| (left.scope, left.name.as_deref())).collect();
-        assert_eq!(left, [(Scope::Key, Some("k"))], "sets: {sets}");
+        assert_eq!(left, [(scope, name)], "{verb}");
         drop(call);
     }
 }
