@@ -183,8 +183,10 @@ async fn nobody_joins_a_load_that_was_cancelled() {
     }
 }
 
+type Answer = fn() -> Result<Loaded<String>, DbError>;
+
 /// What a load comes to that leaves nothing at the level.
-const LEAVE_NOTHING: [fn() -> Result<Loaded<String>, DbError>; 3] = [
+const LEAVE_NOTHING: [Answer; 3] = [
     || Ok(Loaded::absent()),
     || Ok(Loaded::value("x".repeat(2_000))),
     || Ok(Loaded::value("old".to_owned()).ttl(S).grace(S)),
