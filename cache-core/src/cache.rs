@@ -875,7 +875,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::{read::Asked, testing::MapProvider};
+    use crate::{read::Asked, testing::MapProvider, write::Written};
 
     /// What a thread of glibc's malloc keeps for itself. What is larger is got and given back under a lock, for which the
     /// threads that read would wait: half of what a read took with 64 in flight.
@@ -890,10 +890,12 @@ mod tests {
         let key = inner.named("k");
         let loader = loader(|_| async { crate::ok("v".to_owned()) });
         let mut asked = [Asked::new(key)];
+        let (begun, order, mut written) = (inner.begin(), Arc::default(), Written::new());
         let sizes = [
             ("look_cold", size_of_val(&*cache.look_cold(key))),
             ("fetch_cold", size_of_val(&*cache.fetch_cold(key, loader))),
             ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal))),
+            ("write_below", size_of_val(&inner.write_below(&mut [], &begun, &order, &mut written))),
         ];
         for (name, size) in sizes {
             assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");

@@ -234,17 +234,16 @@ impl<T: Value> Inner<T> {
         };
         let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
         plan.iter()
-            .zip(items)
-            .map(|(plan, item)| {
+            .map(|plan| {
                 let result = match plan {
-                    Plan::Fill | Plan::End => filled.next(),
+                    Plan::Fill | Plan::End(_) => filled.next(),
                     Plan::Put => put.next().map(stored),
                     Plan::Drop => dropped.next().map(stored),
                 };
                 let result = result.unwrap_or(Err(Failure::Skipped));
-                if result.is_err() && matches!(plan, Plan::End) {
+                if let (Plan::End(id), Err(_)) = (plan, &result) {
                     // What was to go may be there still.
-                    tier.pending.add(item.key.id);
+                    tier.pending.add(id);
                 }
                 result
             })
@@ -277,7 +276,7 @@ impl<T: Value> Inner<T> {
                 }
                 (Err(_), lease) => match lease.zip(self.nothing(key, tier, stamp)) {
                     Some((lease, (bytes, ttl))) => {
-                        plan.push(Plan::End);
+                        plan.push(Plan::End(key.id));
                         fills.push(Fill { put: Put { key, bytes, ttl }, lease });
                     }
                     None => {
@@ -497,18 +496,18 @@ fn stored(result: Result<(), Failure>) -> Result<bool, Failure> {
 }
 
 /// How an entry goes to a level.
-enum Plan {
+enum Plan<'k> {
     Fill,
     Put,
     /// It has no form there, or nothing is left of its life: what is there goes.
     Drop,
     /// The same under a lease. A removal would take away what has overtaken the load: what nobody believes is filled in.
-    End,
+    End(&'k str),
 }
 
 /// What is sent to a level, and as what each item goes.
 struct Planned<'k> {
-    plan: Vec<Plan>,
+    plan: Vec<Plan<'k>>,
     fills: Vec<Fill<'k>>,
     puts: Vec<Put<'k>>,
     drops: Vec<RawKey<'k>>,

@@ -1,6 +1,8 @@
 //! Batches, by the servers that they concern: each is asked in a call of its own, with a budget and a breaker of its own. So
 //! one that hangs keeps nobody waiting longer than that, and its keys alone are without an answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use futures::{
     FutureExt,
     future::{BoxFuture, join_all},
@@ -55,6 +57,13 @@ impl<'a, I: Clone> Parts<'a, I> {
     }
 }
 
+/// What a provider answers with. Should it panic before it has a future, this one does. No block around it: that would be
+/// larger, in the futures of all calls.
+pub(crate) fn asked<'p, A>(ask: impl FnOnce() -> BoxFuture<'p, A>) -> BoxFuture<'p, A> {
+    let asked = catch_unwind(AssertUnwindSafe(ask));
+    asked.unwrap_or_else(|panic| async move { resume_unwind(panic) }.boxed())
+}
+
 impl Tier {
     /// Asks for each part of a batch, all at once; results in the order of the batch. `sent`: bytes of one item.
     pub(crate) async fn call_parts<'p, I: Sync, R: Received + Send>(
@@ -63,7 +72,7 @@ impl Tier {
         op: LevelOp,
         batch: &'p Parts<'_, I>,
         sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
     ) -> Vec<Result<R, Failure>> {
         // Nearly always: what follows for several has no room in it.
         if batch.parts.is_empty() {
@@ -76,8 +85,7 @@ impl Tier {
                 sent: batch.all.iter().map(sent).sum(),
                 since: around.clock.now(),
             };
-            // Asked inside of the future: a provider may panic before it has one.
-            let answers = self.call_at(around, &what, async { ask(batch.all).await }).await;
+            let answers = self.call_at(around, &what, asked(|| ask(batch.all))).await;
             return flatten(answers.map(|(answers, _)| answers), what.keys);
         }
         self.call_each(around, op, batch, sent, ask).boxed().await
@@ -89,12 +97,11 @@ impl Tier {
         op: LevelOp,
         batch: &'p Parts<'_, I>,
         sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
     ) -> Vec<Result<R, Failure>> {
         let calls = batch.parts.iter().map(|Part { whom, items, .. }| {
             let size = (items.len(), items.iter().map(&sent).sum());
-            let ask = &ask;
-            self.call(around, op, *whom, size, async move { ask(items).await })
+            self.call(around, op, *whom, size, asked(|| ask(items)))
         });
         let mut results: Vec<Result<R, Failure>> = batch.all.iter().map(|_| Err(Failure::Skipped)).collect();
         for (part, answers) in batch.parts.iter().zip(join_all(calls).await) {

@@ -19,7 +19,7 @@ use crate::{
     mark::Reach,
     news::Verdict,
     observe::Observers,
-    parts::Parts,
+    parts::{Parts, asked},
     patience::Patience,
     payload::Packing,
     pending::Pending,
@@ -437,7 +437,7 @@ impl Tier {
                 let op = LevelOp::Get;
                 let whom = Whom::of(provider.server_of(key));
                 let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
-                self.call_at(around, &what, async { provider.get(key).await }).await
+                self.call_at(around, &what, asked(|| provider.get(key))).await
             }
             Some(_) => Err(Failure::Skipped),
         };

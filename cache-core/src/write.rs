@@ -289,7 +289,7 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    async fn write_below(
+    pub(crate) async fn write_below(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
         begun: &Begun,
