@@ -31,7 +31,7 @@ fn a_rule_that_is_wrong_fails_its_test() {
     }
     for (right, wrong) in [
         ("rate5m < 0.8", "rate5m < 0.05"),
-        (" and on (cache_name) cache:lookups:rate5m > 1", ""),
+        (" and on (job, cache_name) cache:lookups:rate5m > 1", ""),
         ("p99_5m > 0.05", "p99_5m > 0.5"),
         (r#"cache_breaker_state!="closed""#, r#"cache_breaker_state="half_open""#),
         ("cache_journal_depth[3m]) > 0", "cache_journal_depth[3m]) > 5"),
@@ -41,9 +41,12 @@ fn a_rule_that_is_wrong_fails_its_test() {
             "> 0.05\n        for: 5m\n        labels: { severity: warning }\n        annotations:\n          summary: \"{{ $labels.cache_name }}: {{ $value | humanizePercentage }} of look-ups",
             "> 0.5\n        for: 5m\n        labels: { severity: warning }\n        annotations:\n          summary: \"{{ $labels.cache_name }}: {{ $value | humanizePercentage }} of look-ups",
         ),
-        ("gaps_total[10m])) > 2", "gaps_total[10m])) > 200"),
-        ("max by (cache_name) (increase(cache_backplane", "sum by (cache_name) (increase(cache_backplane"),
-        ("max by (cache_name, cache_level)", "sum by (cache_name, cache_level)"),
+        ("gaps_total[10m])) > 5", "gaps_total[10m])) > 200"),
+        (
+            "max by (job, cache_name) (increase(cache_backplane",
+            "sum by (job, cache_name) (increase(cache_backplane",
+        ),
+        ("max by (job, cache_name, cache_level)", "sum by (job, cache_name, cache_level)"),
         ("pending_requests) > 0", "pending_requests) > 5"),
         ("          > 0.1\n", "          > 5\n"),
         ("redis_up == 0\n        for: 5m", "redis_up == 0\n        for: 1m"),
