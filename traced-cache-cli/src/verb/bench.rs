@@ -25,6 +25,8 @@ use crate::{
 
 /// Keys of a call for many.
 const BATCH: u64 = 100;
+/// Most bytes of batches that are under way at once.
+const AT_ONCE_MAX: u64 = 1 << 30;
 /// Most keys, and most bytes of their values, that are stored or removed at once around what is measured.
 const CHUNK: usize = 500;
 const CHUNK_BYTES: usize = 2 << 20;
@@ -151,6 +153,16 @@ struct Row {
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptions) -> Result<Exit, Failure> {
     if options.each.is_zero() {
         return Err(Failure::wrong("--each", "0s", "give it some time"));
+    }
+    // A server holds the answers of all batches that are under way.
+    let at_once = u64::from(options.value_bytes) * BATCH * u64::from(options.callers);
+    if options.remote && at_once > AT_ONCE_MAX {
+        let fix = format!(
+            "the {} callers' batches of {BATCH} would have a server hold {} at once; lower it, or --callers",
+            options.callers,
+            indicatif::HumanBytes(at_once)
+        );
+        return Err(Failure::wrong("--value-bytes", options.value_bytes, fix));
     }
     let name = &options.cache;
     let session = Session::open(builder, &options.file).await?;

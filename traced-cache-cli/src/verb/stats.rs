@@ -56,12 +56,17 @@ pub(crate) async fn again(
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut left = count.unwrap_or(u64::MAX);
     let mut whole = true;
+    // One ear for all of it: an interrupt also comes while a service keeps a look waiting.
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     while left > 0 {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = tokio::signal::ctrl_c() => break,
-        }
-        let now = source.look().await;
+        let look = async {
+            ticks.tick().await;
+            source.look().await
+        };
+        let now = tokio::select! {
+            now = look => now,
+            _ = &mut interrupted => break,
+        };
         whole = now.is_whole();
         let (seen, next) = now.since(before);
         before = next;

@@ -160,7 +160,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             true => store(&cache, &chunk).await,
             false => fill(&cache, chunk).await,
         };
-        let counted = tally.take(&opaque, &tried, failures(&cache) > 0).await;
+        let counted = tally.take(&opaque, &tried, failures(&cache) > 0 || unsent(&cache) > 0).await;
         let result = result.map_err(|(line, error)| lines.at(line, error));
         if let Err(failure) = result.and_then(|()| counted.map_err(Into::into)) {
             ended = Err(failure);
@@ -189,6 +189,10 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             text.push_str(&format!("\n{}: {fault}", level.place()));
         }
     }
+    let unsent = unsent(&cache);
+    if unsent > 0 {
+        text.push_str("\nsome are larger than a level takes (`value_max`), or cannot be encoded");
+    }
     if failed > 0 || lost {
         text.push_str("\nsome may be missing: run it again when the level is well");
     }
@@ -202,7 +206,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         "undelivered": closed.undelivered().len(),
     });
     out.answer(&answer, text)?;
-    Ok(if failed > 0 || lost { Exit::Failed } else { Exit::Done })
+    Ok(if failed > 0 || lost || unsent > 0 { Exit::Failed } else { Exit::Done })
 }
 
 fn count_of(n: u64) -> String {
@@ -233,6 +237,11 @@ async fn probe(
 /// Calls to levels that have failed so far.
 fn failures(cache: &TracedCache<Value>) -> u64 {
     cache.stats().levels.iter().flat_map(|level| &level.faults).map(|(_, count)| count).sum()
+}
+
+/// Values that a level could not be given: too large for it, or not to be encoded.
+fn unsent(cache: &TracedCache<Value>) -> u64 {
+    cache.stats().levels.iter().map(|level| level.too_large + level.not_encoded).sum()
 }
 
 /// Whether every remote level answers for a key.

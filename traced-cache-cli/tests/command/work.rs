@@ -190,6 +190,28 @@ async fn what_is_told_as_stored_is_there() {
     }
 }
 
+#[test]
+fn what_a_level_has_no_room_for_is_not_told_as_stored() {
+    let servers = Servers::start();
+    for url in servers.urls().iter().filter(|url| url.starts_with("memcached")) {
+        let place = Place::new(&layered(url, ""));
+        let large = "x".repeat(2 << 20);
+        let lines = format!("{{\"key\": \"a\", \"value\": 1}}\n{{\"key\": \"b\", \"value\": \"{large}\"}}\n");
+        let file = place.write("values", lines);
+        let (code, told) = place.json("warm", &["users", utf8(&file)]);
+        assert_eq!((code, &told["stored"], &told["not_stored"]), (1, &1.into(), &1.into()), "{told}");
+        let ended = place.run("warm", &["users", utf8(&file)]);
+        assert!(ended.code == 1 && ended.out.contains("some are larger than a level takes"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_bench_that_would_fill_a_servers_memory_is_refused() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let ended = place.run("bench", &["users", "--remote", "--keys", "3", "--value-bytes", "64000000"]);
+    assert!(ended.code == 2 && ended.error().contains("--value-bytes = 64000000: "), "{ended:?}");
+}
+
 fn trace() -> String {
     (0..5_000).fold(String::new(), |mut text, n| {
         let _ = writeln!(text, "/page/{}", n % 500);
