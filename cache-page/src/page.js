@@ -2,12 +2,17 @@
 "use strict";
 
 const every = 2000;
+// A service that hangs says nothing at all.
+const patience = 5000;
 const state = document.getElementById("state");
 const pause = document.getElementById("pause");
 let isPaused = false;
 
 async function refresh() {
-    const answer = await fetch(location.pathname, { headers: { accept: "text/html" } });
+    const answer = await fetch(location.pathname, {
+        headers: { accept: "text/html" },
+        signal: AbortSignal.timeout(patience),
+    });
     if (!answer.ok) {
         throw new Error(`status ${answer.status}`);
     }
