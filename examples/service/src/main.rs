@@ -2,17 +2,22 @@
 
 use std::{
     env,
+    future::IntoFuture,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser;
 use service::{Operators, Service, database::Database};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use traced_cache::BoxError;
+
+/// How long requests that are under way are waited for, once asked to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Airports of the world over HTTP, from SQLite, behind caches that a file describes.
 #[derive(Parser)]
@@ -86,7 +91,24 @@ async fn serve(options: Options) -> Result<(), BoxError> {
     let at = listener.local_addr()?;
     let about = if made { ", its database new and filled" } else { "" };
     say(&format!("serving http://{at} with the caches of {}{about}", config.display()));
-    axum::serve(listener, service.router()).with_graceful_shutdown(asked_to_end()).await?;
+    let asked = Arc::new(Notify::new());
+    let told = Arc::clone(&asked);
+    let serving = axum::serve(listener, service.router()).with_graceful_shutdown(async move {
+        asked_to_end().await;
+        told.notify_one();
+    });
+    // A client that never sends the rest of its request must not keep invalidations from being delivered.
+    let late = async {
+        asked.notified().await;
+        tokio::select! {
+            () = tokio::time::sleep(PATIENCE) => {}
+            () = asked_to_end() => {}
+        }
+    };
+    tokio::select! {
+        ended = serving.into_future() => ended?,
+        () = late => say("some requests have not ended; going on without them"),
+    }
     say("no more requests; draining");
     service.close().await
 }
