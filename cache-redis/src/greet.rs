@@ -142,6 +142,13 @@ pub(crate) async fn open(
             pushes.advice.say(step.advice());
         }
     }
+    if role == Role::Alone && link.server.role.as_deref() == Some("slave") {
+        let text = format!(
+            "{} is a replica: nothing is stored or removed there, unless it takes writes; name its master",
+            link.endpoint
+        );
+        pushes.advice.say(text);
+    }
     if role == Role::NodeReplica {
         let mut readonly = redis::pipe();
         readonly.cmd("READONLY");

@@ -165,8 +165,10 @@ fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let field = field.rsplit("::").next().unwrap_or(field);
     let Some(table) = settings.table() else { return whole() };
     let first = field.split('.').next().unwrap_or_default();
-    // A list's items are spoken of one by one: `server` of `servers`.
-    let Some(found) = table.get(first).or_else(|| table.get(&format!("{first}s"))) else { return whole() };
+    // A list's items are spoken of one by one: `server` of `servers`, and the only one of `url`.
+    let plural = || table.get(&format!("{first}s"));
+    let alone = || table.get("url").filter(|_| first == "server");
+    let Some(found) = table.get(first).or_else(plural).or_else(alone) else { return whole() };
     let mut steps = with(&[], &found.name);
     steps.extend(field.split('.').skip(1).map(Step::from));
     let node = settings.at(&steps).unwrap_or(&found.node);

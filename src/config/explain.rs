@@ -1,8 +1,14 @@
 //! What a file comes to: each setting of each provider and cache with its origin, and advice.
 
-use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
-use cache_core::{BoxError, CacheProvider, Error, Failover, with_causes};
+use cache_core::{Advised, BoxError, CacheProvider, Error, Failover, with_causes};
 use serde::Serialize;
 
 use super::{
@@ -387,7 +393,8 @@ impl super::CachesBuilder {
         Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
-    /// The same, and asks each provider for a sign of life.
+    /// The same, and asks each provider for a sign of life. What it has against its server is among the advice: commands that
+    /// are refused, say.
     ///
     /// # Errors
     /// As [`explain`](Self::explain).
@@ -396,9 +403,24 @@ impl super::CachesBuilder {
         let (loaded, noted) = self.read(&source, Lacks::Noted)?;
         let mut explanation = Explanation::of(&source.file, &loaded, noted);
         for (name, provider) in &loaded.providers {
+            let heard = Arc::new(Heard::default());
+            let listener: Weak<Heard> = Arc::downgrade(&heard);
+            provider.advise(listener);
             explanation.answered(name, provider.ping().await);
+            let texts = heard.0.lock().unwrap_or_else(PoisonError::into_inner);
+            explanation.advice.extend(texts.iter().map(|text| format!("{name}: {text}")));
         }
         Ok(explanation)
+    }
+}
+
+/// What a provider has to say.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Advised for Heard {
+    fn advice(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 }
 

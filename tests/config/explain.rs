@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use test_servers::MemcachedServer;
+use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::config::Format;
 
 use crate::kit::{sealed, toml};
@@ -172,6 +172,46 @@ async fn who_does_not_answer_is_named() {
     let shown = error.to_string();
     assert!(shown.contains("cache.json:2: providers.down: it is required and does not answer: "), "{shown}");
     assert!(!format!("{error:?}").contains("hunter2"));
+}
+
+/// A server that answers and takes nothing would pass for right.
+#[tokio::test]
+async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
+    let (Some(master), Some(replica)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let user = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-exec"];
+    master.command::<()>(&user).unwrap();
+    replica.command::<()>(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = format!(
+        "[providers.weak]\nbackend = \"redis\"\nurl = \"redis://ann:hunter2@127.0.0.1:{}\"\n\
+         [providers.copy]\nbackend = \"redis\"\nurl = \"{}\"\n[caches.a]\nlevels = [\"weak\", \"copy\"]\n",
+        master.port(),
+        replica.url()
+    );
+    fs::write(&file, text).unwrap();
+    let explained = sealed().explain_and_ping(&file).await.unwrap();
+    let told = |start: &str, what: &str| {
+        let all = &explained.advice;
+        assert!(all.iter().any(|line| line.starts_with(start) && line.contains(what)), "{all:?}");
+    };
+    told("weak: ", "nothing is stored or removed; grant +multi +exec");
+    told("copy: ", "is a replica: nothing is stored or removed there");
+    let unasked = sealed().explain(&file).unwrap().advice;
+    assert!(!unasked.iter().any(|line| line.contains("replica")), "{unasked:?}");
+}
+
+#[test]
+fn the_line_of_a_wrong_address_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    fs::write(
+        &file,
+        "[providers.s]\nbackend = \"memcached\"\nurl = \"http://x\"\n[caches.a]\nlevels = [\"s\"]\n",
+    )
+    .unwrap();
+    let problems = sealed().explain(&file).unwrap().problems;
+    assert!(problems[0].contains("cache.toml:3: providers.s.url = "), "{problems:?}");
 }
 
 #[tokio::test]
