@@ -274,16 +274,18 @@ impl<T: Value> Inner<T> {
                         }
                     }
                 }
-                (Err(_), lease) => match lease.zip(self.nothing(key, tier, stamp)) {
-                    Some((lease, (bytes, ttl))) => {
-                        plan.push(Plan::End(key.id));
-                        fills.push(Fill { put: Put { key, bytes, ttl }, lease });
+                (Err(_), lease) => {
+                    match lease.and_then(|lease| Some((self.nothing(key, tier, stamp)?, lease))) {
+                        Some(((bytes, ttl), lease)) => {
+                            plan.push(Plan::End(key.id));
+                            fills.push(Fill { put: Put { key, bytes, ttl }, lease });
+                        }
+                        None => {
+                            plan.push(Plan::Drop);
+                            drops.push(key);
+                        }
                     }
-                    None => {
-                        plan.push(Plan::Drop);
-                        drops.push(key);
-                    }
-                },
+                }
             }
         }
         self.observers().items(tier.index, LevelOp::Put, &sizes);
