@@ -1,11 +1,15 @@
 //! Warming: filling a cache before its callers ask.
 
-use std::{fmt, pin::pin, sync::Arc};
+use std::{
+    fmt,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use futures::{
-    StreamExt,
+    Stream, StreamExt,
     future::{Either, select},
-    stream::FuturesUnordered,
+    stream::{self, FuturesUnordered},
 };
 
 use crate::{
@@ -55,68 +59,38 @@ impl<T: Value> TracedCache<T> {
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
         let work = async {
+            let mut keys = pin!(stream::iter(keys));
             let mut all = Gathering::new(at_once);
-            for key in keys {
-                if all.is_full() {
-                    all.one().await;
-                }
-                all.begin(self.warm_one(key, state, load.clone()));
+            while let Some(key) = all.next(keys.as_mut()).await {
+                let load = load.clone();
+                all.begin(async move {
+                    let found = self.look_or_set_with(&key, state, load).await;
+                    (key, found.map(|found| found.value().is_some() && self.access != Access::Bypass))
+                });
             }
             all.end().await
         };
         self.inner.warming(work).await
     }
 
-    async fn warm_one<K, S, A, E, F, Fut>(&self, key: K, state: &S, load: F) -> Gathered<K>
-    where
-        K: CacheKey,
-        S: Clone + Send + Sync + 'static,
-        A: Answer<T>,
-        E: Into<BoxError>,
-        F: Fn(S, K::Owned) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<A, E>> + Send + 'static,
-    {
-        let found = self.look_or_set_with(&key, state, load).await;
-        (key, found.map(|found| found.value().is_some() && self.access != Access::Bypass))
-    }
-
     /// Stores a stream of pairs, from a database cursor say, with at most `at_once` writes under way.
-    pub async fn warm_from<K, V>(
-        &self,
-        pairs: impl futures::Stream<Item = (K, V)>,
-        at_once: usize,
-    ) -> Warmed<K>
+    pub async fn warm_from<K, V>(&self, pairs: impl Stream<Item = (K, V)>, at_once: usize) -> Warmed<K>
     where
         K: CacheKey,
         V: Into<Arc<T>>,
     {
         let work = async {
-            let mut pairs = pin!(pairs.fuse());
+            let mut pairs = pin!(pairs);
             let mut all = Gathering::new(at_once);
-            loop {
-                let pair = if all.is_full() {
-                    all.one().await;
-                    continue;
-                } else if all.is_idle() {
-                    pairs.next().await
-                } else {
-                    match select(pairs.next(), pin!(all.one())).await {
-                        Either::Left((pair, _)) => pair,
-                        Either::Right(_) => continue,
-                    }
-                };
-                match pair {
-                    Some((key, value)) => all.begin(self.write_one(key, value)),
-                    None => return all.end().await,
-                }
+            while let Some((key, value)) = all.next(pairs.as_mut()).await {
+                all.begin(async move {
+                    let result = self.set(&key, value).await;
+                    (key, result.map(|_delivery| true))
+                });
             }
+            all.end().await
         };
         self.inner.warming(work).await
-    }
-
-    async fn write_one<K: CacheKey, V: Into<Arc<T>>>(&self, key: K, value: V) -> Gathered<K> {
-        let result = self.set(&key, value).await;
-        (key, result.map(|_delivery| true))
     }
 }
 
@@ -161,12 +135,17 @@ impl<K, F: Future<Output = Gathered<K>>> Gathering<K, F> {
         Self { under_way: FuturesUnordered::new(), at_once: at_once.max(1), warmed, keys: 0 }
     }
 
-    fn is_full(&self) -> bool {
-        self.under_way.len() >= self.at_once
-    }
-
-    fn is_idle(&self) -> bool {
-        self.under_way.is_empty()
+    /// The next item, as soon as there is room for its work. What is under way goes on meanwhile.
+    async fn next<I>(&mut self, mut items: Pin<&mut impl Stream<Item = I>>) -> Option<I> {
+        while self.under_way.len() >= self.at_once {
+            self.one().await;
+        }
+        while !self.under_way.is_empty() {
+            if let Either::Left((item, _)) = select(items.next(), pin!(self.one())).await {
+                return item;
+            }
+        }
+        items.next().await
     }
 
     fn begin(&mut self, work: F) {
