@@ -174,6 +174,38 @@ async fn who_does_not_answer_is_named() {
     assert!(!format!("{error:?}").contains("hunter2"));
 }
 
+#[test]
+fn what_a_provider_has_is_told_with_its_origin_and_who_uses_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = "[providers.local]\nbackend = \"memory\"\nbytes = \"64MiB\"\n\
+                [providers.idle]\nbackend = \"memory\"\nentries = 5\n\
+                [providers.far]\nbackend = \"memcached\"\nservers = [\"memcached://hunter2:1\"]\n\
+                username = \"hunter2\"\npassword = \"${P}\"\nbreaker.cool_down = \"2s\"\n\
+                [caches.a]\nlevels = [\"local\", \"far\"]\n[caches.b]\nlevels = [\"local\"]\n";
+    fs::write(&file, text).unwrap();
+    let variables = [("P", "hunter2"), ("TRACED_CACHE__PROVIDERS__LOCAL__BYTES", "8MiB")];
+    let explained = sealed().variables(variables).explain(&file).unwrap();
+    let told = |at: usize| -> Vec<_> {
+        let settings = &explained.providers[at].settings;
+        settings.iter().map(|s| format!("{} = {} {}", s.name, s.value, s.origin)).collect()
+    };
+    assert_eq!(
+        told(0),
+        [
+            "breaker.cool_down = 2s cache.toml:12 providers.far.breaker.cool_down",
+            "password = ${P} cache.toml:11 providers.far.password",
+            "servers = *** cache.toml:9 providers.far.servers",
+            "username = *** cache.toml:10 providers.far.username",
+        ]
+    );
+    assert_eq!(told(2), ["bytes = 8MiB environment variable TRACED_CACHE__PROVIDERS__LOCAL__BYTES"]);
+    let users: Vec<_> = explained.providers.iter().map(|provider| provider.caches.join(" ")).collect();
+    assert_eq!(users, ["a", "", "a b"]);
+    let shown = explained.to_string();
+    assert!(shown.contains("  used by a, b\n") && shown.contains("  bytes  8MiB  environment"), "{shown}");
+}
+
 /// A server that answers and takes nothing would pass for right.
 #[tokio::test]
 async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {

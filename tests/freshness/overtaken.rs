@@ -1,4 +1,5 @@
-//! Callers who have joined a load that something overtakes, or that another caller cancels: they load anew, in their own way.
+//! Loads that something overtakes, or that another caller cancels: who has joined one loads anew, in his own way; and what has
+//! overtaken one stays.
 
 use std::sync::Arc;
 
