@@ -7,6 +7,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
+mod left;
 mod numbers;
 pub(crate) mod replay;
 pub(crate) mod stats;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use traced_cache::{Delivery, Error, Snapshot, TracedCache, config::CachesBuilder, ok};
 
+use super::left::{self, PATIENCE};
 use crate::{
     end::{Exit, Failure},
     options::BenchOptions,
@@ -36,8 +37,6 @@ const VALUES: usize = 16;
 const TURN: u64 = 64;
 /// The longest time that is told from longer ones, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
-/// What levels may take to hear that what was stored is to go.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many calls a caller has made, and what they took. `None`: no histogram.
 type Made = Option<(u64, Histogram<u64>)>;
@@ -210,12 +209,9 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
         true => None,
         false => Some(format!("{own}:")),
     };
-    let note = left.as_deref().map(left_behind);
+    let note = left.as_deref().map(left::note);
     if let Err(failure) = measured {
-        return Err(match &note {
-            Some(note) => failure.after(note),
-            None => failure,
-        });
+        return Err(left::noted(failure, note.as_deref()));
     }
     let sizes: Vec<_> =
         sizes.into_iter().map(|(level, bytes)| (level.number, level.place(), bytes)).collect();
@@ -246,14 +242,6 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
-/// What to do about keys that could not be removed.
-pub(super) fn left_behind(left: &str) -> String {
-    format!(
-        "not all of what was stored could be removed: keys with `{left}` in them stay until their ttl ends, or until you \
-         remove them"
-    )
-}
-
 async fn fill(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {
     for keys in load.chunks() {
         let _ = cache.set_many(keys.map(|key| (key, load.value(key)))).await?;
@@ -269,15 +257,10 @@ async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
     join_all(caches.iter().map(|cache| cache.close(PATIENCE))).await;
     let left = remove(&cache, load.chunks()).await;
     if !left.is_empty() {
-        let begun = Instant::now();
-        while cache.stats().pending > 0 && begun.elapsed() < PATIENCE {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        left::delivered(&cache, PATIENCE).await;
         remove(&cache, left.into_iter()).await;
     }
-    let closed = cache.close(PATIENCE).await;
-    // Nobody's memory but ours has had any of it, so the backplane does not count.
-    closed.undelivered().iter().all(|left| left.level.is_none())
+    left::ends_clean(&cache).await
 }
 
 /// Answers with the chunks of which a level has not heard, or not in time.

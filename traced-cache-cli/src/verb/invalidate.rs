@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{self, BufRead, IsTerminal, Write as _},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{StreamExt, stream};
@@ -13,7 +13,7 @@ use traced_cache::{
     config::CachesBuilder,
 };
 
-use super::check::count;
+use super::{check::count, left};
 use crate::{
     end::{Exit, Failure},
     keys,
@@ -156,9 +156,8 @@ impl Work {
         what: &str,
         mut json: Value,
     ) -> Result<Exit, Failure> {
-        let begun = Instant::now();
-        while answer.pending && self.cache.stats().pending > 0 && begun.elapsed() < how.wait {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if answer.pending {
+            left::delivered(&self.cache, how.wait).await;
         }
         let closed = self.cache.close(Duration::from_secs(1)).await;
         let undelivered = closed.undelivered();

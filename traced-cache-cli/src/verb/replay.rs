@@ -1,19 +1,12 @@
 //! `replay`: what a cache of the file would have saved.
 
-use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    fs::File,
-    io,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fmt::Write as _, fs::File, io, path::Path};
 
 use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
 use serde::Serialize;
 use traced_cache::{Rendered, TracedCache, config::CachesBuilder, with_causes};
 
-use super::bench::{PATIENCE, left_behind};
+use super::left::{self, PATIENCE};
 use crate::{
     end::{Exit, Failure},
     options::ReplayOptions,
@@ -72,11 +65,8 @@ pub(crate) async fn run(
         }
     };
     let left = (!is_clean).then(|| format!("{own}:"));
-    let note = left.as_deref().map(left_behind);
-    let failed = |failure: Failure| match &note {
-        Some(note) => failure.after(note),
-        None => failure,
-    };
+    let note = left.as_deref().map(left::note);
+    let failed = |failure| left::noted(failure, note.as_deref());
     let Some(asked) = asked else { return Err(failed(Failure::failed("interrupted"))) };
     let asked = asked.map_err(|error| failed(Failure::failed(with_causes(&*error))))?;
     let systems: Vec<_> = levels.iter().map(|level| level.provider.describe().system).collect();
@@ -118,10 +108,6 @@ async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: O
         let _ = cache.invalidate_many(ids.into_iter().map(Rendered)).await;
     }
     bar.finish_and_clear();
-    let begun = Instant::now();
-    while cache.stats().pending > 0 && begun.elapsed() < PATIENCE {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    // Nobody's memory but ours has had any of it, so the backplane does not count.
-    cache.close(PATIENCE).await.undelivered().iter().all(|left| left.level.is_none())
+    left::delivered(cache, PATIENCE).await;
+    left::ends_clean(cache).await
 }
