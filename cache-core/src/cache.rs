@@ -891,12 +891,21 @@ mod tests {
         let loader = loader(|_| async { crate::ok("v".to_owned()) });
         let mut asked = [Asked::new(key)];
         let (begun, order, mut written) = (inner.begin(), Arc::default(), Written::new());
+        let set = async |_: &Spans| inner.set_all(Vec::new()).await;
         let sizes = [
             ("look_cold", size_of_val(&*cache.look_cold(key))),
             ("fetch_cold", size_of_val(&*cache.fetch_cold(key, loader))),
             ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal))),
+            ("set", size_of_val(&inner.operation(Verb::Set, Some("k"), 1, set, |_| None))),
             ("write_below", size_of_val(&inner.write_below(&mut [], &begun, &order, &mut written))),
         ];
+        eprintln!(
+            "SIZES {sizes:?} set_all {} through {} begin {} invalidate {}",
+            size_of_val(&inner.set_all(vec![])),
+            size_of_val(&inner.write_through(&mut [], &order, &mut written)),
+            size_of_val(&inner.begin_writing()),
+            size_of_val(&inner.invalidate_all(vec![]))
+        );
         for (name, size) in sizes {
             assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");
         }

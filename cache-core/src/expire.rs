@@ -23,18 +23,9 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let order = self.order_of(&mut writing).await;
-        for tier in self.remote().rev() {
-            let gone = match tier.packing.plain {
-                // Without a timeline it has no other end.
-                true => writing.keys.clone(),
-                false => self.end_freshness(tier, &writing.keys, &mut written).await,
-            };
-            if !gone.is_empty() {
-                for result in tier.remove_many(&self.around, &gone).await {
-                    written.take(tier, result);
-                }
-            }
+        let order = self.order_of(&mut writing, &mut written).await;
+        if order.while_it_lasts(self.expire_below(&writing.keys, &mut written)).await.is_none() {
+            self.lost_turn(&writing.keys, &mut written);
         }
         let told = self.tell(&writing.keys).await;
         self.stats().invalidated(Scope::Key, writing.keys.len());
@@ -42,6 +33,21 @@ impl<T: Value> Inner<T> {
         drop(order);
         self.replay();
         written.told(told).end()
+    }
+
+    async fn expire_below(self: &Arc<Self>, keys: &[RawKey<'_>], written: &mut Written) {
+        for tier in self.remote().rev() {
+            let gone = match tier.packing.plain {
+                // Without a timeline it has no other end.
+                true => keys.to_vec(),
+                false => self.end_freshness(tier, keys, written).await,
+            };
+            if !gone.is_empty() {
+                for result in tier.remove_many(&self.around, &gone).await {
+                    written.take(tier, result);
+                }
+            }
+        }
     }
 
     /// Marks at a level what can be marked as expired. Says which keys are to go instead.

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Codec, Compression, Entry, EntryId, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp,
@@ -104,23 +103,7 @@ enum Unsent {
 /// What became of each item.
 type Sent<R> = Vec<Result<R, Failure>>;
 
-/// Keeps writers of some keys apart at remote levels while held.
-pub(crate) type WriteOrder = Vec<OwnedMutexGuard<()>>;
-
 impl<T: Value> Inner<T> {
-    /// Waits until the writes that came before, on these keys, have ended.
-    pub(crate) async fn in_order(&self, tickets: &[&Ticket<T>]) -> WriteOrder {
-        // One order for all, so that two batches cannot wait for each other.
-        let mut locks: Vec<_> = tickets.iter().map(|t| (Arc::clone(t.id()), t.writer())).collect();
-        locks.sort_by(|a, b| a.0.cmp(&b.0));
-        locks.dedup_by(|a, b| a.0 == b.0);
-        let mut held = Vec::with_capacity(locks.len());
-        for (_, lock) in locks {
-            held.push(lock.lock_owned().await);
-        }
-        held
-    }
-
     /// The bytes of an entry at a remote level, and how long they live there.
     fn wrap(
         &self,
@@ -373,11 +356,13 @@ impl<T: Value> Inner<T> {
                 order.push(ticket);
             }
         }
-        let _order = self.in_order(&order).await;
+        let turns = self.in_order(&order).await;
         // A writer that came before may have revoked it while this one waited.
         let mut current = order.iter().map(|t| t.is_current());
         batch.retain(|_| current.next().unwrap_or(false));
-        self.send(tier, &mut batch, stamp).await;
+        if turns.while_it_lasts(self.send(tier, &mut batch, stamp)).await.is_none() {
+            batch.iter().for_each(|item| tier.pending.add(item.key.id));
+        }
     }
 
     /// Whether an entry that was kept so far has not been overtaken since.
@@ -451,7 +436,7 @@ impl<T: Value> Inner<T> {
         });
         self.spawn(within(spans, async move {
             let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
-            let _order = inner.in_order(&tickets).await;
+            let turns = inner.in_order(&tickets).await;
             let mut items: Vec<_> = batch
                 .iter()
                 .filter(|(_, ticket, _)| ticket.is_current())
@@ -460,7 +445,10 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
-            inner.send(&inner.tiers[usize::from(level)], &mut refs, stamp).await;
+            let tier = &inner.tiers[usize::from(level)];
+            if turns.while_it_lasts(inner.send(tier, &mut refs, stamp)).await.is_none() {
+                items.iter().for_each(|item| tier.pending.add(item.key.id));
+            }
             inner.replay();
         }));
     }

@@ -79,6 +79,7 @@ mod loaded;
 mod mark;
 mod news;
 mod observe;
+mod order;
 mod parts;
 mod patience;
 mod payload;

@@ -11,6 +11,7 @@ use crate::{
     inner::Inner,
     load::{Began, Failed, Landing, Load, Ran, load_failed},
     loaded::Answered,
+    order::WriteOrder,
     slots::Ticket,
 };
 
@@ -52,15 +53,26 @@ impl<T: Value> Inner<T> {
         // What a writer has overtaken is its business: it may be stalled, and this is not to wait for it.
         let mut gone = self.not_overtaken(gone);
         let tickets: Vec<_> = gone.iter().map(|gone| gone.ticket).collect();
-        let _order = if remote && self.has_remote() { self.in_order(&tickets).await } else { Vec::new() };
+        let turns = match remote && self.has_remote() {
+            true => self.in_order(&tickets).await,
+            false => WriteOrder::default(),
+        };
         gone = self.not_overtaken(gone);
         if gone.is_empty() {
             return;
         }
+        if turns.while_it_lasts(self.forget_in_turn(&mut gone, remote)).await.is_none() {
+            self.in_doubt(gone.iter().map(|gone| gone.item.key));
+        }
+        self.give_back_many(gone.into_iter().map(|gone| (gone.item.key, gone.item.rights)).collect());
+        self.replay();
+    }
+
+    async fn forget_in_turn(&self, gone: &mut [Forgotten<'_, T>], remote: bool) {
         for tier in self.tiers.iter().rev() {
             match &tier.store {
                 Some(store) => {
-                    for Forgotten { item, ticket } in &gone {
+                    for Forgotten { item, ticket } in &*gone {
                         ticket.commit(|| store.remove(item.key));
                     }
                 }
@@ -81,8 +93,6 @@ impl<T: Value> Inner<T> {
                 None => {}
             }
         }
-        self.give_back_many(gone.into_iter().map(|gone| (gone.item.key, gone.item.rights)).collect());
-        self.replay();
     }
 
     /// Those that nothing has overtaken. Of the others the leases are given back.

@@ -20,6 +20,7 @@ use crate::{
     RawKey,
     flight::{Ended, Flight},
     limbo::Hold,
+    order::Line,
 };
 
 const SHARDS: usize = 64;
@@ -75,7 +76,7 @@ struct Slot<T> {
     /// The last load that ended without being overtaken, for callers who were here before it did.
     landed: Option<(u64, Ended<T>)>,
     /// Remote levels are written by one at a time, so that an older write cannot arrive after a newer one.
-    writer: Option<Arc<tokio::sync::Mutex<()>>>,
+    line: Option<Arc<Line>>,
 }
 
 /// What has values, and is to be dropped with no lock held: their destructors may be anything.
@@ -131,7 +132,7 @@ impl<T> Slots<T> {
                 opened: 0,
                 flight: None,
                 landed: None,
-                writer: None,
+                line: None,
             })
             .into_mut()
     }
@@ -365,14 +366,24 @@ impl<T> Ticket<T> {
         drop(before);
     }
 
-    /// The lock that orders writers of the key at remote levels.
-    pub(crate) fn writer(&self) -> Arc<tokio::sync::Mutex<()>> {
+    /// Where writers of the key at remote levels wait for their turn.
+    pub(crate) fn line(&self) -> Arc<Line> {
         let mut shard = self.slots.shard(self.hash);
         match shard.find_mut(self.hash, |s| self.is_of(s)) {
-            Some(slot) => Arc::clone(slot.writer.get_or_insert_default()),
+            Some(slot) => Arc::clone(slot.line.get_or_insert_default()),
             // A record lives as long as its tickets, so this is never reached.
             None => Arc::default(),
         }
+    }
+
+    /// Ends a line whose turn does not end; the next writer begins another. `false`: somebody else has.
+    pub(crate) fn leave(&self, line: &Arc<Line>) -> bool {
+        let mut shard = self.slots.shard(self.hash);
+        let slot = shard.find_mut(self.hash, |s| self.is_of(s));
+        let left = slot.and_then(|slot| slot.line.take_if(|current| Arc::ptr_eq(current, line)));
+        // Before any other writer can begin.
+        left.as_ref().inspect(|line| line.close());
+        left.is_some()
     }
 }
 

@@ -213,11 +213,11 @@ impl<T: Value> Inner<T> {
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
         let mut writing = Writing::begin(self, vec![raw]);
-        let order = self.order_of(&mut writing).await;
+        let mut written = Written::new();
+        let order = self.order_of(&mut writing, &mut written).await.firm();
         if tags.is_empty() {
             tags = self.tags_nearby(raw);
         }
-        let mut written = Written::new();
         let rights = match self.hold(raw, &mut written).await {
             Ok(rights) => vec![(raw, rights)],
             Err(error) => {

@@ -67,6 +67,14 @@ impl Failure {
         Self::Failed(LevelFault::Error, Some(cause))
     }
 
+    /// Its caller did not get on with it, and others have written since.
+    pub(crate) fn overtaken() -> Self {
+        Self::Failed(
+            LevelFault::Timeout,
+            Some("the write stood still for too long, and others have overtaken it".into()),
+        )
+    }
+
     /// Others were quicker, every time.
     pub(crate) fn busy() -> Self {
         Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))

@@ -150,7 +150,7 @@ impl<T: Value> Inner<T> {
         let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
-        let _turn = self.in_order(&[&turn]).await;
+        let _order = self.in_order(&[&turn]).await.firm();
         let deepest = self.remote().next_back();
         loop {
             if let Some(tier) = deepest.filter(|tier| tier.pending.due_before(id).is_some())

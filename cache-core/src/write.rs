@@ -6,12 +6,13 @@ use futures::FutureExt;
 
 use crate::{
     Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
-    fill::{Outgoing, WriteOrder},
+    fill::Outgoing,
     gone::Cause,
     inner::Inner,
     learn::READS,
     loaded::Answered,
     mark::Reach,
+    order::WriteOrder,
     slots::Ticket,
     tags::Wide,
     tier::{Failure, Tier},
@@ -151,11 +152,7 @@ impl<T: Value> Drop for Writing<'_, T> {
         }
         self.finish(None);
         if self.sent {
-            for tier in self.inner.remote() {
-                for key in &self.keys {
-                    tier.pending.add(key.id);
-                }
-            }
+            self.inner.in_doubt(self.keys.iter().copied());
             self.inner.replay();
         }
     }
@@ -216,7 +213,7 @@ impl<T: Value> Inner<T> {
         }
         let mut written = Written::new();
         // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
-        let order = Arc::new(self.order_of(&mut writing).await);
+        let order = Arc::new(self.order_of(&mut writing, &mut written).await);
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = self.tell(&writing.keys).await;
@@ -235,13 +232,31 @@ impl<T: Value> Inner<T> {
 
     /// Waits for the turn of a write among the writers of its keys. Nothing to wait for without remote levels: there
     /// the key's own lock orders.
-    pub(crate) async fn order_of(&self, writing: &mut Writing<'_, T>) -> WriteOrder {
+    pub(crate) async fn order_of(&self, writing: &mut Writing<'_, T>, written: &mut Written) -> WriteOrder {
         if !self.has_remote() {
-            return Vec::new();
+            return WriteOrder::default();
         }
         let order = self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await;
         writing.sent = true;
+        if order.took_over {
+            written.pending();
+        }
         order
+    }
+
+    /// Remote levels may hold anything of keys: they hear an invalidation before they are read again.
+    pub(crate) fn in_doubt<'k>(&self, keys: impl Iterator<Item = RawKey<'k>>) {
+        for key in keys {
+            self.remote().for_each(|tier| tier.pending.add(key.id));
+        }
+    }
+
+    /// A write whose turn others have taken, as it did not get on: what it has sent may arrive after theirs.
+    pub(crate) fn lost_turn(&self, keys: &[RawKey<'_>], written: &mut Written) {
+        self.in_doubt(keys.iter().copied());
+        for tier in self.remote().rev() {
+            written.take(tier, Err(Failure::overtaken()));
+        }
     }
 
     /// Begins a write, for writers that have read nothing: what is invalidated from here on as a whole or by a tag beats it, at
@@ -278,14 +293,18 @@ impl<T: Value> Inner<T> {
         order: &Arc<WriteOrder>,
         written: &mut Written,
     ) {
-        let begun = self.begin_writing().await;
+        let begun = order.while_it_lasts(self.begin_writing()).await.unwrap_or_else(|| self.begin());
         let near = self.authority().map_or_else(crate::Stamp::default, |tier| begun.stamp(tier.index));
         for item in &mut *items {
             (item.entry.stamp, item.entry.seen) = (near, begun.seen);
         }
         // Boxed: a set in memory is not made to carry what remote levels need.
         if self.has_remote() {
-            self.write_below(items, &begun, order, written).boxed().await;
+            let writing = self.write_below(items, &begun, order, written).boxed();
+            if order.while_it_lasts(writing).await.is_none() {
+                let keys: Vec<_> = items.iter().map(|item| item.key).collect();
+                self.lost_turn(&keys, written);
+            }
         }
     }
 
@@ -348,27 +367,39 @@ impl<T: Value> Inner<T> {
             root: true,
         });
         self.spawn(within(spans, async move {
-            let _order = order;
-            for ((level, stamp), behind) in levels.into_iter().zip(&mut behind) {
-                let tier = &inner.tiers[usize::from(level)];
-                let mut items: Vec<_> = batch
-                    .iter()
-                    .map(|(ticket, entry, before)| {
-                        Outgoing::new(ticket.key(&inner.around), entry.clone()).with_before(*before)
-                    })
-                    .collect();
-                let mut refs: Vec<_> = items.iter_mut().collect();
-                let results = inner.send(tier, &mut refs, stamp).await;
-                for (item, result) in items.iter_mut().zip(results) {
-                    match result {
-                        Ok(_) => tier.note(&inner.around, [item.key.id]),
-                        Err(_) => inner.keep_for_later(item, tier, stamp),
-                    }
-                }
-                behind.arrived();
-            }
+            let write = inner.write_behind(&batch, levels, &mut behind);
+            // What has not arrived by then is in doubt, as `behind` says when it goes.
+            let _lost = order.while_it_lasts(write).await;
+            drop(behind);
             inner.replay();
         }));
+    }
+
+    /// Writes to background levels, one after the other.
+    async fn write_behind(
+        &self,
+        batch: &[(Ticket<T>, Entry<T>, Option<EntryId>)],
+        levels: Vec<(u8, crate::Stamp)>,
+        behind: &mut [Behind<T>],
+    ) {
+        for ((level, stamp), behind) in levels.into_iter().zip(behind) {
+            let tier = &self.tiers[usize::from(level)];
+            let mut items: Vec<_> = batch
+                .iter()
+                .map(|(ticket, entry, before)| {
+                    Outgoing::new(ticket.key(&self.around), entry.clone()).with_before(*before)
+                })
+                .collect();
+            let mut refs: Vec<_> = items.iter_mut().collect();
+            let results = self.send(tier, &mut refs, stamp).await;
+            for (item, result) in items.iter_mut().zip(results) {
+                match result {
+                    Ok(_) => tier.note(&self.around, [item.key.id]),
+                    Err(_) => self.keep_for_later(item, tier, stamp),
+                }
+            }
+            behind.arrived();
+        }
     }
 
     /// Makes keys gone at every level. Each key once.
@@ -376,8 +407,10 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();
-        let _order = self.order_of(&mut writing).await;
-        self.remove_below(&writing, &mut written).await;
+        let order = self.order_of(&mut writing, &mut written).await;
+        if order.while_it_lasts(self.remove_below(&writing, &mut written)).await.is_none() {
+            self.lost_turn(&writing.keys, &mut written);
+        }
         let told = self.tell(&writing.keys).await;
         self.gone(&writing.keys);
         writing.end(None);

@@ -21,6 +21,7 @@ mod moved;
 mod overtaken;
 mod shutdown;
 mod single_flight;
+mod turns;
 mod windows;
 mod world;
 mod writes;

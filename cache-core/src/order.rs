@@ -1,0 +1,196 @@
+//! The order of writers of a key at remote levels: what is written later does not arrive earlier.
+//!
+//! Writers take turns. Sets, invalidations and fills are polled by whoever called them, or by a runtime that may stand
+//! still: who is not polled for long loses its turn, so that those who come after are not kept. It sends nothing any
+//! more, and levels hear an invalidation of its keys, as if its caller had left in the middle.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::FutureExt;
+use pin_project_lite::pin_project;
+use tokio::sync::Semaphore;
+
+use crate::{Value, inner::Inner, slots::Ticket, tier::Tier};
+
+/// Budgets for which a turn may go without being polled.
+const LOOKS: u32 = 2;
+
+/// Where writers of one key wait for their turn.
+pub(crate) struct Line {
+    /// One permit. Closed once a turn is lost: another line has taken its place then.
+    free: Semaphore,
+    /// Counts turns, and how often those who have one are polled.
+    steps: AtomicU64,
+    /// Whose turn it is does not lose it.
+    firm: AtomicBool,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { free: Semaphore::new(1), steps: AtomicU64::new(0), firm: AtomicBool::new(false) }
+    }
+}
+
+impl Line {
+    /// Ends this line: whose turn it is has lost it, and all who wait go elsewhere.
+    pub(crate) fn close(&self) {
+        self.free.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.free.is_closed()
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    fn enter_at_once(self: &Arc<Self>) -> Option<Turn> {
+        self.free.try_acquire().ok()?.forget();
+        Some(Turn::of(Arc::clone(self)))
+    }
+
+    /// `None`: the line has ended.
+    async fn enter(self: &Arc<Self>) -> Option<Turn> {
+        self.free.acquire().await.ok()?.forget();
+        Some(Turn::of(Arc::clone(self))).filter(|_| !self.is_closed())
+    }
+}
+
+/// A writer's turn at a key, until dropped.
+struct Turn {
+    line: Arc<Line>,
+}
+
+impl Turn {
+    fn of(line: Arc<Line>) -> Self {
+        let turn = Self { line };
+        turn.step();
+        turn
+    }
+
+    fn step(&self) {
+        self.line.steps.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.line.firm.store(false, Ordering::Relaxed);
+        self.line.free.add_permits(1);
+    }
+}
+
+/// A writer's turns at some keys.
+#[derive(Default)]
+pub(crate) struct WriteOrder {
+    turns: Vec<Turn>,
+    /// Somebody had to lose a turn for it: remote levels are yet to hear of that.
+    pub(crate) took_over: bool,
+}
+
+impl WriteOrder {
+    /// For writers that run as tasks and do more than write to levels: nothing may poll them for long.
+    pub(crate) fn firm(self) -> Self {
+        for turn in &self.turns {
+            turn.line.firm.store(true, Ordering::Relaxed);
+        }
+        self
+    }
+
+    fn is_lost(&self) -> bool {
+        self.turns.iter().any(|turn| turn.line.is_closed())
+    }
+
+    fn step(&self) {
+        self.turns.iter().for_each(Turn::step);
+    }
+
+    /// Goes on with `work` while the turns last. `None`: one of them is lost, and nothing more was sent since.
+    pub(crate) fn while_it_lasts<F: Future>(&self, work: F) -> WhileItLasts<'_, F> {
+        WhileItLasts { work, order: self }
+    }
+}
+
+pin_project! {
+    /// See [`WriteOrder::while_it_lasts`]. A call to a level may have yet to be sent when it is polled again, so each poll
+    /// asks.
+    pub(crate) struct WhileItLasts<'a, F> {
+        #[pin]
+        work: F,
+        order: &'a WriteOrder,
+    }
+}
+
+impl<F: Future> Future for WhileItLasts<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.order.is_lost() {
+            return Poll::Ready(None);
+        }
+        this.order.step();
+        this.work.poll(cx).map(Some)
+    }
+}
+
+impl<T: Value> Inner<T> {
+    /// Waits until the writes that came before, on these keys, have ended or lost their turn.
+    pub(crate) async fn in_order(&self, tickets: &[&Ticket<T>]) -> WriteOrder {
+        // One order for all, so that two batches cannot wait for each other.
+        let mut tickets = tickets.to_vec();
+        tickets.sort_by(|a, b| a.id().cmp(b.id()));
+        tickets.dedup_by(|a, b| a.id() == b.id());
+        let mut order = WriteOrder { turns: Vec::with_capacity(tickets.len()), took_over: false };
+        for ticket in tickets {
+            match ticket.line().enter_at_once() {
+                Some(turn) => order.turns.push(turn),
+                // Boxed: hardly any writer waits, and all would carry its size.
+                None => self.queue(ticket, &mut order).boxed().await,
+            }
+        }
+        order
+    }
+
+    async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder) {
+        let turn = loop {
+            let line = ticket.line();
+            if let Some(turn) = self.wait_in(&line, order).await {
+                break turn;
+            }
+            if ticket.leave(&line) {
+                // What the one who had its turn has sent may arrive yet.
+                self.remote().for_each(|tier| tier.pending.add(ticket.id()));
+                order.took_over = true;
+            }
+        };
+        order.turns.push(turn);
+    }
+
+    /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
+    async fn wait_in(&self, line: &Arc<Line>, order: &WriteOrder) -> Option<Turn> {
+        // Nothing that is polled waits longer without being polled again.
+        let longest = self.remote().map(Tier::budget).max().unwrap_or_default();
+        let mut entering = pin!(line.enter());
+        let (mut steps, mut looks) = (line.steps(), 0);
+        while looks < LOOKS {
+            if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {
+                return entered;
+            }
+            // For those who wait for what this one has already.
+            order.step();
+            let now = line.steps();
+            looks = if now == steps && !line.firm.load(Ordering::Relaxed) { looks + 1 } else { 0 };
+            steps = now;
+        }
+        None
+    }
+}
