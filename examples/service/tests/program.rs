@@ -6,7 +6,8 @@ mod running;
 use std::{
     collections::HashMap,
     fs::{self, File},
-    net::TcpListener,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -14,7 +15,7 @@ use std::{
 
 use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
-use test_servers::RedisServer;
+use test_servers::{RedisServer, until};
 
 use crate::running::{Running, program, tool, with_database};
 
@@ -28,6 +29,34 @@ fn it_fills_its_database_once_and_drains_at_the_end() {
         assert!(well && said.contains("draining"), "{said}");
     }
     assert!(folder.path().join("airports.db").metadata().unwrap().len() > 1 << 20);
+}
+
+/// A client may never send the rest of its request.
+#[test]
+fn a_request_that_never_ends_is_waited_for_only_so_long() {
+    let folder = TempDir::new().unwrap();
+    let patience = Duration::from_secs(10);
+    // Asked once, it ends by itself; asked again, at once.
+    for (again, limit) in [(false, patience * 3), (true, patience / 2)] {
+        let mut service = Running::start(program(folder.path()));
+        let mut stream = TcpStream::connect(&service.at).unwrap();
+        let head =
+            "PUT /airport/EDDF HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert!(line.contains("100 Continue"), "the body is waited for: {line}");
+        service.ask_to_end();
+        let ended = until(limit, || {
+            if again {
+                service.ask_to_end();
+            }
+            service.has_ended()
+        });
+        assert!(ended, "asked again: {again}");
+        let (well, said) = service.ended();
+        assert!(well && said.contains("some requests have not ended") && said.contains("draining"), "{said}");
+    }
 }
 
 fn fails(command: &mut Command) -> String {
