@@ -120,6 +120,23 @@ async fn a_page_says_the_same_as_json() {
     serving.abort();
 }
 
+#[test]
+fn a_service_that_is_down_does_not_hide_the_servers() {
+    for server in Servers::start().urls() {
+        let place = Place::new(&layered(&server, ""));
+        let away = ["--url", "http://127.0.0.1:1"];
+        let (code, seen) = place.json("stats", &away);
+        assert!(code == 1 && seen.get("caches").is_none(), "{seen}");
+        assert!(seen["error"].as_str().unwrap().contains("no metrics from there"), "{seen}");
+        assert!(seen["servers"][0]["version"].is_string(), "{seen}");
+        let ended = place.run("stats", &away);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        for part in ["http://127.0.0.1:1/metrics: no metrics from there", "shared"] {
+            assert!(ended.out.contains(part), "{part}: {}", ended.out);
+        }
+    }
+}
+
 fn watch(arguments: &[&str]) -> Child {
     let mut child = command();
     child.arg("watch").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
