@@ -137,6 +137,22 @@ fn a_service_that_is_down_does_not_hide_the_servers() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_not_asked_for_this_machine() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let service = Service::start(&place).await;
+    service.ask(0..10).await;
+    let mut stats = command();
+    // Nobody is there.
+    stats.args(["stats", "--url", &service.url()]).env("http_proxy", "http://127.0.0.1:1");
+    let ended: Ended = stats.output().unwrap().into();
+    assert!(ended.code == 0 && ended.out.contains("users"), "{ended:?}");
+    let mut stats = command();
+    stats.args(["stats", "--url", "http://service.invalid"]);
+    let ended: Ended = stats.env("http_proxy", "http://127.0.0.1:1").output().unwrap().into();
+    assert!(ended.code == 1 && ended.err.contains("refused"), "{ended:?}");
+}
+
 fn watch(arguments: &[&str]) -> Child {
     let mut child = command();
     child.arg("watch").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
