@@ -2,8 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
-    process::{Child, Stdio},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -135,6 +136,37 @@ fn a_service_that_is_down_does_not_hide_the_servers() {
             assert!(ended.out.contains(part), "{part}: {}", ended.out);
         }
     }
+}
+
+/// One answer, after which every call waits. Says where it is, and when a call has begun to wait.
+fn hanging() -> (String, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (waits, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        let body = "cache_requests_total{cache_name=\"users\",cache_result=\"hit\",cache_level=\"l1\"} 1\n";
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).unwrap();
+        drop(stream);
+        while let Ok((stream, _)) = listener.accept() {
+            // Nobody may want to know any more.
+            drop(waits.send(stream));
+        }
+    });
+    (url, waiting)
+}
+
+#[test]
+fn an_interrupt_is_heard_while_a_service_hangs() {
+    let (url, waiting) = hanging();
+    let child = watch(&["--url", &url, "--every", "100ms"]);
+    let _open = waiting.recv_timeout(WAIT).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    // Had it waited for the service, a line would say that this has not answered.
+    assert!(ended.code == 0 && ended.out.is_empty() && ended.err.is_empty(), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
