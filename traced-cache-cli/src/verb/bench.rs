@@ -272,12 +272,12 @@ async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
     let Some(cache) = caches.pop() else { return true };
     // They may have something to tell a level yet, which would come after the removal.
     join_all(caches.iter().map(|cache| cache.close(PATIENCE))).await;
-    let left = remove(&cache, load.chunks()).await;
+    let mut left = remove(&cache, load.chunks()).await;
     if !left.is_empty() {
         left::delivered(&cache, PATIENCE).await;
-        remove(&cache, left.into_iter()).await;
+        left = remove(&cache, left.into_iter()).await;
     }
-    left::ends_clean(&cache).await
+    left::ends_clean(&cache).await && left.is_empty()
 }
 
 /// Answers with the chunks of which a level has not heard, or not in time.
