@@ -210,6 +210,8 @@ fn what_a_provider_has_is_told_with_its_origin_and_who_uses_it() {
 #[tokio::test]
 async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     let (Some(master), Some(replica)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let full = RedisServer::builder().config("maxmemory", "1").config("maxmemory-policy", "noeviction");
+    let Some(full) = full.start() else { return };
     let user = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-exec"];
     master.command::<()>(&user).unwrap();
     replica.command::<()>(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).unwrap();
@@ -217,9 +219,11 @@ async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     let file = folder.path().join("cache.toml");
     let text = format!(
         "[providers.weak]\nbackend = \"redis\"\nurl = \"redis://ann:hunter2@127.0.0.1:{}\"\n\
-         [providers.copy]\nbackend = \"redis\"\nurl = \"{}\"\n[caches.a]\nlevels = [\"weak\", \"copy\"]\n",
+         [providers.copy]\nbackend = \"redis\"\nurl = \"{}\"\n[providers.full]\nbackend = \"redis\"\nurl = \"{}\"\n\
+         [caches.a]\nlevels = [\"weak\", \"copy\", \"full\"]\n",
         master.port(),
-        replica.url()
+        replica.url(),
+        full.url()
     );
     fs::write(&file, text).unwrap();
     let explained = sealed().explain_and_ping(&file).await.unwrap();
@@ -229,6 +233,7 @@ async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     };
     told("weak: ", "nothing is stored or removed; grant +multi +exec");
     told("copy: ", "is a replica: nothing is stored or removed there");
+    told("full: ", "has no memory left and evicts nothing, so it stores nothing");
     let unasked = sealed().explain(&file).unwrap().advice;
     assert!(!unasked.iter().any(|line| line.contains("replica")), "{unasked:?}");
 }
