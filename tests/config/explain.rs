@@ -238,6 +238,35 @@ async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     assert!(!unasked.iter().any(|line| line.contains("replica")), "{unasked:?}");
 }
 
+/// A name with a typo makes another cache, and the one that was meant stays as it was.
+#[test]
+fn a_cache_that_variables_make_is_pointed_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = "[providers.local]\nbackend = \"memory\"\nentries = 5\n[defaults]\nlevels = [\"local\"]\n\
+                [caches.users]\npolicy.ttl = \"1m\"\n";
+    fs::write(&file, text).unwrap();
+    let told = |variable: &str| {
+        let advice = sealed().variables([(variable, "1h")]).explain(&file).unwrap().advice;
+        advice.into_iter().filter(|line| line.contains("caches.")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("TRACED_CACHE__CACHES__USRES__POLICY__TTL"),
+        [
+            "environment variable TRACED_CACHE__CACHES__USRES__POLICY__TTL: caches.usres is not in the file, so the variable makes \
+          this cache; did you mean `users`?"
+        ]
+    );
+    assert_eq!(
+        told("TRACED_CACHE__CACHES__ORDERS__POLICY__TTL"),
+        [
+            "environment variable TRACED_CACHE__CACHES__ORDERS__POLICY__TTL: caches.orders is not in the file, so the variable \
+          makes this cache"
+        ]
+    );
+    assert_eq!(told("TRACED_CACHE__CACHES__USERS__POLICY__GRACE"), [""; 0]);
+}
+
 #[test]
 fn the_line_of_a_wrong_address_is_named() {
     let folder = tempfile::tempdir().unwrap();
