@@ -21,6 +21,9 @@ pub(crate) const MEMCACHED: Peer = Peer {
     versions: "ssl_min_version",
 };
 
+/// How a server answers to what is no TLS, if it wants that and does not just hang up (RFC 8446, section 5.1).
+const ALERT: u8 = 21;
+
 pub(crate) type Stream = Either<TcpStream, Box<TlsStream>>;
 
 /// How a server is reached.
@@ -42,7 +45,10 @@ impl Dial {
         let Some(tls) = &self.tls else {
             let mut stream = stream;
             if let Some(login) = &self.login {
-                login.give(&mut stream).await?;
+                login.give(&mut stream).await.map_err(|fault| match fault.kind {
+                    ErrorKind::Connect => self.unheard(None, fault),
+                    _ => fault,
+                })?;
             }
             return Ok(Either::Left(stream));
         };
@@ -56,6 +62,16 @@ impl Dial {
             Ok(()) => Ok(Either::Right(Box::new(stream))),
             Err(fault) => Err(self.explained(fault)),
         }
+    }
+
+    /// A connection that was lost, and on which this was the `first` to be heard: where that is nothing, or an alert, with
+    /// what to do if the server wants TLS.
+    pub(crate) fn unheard(&self, first: Option<u8>, fault: Fault) -> Fault {
+        if self.tls.is_some() || first.is_some_and(|byte| byte != ALERT) {
+            return fault;
+        }
+        let what = "it hung up without an answer; if it wants TLS, begin its url with `memcacheds`";
+        Fault { kind: ErrorKind::Connect, what: what.into(), ..fault }
     }
 
     /// A connection that broke, with what TLS has against it, if that is why.

@@ -1,6 +1,9 @@
 //! What servers say of themselves: `stats`, on a connection of its own, since its reply has a form of its own.
 
-use std::{io::ErrorKind::UnexpectedEof, time::Duration};
+use std::{
+    io::{self, ErrorKind::UnexpectedEof},
+    time::Duration,
+};
 
 use cache_core::ServerStatus;
 use tokio::{
@@ -10,7 +13,7 @@ use tokio::{
 
 use crate::{
     ErrorKind,
-    dial::Dial,
+    dial::{Dial, Stream},
     endpoint::Endpoint,
     error::Fault,
     login::{UNAUTHENTICATED, WANTED},
@@ -30,19 +33,25 @@ pub(crate) async fn ask(dial: &Dial, limit: Duration) -> Result<ServerStatus, Fa
 async fn stats(dial: &Dial) -> Result<String, Fault> {
     let lost = |error| Fault::caused(ErrorKind::Connect, "no answer to stats", error);
     let mut stream = dial.connect().await?;
-    stream.write_all(b"stats\r\n").await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
     let mut reply = Vec::new();
-    // `END`, or the one line of an error.
-    while !reply.ends_with(b"END\r\n") && (reply.starts_with(b"STAT ") || !reply.ends_with(b"\r\n")) {
-        if reply.len() > REPLY_MAX || stream.read_buf(&mut reply).await.map_err(lost)? == 0 {
-            return Err(lost(UnexpectedEof.into()));
-        }
-    }
+    let asked = converse(&mut stream, &mut reply).await;
+    asked.map_err(|error| dial.unheard(reply.first().copied(), lost(error)))?;
     match reply.starts_with(UNAUTHENTICATED) {
         true => Err(WANTED),
         false => Ok(String::from_utf8_lossy(&reply).into_owned()),
     }
+}
+
+async fn converse(stream: &mut Stream, reply: &mut Vec<u8>) -> io::Result<()> {
+    stream.write_all(b"stats\r\n").await?;
+    stream.flush().await?;
+    // `END`, or the one line of an error.
+    while !reply.ends_with(b"END\r\n") && (reply.starts_with(b"STAT ") || !reply.ends_with(b"\r\n")) {
+        if reply.len() > REPLY_MAX || stream.read_buf(reply).await? == 0 {
+            return Err(UnexpectedEof.into());
+        }
+    }
+    Ok(())
 }
 
 fn read(endpoint: &Endpoint, text: &str) -> ServerStatus {

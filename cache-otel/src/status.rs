@@ -125,7 +125,7 @@ impl CacheStatus {
             latency: at.latencies.read(),
             loads: totals.loads,
             load_error_rate: share(totals.load_errors, totals.loads),
-            load_mean: u32::try_from(totals.loads).ok().filter(|n| *n > 0).map(|n| totals.load_time / n),
+            load_mean: mean(totals.load_time, totals.loads),
             time_saved: totals.time_saved,
             pending: totals.pending,
             levels: totals.levels.iter().map(LevelStatus::of).collect(),
@@ -291,9 +291,23 @@ impl Latencies {
     }
 }
 
+/// Of so many; `Duration` itself divides by 32 bits only.
+#[allow(clippy::cast_precision_loss, reason = "a time for people")]
+fn mean(all: Duration, count: u64) -> Option<Duration> {
+    (count > 0).then(|| all.div_f64(count as f64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mean_is_known_of_any_number_of_loads() {
+        assert_eq!(mean(Duration::ZERO, 0), None);
+        assert_eq!(mean(Duration::from_secs(1), 4), Some(Duration::from_millis(250)));
+        // Four billion and more, of a millisecond each.
+        assert_eq!(mean(Duration::from_millis(1 << 33), 1 << 33), Some(Duration::from_millis(1)));
+    }
 
     #[test]
     fn percentiles_are_right_to_three_percent() {

@@ -195,6 +195,12 @@ fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
+/// Of so many; `Duration` itself divides by 32 bits only.
+#[allow(clippy::cast_precision_loss, reason = "a time for people")]
+fn mean(all: Duration, count: u64) -> Option<Duration> {
+    (count > 0).then(|| all.div_f64(count as f64))
+}
+
 pub(crate) fn micros(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e7).round() / 10.0
 }
@@ -250,10 +256,7 @@ impl Cache {
             errors_by_kind: counts(&snapshot.errors, |kind| kind.as_str()),
             loads: snapshot.loads,
             load_errors: snapshot.load_errors,
-            load_mean_us: u32::try_from(snapshot.loads)
-                .ok()
-                .filter(|loads| *loads > 0)
-                .map(|loads| micros(snapshot.load_time / loads)),
+            load_mean_us: mean(snapshot.load_time, snapshot.loads).map(micros),
             loads_active: size(snapshot.flights),
             fills_overtaken: snapshot.overtaken,
             time_saved_s: snapshot.time_saved.as_secs_f64(),
@@ -378,5 +381,18 @@ impl Level {
             breaker_openings: level.breaker_opened,
             settings: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_known_of_any_number_of_loads() {
+        assert_eq!(mean(Duration::ZERO, 0), None);
+        assert_eq!(mean(Duration::from_secs(1), 4), Some(Duration::from_millis(250)));
+        // Four billion and more, of a millisecond each.
+        assert_eq!(mean(Duration::from_millis(1 << 33), 1 << 33), Some(Duration::from_millis(1)));
     }
 }

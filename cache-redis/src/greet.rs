@@ -39,6 +39,8 @@ pub(crate) struct Server {
     pub(crate) role: Option<String>,
     /// What the user may not do there.
     pub(crate) refused: Vec<Step>,
+    /// It has no room for values and makes none, so it refuses them.
+    pub(crate) full: bool,
 }
 
 /// What a server has to be to be spoken to.
@@ -149,6 +151,14 @@ pub(crate) async fn open(
         );
         pushes.advice.say(text);
     }
+    if link.server.full && !matches!(role, Role::Replica | Role::NodeReplica | Role::Any) {
+        let text = format!(
+            "{} has no memory left and evicts nothing, so it stores nothing: set its maxmemory-policy to one that evicts, \
+             or raise its maxmemory",
+            link.endpoint
+        );
+        pushes.advice.say(text);
+    }
     if role == Role::NodeReplica {
         let mut readonly = redis::pipe();
         readonly.cmd("READONLY");
@@ -204,8 +214,9 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     // Does nothing: whether it may be run is what is asked. On a key that the user may touch, or the server logs a refusal.
     RELEASE.on(&mut ask, Form::Digest, &[&format!("{}l:{{}}", settings.prefix)]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
+    ask.cmd("INFO").arg("memory");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, Step::ASKED.len()).await;
+    let replies = link.pipeline(&ask, Step::ASKED.len() + 1).await;
     let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
     let after = wall_ms();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
@@ -223,7 +234,17 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
         } else {
             None
         },
+        full: replies.last().is_some_and(is_full),
     })
+}
+
+/// Whether a server refuses values by what it says of its memory. What replicas have yet to get does not count.
+fn is_full(memory: &Value) -> bool {
+    let number = |name: &str| field(memory, name)?.parse::<u64>().ok();
+    let evicts_nothing = field(memory, "maxmemory_policy:").is_some_and(|policy| policy == "noeviction");
+    let used = number("used_memory:").unwrap_or_default();
+    let counted = used.saturating_sub(number("mem_not_counted_for_evict:").unwrap_or_default());
+    evicts_nothing && number("maxmemory:").is_some_and(|max| max > 0 && counted > max)
 }
 
 /// Ends the connection before this one at the server, so that bytes of it which are still on their way can never run: a
@@ -276,6 +297,20 @@ mod tests {
         assert_eq!(time_ms(&Value::Array(vec![bulk("99999999999999999999"), bulk("0")])), None);
         assert_eq!(time_ms(&Value::Array(vec![bulk("1")])), None);
         assert_eq!(time_ms(&Value::Nil), None);
+    }
+
+    #[test]
+    fn a_server_is_full_that_is_over_its_limit_and_evicts_nothing() {
+        let full = |max: u64, more: &str| {
+            let text =
+                format!("# Memory\r\nused_memory:200\r\nused_memory_peak:900\r\nmaxmemory:{max}\r\n{more}");
+            is_full(&bulk(&text))
+        };
+        let never = "maxmemory_policy:noeviction\r\n";
+        assert!(full(199, never));
+        assert!(!full(0, never) && !full(200, never) && !full(199, "maxmemory_policy:allkeys-lru\r\n"));
+        assert!(!full(199, &format!("{never}mem_not_counted_for_evict:1\r\n")));
+        assert!(!full(1, "") && !is_full(&Value::Nil));
     }
 
     #[test]

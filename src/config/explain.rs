@@ -12,7 +12,7 @@ use cache_core::{Advised, BoxError, CacheProvider, Error, Failover, with_causes}
 use serde::Serialize;
 
 use super::{
-    fault::Fault,
+    fault::{Fault, nearest},
     load::{Lacks, Loaded},
     node::{HIDDEN, Node, Path as Steps, Place, Step, Text, What, at, may_show, references},
     resolve::{Known, LevelPlan, Origin, Plan},
@@ -351,7 +351,26 @@ fn of_file(file: &str, loaded: &Loaded) -> Vec<String> {
             advice.push(format!("{} is used by no cache", Steps(&path)));
         }
     }
+    advice.extend(made_by_variables(&loaded.tree));
     advice
+}
+
+/// The caches that only variables name: whoever mistypes a name makes one, and hears of it nowhere else.
+fn made_by_variables(tree: &Node) -> Vec<String> {
+    let caches = tree.at(&at!["caches"]).and_then(Node::table).map_or(&[][..], |table| &table.0);
+    let (made, written): (Vec<_>, Vec<_>) =
+        caches.iter().partition(|cache| matches!(cache.place, Place::Variable(_)));
+    let told = made.into_iter().filter_map(|cache| {
+        let Place::Variable(variable) = &cache.place else { return None };
+        let path = at!["caches", &cache.name];
+        let meant = nearest(&cache.name, written.iter().map(|cache| cache.name.as_str()));
+        let meant = meant.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        Some(format!(
+            "environment variable {variable}: {} is not in the file, so the variable makes this cache{meant}",
+            Steps(&path)
+        ))
+    });
+    told.collect()
 }
 
 fn secrets(node: &Node, path: &mut Vec<Step>, found: &mut dyn FnMut(&[Step], &Place)) {

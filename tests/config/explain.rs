@@ -210,6 +210,8 @@ fn what_a_provider_has_is_told_with_its_origin_and_who_uses_it() {
 #[tokio::test]
 async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     let (Some(master), Some(replica)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let full = RedisServer::builder().config("maxmemory", "1").config("maxmemory-policy", "noeviction");
+    let Some(full) = full.start() else { return };
     let user = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-exec"];
     master.command::<()>(&user).unwrap();
     replica.command::<()>(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).unwrap();
@@ -217,9 +219,11 @@ async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     let file = folder.path().join("cache.toml");
     let text = format!(
         "[providers.weak]\nbackend = \"redis\"\nurl = \"redis://ann:hunter2@127.0.0.1:{}\"\n\
-         [providers.copy]\nbackend = \"redis\"\nurl = \"{}\"\n[caches.a]\nlevels = [\"weak\", \"copy\"]\n",
+         [providers.copy]\nbackend = \"redis\"\nurl = \"{}\"\n[providers.full]\nbackend = \"redis\"\nurl = \"{}\"\n\
+         [caches.a]\nlevels = [\"weak\", \"copy\", \"full\"]\n",
         master.port(),
-        replica.url()
+        replica.url(),
+        full.url()
     );
     fs::write(&file, text).unwrap();
     let explained = sealed().explain_and_ping(&file).await.unwrap();
@@ -229,8 +233,38 @@ async fn what_a_provider_has_against_its_server_is_told_when_it_is_asked() {
     };
     told("weak: ", "nothing is stored or removed; grant +multi +exec");
     told("copy: ", "is a replica: nothing is stored or removed there");
+    told("full: ", "has no memory left and evicts nothing, so it stores nothing");
     let unasked = sealed().explain(&file).unwrap().advice;
     assert!(!unasked.iter().any(|line| line.contains("replica")), "{unasked:?}");
+}
+
+/// A name with a typo makes another cache, and the one that was meant stays as it was.
+#[test]
+fn a_cache_that_variables_make_is_pointed_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = "[providers.local]\nbackend = \"memory\"\nentries = 5\n[defaults]\nlevels = [\"local\"]\n\
+                [caches.users]\npolicy.ttl = \"1m\"\n";
+    fs::write(&file, text).unwrap();
+    let told = |variable: &str| {
+        let advice = sealed().variables([(variable, "1h")]).explain(&file).unwrap().advice;
+        advice.into_iter().filter(|line| line.contains("caches.")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("TRACED_CACHE__CACHES__USRES__POLICY__TTL"),
+        [
+            "environment variable TRACED_CACHE__CACHES__USRES__POLICY__TTL: caches.usres is not in the file, so the variable makes \
+          this cache; did you mean `users`?"
+        ]
+    );
+    assert_eq!(
+        told("TRACED_CACHE__CACHES__ORDERS__POLICY__TTL"),
+        [
+            "environment variable TRACED_CACHE__CACHES__ORDERS__POLICY__TTL: caches.orders is not in the file, so the variable \
+          makes this cache"
+        ]
+    );
+    assert_eq!(told("TRACED_CACHE__CACHES__USERS__POLICY__GRACE"), [""; 0]);
 }
 
 #[test]

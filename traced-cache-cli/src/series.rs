@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
 use traced_cache::with_causes;
-use url::Url;
+use url::{Host, Url};
 
 use crate::end::Failure;
 
@@ -129,8 +129,11 @@ impl Address {
     pub(crate) async fn text(&self) -> Result<String, Failure> {
         let Self { url, login } = self.clone();
         let asked = tokio::task::spawn_blocking(move || {
-            let agent: ureq::Agent =
-                ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+            let mut config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
+            if is_here(&url) {
+                config = config.proxy(None);
+            }
+            let agent: ureq::Agent = config.build().into();
             let mut request = agent.get(url.as_str());
             if let Some(login) = login {
                 request = request.header("Authorization", login);
@@ -143,6 +146,16 @@ impl Address {
             Ok(Err(error)) => Err(failed(format!("no metrics from there: {}", with_causes(&error)))),
             Err(ended) => Err(failed(ended.to_string())),
         }
+    }
+}
+
+/// Whether a URL means this machine: a proxy, for which the environment may ask, would take itself to be meant.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -172,6 +185,17 @@ mod tests {
         assert_eq!((all[1].label("a"), all[1].label("c"), all[1].value), ("1", "", 2.5));
         assert!(all[2].value.is_nan() && all[3].value.is_infinite());
         assert_eq!((all[4].label("a"), all[4].value), ("}", 3.0));
+    }
+
+    #[test]
+    fn this_machine_is_known_by_all_its_names() {
+        let is_here = |url: &str| is_here(&Url::parse(url).unwrap());
+        for here in ["http://localhost:1", "http://LOCALHOST", "http://127.9.9.9:1", "https://[::1]/m"] {
+            assert!(is_here(here), "{here}");
+        }
+        for other in ["http://localhost.example", "http://10.0.0.1", "http://[::2]", "http://0.0.0.0"] {
+            assert!(!is_here(other), "{other}");
+        }
     }
 
     #[test]

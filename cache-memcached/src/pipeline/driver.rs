@@ -47,13 +47,15 @@ pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
         io,
         generation,
         parser: Parser::new(link.value_max),
+        first: None,
         writing: BytesMut::new(),
         timer: Box::pin(sleep_until(Instant::now().into())),
         ticking: false,
         ended: Vec::new(),
         rested: false,
     };
-    guard.cause = poll_fn(|cx| driver.poll(cx)).await;
+    let cause = poll_fn(|cx| driver.poll(cx)).await;
+    guard.cause = driver.explained(cause);
 }
 
 async fn connect(link: &Link) -> Result<Stream, Fault> {
@@ -95,6 +97,8 @@ struct Driver<'a> {
     io: Io,
     generation: u64,
     parser: Parser,
+    /// What the server began with.
+    first: Option<u8>,
     writing: BytesMut,
     timer: Pin<Box<Sleep>>,
     /// Whether the timer has been set and has not fired.
@@ -129,6 +133,16 @@ impl<'a> Driver<'a> {
             self.write(cx)?;
         }
         self.watch(cx)
+    }
+
+    /// Why the connection is over, with what may be behind it.
+    fn explained(&self, cause: Fault) -> Fault {
+        match cause.kind {
+            ErrorKind::Connect | ErrorKind::Protocol if !cause.ours => {
+                self.link.dial.unheard(self.first, cause)
+            }
+            _ => cause,
+        }
     }
 
     /// Whether so many replies are to come that more requests are likely to follow the first.
@@ -172,7 +186,10 @@ impl<'a> Driver<'a> {
         loop {
             match self.io.poll_read(self.parser.room(), cx) {
                 Poll::Ready(Ok(0)) => return Err(LOST),
-                Poll::Ready(Ok(_)) => answered += self.hand_out()?,
+                Poll::Ready(Ok(_)) => {
+                    self.first = self.first.or_else(|| self.parser.first());
+                    answered += self.hand_out()?;
+                }
                 Poll::Ready(Err(e)) => return Err(lost(e)),
                 Poll::Pending => return Ok(answered),
             }

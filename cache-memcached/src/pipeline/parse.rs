@@ -74,6 +74,11 @@ impl Parser {
         Self { input: BytesMut::with_capacity(READ_ROOM), state: State::Line, value_max }
     }
 
+    /// The first of the bytes that are yet to be read.
+    pub(super) fn first(&self) -> Option<u8> {
+        self.input.first().copied()
+    }
+
     /// Where the next bytes go. No more than an announced value within the limit needs, or one read's worth.
     pub(super) fn room(&mut self) -> &mut BytesMut {
         let missing = match self.state {

@@ -15,6 +15,7 @@ use clap::Parser;
 use service::{Operators, Service, database::Database};
 use tokio::{net::TcpListener, sync::Notify};
 use traced_cache::BoxError;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long requests that are under way are waited for, once asked to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +67,8 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(options: Options) -> Result<(), BoxError> {
+    // Before anything has advice to give: the alert `CacheAdvice` sends operators to this log.
+    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(LevelFilter::WARN).try_init()?;
     let config = options.config.unwrap_or_else(|| beside("cache.toml"));
     let path = options.database.unwrap_or_else(|| beside("airports.db"));
     // First, so that nothing is made or connected to for a service that cannot be reached.

@@ -5,7 +5,9 @@ mod running;
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -13,6 +15,7 @@ use std::{
 
 use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
+use test_servers::{RedisServer, until};
 
 use crate::running::{Running, program, tool, with_database};
 
@@ -26,6 +29,34 @@ fn it_fills_its_database_once_and_drains_at_the_end() {
         assert!(well && said.contains("draining"), "{said}");
     }
     assert!(folder.path().join("airports.db").metadata().unwrap().len() > 1 << 20);
+}
+
+/// A client may never send the rest of its request.
+#[test]
+fn a_request_that_never_ends_is_waited_for_only_so_long() {
+    let folder = TempDir::new().unwrap();
+    let patience = Duration::from_secs(10);
+    // Asked once, it ends by itself; asked again, at once.
+    for (again, limit) in [(false, patience * 3), (true, patience / 2)] {
+        let mut service = Running::start(program(folder.path()));
+        let mut stream = TcpStream::connect(&service.at).unwrap();
+        let head =
+            "PUT /airport/EDDF HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert!(line.contains("100 Continue"), "the body is waited for: {line}");
+        service.ask_to_end();
+        let ended = until(limit, || {
+            if again {
+                service.ask_to_end();
+            }
+            service.has_ended()
+        });
+        assert!(ended, "asked again: {again}");
+        let (well, said) = service.ended();
+        assert!(well && said.contains("some requests have not ended") && said.contains("draining"), "{said}");
+    }
 }
 
 fn fails(command: &mut Command) -> String {
@@ -43,7 +74,7 @@ fn what_is_wrong_is_one_line_that_says_what_to_do() {
     assert!(missing.contains("/nowhere/cache.toml") && missing.contains("name the file"), "{missing}");
 
     let wrong = folder.path().join("wrong.toml");
-    std::fs::write(&wrong, "[caches.airports]\nttl = 5\n").unwrap();
+    fs::write(&wrong, "[caches.airports]\nttl = 5\n").unwrap();
     let said = fails(program(folder.path()).arg("--config").arg(&wrong));
     assert!(said.contains("wrong.toml:2"), "{said}");
 
@@ -54,8 +85,7 @@ fn what_is_wrong_is_one_line_that_says_what_to_do() {
     assert!(said.contains(&at) && said.contains("name another address"), "{said}");
 
     let foreign = folder.path().join("foreign.db");
-    std::fs::write(&foreign, "this is no database, but it is long enough to look like one".repeat(100))
-        .unwrap();
+    fs::write(&foreign, "this is no database, but it is long enough to look like one".repeat(100)).unwrap();
     let said = fails(&mut with_database(&foreign));
     assert!(said.contains("foreign.db") && said.contains("--database"), "{said}");
 
@@ -109,6 +139,33 @@ async fn a_request_is_traced_down_to_its_query() {
     assert!(found.is_ok(), "{seen_path:?} of {names:?}");
 }
 
+/// The alert `CacheAdvice` says no more than where to look.
+#[test]
+fn advice_is_a_line_of_the_log() {
+    let Some(server) = RedisServer::start() else { return };
+    let user = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-client|kill"];
+    server.command::<()>(&user).unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = format!(
+        "[providers.shared]\nbackend = 'redis'\nurl = 'redis://ann:hunter2@127.0.0.1:{}'\n\
+         [defaults]\nlevels = [{{ provider = 'shared', budget = '5s' }}]\n[caches.airports]\n[caches.checks]\n",
+        server.port()
+    );
+    fs::write(&file, text).unwrap();
+    let log = folder.path().join("log");
+    let mut command = program(folder.path());
+    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
+    let service = Running::start(command);
+    assert!(service.get("/airport/EDDF").contains("Frankfurt Airport"));
+    assert!(service.get("/metrics").contains("cache_advice_total{"));
+    assert!(service.end().0);
+    let log = fs::read_to_string(log).unwrap();
+    let line = log.lines().find(|line| line.contains("traced_cache::advice")).unwrap_or_default();
+    assert!(line.contains("airports") && line.contains("+client|kill"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
 #[test]
 fn the_load_driver_counts_what_the_service_counts() {
     let folder = TempDir::new().unwrap();
@@ -132,7 +189,7 @@ fn the_load_driver_counts_what_the_service_counts() {
     assert!(rate(&uneven) > rate(&even) + 0.2, "{uneven} {even}");
 
     let trace = folder.path().join("keys.trace");
-    std::fs::write(&trace, "a\nb\na\na\nb\n".repeat(20)).unwrap();
+    fs::write(&trace, "a\nb\na\na\nb\n".repeat(20)).unwrap();
     let traced = load(&["--trace", trace.to_str().unwrap(), "--connections", "1", "--seed", "99"]);
     assert_eq!((&traced["requests"], &traced["cache"]["lookups"]), (&100.into(), &100.into()), "{traced}");
     assert!(traced["cache"]["loads"].as_u64().unwrap() <= 2, "{traced}");
@@ -147,7 +204,7 @@ fn a_validation_passes_reports_and_fails_where_it_should() {
         let mut command = tool(env!("CARGO_BIN_EXE_validate"), &service);
         let Output { status, stdout, .. } =
             command.args(arguments).arg("--report").arg(&report).output().unwrap();
-        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
         (status.code(), String::from_utf8(stdout).unwrap(), written)
     };
     let (code, said, written) = validate(&["--verbose"]);

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use traced_cache::{Delivery, Error, Snapshot, TracedCache, config::CachesBuilder, ok};
+use traced_cache::{Delivery, Error, MissReason, Snapshot, TracedCache, config::CachesBuilder, ok};
 
 use super::left::{self, PATIENCE};
 use crate::{
@@ -38,8 +38,15 @@ const TURN: u64 = 64;
 /// The longest time that is told from longer ones, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
 
-/// How many calls a caller has made, and what they took. `None`: no histogram.
-type Made = Option<(u64, Histogram<u64>)>;
+/// What a caller has made of its calls. `None`: no histogram.
+type Made = Option<Calls>;
+
+struct Calls {
+    made: u64,
+    /// Those that ended with an error, and writes that a level has yet to hear.
+    unheard: u64,
+    times: Histogram<u64>,
+}
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,19 +74,26 @@ impl Call {
         }
     }
 
-    async fn make(self, cache: &TracedCache<String>, load: &Arc<Load>) -> Result<(), Error> {
+    /// Of reads the cache counts itself what was not heard.
+    async fn make(self, cache: &TracedCache<String>, load: &Arc<Load>) -> Result<Delivery, Error> {
         let key = fastrand::u64(..load.keys);
-        match self {
+        let read = match self {
+            Self::Set => return cache.set(key, load.value(key)).await,
+            Self::Invalidate => return cache.invalidate(key).await,
             Self::Get => cache.get(key).await.map(drop),
             Self::GetNothing => cache.get(load.keys + key).await.map(drop),
             Self::GetMany => cache.get_many((0..BATCH).map(|_| fastrand::u64(..load.keys))).await.map(drop),
-            Self::Set => cache.set(key, load.value(key)).await.map(drop),
             Self::GetOrSet => {
                 let make = |load: Arc<Load>, key: u64| async move { ok(load.value(key)) };
                 cache.get_or_set_with(key, load, make).await.map(drop)
             }
-            Self::Invalidate => cache.invalidate(key).await.map(drop),
-        }
+        };
+        read.map(|()| Delivery::Confirmed)
+    }
+
+    /// Keys of a call.
+    const fn keys(self) -> u64 {
+        if matches!(self, Self::GetMany) { BATCH } else { 1 }
     }
 }
 
@@ -138,7 +152,7 @@ struct Row {
     call: &'static str,
     calls: u64,
     calls_per_second: f64,
-    /// Calls to the levels that failed.
+    /// Calls that failed, or that the breaker of a level refused.
     failed: u64,
     /// Keys found over keys asked for.
     found: Option<f64>,
@@ -191,8 +205,11 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
                 let entry = found.levels.into_iter().next().and_then(|at| at.entry);
                 sizes.push((level, entry.and_then(|entry| entry.bytes)));
             }
+            let background = level.and_then(|level| session.level_setting(name, level, "background"));
             for call in *calls {
-                rows.push(measure(*level, cache, *call, &load, &mut callers).await?);
+                // Such a level has nothing yet when its callers are answered.
+                let later = *call == Call::Set && background == Some("true");
+                rows.push(measure(*level, cache, *call, later, &load, &mut callers).await?);
                 bar.inc(1);
             }
         }
@@ -255,12 +272,12 @@ async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
     let Some(cache) = caches.pop() else { return true };
     // They may have something to tell a level yet, which would come after the removal.
     join_all(caches.iter().map(|cache| cache.close(PATIENCE))).await;
-    let left = remove(&cache, load.chunks()).await;
+    let mut left = remove(&cache, load.chunks()).await;
     if !left.is_empty() {
         left::delivered(&cache, PATIENCE).await;
-        remove(&cache, left.into_iter()).await;
+        left = remove(&cache, left.into_iter()).await;
     }
-    left::ends_clean(&cache).await
+    left::ends_clean(&cache).await && left.is_empty()
 }
 
 /// Answers with the chunks of which a level has not heard, or not in time.
@@ -278,6 +295,7 @@ async fn measure(
     level: Option<&LevelAt>,
     cache: &TracedCache<String>,
     call: Call,
+    later: bool,
     load: &Arc<Load>,
     callers: &mut JoinSet<Made>,
 ) -> Result<Row, Failure> {
@@ -290,43 +308,44 @@ async fn measure(
     for _ in 0..load.callers {
         let (cache, load) = (cache.clone(), Arc::clone(load));
         callers.spawn(async move {
-            let mut times = times()?;
-            let mut calls = 0u64;
+            let mut calls = Calls { made: 0, unheard: 0, times: times()? };
             loop {
-                if calls.is_multiple_of(timed_every) {
-                    let begun = Instant::now();
-                    if begun >= until {
-                        return Some((calls, times));
-                    }
-                    // Failures are the levels' own to count.
-                    if call.make(&cache, &load).await.is_ok() {
-                        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(SLOWEST);
-                        times.saturating_record(took.max(1));
-                    }
-                } else {
-                    let _ = call.make(&cache, &load).await;
+                let timed = calls.made.is_multiple_of(timed_every).then(Instant::now);
+                if timed.is_some_and(|begun| begun >= until) {
+                    return Some(calls);
                 }
-                calls += 1;
-                if calls.is_multiple_of(TURN) {
+                let ended = call.make(&cache, &load).await;
+                if let (Some(begun), Ok(_)) = (timed, &ended) {
+                    let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(SLOWEST);
+                    calls.times.saturating_record(took.max(1));
+                }
+                calls.unheard += u64::from(!ended.is_ok_and(|heard| later || heard.is_confirmed()));
+                calls.made += 1;
+                if calls.made.is_multiple_of(TURN) {
                     tokio::task::yield_now().await;
                 }
             }
         });
     }
-    let mut calls = 0;
-    let mut times = times().ok_or_else(|| Failure::failed("no histogram"))?;
+    let mut all =
+        Calls { made: 0, unheard: 0, times: times().ok_or_else(|| Failure::failed("no histogram"))? };
     while let Some(caller) = callers.join_next().await {
-        let (made, took) = caller
+        let calls = caller
             .ok()
             .flatten()
             .ok_or_else(|| Failure::failed("a caller ended before its time: please report this"))?;
-        calls += made;
-        let _ = times.add(took);
+        all.made += calls.made;
+        all.unheard += calls.unheard;
+        let _ = all.times.add(calls.times);
     }
+    let Calls { made: calls, unheard, times } = all;
     let took = started.elapsed();
     let after = cache.stats();
     let micros = |q: f64| Duration::from_nanos(times.value_at_quantile(q)).as_secs_f64() * 1e6;
     let lookups = after.lookups() - before.lookups();
+    // A look-up whose level does not answer, or is not asked, is a miss; of a batch, mostly all of them are.
+    let not_heard = |stats: &Snapshot| stats.missed(MissReason::Error);
+    let unread = (not_heard(&after) - not_heard(&before)).div_ceil(call.keys());
     #[allow(clippy::cast_precision_loss, reason = "for people")]
     let share = |part: u64, of: u64| part as f64 / of as f64;
     Ok(Row {
@@ -335,7 +354,7 @@ async fn measure(
         call: call.as_str(),
         calls,
         calls_per_second: share(calls, 1) / took.as_secs_f64().max(f64::MIN_POSITIVE),
-        failed: faults(&after) - faults(&before),
+        failed: unheard.max(unread).max(faults(&after) - faults(&before)),
         found: (lookups > 0).then(|| share(after.hits() - before.hits(), lookups)),
         p50_micros: micros(0.5),
         p99_micros: micros(0.99),

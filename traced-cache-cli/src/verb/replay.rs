@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, fs::File, io, path::Path};
 
 use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
 use serde::Serialize;
-use traced_cache::{Rendered, TracedCache, config::CachesBuilder, with_causes};
+use traced_cache::{Delivery, Rendered, TracedCache, config::CachesBuilder, with_causes};
 
 use super::left::{self, PATIENCE};
 use crate::{
@@ -93,10 +93,34 @@ fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicati
     Ok((Trace::read(bar.wrap_read(file), path, form).map_err(failed)?, bar))
 }
 
-/// Removes what the replay has left at remote levels: the same keys once more. Whether nothing of it is left.
+/// Removes what the replay has left at remote levels. Whether nothing of it is left.
 async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: Output) -> bool {
-    let Ok((mut trace, bar)) = open(path, form, out) else { return false };
+    let mut heard = false;
+    // What a level has not heard of is told once more when it is back: of too many keys it is told that all are over, and
+    // they would stay until their ttl ends.
+    for _ in 0..2 {
+        heard = match remove(cache, path, form, out).await {
+            Ok(heard) => heard,
+            Err(_told) => return false,
+        };
+        left::delivered(cache, PATIENCE).await;
+        if heard {
+            break;
+        }
+    }
+    left::ends_clean(cache).await && heard
+}
+
+/// The same keys once more. Whether every level has heard of all of them.
+async fn remove(
+    cache: &TracedCache<u64>,
+    path: &Path,
+    form: Option<Form>,
+    out: Output,
+) -> Result<bool, Failure> {
+    let (mut trace, bar) = open(path, form, out)?;
     bar.set_message("removing what was stored");
+    let mut heard = true;
     // What is wrong with the trace the replay has told.
     while let Ok(Some(keys)) = trace.next() {
         let ids: BTreeSet<_> = match keys {
@@ -104,10 +128,53 @@ async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: O
             Keys::Lines(all) => all.iter().map(str::to_owned).collect(),
             _ => continue,
         };
-        // A level that does not hear of it is told again until the end.
-        let _ = cache.invalidate_many(ids.into_iter().map(Rendered)).await;
+        heard &= cache.invalidate_many(ids.into_iter().map(Rendered)).await.is_ok_and(Delivery::is_confirmed);
     }
     bar.finish_and_clear();
-    left::delivered(cache, PATIENCE).await;
-    left::ends_clean(cache).await
+    Ok(heard)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+    use traced_cache::{
+        Level,
+        testing::{Chaos, ChaosOp, Fault, MapProvider},
+    };
+
+    use super::*;
+
+    /// Of more keys than a level is told of one by one.
+    #[tokio::test]
+    async fn what_an_outage_has_kept_from_being_removed_is_removed_after_it() {
+        const KEYS: u64 = 12_000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trace");
+        let lines = (0..KEYS).fold(String::new(), |mut text, key| {
+            let _ = writeln!(text, "page/{key}");
+            text
+        });
+        std::fs::write(&path, lines).unwrap();
+        let store = Arc::new(MapProvider::new());
+        let level = Arc::new(Chaos::new(Arc::clone(&store)));
+        // Each key is to be refused by the store itself.
+        let builder = TracedCache::builder("t").level(Level::new(Arc::clone(&level)).breaker(None));
+        let cache: TracedCache<u64> = builder.build().unwrap();
+        for key in 0..KEYS {
+            let _ = cache.set(Rendered(format!("page/{key}")), key).await.unwrap();
+        }
+        let values = || store.keys().iter().filter(|key| key.contains("page/")).count() as u64;
+        assert_eq!(values(), KEYS);
+        level.set_all(Fault::Fail);
+        let cleaning = clean(&cache, &path, Some(Form::Lines), Output::new(true));
+        let outage = async {
+            while level.keys(ChaosOp::Remove) < KEYS {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            level.set_all(Fault::None);
+        };
+        let (is_clean, ()) = futures::join!(cleaning, outage);
+        assert_eq!((is_clean, values()), (true, 0));
+    }
 }

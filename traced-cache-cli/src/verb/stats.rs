@@ -27,8 +27,9 @@ pub(crate) async fn once(
 ) -> Result<Exit, Failure> {
     let source = Source::open(builder, options).await?;
     let look = source.look().await;
-    if let Some(Err(failure)) = look.caches {
-        return Err(failure);
+    // What the servers say counts all the more while the service says nothing.
+    if let (Some(Err(failure)), None) = (&look.caches, &look.servers) {
+        return Err(failure.clone());
     }
     let exit = if look.is_whole() { Exit::Done } else { Exit::Failed };
     out.answer(&Value::from(look.json(None)), look.text(None))?;

@@ -2,8 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
-    process::{Child, Stdio},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -118,6 +119,70 @@ async fn a_page_says_the_same_as_json() {
     let url = format!("http://{address}/cache/api/caches");
     assert!(run(["watch", "--url", &url, "--every", "100ms", "--count", "1"]).out.contains("users"));
     serving.abort();
+}
+
+#[test]
+fn a_service_that_is_down_does_not_hide_the_servers() {
+    for server in Servers::start().urls() {
+        let place = Place::new(&layered(&server, ""));
+        let away = ["--url", "http://127.0.0.1:1"];
+        let (code, seen) = place.json("stats", &away);
+        assert!(code == 1 && seen.get("caches").is_none(), "{seen}");
+        assert!(seen["error"].as_str().unwrap().contains("no metrics from there"), "{seen}");
+        assert!(seen["servers"][0]["version"].is_string(), "{seen}");
+        let ended = place.run("stats", &away);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        for part in ["http://127.0.0.1:1/metrics: no metrics from there", "shared"] {
+            assert!(ended.out.contains(part), "{part}: {}", ended.out);
+        }
+    }
+}
+
+/// One answer, after which every call waits. Says where it is, and when a call has begun to wait.
+fn hanging() -> (String, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (waits, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        let body = "cache_requests_total{cache_name=\"users\",cache_result=\"hit\",cache_level=\"l1\"} 1\n";
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).unwrap();
+        drop(stream);
+        while let Ok((stream, _)) = listener.accept() {
+            // Nobody may want to know any more.
+            drop(waits.send(stream));
+        }
+    });
+    (url, waiting)
+}
+
+#[test]
+fn an_interrupt_is_heard_while_a_service_hangs() {
+    let (url, waiting) = hanging();
+    let child = watch(&["--url", &url, "--every", "100ms"]);
+    let _open = waiting.recv_timeout(WAIT).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    // Had it waited for the service, a line would say that this has not answered.
+    assert!(ended.code == 0 && ended.out.is_empty() && ended.err.is_empty(), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_not_asked_for_this_machine() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let service = Service::start(&place).await;
+    service.ask(0..10).await;
+    let mut stats = command();
+    // Nobody is there.
+    stats.args(["stats", "--url", &service.url()]).env("http_proxy", "http://127.0.0.1:1");
+    let ended: Ended = stats.output().unwrap().into();
+    assert!(ended.code == 0 && ended.out.contains("users"), "{ended:?}");
+    let mut stats = command();
+    stats.args(["stats", "--url", "http://service.invalid"]);
+    let ended: Ended = stats.env("http_proxy", "http://127.0.0.1:1").output().unwrap().into();
+    assert!(ended.code == 1 && ended.err.contains("refused"), "{ended:?}");
 }
 
 fn watch(arguments: &[&str]) -> Child {

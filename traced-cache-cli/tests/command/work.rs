@@ -356,6 +356,25 @@ fn a_bench_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
     assert_eq!(left_at(&redis, "bench"), 0);
 }
 
+/// The breaker refuses at once what the server would not have answered.
+#[test]
+fn a_bench_counts_what_a_server_that_is_gone_has_not_answered() {
+    let Some(redis) = RedisServer::start() else { return };
+    let place = forever(&redis);
+    let child = bench(&place);
+    assert!(until(WAIT, || left_at(&redis, "bench") == 501));
+    redis.kill();
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    let measured = ended.json();
+    assert_eq!(ended.code, 1, "{measured}");
+    let rows = measured["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5, "{measured}");
+    // It may have been well for a part of the first.
+    for row in &rows[1..] {
+        assert!(row["calls"].as_u64().unwrap() > 0 && row["failed"] == row["calls"], "{row}");
+    }
+}
+
 #[test]
 fn a_bench_that_cannot_remove_what_it_has_stored_names_it() {
     let Some(redis) = RedisServer::start() else { return };

@@ -157,4 +157,10 @@ fn the_page_lives_reads_well_and_needs_no_mouse() {
     let troubles: Vec<_> = browser.troubles.iter().filter(|trouble| !trouble.contains("401")).collect();
     assert_eq!(troubles, Vec::<&String>::new());
     assert_ne!(browser.eval("1 + 1"), Value::Null);
+
+    // A service that hangs says nothing at all: the page says so, and goes on when that is over.
+    service.signal("STOP");
+    browser.until("document.getElementById('state').textContent.includes('does not answer')");
+    service.signal("CONT");
+    browser.until("document.getElementById('state').textContent === ''");
 }

@@ -49,9 +49,27 @@ impl Running {
     }
 
     /// As a supervisor would.
-    pub fn end(mut self) -> (bool, String) {
-        let ended = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(ended.success());
+    pub fn ask_to_end(&self) {
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn end(self) -> (bool, String) {
+        self.ask_to_end();
+        self.ended()
+    }
+
+    /// How it has ended, and what it said.
+    pub fn ended(mut self) -> (bool, String) {
         let mut rest = String::new();
         self.said.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap().success(), rest)
