@@ -424,13 +424,18 @@ impl<T: Value> Inner<T> {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
+        // Messages of a large batch take longer than one of them may: sent all at once, the last would be given up on a
+        // channel that is well.
+        const AT_ONCE: usize = 256;
         let send = async |key: &RawKey<'_>| self.send_now(plane, &Told::Key(key.id)).await;
-        let sent = futures::future::join_all(keys.iter().map(send)).await;
         let mut delivery = Delivery::Confirmed;
-        for (key, sent) in keys.iter().zip(sent) {
-            if !sent {
-                plane.pending.add(key.id);
-                delivery = Delivery::Pending;
+        for keys in keys.chunks(AT_ONCE) {
+            let sent = futures::future::join_all(keys.iter().map(send)).await;
+            for (key, sent) in keys.iter().zip(sent) {
+                if !sent {
+                    plane.pending.add(key.id);
+                    delivery = Delivery::Pending;
+                }
             }
         }
         self.tell_later(plane);
@@ -568,6 +573,7 @@ impl<T: Value> Inner<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Clock, TracedCache, testing::MapProvider};
 
     struct Nowhere;
     #[async_trait]
@@ -576,6 +582,43 @@ mod tests {
             Ok(())
         }
         fn subscribe(&self, _: &str, _: Arc<dyn Listener>) {}
+    }
+
+    /// Takes a tenth of a millisecond for each message, one after the other.
+    struct Steady(Clock, tokio::sync::Mutex<()>);
+    #[async_trait]
+    impl Backplane for Steady {
+        async fn publish(&self, _: &str, _: Bytes) -> Result<(), BoxError> {
+            let _turn = self.1.lock().await;
+            self.0.sleep(Duration::from_micros(100)).await;
+            Ok(())
+        }
+        fn subscribe(&self, _: &str, _: Arc<dyn Listener>) {}
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_told_of_however_large() {
+        let (clock, time) = Clock::manual();
+        let cache: TracedCache<String> = TracedCache::builder("users")
+            .level(MapProvider::new().clock(clock.clone()))
+            .backplane(Steady(clock.clone(), tokio::sync::Mutex::default()))
+            .clock(clock)
+            .build()
+            .unwrap();
+        // More than are remembered.
+        let told = cache.invalidate_many(0..12_000_u64);
+        let pass = async {
+            loop {
+                tokio::task::yield_now().await;
+                time.advance(Duration::from_micros(100));
+            }
+        };
+        let told = tokio::select! {
+            biased;
+            told = told => told.unwrap(),
+            () = pass => unreachable!("time passes for ever"),
+        };
+        assert_eq!((told, cache.stats().pending), (Delivery::Confirmed, 0));
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl<T: Value> TracedCache<T> {
         inner.operation(Verb::Set, Some(&id), 1, work, |_| None).boxed().await
     }
 
-    /// Stores many values in one round trip per level. Of a key given twice the last value counts.
+    /// Stores many values in one round trip per level, or per 1,000 keys. Of a key given twice the last value counts.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -388,7 +388,7 @@ impl<T: Value> TracedCache<T> {
         .boxed()
     }
 
-    /// Looks up many keys, one round trip per level; answers in their order.
+    /// Looks up many keys, one round trip per level, or per 1,000 keys; answers in their order.
     ///
     /// # Errors
     /// As [`get`](Self::get).

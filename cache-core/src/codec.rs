@@ -8,12 +8,14 @@ use crate::{BoxError, Error, ErrorKind};
 
 /// How a level writes values. Reading goes by the byte in the envelope, so a change of codec under live data is a
 /// correct read where the old codec is compiled in, and a clean miss where it is not. JSON and MessagePack read values up
-/// to 128 levels deep; deeper ones are misses.
+/// to 128 levels deep; deeper ones are misses. Neither has a form for `Some` itself: a value that holds a `Some(None)`, or a
+/// `Some(())`, is not written to the level by them, rather than come back with `None` in its place. [`Codec::Postcard`] tells
+/// them apart.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
     /// `serde_json`: readable, safest under schema evolution. JSON has no NaN and no infinity: a value that holds one is
-    /// not written to the level, rather than come back as something else. The other codecs keep every float bit for bit.
+    /// not written either. The other codecs keep every float bit for bit.
     #[default]
     Json,
     /// MessagePack with field names: compact and tolerant of added fields.
@@ -80,7 +82,7 @@ impl Codec {
         let done: Result<(), BoxError> = match self {
             Self::Json => finite::to_json(value, out).map_err(Into::into),
             #[cfg(feature = "msgpack")]
-            Self::MsgPack => rmp_serde::encode::write_named(out, value).map_err(Into::into),
+            Self::MsgPack => finite::to_msgpack(value, out).map_err(Into::into),
             #[cfg(feature = "postcard")]
             Self::Postcard => {
                 postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).map_err(Into::into)

@@ -1,5 +1,9 @@
 //! Batches, by the servers that they concern: each is asked in a call of its own, with a budget and a breaker of its own. So
 //! one that hangs keeps nobody waiting longer than that, and its keys alone are without an answer.
+//!
+//! A large batch is asked for piece by piece: a budget is for a call, and tens of thousands of keys would take longer than
+//! that on a server that is well. All of them would count as failed then, more than the journal has room for, and a write
+//! would end up as a `clear` of the whole cache.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -11,8 +15,23 @@ use futures::{
 use crate::{
     BoxError, LevelOp, RawKey,
     gates::Whom,
-    tier::{Around, Asking, Failure, Provider, Received, Tier, flatten},
+    tier::{Around, Asking, Failure, Provider, Received, Tier, flatten, skipped},
 };
+
+/// Most keys of one call.
+const PIECE: usize = 1_000;
+/// Bytes that one call sends, but for a single item.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// How many of these go into one call.
+fn piece<I>(items: &[I], sent: impl Fn(&I) -> usize) -> usize {
+    let mut bytes = 0usize;
+    let fits = |item: &&I| {
+        bytes = bytes.saturating_add(sent(item));
+        bytes <= PIECE_BYTES
+    };
+    items.iter().take(PIECE).take_while(fits).count().max(1)
+}
 
 /// A batch.
 pub(crate) struct Parts<'a, I> {
@@ -71,12 +90,15 @@ impl Tier {
         around: &Around,
         op: LevelOp,
         batch: &'p Parts<'_, I>,
-        sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
+        sent: impl Fn(&I) -> usize + Send + Sync,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
         // Nearly always: what follows for several has no room in it.
         if batch.parts.is_empty() {
             let keys = batch.all.len();
+            if keys > 1 && piece(batch.all, &sent) < keys {
+                return self.call_in_pieces(around, op, batch.whom, batch.all, &sent, &ask).boxed().await;
+            }
             let what = Asking {
                 op,
                 command: self.command(op, keys),
@@ -96,17 +118,45 @@ impl Tier {
         around: &Around,
         op: LevelOp,
         batch: &'p Parts<'_, I>,
-        sent: impl Fn(&I) -> usize + Send,
-        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send,
+        sent: impl Fn(&I) -> usize + Send + Sync,
+        ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
-        let calls = batch.parts.iter().map(|Part { whom, items, .. }| {
-            let size = (items.len(), items.iter().map(&sent).sum());
-            self.call(around, op, *whom, size, asked(|| ask(items)))
-        });
+        let calls = batch
+            .parts
+            .iter()
+            .map(|Part { whom, items, .. }| self.call_in_pieces(around, op, *whom, items, &sent, &ask));
         let mut results: Vec<Result<R, Failure>> = batch.all.iter().map(|_| Err(Failure::Skipped)).collect();
         for (part, answers) in batch.parts.iter().zip(join_all(calls).await) {
-            for (place, answer) in part.places.iter().zip(flatten(answers, part.items.len())) {
+            for (place, answer) in part.places.iter().zip(answers) {
                 results[*place] = answer;
+            }
+        }
+        results
+    }
+
+    /// Asks one server, or all that there is, one call after the other. After one that has no answer in its time it asks for
+    /// nothing more: the rest would wait for the same.
+    async fn call_in_pieces<'p, I: Sync, R: Received + Send>(
+        &self,
+        around: &Around,
+        op: LevelOp,
+        whom: Whom,
+        items: &'p [I],
+        sent: &(impl Fn(&I) -> usize + Send + Sync),
+        ask: &(impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync),
+    ) -> Vec<Result<R, Failure>> {
+        let mut results = Vec::with_capacity(items.len());
+        let mut rest = items;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(piece(rest, sent));
+            rest = later;
+            let size = (now.len(), now.iter().map(sent).sum());
+            let answers = self.call(around, op, whom, size, asked(|| ask(now))).await;
+            let failed = answers.is_err();
+            results.extend(flatten(answers, now.len()));
+            if failed {
+                results.extend(skipped(rest.len()));
+                break;
             }
         }
         results
@@ -277,5 +327,95 @@ mod tests {
         world.time.advance(Duration::from_secs(1));
         assert_eq!(all(cache).await, [5, 0]);
         assert_eq!(world.breaker(), BreakerState::Closed);
+    }
+
+    /// Takes a tenth of a millisecond for each key, one after the other.
+    struct Steady(MapProvider, Clock);
+
+    impl Steady {
+        async fn work(&self, keys: usize) {
+            self.1.sleep(Duration::from_micros(100) * u32::try_from(keys).unwrap()).await;
+        }
+    }
+
+    #[async_trait]
+    impl CacheProvider for Steady {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::remote()
+        }
+
+        fn describe(&self) -> Description {
+            Description::local("steady")
+        }
+
+        async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+            self.work(keys.len()).await;
+            self.0.get_many(keys).await
+        }
+
+        async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+            self.work(items.len()).await;
+            self.0.put_many(items).await
+        }
+
+        async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+            self.work(keys.len()).await;
+            self.0.remove_many(keys).await
+        }
+    }
+
+    /// Lets time pass until a call has ended.
+    async fn in_steps<T>(time: &Time, call: impl Future<Output = T>) -> T {
+        let pass = async {
+            loop {
+                tokio::task::yield_now().await;
+                time.advance(BUDGET / 25);
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = call => ended,
+            () = pass => unreachable!("time passes for ever"),
+        }
+    }
+
+    fn alone(provider: impl CacheProvider, clock: Clock) -> TracedCache<String> {
+        let level = Level::new(provider).stance(Stance::Absorb).budget(BUDGET);
+        TracedCache::builder("users").level(level).clock(clock).build().unwrap()
+    }
+
+    /// More than the journal has room for, and longer than a budget.
+    const MANY: u64 = 12_000;
+
+    #[tokio::test]
+    async fn a_batch_is_no_failure_for_being_large() {
+        let (clock, time) = Clock::manual();
+        let cache = alone(Steady(MapProvider::new().clock(clock.clone()), clock.clone()), clock);
+        let other = in_steps(&time, cache.set("other", "value".to_owned())).await.unwrap();
+        assert!(other.is_confirmed());
+        let all = (0..MANY).map(|id| (id, "value".to_owned()));
+        assert_eq!(in_steps(&time, cache.set_many(all)).await.unwrap(), Delivery::Confirmed);
+        let found = in_steps(&time, cache.get_many(0..MANY)).await.unwrap();
+        assert_eq!(found.iter().flatten().count() as u64, MANY);
+        assert_eq!(in_steps(&time, cache.invalidate_many(0..MANY)).await.unwrap(), Delivery::Confirmed);
+        assert!(
+            in_steps(&time, cache.get("other")).await.unwrap().is_some(),
+            "the cache has not been cleared"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_waits_once_for_a_server_that_hangs() {
+        let (clock, time) = Clock::manual();
+        let server = Chaos::new(MapProvider::new().clock(clock.clone())).clock(clock.clone());
+        let server = Arc::new(server);
+        let cache = alone(Arc::clone(&server), clock.clone());
+        assert!(cache.set("other", "value".to_owned()).await.unwrap().is_confirmed());
+        server.set_all(Fault::Hang);
+        let (asked, began) = (server.calls(ChaosOp::Get), clock.now());
+        let found = in_steps(&time, cache.get_many(0..MANY)).await.unwrap();
+        assert_eq!(found.iter().flatten().count(), 0);
+        assert_eq!(server.calls(ChaosOp::Get), asked + 1);
+        assert!(clock.now().since(began) <= BUDGET * 2);
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Tier {
 /// Why a level has no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Not asked: the breaker is open.
+    /// Not asked: the breaker is open, or a call of the same batch has just failed.
     Skipped,
     Failed(LevelFault, Option<BoxError>),
 }
@@ -826,7 +826,7 @@ impl Received for Acquired {
     }
 }
 
-fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
+pub(crate) fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
     (0..items).map(|_| Err(Failure::Skipped)).collect()
 }
 

@@ -162,6 +162,27 @@ async fn b7_json_does_not_turn_not_a_number_into_none() {
     }
 }
 
+/// `Some(None)` would be read as `None` by the next reader.
+#[tokio::test]
+async fn b7_an_option_in_an_option_comes_back_as_it_was_or_not_at_all() {
+    for stack in stacks::all().filter(|stack| stack.remote.is_some()) {
+        for codec in [Codec::Json, Codec::MsgPack, Codec::Postcard] {
+            let name = unique("b7");
+            let build = |stack: &Stack| -> TracedCache<Vec<Option<Option<u8>>>> {
+                let remote = stacks::level(stack.remote.clone().expect("it has one"));
+                let builder = TracedCache::builder(&name).clock(stack.clock.clone());
+                builder.level(remote.codec(codec)).build().unwrap()
+            };
+            let (cache, other) = (build(&stack), build(&stack.peer()));
+            for value in [vec![Some(Some(1)), None], vec![Some(None)]] {
+                let tells = codec == Codec::Postcard || !value.contains(&Some(None));
+                kit::set(&cache, "k", value.clone()).await;
+                assert_eq!(kit::get(&other, "k").await, tells.then_some(value), "{codec:?}");
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Named {
     name: String,

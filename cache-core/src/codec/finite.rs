@@ -1,8 +1,10 @@
-//! JSON that refuses what it cannot say.
+//! JSON, and MessagePack, that refuse what they cannot say.
 //!
 //! JSON has no NaN and no infinity; `serde_json` writes `null` for them, which an `Option<f64>` reads back as `None`. Its
 //! `Formatter` is told no more than "null", so the refusal has to sit in front of its serializer: this one hands
-//! everything on and looks at floats only.
+//! everything on and looks at floats, and at what is in a `Some`.
+//!
+//! In neither format has `Some` a form of its own: `Some(None)` and `Some(())` are written as `None` is, and come back as it.
 
 use std::fmt;
 
@@ -14,26 +16,42 @@ use serde::{
     },
 };
 
-/// Appends the value as JSON. A float that is not finite, however deep, is an error.
+/// Appends the value as JSON. A float that is not finite, or a `Some` that would be taken for `None`, however deep, is an
+/// error.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    value.serialize(Finite(&mut serde_json::Serializer::new(out)))
+    value.serialize(Finite::<_, true, false>(&mut serde_json::Serializer::new(out)))
 }
 
-/// A serializer, or one of its compounds, that refuses floats which are not finite.
-struct Finite<S>(S);
+/// Appends the value as MessagePack with field names. A `Some` that would be taken for `None`, however deep, is an error.
+#[cfg(feature = "msgpack")]
+pub(super) fn to_msgpack<T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), rmp_serde::encode::Error> {
+    let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
+    value.serialize(Finite::<_, false, false>(&mut serializer))
+}
+
+/// A serializer, or one of its compounds, that refuses what would come back as something else. `SOME`: what is written
+/// now is all that a `Some` holds.
+struct Finite<S, const JSON: bool, const SOME: bool>(S);
 
 /// A value that is serialized through [`Finite`].
-struct Part<'a, T: ?Sized>(&'a T);
+struct Part<'a, T: ?Sized, const JSON: bool, const SOME: bool>(&'a T);
 
-impl<T: Serialize + ?Sized> Serialize for Part<'_, T> {
+impl<T: Serialize + ?Sized, const JSON: bool, const SOME: bool> Serialize for Part<'_, T, JSON, SOME> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(Finite(serializer))
+        self.0.serialize(Finite::<S, JSON, SOME>(serializer))
     }
 }
 
 fn refused<E: serde::ser::Error>() -> E {
     E::custom("a float that is not finite")
+}
+
+fn taken_for_none<E: serde::ser::Error>() -> E {
+    E::custom("a `Some` that would be read as `None`")
 }
 
 macro_rules! pass_on {
@@ -45,25 +63,25 @@ macro_rules! pass_on {
     };
 }
 
-impl<S: Serializer> Serializer for Finite<S> {
+impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S, JSON, SOME> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Finite<S::SerializeSeq>;
-    type SerializeTuple = Finite<S::SerializeTuple>;
-    type SerializeTupleStruct = Finite<S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Finite<S::SerializeTupleVariant>;
-    type SerializeMap = Finite<S::SerializeMap>;
-    type SerializeStruct = Finite<S::SerializeStruct>;
-    type SerializeStructVariant = Finite<S::SerializeStructVariant>;
+    type SerializeSeq = Finite<S::SerializeSeq, JSON, false>;
+    type SerializeTuple = Finite<S::SerializeTuple, JSON, false>;
+    type SerializeTupleStruct = Finite<S::SerializeTupleStruct, JSON, false>;
+    type SerializeTupleVariant = Finite<S::SerializeTupleVariant, JSON, false>;
+    type SerializeMap = Finite<S::SerializeMap, JSON, false>;
+    type SerializeStruct = Finite<S::SerializeStruct, JSON, false>;
+    type SerializeStructVariant = Finite<S::SerializeStructVariant, JSON, false>;
 
     #[inline]
     fn serialize_f32(self, v: f32) -> Result<S::Ok, S::Error> {
-        if v.is_finite() { self.0.serialize_f32(v) } else { Err(refused()) }
+        if !JSON || v.is_finite() { self.0.serialize_f32(v) } else { Err(refused()) }
     }
 
     #[inline]
     fn serialize_f64(self, v: f64) -> Result<S::Ok, S::Error> {
-        if v.is_finite() { self.0.serialize_f64(v) } else { Err(refused()) }
+        if !JSON || v.is_finite() { self.0.serialize_f64(v) } else { Err(refused()) }
     }
 
     pass_on! {
@@ -81,22 +99,27 @@ impl<S: Serializer> Serializer for Finite<S> {
         serialize_char(char),
         serialize_str(&str),
         serialize_bytes(&[u8]),
-        serialize_unit_struct(&'static str),
     }
 
     #[inline]
     fn serialize_none(self) -> Result<S::Ok, S::Error> {
-        self.0.serialize_none()
+        if SOME { Err(taken_for_none()) } else { self.0.serialize_none() }
     }
 
     #[inline]
     fn serialize_unit(self) -> Result<S::Ok, S::Error> {
-        self.0.serialize_unit()
+        if SOME { Err(taken_for_none()) } else { self.0.serialize_unit() }
+    }
+
+    #[inline]
+    fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
+        // MessagePack has an empty array for it.
+        if SOME && JSON { Err(taken_for_none()) } else { self.0.serialize_unit_struct(name) }
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        self.0.serialize_some(&Part(value))
+        self.0.serialize_some(&Part::<_, JSON, true>(value))
     }
 
     #[inline]
@@ -115,7 +138,8 @@ impl<S: Serializer> Serializer for Finite<S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        self.0.serialize_newtype_struct(name, &Part(value))
+        // It has no form of its own either.
+        self.0.serialize_newtype_struct(name, &Part::<_, JSON, SOME>(value))
     }
 
     #[inline]
@@ -126,7 +150,7 @@ impl<S: Serializer> Serializer for Finite<S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        self.0.serialize_newtype_variant(name, index, variant, &Part(value))
+        self.0.serialize_newtype_variant(name, index, variant, &Part::<_, JSON, false>(value))
     }
 
     #[inline]
@@ -193,7 +217,7 @@ impl<S: Serializer> Serializer for Finite<S> {
 
 macro_rules! compounds {
     ($($compound:ident { $method:ident($($name:ident)?) $($skip:ident)? })+) => {
-        $(impl<S: $compound> $compound for Finite<S> {
+        $(impl<S: $compound, const JSON: bool> $compound for Finite<S, JSON, false> {
             type Ok = S::Ok;
             type Error = S::Error;
 
@@ -203,7 +227,7 @@ macro_rules! compounds {
                 $($name: &'static str,)?
                 value: &T,
             ) -> Result<(), S::Error> {
-                self.0.$method($($name,)? &Part(value))
+                self.0.$method($($name,)? &Part::<_, JSON, false>(value))
             }
 
             $(#[inline]
@@ -228,18 +252,18 @@ compounds! {
     SerializeStructVariant { serialize_field(key) skip_field }
 }
 
-impl<S: SerializeMap> SerializeMap for Finite<S> {
+impl<S: SerializeMap, const JSON: bool> SerializeMap for Finite<S, JSON, false> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        self.0.serialize_key(&Part(key))
+        self.0.serialize_key(&Part::<_, JSON, false>(key))
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        self.0.serialize_value(&Part(value))
+        self.0.serialize_value(&Part::<_, JSON, false>(value))
     }
 
     #[inline]
@@ -248,7 +272,7 @@ impl<S: SerializeMap> SerializeMap for Finite<S> {
         key: &K,
         value: &V,
     ) -> Result<(), S::Error> {
-        self.0.serialize_entry(&Part(key), &Part(value))
+        self.0.serialize_entry(&Part::<_, JSON, false>(key), &Part::<_, JSON, false>(value))
     }
 
     #[inline]

@@ -233,3 +233,55 @@ fn raw_and_absent_values_are_as_before() {
     assert_eq!(ours(&()).as_deref(), Some("null"));
     assert_eq!(ours(&serde_json::json!({"a": [1.5, null, "x"]})).as_deref(), Some(r#"{"a":[1.5,null,"x"]}"#));
 }
+
+fn nested() -> impl Strategy<Value = Option<Option<Option<u8>>>> {
+    proptest::option::of(proptest::option::of(proptest::option::of(any::<u8>())))
+}
+
+proptest! {
+    /// What is written is read as what it was.
+    #[test]
+    fn b7_options_of_options_are_written_or_refused(value in proptest::collection::vec(nested(), 0..4)) {
+        let tells = value.iter().all(|one| !matches!(one, Some(None | Some(None))));
+        let json = ours(&value);
+        prop_assert_eq!(json.is_some(), tells);
+        if let Some(json) = json {
+            let read: Vec<Option<Option<Option<u8>>>> = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(&read, &value);
+        }
+        #[cfg(feature = "msgpack")]
+        {
+            let mut out = Vec::new();
+            prop_assert_eq!(to_msgpack(&value, &mut out).is_ok(), tells);
+            if tells {
+                let read: Vec<Option<Option<Option<u8>>>> = rmp_serde::from_slice(&out).unwrap();
+                prop_assert_eq!(&read, &value);
+            }
+        }
+    }
+}
+
+#[test]
+fn b7_what_would_be_taken_for_none_is_refused_wherever_it_sits() {
+    #[derive(Serialize)]
+    struct Wrapped(Option<u8>);
+    #[derive(Serialize)]
+    struct Field {
+        of: Option<Option<u8>>,
+    }
+    for (what, json) in [
+        ("none", ours(&Some(None::<u8>))),
+        ("unit", ours(&Some(()))),
+        ("unit struct", ours(&Some(Nothing))),
+        ("newtype", ours(&Some(Wrapped(None)))),
+        ("field", ours(&Field { of: Some(None) })),
+        ("vector", ours(&vec![Some(None::<u8>)])),
+        ("json value", ours(&Some(serde_json::Value::Null))),
+    ] {
+        assert_eq!(json, None, "{what}");
+    }
+    assert_eq!(ours(&Some(Wrapped(Some(1)))).as_deref(), Some("1"));
+    assert_eq!(ours(&Field { of: None }).as_deref(), Some(r#"{"of":null}"#));
+    assert_eq!(ours(&Some(vec![None::<u8>, Some(1)])).as_deref(), Some("[null,1]"));
+    assert_eq!(ours(&Some(Shape::Unit)).as_deref(), Some(r#""Unit""#));
+}
