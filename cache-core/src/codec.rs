@@ -1,6 +1,6 @@
 //! Codecs: values to bytes and back. One byte in the envelope names the codec of an entry.
 
-mod finite;
+mod faithful;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -80,9 +80,9 @@ impl Codec {
     /// Appends the encoded value to `out`.
     pub(crate) fn encode<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
         let done: Result<(), BoxError> = match self {
-            Self::Json => finite::to_json(value, out).map_err(Into::into),
+            Self::Json => faithful::to_json(value, out).map_err(Into::into),
             #[cfg(feature = "msgpack")]
-            Self::MsgPack => finite::to_msgpack(value, out).map_err(Into::into),
+            Self::MsgPack => faithful::to_msgpack(value, out).map_err(Into::into),
             #[cfg(feature = "postcard")]
             Self::Postcard => {
                 postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).map_err(Into::into)

@@ -19,7 +19,7 @@ use serde::{
 /// Appends the value as JSON. A float that is not finite, or a `Some` that would be taken for `None`, however deep, is an
 /// error.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    value.serialize(Finite::<_, true, false>(&mut serde_json::Serializer::new(out)))
+    value.serialize(Faithful::<_, true, false>(&mut serde_json::Serializer::new(out)))
 }
 
 /// Appends the value as MessagePack with field names. A `Some` that would be taken for `None`, however deep, is an error.
@@ -29,24 +29,24 @@ pub(super) fn to_msgpack<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Result<(), rmp_serde::encode::Error> {
     let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
-    value.serialize(Finite::<_, false, false>(&mut serializer))
+    value.serialize(Faithful::<_, false, false>(&mut serializer))
 }
 
 /// A serializer, or one of its compounds, that refuses what would come back as something else. `SOME`: what is written
 /// now is all that a `Some` holds.
-struct Finite<S, const JSON: bool, const SOME: bool>(S);
+struct Faithful<S, const JSON: bool, const SOME: bool>(S);
 
-/// A value that is serialized through [`Finite`].
+/// A value that is serialized through [`Faithful`].
 struct Part<'a, T: ?Sized, const JSON: bool, const SOME: bool>(&'a T);
 
 impl<T: Serialize + ?Sized, const JSON: bool, const SOME: bool> Serialize for Part<'_, T, JSON, SOME> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(Finite::<S, JSON, SOME>(serializer))
+        self.0.serialize(Faithful::<S, JSON, SOME>(serializer))
     }
 }
 
-fn refused<E: serde::ser::Error>() -> E {
+fn not_finite<E: serde::ser::Error>() -> E {
     E::custom("a float that is not finite")
 }
 
@@ -63,25 +63,25 @@ macro_rules! pass_on {
     };
 }
 
-impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S, JSON, SOME> {
+impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<S, JSON, SOME> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Finite<S::SerializeSeq, JSON, false>;
-    type SerializeTuple = Finite<S::SerializeTuple, JSON, false>;
-    type SerializeTupleStruct = Finite<S::SerializeTupleStruct, JSON, false>;
-    type SerializeTupleVariant = Finite<S::SerializeTupleVariant, JSON, false>;
-    type SerializeMap = Finite<S::SerializeMap, JSON, false>;
-    type SerializeStruct = Finite<S::SerializeStruct, JSON, false>;
-    type SerializeStructVariant = Finite<S::SerializeStructVariant, JSON, false>;
+    type SerializeSeq = Faithful<S::SerializeSeq, JSON, false>;
+    type SerializeTuple = Faithful<S::SerializeTuple, JSON, false>;
+    type SerializeTupleStruct = Faithful<S::SerializeTupleStruct, JSON, false>;
+    type SerializeTupleVariant = Faithful<S::SerializeTupleVariant, JSON, false>;
+    type SerializeMap = Faithful<S::SerializeMap, JSON, false>;
+    type SerializeStruct = Faithful<S::SerializeStruct, JSON, false>;
+    type SerializeStructVariant = Faithful<S::SerializeStructVariant, JSON, false>;
 
     #[inline]
     fn serialize_f32(self, v: f32) -> Result<S::Ok, S::Error> {
-        if !JSON || v.is_finite() { self.0.serialize_f32(v) } else { Err(refused()) }
+        if !JSON || v.is_finite() { self.0.serialize_f32(v) } else { Err(not_finite()) }
     }
 
     #[inline]
     fn serialize_f64(self, v: f64) -> Result<S::Ok, S::Error> {
-        if !JSON || v.is_finite() { self.0.serialize_f64(v) } else { Err(refused()) }
+        if !JSON || v.is_finite() { self.0.serialize_f64(v) } else { Err(not_finite()) }
     }
 
     pass_on! {
@@ -155,12 +155,12 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S,
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        self.0.serialize_seq(len).map(Finite)
+        self.0.serialize_seq(len).map(Faithful)
     }
 
     #[inline]
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
-        self.0.serialize_tuple(len).map(Finite)
+        self.0.serialize_tuple(len).map(Faithful)
     }
 
     #[inline]
@@ -169,7 +169,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S,
         name: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleStruct, S::Error> {
-        self.0.serialize_tuple_struct(name, len).map(Finite)
+        self.0.serialize_tuple_struct(name, len).map(Faithful)
     }
 
     #[inline]
@@ -180,17 +180,17 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S,
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        self.0.serialize_tuple_variant(name, index, variant, len).map(Finite)
+        self.0.serialize_tuple_variant(name, index, variant, len).map(Faithful)
     }
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        self.0.serialize_map(len).map(Finite)
+        self.0.serialize_map(len).map(Faithful)
     }
 
     #[inline]
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, S::Error> {
-        self.0.serialize_struct(name, len).map(Finite)
+        self.0.serialize_struct(name, len).map(Faithful)
     }
 
     #[inline]
@@ -201,7 +201,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S,
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        self.0.serialize_struct_variant(name, index, variant, len).map(Finite)
+        self.0.serialize_struct_variant(name, index, variant, len).map(Faithful)
     }
 
     #[inline]
@@ -217,7 +217,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Finite<S,
 
 macro_rules! compounds {
     ($($compound:ident { $method:ident($($name:ident)?) $($skip:ident)? })+) => {
-        $(impl<S: $compound, const JSON: bool> $compound for Finite<S, JSON, false> {
+        $(impl<S: $compound, const JSON: bool> $compound for Faithful<S, JSON, false> {
             type Ok = S::Ok;
             type Error = S::Error;
 
@@ -252,7 +252,7 @@ compounds! {
     SerializeStructVariant { serialize_field(key) skip_field }
 }
 
-impl<S: SerializeMap, const JSON: bool> SerializeMap for Finite<S, JSON, false> {
+impl<S: SerializeMap, const JSON: bool> SerializeMap for Faithful<S, JSON, false> {
     type Ok = S::Ok;
     type Error = S::Error;
 
