@@ -2,9 +2,11 @@
 
 mod faithful;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{BoxError, Error, ErrorKind};
+use crate::{Error, ErrorKind};
 
 /// How a level writes values. Reading goes by the byte in the envelope, so a change of codec under live data is a
 /// correct read where the old codec is compiled in, and a clean miss where it is not. JSON and MessagePack read values up
@@ -79,24 +81,31 @@ impl Codec {
 
     /// Appends the encoded value to `out`.
     pub(crate) fn encode<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
-        let done: Result<(), BoxError> = match self {
-            Self::Json => faithful::to_json(value, out).map_err(Into::into),
+        // The value's own code may panic.
+        let done = catch_unwind(AssertUnwindSafe(|| match self {
+            Self::Json => faithful::to_json(value, out).is_ok(),
             #[cfg(feature = "msgpack")]
-            Self::MsgPack => faithful::to_msgpack(value, out).map_err(Into::into),
+            Self::MsgPack => faithful::to_msgpack(value, out).is_ok(),
             #[cfg(feature = "postcard")]
             Self::Postcard => {
-                postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).map_err(Into::into)
+                postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).is_ok()
             }
-        };
+        }));
         // serde's messages may quote the value, so the cause is named but not carried.
-        done.map_err(|_quotes_the_value| {
-            Error::new(ErrorKind::Encode, format!("the value could not be encoded as {self:?}"))
-        })
+        match done {
+            Ok(true) => Ok(()),
+            _ => Err(Error::new(ErrorKind::Encode, format!("the value could not be encoded as {self:?}"))),
+        }
     }
 
     /// Decodes a whole payload. Trailing bytes are an error, as is anything else; the cause may quote the value and is
     /// therefore dropped.
     pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Option<T> {
+        // What was never one of its values may meet the type's own code, which may panic.
+        catch_unwind(|| self.decode_at_its_risk(bytes)).ok().flatten()
+    }
+
+    fn decode_at_its_risk<T: DeserializeOwned>(self, bytes: &[u8]) -> Option<T> {
         match self {
             Self::Json => match std::str::from_utf8(bytes) {
                 // Checked once, not string by string.

@@ -3,7 +3,7 @@
 use std::{error::Error as _, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use traced_cache::{Codec, ErrorKind, Outcome, Policy, TracedCache, Value};
+use traced_cache::{Codec, ErrorKind, MissReason, Outcome, Policy, TracedCache, Value};
 
 use crate::{
     kit::{self, Down, Loads, Recorder, S},
@@ -179,6 +179,50 @@ async fn b7_an_option_in_an_option_comes_back_as_it_was_or_not_at_all() {
                 kit::set(&cache, "k", value.clone()).await;
                 assert_eq!(kit::get(&other, "k").await, tells.then_some(value), "{codec:?}");
             }
+        }
+    }
+}
+
+/// Panics when 13 is read, and when 14 is written.
+#[derive(Clone, Debug, PartialEq)]
+struct Superstitious(u8);
+
+impl Serialize for Superstitious {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert_ne!(self.0, 14, "as the test wants it");
+        serializer.serialize_u8(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Superstitious {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        assert_ne!(number, 13, "as the test wants it");
+        Ok(Self(number))
+    }
+}
+
+#[tokio::test]
+async fn a_value_whose_own_code_panics_is_a_miss_and_replaced() {
+    for stack in stacks::all().filter(|stack| stack.remote.is_some()) {
+        for codec in [Codec::Json, Codec::MsgPack, Codec::Postcard] {
+            let name = unique("panics");
+            let build = |stack: &Stack| -> TracedCache<Superstitious> {
+                let remote = stacks::level(stack.remote.clone().expect("it has one"));
+                let builder = TracedCache::builder(&name).clock(stack.clock.clone());
+                builder.level(remote.codec(codec)).build().unwrap()
+            };
+            let (cache, loads) = (build(&stack), Loads::default());
+            kit::set(&cache, "k", Superstitious(13)).await;
+            assert_eq!(cache.look("k").await.unwrap().outcome(), Outcome::Miss);
+            assert_eq!(cache.stats().missed(MissReason::Unreadable), 1);
+            assert_eq!(kit::load(&cache, "k", &loads, Superstitious(1)).await, Superstitious(1));
+            assert_eq!(kit::get(&build(&stack.peer()), "k").await, Some(Superstitious(1)));
+
+            kit::set(&cache, "k", Superstitious(14)).await;
+            assert_eq!(kit::get(&cache, "k").await, None, "not stored there, and nothing older is");
+            kit::invalidate(&cache, "k").await;
+            assert_eq!(kit::load(&cache, "k", &loads, Superstitious(14)).await, Superstitious(14));
         }
     }
 }
