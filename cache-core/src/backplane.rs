@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
+use scopeguard::ScopeGuard;
 
 use crate::{
     BoxError, Delivery, EntryId, Event, LevelFault, RawKey, SpanKind, SpanStart, Stamp, Value,
@@ -467,11 +468,15 @@ impl<T: Value> Inner<T> {
         let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_heard(&self.around.name)) else {
             return Delivery::Confirmed;
         };
+        // Also where its caller leaves before the channel has taken it.
+        let untold = scopeguard::guard(keep, |keep| {
+            keep(&plane.pending);
+            self.tell_later(plane);
+        });
         if self.send_now(plane, told).await {
+            ScopeGuard::into_inner(untold);
             return Delivery::Confirmed;
         }
-        keep(&plane.pending);
-        self.tell_later(plane);
         Delivery::Pending
     }
 

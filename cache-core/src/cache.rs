@@ -763,9 +763,9 @@ impl<T: Value> Inner<T> {
         let journals: Vec<_> = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending))).collect();
         // Nobody knows what has become of a write that was under way.
         let (writes, wide) = (self.slots.being_written(), self.wide_under_way());
-        for (_, pending) in &journals {
+        for (level, pending) in &journals {
             writes.iter().for_each(|id| pending.add(id));
-            wide.iter().for_each(|call| call.keep(pending));
+            wide.iter().for_each(|call| call.keep_open(pending, level.is_some()));
         }
         let undelivered = journals.into_iter().flat_map(|(level, pending)| {
             let scopes = pending.undelivered().into_iter();

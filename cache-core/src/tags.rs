@@ -1,7 +1,10 @@
 //! Invalidations of more than a key: by tag, and of every entry's freshness.
 
 use std::{
-    sync::{Arc, PoisonError, Weak},
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -94,7 +97,7 @@ impl<T: Value> Inner<T> {
         tags.sort_unstable();
         tags.dedup();
         self.check_tags(&tags)?;
-        let (written, number) = self.reach(&tags, reach).await;
+        let (written, number, _wide) = self.reach(&tags, reach).await;
         self.stats().invalidated(Scope::Tag, tags.len());
         let told = self.tell_tags(&tags, reach, number).await;
         written.told(told).end()
@@ -104,15 +107,15 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn expire_everything(self: &Arc<Self>) -> Result<Delivery> {
         self.check_open()?;
         self.check_scopes("`expire_all`")?;
-        let (written, _) = self.reach(&[], Reach::Expire).await;
+        let (written, _, _wide) = self.reach(&[], Reach::Expire).await;
         self.stats().invalidated(Scope::Cache, 1);
         let told = self.tell_expire().await;
         written.told(told).end()
     }
 
-    /// Tells the levels, deepest first. With the number at the nearest remote one. Without tags it is every entry that is
-    /// expired.
-    async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp) {
+    /// Tells the levels, deepest first. With the number at the nearest remote one, and what other nodes have yet to be told.
+    /// Without tags it is every entry that is expired.
+    async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp, Arc<Wide>) {
         let mut written = Written::new();
         let mut number = Stamp::default();
         let mut reaching = Reaching { inner: self, wide: self.begin_wide(tags, reach), ended: false };
@@ -131,7 +134,8 @@ impl<T: Value> Inner<T> {
             written.take(tier, result);
         }
         reaching.ended = true;
-        (written, number)
+        reaching.wide.past_levels();
+        (written, number, Arc::clone(&reaching.wide))
     }
 
     /// Sees to it that the tags of entries have marks at a level that is being filled with them.
@@ -182,9 +186,23 @@ impl<T: Value> Drop for Reaching<'_, T> {
 pub(crate) struct Wide {
     tags: Box<[Box<str>]>,
     reach: Reach,
+    /// Only other nodes have yet to be told.
+    past_levels: AtomicBool,
 }
 
 impl Wide {
+    /// Each level has heard, or will from its journal.
+    pub(crate) fn past_levels(&self) {
+        self.past_levels.store(true, Ordering::Release);
+    }
+
+    /// It has been ended in the middle: whoever may not have heard of it is to hear. `level`: the journal is one's.
+    pub(crate) fn keep_open(&self, pending: &Pending, level: bool) {
+        if !level || !self.past_levels.load(Ordering::Acquire) {
+            self.keep(pending);
+        }
+    }
+
     /// A level hears of it when it is back. What ends all freshness is widened to a clear: until the level has heard, it must
     /// not serve anything fresh.
     pub(crate) fn keep(&self, pending: &Pending) {
@@ -199,7 +217,7 @@ impl Wide {
 impl<T: Value> Inner<T> {
     /// `close` finds it, should it end the call.
     pub(crate) fn begin_wide(&self, tags: &[Box<str>], reach: Reach) -> Arc<Wide> {
-        let wide = Arc::new(Wide { tags: tags.into(), reach });
+        let wide = Arc::new(Wide { tags: tags.into(), reach, past_levels: AtomicBool::new(false) });
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.retain(|call| call.strong_count() > 0);
         under_way.push(Arc::downgrade(&wide));

@@ -14,7 +14,6 @@ use crate::{
     mark::Reach,
     order::WriteOrder,
     slots::Ticket,
-    tags::Wide,
     tier::{Failure, Tier},
     within::within,
 };
@@ -440,7 +439,8 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         self.check_scopes("clear")?;
         let mut written = Written::new();
-        let mut clearing = Clearing { inner: self, _wide: self.begin_wide(&[], Reach::Purge), ended: false };
+        let wide = self.begin_wide(&[], Reach::Purge);
+        let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
             match result {
@@ -451,8 +451,10 @@ impl<T: Value> Inner<T> {
         }
         clearing.ended = true;
         drop(clearing);
+        wide.past_levels();
         self.stats().invalidated(Scope::Cache, 1);
         let told = self.tell_clear().await;
+        drop(wide);
         written.told(told).end()
     }
 }
@@ -490,7 +492,6 @@ impl<T: Value> Drop for Behind<T> {
 /// a new epoch that this node does not know: they are all cleared once more.
 struct Clearing<'a, T: Value> {
     inner: &'a Arc<Inner<T>>,
-    _wide: Arc<Wide>,
     ended: bool,
 }
 

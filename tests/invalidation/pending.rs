@@ -179,6 +179,82 @@ async fn a_backplane_that_hangs_costs_one_caller_its_time() {
     confirmed(a.invalidate("k").await);
 }
 
+/// A call whose levels have heard, and whose channel has not taken its message yet.
+async fn untold(a: &TracedCache<String>, verb: &str) {
+    let told = match verb {
+        "clear" => a.clear().await,
+        "expire_all" => a.expire_all().await,
+        _ => a.invalidate_tag("x").await,
+    };
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// Nodes with memory alone, or with a level of their own behind it, that tell each other.
+fn hanging(world: &World, hangs: &Arc<watch::Sender<bool>>, level: bool) -> TracedCache<String> {
+    let link = Hanging(world.hub.node(), Arc::clone(hangs));
+    let builder = TracedCache::<String>::builder("things").clock(world.clock.clone()).policy(policy());
+    let builder = builder.level(Memory::entries(100).engine_expiry(false)).backplane(link);
+    match level {
+        true => builder.level(MapProvider::new().marking().clock(world.clock.clone())).build().unwrap(),
+        false => builder.build().unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_before_the_channel_has_taken_its_message_leaves_it_to_be_told() {
+    for verb in ["clear", "expire_all", "invalidate_tag"] {
+        let (world, hangs) = (World::new(), Arc::new(watch::Sender::new(false)));
+        let (a, b) = (hanging(&world, &hangs, false), hanging(&world, &hangs, false));
+        set(&b, "k", "1", &["x"]).await;
+        set(&a, "other", "1", &[]).await;
+        settled().await;
+        hangs.send_replace(true);
+        {
+            let leaving = untold(&a, verb);
+            tokio::pin!(leaving);
+            assert!(futures::poll!(&mut leaving).is_pending());
+        }
+        hangs.send_replace(false);
+        for _ in 0..5 {
+            world.pass(S).await;
+        }
+        assert_eq!((get(&b, "k").await, a.stats().pending), (None, 0), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn close_tells_of_a_message_that_the_channel_has_not_taken() {
+    for (verb, scope) in
+        [("clear", Scope::Cache), ("expire_all", Scope::Cache), ("invalidate_tag", Scope::Tag)]
+    {
+        for dropped in [false, true] {
+            let (world, hangs) = (World::new(), Arc::new(watch::Sender::new(false)));
+            let a = hanging(&world, &hangs, true);
+            set(&a, "k", "1", &["x"]).await;
+            settled().await;
+            hangs.send_replace(true);
+            let mut call = Box::pin(untold(&a, verb));
+            assert!(futures::poll!(&mut call).is_pending());
+            if dropped {
+                drop(call);
+            } else {
+                // Neither polled nor dropped.
+                std::mem::forget(call);
+            }
+            let closing = tokio::spawn({
+                let a = a.clone();
+                async move { a.close(100 * MS).await }
+            });
+            for _ in 0..10 {
+                world.pass(20 * MS).await;
+            }
+            let closed = closing.await.unwrap();
+            let left: Vec<_> = closed.undelivered().iter().map(|u| (u.level, u.scope)).collect();
+            assert_eq!(left, [(None, scope)], "{verb}, dropped: {dropped}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_caller_who_leaves_in_the_middle_leaves_no_old_value() {
     let world = World::new();
