@@ -160,11 +160,11 @@ impl<T: Value> Inner<T> {
                 counted[at].coalesced();
                 joined.push(Arc::clone(flight));
             }
-            parts.push((at, part));
+            parts.push((at, key, part));
         }
         if !departures.is_empty() {
             // Nobody waits if all of it are refreshes behind values that are served.
-            let background = !parts.iter().any(|(_, part)| matches!(part, Part::Wait { leads: true, .. }));
+            let background = !parts.iter().any(|(_, _, part)| matches!(part, Part::Wait { leads: true, .. }));
             let terms = Terms { background, ..Terms::of(access) };
             self.launch_many(load, departures, wanted, terms, Arc::clone(loader))?;
         }
@@ -172,13 +172,14 @@ impl<T: Value> Inner<T> {
         let _waiting: Vec<_> = joined.iter().map(|flight| flight.waiting()).collect();
         let waited_from = self.now();
         let mut overtaken = Vec::new();
-        for (at, part) in parts {
+        for (at, key, part) in parts {
             let found = match part {
                 Part::Done(found) => found,
                 Part::Wait { flight, stale, leads, late } => {
                     let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
                     let _edge = wait_for(&flight)?;
-                    let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from).await;
+                    let mut idle = false;
+                    let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from, &mut idle).await;
                     if !leads {
                         self.has_waited(&flight, waited_from, &counted[at]);
                     }
@@ -189,6 +190,12 @@ impl<T: Value> Inner<T> {
                                 && !again
                                 && !(accepted && self.believes(&entry).await) =>
                         {
+                            overtaken.push((at, stale));
+                            continue;
+                        }
+                        (None, stale) if idle => {
+                            // Should its runtime go on, what it comes to is its own callers' only.
+                            self.slots.disown(key, &flight);
                             overtaken.push((at, stale));
                             continue;
                         }
@@ -219,6 +226,7 @@ impl<T: Value> Inner<T> {
         flight: &Flight<T>,
         stale: Option<&Seen<T>>,
         waited_from: Moment,
+        idle: &mut bool,
     ) -> Option<Ended<T>> {
         if let Some(soft) = stale.and_then(|_| self.policy().soft) {
             let rest = soft.saturating_sub(self.now().since(waited_from));
@@ -227,7 +235,7 @@ impl<T: Value> Inner<T> {
                 return ended;
             }
         }
-        Some(flight.wait().await)
+        self.await_end(flight, idle).await
     }
 
     /// Has a value that is being served loaded anew, unless somebody does so already.

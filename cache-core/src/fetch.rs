@@ -3,6 +3,7 @@
 use std::{slice, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use tokio::runtime::Handle;
 
 use crate::{
     Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
@@ -17,6 +18,9 @@ use crate::{
     rights::Rights,
     slots::{Role, Ticket},
 };
+
+/// How long a load of another runtime is waited for before that is asked for a sign of life, and how long for this.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Counts one look-up exactly once, also when its caller leaves.
 pub(crate) struct Counted<'a> {
@@ -306,16 +310,18 @@ impl<T: Value> Inner<T> {
             (Some(soft), Some(wait)) => Some(soft.min(wait)),
             (soft, wait) => soft.or(wait),
         };
+        let mut idle = false;
         let mut ended = match limit {
             Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
-            None => Some(flight.wait().await),
+            None => self.await_end(flight, &mut idle).await,
         };
         let fallback = stale.filter(|seen| self.stands_in(seen));
         let waited = self.now().since(waited_from);
         if ended.is_none() && fallback.is_none() {
             // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
             ended = match wait.map(|wait| wait.saturating_sub(waited)) {
-                None => Some(flight.wait().await),
+                None if idle => None,
+                None => self.await_end(flight, &mut idle).await,
                 Some(Duration::ZERO) => None,
                 Some(rest) => self.around.clock.timeout(rest, flight.wait()).await,
             };
@@ -339,6 +345,10 @@ impl<T: Value> Inner<T> {
             }
             return self.conclude(ended, stale, outcome);
         }
+        if let (true, Some((ticket, ..))) = (idle, &alone) {
+            // Should its runtime go on, what it comes to is its own callers' only.
+            self.slots.disown(ticket.key(&self.around), flight);
+        }
         if let Some(Seen { entry, level }) = fallback {
             // Others may have nothing to fall back on.
             if !self.policy().complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
@@ -349,6 +359,9 @@ impl<T: Value> Inner<T> {
         let Some((ticket, loader, access)) = alone else {
             return self.conclude(flight.wait().await, None, outcome);
         };
+        if idle {
+            return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
+        }
         // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
         // the other load holds.
         let own = Flight::new(LoadId::next(), true, None, counted.reason);
@@ -356,6 +369,31 @@ impl<T: Value> Inner<T> {
         let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
         self.launch(departure, loader, Terms { remote: false, ..Terms::of(access) })?;
         self.conclude(own.wait().await, stale, Outcome::Loaded)
+    }
+
+    /// Waits for the end of a flight. `None`, and `idle`: it is a task of another runtime, and that stands still.
+    pub(crate) async fn await_end(&self, flight: &Flight<T>, idle: &mut bool) -> Option<Ended<T>> {
+        let ended = match flight.elsewhere() {
+            None => Some(flight.wait().await),
+            // Boxed: hardly any process has two.
+            Some(home) => self.await_end_elsewhere(flight, home).boxed().await,
+        };
+        *idle = ended.is_none();
+        ended
+    }
+
+    async fn await_end_elsewhere(&self, flight: &Flight<T>, home: &Handle) -> Option<Ended<T>> {
+        loop {
+            if let Some(ended) = self.around.clock.timeout(SIGN_OF_LIFE, flight.wait()).await {
+                return Some(ended);
+            }
+            let sign_of_life = home.spawn(async {});
+            let unasked = sign_of_life.abort_handle();
+            if self.around.clock.timeout(SIGN_OF_LIFE, sign_of_life).await.is_none() {
+                unasked.abort();
+                return None;
+            }
+        }
     }
 
     /// Tells that a look-up has waited for a load that is not its own.

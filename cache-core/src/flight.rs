@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use futures::future::BoxFuture;
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use crate::{
     BoxError, Error, Held, Loaded, MissReason, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans,
@@ -61,6 +61,8 @@ pub(crate) struct Flight<T> {
     landed: Notify,
     /// Another load waits for this one.
     needed: Notify,
+    /// The runtime that it is a task of.
+    home: Option<Handle>,
     task: OnceLock<AbortHandle>,
     aborted: AtomicBool,
     /// Callers who wait now.
@@ -83,6 +85,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl<T> Flight<T> {
+    /// To be called where it is launched.
     pub(crate) fn new(load: LoadId, awaited: bool, stale: Option<Seen<T>>, reason: MissReason) -> Arc<Self> {
         Arc::new(Self {
             load,
@@ -94,6 +97,7 @@ impl<T> Flight<T> {
             ended: OnceLock::new(),
             landed: Notify::new(),
             needed: Notify::new(),
+            home: Handle::try_current().ok(),
             task: OnceLock::new(),
             aborted: AtomicBool::new(false),
             callers: AtomicUsize::new(0),
@@ -108,6 +112,12 @@ impl<T> Flight<T> {
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
+    }
+
+    /// The runtime that it is a task of, if that is not the caller's own: it may stand still while the caller's does not.
+    pub(crate) fn elsewhere(&self) -> Option<&Handle> {
+        let here = Handle::try_current().ok()?.id();
+        self.home.as_ref().filter(|home| home.id() != here)
     }
 
     /// A load waits for this one: it must not queue behind that load for its turn.

@@ -187,6 +187,16 @@ impl<T> Slots<T> {
         drop(gone);
     }
 
+    /// Revokes the key's tickets if this is its flight still: what that comes to is not for the cache.
+    pub(crate) fn disown(&self, key: RawKey<'_>, flight: &Arc<Flight<T>>) {
+        let mut shard = self.shard(key.hash);
+        let slot = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id);
+        let its = |slot: &&mut Slot<T>| slot.flight.as_ref().is_some_and(|own| Arc::ptr_eq(own, flight));
+        let gone = slot.filter(its).map(Slot::revoke);
+        drop(shard);
+        drop(gone);
+    }
+
     /// Revokes all tickets and detaches all flights. When it returns, no fill of an older ticket is under way.
     pub(crate) fn revoke_all(&self) {
         self.clears.fetch_add(1, Ordering::AcqRel);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use traced_cache::{Access, ErrorKind, Outcome, Policy, TracedCache};
+use traced_cache::{Access, ErrorKind, Loaded, Outcome, Policy, TracedCache};
 
 use crate::world::{
-    DbError, MS, S, World, ZERO, ask, ask_for, asking, asking_many, confirmed, counted, look, saw, settled,
+    DbError, MS, S, World, ZERO, ask, ask_for, asking, asking_alike, asking_many, confirmed, counted, look,
+    saw, settled,
 };
 
 #[tokio::test]
@@ -375,4 +376,61 @@ async fn a_batch_does_not_take_the_value_of_a_load_that_another_node_has_overtak
     }
     assert_eq!(batch.await.unwrap(), Ok(Some("new".to_owned())));
     assert_eq!((db.loads(), other.stats().lookups()), (2, 2));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Loads are tasks of their callers' runtimes, of which one may be driven by short calls only.
+#[test]
+fn a_load_whose_runtime_stands_still_is_not_waited_for() {
+    for many in [false, true] {
+        let (idle, driven) = (runtime(), runtime());
+        let world = World::new();
+        let cache = world.node(Policy::ttl(100 * S));
+        let (theirs, ours) = (world.db(), world.db());
+        theirs.takes(S).answers(|| Ok(Loaded::value("theirs".to_owned())));
+        ours.answers(|| Ok(Loaded::value("ours".to_owned())));
+        // Its caller gives up, and its runtime with it.
+        let first = idle.block_on(asking(&cache, &theirs));
+        let call = driven.block_on(asking_alike(&cache, &ours, many));
+        driven.block_on(async {
+            for _ in 0..5 {
+                world.pass(S).await;
+            }
+            assert!(call.is_finished(), "it waits for a load that nobody runs");
+        });
+        assert_eq!(driven.block_on(call).unwrap().unwrap().as_deref(), Some("ours"));
+        // Its runtime goes on: the load has been overtaken.
+        idle.block_on(async {
+            for _ in 0..5 {
+                world.pass(S).await;
+            }
+            assert_eq!(first.await.unwrap(), saw(Outcome::Loaded, "theirs"));
+        });
+        driven.block_on(async {
+            let found = cache.get("k").await.unwrap();
+            assert_eq!(found.as_deref().map(String::as_str), Some("ours"), "many: {many}");
+        });
+        assert_eq!((theirs.loads(), cache.stats().overtaken), (1, 1));
+    }
+}
+
+#[test]
+fn a_load_of_another_runtime_is_waited_for_however_long_it_takes() {
+    let (theirs, ours) = (runtime(), runtime());
+    let world = World::new();
+    let cache = world.node(Policy::ttl(100 * S).hard_limit(None));
+    let db = world.db();
+    db.takes(60 * S);
+    let first = theirs.block_on(asking(&cache, &db));
+    let second = ours.block_on(asking(&cache, &db));
+    for _ in 0..70 {
+        ours.block_on(world.pass(S));
+        theirs.block_on(settled());
+    }
+    assert_eq!(theirs.block_on(first).unwrap(), saw(Outcome::Loaded, "1"));
+    assert_eq!(ours.block_on(second).unwrap(), saw(Outcome::Coalesced, "1"));
+    assert_eq!((db.loads(), cache.stats().overtaken), (1, 0));
 }
