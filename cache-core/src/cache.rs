@@ -591,6 +591,9 @@ impl<T: Value> TracedCache<T> {
     /// Ends the cache: refuses new calls, waits up to `limit` for loads and background work under way, then aborts them.
     /// Nothing is stored after it returns. Providers may be shared and stay open. Takes a second more at most, where work is
     /// left on a runtime that nobody drives.
+    ///
+    /// A cache whose last handle is dropped without it goes on telling levels what they have not heard, with its tasks and
+    /// observers, until they have.
     pub async fn close(&self, limit: Duration) -> Closed {
         self.inner.close_within(limit).boxed().await
     }
