@@ -11,16 +11,20 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::FutureExt;
 use pin_project_lite::pin_project;
 use tokio::sync::Semaphore;
 
-use crate::{Value, inner::Inner, slots::Ticket, tier::Tier};
+use crate::{Clock, Moment, Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
 
 /// Budgets for which a turn may go without being polled.
 const LOOKS: u32 = 2;
+
+/// Who works without a break says so no more often than this.
+const STEP: Duration = Duration::from_millis(10);
 
 /// Where writers of one key wait for their turn.
 pub(crate) struct Line {
@@ -88,6 +92,9 @@ impl Drop for Turn {
     }
 }
 
+/// For writers that need no turn.
+pub(crate) static NO_ORDER: WriteOrder = WriteOrder { turns: Vec::new(), took_over: false };
+
 /// A writer's turns at some keys.
 #[derive(Default)]
 pub(crate) struct WriteOrder {
@@ -105,12 +112,27 @@ impl WriteOrder {
         self
     }
 
-    fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.turns.iter().any(|turn| turn.line.is_closed())
     }
 
     fn step(&self) {
         self.turns.iter().for_each(Turn::step);
+    }
+
+    /// Somebody works on, and has done so for a while. Says when to tell so next: a batch has a turn at each of its keys.
+    pub(crate) fn step_by_times(&self, clock: &Clock, next: Moment) -> Moment {
+        let now = clock.now();
+        if now < next {
+            return next;
+        }
+        self.step();
+        now.after(STEP)
+    }
+
+    /// Goes on with `work` however it stands with the turns: no level is sent anything by it.
+    pub(crate) fn meanwhile<'a, F: Future>(&'a self, clock: &'a Clock, work: F) -> Meanwhile<'a, F> {
+        Meanwhile { work, order: self, clock, next: Moment::ORIGIN }
     }
 
     /// Goes on with `work` while the turns last. `None`: one of them is lost, and nothing more was sent since.
@@ -138,7 +160,29 @@ impl<F: Future> Future for WhileItLasts<'_, F> {
             return Poll::Ready(None);
         }
         this.order.step();
-        this.work.poll(cx).map(Some)
+        // Or it was lost meanwhile: a single poll may take long.
+        this.work.poll(cx).map(|ended| Some(ended).filter(|_| !this.order.is_lost()))
+    }
+}
+
+pin_project! {
+    /// See [`WriteOrder::meanwhile`].
+    pub(crate) struct Meanwhile<'a, F> {
+        #[pin]
+        work: F,
+        order: &'a WriteOrder,
+        clock: &'a Clock,
+        next: Moment,
+    }
+}
+
+impl<F: Future> Future for Meanwhile<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        *this.next = this.order.step_by_times(this.clock, *this.next);
+        this.work.poll(cx)
     }
 }
 
@@ -178,7 +222,8 @@ impl<T: Value> Inner<T> {
     /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
     async fn wait_in(&self, line: &Arc<Line>, order: &WriteOrder) -> Option<Turn> {
         // Nothing that is polled waits longer without being polled again.
-        let longest = self.remote().map(Tier::budget).max().unwrap_or_default();
+        let told = self.plane.as_ref().map(|_| backplane::BUDGET);
+        let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or_default();
         let mut entering = pin!(line.enter());
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {

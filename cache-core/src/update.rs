@@ -12,6 +12,7 @@ use crate::{
     fill::Outgoing,
     inner::{Decoded, Inner, State},
     load::{Began, load_failed},
+    order::NO_ORDER,
     rights::{LEASE, LONGEST_WAIT, Rights, pause_after},
     settle::{Keep, Made},
     tier::{Failure, Tier},
@@ -296,7 +297,7 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(no_form(tier));
         }
-        match self.send(tier, &mut [&mut item], begun.stamp(tier.index)).await.pop() {
+        match self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop() {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
                 writing.end_unwritten();
@@ -449,7 +450,7 @@ impl<T: Value> Inner<T> {
                     let stamp = stamp_of_update(tier, begun);
                     let sent = match stamp.epoch {
                         0 => None,
-                        _ => self.send(tier, &mut [item], stamp).await.pop(),
+                        _ => self.send(tier, &mut [item], stamp, &NO_ORDER).await.pop(),
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     match sent {
