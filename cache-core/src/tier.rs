@@ -147,8 +147,9 @@ struct Calling<'a> {
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
         let Some(pass) = self.pass.take() else { return };
-        let waited = self.around.clock.now().since(self.since);
-        if pass.abandon(waited >= self.tier.budget() / 2).is_some() {
+        let (waited, budget) = (self.around.clock.now().since(self.since), self.tier.budget());
+        // Much longer than its budget only where nobody has polled it: that says nothing about the level.
+        if pass.abandon(waited >= budget / 2 && waited < budget * 2).is_some() {
             self.tier.tell_breaker(self.around);
         }
     }

@@ -396,3 +396,31 @@ async fn a_batch_that_is_being_encoded_keeps_its_turns() {
     confirmed(ended(&world, second).await);
     assert_eq!(stored(&world.l2, &world).await.as_deref(), Some("2"));
 }
+
+/// A caller that nobody polls says nothing about the level.
+#[tokio::test]
+async fn a_writer_that_lost_its_turn_is_no_failure_of_the_level() {
+    let world = World::new();
+    let cache = world.node(policy());
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    world.l2.set_all(Fault::Delay(MS));
+    let mut stalled: Vec<_> = keys.iter().map(|key| Box::pin(cache.set(*key, "late".to_owned()))).collect();
+    for call in &mut stalled {
+        assert!(poll!(call).is_pending());
+    }
+    world.l2.set_all(Fault::None);
+    for key in keys {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.set(key, "new".to_owned()).await });
+    }
+    // Until what went well is out of the breaker's window.
+    for _ in 0..20 {
+        world.pass(S).await;
+    }
+    for call in stalled {
+        assert_eq!(call.await.unwrap(), Delivery::Pending);
+    }
+    assert_eq!(world.breaker_events(), []);
+    world.pass(S).await;
+    confirmed(cache.set("a", "newest".to_owned()).await);
+}
