@@ -34,11 +34,18 @@ pub(crate) struct Line {
     steps: AtomicU64,
     /// Whose turn it is does not lose it.
     firm: AtomicBool,
+    /// Whose turn it is, if that is a write: see [`Ticket::writer`].
+    writer: AtomicU64,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { free: Semaphore::new(1), steps: AtomicU64::new(0), firm: AtomicBool::new(false) }
+        Self {
+            free: Semaphore::new(1),
+            steps: AtomicU64::new(0),
+            firm: AtomicBool::new(false),
+            writer: AtomicU64::new(0),
+        }
     }
 }
 
@@ -56,15 +63,19 @@ impl Line {
         self.steps.load(Ordering::Relaxed)
     }
 
-    fn enter_at_once(self: &Arc<Self>) -> Option<Turn> {
+    pub(crate) fn writer(&self) -> u64 {
+        self.writer.load(Ordering::Acquire)
+    }
+
+    fn enter_at_once(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
-        Some(Turn::of(Arc::clone(self)))
+        Some(Turn::of(Arc::clone(self), writer))
     }
 
     /// `None`: the line has ended.
-    async fn enter(self: &Arc<Self>) -> Option<Turn> {
+    async fn enter(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.acquire().await.ok()?.forget();
-        Some(Turn::of(Arc::clone(self))).filter(|_| !self.is_closed())
+        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_closed())
     }
 }
 
@@ -74,7 +85,8 @@ struct Turn {
 }
 
 impl Turn {
-    fn of(line: Arc<Line>) -> Self {
+    fn of(line: Arc<Line>, writer: u64) -> Self {
+        line.writer.store(writer, Ordering::Release);
         let turn = Self { line };
         turn.step();
         turn
@@ -88,6 +100,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.line.firm.store(false, Ordering::Relaxed);
+        self.line.writer.store(0, Ordering::Release);
         self.line.free.add_permits(1);
     }
 }
@@ -195,7 +208,7 @@ impl<T: Value> Inner<T> {
         tickets.dedup_by(|a, b| a.id() == b.id());
         let mut order = WriteOrder { turns: Vec::with_capacity(tickets.len()), took_over: false };
         for ticket in tickets {
-            match ticket.line().enter_at_once() {
+            match ticket.line().enter_at_once(ticket.writer()) {
                 Some(turn) => order.turns.push(turn),
                 // Boxed: hardly any writer waits, and all would carry its size.
                 None => self.queue(ticket, &mut order).boxed().await,
@@ -207,7 +220,7 @@ impl<T: Value> Inner<T> {
     async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder) {
         let turn = loop {
             let line = ticket.line();
-            if let Some(turn) = self.wait_in(&line, order).await {
+            if let Some(turn) = self.wait_in(&line, ticket.writer(), order).await {
                 break turn;
             }
             if ticket.leave(&line) {
@@ -220,11 +233,11 @@ impl<T: Value> Inner<T> {
     }
 
     /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
-    async fn wait_in(&self, line: &Arc<Line>, order: &WriteOrder) -> Option<Turn> {
+    async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
         // Nothing that is polled waits longer without being polled again.
         let told = self.plane.as_ref().map(|_| backplane::BUDGET);
         let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or_default();
-        let mut entering = pin!(line.enter());
+        let mut entering = pin!(line.enter(writer));
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {
             if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {

@@ -424,3 +424,36 @@ async fn a_writer_that_lost_its_turn_is_no_failure_of_the_level() {
     world.pass(S).await;
     confirmed(cache.set("a", "newest".to_owned()).await);
 }
+
+/// It counts as dropped: readers do not load for ever because of it.
+#[tokio::test]
+async fn a_writer_that_lost_its_turn_keeps_nobody_from_storing_what_is_loaded() {
+    for (level, verb) in (0..2).flat_map(|level| (0..4).map(move |verb| (level, verb))) {
+        let world = World::new();
+        let l2 = Arc::clone(&levels(&world)[level]);
+        let cache = world.node_at(policy(), &l2);
+        confirmed(cache.set("k", "old".to_owned()).await);
+        l2.set_all(Fault::Delay(MS));
+        let (name, mut stalled) = writes(&cache).remove(verb);
+        assert!(poll!(&mut stalled).is_pending());
+        l2.set_all(Fault::None);
+        let invalidating = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.invalidate("k").await }
+        });
+        assert_eq!(ended(&world, invalidating).await.unwrap(), Delivery::Pending);
+        let db = world.db();
+        for _ in 0..10 {
+            ask(&cache, &db).await.unwrap();
+        }
+        assert_eq!((db.loads(), stored(&l2, &world).await.as_deref()), (1, Some("1")), "{name}");
+
+        // When it goes on, what it finds is not what it has left.
+        assert_eq!(stalled.await.unwrap(), Delivery::Pending);
+        world.pass(S).await;
+        assert_ne!(look(&cache).await.unwrap().1.as_deref(), Some("late"), "{name}");
+        ask(&cache, &db).await.unwrap();
+        ask(&cache, &db).await.unwrap();
+        assert_eq!((db.loads(), stored(&l2, &world).await.as_deref()), (2, Some("1")), "{name}");
+    }
+}
