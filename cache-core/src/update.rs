@@ -151,7 +151,9 @@ impl<T: Value> Inner<T> {
         let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
-        let _order = self.in_order(&[&turn]).await.firm();
+        let order = self.in_order(&[&turn]).await.firm();
+        // What the one who had its turn has sent may arrive after the update.
+        let alone = if order.took_over { Delivery::Pending } else { Delivery::Confirmed };
         let deepest = self.remote().next_back();
         loop {
             if let Some(tier) = deepest.filter(|tier| tier.pending.due_before(id).is_some())
@@ -165,7 +167,7 @@ impl<T: Value> Inner<T> {
                 None => self.update_nearby(key, change).await?,
             };
             match tried {
-                Tried::Done(value, delivery) => return Ok((value, delivery)),
+                Tried::Done(value, delivery) => return Ok((value, delivery.and(alone))),
                 Tried::Again if self.now() >= until => return Err(contended()),
                 Tried::Again => {}
             }

@@ -457,3 +457,23 @@ async fn a_writer_that_lost_its_turn_keeps_nobody_from_storing_what_is_loaded() 
         assert_eq!((db.loads(), stored(&l2, &world).await.as_deref()), (2, Some("1")), "{name}");
     }
 }
+
+/// As a `set` that takes over: what was sent may arrive yet, or is taken away with the rest.
+#[tokio::test]
+async fn an_update_that_takes_a_turn_over_is_not_confirmed() {
+    for level in 0..2 {
+        let world = World::new();
+        let l2 = Arc::clone(&levels(&world)[level]);
+        let cache = world.node_at(policy(), &l2);
+        confirmed(cache.set("k", "old".to_owned()).await);
+        l2.set_all(Fault::Delay(MS));
+        let mut stalled = Box::pin(cache.set("k", "late".to_owned()));
+        assert!(poll!(&mut stalled).is_pending());
+        l2.set_all(Fault::None);
+        let updating = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.update("k", &(), |(), _, _| async { ok("new".to_owned()) }).await }
+        });
+        assert_eq!(ended(&world, updating).await.unwrap().delivery, Delivery::Pending);
+    }
+}
