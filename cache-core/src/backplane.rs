@@ -82,6 +82,9 @@ pub trait Listener: Send + Sync + 'static {
     fn is_closed(&self) -> bool;
 }
 
+/// How long a message may take to be handed to the channel.
+pub(crate) const BUDGET: Duration = Duration::from_millis(250);
+
 /// Version, node, time of sending, kind, and what the kind needs.
 const VERSION: u8 = 2;
 const CLEAR: u8 = 0;
@@ -486,7 +489,6 @@ impl<T: Value> Inner<T> {
     }
 
     async fn send_message(&self, plane: &Plane, told: &Told<'_>) -> bool {
-        const BUDGET: Duration = Duration::from_millis(250);
         let start = SpanStart { kind: SpanKind::Publish, key: None, keys: told.keys(), root: false };
         let spans = self.observers().span(&start);
         let channel = plane.channel.load_full();

@@ -11,6 +11,7 @@ use crate::{
     entry::Stamps,
     envelope,
     inner::Inner,
+    order::{NO_ORDER, WriteOrder},
     payload::{Form, Packing},
     replay::Replay,
     rights::Rights,
@@ -194,53 +195,69 @@ impl<T: Value> Inner<T> {
 
     /// Sends entries to one remote level in one batch, under their leases where they hold one for it. A value that the
     /// level cannot take leaves nothing behind there. `false`: the lease was refused.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &self,
         tier: &Tier,
         items: &mut [&mut Outgoing<'_, T>],
         stamp: Stamp,
-    ) -> Vec<Result<bool, Failure>> {
-        if self.closing.is_cancelled() {
-            return items.iter().map(|_| Err(Failure::Skipped)).collect();
-        }
-        let Planned { plan, fills, puts, drops } = self.plan(tier, items, stamp);
-        let kept = items.iter().zip(&plan).filter(|(_, plan)| matches!(plan, Plan::Fill | Plan::Put));
-        let tagged: Vec<_> =
-            kept.map(|(item, _)| &item.entry).filter(|entry| !entry.tags().is_empty()).collect();
-        let (filled, put, dropped) = match &tagged[..] {
-            [] => self.send_all(tier, &fills, &puts, &drops).await,
-            // Marks of their tags, where there are none yet, are made at the same time.
-            tagged => {
-                let sent = self.send_all(tier, &fills, &puts, &drops);
-                futures::future::join(sent, self.touch(tier, tagged)).boxed().await.0
-            }
-        };
-        let (mut filled, mut put, mut dropped) = (filled.into_iter(), put.into_iter(), dropped.into_iter());
-        plan.iter()
-            .map(|plan| {
-                let result = match plan {
-                    Plan::Fill | Plan::End(_) => filled.next(),
-                    Plan::Put => put.next().map(stored),
-                    Plan::Drop => dropped.next().map(stored),
-                };
-                let result = result.unwrap_or(Err(Failure::Skipped));
-                if let (Plan::End(id), Err(_)) = (plan, &result) {
-                    // What was to go may be there still.
-                    tier.pending.add(id);
+        order: &WriteOrder,
+    ) -> impl Future<Output = Vec<Result<bool, Failure>>> + Send {
+        let planned = (!self.closing.is_cancelled()).then(|| self.plan(tier, items, stamp, order));
+        // One value may take so long to encode that others have had their turn since.
+        let planned = planned.filter(|_| !order.is_lost());
+        // What only the plan needs is not carried along.
+        async move {
+            let Some(Planned { plan, fills, puts, drops }) = &planned else {
+                return items.iter().map(|_| Err(Failure::Skipped)).collect();
+            };
+            let kept = items.iter().zip(plan).filter(|(_, plan)| matches!(plan, Plan::Fill | Plan::Put));
+            let tagged: Vec<_> =
+                kept.map(|(item, _)| &item.entry).filter(|entry| !entry.tags().is_empty()).collect();
+            let (filled, put, dropped) = match &tagged[..] {
+                [] => self.send_all(tier, fills, puts, drops).await,
+                // Marks of their tags, where there are none yet, are made at the same time.
+                tagged => {
+                    let sent = self.send_all(tier, fills, puts, drops);
+                    futures::future::join(sent, self.touch(tier, tagged)).boxed().await.0
                 }
-                result
-            })
-            .collect()
+            };
+            let (mut filled, mut put, mut dropped) =
+                (filled.into_iter(), put.into_iter(), dropped.into_iter());
+            plan.iter()
+                .map(|plan| {
+                    let result = match plan {
+                        Plan::Fill | Plan::End(_) => filled.next(),
+                        Plan::Put => put.next().map(stored),
+                        Plan::Drop => dropped.next().map(stored),
+                    };
+                    let result = result.unwrap_or(Err(Failure::Skipped));
+                    if let (Plan::End(id), Err(_)) = (plan, &result) {
+                        // What was to go may be there still.
+                        tier.pending.add(id);
+                    }
+                    result
+                })
+                .collect()
+        }
     }
 
     /// Says how entries go to a remote level, and puts together what is sent.
-    fn plan<'k>(&self, tier: &Tier, items: &mut [&mut Outgoing<'k, T>], stamp: Stamp) -> Planned<'k> {
+    fn plan<'k>(
+        &self,
+        tier: &Tier,
+        items: &mut [&mut Outgoing<'k, T>],
+        stamp: Stamp,
+        order: &WriteOrder,
+    ) -> Planned<'k> {
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();
         let mut sizes = Vec::with_capacity(items.len());
         let mut plan = Vec::with_capacity(items.len());
+        let mut next = self.now();
         for item in items.iter_mut() {
+            // Who encodes a large batch does not stand still.
+            next = order.step_by_times(&self.around.clock, next);
             let key = item.key;
             match (self.wrap_to_fit(item, tier, stamp), item.use_right(tier.index)) {
                 (Ok((bytes, ttl)), lease) => {
@@ -360,7 +377,7 @@ impl<T: Value> Inner<T> {
         // A writer that came before may have revoked it while this one waited.
         let mut current = order.iter().map(|t| t.is_current());
         batch.retain(|_| current.next().unwrap_or(false));
-        if turns.while_it_lasts(self.send(tier, &mut batch, stamp)).await.is_none() {
+        if turns.while_it_lasts(self.send(tier, &mut batch, stamp, &turns)).await.is_none() {
             batch.iter().for_each(|item| tier.pending.add(item.key.id));
         }
     }
@@ -396,7 +413,7 @@ impl<T: Value> Inner<T> {
         if batch.is_empty() {
             return;
         }
-        for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp).await) {
+        for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp, &NO_ORDER).await) {
             // Not known is not refused: the level is not well, and the value may be kept nearer.
             held[at] &= !matches!(sent, Ok(false));
         }
@@ -446,7 +463,7 @@ impl<T: Value> Inner<T> {
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
             let tier = &inner.tiers[usize::from(level)];
-            if turns.while_it_lasts(inner.send(tier, &mut refs, stamp)).await.is_none() {
+            if turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await.is_none() {
                 items.iter().for_each(|item| tier.pending.add(item.key.id));
             }
             inner.replay();

@@ -11,16 +11,20 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::FutureExt;
 use pin_project_lite::pin_project;
 use tokio::sync::Semaphore;
 
-use crate::{Value, inner::Inner, slots::Ticket, tier::Tier};
+use crate::{Clock, Moment, Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
 
 /// Budgets for which a turn may go without being polled.
 const LOOKS: u32 = 2;
+
+/// Who works without a break says so no more often than this.
+const STEP: Duration = Duration::from_millis(10);
 
 /// Where writers of one key wait for their turn.
 pub(crate) struct Line {
@@ -30,11 +34,18 @@ pub(crate) struct Line {
     steps: AtomicU64,
     /// Whose turn it is does not lose it.
     firm: AtomicBool,
+    /// Whose turn it is, if that is a write: see [`Ticket::writer`].
+    writer: AtomicU64,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { free: Semaphore::new(1), steps: AtomicU64::new(0), firm: AtomicBool::new(false) }
+        Self {
+            free: Semaphore::new(1),
+            steps: AtomicU64::new(0),
+            firm: AtomicBool::new(false),
+            writer: AtomicU64::new(0),
+        }
     }
 }
 
@@ -52,15 +63,19 @@ impl Line {
         self.steps.load(Ordering::Relaxed)
     }
 
-    fn enter_at_once(self: &Arc<Self>) -> Option<Turn> {
+    pub(crate) fn writer(&self) -> u64 {
+        self.writer.load(Ordering::Acquire)
+    }
+
+    fn enter_at_once(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
-        Some(Turn::of(Arc::clone(self)))
+        Some(Turn::of(Arc::clone(self), writer))
     }
 
     /// `None`: the line has ended.
-    async fn enter(self: &Arc<Self>) -> Option<Turn> {
+    async fn enter(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.acquire().await.ok()?.forget();
-        Some(Turn::of(Arc::clone(self))).filter(|_| !self.is_closed())
+        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_closed())
     }
 }
 
@@ -70,7 +85,8 @@ struct Turn {
 }
 
 impl Turn {
-    fn of(line: Arc<Line>) -> Self {
+    fn of(line: Arc<Line>, writer: u64) -> Self {
+        line.writer.store(writer, Ordering::Release);
         let turn = Self { line };
         turn.step();
         turn
@@ -84,9 +100,13 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.line.firm.store(false, Ordering::Relaxed);
+        self.line.writer.store(0, Ordering::Release);
         self.line.free.add_permits(1);
     }
 }
+
+/// For writers that need no turn.
+pub(crate) static NO_ORDER: WriteOrder = WriteOrder { turns: Vec::new(), took_over: false };
 
 /// A writer's turns at some keys.
 #[derive(Default)]
@@ -105,12 +125,27 @@ impl WriteOrder {
         self
     }
 
-    fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.turns.iter().any(|turn| turn.line.is_closed())
     }
 
     fn step(&self) {
         self.turns.iter().for_each(Turn::step);
+    }
+
+    /// Somebody works on, and has done so for a while. Says when to tell so next: a batch has a turn at each of its keys.
+    pub(crate) fn step_by_times(&self, clock: &Clock, next: Moment) -> Moment {
+        let now = clock.now();
+        if now < next {
+            return next;
+        }
+        self.step();
+        now.after(STEP)
+    }
+
+    /// Goes on with `work` however it stands with the turns: no level is sent anything by it.
+    pub(crate) fn meanwhile<'a, F: Future>(&'a self, clock: &'a Clock, work: F) -> Meanwhile<'a, F> {
+        Meanwhile { work, order: self, clock, next: Moment::ORIGIN }
     }
 
     /// Goes on with `work` while the turns last. `None`: one of them is lost, and nothing more was sent since.
@@ -138,7 +173,29 @@ impl<F: Future> Future for WhileItLasts<'_, F> {
             return Poll::Ready(None);
         }
         this.order.step();
-        this.work.poll(cx).map(Some)
+        // Or it was lost meanwhile: a single poll may take long.
+        this.work.poll(cx).map(|ended| Some(ended).filter(|_| !this.order.is_lost()))
+    }
+}
+
+pin_project! {
+    /// See [`WriteOrder::meanwhile`].
+    pub(crate) struct Meanwhile<'a, F> {
+        #[pin]
+        work: F,
+        order: &'a WriteOrder,
+        clock: &'a Clock,
+        next: Moment,
+    }
+}
+
+impl<F: Future> Future for Meanwhile<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        *this.next = this.order.step_by_times(this.clock, *this.next);
+        this.work.poll(cx)
     }
 }
 
@@ -151,7 +208,7 @@ impl<T: Value> Inner<T> {
         tickets.dedup_by(|a, b| a.id() == b.id());
         let mut order = WriteOrder { turns: Vec::with_capacity(tickets.len()), took_over: false };
         for ticket in tickets {
-            match ticket.line().enter_at_once() {
+            match ticket.line().enter_at_once(ticket.writer()) {
                 Some(turn) => order.turns.push(turn),
                 // Boxed: hardly any writer waits, and all would carry its size.
                 None => self.queue(ticket, &mut order).boxed().await,
@@ -163,7 +220,7 @@ impl<T: Value> Inner<T> {
     async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder) {
         let turn = loop {
             let line = ticket.line();
-            if let Some(turn) = self.wait_in(&line, order).await {
+            if let Some(turn) = self.wait_in(&line, ticket.writer(), order).await {
                 break turn;
             }
             if ticket.leave(&line) {
@@ -176,10 +233,11 @@ impl<T: Value> Inner<T> {
     }
 
     /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
-    async fn wait_in(&self, line: &Arc<Line>, order: &WriteOrder) -> Option<Turn> {
+    async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
         // Nothing that is polled waits longer without being polled again.
-        let longest = self.remote().map(Tier::budget).max().unwrap_or_default();
-        let mut entering = pin!(line.enter());
+        let told = self.plane.as_ref().map(|_| backplane::BUDGET);
+        let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or_default();
+        let mut entering = pin!(line.enter(writer));
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {
             if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {

@@ -33,6 +33,11 @@ fn piece<I>(items: &[I], sent: impl Fn(&I) -> usize) -> usize {
     items.iter().take(PIECE).take_while(fits).count().max(1)
 }
 
+/// How many calls so many keys take, besides the first.
+pub(crate) fn more_pieces(keys: usize) -> u32 {
+    u32::try_from(keys.saturating_sub(1) / PIECE).unwrap_or(u32::MAX)
+}
+
 /// A batch.
 pub(crate) struct Parts<'a, I> {
     all: &'a [I],
@@ -172,8 +177,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        BreakerState, CacheProvider, Capabilities, Clock, Delivery, Description, Level, Policy, Put, Stance,
-        Time, TracedCache,
+        Acquire, Acquired, BreakerState, CacheProvider, Capabilities, Clock, Delivery, Description, Fill,
+        Lease, Leases, Level, Policy, Put, Stance, Time, TracedCache,
         testing::{Chaos, ChaosOp, Fault, MapProvider},
     };
 
@@ -348,6 +353,10 @@ mod tests {
             Description::local("steady")
         }
 
+        fn leases(&self) -> Option<&dyn Leases> {
+            self.0.leases().map(|_| self as _)
+        }
+
         async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
             self.work(keys.len()).await;
             self.0.get_many(keys).await
@@ -361,6 +370,36 @@ mod tests {
         async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
             self.work(keys.len()).await;
             self.0.remove_many(keys).await
+        }
+    }
+
+    impl Steady {
+        async fn leases_after(&self, keys: usize) -> &dyn Leases {
+            self.work(keys).await;
+            self.0.leases().unwrap()
+        }
+    }
+
+    #[async_trait]
+    impl Leases for Steady {
+        async fn acquire_many(&self, all: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+            self.leases_after(all.len()).await.acquire_many(all, life).await
+        }
+
+        async fn fill_many(&self, all: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+            self.leases_after(all.len()).await.fill_many(all).await
+        }
+
+        async fn hold_many(&self, all: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+            self.leases_after(all.len()).await.hold_many(all, life).await
+        }
+
+        async fn renew_many(&self, all: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+            self.leases_after(all.len()).await.renew_many(all, life).await
+        }
+
+        async fn release_many(&self, all: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+            self.leases_after(all.len()).await.release_many(all).await
         }
     }
 
@@ -402,6 +441,23 @@ mod tests {
             in_steps(&time, cache.get("other")).await.unwrap().is_some(),
             "the cache has not been cleared"
         );
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_keeps_its_leases_until_all_of_it_is_stored() {
+        for (keys, takes) in [(25_000, Duration::from_millis(1_500)), (40_000, Duration::ZERO)] {
+            let (clock, time) = Clock::manual();
+            let store = MapProvider::new().leasing().clock(clock.clone());
+            let cache = alone(Steady(store, clock.clone()), clock.clone());
+            let load = move |clock: Clock, keys: Vec<u64>| async move {
+                clock.sleep(takes).await;
+                Ok::<_, BoxError>(keys.into_iter().map(|id| (id, "value".to_owned())).collect::<Vec<_>>())
+            };
+            let loaded = in_steps(&time, cache.get_or_set_many(0..keys, &clock, load)).await.unwrap();
+            assert_eq!(loaded.len() as u64, keys);
+            let found = in_steps(&time, cache.get_many(0..keys)).await.unwrap();
+            assert_eq!((found.iter().flatten().count() as u64, cache.stats().overtaken), (keys, 0));
+        }
     }
 
     #[tokio::test]

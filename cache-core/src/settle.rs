@@ -61,14 +61,14 @@ impl<T: Value> Inner<T> {
         if gone.is_empty() {
             return;
         }
-        if turns.while_it_lasts(self.forget_in_turn(&mut gone, remote)).await.is_none() {
+        if turns.while_it_lasts(self.forget_in_turn(&mut gone, remote, &turns)).await.is_none() {
             self.in_doubt(gone.iter().map(|gone| gone.item.key));
         }
         self.give_back_many(gone.into_iter().map(|gone| (gone.item.key, gone.item.rights)).collect());
         self.replay();
     }
 
-    async fn forget_in_turn(&self, gone: &mut [Forgotten<'_, T>], remote: bool) {
+    async fn forget_in_turn(&self, gone: &mut [Forgotten<'_, T>], remote: bool, turns: &WriteOrder) {
         for tier in self.tiers.iter().rev() {
             match &tier.store {
                 Some(store) => {
@@ -83,7 +83,7 @@ impl<T: Value> Inner<T> {
                         .map(|gone| &mut gone.item)
                         .partition(|item| item.has_right(tier.index));
                     if !leased.is_empty() {
-                        self.send(tier, &mut leased, tier.stamp()).await;
+                        self.send(tier, &mut leased, tier.stamp(), turns).await;
                     }
                     let keys: Vec<_> = others.into_iter().map(|item| item.key).collect();
                     if !keys.is_empty() {

@@ -70,6 +70,8 @@ struct Slot<T> {
     revision: u64,
     /// Writes under way.
     writing: usize,
+    /// Of those that have lost their turn the tickets, by number: they do not count as under way.
+    lost: Vec<u64>,
     /// Counts tickets opened, to tell "before the load ended" from "after".
     opened: u64,
     flight: Option<Arc<Flight<T>>>,
@@ -129,6 +131,7 @@ impl<T> Slots<T> {
                 open: 0,
                 revision: 0,
                 writing: 0,
+                lost: Vec::new(),
                 opened: 0,
                 flight: None,
                 landed: None,
@@ -137,7 +140,7 @@ impl<T> Slots<T> {
             .into_mut()
     }
 
-    fn ticket(self: &Arc<Self>, slot: &mut Slot<T>, revision: u64) -> Ticket<T> {
+    fn ticket(self: &Arc<Self>, slot: &mut Slot<T>, revision: u64, writes: bool) -> Ticket<T> {
         slot.open += 1;
         slot.opened += 1;
         Ticket {
@@ -147,6 +150,7 @@ impl<T> Slots<T> {
             revision,
             number: slot.opened,
             clears: self.clears.load(Ordering::Acquire),
+            writes,
         }
     }
 
@@ -156,7 +160,7 @@ impl<T> Slots<T> {
         // fill a level: the writer may be waiting for a slow source.
         let doomed = slot.writing > 0;
         let revision = if doomed { slot.revision.wrapping_sub(1) } else { slot.revision };
-        self.ticket(slot, revision)
+        self.ticket(slot, revision, false)
     }
 
     /// Opens a ticket. Call before reading below the nearest level.
@@ -171,7 +175,7 @@ impl<T> Slots<T> {
         let gone = slot.revoke();
         slot.writing += 1;
         let revision = slot.revision;
-        let ticket = self.ticket(slot, revision);
+        let ticket = self.ticket(slot, revision, true);
         drop(shard);
         drop(gone);
         ticket
@@ -275,6 +279,8 @@ pub(crate) struct Ticket<T> {
     revision: u64,
     number: u64,
     clears: u64,
+    /// A writer's.
+    writes: bool,
 }
 
 impl<T> Ticket<T> {
@@ -296,7 +302,7 @@ impl<T> Ticket<T> {
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
             slot.open += 1;
         }
-        Self { slots: Arc::clone(&self.slots), id: Arc::clone(&self.id), ..*self }
+        Self { slots: Arc::clone(&self.slots), id: Arc::clone(&self.id), writes: false, ..*self }
     }
 
     /// The key that it is for.
@@ -346,7 +352,10 @@ impl<T> Ticket<T> {
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
             alone = self.holds(slot);
             gone = Some(slot.revoke());
-            slot.writing = slot.writing.saturating_sub(1);
+            match slot.lost.iter().position(|number| *number == self.number) {
+                Some(at) => drop(slot.lost.swap_remove(at)),
+                None => slot.writing = slot.writing.saturating_sub(1),
+            }
         }
         if alone {
             fill();
@@ -386,14 +395,34 @@ impl<T> Ticket<T> {
         }
     }
 
+    /// The number of a writer's ticket; 0 of any other.
+    pub(crate) fn writer(&self) -> u64 {
+        if self.writes { self.number } else { 0 }
+    }
+
     /// Ends a line whose turn does not end; the next writer begins another. `false`: somebody else has.
     pub(crate) fn leave(&self, line: &Arc<Line>) -> bool {
         let mut shard = self.slots.shard(self.hash);
+        let mut gone = None;
         let slot = shard.find_mut(self.hash, |s| self.is_of(s));
-        let left = slot.and_then(|slot| slot.line.take_if(|current| Arc::ptr_eq(current, line)));
-        // Before any other writer can begin.
-        left.as_ref().inspect(|line| line.close());
-        left.is_some()
+        let left = slot.is_some_and(|slot| {
+            let left = slot.line.take_if(|current| Arc::ptr_eq(current, line)).is_some();
+            let writer = line.writer();
+            if left && writer != 0 && !slot.lost.contains(&writer) {
+                // It counts as dropped: what is read from now on is no older than what it may have written.
+                slot.lost.push(writer);
+                slot.writing = slot.writing.saturating_sub(1);
+                gone = Some(slot.revoke());
+            }
+            left
+        });
+        if left {
+            // Before any other writer can begin.
+            line.close();
+        }
+        drop(shard);
+        drop(gone);
+        left
     }
 }
 

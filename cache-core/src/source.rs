@@ -17,6 +17,7 @@ use crate::{
     TracedCache, Value, Verb,
     fill::Outgoing,
     inner::Inner,
+    order::NO_ORDER,
     rights::{HOLD, Rights},
     tier::Failure,
     write::{Writing, Written},
@@ -343,7 +344,11 @@ impl<T: Value> Inner<T> {
             let stamp = begun.stamp(tier.index);
             let may = stamp.epoch != 0 && (!tier.leases() || item.has_right(tier.index));
             let sent = match may {
-                true => self.send(tier, &mut [item], stamp).await.pop().unwrap_or(Err(Failure::Skipped)),
+                true => self
+                    .send(tier, &mut [item], stamp, &NO_ORDER)
+                    .await
+                    .pop()
+                    .unwrap_or(Err(Failure::Skipped)),
                 false => Ok(false),
             };
             let result = match sent {

@@ -19,7 +19,7 @@ use crate::{
     mark::Reach,
     news::Verdict,
     observe::Observers,
-    parts::{Parts, asked},
+    parts::{Parts, asked, more_pieces},
     patience::Patience,
     payload::Packing,
     pending::Pending,
@@ -147,8 +147,9 @@ struct Calling<'a> {
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
         let Some(pass) = self.pass.take() else { return };
-        let waited = self.around.clock.now().since(self.since);
-        if pass.abandon(waited >= self.tier.budget() / 2).is_some() {
+        let (waited, budget) = (self.around.clock.now().since(self.since), self.tier.budget());
+        // Much longer than its budget only where nobody has polled it: that says nothing about the level.
+        if pass.abandon(waited >= budget / 2 && waited < budget * 2).is_some() {
             self.tier.tell_breaker(self.around);
         }
     }
@@ -554,6 +555,12 @@ impl Tier {
         self.store.is_none() && !self.packing.plain && self.provider().leases().is_some()
     }
 
+    /// How long leases of so many keys are to last: the first must not have ended when the last is granted, nor the last
+    /// when all others have been used or renewed. Longer budgets than that are for calls that go wrong.
+    fn lease_life(&self, life: Duration, keys: usize) -> Duration {
+        life.saturating_add(self.budget().min(life / 6).saturating_mul(2).saturating_mul(more_pieces(keys)))
+    }
+
     pub(crate) async fn acquire_many(
         &self,
         around: &Around,
@@ -563,6 +570,7 @@ impl Tier {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
         let batch = Parts::new(&provider, wanted, |wish| wish.key);
+        let life = self.lease_life(life, wanted.len());
         let acquire = |wanted| leases.acquire_many(wanted, life);
         self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await
     }
@@ -626,6 +634,7 @@ impl Tier {
         let provider = self.provider();
         if let Some(leases) = provider.leases() {
             let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let life = self.lease_life(life, held.len());
             let renew = |held| leases.renew_many(held, life);
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
             let _ = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, renew).await;

@@ -12,6 +12,7 @@ use crate::{
     fill::Outgoing,
     inner::{Decoded, Inner, State},
     load::{Began, load_failed},
+    order::NO_ORDER,
     rights::{LEASE, LONGEST_WAIT, Rights, pause_after},
     settle::{Keep, Made},
     tier::{Failure, Tier},
@@ -150,7 +151,9 @@ impl<T: Value> Inner<T> {
         let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
-        let _order = self.in_order(&[&turn]).await.firm();
+        let order = self.in_order(&[&turn]).await.firm();
+        // What the one who had its turn has sent may arrive after the update.
+        let alone = if order.took_over { Delivery::Pending } else { Delivery::Confirmed };
         let deepest = self.remote().next_back();
         loop {
             if let Some(tier) = deepest.filter(|tier| tier.pending.due_before(id).is_some())
@@ -164,7 +167,7 @@ impl<T: Value> Inner<T> {
                 None => self.update_nearby(key, change).await?,
             };
             match tried {
-                Tried::Done(value, delivery) => return Ok((value, delivery)),
+                Tried::Done(value, delivery) => return Ok((value, delivery.and(alone))),
                 Tried::Again if self.now() >= until => return Err(contended()),
                 Tried::Again => {}
             }
@@ -296,7 +299,7 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(no_form(tier));
         }
-        match self.send(tier, &mut [&mut item], begun.stamp(tier.index)).await.pop() {
+        match self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop() {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
                 writing.end_unwritten();
@@ -449,7 +452,7 @@ impl<T: Value> Inner<T> {
                     let stamp = stamp_of_update(tier, begun);
                     let sent = match stamp.epoch {
                         0 => None,
-                        _ => self.send(tier, &mut [item], stamp).await.pop(),
+                        _ => self.send(tier, &mut [item], stamp, &NO_ORDER).await.pop(),
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     match sent {

@@ -215,7 +215,7 @@ impl<T: Value> Inner<T> {
         let order = Arc::new(self.order_of(&mut writing, &mut written).await);
         self.write_through(&mut items, &order, &mut written).await;
         let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
-        let told = self.tell(&writing.keys).await;
+        let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
         writing.end(kept);
@@ -320,7 +320,7 @@ impl<T: Value> Inner<T> {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
                 let mut refs: Vec<_> = items.iter_mut().collect();
-                self.send(tier, &mut refs, stamp).await
+                self.send(tier, &mut refs, stamp, order).await
             };
             for (item, result) in items.iter_mut().zip(results) {
                 match result {
@@ -366,7 +366,7 @@ impl<T: Value> Inner<T> {
             root: true,
         });
         self.spawn(within(spans, async move {
-            let write = inner.write_behind(&batch, levels, &mut behind);
+            let write = inner.write_behind(&batch, levels, &mut behind, &order);
             // What has not arrived by then is in doubt, as `behind` says when it goes.
             let _lost = order.while_it_lasts(write).await;
             drop(behind);
@@ -380,6 +380,7 @@ impl<T: Value> Inner<T> {
         batch: &[(Ticket<T>, Entry<T>, Option<EntryId>)],
         levels: Vec<(u8, crate::Stamp)>,
         behind: &mut [Behind<T>],
+        order: &WriteOrder,
     ) {
         for ((level, stamp), behind) in levels.into_iter().zip(behind) {
             let tier = &self.tiers[usize::from(level)];
@@ -390,7 +391,10 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
-            let results = self.send(tier, &mut refs, stamp).await;
+            let results = self.send(tier, &mut refs, stamp, order).await;
+            if order.is_lost() {
+                return;
+            }
             for (item, result) in items.iter_mut().zip(results) {
                 match result {
                     Ok(_) => tier.note(&self.around, [item.key.id]),
@@ -410,7 +414,7 @@ impl<T: Value> Inner<T> {
         if order.while_it_lasts(self.remove_below(&writing, &mut written)).await.is_none() {
             self.lost_turn(&writing.keys, &mut written);
         }
-        let told = self.tell(&writing.keys).await;
+        let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         self.gone(&writing.keys);
         writing.end(None);
         self.replay();

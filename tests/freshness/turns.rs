@@ -1,11 +1,20 @@
 //! Writers of a key take turns at remote levels, and who stalls in its turn loses it.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::poll;
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::JoinHandle;
 use traced_cache::{
-    Delivery, Level, Policy, Result, TracedCache, ok,
+    Backplane, BoxError, Clock, Delivery, Level, Listener, Policy, Result, TracedCache, Value, ok,
     testing::{Chaos, Fault, MapProvider},
 };
 
@@ -37,8 +46,8 @@ async fn stored(l2: &Arc<Chaos<MapProvider>>, world: &World) -> Option<String> {
     peer.get("k").await.unwrap().map(|value| value.to_string())
 }
 
-fn setting(cache: &TracedCache<String>, value: &str) -> JoinHandle<Result<Delivery>> {
-    let (cache, value) = (cache.clone(), value.to_owned());
+fn setting<T: Value + From<String>>(cache: &TracedCache<T>, value: &str) -> JoinHandle<Result<Delivery>> {
+    let (cache, value) = (cache.clone(), T::from(value.to_owned()));
     tokio::spawn(async move { cache.set("k", value).await })
 }
 
@@ -260,4 +269,211 @@ async fn a_turn_may_take_what_the_levels_budgets_allow() {
     }
     confirmed(first.await.unwrap());
     confirmed(second.await.unwrap());
+}
+
+/// A channel that takes its time for each message.
+struct Steady(Clock, Duration);
+
+#[async_trait]
+impl Backplane for Steady {
+    async fn publish(&self, _: &str, _: Bytes) -> std::result::Result<(), BoxError> {
+        self.0.sleep(self.1).await;
+        Ok(())
+    }
+
+    fn subscribe(&self, _: &str, _: Arc<dyn Listener>) {}
+}
+
+/// A message may take longer than a level, and those of a large batch longer than one.
+#[tokio::test]
+async fn a_writer_that_tells_other_nodes_keeps_its_turn() {
+    for (budget, takes, keys) in [(S / 20, S / 5, 1), (S / 4, S / 10, 3_000)] {
+        let world = World::new();
+        let l2 = Level::new(Arc::clone(&world.l2)).budget(budget);
+        let plane = Steady(world.clock.clone(), takes);
+        let cache = world.builder(policy()).level(memory()).level(l2).backplane(plane).build().unwrap();
+        let first = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                cache
+                    .set_many(
+                        (0..keys)
+                            .map(|n| (if n == 0 { "k".to_owned() } else { n.to_string() }, "1".to_owned())),
+                    )
+                    .await
+            }
+        });
+        settled().await;
+        let second = setting(&cache, "2");
+        for _ in 0..200 {
+            world.pass(S / 100).await;
+        }
+        confirmed(first.await.unwrap());
+        confirmed(second.await.unwrap());
+        assert_eq!(stored(&world.l2, &world).await.as_deref(), Some("2"), "{keys} keys");
+    }
+}
+
+/// A value that is encoded when the test says so.
+#[derive(Clone, Deserialize)]
+#[serde(from = "String")]
+struct Paced(String, Option<Arc<Barrier>>);
+
+impl From<String> for Paced {
+    fn from(text: String) -> Self {
+        Self(text, None)
+    }
+}
+
+impl Serialize for Paced {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        if let Some(pace) = &self.1 {
+            // It has begun, and is to go on.
+            pace.wait();
+            pace.wait();
+        }
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Memory in front of the shared level.
+fn paced(world: &World) -> TracedCache<Paced> {
+    let builder = TracedCache::builder("things").policy(policy()).clock(world.clock.clone());
+    builder.level(memory()).level(Arc::clone(&world.l2)).build().unwrap()
+}
+
+fn drive<R: Send + 'static>(work: impl Future<Output = R> + Send + 'static) -> thread::JoinHandle<R> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    thread::spawn(move || runtime.block_on(work))
+}
+
+/// Nor is it sent by the poll in which its turn was lost.
+#[tokio::test]
+async fn a_load_that_is_encoded_for_too_long_does_not_come_after_what_has_overtaken_it() {
+    let world = World::new();
+    let cache = paced(&world);
+    confirmed(cache.set("other", Paced::from("1".to_owned())).await);
+    let pace = Arc::new(Barrier::new(2));
+    let loading = drive({
+        let (cache, loaded) = (cache.clone(), Paced("stale".to_owned(), Some(Arc::clone(&pace))));
+        async move { cache.get_or_set("k", move || async move { ok(loaded) }).await }
+    });
+    pace.wait();
+    let invalidating = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.invalidate("k").await }
+    });
+    assert_eq!(ended(&world, invalidating).await.unwrap(), Delivery::Pending);
+    confirmed(cache.invalidate("k").await);
+    pace.wait();
+    assert_eq!(loading.join().unwrap().unwrap().0, "stale");
+    assert_eq!(stored(&world.l2, &world).await, None);
+}
+
+/// Where its turn was lost, a journal with all of its keys would end up as a `clear` of the cache.
+#[tokio::test]
+async fn a_batch_that_is_being_encoded_keeps_its_turns() {
+    let world = World::new();
+    let cache = paced(&world);
+    confirmed(cache.set("other", Paced::from("1".to_owned())).await);
+    let pace = Arc::new(Barrier::new(2));
+    let batch = drive({
+        let (cache, pace) = (cache.clone(), Arc::clone(&pace));
+        async move {
+            let keys = ["k", "l", "m", "n", "o", "p", "q", "r"];
+            cache.set_many(keys.map(|key| (key, Paced("1".to_owned(), Some(Arc::clone(&pace)))))).await
+        }
+    });
+    pace.wait();
+    let second = setting(&cache, "2");
+    for _ in 0..7 {
+        world.pass(S / 4).await;
+        pace.wait();
+        pace.wait();
+    }
+    pace.wait();
+    confirmed(batch.join().unwrap());
+    confirmed(ended(&world, second).await);
+    assert_eq!(stored(&world.l2, &world).await.as_deref(), Some("2"));
+}
+
+/// A caller that nobody polls says nothing about the level.
+#[tokio::test]
+async fn a_writer_that_lost_its_turn_is_no_failure_of_the_level() {
+    let world = World::new();
+    let cache = world.node(policy());
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    world.l2.set_all(Fault::Delay(MS));
+    let mut stalled: Vec<_> = keys.iter().map(|key| Box::pin(cache.set(*key, "late".to_owned()))).collect();
+    for call in &mut stalled {
+        assert!(poll!(call).is_pending());
+    }
+    world.l2.set_all(Fault::None);
+    for key in keys {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.set(key, "new".to_owned()).await });
+    }
+    // Until what went well is out of the breaker's window.
+    for _ in 0..20 {
+        world.pass(S).await;
+    }
+    for call in stalled {
+        assert_eq!(call.await.unwrap(), Delivery::Pending);
+    }
+    assert_eq!(world.breaker_events(), []);
+    world.pass(S).await;
+    confirmed(cache.set("a", "newest".to_owned()).await);
+}
+
+/// It counts as dropped: readers do not load for ever because of it.
+#[tokio::test]
+async fn a_writer_that_lost_its_turn_keeps_nobody_from_storing_what_is_loaded() {
+    for (level, verb) in (0..2).flat_map(|level| (0..4).map(move |verb| (level, verb))) {
+        let world = World::new();
+        let l2 = Arc::clone(&levels(&world)[level]);
+        let cache = world.node_at(policy(), &l2);
+        confirmed(cache.set("k", "old".to_owned()).await);
+        l2.set_all(Fault::Delay(MS));
+        let (name, mut stalled) = writes(&cache).remove(verb);
+        assert!(poll!(&mut stalled).is_pending());
+        l2.set_all(Fault::None);
+        let invalidating = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.invalidate("k").await }
+        });
+        assert_eq!(ended(&world, invalidating).await.unwrap(), Delivery::Pending);
+        let db = world.db();
+        for _ in 0..10 {
+            ask(&cache, &db).await.unwrap();
+        }
+        assert_eq!((db.loads(), stored(&l2, &world).await.as_deref()), (1, Some("1")), "{name}");
+
+        // When it goes on, what it finds is not what it has left.
+        assert_eq!(stalled.await.unwrap(), Delivery::Pending);
+        world.pass(S).await;
+        assert_ne!(look(&cache).await.unwrap().1.as_deref(), Some("late"), "{name}");
+        ask(&cache, &db).await.unwrap();
+        ask(&cache, &db).await.unwrap();
+        assert_eq!((db.loads(), stored(&l2, &world).await.as_deref()), (2, Some("1")), "{name}");
+    }
+}
+
+/// As a `set` that takes over: what was sent may arrive yet, or is taken away with the rest.
+#[tokio::test]
+async fn an_update_that_takes_a_turn_over_is_not_confirmed() {
+    for level in 0..2 {
+        let world = World::new();
+        let l2 = Arc::clone(&levels(&world)[level]);
+        let cache = world.node_at(policy(), &l2);
+        confirmed(cache.set("k", "old".to_owned()).await);
+        l2.set_all(Fault::Delay(MS));
+        let mut stalled = Box::pin(cache.set("k", "late".to_owned()));
+        assert!(poll!(&mut stalled).is_pending());
+        l2.set_all(Fault::None);
+        let updating = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.update("k", &(), |(), _, _| async { ok("new".to_owned()) }).await }
+        });
+        assert_eq!(ended(&world, updating).await.unwrap().delivery, Delivery::Pending);
+    }
 }
