@@ -902,13 +902,6 @@ mod tests {
             ("set", size_of_val(&inner.operation(Verb::Set, Some("k"), 1, set, |_| None))),
             ("write_below", size_of_val(&inner.write_below(&mut [], &begun, &order, &mut written))),
         ];
-        eprintln!(
-            "SIZES {sizes:?} set_all {} through {} begin {} invalidate {}",
-            size_of_val(&inner.set_all(vec![])),
-            size_of_val(&inner.write_through(&mut [], &order, &mut written)),
-            size_of_val(&inner.begin_writing()),
-            size_of_val(&inner.invalidate_all(vec![]))
-        );
         for (name, size) in sizes {
             assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");
         }

@@ -254,10 +254,10 @@ impl<T: Value> Inner<T> {
         let mut drops = Vec::new();
         let mut sizes = Vec::with_capacity(items.len());
         let mut plan = Vec::with_capacity(items.len());
-        let mut next = self.now();
+        let mut next = (items.len() > 1).then(|| self.now());
         for item in items.iter_mut() {
             // Who encodes a large batch does not stand still.
-            next = order.step_by_times(&self.around.clock, next);
+            next = next.map(|next| order.step_by_times(&self.around.clock, next));
             let key = item.key;
             match (self.wrap_to_fit(item, tier, stamp), item.use_right(tier.index)) {
                 (Ok((bytes, ttl)), lease) => {
