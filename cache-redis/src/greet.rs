@@ -29,6 +29,8 @@ use crate::{
 pub(crate) struct Server {
     /// Random per start of the server.
     pub(crate) run_id: Option<String>,
+    /// Names the history of what it holds. A replica that is promoted begins another.
+    pub(crate) history: Option<String>,
     /// This connection's id there; of use only together with the run id.
     pub(crate) client_id: Option<i64>,
     /// How far its wall clock is ahead, in milliseconds.
@@ -214,9 +216,9 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     // Does nothing: whether it may be run is what is asked. On a key that the user may touch, or the server logs a refusal.
     RELEASE.on(&mut ask, Form::Digest, &[&format!("{}l:{{}}", settings.prefix)]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
-    ask.cmd("INFO").arg("memory");
+    ask.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, Step::ASKED.len() + 1).await;
+    let replies = link.pipeline(&ask, Step::ASKED.len() + 2).await;
     let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
     let after = wall_ms();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
@@ -226,6 +228,7 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
         refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
         time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
         run_id: field(info, "run_id:"),
+        history: replies.get(Step::ASKED.len()).and_then(|replication| field(replication, "master_replid:")),
         client_id: if let Value::Int(id) = id { Some(*id) } else { None },
         // Valkey has another name for it.
         mode: field(info, "redis_mode:").or_else(|| field(info, "server_mode:")),
