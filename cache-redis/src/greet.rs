@@ -214,7 +214,9 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     let mut ask = redis::pipe();
     ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
     // Does nothing: whether it may be run is what is asked. On a key that the user may touch, or the server logs a refusal.
-    RELEASE.on(&mut ask, Form::Digest, &[&format!("{}l:{{}}", settings.prefix)]).arg("");
+    let lease = format!("{}l:{{}}", settings.prefix);
+    ask.cmd("EVAL").arg("return 0").arg(1).arg(&lease);
+    RELEASE.on(&mut ask, Form::Digest, &[&lease]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
     ask.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
     let before = wall_ms();
