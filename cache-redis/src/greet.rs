@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    cluster::takes_part,
     connection::{Link, Pushes},
     dial::failed,
     home::Home,
@@ -102,7 +103,7 @@ pub(crate) async fn establish(
     }
 }
 
-/// Connects to the first of these that can be used.
+/// Connects to the first of these nodes of a cluster that can be used.
 async fn first(
     settings: &Arc<Settings>,
     addresses: Vec<Endpoint>,
@@ -113,7 +114,11 @@ async fn first(
     let mut attempts = JoinSet::new();
     for endpoint in addresses {
         let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
-        attempts.spawn(async move { open(&settings, endpoint, Role::Any, generation, &last, &pushes).await });
+        attempts.spawn(async move {
+            let found = open(&settings, endpoint, Role::Any, generation, &last, &pushes).await?;
+            takes_part(&found.0).await?;
+            Ok(found)
+        });
     }
     let mut refusal = None;
     while let Some(attempt) = attempts.join_next().await {

@@ -6,12 +6,16 @@ mod common;
 use std::{
     collections::HashSet,
     net::TcpListener,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use cache_core::{
-    BreakerState, CacheId, CacheProvider, Level, Policy, Put, RawKey, Stance, TracedCache, ok,
+    Backplane, BreakerState, CacheId, CacheProvider, Level, Listener, Policy, Put, RawKey, Stance,
+    TracedCache, ok,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -249,6 +253,66 @@ async fn a_master_that_is_promoted_again_is_another_one() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[derive(Default)]
+struct Ear {
+    heard: AtomicUsize,
+    gaps: AtomicUsize,
+}
+
+impl Listener for Ear {
+    fn message(&self, _: &[u8]) {
+        self.heard.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn gap(&self) {
+        self.gaps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+/// It goes on by itself, and whoever listens there hears himself and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_not_heard_at_a_node_that_was_taken_out() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    // Of the nodes that it knows, it listens at the first that answers: known is the one that is to go, and by it the others.
+    let masters: Vec<u16> = cluster.masters().iter().map(|node| node.port()).collect();
+    let goes = cluster.nodes().iter().find(|node| !masters.contains(&node.port())).unwrap();
+    let provider = RedisProvider::builder(format!("redis+cluster://{}", goes.addr())).build().unwrap();
+    let (messages, ear) = (provider.messages(), Arc::new(Ear::default()));
+    messages.subscribe("users", Arc::clone(&ear) as _);
+    let listens = |node: &RedisServer| {
+        !node.command::<Vec<String>>(&["PUBSUB", "CHANNELS", "b:0:*"]).unwrap().is_empty()
+    };
+    eventually("it listens there", async || listens(goes)).await;
+    provider.connect().await.unwrap();
+    let others = || cluster.nodes().iter().filter(|node| node.port() != goes.port());
+    let says = || {
+        let sender = others().find(|node| masters.contains(&node.port())).unwrap();
+        sender.command::<()>(&["PUBLISH", "b:0:{users}", "anything"]).unwrap();
+    };
+    eventually("it hears", async || {
+        says();
+        ear.heard.load(Ordering::SeqCst) > 0
+    })
+    .await;
+
+    let id: String = goes.command(&["CLUSTER", "MYID"]).unwrap();
+    let gaps = ear.gaps.load(Ordering::SeqCst);
+    others().for_each(|node| node.command::<()>(&["CLUSTER", "FORGET", &id]).unwrap());
+    goes.command::<()>(&["CLUSTER", "RESET", "SOFT"]).unwrap();
+    eventually("it is told of a gap", async || ear.gaps.load(Ordering::SeqCst) > gaps).await;
+    let heard = ear.heard.load(Ordering::SeqCst);
+    eventually("it hears again", async || {
+        says();
+        ear.heard.load(Ordering::SeqCst) > heard
+    })
+    .await;
+    assert!(!listens(goes) && others().any(listens));
 }
 
 /// A node that hangs costs its own keys, and after it has been given up no batch any time.
