@@ -22,8 +22,10 @@ use tokio::{
 };
 
 use crate::{
-    Error, RedisProvider,
+    Error, ErrorKind, RedisProvider,
+    address::Place,
     backoff::Backoff,
+    cluster::{PERIOD, takes_part},
     connection::{Hears, Link, Pushes},
     ears::Ears,
     keeper::{BLIND, Keeper},
@@ -60,7 +62,8 @@ const STABLE: Duration = Duration::from_secs(1);
 ///
 /// - A message that has been published reaches every node that is connected at that moment. Whoever is not is told of a
 ///   gap, as above.
-/// - It publishes a heartbeat to itself and expects to hear it, within the same time.
+/// - It publishes a heartbeat to itself and expects to hear it, within the same time. In a cluster it goes to another node
+///   within five seconds when its own has been taken out.
 /// - Listeners are called by the task that reads, in order, one at a time. Nothing queues here; a reader that is too slow
 ///   is cut off by the server (`client-output-buffer-limit pubsub`, 32 MiB), which is a gap.
 /// - Needs the permission for `subscribe unsubscribe publish` on channels `b:*` behind the key prefix.
@@ -261,6 +264,10 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let mut confirmed = BTreeSet::new();
     let mut beat: Option<Beat<'_>> = None;
     let mut asking: Option<Beat<'_>> = None;
+    let is_node = matches!(settings.place, Place::Cluster { .. });
+    let mut looking: Option<Beat<'_>> = None;
+    let mut looks = interval_at(Instant::now() + PERIOD, PERIOD);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asks = interval_at(Instant::now() + WANTS, WANTS);
     asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beats = interval_at(Instant::now(), settings.heartbeat);
@@ -298,6 +305,13 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             _ = asks.tick(), if asking.is_none() && !confirmed.is_empty() => {
                 asking = Some(Box::pin(signal(link, &want)));
             }
+            looked = sent(&mut looking) => {
+                if let Err(end) = looked {
+                    return end;
+                }
+                looking = None;
+            }
+            _ = looks.tick(), if is_node && looking.is_none() => looking = Some(Box::pin(stays_in(link))),
             () = sleep_until(silent_at) => {
                 if silent() {
                     return End::Lost;
@@ -312,6 +326,14 @@ async fn sent(beat: &mut Option<Beat<'_>>) -> Result<(), End> {
     match beat {
         Some(beat) => beat.await,
         None => pending().await,
+    }
+}
+
+/// Hearing its own beat, a node of a cluster may have been taken out, and hear nobody else.
+async fn stays_in(link: &Link) -> Result<(), End> {
+    match takes_part(link).await {
+        Err(error) if error.kind() == ErrorKind::Unavailable => Err(End::Lost),
+        _ => Ok(()),
     }
 }
 

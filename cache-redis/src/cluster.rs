@@ -7,6 +7,8 @@
 mod look;
 mod masters;
 
+pub(crate) use look::takes_part;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -49,7 +51,7 @@ use crate::{
 
 /// How often the map is asked for without a reason: the time within which a master that has been cut off from its cluster,
 /// but not from here, is noticed.
-const PERIOD: Duration = Duration::from_secs(5);
+pub(crate) const PERIOD: Duration = Duration::from_secs(5);
 /// Pause between two looks, however many reasons there are.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Redirections that one request follows.

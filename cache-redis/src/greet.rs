@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    cluster::takes_part,
     connection::{Link, Pushes},
     dial::failed,
     home::Home,
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) struct Server {
     /// Random per start of the server.
     pub(crate) run_id: Option<String>,
+    /// Names the history of what it holds. A replica that is promoted begins another.
+    pub(crate) history: Option<String>,
     /// This connection's id there; of use only together with the run id.
     pub(crate) client_id: Option<i64>,
     /// How far its wall clock is ahead, in milliseconds.
@@ -100,7 +103,7 @@ pub(crate) async fn establish(
     }
 }
 
-/// Connects to the first of these that can be used.
+/// Connects to the first of these nodes of a cluster that can be used.
 async fn first(
     settings: &Arc<Settings>,
     addresses: Vec<Endpoint>,
@@ -111,7 +114,11 @@ async fn first(
     let mut attempts = JoinSet::new();
     for endpoint in addresses {
         let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
-        attempts.spawn(async move { open(&settings, endpoint, Role::Any, generation, &last, &pushes).await });
+        attempts.spawn(async move {
+            let found = open(&settings, endpoint, Role::Any, generation, &last, &pushes).await?;
+            takes_part(&found.0).await?;
+            Ok(found)
+        });
     }
     let mut refusal = None;
     while let Some(attempt) = attempts.join_next().await {
@@ -212,11 +219,13 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     let mut ask = redis::pipe();
     ask.cmd("TIME").cmd("INFO").arg("server").cmd("CLIENT").arg("ID").cmd("ROLE");
     // Does nothing: whether it may be run is what is asked. On a key that the user may touch, or the server logs a refusal.
-    RELEASE.on(&mut ask, Form::Digest, &[&format!("{}l:{{}}", settings.prefix)]).arg("");
+    let lease = format!("{}l:{{}}", settings.prefix);
+    ask.cmd("EVAL").arg("return 0").arg(1).arg(&lease);
+    RELEASE.on(&mut ask, Form::Digest, &[&lease]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
-    ask.cmd("INFO").arg("memory");
+    ask.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, Step::ASKED.len() + 1).await;
+    let replies = link.pipeline(&ask, Step::ASKED.len() + 2).await;
     let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
     let after = wall_ms();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
@@ -226,6 +235,7 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
         refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
         time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
         run_id: field(info, "run_id:"),
+        history: replies.get(Step::ASKED.len()).and_then(|replication| field(replication, "master_replid:")),
         client_id: if let Value::Int(id) = id { Some(*id) } else { None },
         // Valkey has another name for it.
         mode: field(info, "redis_mode:").or_else(|| field(info, "server_mode:")),

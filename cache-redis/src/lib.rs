@@ -70,12 +70,13 @@
 //! | --- | --- |
 //! | `INFO` | the server's identity is not known: data that a restart or failover has brought back is served, late bytes are not fenced off |
 //! | `CLIENT KILL`, `CLIENT ID` | a write that timed out may still arrive after the connection was lost |
-//! | `EVALSHA` | no leases, and tags widen to the whole cache: the level counts as one without |
+//! | `EVALSHA`, `EVAL` | no leases, and tags widen to the whole cache: the level counts as one without |
 //! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is never sent |
 //! | `TIME` | ages at this level are counted by this machine's clock |
 //! | `ROLE` | that a master is one is not verified |
 //! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
 //!
+//! So it is where the server does not know a command, or knows it by another name (`rename-command`).
 //! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call, or
 //! of the attempt to connect, and its text names the permission.
 //!
@@ -132,8 +133,8 @@
 //!
 //! What a promoted replica or a restarted master holds may lack what was acknowledged, so it counts as another state of the
 //! whole cluster, and caches begin anew. The masters that have been met are recorded in the cluster itself, under
-//! `r:{masters}`, so that all nodes agree on that. One that is not in the record is not used until it is: while the master
-//! of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
+//! `r:{masters}`, so that all nodes agree on that; one that is promoted again is met anew. One that is not in the record is
+//! not used until it is: while the master of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
 //! unnoticed, and the cache is told so.
 //!
 //! # Replicas

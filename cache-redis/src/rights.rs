@@ -18,9 +18,9 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// In the order in which a new server is asked.
-    pub(crate) const ASKED: [Self; 7] =
-        [Self::Time, Self::Info, Self::Id, Self::Role, Self::Script, Self::Multi, Self::Exec];
+    /// In the order in which a new server is asked. Scripts by their text, and by their digest.
+    pub(crate) const ASKED: [Self; 8] =
+        [Self::Time, Self::Info, Self::Id, Self::Role, Self::Script, Self::Script, Self::Multi, Self::Exec];
 
     /// What is weaker without, and how to put it right.
     pub(crate) fn advice(self) -> String {
@@ -36,14 +36,14 @@ impl Step {
             Self::Kill => ("CLIENT KILL", "late bytes of a lost connection may still run", "+client|kill"),
             Self::Role => ("ROLE", "whether the server is the master is not verified", "+role"),
             Self::Script => (
-                "EVALSHA",
+                "EVALSHA or EVAL",
                 "there are no leases, so there is one load per process, and what a load has read before an invalidation \
                  may be stored after it; to invalidate a tag clears the cache",
                 "+evalsha +eval",
             ),
             Self::Multi | Self::Exec => ("MULTI or EXEC", "nothing is stored or removed", "+multi +exec"),
         };
-        format!("{command} is refused to this user: {weaker}; grant {grant}")
+        format!("{command} is refused to this user, or unknown to the server: {weaker}; grant {grant}")
     }
 }
 
@@ -58,9 +58,17 @@ pub(crate) fn meant(reply: &Value) -> Result<(), Error> {
     }
 }
 
-/// Whether the user may not run the command at all; not to touch a key is another matter.
+/// Whether the user may not run the command at all, or nobody may, as the server does not have it under that name; not to
+/// touch a key is another matter.
 pub(crate) fn may_not_run(reply: &Value) -> bool {
     let Value::ServerError(error) = reply else { return false };
+    let begins = |words: &str| {
+        let head = error.details().and_then(|text| text.get(..words.len()));
+        head.is_some_and(|head| head.eq_ignore_ascii_case(words))
+    };
+    if error.code() == "ERR" && (begins("unknown command") || begins("unknown subcommand")) {
+        return true;
+    }
     // `EXEC` that is refused throws the transaction away, and says so first.
     matches!(error.code(), "NOPERM" | "EXECABORT") && error.details().is_some_and(forbids)
 }

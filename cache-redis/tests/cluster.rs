@@ -6,12 +6,16 @@ mod common;
 use std::{
     collections::HashSet,
     net::TcpListener,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use cache_core::{
-    BreakerState, CacheId, CacheProvider, Level, Policy, Put, RawKey, Stance, TracedCache,
+    Backplane, BreakerState, CacheId, CacheProvider, Level, Listener, Policy, Put, RawKey, Stance,
+    TracedCache, ok,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -184,6 +188,131 @@ async fn another_state_is_known_with_the_marker_at_the_latest() {
     b.get(marker).await.unwrap();
     a.get(marker).await.unwrap();
     assert!(a.incarnation() != 0xab && a.incarnation() == b.incarnation());
+}
+
+/// A master is replaced, becomes the replica of its successor, misses what that acknowledges last, and is promoted again:
+/// the same process as the cluster has met before, and yet not to be believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_promoted_again_is_another_one() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let node = || -> TracedCache<String> {
+        let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+        let level = Level::new(provider).stance(Stance::Absorb).budget(Duration::from_secs(2));
+        let policy = Policy::ttl(Duration::from_secs(3600));
+        TracedCache::builder("users").level(level).policy(policy).build().unwrap()
+    };
+    let cache = node();
+    let owner = |key: &str| cluster.owner(key).unwrap().port();
+    let is_master = |node: &RedisServer| cluster.masters().iter().any(|master| master.port() == node.port());
+    // Neither the cache's mark nor the record of masters is lost with it: they would tell by themselves.
+    let marks = [owner("m:{users}"), owner("r:{masters}")];
+    let id = (0..100u64).find(|id| !marks.contains(&owner(&format!("v:{{users:{id}}}")))).unwrap();
+    let name = format!("v:{{users:{id}}}");
+    assert!(cache.set(id, "old".to_owned()).await.unwrap().is_confirmed());
+    let first = cluster.owner(&name).unwrap();
+    let replication: String = first.command(&["INFO", "replication"]).unwrap();
+    let follows = |node: &&RedisServer| replication.contains(&format!("port={},state=online", node.port()));
+    let second = cluster.nodes().iter().find(follows).unwrap();
+    eventually("the second takes over", async || {
+        // Now and then the others do not agree to it at once.
+        second.command::<()>(&["CLUSTER", "FAILOVER"]).ok();
+        let over = || owner(&name) == second.port() && is_master(second) && !is_master(first);
+        until(Duration::from_secs(8), over)
+    })
+    .await;
+    eventually("stored there, and at its replica", async || {
+        cache.get_or_set(id, || async { ok("old".to_owned()) }).await.unwrap();
+        let replication: String = first.command(&["INFO", "replication"]).unwrap();
+        // A tombstone is shorter than any entry.
+        let lengths = [first, second].map(|node| {
+            let mut connection = node.connection().unwrap();
+            redis::cmd("READONLY").exec(&mut connection).unwrap();
+            redis::cmd("STRLEN").arg(&name).query::<usize>(&mut connection).unwrap()
+        });
+        replication.contains("master_link_status:up")
+            && lengths.iter().all(|length| *length > 20)
+            && cache.get(id).await.unwrap().is_some()
+    })
+    .await;
+
+    first.stop();
+    assert_eq!(second.command::<u64>(&["CLIENT", "KILL", "TYPE", "replica"]).unwrap(), 1);
+    eventually("confirmed", async || cache.invalidate(id).await.unwrap().is_confirmed()).await;
+    second.kill();
+    first.cont();
+    let late = node();
+    let mut back = None;
+    let start = Instant::now();
+    while back.is_none_or(|back: Instant| back.elapsed() < Duration::from_secs(3)) {
+        assert!(start.elapsed() < SOON, "nobody has taken over");
+        for cache in [&cache, &late] {
+            assert_eq!(cache.get(id).await.unwrap(), None, "it was invalidated");
+        }
+        if back.is_none() && is_master(first) && owner(&name) == first.port() {
+            back = Some(Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[derive(Default)]
+struct Ear {
+    heard: AtomicUsize,
+    gaps: AtomicUsize,
+}
+
+impl Listener for Ear {
+    fn message(&self, _: &[u8]) {
+        self.heard.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn gap(&self) {
+        self.gaps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+/// It goes on by itself, and whoever listens there hears himself and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_not_heard_at_a_node_that_was_taken_out() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    // Of the nodes that it knows, it listens at the first that answers: known is the one that is to go, and by it the others.
+    let masters: Vec<u16> = cluster.masters().iter().map(|node| node.port()).collect();
+    let goes = cluster.nodes().iter().find(|node| !masters.contains(&node.port())).unwrap();
+    let provider = RedisProvider::builder(format!("redis+cluster://{}", goes.addr())).build().unwrap();
+    let (messages, ear) = (provider.messages(), Arc::new(Ear::default()));
+    messages.subscribe("users", Arc::clone(&ear) as _);
+    let listens = |node: &RedisServer| {
+        !node.command::<Vec<String>>(&["PUBSUB", "CHANNELS", "b:0:*"]).unwrap().is_empty()
+    };
+    eventually("it listens there", async || listens(goes)).await;
+    provider.connect().await.unwrap();
+    let others = || cluster.nodes().iter().filter(|node| node.port() != goes.port());
+    let says = || {
+        let sender = others().find(|node| masters.contains(&node.port())).unwrap();
+        sender.command::<()>(&["PUBLISH", "b:0:{users}", "anything"]).unwrap();
+    };
+    eventually("it hears", async || {
+        says();
+        ear.heard.load(Ordering::SeqCst) > 0
+    })
+    .await;
+
+    let id: String = goes.command(&["CLUSTER", "MYID"]).unwrap();
+    let gaps = ear.gaps.load(Ordering::SeqCst);
+    others().for_each(|node| node.command::<()>(&["CLUSTER", "FORGET", &id]).unwrap());
+    goes.command::<()>(&["CLUSTER", "RESET", "SOFT"]).unwrap();
+    eventually("it is told of a gap", async || ear.gaps.load(Ordering::SeqCst) > gaps).await;
+    let heard = ear.heard.load(Ordering::SeqCst);
+    eventually("it hears again", async || {
+        says();
+        ear.heard.load(Ordering::SeqCst) > heard
+    })
+    .await;
+    assert!(!listens(goes) && others().any(listens));
 }
 
 /// A node that hangs costs its own keys, and after it has been given up no batch any time.

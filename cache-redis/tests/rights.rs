@@ -161,6 +161,7 @@ async fn each_missing_permission_is_named_once_and_the_rest_goes_on() {
         ("-client|id", "CLIENT ID", "+client|id"),
         ("-client|kill", "CLIENT KILL", "+client|kill"),
         ("-evalsha", "EVALSHA", "+evalsha"),
+        ("-eval", "EVALSHA or EVAL", "+eval"),
     ] {
         let provider = without(&server, &[rights]);
         let operator = Operator::of(&provider);
@@ -180,6 +181,38 @@ async fn each_missing_permission_is_named_once_and_the_rest_goes_on() {
     let operator = Operator::of(&provider);
     put(&provider, "k", "v").await;
     assert!(operator.heard().is_empty() && provider.leases().is_some());
+}
+
+/// Some servers lack commands, or have them under another name: nobody may run those, and it is the same as a permission
+/// that is missing.
+#[tokio::test]
+async fn each_missing_command_is_named_once_and_the_rest_goes_on() {
+    for (missing, command) in [
+        ("INFO", "INFO"),
+        ("TIME", "TIME"),
+        ("ROLE", ""),
+        ("EVALSHA", "EVALSHA or EVAL"),
+        ("EVAL", "EVALSHA or EVAL"),
+        ("CLIENT", "CLIENT"),
+    ] {
+        let server = RedisServer::with(&["--rename-command", missing, ""], None);
+        let provider = RedisProvider::builder(server.url()).build().unwrap();
+        let operator = Operator::of(&provider);
+        put(&provider, "k", "v").await;
+        assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+        provider.remove(key("k")).await.unwrap();
+        let heard = operator.heard();
+        assert!(heard.iter().all(|said| said.starts_with(command)), "{missing}: {heard:?}");
+        assert_eq!(heard.is_empty(), command.is_empty(), "{missing}: {heard:?}");
+        assert_eq!(provider.leases().is_none(), missing.starts_with("EVAL"), "{missing}");
+    }
+    // Neither is half of a transaction run where there are none.
+    let server = RedisServer::with(&["--rename-command", "MULTI", ""], None);
+    let provider = RedisProvider::builder(server.url()).build().unwrap();
+    let operator = Operator::of(&provider);
+    assert_eq!(kind(provider.put(item("k", b"v")).await), ErrorKind::Denied);
+    assert_eq!(server.command::<u64>(&["DBSIZE"]).unwrap(), 0);
+    assert!(operator.heard().iter().any(|said| said.starts_with("MULTI")), "{:?}", operator.heard());
 }
 
 /// As a store without leases it passes what is asked of one.

@@ -208,6 +208,7 @@ impl<'a> Driver<'a> {
                         let rejected = match answer.body {
                             Body::Rejected => Some(GARBLED),
                             Body::LoginWanted => Some(WANTED),
+                            Body::Full => Some(LOST),
                             _ => None,
                         };
                         match state.queue.answer(answer) {

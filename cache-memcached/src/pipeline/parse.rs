@@ -34,6 +34,8 @@ pub(super) enum Body {
     Rejected,
     /// The server wants a login first.
     LoginWanted,
+    /// The server has as many connections as it takes. It has read nothing, and closes this one.
+    Full,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +50,9 @@ pub(super) struct Answer {
     /// The reader is to fill it.
     pub(super) won: bool,
 }
+
+/// What a server says to a connection that is one too many.
+const FULL: &[u8] = b"ERROR Too many open connections";
 
 /// The peer does not speak the meta protocol.
 #[derive(Debug, PartialEq, Eq)]
@@ -171,6 +176,7 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
         b"SERVER_ERROR" if line[verb.len()..].starts_with(b" out of memory") => Body::NoMemory,
         b"SERVER_ERROR" => Body::Failed,
         b"CLIENT_ERROR" if line == UNAUTHENTICATED => Body::LoginWanted,
+        b"ERROR" if line == FULL => Body::Full,
         b"CLIENT_ERROR" | b"ERROR" => Body::Rejected,
         _ => return Err(Garbled),
     };

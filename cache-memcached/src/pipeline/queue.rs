@@ -119,6 +119,7 @@ const NO_MEMORY: Fault =
     Fault::new(ErrorKind::Refused, "the server is out of memory (option -m, or evictions are off)");
 const FAILED: Fault = Fault::new(ErrorKind::Refused, "the server reported an error");
 const REJECTED: Fault = Fault::new(ErrorKind::Refused, "the server did not accept the command");
+const FULL: Fault = Fault::new(ErrorKind::Connect, "the server takes no more connections (option -c)");
 
 /// First in, first out: replies come in the order of the requests.
 #[derive(Debug, Default)]
@@ -162,7 +163,8 @@ impl Queue {
                 | Body::NoMemory
                 | Body::Failed
                 | Body::Rejected
-                | Body::LoginWanted,
+                | Body::LoginWanted
+                | Body::Full,
             ) => {}
             _ => return Err(OutOfStep),
         }
@@ -183,6 +185,7 @@ impl Queue {
             (_, Body::TooLarge | Body::Failed) => Err(FAILED),
             (_, Body::Rejected) => Err(REJECTED),
             (_, Body::LoginWanted) => Err(WANTED),
+            (_, Body::Full) => Err(FULL),
             _ => return Err(OutOfStep),
         };
         self.commands -= 1;

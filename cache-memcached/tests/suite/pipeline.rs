@@ -1,6 +1,7 @@
 //! What only the pipelined connection does.
 
 use std::{
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -156,6 +157,20 @@ async fn r_large_values_both_ways_on_one_connection() {
     for (got, value) in writes.await.into_iter().zip(&values) {
         assert!(got == value);
     }
+}
+
+/// It says so to a new connection, and reads nothing of it.
+#[tokio::test]
+async fn r_a_server_that_takes_no_more_connections_is_not_connected_to() {
+    let server = Server::with(&["-c", "20"]);
+    let others: Vec<_> = (0..40).map(|_| TcpStream::connect(("127.0.0.1", server.port)).unwrap()).collect();
+    let cache = builder(server.url()).breaker(1_000_000, Duration::from_millis(1)).build().unwrap();
+    for _ in 0..3 {
+        assert_eq!(kind(cache.ping().await), ErrorKind::Connect);
+        assert_eq!(kind(cache.remove(key("k")).await), ErrorKind::Connect);
+    }
+    drop(others);
+    eventually("there is room again", async || cache.put(item("k", b"v")).await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    connection::Link,
     dial::{dial, failed},
     settings::Settings,
     slots::{Range, ranges},
@@ -93,6 +94,17 @@ async fn ask(settings: &Settings, endpoint: &Endpoint) -> Result<Vec<Range>, Err
         }
         Value::ServerError(error) => Err(Error::reply(&error)),
         reply => ranges(&reply, endpoint),
+    }
+}
+
+/// Whether a node is still one of a cluster. One that has been taken out goes on by itself: it knows of no slots, and of
+/// messages it passes on its own alone. Who may not ask believes it.
+pub(crate) async fn takes_part(link: &Link) -> Result<(), Error> {
+    let mut question = cmd("CLUSTER");
+    question.arg("SLOTS");
+    match link.command(&question).await.map_err(Error::request)? {
+        Value::ServerError(_) => Ok(()),
+        reply => ranges(&reply, &link.endpoint).map(drop),
     }
 }
 

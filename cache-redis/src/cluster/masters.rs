@@ -22,9 +22,14 @@ impl Cluster {
     pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
         // A user who may not ask goes without.
         let Some(run_id) = &link.server.run_id else { return Ok(()) };
+        // One that was master before may have been replaced meanwhile, and lack what its successor has acknowledged.
+        let reign = match &link.server.history {
+            Some(history) => run_number(&format!("{run_id}{history}")),
+            None => run_number(run_id),
+        };
         let mut meet = Pipeline::new();
         MEET.on(&mut meet, Form::Text, &[&self.record])
-            .arg(format!("{:016x}", run_number(run_id)))
+            .arg(format!("{reign:016x}"))
             .arg(format!("{:016x}", fastrand::u64(1..)));
         let owner = self.node_of(&self.record).await?;
         let reply = if *owner.keeper.endpoint() == link.endpoint {
