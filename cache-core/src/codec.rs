@@ -11,8 +11,8 @@ use crate::{Error, ErrorKind};
 /// How a level writes values. Reading goes by the byte in the envelope, so a change of codec under live data is a
 /// correct read where the old codec is compiled in, and a clean miss where it is not. JSON and MessagePack read values up
 /// to 128 levels deep; deeper ones are misses. Neither has a form for `Some` itself: a value that holds a `Some(None)`, or a
-/// `Some(())`, is not written to the level by them, rather than come back with `None` in its place. [`Codec::Postcard`] tells
-/// them apart.
+/// `Some(())`, is not written to the level by them, rather than come back with `None` in its place; nor is one whose own
+/// `deserialize_with` would know better. [`Codec::Postcard`] tells them apart.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {

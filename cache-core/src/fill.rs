@@ -377,9 +377,8 @@ impl<T: Value> Inner<T> {
         // A writer that came before may have revoked it while this one waited.
         let mut current = order.iter().map(|t| t.is_current());
         batch.retain(|_| current.next().unwrap_or(false));
-        if turns.while_it_lasts(self.send(tier, &mut batch, stamp, &turns)).await.is_none() {
-            batch.iter().for_each(|item| tier.pending.add(item.key.id));
-        }
+        // Should it be lost, whoever took over has the level hear of the key, and may have updated it since.
+        let _lost = turns.while_it_lasts(self.send(tier, &mut batch, stamp, &turns)).await;
     }
 
     /// Whether an entry that was kept so far has not been overtaken since.
@@ -463,9 +462,8 @@ impl<T: Value> Inner<T> {
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
             let tier = &inner.tiers[usize::from(level)];
-            if turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await.is_none() {
-                items.iter().for_each(|item| tier.pending.add(item.key.id));
-            }
+            // As in `fill_in_turn`.
+            let _lost = turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await;
             inner.replay();
         }));
     }

@@ -77,7 +77,8 @@
 //! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
 //!
 //! So it is where the server does not know a command, or knows it by another name (`rename-command`).
-//! Permissions are looked at with every new connection. Any other that is missing is [`ErrorKind::Denied`] of the call, or
+//! Permissions are looked at with every new connection, but for `CLIENT TRACKING`: a provider that was refused it goes on
+//! with messages. Any other that is missing is [`ErrorKind::Denied`] of the call, or
 //! of the attempt to connect, and its text names the permission.
 //!
 //! # Backplane

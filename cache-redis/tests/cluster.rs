@@ -210,9 +210,16 @@ async fn a_master_that_is_promoted_again_is_another_one() {
     let name = format!("v:{{users:{id}}}");
     assert!(cache.set(id, "old".to_owned()).await.unwrap().is_confirmed());
     let first = cluster.owner(&name).unwrap();
-    let replication: String = first.command(&["INFO", "replication"]).unwrap();
-    let follows = |node: &&RedisServer| replication.contains(&format!("port={},state=online", node.port()));
-    let second = cluster.nodes().iter().find(follows).unwrap();
+    let mut follower = None;
+    eventually("it has a replica", async || {
+        let replication: String = first.command(&["INFO", "replication"]).unwrap();
+        let follows =
+            |node: &&RedisServer| replication.contains(&format!("port={},state=online", node.port()));
+        follower = cluster.nodes().iter().find(follows);
+        follower.is_some()
+    })
+    .await;
+    let second = follower.unwrap();
     eventually("the second takes over", async || {
         // Now and then the others do not agree to it at once.
         second.command::<()>(&["CLUSTER", "FAILOVER"]).ok();

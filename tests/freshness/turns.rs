@@ -256,6 +256,48 @@ fn a_value_behind_whose_runtime_stands_still_keeps_no_writer_waiting() {
     }
 }
 
+/// The load was overtaken by it, and has nothing more to say to the level when its runtime goes on.
+#[test]
+fn an_update_that_took_the_turn_of_a_load_stays() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for background in [false, true] {
+        let (idle, driven) = (runtime(), runtime());
+        let world = World::new();
+        let cache = world.node_with(policy(), |level| level.background(background));
+        // On its way to the level when its runtime stops.
+        idle.block_on(async {
+            assert_eq!(cache.get("k").await.unwrap(), None);
+            let l2 = Arc::clone(&world.l2);
+            let slow = move || async move {
+                l2.set_all(Fault::Delay(MS));
+                ok("late".to_owned())
+            };
+            let loading = cache.clone();
+            drop(tokio::spawn(async move { loading.get_or_set("k", slow).await.map(drop) }));
+            settled().await;
+            world.l2.set_all(Fault::None);
+        });
+        let updated = |value: &'static str| {
+            driven.block_on(async {
+                let update = tokio::spawn({
+                    let cache = cache.clone();
+                    async move {
+                        let change = |(), _, seen: Option<Arc<String>>| async move {
+                            ok(format!("{}+", seen.as_deref().map_or("", String::as_str)))
+                        };
+                        cache.update("k", &(), change).await
+                    }
+                });
+                assert_eq!(*ended(&world, update).await.unwrap().value, value, "background: {background}");
+            });
+        };
+        updated("+");
+        idle.block_on(settled());
+        driven.block_on(world.pass(S));
+        updated("++");
+    }
+}
+
 /// Whose level has a budget of its own.
 #[tokio::test]
 async fn a_turn_may_take_what_the_levels_budgets_allow() {
