@@ -194,8 +194,12 @@ impl<F: Future> Future for Meanwhile<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        *this.next = this.order.step_by_times(this.clock, *this.next);
-        this.work.poll(cx)
+        let polled = this.work.poll(cx);
+        // What is done at once need not say that it gets on.
+        if polled.is_pending() {
+            *this.next = this.order.step_by_times(this.clock, *this.next);
+        }
+        polled
     }
 }
 
@@ -225,7 +229,7 @@ impl<T: Value> Inner<T> {
             }
             if ticket.leave(&line) {
                 // What the one who had its turn has sent may arrive yet.
-                self.remote().for_each(|tier| tier.pending.add(ticket.id()));
+                self.in_doubt([ticket.key(&self.around)]);
                 order.took_over = true;
             }
         };

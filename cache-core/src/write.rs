@@ -244,7 +244,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// Remote levels may hold anything of keys: they hear an invalidation before they are read again.
-    pub(crate) fn in_doubt<'k>(&self, keys: impl Iterator<Item = RawKey<'k>>) {
+    pub(crate) fn in_doubt<'k>(&self, keys: impl IntoIterator<Item = RawKey<'k>>) {
         for key in keys {
             self.remote().for_each(|tier| tier.pending.add(key.id));
         }
