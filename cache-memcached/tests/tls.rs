@@ -14,8 +14,7 @@ use cache_core::{
 };
 use cache_memcached::{Builder, Error, ErrorKind, MemcachedProvider};
 use common::{eventually, item, key, kind};
-use test_servers::{Authority, Certificate, MemcachedBuilder, MemcachedServer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use test_servers::{Authority, Certificate, MemcachedBuilder, MemcachedServer, alerting_port};
 
 /// For [`common`].
 const POOLED: bool = false;
@@ -216,15 +215,7 @@ async fn a_port_with_and_one_without_tls_are_not_mistaken_for_each_other() {
     let plain = format!("memcacheds://127.0.0.1:{}", server.port());
     let error = refused(MemcachedProvider::builder(plain).ca_file(authority.ca_file())).await;
     says(&error, ErrorKind::Tls, &["does not speak TLS", "use memcached://"]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let alerting = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            // All is read first, or the alert would be lost with what was not. It says: unexpected message, fatal.
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 10]).await;
-        }
-    });
+    let alerting = alerting_port().await;
     let encrypted = |port| {
         let builder = MemcachedProvider::builder(format!("memcached://127.0.0.1:{port}"));
         builder.connect_timeout(LONG).response_timeout(LONG).breaker(1_000_000, Duration::from_millis(1))

@@ -12,8 +12,9 @@ use cache_core::{
 };
 use cache_redis::{Error, ErrorKind, RedisProvider, RedisProviderBuilder};
 use common::{get, key, kind, put, until_async};
-use test_servers::{Authority, Certificate, RedisBuilder, RedisCluster, RedisSentinel, RedisServer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use test_servers::{
+    Authority, Certificate, RedisBuilder, RedisCluster, RedisSentinel, RedisServer, alerting_port,
+};
 
 const HERE: &[&str] = &["127.0.0.1", "localhost"];
 
@@ -161,15 +162,7 @@ async fn a_port_without_tls_is_named_as_such() {
 async fn a_port_with_tls_is_named_as_such() {
     let authority = Authority::new();
     let Some(server) = server(&authority, &authority.issue(HERE), false) else { return };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let alerting = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            // All is read first, or the alert would be lost with what was not. It says: unexpected message, fatal.
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 10]).await;
-        }
-    });
+    let alerting = alerting_port().await;
     for port in [server.tls_port(), alerting] {
         let error = refused(RedisProvider::builder(format!("redis://127.0.0.1:{port}"))).await;
         says(&error, ErrorKind::Connect, &["127.0.0.1", "begin the url with `rediss`"]);

@@ -7,7 +7,7 @@ use traced_cache::{
     testing::{Fault, MapProvider},
 };
 
-use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, memory, saw, settled};
+use crate::world::{MS, S, World, ZERO, ask, asking, confirmed, memory, runtime, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS)
@@ -240,7 +240,6 @@ async fn close_waits_for_background_writes() {
 /// A load on a runtime that nobody drives ends only with that runtime: `close` on another one does not wait for it.
 #[test]
 fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (idle, driven) = (runtime(), runtime());
     let cache = TracedCache::builder("left").level(memory()).build().unwrap();
     let load = cache.get_or_set("k", std::future::pending::<Result<String, std::io::Error>>);
@@ -305,7 +304,6 @@ async fn close_tells_of_writes_that_it_has_ended() {
 /// Its write is a task of a runtime that nobody drives any more.
 #[test]
 fn close_tells_of_a_value_behind_whose_runtime_stands_still() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (idle, driven) = (runtime(), runtime());
     let l2 = Arc::new(MapProvider::new());
     let builder = TracedCache::<String>::builder("things").level(memory());

@@ -6,7 +6,7 @@ use traced_cache::{Access, ErrorKind, Loaded, Outcome, Policy, TracedCache};
 
 use crate::world::{
     DbError, MS, S, World, ZERO, ask, ask_for, asking, asking_alike, asking_many, confirmed, counted, look,
-    saw, settled,
+    runtime, saw, settled,
 };
 
 #[tokio::test]
@@ -376,10 +376,6 @@ async fn a_batch_does_not_take_the_value_of_a_load_that_another_node_has_overtak
     }
     assert_eq!(batch.await.unwrap(), Ok(Some("new".to_owned())));
     assert_eq!((db.loads(), other.stats().lookups()), (2, 2));
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// Loads are tasks of their callers' runtimes, of which one may be driven by short calls only.

@@ -51,6 +51,18 @@ fn setting<T: Value + From<String>>(cache: &TracedCache<T>, value: &str) -> Join
     tokio::spawn(async move { cache.set("k", value).await })
 }
 
+fn invalidating<T: Value>(cache: &TracedCache<T>) -> JoinHandle<Result<Delivery>> {
+    let cache = cache.clone();
+    tokio::spawn(async move { cache.invalidate("k").await })
+}
+
+/// Begins a call, and leaves it when it is on its way to the level.
+async fn stall<F: Future + Unpin>(l2: &Chaos<MapProvider>, call: &mut F) {
+    l2.set_all(Fault::Delay(MS));
+    assert!(poll!(call).is_pending());
+    l2.set_all(Fault::None);
+}
+
 async fn ended<R>(world: &World, call: JoinHandle<R>) -> R {
     for _ in 0..20 {
         world.pass(S / 4).await;
@@ -66,10 +78,8 @@ async fn a_writer_that_stalls_keeps_no_other_waiting_and_its_value_does_not_come
         let l2 = Arc::clone(&levels(&world)[leasing]);
         let cache = world.node_at(policy(), &l2);
         confirmed(cache.set("k", "old".to_owned()).await);
-        l2.set_all(Fault::Delay(MS));
         let (name, mut stalled) = writes(&cache).remove(verb);
-        assert!(poll!(&mut stalled).is_pending());
-        l2.set_all(Fault::None);
+        stall(&l2, &mut stalled).await;
 
         let call = setting(&cache, "new");
         assert_eq!(
@@ -98,11 +108,9 @@ async fn of_a_batch_that_stalls_each_key_is_passed_over_on_its_own() {
     let world = World::new();
     let cache = world.node(policy());
     confirmed(cache.set("k", "old".to_owned()).await);
-    world.l2.set_all(Fault::Delay(MS));
     let items = ["a", "k", "z"].map(|key| (key, "late".to_owned()));
     let mut stalled = Box::pin(cache.set_many(items));
-    assert!(poll!(&mut stalled).is_pending());
-    world.l2.set_all(Fault::None);
+    stall(&world.l2, &mut stalled).await;
     assert_eq!(ended(&world, setting(&cache, "new")).await.unwrap(), Delivery::Pending);
     assert_eq!(stalled.await.unwrap(), Delivery::Pending);
     world.pass(S).await;
@@ -199,10 +207,7 @@ async fn an_update_keeps_its_turn_however_long_it_takes() {
             }
         });
         world.pass(S).await;
-        let invalidating = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.invalidate("k").await }
-        });
+        let invalidating = invalidating(&cache);
         for _ in 0..15 {
             world.pass(S).await;
         }
@@ -219,7 +224,6 @@ async fn an_update_keeps_its_turn_however_long_it_takes() {
 /// A value on its way to a background level, and a fill of one, are tasks of a runtime that may stand still.
 #[test]
 fn a_value_behind_whose_runtime_stands_still_keeps_no_writer_waiting() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for load in [false, true] {
         let (idle, driven) = (runtime(), runtime());
         let world = World::new();
@@ -242,11 +246,7 @@ fn a_value_behind_whose_runtime_stands_still_keeps_no_writer_waiting() {
             world.l2.set_all(Fault::None);
         });
         driven.block_on(async {
-            let call = tokio::spawn({
-                let cache = cache.clone();
-                async move { cache.invalidate("k").await }
-            });
-            assert_eq!(ended(&world, call).await.unwrap(), Delivery::Pending);
+            assert_eq!(ended(&world, invalidating(&cache)).await.unwrap(), Delivery::Pending);
         });
         idle.block_on(settled());
         driven.block_on(async {
@@ -259,7 +259,6 @@ fn a_value_behind_whose_runtime_stands_still_keeps_no_writer_waiting() {
 /// The load was overtaken by it, and has nothing more to say to the level when its runtime goes on.
 #[test]
 fn an_update_that_took_the_turn_of_a_load_stays() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for background in [false, true] {
         let (idle, driven) = (runtime(), runtime());
         let world = World::new();
@@ -385,7 +384,7 @@ fn paced(world: &World) -> TracedCache<Paced> {
 }
 
 fn drive<R: Send + 'static>(work: impl Future<Output = R> + Send + 'static) -> thread::JoinHandle<R> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     thread::spawn(move || runtime.block_on(work))
 }
 
@@ -401,10 +400,7 @@ async fn a_load_that_is_encoded_for_too_long_does_not_come_after_what_has_overta
         async move { cache.get_or_set("k", move || async move { ok(loaded) }).await }
     });
     pace.wait();
-    let invalidating = tokio::spawn({
-        let cache = cache.clone();
-        async move { cache.invalidate("k").await }
-    });
+    let invalidating = invalidating(&cache);
     assert_eq!(ended(&world, invalidating).await.unwrap(), Delivery::Pending);
     confirmed(cache.invalidate("k").await);
     pace.wait();
@@ -475,14 +471,9 @@ async fn a_writer_that_lost_its_turn_keeps_nobody_from_storing_what_is_loaded() 
         let l2 = Arc::clone(&levels(&world)[level]);
         let cache = world.node_at(policy(), &l2);
         confirmed(cache.set("k", "old".to_owned()).await);
-        l2.set_all(Fault::Delay(MS));
         let (name, mut stalled) = writes(&cache).remove(verb);
-        assert!(poll!(&mut stalled).is_pending());
-        l2.set_all(Fault::None);
-        let invalidating = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.invalidate("k").await }
-        });
+        stall(&l2, &mut stalled).await;
+        let invalidating = invalidating(&cache);
         assert_eq!(ended(&world, invalidating).await.unwrap(), Delivery::Pending);
         let db = world.db();
         for _ in 0..10 {
@@ -508,10 +499,8 @@ async fn an_update_that_takes_a_turn_over_is_not_confirmed() {
         let l2 = Arc::clone(&levels(&world)[level]);
         let cache = world.node_at(policy(), &l2);
         confirmed(cache.set("k", "old".to_owned()).await);
-        l2.set_all(Fault::Delay(MS));
         let mut stalled = Box::pin(cache.set("k", "late".to_owned()));
-        assert!(poll!(&mut stalled).is_pending());
-        l2.set_all(Fault::None);
+        stall(&l2, &mut stalled).await;
         let updating = tokio::spawn({
             let cache = cache.clone();
             async move { cache.update("k", &(), |(), _, _| async { ok("new".to_owned()) }).await }

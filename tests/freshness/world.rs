@@ -132,6 +132,11 @@ impl World {
     }
 }
 
+/// One that is driven by its `block_on` only.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// Expires by the cache's clock only: the engine's own is the system's.
 pub(crate) fn memory() -> Memory {
     Memory::entries(100_000).engine_expiry(false)

@@ -18,6 +18,7 @@
     reason = "a test helper: what goes wrong here must fail the test"
 )]
 
+mod alerting;
 mod certificates;
 mod cluster;
 mod memcached;
@@ -30,6 +31,7 @@ mod require;
 mod sentinel;
 mod wait;
 
+pub use alerting::alerting_port;
 pub use certificates::{Authority, Certificate};
 pub use cluster::RedisCluster;
 pub use memcached::{MemcachedBuilder, MemcachedServer};
