@@ -37,10 +37,10 @@ use crate::{
     backoff::Backoff,
     connection::Pushes,
     fleet::no_replica,
-    gather::Several,
     home::Home,
     keeper::Keeper,
     node::Node,
+    read::Several,
     scripts::Form,
     settings::Settings,
     slots::{Range, Redirect, SLOTS, slot},
@@ -242,7 +242,7 @@ impl Cluster {
     pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Option<Bytes>, Error> {
         let mut node = self.node_of(key).await?;
         for _ in 0..REDIRECTS {
-            let error = match node.get(|| key.to_owned()).await {
+            let error = match node.get(key).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
@@ -313,7 +313,7 @@ impl Cluster {
         let all = (0..keys.len()).collect();
         let replies = self.units(all, |at| keys[at].to_owned(), Repeat::Once, &add);
         let found = replies.await.into_iter().map(|replies| match replies?.pop() {
-            Some(reply) => wire::found(reply).inspect_err(|error| self.heed(error)),
+            Some(reply) => wire::found_value(reply).inspect_err(|error| self.heed(error)),
             None => Err(Error::protocol("no answer to a look-up")),
         });
         let mut found: Vec<_> = found.collect();

@@ -1,19 +1,15 @@
 //! One connection: requests and their replies, and its end.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
-use redis::{Arg, Cmd, Pipeline, PushInfo, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Arg, Cmd, Pipeline, PushInfo, RedisError, Value};
 use tokio::{
-    sync::Notify,
     task::{AbortHandle, JoinHandle},
     time::timeout,
 };
@@ -24,6 +20,7 @@ use crate::{
     advice::Advice,
     dial::dial,
     greet::Server,
+    mux::{Mux, Reply},
     rights::Step,
     settings::Settings,
     watch::{Watch, Watching},
@@ -60,9 +57,8 @@ impl Pushes {
 
 /// A connection that is ready for requests. Ends when the last holder lets go.
 pub(crate) struct Link {
-    connection: MultiplexedConnection,
+    connection: Mux,
     driver: AbortHandle,
-    end: Arc<End>,
     /// Counts up over the provider's life; no two links share one.
     pub(crate) generation: u64,
     /// Where it leads.
@@ -93,17 +89,11 @@ impl Link {
         });
         let hears = (generation, hears);
         let (connection, driver) = dial(settings, &endpoint, &settings.login, Some(hears)).await?;
-        let end = Arc::new(End::default());
-        let told = TellsEnd(Arc::clone(&end));
-        let driver = tokio::spawn(async move {
-            let _told = told;
-            driver.await;
-        });
+        let driver = tokio::spawn(driver);
         // From here on the link's drop ends the driver, also when a step fails or the time is over.
         let link = Self {
             connection,
             driver: driver.abort_handle(),
-            end,
             generation,
             endpoint,
             server: Server::default(),
@@ -120,71 +110,53 @@ impl Link {
     /// and thrown away.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
         let _waiting = self.waits();
-        let mut connection = self.connection.clone();
-        let reply = pin!(connection.send_packed_command(command));
-        let reply = self.unless_ended(reply).await;
-        self.note(reply)
+        self.note(self.connection.command(command).await)
     }
 
-    /// Sends `count` commands in one go. Error replies are among the values.
-    pub(crate) async fn pipeline(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
+    /// Looks up one key; `gathers`: where it is not the only one, by one command with others.
+    pub(crate) async fn get(&self, key: &str, gathers: bool) -> Result<Reply, RedisError> {
         let _waiting = self.waits();
-        let mut connection = self.connection.clone();
-        let replies = pin!(connection.send_packed_commands(commands, 0, count));
-        let replies = self.unless_ended(replies).await;
-        self.note(replies)
+        self.note(self.connection.get(key, gathers).await)
+    }
+
+    /// Sends several commands in one go. Error replies are among the values.
+    pub(crate) async fn pipeline(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        Ok(self.replies(commands).await?.into_iter().map(Reply::into_value).collect())
+    }
+
+    /// The same, with texts as they have come.
+    pub(crate) async fn replies(&self, commands: &Pipeline) -> Result<Vec<Reply>, RedisError> {
+        let _waiting = self.waits();
+        self.note(self.connection.pipeline(commands).await)
     }
 
     /// Waits for the server's confirmation.
     pub(crate) async fn subscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
-        let _waiting = self.waits();
-        let mut connection = self.connection.clone();
-        let reply = pin!(connection.subscribe(channels));
-        let reply = self.unless_ended(reply).await;
-        self.note(reply)
+        self.confirmed("SUBSCRIBE", channels).await
     }
 
     /// Waits for the server's confirmation.
     pub(crate) async fn unsubscribe(&self, channels: &[&String]) -> Result<(), RedisError> {
+        self.confirmed("UNSUBSCRIBE", channels).await
+    }
+
+    async fn confirmed(&self, what: &str, channels: &[&String]) -> Result<(), RedisError> {
+        // Without channels it would concern all of them.
+        if channels.is_empty() {
+            return Ok(());
+        }
         let _waiting = self.waits();
-        let mut connection = self.connection.clone();
-        let reply = pin!(connection.unsubscribe(channels));
-        let reply = self.unless_ended(reply).await;
-        self.note(reply)
+        let mut command = redis::cmd(what);
+        command.arg(channels);
+        match self.note(self.connection.confirmed(&command, channels.len()).await)? {
+            Value::ServerError(error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Until the connection has ended.
     pub(crate) async fn ended(&self) {
-        let mut told = pin!(self.end.told.notified());
-        // Registered before the look, so that an end in between is not missed.
-        told.as_mut().enable();
-        if !self.end.reached.load(Ordering::SeqCst) {
-            told.await;
-        }
-    }
-
-    /// The client's queue can strand a request that is put in while the driver ends: its receiver empties the queue when
-    /// it goes, but the queue itself lives as long as its senders, of which each waiting request holds one. Such a
-    /// request would wait for ever.
-    ///
-    /// `reply` is pinned by its caller: an argument that is pinned here would lie in the future twice.
-    async fn unless_ended<T>(
-        &self,
-        mut reply: Pin<&mut impl Future<Output = Result<T, RedisError>>>,
-    ) -> Result<T, RedisError> {
-        let mut told = pin!(self.end.told.notified());
-        poll_fn(|cx| {
-            // The reply first: what has been answered counts. And before the flag: the request may end up in the queue
-            // only now.
-            if let Poll::Ready(reply) = reply.as_mut().poll(cx) {
-                return Poll::Ready(reply);
-            }
-            if told.as_mut().poll(cx).is_ready() || self.end.reached.load(Ordering::SeqCst) {
-                return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
-            }
-            Poll::Pending
-        })
-        .await
+        self.connection.ended().await;
     }
 
     fn note<T>(&self, reply: Result<T, RedisError>) -> Result<T, RedisError> {
@@ -201,6 +173,7 @@ impl Link {
 
     /// Ends the connection. Requests under way fail as disconnected.
     pub(crate) fn condemn(&self) {
+        self.connection.end();
         self.driver.abort();
     }
 
@@ -254,23 +227,6 @@ struct Waiting<'a>(&'a AtomicU64);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Whether the driver has ended, and the bell for those who wait on it.
-#[derive(Default)]
-struct End {
-    reached: AtomicBool,
-    told: Notify,
-}
-
-/// Lives in the driver's task, however that ends.
-struct TellsEnd(Arc<End>);
-
-impl Drop for TellsEnd {
-    fn drop(&mut self) {
-        self.0.reached.store(true, Ordering::SeqCst);
-        self.0.told.notify_waiters();
     }
 }
 

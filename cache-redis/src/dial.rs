@@ -1,30 +1,17 @@
-//! From an address to a connection of the client library: sockets, TLS, the handshake.
+//! From an address to a connection that takes commands: sockets, TLS, the handshake.
 
-use std::{future::Future, pin::Pin};
-
-use redis::{
-    AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError,
-    aio::{MultiplexedConnection, SendError},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use redis::{Pipeline, RedisError, Value, cmd};
+use tokio::net::TcpStream;
 
 use crate::{
     Error,
     address::{Endpoint, Secret},
     connection::Hears,
     greet::node_of_a_cluster,
-    overhear::{First, Overheard},
+    mux::{Mux, Reply, Running, Stream, alongside},
+    overhear::First,
     settings::Settings,
 };
-
-/// Requests that may wait for the socket before their callers do. Above the client's 50, which costs throughput as soon
-/// as more callers than that are at work.
-const QUEUE: usize = 512;
-
-pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Who we are at a server.
 #[derive(Clone, Debug, Default)]
@@ -34,73 +21,93 @@ pub(crate) struct Login {
     pub(crate) database: i64,
 }
 
-/// Connects. The driver has to run for the connection to work.
+/// Connects. What runs it has to run for the connection to work.
 pub(crate) async fn dial(
     settings: &Settings,
     endpoint: &Endpoint,
     login: &Login,
     hears: Option<(u64, Hears)>,
-) -> Result<(MultiplexedConnection, Driver), Error> {
-    let mut info = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_db(login.database)
-        .set_lib_name("traced-cache", env!("CARGO_PKG_VERSION"));
-    if let Some(user) = &login.user {
-        info = info.set_username(&user.0);
-    }
-    if let Some(password) = &login.password {
-        info = info.set_password(&password.0);
-    }
-    // No timer per request: levels bound their calls, and the keeper watches for a connection that is stuck.
-    let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
-    if let Some((generation, hears)) = hears {
-        config = config.set_push_sender(move |push| {
-            hears(generation, push);
-            Ok::<(), SendError>(())
-        });
-    }
-    let started = match endpoint {
+) -> Result<(Mux, Running), Error> {
+    let stream = connect(settings, endpoint).await?;
+    let first = First::default();
+    let (connection, mut running) = Mux::new(stream, hears, first.clone());
+    let steps = greeting(login);
+    let replies =
+        alongside(&mut running, connection.pipeline(&steps)).await.map_err(|error| match first.error() {
+            // It has hung up, and said why.
+            Some(said) if error.is_io_error() => Error::refused(&endpoint.to_string(), said, error),
+            None if settings.tls.is_none()
+                && matches!(endpoint, Endpoint::Tcp { .. })
+                && first.may_want_tls() =>
+            {
+                Error::hung_up(&endpoint.to_string(), error)
+            }
+            _ => failed(settings, endpoint, error),
+        })?;
+    accepted(endpoint, login, replies)?;
+    Ok((connection, running))
+}
+
+async fn connect(settings: &Settings, endpoint: &Endpoint) -> Result<Stream, Error> {
+    let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
+    match endpoint {
         Endpoint::Tcp { host, port } => {
-            let stream =
-                socket(host, *port).await.map_err(|error| failed(settings, endpoint, error.into()))?;
+            let stream = socket(host, *port).await.map_err(broken)?;
             match &settings.tls {
-                Some(tls) => start(tls.wrap(stream, host).await?, &info, config).await,
-                None => start(stream, &info, config).await,
+                Some(tls) => Ok(Stream::Tls(Box::new(tls.wrap(stream, host).await?))),
+                None => Ok(Stream::Tcp(stream)),
             }
         }
         #[cfg(unix)]
-        Endpoint::Unix { path } => match tokio::net::UnixStream::connect(path).await {
-            Ok(stream) => start(stream, &info, config).await,
-            Err(error) => Err((error.into(), First::default())),
-        },
+        Endpoint::Unix { path } => {
+            tokio::net::UnixStream::connect(path).await.map(Stream::Unix).map_err(broken)
+        }
         #[cfg(not(unix))]
-        Endpoint::Unix { .. } => {
-            Err((std::io::Error::from(std::io::ErrorKind::Unsupported).into(), First::default()))
-        }
-    };
-    started.map_err(|(error, first)| match first.error() {
-        // It has hung up, and said why.
-        Some(said) if error.kind() == redis::ErrorKind::Io => {
-            Error::refused(&endpoint.to_string(), said, error)
-        }
-        None if settings.tls.is_none()
-            && matches!(endpoint, Endpoint::Tcp { .. })
-            && first.may_want_tls() =>
-        {
-            Error::hung_up(&endpoint.to_string(), error)
-        }
-        _ => unselected(endpoint, login, &error).unwrap_or_else(|| failed(settings, endpoint, error)),
-    })
+        Endpoint::Unix { .. } => Err(broken(std::io::ErrorKind::Unsupported.into())),
+    }
 }
 
-/// Why there is no such database, where that is what the server has against `SELECT`. The client keeps its text only.
-fn unselected(endpoint: &Endpoint, login: &Login, error: &RedisError) -> Option<Error> {
-    let said = error.detail().filter(|_| login.database != 0)?;
-    if said.contains("DB index is out of range") {
-        let fix = format!("{endpoint} has fewer databases: use a lower number, or raise its `databases`");
-        return Some(Error::config("database", login.database, fix));
+/// What a connection begins with: the protocol and who we are, the database, and what `CLIENT LIST` shows.
+fn greeting(login: &Login) -> Pipeline {
+    let mut hello = cmd("HELLO");
+    hello.arg(3);
+    if let Some(password) = &login.password {
+        let user = login.user.as_ref().map_or("default", |user| &user.0);
+        hello.arg("AUTH").arg(user).arg(&password.0);
     }
-    said.contains("not allowed in cluster mode").then(|| node_of_a_cluster(endpoint))
+    let mut steps = Pipeline::new();
+    steps.add_command(hello);
+    if login.database != 0 {
+        steps.cmd("SELECT").arg(login.database);
+    }
+    for (name, value) in [("LIB-NAME", "traced-cache"), ("LIB-VER", env!("CARGO_PKG_VERSION"))] {
+        steps.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
+    }
+    steps
+}
+
+/// Whether the server has taken us in. Servers before 7.2 do not know `CLIENT SETINFO`, which does no harm.
+fn accepted(endpoint: &Endpoint, login: &Login, replies: Vec<Reply>) -> Result<(), Error> {
+    let mut replies = replies.into_iter();
+    if let Some(Reply::Other(Value::ServerError(error))) = replies.next() {
+        let old =
+            error.details().is_some_and(|text| text.to_ascii_lowercase().starts_with("unknown command"));
+        return Err(if old { Error::no_resp3() } else { Error::reply(&error) });
+    }
+    if login.database != 0
+        && let Some(Reply::Other(Value::ServerError(error))) = replies.next()
+    {
+        let said = error.details().unwrap_or_default();
+        if said.contains("DB index is out of range") {
+            let fix = format!("{endpoint} has fewer databases: use a lower number, or raise its `databases`");
+            return Err(Error::config("database", login.database, fix));
+        }
+        if said.contains("not allowed in cluster mode") {
+            return Err(node_of_a_cluster(endpoint));
+        }
+        return Err(Error::reply(&error));
+    }
+    Ok(())
 }
 
 /// A failure while connecting.
@@ -118,16 +125,4 @@ async fn socket(host: &str, port: u16) -> std::io::Result<TcpStream> {
     // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-async fn start(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    info: &RedisConnectionInfo,
-    config: AsyncConnectionConfig,
-) -> Result<(MultiplexedConnection, Driver), (RedisError, First)> {
-    let (stream, first) = Overheard::new(stream);
-    match MultiplexedConnection::new_with_config(info, stream, config).await {
-        Ok((connection, driver)) => Ok((connection, Box::pin(driver))),
-        Err(error) => Err((error, first)),
-    }
 }

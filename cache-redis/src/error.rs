@@ -106,6 +106,10 @@ impl Error {
         Self::new(ErrorKind::NoRuntime, hint)
     }
 
+    pub(crate) fn no_resp3() -> Self {
+        Self::new(ErrorKind::Protocol, "the server does not speak RESP3: Redis 6, Valkey or later is needed")
+    }
+
     pub(crate) fn protocol(what: &str) -> Self {
         Self::new(ErrorKind::Protocol, format!("Redis gave an unexpected answer: {what}"))
     }
@@ -115,18 +119,10 @@ impl Error {
         let kind = match error.kind() {
             redis::ErrorKind::Io => ErrorKind::Disconnected,
             redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => ErrorKind::Protocol,
-            redis::ErrorKind::AuthenticationFailed => ErrorKind::Auth,
-            redis::ErrorKind::RESP3NotSupported => {
-                return Self::new(
-                    ErrorKind::Protocol,
-                    "the server does not speak RESP3: Redis 6, Valkey or later is needed",
-                );
-            }
             _ => return Self::from_code(error.code(), error.detail()),
         };
         let message = match kind {
             ErrorKind::Disconnected => "the connection to Redis broke",
-            ErrorKind::Auth => "Redis refused the credentials: check user and password",
             _ => "Redis gave an answer that cannot be read",
         };
         let source = (kind == ErrorKind::Disconnected).then_some(error);

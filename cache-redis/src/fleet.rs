@@ -12,11 +12,11 @@ use crate::{
     advice::Advice,
     cluster::Cluster,
     connection::{Link, Pushes},
-    gather::Several,
     home::Home,
     info::{ConnectionInfo, ServerInfo},
     keeper::Keeper,
     node::Node,
+    read::Several,
     scripts::Form,
     settings::Settings,
     state::State,
@@ -104,11 +104,11 @@ impl Fleet {
         }
     }
 
-    /// Looks up one key. `key` makes it as it is on the wire.
-    pub(crate) async fn get(&self, key: impl Fn() -> String + Send) -> Result<Option<Bytes>, Error> {
+    /// Looks up one key, given as it is on the wire.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         match self {
             Self::One(one) => one.master.get(key).await,
-            Self::Cluster(cluster) => cluster.get(&key()).boxed().await,
+            Self::Cluster(cluster) => cluster.get(key).boxed().await,
         }
     }
 

@@ -170,7 +170,7 @@ pub(crate) async fn open(
         let mut readonly = redis::pipe();
         readonly.cmd("READONLY");
         let replies =
-            link.pipeline(&readonly, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+            link.pipeline(&readonly).await.map_err(|error| failed(settings, &link.endpoint, error))?;
         replies.into_iter().try_for_each(done)?;
     }
     if let Some(watch) = &pushes.watch {
@@ -225,7 +225,7 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     ask.cmd("MULTI").cmd("EXEC");
     ask.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
     let before = wall_ms();
-    let replies = link.pipeline(&ask, Step::ASKED.len() + 2).await;
+    let replies = link.pipeline(&ask).await;
     let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
     let after = wall_ms();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
@@ -265,7 +265,7 @@ async fn fence(settings: &Settings, link: &Link, last: &Server) -> Result<bool, 
     let id = last.client_id.filter(|_| last.run_id.is_some() && last.run_id == link.server.run_id);
     let mut kill = redis::pipe();
     kill.cmd("CLIENT").arg("KILL").arg("ID").arg(id.unwrap_or(NOBODY));
-    let replies = link.pipeline(&kill, 1).await.map_err(|error| failed(settings, &link.endpoint, error))?;
+    let replies = link.pipeline(&kill).await.map_err(|error| failed(settings, &link.endpoint, error))?;
     // It may be gone already.
     replies.iter().try_for_each(meant)?;
     Ok(!replies.iter().any(may_not_run))

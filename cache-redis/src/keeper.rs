@@ -73,10 +73,6 @@ pub(crate) struct Keeper {
     incarnation: AtomicU64,
     /// The server behind the last connection.
     last: Mutex<Server>,
-    /// Whether the connection lives on a runtime of several workers.
-    several_workers: AtomicBool,
-    /// The runtime that it lives on.
-    runtime: Mutex<Option<Handle>>,
     /// Whether the user may run scripts, as far as is known.
     runs_scripts: AtomicBool,
     /// Connections that have been made.
@@ -96,8 +92,6 @@ impl Keeper {
             time_offset_ms: AtomicI64::new(0),
             incarnation: AtomicU64::new(0),
             last: Mutex::default(),
-            several_workers: AtomicBool::new(false),
-            runtime: Mutex::default(),
             runs_scripts: AtomicBool::new(true),
             made: AtomicU64::new(0),
             renew: Notify::new(),
@@ -129,22 +123,6 @@ impl Keeper {
     /// Connections that have been made after the first one.
     pub(crate) fn reconnects(&self) -> u64 {
         self.made.load(Ordering::Relaxed).saturating_sub(1)
-    }
-
-    /// Whether single look-ups are to be gathered. On one worker that only adds to their way.
-    pub(crate) fn gathers(&self) -> bool {
-        self.several_workers.load(Ordering::Relaxed)
-    }
-
-    /// Where the connection lives, or the next one is being made; if anywhere.
-    pub(crate) fn runtime(&self) -> Option<Handle> {
-        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn lives_on(&self, runtime: Option<Handle>) {
-        let before = mem::replace(&mut *self.runtime.lock().unwrap_or_else(PoisonError::into_inner), runtime);
-        // Outside of the lock: it may be the last of that runtime.
-        drop(before);
     }
 
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State<Link>) -> T) -> T {
@@ -300,9 +278,6 @@ impl Keeper {
             }
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
-        let runtime = Handle::current();
-        self.several_workers.store(runtime.metrics().num_workers() > 1, Ordering::Relaxed);
-        self.lives_on(Some(runtime));
         self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);
         self.made.fetch_add(1, Ordering::Relaxed);
         if let Some(offset) = link.server.time_offset_ms {
@@ -318,7 +293,6 @@ struct IdleAtEnd(Arc<Keeper>);
 
 impl Drop for IdleAtEnd {
     fn drop(&mut self) {
-        self.0.lives_on(None);
         self.0.publish(State::ended());
         self.0.deaf();
     }

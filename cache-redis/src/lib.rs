@@ -110,9 +110,8 @@
 //! `namespace:id` are stored as they are; longer ones end in a digest. A batch of look-ups is one `MGET` per 512 keys,
 //! in one round trip; batches of writes are pipelines, with a result per item.
 //!
-//! On a runtime of several workers, single look-ups that come while another is under way are gathered into one `MGET`; a
-//! look-up that comes alone is a plain `GET` without delay. At 64 look-ups in flight over loopback that gave 1.3 to 1.8
-//! times the throughput of plain `GET`s on one connection, and the same latency at one in flight.
+//! Requests of all callers share a connection, and what comes together goes out in one piece. Single look-ups that come while
+//! others are under way are gathered into one `MGET`; a look-up that comes alone is a plain `GET` without delay.
 //!
 //! TLS (1.2 and 1.3, rustls) needs the feature `tls`, which is off by default: it compiles ring, which wants a C compiler.
 //!
@@ -191,13 +190,13 @@ mod dial;
 mod ears;
 mod error;
 mod fleet;
-mod gather;
 mod greet;
 mod home;
 mod info;
 mod keeper;
 mod lease;
 mod marks;
+mod mux;
 mod node;
 mod overhear;
 mod plain;

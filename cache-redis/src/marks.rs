@@ -54,7 +54,7 @@ fn swapped(reply: Option<Value>, count: usize) -> Result<Swapped, Error> {
                 return Err(no_answer());
             };
             let at = usize::try_from(position).ok().and_then(|at| at.checked_sub(1)).filter(|at| *at < count);
-            Ok(Swapped::Other { at: at.ok_or_else(no_answer)?, now: wire::found(now)? })
+            Ok(Swapped::Other { at: at.ok_or_else(no_answer)?, now: wire::found_value(now)? })
         }
         Some(Value::ServerError(error)) => Err(Error::reply(&error)),
         _ => Err(no_answer()),

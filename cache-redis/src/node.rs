@@ -1,38 +1,31 @@
-//! One server: the connection to it, and who gathers look-ups for it.
+//! One server: the connection to it, and how look-ups are put to it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use redis::Pipeline;
 
-use crate::{
-    Error,
-    gather::{Gatherer, Several},
-    keeper::Keeper,
-    read::expect_replies,
-    wire,
-};
+use crate::{Error, keeper::Keeper, read::Several, wire};
 
 /// Its drop ends the keeper, which holds itself.
 pub(crate) struct Node {
     pub(crate) keeper: Arc<Keeper>,
-    gatherer: Arc<Gatherer>,
+    several: Several,
 }
 
 impl Node {
-    pub(crate) fn new(keeper: Arc<Keeper>, several: Several) -> Self {
-        let gatherer = Gatherer::new(Arc::clone(&keeper), several);
-        Self { keeper, gatherer }
+    pub(crate) const fn new(keeper: Arc<Keeper>, several: Several) -> Self {
+        Self { keeper, several }
     }
 
-    /// Looks up one key. `key` makes it as it is on the wire.
-    pub(crate) async fn get(&self, key: impl Fn() -> String) -> Result<Option<Bytes>, Error> {
-        self.gatherer.get(key).await
+    /// Looks up one key, given as it is on the wire.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        self.keeper.look_up(key, self.several).await
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.
     pub(crate) async fn get_many(&self, keys: &[&str]) -> Vec<Result<Option<Bytes>, Error>> {
-        self.keeper.look_up(keys, self.gatherer.several()).await
+        self.keeper.look_up_many(keys, self.several).await
     }
 
     /// The same for a key that is being moved to this server.
@@ -40,7 +33,7 @@ impl Node {
         let mut asking = Pipeline::new();
         asking.cmd("ASKING").cmd("GET").arg(key);
         let link = self.keeper.link().await?;
-        let mut replies = expect_replies(link.pipeline(&asking, 2).await, 2)?;
+        let mut replies = link.replies(&asking).await.map_err(Error::request)?;
         replies.pop().map_or(Ok(None), wire::found)
     }
 }

@@ -138,7 +138,7 @@ impl CacheProvider for Plain {
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
         self.check(key)?;
-        Ok(self.0.fleet().get(|| self.key(key)).await?)
+        Ok(self.0.fleet().get(&self.key(key)).await?)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {

@@ -198,7 +198,7 @@ impl CacheProvider for RedisProvider {
         if key.mark {
             return self.get_many(&[key]).await.pop().unwrap_or(Ok(None));
         }
-        Ok(self.fleet().get(|| self.key(key)).await?)
+        Ok(self.fleet().get(&self.key(key)).await?)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {

@@ -12,6 +12,7 @@ use crate::{
     dial::{dial, failed},
     fleet::no_replica,
     greet::{Role, Server, open},
+    mux::alongside,
     settings::Settings,
     wire::text,
 };
@@ -121,14 +122,10 @@ impl Sentinels {
     /// Asks one of them about the master, over a connection for this one question.
     async fn command(&self, number: usize, settings: &Settings, what: &str) -> Result<Value, Error> {
         let at = &self.at[number];
-        let (mut connection, driver) = dial(settings, at, &settings.sentinel_login, None).await?;
+        let (connection, mut running) = dial(settings, at, &settings.sentinel_login, None).await?;
         let mut question = cmd("SENTINEL");
         question.arg(what).arg(&self.master);
-        let answer = tokio::select! {
-            answer = connection.send_packed_command(&question) => answer,
-            // Ends with the connection.
-            () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
-        };
+        let answer = alongside(&mut running, connection.command(&question)).await;
         match answer.map_err(|error| failed(settings, at, error))? {
             Value::ServerError(error) => Err(Error::reply(&error)),
             reply => Ok(reply),

@@ -7,6 +7,7 @@ use redis::{Pipeline, Value};
 use crate::{
     Error,
     keeper::Keeper,
+    mux::Reply,
     scripts::{self, Form},
 };
 
@@ -58,10 +59,9 @@ impl Keeper {
         }
         let mut pipeline = redis::pipe();
         let sizes: Vec<usize> = which.iter().map(|at| add(&mut pipeline, *at)).collect();
-        let count = sizes.iter().sum();
-        match self.all(&pipeline, count, repeat).await {
+        match self.all(&pipeline, repeat).await {
             Ok(replies) => {
-                let mut replies = replies.into_iter();
+                let mut replies = replies.into_iter().map(Reply::into_value);
                 sizes.into_iter().map(|size| Ok(replies.by_ref().take(size).collect())).collect()
             }
             Err(error) => vec![Err(error); which.len()],

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cache_core::{RawKey, shorten};
 use redis::Value;
 
-use crate::Error;
+use crate::{Error, mux::Reply};
 
 /// Most bytes of `namespace:id` that go to the server as they are.
 pub(crate) const KEY_MAX: usize = 4096;
@@ -14,6 +14,8 @@ pub(crate) const KEY_MAX: usize = 4096;
 /// What stands under a removed key for a while, so that those who track the key hear of its removal. Read as a miss. No
 /// envelope, no text and no number begins so.
 pub(crate) const TOMBSTONE: &[u8] = b"\0removed";
+/// Values up to this size are copied out of the input buffer.
+const COPY_MAX: usize = 8 << 10;
 /// How long a tombstone stands.
 pub(crate) const TOMBSTONE_MS: u64 = 60_000;
 
@@ -115,7 +117,16 @@ pub(crate) fn text(value: &Value) -> Option<&str> {
 /// A reply to one `GET`, or one element of a reply to `MGET`.
 ///
 /// A key that holds something else than a string is a miss, as in `MGET`; the next put replaces it.
-pub(crate) fn found(reply: Value) -> Result<Option<Bytes>, Error> {
+pub(crate) fn found(reply: Reply) -> Result<Option<Bytes>, Error> {
+    match reply {
+        Reply::Text(text) => Ok(value_of(text)),
+        Reply::Nil => Ok(None),
+        reply => found_value(reply.into_value()),
+    }
+}
+
+/// The same as the client library has it.
+pub(crate) fn found_value(reply: Value) -> Result<Option<Bytes>, Error> {
     match reply {
         Value::BulkString(bytes) if bytes == TOMBSTONE => Ok(None),
         Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
@@ -126,11 +137,21 @@ pub(crate) fn found(reply: Value) -> Result<Option<Bytes>, Error> {
     }
 }
 
+/// Copies what is small, which would keep the whole input buffer alive.
+fn value_of(text: Bytes) -> Option<Bytes> {
+    if text == TOMBSTONE {
+        return None;
+    }
+    Some(if text.len() <= COPY_MAX { Bytes::copy_from_slice(&text) } else { text })
+}
+
 /// A reply to `MGET` of `count` keys.
-pub(crate) fn found_many(reply: Value, count: usize) -> Vec<Result<Option<Bytes>, Error>> {
+pub(crate) fn found_many(reply: Reply, count: usize) -> Vec<Result<Option<Bytes>, Error>> {
     let error = match reply {
-        Value::Array(items) if items.len() == count => return items.into_iter().map(found).collect(),
-        Value::ServerError(error) => Error::reply(&error),
+        Reply::Texts(texts) if texts.len() == count => {
+            return texts.into_iter().map(|text| Ok(text.and_then(value_of))).collect();
+        }
+        Reply::Other(Value::ServerError(error)) => Error::reply(&error),
         _ => Error::protocol("not one value per key"),
     };
     vec![Err(error); count]
@@ -203,8 +224,19 @@ mod tests {
 
     #[test]
     fn replies_that_make_no_sense_are_errors() {
-        assert!(found(Value::Int(1)).is_err());
-        assert!(found_many(Value::Array(vec![Value::Nil]), 2).iter().all(Result::is_err));
-        assert_eq!(found_many(Value::Nil, 2).len(), 2);
+        assert!(found(Reply::Other(Value::Int(1))).is_err());
+        assert!(found_many(Reply::Texts(vec![None]), 2).iter().all(Result::is_err));
+        assert_eq!(found_many(Reply::Nil, 2).len(), 2);
+    }
+
+    #[test]
+    fn small_values_do_not_keep_the_input_buffer_alive() {
+        let input = Bytes::from(vec![b'x'; 2 * COPY_MAX]);
+        let held = |length: usize| found(Reply::Text(input.slice(..length))).unwrap().unwrap();
+        let small = held(COPY_MAX);
+        assert!(input.is_unique() && small.len() == COPY_MAX);
+        let large = held(COPY_MAX + 1);
+        assert!(!input.is_unique(), "copied once more");
+        drop(large);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     address::Endpoint,
     connection::Link,
     dial::{dial, failed},
+    mux::alongside,
     settings::Settings,
     slots::{Range, ranges},
 };
@@ -77,14 +78,10 @@ impl super::Cluster {
 }
 
 async fn ask(settings: &Settings, endpoint: &Endpoint) -> Result<Vec<Range>, Error> {
-    let (mut connection, driver) = dial(settings, endpoint, &settings.login, None).await?;
+    let (connection, mut running) = dial(settings, endpoint, &settings.login, None).await?;
     let mut question = cmd("CLUSTER");
     question.arg("SLOTS");
-    let answer = tokio::select! {
-        answer = connection.send_packed_command(&question) => answer,
-        // Ends with the connection.
-        () = driver => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
-    };
+    let answer = alongside(&mut running, connection.command(&question)).await;
     match answer.map_err(|error| failed(settings, endpoint, error))? {
         Value::ServerError(error)
             if error.details().is_some_and(|text| text.contains("cluster support disabled")) =>

@@ -33,9 +33,9 @@ impl Cluster {
             .arg(format!("{:016x}", fastrand::u64(1..)));
         let owner = self.node_of(&self.record).await?;
         let reply = if *owner.keeper.endpoint() == link.endpoint {
-            link.pipeline(&meet, 1).await
+            link.pipeline(&meet).await
         } else {
-            owner.keeper.link().await?.pipeline(&meet, 1).await
+            owner.keeper.link().await?.pipeline(&meet).await
         };
         match reply.map_err(Error::request)?.pop() {
             Some(Value::ServerError(error)) => {

@@ -72,12 +72,12 @@ async fn one_key_asked_many_times_is_sent_once_a_round() {
     for found in rest.into_iter().chain([first]) {
         assert_eq!(found.unwrap().as_deref(), Some("value 0"));
     }
-    // One round, or more where it starts while they ask.
+    // One command for those that wait, or more where it starts while they ask.
     let (gets, rounds) = (server.calls("get"), server.calls("mget"));
-    assert!(gets == 1 && rounds > 0, "{gets} GET, {rounds} MGET");
+    assert!(rounds > 0 && gets + rounds < 8, "{gets} GET, {rounds} MGET");
     let info: String = server.command(&["INFO", "stats"]).unwrap();
     let hits = format!("keyspace_hits:{}\r\n", gets + rounds);
-    assert!(info.contains(&hits), "one key in the GET, one in each of {rounds} MGET: {info}");
+    assert!(info.contains(&hits), "one key in each of {gets} GET and {rounds} MGET: {info}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,222 @@
+//! The task of one connection: writes, reads, hands out.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, MutexGuard, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use redis::{PushInfo, PushKind, RedisError, Value};
+
+use super::{
+    Shared, State, broken,
+    frame::{Frames, Reply, garbled},
+    io::Io,
+    queue::{Ended, OutOfStep, Taken, Waiter},
+};
+use crate::{connection::Hears, overhear::First};
+
+/// Replies to come from which on the task lets callers run before it writes what the first of them asks.
+const CROWD: usize = 8;
+/// What the buffer of requests may keep when it is empty.
+const KEEP: usize = 1 << 20;
+
+/// Runs until the connection ends. Whatever ends it, also the runtime's shutdown, everybody who waits gets an answer.
+pub(super) async fn run(mut guard: Guard, mut driver: Driver) {
+    guard.cause = Some(poll_fn(|cx| driver.poll(cx)).await);
+}
+
+pub(super) struct Guard {
+    shared: Arc<Shared>,
+    cause: Option<RedisError>,
+}
+
+impl Guard {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, cause: None }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.end(self.cause.take().unwrap_or_else(broken));
+    }
+}
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    io: Io,
+    hears: Option<(u64, Hears)>,
+    frames: Frames,
+    /// Until the server has said something.
+    first: Option<First>,
+    /// Requests, and how many of their bytes have been written.
+    writing: Vec<u8>,
+    written: usize,
+    /// Callers that have their replies, told outside the lock.
+    ended: Vec<Ended>,
+    /// Whether it has just let the callers run.
+    rested: bool,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, io: Io, hears: Option<(u64, Hears)>, first: First) -> Self {
+        Self {
+            shared,
+            io,
+            hears,
+            frames: Frames::default(),
+            first: Some(first),
+            writing: Vec::new(),
+            written: 0,
+            ended: Vec::new(),
+            rested: false,
+        }
+    }
+
+    /// Ready with the reason when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RedisError> {
+        match self.step(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
+        // Never waits for the write before it reads: a server that is blocked on its replies reads nothing.
+        if self.rested {
+            self.rested = false;
+            self.write(cx)?;
+            self.read(cx)?;
+        } else if self.read(cx)? > 1 || self.is_crowded()? {
+            // Callers who were answered ask again: let them, and write all that at once.
+            self.rested = true;
+            cx.waker().wake_by_ref();
+        } else {
+            self.write(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Whether so many replies are to come that more requests are likely to follow the first.
+    fn is_crowded(&self) -> Result<bool, RedisError> {
+        let state = self.state()?;
+        Ok(self.writing.is_empty() && state.has_unsent() && state.waiting.len() >= CROWD)
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
+        loop {
+            if self.writing.is_empty() {
+                self.take_unsent(cx)?;
+                if self.writing.is_empty() {
+                    return Ok(self.io.flush(cx)?);
+                }
+            }
+            match self.io.poll_write(&self.writing[self.written..], cx) {
+                Poll::Ready(Ok(0)) => return Err(broken()),
+                Poll::Ready(Ok(written)) => {
+                    self.written += written;
+                    if self.written == self.writing.len() {
+                        self.written = 0;
+                        self.writing.clear();
+                        self.writing.shrink_to(KEEP);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => {
+                    // An end must still be noticed.
+                    self.state()?.waker = Some(cx.waker().clone());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take_unsent(&mut self, cx: &Context<'_>) -> Result<(), RedisError> {
+        let mut state = self.shared.lock_open()?;
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        state.seal();
+        std::mem::swap(&mut self.writing, &mut state.out);
+        state.writing = !self.writing.is_empty();
+        drop(state);
+        if self.shared.crowded.swap(false, Ordering::SeqCst) {
+            self.shared.room.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// Reads until there is nothing more; how many callers got their reply.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, RedisError> {
+        let mut answered = 0;
+        loop {
+            match self.io.poll_read(self.frames.room(), cx) {
+                Poll::Ready(Ok(0)) => return Err(broken()),
+                Poll::Ready(Ok(_)) => {
+                    if let Some(first) = self.first.take() {
+                        first.keep(self.frames.unread());
+                    }
+                    answered += self.hand_out()?;
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => return Ok(answered),
+            }
+        }
+    }
+
+    /// Replies go to who waits for them, and pushes to who hears, in the order in which they came.
+    fn hand_out(&mut self) -> Result<usize, RedisError> {
+        let mut answered = 0;
+        loop {
+            let (over, push) = self.match_replies()?;
+            answered += self.ended.drain(..).map(Ended::tell).sum::<usize>();
+            if let Some(error) = over {
+                return Err(error);
+            }
+            let Some(push) = push else { return Ok(answered) };
+            if let Some((generation, hears)) = &self.hears {
+                hears(*generation, push);
+            }
+        }
+    }
+
+    /// Matches replies with who waits for them, up to the next push.
+    fn match_replies(&mut self) -> Result<(Option<RedisError>, Option<PushInfo>), RedisError> {
+        let mut state = self.shared.lock_open()?;
+        loop {
+            let mut reply = match self.frames.next() {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Ok((None, None)),
+                Err(error) => return Ok((Some(error), None)),
+            };
+            if let Reply::Other(Value::Push { kind, data }) = reply {
+                let confirms = matches!(kind, PushKind::Subscribe | PushKind::Unsubscribe)
+                    && state.waiting.front().is_some_and(Waiter::wants_pushes);
+                if !confirms {
+                    return Ok((None, Some(PushInfo { kind, data })));
+                }
+                reply = Reply::Other(Value::Push { kind, data });
+            }
+            let Some(waiter) = state.waiting.pop_front() else {
+                match reply {
+                    // What a server says before it hangs up.
+                    Reply::Other(Value::ServerError(_)) => continue,
+                    _ => return Ok((Some(garbled()), None)),
+                }
+            };
+            match waiter.take(reply) {
+                Ok(Taken::Ended(ended)) => self.ended.push(ended),
+                Ok(Taken::Waits(waiter)) => state.waiting.push_front(waiter),
+                Err(OutOfStep(waiter)) => {
+                    state.waiting.push_front(waiter);
+                    return Ok((Some(garbled()), None));
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>, RedisError> {
+        self.shared.lock_open()
+    }
+}

@@ -1,0 +1,344 @@
+//! Replies from bytes that arrive in any pieces (RESP3).
+//!
+//! Where a reply ends is found here. Strings and lists of them, which look-ups get, are parts of the input buffer; anything
+//! else is read by the client library.
+
+use bytes::{Buf, Bytes, BytesMut};
+use redis::{RedisError, Value, parse_redis_value};
+
+/// Longest line: a number, an error, a status.
+const LINE_MAX: usize = 64 << 10;
+/// Largest string: the server's own ceiling (`proto-max-bulk-len`) unless it was raised.
+const STRING_MAX: usize = 512 << 20;
+/// Most elements of one list.
+const ELEMENTS_MAX: u64 = 1 << 24;
+/// Lists within lists.
+const DEPTH_MAX: usize = 32;
+/// Room for the next read.
+const READ_ROOM: usize = 16 << 10;
+/// Most that is allocated at a time for a string that has been announced.
+const AHEAD_MAX: usize = 1 << 20;
+
+/// What a server says.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// A string, a part of the input buffer.
+    Text(Bytes),
+    Nil,
+    /// A list of strings and nothings.
+    Texts(Vec<Option<Bytes>>),
+    Other(Value),
+    /// None of its own: it was gathered with others, and one of them has failed all. To be asked alone.
+    AskAlone,
+}
+
+impl Reply {
+    pub(crate) fn into_value(self) -> Value {
+        match self {
+            Self::Text(text) => Value::BulkString(text.into()),
+            Self::Nil | Self::AskAlone => Value::Nil,
+            Self::Texts(texts) => Value::Array(
+                texts
+                    .into_iter()
+                    .map(|text| text.map_or(Value::Nil, |text| Value::BulkString(text.into())))
+                    .collect(),
+            ),
+            Self::Other(value) => value,
+        }
+    }
+}
+
+/// The peer does not speak RESP3.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Garbled;
+
+/// Input that has not made up a reply so far.
+#[derive(Default)]
+pub(super) struct Frames {
+    input: BytesMut,
+    scan: Scan,
+}
+
+/// How far a reply has been looked through.
+#[derive(Default)]
+struct Scan {
+    at: usize,
+    /// Bytes that the input must have before it can go on.
+    wants: usize,
+    /// Elements to come, of each list that has begun.
+    open: Vec<u64>,
+    /// Whether it is more than a string or a list of strings.
+    odd: bool,
+}
+
+impl Frames {
+    /// Where the next bytes go.
+    pub(super) fn room(&mut self) -> &mut BytesMut {
+        let missing = self.scan.wants.saturating_sub(self.input.len()).min(AHEAD_MAX);
+        if self.input.capacity() - self.input.len() < missing.max(READ_ROOM / 4) {
+            self.input.reserve(missing.max(READ_ROOM));
+        }
+        &mut self.input
+    }
+
+    /// What has come, of what is yet to be read.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// The next complete reply.
+    pub(super) fn next(&mut self) -> Result<Option<Reply>, RedisError> {
+        match self.scan.end(&self.input) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let Scan { at, odd, .. } = std::mem::take(&mut self.scan);
+                let frame = self.input.split_to(at);
+                Ok(Some(if odd { Reply::Other(parse_redis_value(&frame)?) } else { texts(frame.freeze()) }))
+            }
+            Err(Garbled) => Err(garbled()),
+        }
+    }
+}
+
+/// An answer that RESP3 does not have, or that does not fit the question.
+pub(super) fn garbled() -> RedisError {
+    (redis::ErrorKind::Parse, "the answer does not fit the question, or is no RESP3").into()
+}
+
+impl Scan {
+    /// Whether the input holds the whole reply, which then ends at `at`.
+    fn end(&mut self, input: &[u8]) -> Result<bool, Garbled> {
+        if input.len() < self.wants {
+            return Ok(false);
+        }
+        loop {
+            let Some((sign, line, behind)) = line(input, self.at)? else {
+                return Ok(false);
+            };
+            let mut elements = 0;
+            match sign {
+                b'$' | b'=' | b'!' => {
+                    if let Some(length) = length(line, STRING_MAX as u64)? {
+                        // Within the limit, which is a `usize`.
+                        let end = behind + usize::try_from(length).unwrap_or(STRING_MAX);
+                        if input.len() < end + 2 {
+                            self.wants = end + 2;
+                            return Ok(false);
+                        }
+                        if &input[end..end + 2] != b"\r\n" {
+                            return Err(Garbled);
+                        }
+                        self.at = end + 2;
+                    } else {
+                        self.at = behind;
+                    }
+                }
+                b'*' | b'~' | b'>' | b'%' | b'|' => {
+                    elements = length(line, ELEMENTS_MAX)?.unwrap_or(0);
+                    if matches!(sign, b'%' | b'|') {
+                        elements *= 2;
+                    }
+                    // What it is about comes behind an attribute.
+                    elements += u64::from(sign == b'|');
+                    self.at = behind;
+                }
+                b'_' | b':' | b'+' | b'-' | b',' | b'#' | b'(' => self.at = behind,
+                _ => return Err(Garbled),
+            }
+            self.odd |= match (sign, self.open.len()) {
+                (b'$' | b'_', _) => false,
+                // No list at all is nothing.
+                (b'*', 0) => line.first() == Some(&b'-'),
+                _ => true,
+            };
+            if elements > 0 {
+                if self.open.len() >= DEPTH_MAX {
+                    return Err(Garbled);
+                }
+                self.open.push(elements);
+                continue;
+            }
+            // One element less of the list around it, and of the one around that if it was the last.
+            loop {
+                let Some(left) = self.open.last_mut() else { return Ok(true) };
+                *left -= 1;
+                if *left > 0 {
+                    break;
+                }
+                self.open.pop();
+            }
+        }
+    }
+}
+
+/// Sign and text of a line, and where the next one begins.
+type Line<'a> = (u8, &'a [u8], usize);
+
+/// The line at `at`. `None`: it has not come as a whole.
+fn line(input: &[u8], at: usize) -> Result<Option<Line<'_>>, Garbled> {
+    let rest = input.get(at..).unwrap_or_default();
+    let Some(end) = rest.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
+        return if rest.len() < LINE_MAX { Ok(None) } else { Err(Garbled) };
+    };
+    match rest[..end].split_first() {
+        Some((sign, line)) => Ok(Some((*sign, line.strip_suffix(b"\r").ok_or(Garbled)?, at + end + 1))),
+        None => Err(Garbled),
+    }
+}
+
+/// How long what follows is. `None`: there is nothing, as opposed to something empty.
+fn length(line: &[u8], most: u64) -> Result<Option<u64>, Garbled> {
+    if line == b"-1" {
+        return Ok(None);
+    }
+    if line.is_empty() || line.len() > 19 {
+        return Err(Garbled);
+    }
+    let mut length = 0;
+    for byte in line {
+        if !byte.is_ascii_digit() {
+            return Err(Garbled);
+        }
+        length = length * 10 + u64::from(byte - b'0');
+    }
+    if length <= most { Ok(Some(length)) } else { Err(Garbled) }
+}
+
+/// A reply that has been found to be a string, nothing, or a list of such.
+fn texts(mut frame: Bytes) -> Reply {
+    if frame.first() != Some(&b'*') {
+        return next_text(&mut frame).map_or(Reply::Nil, Reply::Text);
+    }
+    let count = head(&mut frame).unwrap_or(0);
+    Reply::Texts((0..count).map(|_| next_text(&mut frame)).collect())
+}
+
+/// Takes one element off a frame that is well-formed.
+fn next_text(frame: &mut Bytes) -> Option<Bytes> {
+    let length = head(frame)?;
+    let text = frame.split_to(length.min(frame.len()));
+    frame.advance(frame.len().min(2));
+    Some(text)
+}
+
+/// Takes a line off a frame that is well-formed; the number in it.
+fn head(frame: &mut Bytes) -> Option<usize> {
+    let end = frame.iter().position(|byte| *byte == b'\n')?;
+    let length = frame.get(1..end - 1).and_then(|line| length(line, u64::MAX).ok().flatten());
+    frame.advance(end + 1);
+    length.and_then(|length| usize::try_from(length).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(input: &[u8], step: usize) -> Result<Vec<String>, RedisError> {
+        let mut frames = Frames::default();
+        let mut replies = Vec::new();
+        for piece in input.chunks(step) {
+            frames.room().extend_from_slice(piece);
+            while let Some(reply) = frames.next()? {
+                replies.push(format!("{reply:?}"));
+            }
+        }
+        assert!(frames.input.is_empty(), "{:?}", frames.input);
+        Ok(replies)
+    }
+
+    #[test]
+    fn any_cut_gives_the_same_replies() {
+        let big = "x".repeat(40_000);
+        let input = format!(
+            "$3\r\nabc\r\n$-1\r\n_\r\n*2\r\n$1\r\na\r\n_\r\n*0\r\n*-1\r\n$0\r\n\r\n+OK\r\n:12\r\n-ERR no\r\n%1\r\n+a\r\n:1\r\n\
+             >2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n*2\r\n*1\r\n$1\r\na\r\n$1\r\nb\r\n$40000\r\n{big}\r\n#t\r\n,1.5\r\n\
+             =5\r\ntxt:a\r\n|1\r\n+a\r\n:1\r\n$1\r\nv\r\n*2\r\n$2\r\n\r\n\r\n$-1\r\n~1\r\n$1\r\na\r\n"
+        );
+        let whole = all(input.as_bytes(), usize::MAX).unwrap();
+        assert_eq!(whole.len(), 20);
+        assert_eq!(whole[0], r#"Text(b"abc")"#);
+        assert_eq!((&*whole[1], &*whole[2]), ("Nil", "Nil"));
+        assert_eq!(whole[3], r#"Texts([Some(b"a"), None])"#);
+        assert_eq!(whole[4], "Texts([])");
+        assert_eq!(whole[5], "Other(nil)");
+        assert_eq!(whole[6], r#"Text(b"")"#);
+        assert_eq!(whole[18], r#"Texts([Some(b"\r\n"), None])"#);
+        for step in [1, 2, 3, 7, 1_000, 16_384] {
+            assert_eq!(all(input.as_bytes(), step).unwrap(), whole, "{step}");
+        }
+    }
+
+    /// A reply of any shape.
+    fn made_up(random: &mut fastrand::Rng, depth: usize, out: &mut String) {
+        let text = |random: &mut fastrand::Rng| "\r\nab".repeat(random.usize(0..4));
+        let texts_only = depth == 0 || random.bool();
+        match random.u8(0..if texts_only { 3 } else { 12 }) {
+            0 | 1 => {
+                let text = text(random);
+                out.push_str(&format!("${}\r\n{text}\r\n", text.len()));
+            }
+            2 => out.push_str(if random.bool() { "$-1\r\n" } else { "_\r\n" }),
+            3 => out.push_str("+OK\r\n"),
+            4 => out.push_str(":-12\r\n"),
+            5 => out.push_str("-NOPERM no\r\n"),
+            6 => out.push_str("#t\r\n"),
+            7 => out.push_str(",1.5\r\n"),
+            8 => out.push_str("=5\r\ntxt:a\r\n"),
+            sign => {
+                let (sign, each) = [("*", 1), ("~", 1), ("%", 2)][usize::from(sign - 9)];
+                let count = random.usize(0..4);
+                out.push_str(&format!("{sign}{count}\r\n"));
+                (0..count * each).for_each(|_| made_up(random, depth - 1, out));
+            }
+        }
+    }
+
+    #[test]
+    fn any_reply_is_what_the_client_library_reads() {
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut input = String::new();
+            made_up(&mut random, 3, &mut input);
+            let mut frames = Frames::default();
+            let step = random.usize(1..9);
+            let mut found = None;
+            for piece in input.as_bytes().chunks(step) {
+                assert!(found.is_none(), "{input:?}");
+                frames.room().extend_from_slice(piece);
+                found = frames.next().unwrap();
+            }
+            let found = found.map(Reply::into_value);
+            assert_eq!(found, Some(parse_redis_value(input.as_bytes()).unwrap()), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_and_never_allocated_for() {
+        for input in [
+            "hello\r\n",
+            "\r\n",
+            "$\r\n",
+            "$x\r\n",
+            "$-2\r\n",
+            "$+1\r\n",
+            "$536870913\r\n",
+            "$99999999999999999999\r\n",
+            "*16777217\r\n",
+            "$1\r\nabcd",
+            "$1\nab",
+            "HTTP/1.1 400 Bad Request\r\n",
+        ] {
+            assert!(all(input.as_bytes(), usize::MAX).is_err(), "{input:?}");
+        }
+        assert!(all("*1\r\n".repeat(DEPTH_MAX + 1).as_bytes(), usize::MAX).is_err());
+        assert!(all(&vec![b'+'; LINE_MAX + 1], usize::MAX).is_err());
+        let mut frames = Frames::default();
+        frames.room().extend_from_slice(b"$536870912\r\n");
+        assert!(frames.next().unwrap().is_none());
+        assert!(frames.room().capacity() <= 2 * AHEAD_MAX);
+        let mut frames = Frames::default();
+        frames.room().extend_from_slice(b"*16777216\r\n");
+        assert!(frames.next().unwrap().is_none());
+        assert!(frames.room().capacity() <= 2 * READ_ROOM);
+    }
+}

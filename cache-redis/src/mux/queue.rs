@@ -1,0 +1,243 @@
+//! What waits for replies on one connection, in the order in which it was asked.
+
+use std::mem;
+
+use bytes::Bytes;
+use redis::{RedisError, Value};
+use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::frame::Reply;
+
+pub(super) type Caller<T> = oneshot::Sender<Result<T, RedisError>>;
+
+/// Keys per `MGET`.
+const KEYS: usize = 512;
+
+/// Who waits for which replies.
+pub(super) enum Waiter {
+    /// For one.
+    One(Caller<Reply>),
+    /// Look-ups of one `MGET` of so many keys: each for a part of its reply.
+    Gathered(usize, Vec<Asking>),
+    /// For as many as are left.
+    Many { left: usize, replies: Vec<Reply>, caller: Caller<Vec<Reply>> },
+    /// For as many pushes, or one error.
+    Confirmed { left: usize, caller: Caller<Reply> },
+}
+
+/// A reply of another shape than the request has, and who waited for it.
+pub(super) struct OutOfStep(pub(super) Waiter);
+
+/// What becomes of who has been given a reply.
+pub(super) enum Taken {
+    Ended(Ended),
+    Waits(Waiter),
+}
+
+/// Has all that it waited for.
+pub(super) enum Ended {
+    One(Reply, Caller<Reply>),
+    Gathered(Vec<Option<Bytes>>, Vec<Asking>),
+    /// One of the look-ups has failed them all.
+    Scattered(Vec<Asking>),
+    Many(Vec<Reply>, Caller<Vec<Reply>>),
+}
+
+impl Ended {
+    /// Wakes the callers; how many. One that has walked away is not missed.
+    pub(super) fn tell(self) -> usize {
+        match self {
+            Self::One(reply, caller) => {
+                let _ = caller.send(Ok(reply));
+                1
+            }
+            Self::Many(replies, caller) => {
+                let _ = caller.send(Ok(replies));
+                1
+            }
+            Self::Gathered(values, callers) => {
+                let count = callers.len();
+                let answer = |caller: Caller<Reply>, value: Option<Bytes>| {
+                    let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
+                };
+                if values.len() == count {
+                    // Each has a place of its own.
+                    callers
+                        .into_iter()
+                        .zip(values)
+                        .for_each(|(Asking(_, caller), value)| answer(caller, value));
+                } else {
+                    for Asking(place, caller) in callers {
+                        answer(caller, values.get(place).cloned().flatten());
+                    }
+                }
+                count
+            }
+            Self::Scattered(callers) => {
+                let count = callers.len();
+                for Asking(_, caller) in callers {
+                    let _ = caller.send(Ok(Reply::AskAlone));
+                }
+                count
+            }
+        }
+    }
+}
+
+impl Waiter {
+    /// Whether pushes are its replies.
+    pub(super) const fn wants_pushes(&self) -> bool {
+        matches!(self, Self::Confirmed { .. })
+    }
+
+    /// Takes a reply, and has ended or goes on waiting.
+    pub(super) fn take(self, reply: Reply) -> Result<Taken, OutOfStep> {
+        Ok(match self {
+            Self::One(caller) => Taken::Ended(Ended::One(reply, caller)),
+            Self::Gathered(count, callers) => Taken::Ended(match reply {
+                Reply::Texts(values) if values.len() == count => Ended::Gathered(values, callers),
+                Reply::Other(Value::ServerError(_)) => Ended::Scattered(callers),
+                _ => return Err(OutOfStep(Self::Gathered(count, callers))),
+            }),
+            Self::Many { left, mut replies, caller } => {
+                replies.push(reply);
+                match left.saturating_sub(1) {
+                    0 => Taken::Ended(Ended::Many(replies, caller)),
+                    left => Taken::Waits(Self::Many { left, replies, caller }),
+                }
+            }
+            Self::Confirmed { left, caller } => match (left, &reply) {
+                (2.., Reply::Other(Value::Push { .. })) => {
+                    Taken::Waits(Self::Confirmed { left: left - 1, caller })
+                }
+                _ => Taken::Ended(Ended::One(reply, caller)),
+            },
+        })
+    }
+
+    pub(super) fn fail(self, error: &RedisError) {
+        match self {
+            Self::One(caller) | Self::Confirmed { caller, .. } => {
+                let _ = caller.send(Err(error.clone()));
+            }
+            Self::Many { caller, .. } => {
+                let _ = caller.send(Err(error.clone()));
+            }
+            Self::Gathered(_, callers) => {
+                for Asking(_, caller) in callers {
+                    let _ = caller.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// Look-ups that have been gathered and not been sent. Those of one key share their place in the command, for the most part:
+/// a key is compared with one other.
+#[derive(Default)]
+pub(super) struct Lookups {
+    /// The keys, as arguments.
+    keys: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    callers: Vec<Asking>,
+    /// By a part of a key's hash, the place of the last of them.
+    seen: Vec<usize>,
+}
+
+/// A caller, and the place of the key.
+pub(super) struct Asking(usize, Caller<Reply>);
+
+impl Lookups {
+    const SEEN: usize = 64;
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.callers.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.ends.len() >= KEYS
+    }
+
+    /// Bytes.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) fn add(&mut self, key: &str, caller: Caller<Reply>) {
+        let from = self.keys.len();
+        put_argument(&mut self.keys, key.as_bytes());
+        self.seen.resize(Self::SEEN, usize::MAX);
+        let slot = usize::from(xxh3_64(key.as_bytes()).to_le_bytes()[0]) % Self::SEEN;
+        let place = self.seen[slot];
+        if self.argument(place) == Some(&self.keys[from..]) {
+            self.keys.truncate(from);
+            self.callers.push(Asking(place, caller));
+            return;
+        }
+        let place = self.ends.len();
+        self.seen[slot] = place;
+        self.ends.push(self.keys.len());
+        self.callers.push(Asking(place, caller));
+    }
+
+    fn argument(&self, place: usize) -> Option<&[u8]> {
+        let to = *self.ends.get(place)?;
+        let from = place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.keys.get(from..to)
+    }
+
+    /// Appends them as one command.
+    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Waiter {
+        let (count, mut callers) = (self.ends.len(), mem::take(&mut self.callers));
+        put_header(out, count + 1);
+        let waiter = match callers.pop() {
+            Some(Asking(_, caller)) if callers.is_empty() => {
+                put_argument(out, b"GET");
+                Waiter::One(caller)
+            }
+            last => {
+                put_argument(out, b"MGET");
+                callers.extend(last);
+                Waiter::Gathered(count, callers)
+            }
+        };
+        out.append(&mut self.keys);
+        self.ends.clear();
+        self.seen.clear();
+        waiter
+    }
+
+    /// Those who wait, of what is not going to be sent.
+    pub(super) fn into_waiter(self) -> Option<Waiter> {
+        (!self.callers.is_empty()).then_some(Waiter::Gathered(self.ends.len(), self.callers))
+    }
+}
+
+/// A whole look-up of one key.
+pub(super) fn put_get(out: &mut Vec<u8>, key: &str) {
+    // Not more than this beside the key.
+    const REST: usize = 48;
+    out.reserve(key.len() + REST);
+    put_header(out, 2);
+    put_argument(out, b"GET");
+    put_argument(out, key.as_bytes());
+}
+
+fn put_header(out: &mut Vec<u8>, arguments: usize) {
+    out.push(b'*');
+    put_number(out, arguments);
+}
+
+fn put_argument(out: &mut Vec<u8>, argument: &[u8]) {
+    out.push(b'$');
+    put_number(out, argument.len());
+    out.extend_from_slice(argument);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number(out: &mut Vec<u8>, number: usize) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
