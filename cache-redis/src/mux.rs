@@ -6,8 +6,8 @@
 //! requests: what they ask meanwhile goes out in one piece.
 //!
 //! - **Look-ups of single keys that come while others are under way are gathered into one `MGET`.** It is sealed when the
-//!   task writes it, or another request comes behind it: a look-up never joins a command that was sent before it came, so
-//!   nobody gets an answer older than the question.
+//!   task writes it, when there are enough of them, or when another request comes behind it: a look-up never joins a command
+//!   that was sent before it came, so nobody gets an answer older than the question.
 //! - A caller may leave at any time; its reply is read and dropped.
 //! - What the server sends of its own accord is passed on by the same task, in order, before any later reply.
 //! - No timer: levels bound their calls, and the keeper watches for a connection that is stuck.
@@ -46,6 +46,8 @@ use self::{
 pub(crate) use self::{frame::Reply, io::Stream};
 use crate::{connection::Hears, overhear::First};
 
+/// Gathered look-ups that a caller writes himself.
+const ENOUGH: usize = 32;
 /// Unsent bytes from which on callers wait for room.
 const UNSENT_MAX: usize = 16 << 20;
 
@@ -91,6 +93,8 @@ struct State {
     /// The task holds requests that it has not written so far.
     writing: bool,
     waiting: VecDeque<Waiter>,
+    /// Look-ups that have been gathered, and not been answered.
+    under_way: usize,
     /// The task, where it does not know of what is unsent.
     waker: Option<Waker>,
     /// For callers who write.
@@ -109,6 +113,7 @@ impl Mux {
             lookups: Lookups::default(),
             writing: false,
             waiting: VecDeque::new(),
+            under_way: 0,
             waker: None,
             writer: io.writer(),
             over: None,
@@ -246,7 +251,8 @@ impl Shared {
 
     /// Sees to it that somebody writes what has come to be unsent.
     fn begin(&self, mut state: MutexGuard<'_, State>, idle: bool, unsent: bool) {
-        if idle {
+        if idle || state.is_enough() {
+            state.seal();
             state.write_now();
         }
         if state.out.len() + state.lookups.len() > UNSENT_MAX {
@@ -295,6 +301,12 @@ impl State {
         self.waiting.is_empty() && !self.writing && !self.has_unsent()
     }
 
+    /// Whether those who look up should not wait for the task, which lets all callers run before it writes: so the server is at
+    /// work as well. Where very many come, commands grow with them.
+    fn is_enough(&self) -> bool {
+        !self.writing && self.lookups.callers() >= ENOUGH.max(self.under_way / 2)
+    }
+
     fn has_unsent(&self) -> bool {
         !self.out.is_empty() || !self.lookups.is_empty()
     }
@@ -309,11 +321,13 @@ impl State {
     /// Puts the look-ups that have been gathered among the requests.
     fn seal(&mut self) {
         if !self.lookups.is_empty() {
-            self.waiting.push_back(self.lookups.seal(&mut self.out));
+            let waiter = self.lookups.seal(&mut self.out);
+            self.under_way += waiter.gathered();
+            self.waiting.push_back(waiter);
         }
     }
 
-    /// Writes what is unsent, as far as the socket takes it. For a caller who finds the connection idle.
+    /// Writes what is unsent, as far as the socket takes it. For a caller, while the task is not writing.
     fn write_now(&mut self) {
         let Some(writer) = &self.writer else { return };
         let mut written = 0;

@@ -206,7 +206,10 @@ impl Driver {
                 }
             };
             match waiter.take(reply) {
-                Ok(Taken::Ended(ended)) => self.ended.push(ended),
+                Ok(Taken::Ended(ended)) => {
+                    state.under_way = state.under_way.saturating_sub(ended.gathered());
+                    self.ended.push(ended);
+                }
                 Ok(Taken::Waits(waiter)) => state.waiting.push_front(waiter),
                 Err(OutOfStep(waiter)) => {
                     state.waiting.push_front(waiter);

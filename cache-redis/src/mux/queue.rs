@@ -45,6 +45,14 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// Look-ups in it that were gathered.
+    pub(super) fn gathered(&self) -> usize {
+        match self {
+            Self::Gathered(_, callers) | Self::Scattered(callers) => callers.len(),
+            Self::One(..) | Self::Many(..) => 0,
+        }
+    }
+
     /// Wakes the callers; how many. One that has walked away is not missed.
     pub(super) fn tell(self) -> usize {
         match self {
@@ -86,6 +94,14 @@ impl Ended {
 }
 
 impl Waiter {
+    /// Look-ups in it that were gathered.
+    pub(super) fn gathered(&self) -> usize {
+        match self {
+            Self::Gathered(_, callers) => callers.len(),
+            Self::One(_) | Self::Many { .. } | Self::Confirmed { .. } => 0,
+        }
+    }
+
     /// Whether pushes are its replies.
     pub(super) const fn wants_pushes(&self) -> bool {
         matches!(self, Self::Confirmed { .. })
@@ -158,6 +174,10 @@ impl Lookups {
 
     pub(super) fn is_full(&self) -> bool {
         self.ends.len() >= KEYS
+    }
+
+    pub(super) fn callers(&self) -> usize {
+        self.callers.len()
     }
 
     /// Bytes.
