@@ -22,27 +22,28 @@ const AHEAD_MAX: usize = 1 << 20;
 /// What a server says.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// A string, a part of the input buffer.
+    /// A string. As most of the input buffer, or all of it, where it is large.
     Text(Bytes),
     Nil,
-    /// A list of strings and nothings.
+    /// A list of strings and nothings, each a part of the input buffer.
     Texts(Vec<Option<Bytes>>),
+    /// One of those.
+    Part(Bytes),
     Other(Value),
     /// None of its own: it was gathered with others, and one of them has failed all. To be asked alone.
     AskAlone,
 }
 
 impl Reply {
+    /// Copied, so that nothing keeps the input buffer alive.
     pub(crate) fn into_value(self) -> Value {
+        let copied = |text: Bytes| Value::BulkString(text.to_vec());
         match self {
-            Self::Text(text) => Value::BulkString(text.into()),
+            Self::Text(text) | Self::Part(text) => copied(text),
             Self::Nil | Self::AskAlone => Value::Nil,
-            Self::Texts(texts) => Value::Array(
-                texts
-                    .into_iter()
-                    .map(|text| text.map_or(Value::Nil, |text| Value::BulkString(text.into())))
-                    .collect(),
-            ),
+            Self::Texts(texts) => {
+                Value::Array(texts.into_iter().map(|text| text.map_or(Value::Nil, copied)).collect())
+            }
             Self::Other(value) => value,
         }
     }

@@ -67,7 +67,7 @@ impl Ended {
             Self::Gathered(values, callers) => {
                 let count = callers.len();
                 let answer = |caller: Caller<Reply>, value: Option<Bytes>| {
-                    let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
+                    let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Part)));
                 };
                 if values.len() == count {
                     // Each has a place of its own.
