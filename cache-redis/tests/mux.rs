@@ -110,6 +110,55 @@ async fn whoever_leaves_leaves_the_others_alone() {
     }
 }
 
+/// Reads, writes and batches of many callers, of whom one in three leaves at some point: what each gets is his own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_the_answer_of_another_whoever_leaves() {
+    let server = RedisServer::start();
+    let provider = filled(&server, 100).await;
+    let one = async |provider: &RedisProvider, random: &mut fastrand::Rng| match random.u8(0..8) {
+        0 => {
+            let n = random.usize(0..100);
+            put(provider, &n.to_string(), &format!("value {n}")).await;
+        }
+        1 => {
+            let ids: Vec<String> =
+                (0..random.usize(1..20)).map(|_| random.usize(0..100).to_string()).collect();
+            let keys: Vec<_> = ids.iter().map(|id| key(id)).collect();
+            for (id, found) in ids.iter().zip(provider.get_many(&keys).await) {
+                assert!(found.unwrap().unwrap().ends_with(format!("value {id}").as_bytes()));
+            }
+        }
+        _ => check(provider, random.usize(0..100)).await,
+    };
+    let tasks = (0..48).map(|task| {
+        let provider = provider.clone();
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(task);
+            for _ in 0..500 {
+                let polls = if random.u8(0..3) == 0 { random.usize(1..4) } else { usize::MAX };
+                let mut own = random.fork();
+                let mut call = Box::pin(one(&provider, &mut own));
+                let mut polled = 0;
+                timeout(
+                    HANG,
+                    std::future::poll_fn(|cx| {
+                        polled += 1;
+                        match call.as_mut().poll(cx) {
+                            std::task::Poll::Pending if polled < polls => std::task::Poll::Pending,
+                            _ => std::task::Poll::Ready(()),
+                        }
+                    }),
+                )
+                .await
+                .unwrap();
+            }
+        })
+    });
+    for task in join_all(tasks).await {
+        task.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_up_that_nobody_goes_on_with_holds_up_nobody() {
     let server = RedisServer::start();
