@@ -48,6 +48,8 @@ use crate::{connection::Hears, overhear::First};
 
 /// Gathered look-ups that a caller writes himself.
 const ENOUGH: usize = 32;
+/// Most bytes that a caller writes himself.
+const OWN_MAX: usize = 64 << 10;
 /// Unsent bytes from which on callers wait for room.
 const UNSENT_MAX: usize = 16 << 20;
 
@@ -134,7 +136,7 @@ impl Mux {
     /// Sends one command.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
         let (caller, answer) = oneshot::channel();
-        self.send(Waiter::One(caller), |out| command.write_packed_command(out)).await?;
+        self.send(Waiter::One(caller), command.get_packed_command()).await?;
         self.received(answer.await).map(Reply::into_value)
     }
 
@@ -145,9 +147,7 @@ impl Mux {
         }
         let (caller, answer) = oneshot::channel();
         let waiter = Waiter::Many { left: commands.len(), replies: Vec::new(), caller };
-        let write =
-            |out: &mut Vec<u8>| commands.cmd_iter().for_each(|command| command.write_packed_command(out));
-        self.send(waiter, write).await?;
+        self.send(waiter, commands.get_packed_pipeline()).await?;
         self.received(answer.await)
     }
 
@@ -155,7 +155,7 @@ impl Mux {
     pub(crate) async fn confirmed(&self, command: &Cmd, count: usize) -> Result<Value, RedisError> {
         let (caller, answer) = oneshot::channel();
         let waiter = Waiter::Confirmed { left: count, caller };
-        self.send(waiter, |out| command.write_packed_command(out)).await?;
+        self.send(waiter, command.get_packed_command()).await?;
         self.received(answer.await).map(Reply::into_value)
     }
 
@@ -190,14 +190,19 @@ impl Mux {
         Ok(answer)
     }
 
-    async fn send(&self, waiter: Waiter, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), RedisError> {
+    /// `requests` have been packed outside of the lock: they may be large.
+    async fn send(&self, waiter: Waiter, mut requests: Vec<u8>) -> Result<(), RedisError> {
         if self.0.crowded.load(Ordering::Relaxed) {
             self.0.room().boxed().await;
         }
         let mut state = self.0.lock_open()?;
         let (idle, unsent) = (state.is_idle(), state.has_unsent());
         state.seal();
-        write(&mut state.out);
+        if state.out.is_empty() {
+            state.out = requests;
+        } else {
+            state.out.append(&mut requests);
+        }
         state.waiting.push_back(waiter);
         self.0.begin(state, idle, unsent);
         Ok(())
@@ -330,6 +335,10 @@ impl State {
     /// Writes what is unsent, as far as the socket takes it. For a caller, while the task is not writing.
     fn write_now(&mut self) {
         let Some(writer) = &self.writer else { return };
+        // Others wait for the lock meanwhile.
+        if self.out.len() > OWN_MAX {
+            return;
+        }
         let mut written = 0;
         while written < self.out.len() {
             match writer.try_write(&self.out[written..]) {
