@@ -45,6 +45,10 @@ pub(crate) async fn dial(
             _ => failed(settings, endpoint, error),
         })?;
     accepted(endpoint, login, replies)?;
+    // What runs it has come to its end then.
+    if connection.has_ended() {
+        return Err(failed(settings, endpoint, std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
+    }
     Ok((connection, running))
 }
 

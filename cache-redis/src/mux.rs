@@ -221,10 +221,14 @@ impl Mux {
         self.0.end(broken());
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::SeqCst)
+    }
+
     /// Until it has ended.
     pub(crate) async fn ended(&self) {
         let told = self.0.end.notified();
-        if !self.0.ended.load(Ordering::SeqCst) {
+        if !self.has_ended() {
             told.await;
         }
     }
@@ -288,11 +292,11 @@ impl Shared {
         drop(state);
         self.ended.store(true, Ordering::SeqCst);
         self.crowded.store(false, Ordering::SeqCst);
+        self.end.notify_waiters();
+        self.room.notify_waiters();
         for waiter in waiting.into_iter().chain(lookups) {
             waiter.fail(first.take().as_ref().unwrap_or(&error));
         }
-        self.end.notify_waiters();
-        self.room.notify_waiters();
         // The task notices that it is over.
         if let Some(waker) = waker {
             waker.wake();
@@ -325,8 +329,9 @@ impl State {
 
     /// Puts the look-ups that have been gathered among the requests.
     fn seal(&mut self) {
-        if !self.lookups.is_empty() {
-            let waiter = self.lookups.seal(&mut self.out);
+        if !self.lookups.is_empty()
+            && let Some(waiter) = self.lookups.seal(&mut self.out)
+        {
             self.under_way += waiter.gathered();
             self.waiting.push_back(waiter);
         }
@@ -342,10 +347,10 @@ impl State {
         let mut written = 0;
         while written < self.out.len() {
             match writer.try_write(&self.out[written..]) {
-                Ok(taken) => written += taken,
+                Ok(taken @ 1..) => written += taken,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // Full, or broken: the task takes over, and finds out which.
-                Err(_) => break,
+                Ok(0) | Err(_) => break,
             }
         }
         self.out.drain(..written);

@@ -25,7 +25,30 @@ impl First {
     /// The error that they are, without its sign. Not fit to be shown as it is.
     pub(crate) fn error(&self) -> Option<&str> {
         let text = self.0.get()?.strip_prefix(b"-")?;
-        let end = text.iter().position(|byte| *byte == b'\r')?;
-        std::str::from_utf8(&text[..end]).ok()
+        let line = text.split(|byte| *byte == b'\r').next()?;
+        // It may have been cut.
+        line.utf8_chunks().next().map(|chunk| chunk.valid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_first_is_told_on_also_where_it_is_long() {
+        let error = |bytes: &[u8]| {
+            let first = First::default();
+            first.keep(bytes);
+            first.error().map(str::to_owned)
+        };
+        assert_eq!(
+            error(b"-ERR max number of clients reached\r\n").unwrap(),
+            "ERR max number of clients reached"
+        );
+        let long = format!("-DENIED {}\r\n", "é".repeat(600));
+        let said = error(long.as_bytes()).unwrap();
+        assert!(said.starts_with("DENIED é") && said.len() <= MOST);
+        assert_eq!(error(b"+OK\r\n"), None);
     }
 }

@@ -18,6 +18,8 @@ use crate::{connection::Hears, overhear::First};
 
 /// Replies to come from which on the task lets callers run before it writes what the first of them asks.
 const CROWD: usize = 8;
+/// Reads in one go.
+const READS: usize = 32;
 /// What the buffer of requests may keep when it is empty.
 const KEEP: usize = 1 << 20;
 
@@ -41,6 +43,13 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.shared.end(self.cause.take().unwrap_or_else(broken));
     }
+}
+
+struct Read {
+    /// Callers that got their reply.
+    answered: usize,
+    /// Whether there may be more to read.
+    more: bool,
 }
 
 pub(super) struct Driver {
@@ -84,17 +93,24 @@ impl Driver {
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
         // Never waits for the write before it reads: a server that is blocked on its replies reads nothing.
-        if self.rested {
-            self.rested = false;
-            self.write(cx)?;
-            self.read(cx)?;
-        } else if self.read(cx)? > 1 || self.is_crowded()? {
-            // Callers who were answered ask again: let them, and write all that at once.
-            self.rested = true;
-            cx.waker().wake_by_ref();
+        let rests = if self.rested {
+            if let Err(error) = self.write(cx) {
+                // What the server has answered before it hung up counts.
+                let _ = self.read(cx);
+                return Err(error);
+            }
+            self.read(cx)?.more
         } else {
+            // Callers who were answered ask again: let them, and write all that at once.
+            let Read { answered, more } = self.read(cx)?;
+            more || answered > 1 || self.is_crowded()?
+        };
+        if rests {
+            cx.waker().wake_by_ref();
+        } else if !self.rested {
             self.write(cx)?;
         }
+        self.rested = rests;
         Ok(())
     }
 
@@ -147,10 +163,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Reads until there is nothing more; how many callers got their reply.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, RedisError> {
+    /// Reads until there is nothing more, or so much that requests should have their turn.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Read, RedisError> {
         let mut answered = 0;
-        loop {
+        for _ in 0..READS {
             match self.io.poll_read(self.frames.room(), cx) {
                 Poll::Ready(Ok(0)) => return Err(broken()),
                 Poll::Ready(Ok(_)) => {
@@ -160,9 +176,10 @@ impl Driver {
                     answered += self.hand_out()?;
                 }
                 Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => return Ok(answered),
+                Poll::Pending => return Ok(Read { answered, more: false }),
             }
         }
+        Ok(Read { answered, more: true })
     }
 
     /// Replies go to who waits for them, and pushes to who hears, in the order in which they came.

@@ -16,19 +16,19 @@ const ELEMENTS_MAX: u64 = 1 << 24;
 const DEPTH_MAX: usize = 32;
 /// Room for the next read.
 const READ_ROOM: usize = 16 << 10;
+/// Replies up to this size leave the buffer as it is.
+const KEEP: usize = 256 << 10;
 /// Most that is allocated at a time for a string that has been announced.
 const AHEAD_MAX: usize = 1 << 20;
 
 /// What a server says.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// A string. As most of the input buffer, or all of it, where it is large.
+    /// A string, a part of the input buffer.
     Text(Bytes),
     Nil,
-    /// A list of strings and nothings, each a part of the input buffer.
+    /// A list of strings and nothings.
     Texts(Vec<Option<Bytes>>),
-    /// One of those.
-    Part(Bytes),
     Other(Value),
     /// None of its own: it was gathered with others, and one of them has failed all. To be asked alone.
     AskAlone,
@@ -39,7 +39,7 @@ impl Reply {
     pub(crate) fn into_value(self) -> Value {
         let copied = |text: Bytes| Value::BulkString(text.to_vec());
         match self {
-            Self::Text(text) | Self::Part(text) => copied(text),
+            Self::Text(text) => copied(text),
             Self::Nil | Self::AskAlone => Value::Nil,
             Self::Texts(texts) => {
                 Value::Array(texts.into_iter().map(|text| text.map_or(Value::Nil, copied)).collect())
@@ -94,7 +94,17 @@ impl Frames {
             Ok(true) => {
                 let Scan { at, odd, .. } = std::mem::take(&mut self.scan);
                 let frame = self.input.split_to(at);
-                Ok(Some(if odd { Reply::Other(parse_redis_value(&frame)?) } else { texts(frame.freeze()) }))
+                if at > KEEP {
+                    // Otherwise the buffer keeps the size of the largest reply.
+                    let mut rest = BytesMut::with_capacity(READ_ROOM.max(self.input.len()));
+                    rest.extend_from_slice(&self.input);
+                    self.input = rest;
+                }
+                Ok(Some(if odd {
+                    Reply::Other(parse_redis_value(&frame).map_err(|_unread| garbled())?)
+                } else {
+                    texts(frame.freeze())
+                }))
             }
             Err(Garbled) => Err(garbled()),
         }
@@ -119,7 +129,11 @@ impl Scan {
             let mut elements = 0;
             match sign {
                 b'$' | b'=' | b'!' => {
-                    if let Some(length) = length(line, STRING_MAX as u64)? {
+                    let length = length(line, STRING_MAX as u64)?;
+                    if sign != b'$' && length.is_none() {
+                        return Err(Garbled);
+                    }
+                    if let Some(length) = length {
                         // Within the limit, which is a `usize`.
                         let end = behind + usize::try_from(length).unwrap_or(STRING_MAX);
                         if input.len() < end + 2 {
@@ -135,7 +149,11 @@ impl Scan {
                     }
                 }
                 b'*' | b'~' | b'>' | b'%' | b'|' => {
-                    elements = length(line, ELEMENTS_MAX)?.unwrap_or(0);
+                    elements = match length(line, ELEMENTS_MAX)? {
+                        Some(count) => count,
+                        None if sign == b'*' => 0,
+                        None => return Err(Garbled),
+                    };
                     if matches!(sign, b'%' | b'|') {
                         elements *= 2;
                     }
@@ -143,6 +161,7 @@ impl Scan {
                     elements += u64::from(sign == b'|');
                     self.at = behind;
                 }
+                b'_' if !line.is_empty() => return Err(Garbled),
                 b'_' | b':' | b'+' | b'-' | b',' | b'#' | b'(' => self.at = behind,
                 _ => return Err(Garbled),
             }
@@ -269,6 +288,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_large_reply_does_not_stay_in_the_buffer() {
+        for large in [format!("$9000000\r\n{}\r\n", "x".repeat(9_000_000)), {
+            let one = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
+            format!("*900\r\n{}", one.repeat(900))
+        }] {
+            let mut frames = Frames::default();
+            let mut replies = Vec::new();
+            for piece in (large + "$1\r\na\r\n$1\r\n").as_bytes().chunks(16_000) {
+                frames.room().extend_from_slice(piece);
+                while let Some(reply) = frames.next().unwrap() {
+                    replies.push(reply);
+                }
+            }
+            assert_eq!(replies.len(), 2);
+            drop(replies);
+            assert!(frames.room().capacity() <= 4 * READ_ROOM, "{}", frames.input.capacity());
+        }
+    }
+
     /// A reply of any shape.
     fn made_up(random: &mut fastrand::Rng, depth: usize, out: &mut String) {
         let text = |random: &mut fastrand::Rng| "\r\nab".repeat(random.usize(0..4));
@@ -321,6 +360,10 @@ mod tests {
             "$\r\n",
             "$x\r\n",
             "$-2\r\n",
+            "=-1\r\n",
+            "%-1\r\n",
+            "_5\r\n",
+            ":x\r\n",
             "$+1\r\n",
             "$536870913\r\n",
             "$99999999999999999999\r\n",

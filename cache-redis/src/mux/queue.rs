@@ -3,7 +3,7 @@
 use std::mem;
 
 use bytes::Bytes;
-use redis::{RedisError, Value};
+use redis::{RedisError, ServerError, Value};
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -41,6 +41,7 @@ pub(super) enum Ended {
     Gathered(Vec<Option<Bytes>>, Vec<Asking>),
     /// One of the look-ups has failed them all.
     Scattered(Vec<Asking>),
+    Refused(ServerError, Vec<Asking>),
     Many(Vec<Reply>, Caller<Vec<Reply>>),
 }
 
@@ -48,7 +49,9 @@ impl Ended {
     /// Look-ups in it that were gathered.
     pub(super) fn gathered(&self) -> usize {
         match self {
-            Self::Gathered(_, callers) | Self::Scattered(callers) => callers.len(),
+            Self::Gathered(_, callers) | Self::Scattered(callers) | Self::Refused(_, callers) => {
+                callers.len()
+            }
             Self::One(..) | Self::Many(..) => 0,
         }
     }
@@ -66,19 +69,16 @@ impl Ended {
             }
             Self::Gathered(values, callers) => {
                 let count = callers.len();
-                let answer = |caller: Caller<Reply>, value: Option<Bytes>| {
-                    let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Part)));
-                };
-                if values.len() == count {
-                    // Each has a place of its own.
-                    callers
-                        .into_iter()
-                        .zip(values)
-                        .for_each(|(Asking(_, caller), value)| answer(caller, value));
-                } else {
-                    for Asking(place, caller) in callers {
-                        answer(caller, values.get(place).cloned().flatten());
-                    }
+                for Asking(place, caller) in callers {
+                    let value = values.get(place).cloned().flatten();
+                    let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
+                }
+                count
+            }
+            Self::Refused(error, callers) => {
+                let count = callers.len();
+                for Asking(_, caller) in callers {
+                    let _ = caller.send(Ok(Reply::Other(Value::ServerError(error.clone()))));
                 }
                 count
             }
@@ -113,7 +113,10 @@ impl Waiter {
             Self::One(caller) => Taken::Ended(Ended::One(reply, caller)),
             Self::Gathered(count, callers) => Taken::Ended(match reply {
                 Reply::Texts(values) if values.len() == count => Ended::Gathered(values, callers),
-                Reply::Other(Value::ServerError(_)) => Ended::Scattered(callers),
+                Reply::Other(Value::ServerError(error)) if error.code() == "NOPERM" => {
+                    Ended::Scattered(callers)
+                }
+                Reply::Other(Value::ServerError(error)) => Ended::Refused(error, callers),
                 _ => return Err(OutOfStep(Self::Gathered(count, callers))),
             }),
             Self::Many { left, mut replies, caller } => {
@@ -127,7 +130,10 @@ impl Waiter {
                 (2.., Reply::Other(Value::Push { .. })) => {
                     Taken::Waits(Self::Confirmed { left: left - 1, caller })
                 }
-                _ => Taken::Ended(Ended::One(reply, caller)),
+                (_, Reply::Other(Value::Push { .. } | Value::ServerError(_))) => {
+                    Taken::Ended(Ended::One(reply, caller))
+                }
+                _ => return Err(OutOfStep(Self::Confirmed { left, caller })),
             },
         })
     }
@@ -180,9 +186,9 @@ impl Lookups {
         self.callers.len()
     }
 
-    /// Bytes.
+    /// Bytes, or so.
     pub(super) fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.callers.len() * size_of::<Asking>()
     }
 
     pub(super) fn add(&mut self, key: &str, caller: Caller<Reply>) {
@@ -208,25 +214,32 @@ impl Lookups {
         self.keys.get(from..to)
     }
 
-    /// Appends them as one command.
-    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Waiter {
+    /// Appends them as one command, unless all who asked have left.
+    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Option<Waiter> {
         let (count, mut callers) = (self.ends.len(), mem::take(&mut self.callers));
-        put_header(out, count + 1);
-        let waiter = match callers.pop() {
-            Some(Asking(_, caller)) if callers.is_empty() => {
+        callers.retain(|Asking(_, caller)| !caller.is_closed());
+        self.ends.clear();
+        self.seen.clear();
+        let last = callers.pop();
+        let waiter = match last {
+            None => {
+                self.keys.clear();
+                return None;
+            }
+            Some(Asking(_, caller)) if count == 1 && callers.is_empty() => {
+                put_header(out, 2);
                 put_argument(out, b"GET");
                 Waiter::One(caller)
             }
-            last => {
+            Some(last) => {
+                put_header(out, count + 1);
                 put_argument(out, b"MGET");
-                callers.extend(last);
+                callers.push(last);
                 Waiter::Gathered(count, callers)
             }
         };
         out.append(&mut self.keys);
-        self.ends.clear();
-        self.seen.clear();
-        waiter
+        Some(waiter)
     }
 
     /// Those who wait, of what is not going to be sent.

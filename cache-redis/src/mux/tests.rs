@@ -38,7 +38,7 @@ fn request(arguments: &[&str]) -> String {
 
 fn text(reply: Result<Reply, RedisError>) -> Option<String> {
     match reply.unwrap() {
-        Reply::Text(text) | Reply::Part(text) => Some(String::from_utf8(text.to_vec()).unwrap()),
+        Reply::Text(text) => Some(String::from_utf8(text.to_vec()).unwrap()),
         Reply::Nil => None,
         other => panic!("{other:?}"),
     }
