@@ -8,6 +8,8 @@ use crate::login::UNAUTHENTICATED;
 const LINE_MAX: usize = 2048;
 /// The server's own ceiling for an item.
 const ITEM_MAX: u64 = 1 << 30;
+/// Values up to this size leave the input buffer as it is.
+const KEEP: usize = 256 << 10;
 /// Room for the next read.
 const READ_ROOM: usize = 16 << 10;
 
@@ -132,6 +134,12 @@ impl Parser {
                 }
                 let value = self.input.split_to(length).freeze();
                 self.input.advance(2);
+                if length > KEEP {
+                    // Otherwise the buffer keeps the size of the largest value.
+                    let mut rest = BytesMut::with_capacity(READ_ROOM.max(self.input.len()));
+                    rest.extend_from_slice(&self.input);
+                    self.input = rest;
+                }
                 if let State::Value(mut answer, _) = std::mem::replace(&mut self.state, State::Line) {
                     answer.body = Body::Value(Some(value));
                     return Ok(Some(answer));
@@ -253,6 +261,21 @@ mod tests {
         for step in [1, 2, 3, 7, 1_000, 16_384, usize::MAX] {
             assert_eq!(all(input.as_bytes(), step, 20_000).unwrap(), expected, "{step}");
         }
+    }
+
+    #[test]
+    fn a_large_value_does_not_stay_in_the_buffer() {
+        let mut parser = Parser::new(1 << 20);
+        let input = format!("VA 1000000 O1\r\n{}\r\nEN O2\r\n", "x".repeat(1_000_000));
+        let mut answers = 0;
+        for piece in input.as_bytes().chunks(16_000) {
+            parser.room().extend_from_slice(piece);
+            while parser.next().unwrap().is_some() {
+                answers += 1;
+            }
+        }
+        assert_eq!(answers, 2);
+        assert!(parser.room().capacity() <= 4 * READ_ROOM);
     }
 
     #[test]
