@@ -329,9 +329,8 @@ impl State {
 
     /// Puts the look-ups that have been gathered among the requests.
     fn seal(&mut self) {
-        if !self.lookups.is_empty()
-            && let Some(waiter) = self.lookups.seal(&mut self.out)
-        {
+        if !self.lookups.is_empty() {
+            let waiter = self.lookups.seal(&mut self.out);
             self.under_way += waiter.gathered();
             self.waiting.push_back(waiter);
         }

@@ -214,32 +214,25 @@ impl Lookups {
         self.keys.get(from..to)
     }
 
-    /// Appends them as one command, unless all who asked have left.
-    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Option<Waiter> {
+    /// Appends them as one command, also for those who have left: what a caller's drop runs has no place under a lock.
+    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Waiter {
         let (count, mut callers) = (self.ends.len(), mem::take(&mut self.callers));
-        callers.retain(|Asking(_, caller)| !caller.is_closed());
-        self.ends.clear();
-        self.seen.clear();
-        let last = callers.pop();
-        let waiter = match last {
-            None => {
-                self.keys.clear();
-                return None;
-            }
-            Some(Asking(_, caller)) if count == 1 && callers.is_empty() => {
-                put_header(out, 2);
+        put_header(out, count + 1);
+        let waiter = match callers.pop() {
+            Some(Asking(_, caller)) if callers.is_empty() => {
                 put_argument(out, b"GET");
                 Waiter::One(caller)
             }
-            Some(last) => {
-                put_header(out, count + 1);
+            last => {
                 put_argument(out, b"MGET");
-                callers.push(last);
+                callers.extend(last);
                 Waiter::Gathered(count, callers)
             }
         };
         out.append(&mut self.keys);
-        Some(waiter)
+        self.ends.clear();
+        self.seen.clear();
+        waiter
     }
 
     /// Those who wait, of what is not going to be sent.
