@@ -369,8 +369,10 @@ fn a_bench_counts_what_a_server_that_is_gone_has_not_answered() {
     assert_eq!(ended.code, 1, "{measured}");
     let rows = measured["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 5, "{measured}");
-    // It may have been well for a part of the first.
-    for row in &rows[1..] {
+    // It has been well for a part of the first, or where the machine is busy into the next one.
+    let down = rows.iter().position(|row| row["failed"] != 0).unwrap();
+    assert!(down <= 2, "{measured}");
+    for row in &rows[down + 1..] {
         assert!(row["calls"].as_u64().unwrap() > 0 && row["failed"] == row["calls"], "{row}");
     }
 }
