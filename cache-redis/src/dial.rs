@@ -46,8 +46,8 @@ pub(crate) async fn dial(
         })?;
     accepted(endpoint, login, replies)?;
     // What runs it has come to its end then.
-    if connection.has_ended() {
-        return Err(failed(settings, endpoint, std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
+    if let Some(error) = connection.over() {
+        return Err(failed(settings, endpoint, error));
     }
     Ok((connection, running))
 }

@@ -15,7 +15,7 @@
 //!   value before it has come.
 //!
 //! The client library writes commands and reads all replies but the two that every look-up gets, strings and lists of
-//! them. Its own connection takes twice the instructions for a look-up.
+//! them. Through its own connection a typed look-up took a third more instructions (docs/performance.md).
 
 mod driver;
 mod frame;
@@ -72,8 +72,7 @@ pub(crate) async fn alongside<T>(running: &mut Running, call: impl Future<Output
     .await
 }
 
-/// The callers' end of a connection. Cheap to clone.
-#[derive(Clone)]
+/// The callers' end of a connection.
 pub(crate) struct Mux(Arc<Shared>);
 
 struct Shared {
@@ -82,8 +81,6 @@ struct Shared {
     crowded: AtomicBool,
     /// It is not crowded any more, or has ended.
     room: Notify,
-    /// Whether it has ended.
-    ended: AtomicBool,
     end: Notify,
 }
 
@@ -124,7 +121,6 @@ impl Mux {
             state: Mutex::new(state),
             crowded: AtomicBool::new(false),
             room: Notify::new(),
-            ended: AtomicBool::new(false),
             end: Notify::new(),
         });
         // Made here, as the task may be dropped before it has begun.
@@ -161,9 +157,7 @@ impl Mux {
 
     /// Looks up one key, together with others where `gathers`.
     pub(crate) async fn get(&self, key: &str, gathers: bool) -> Result<Reply, RedisError> {
-        if self.0.crowded.load(Ordering::Relaxed) {
-            self.0.room().boxed().await;
-        }
+        self.0.room().await;
         let answer = self.look_up(key, gathers)?;
         match self.received(answer.await) {
             // One key that the user may not read fails the whole command. Each goes alone.
@@ -177,35 +171,30 @@ impl Mux {
 
     fn look_up(&self, key: &str, gathers: bool) -> Result<Answer<Reply>, RedisError> {
         let (caller, answer) = oneshot::channel();
-        let mut state = self.0.lock_open()?;
-        let (idle, unsent) = (state.is_idle(), state.has_unsent());
-        if gathers && !idle {
-            state.look_up(key, caller);
-        } else {
-            state.seal();
-            queue::put_get(&mut state.out, key);
-            state.waiting.push_back(Waiter::One(caller));
-        }
-        self.0.begin(state, idle, unsent);
+        self.0.add(|state, idle| {
+            if gathers && !idle {
+                state.look_up(key, caller);
+            } else {
+                state.seal();
+                queue::put_get(&mut state.out, key);
+                state.waiting.push_back(Waiter::One(caller));
+            }
+        })?;
         Ok(answer)
     }
 
     /// `requests` have been packed outside of the lock: they may be large.
     async fn send(&self, waiter: Waiter, mut requests: Vec<u8>) -> Result<(), RedisError> {
-        if self.0.crowded.load(Ordering::Relaxed) {
-            self.0.room().boxed().await;
-        }
-        let mut state = self.0.lock_open()?;
-        let (idle, unsent) = (state.is_idle(), state.has_unsent());
-        state.seal();
-        if state.out.is_empty() {
-            state.out = requests;
-        } else {
-            state.out.append(&mut requests);
-        }
-        state.waiting.push_back(waiter);
-        self.0.begin(state, idle, unsent);
-        Ok(())
+        self.0.room().await;
+        self.0.add(|state, _| {
+            state.seal();
+            if state.out.is_empty() {
+                state.out = requests;
+            } else {
+                state.out.append(&mut requests);
+            }
+            state.waiting.push_back(waiter);
+        })
     }
 
     fn received<T>(
@@ -213,7 +202,7 @@ impl Mux {
         answer: Result<Result<T, RedisError>, oneshot::error::RecvError>,
     ) -> Result<T, RedisError> {
         // Everybody is answered, also by a task that is dropped.
-        answer.unwrap_or_else(|_gone| Err(self.0.lock().over.clone().unwrap_or_else(broken)))
+        answer.unwrap_or_else(|_gone| Err(self.over().unwrap_or_else(broken)))
     }
 
     /// Ends it. Requests under way fail.
@@ -221,14 +210,15 @@ impl Mux {
         self.0.end(broken());
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.0.ended.load(Ordering::SeqCst)
+    /// Why it has ended.
+    pub(crate) fn over(&self) -> Option<RedisError> {
+        self.0.lock().over.clone()
     }
 
     /// Until it has ended.
     pub(crate) async fn ended(&self) {
         let told = self.0.end.notified();
-        if !self.has_ended() {
+        if self.over().is_none() {
             told.await;
         }
     }
@@ -249,6 +239,12 @@ impl Shared {
 
     /// Until there is room, or all is over.
     async fn room(&self) {
+        if self.crowded.load(Ordering::Relaxed) {
+            self.wait_for_room().boxed().await;
+        }
+    }
+
+    async fn wait_for_room(&self) {
         loop {
             let told = self.room.notified();
             if !self.crowded.load(Ordering::SeqCst) {
@@ -258,8 +254,11 @@ impl Shared {
         }
     }
 
-    /// Sees to it that somebody writes what has come to be unsent.
-    fn begin(&self, mut state: MutexGuard<'_, State>, idle: bool, unsent: bool) {
+    /// Adds requests, and sees to it that somebody writes them. `put` is told whether nothing is under way.
+    fn add(&self, put: impl FnOnce(&mut State, bool)) -> Result<(), RedisError> {
+        let mut state = self.lock_open()?;
+        let (idle, unsent) = (state.is_idle(), state.has_unsent());
+        put(&mut state, idle);
         if idle || state.is_enough() {
             state.seal();
             state.write_now();
@@ -273,6 +272,7 @@ impl Shared {
         if let Some(waker) = wake {
             waker.wake();
         }
+        Ok(())
     }
 
     fn end(&self, error: RedisError) {
@@ -290,7 +290,6 @@ impl Shared {
         state.writer = None;
         let waker = state.waker.take();
         drop(state);
-        self.ended.store(true, Ordering::SeqCst);
         self.crowded.store(false, Ordering::SeqCst);
         self.end.notify_waiters();
         self.room.notify_waiters();

@@ -29,6 +29,10 @@ async fn check(provider: &RedisProvider, n: usize) {
     assert_eq!(found, Some(format!("value {n}")));
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
 /// Starts look-ups that cannot be answered yet. The first is the leader.
 async fn start<F: Future + Unpin>(calls: &mut [F]) {
     for call in calls {
@@ -202,8 +206,6 @@ async fn a_leader_that_panics_hands_the_queue_on() {
 #[test]
 fn a_runtime_that_ends_under_the_leader_strands_nobody() {
     let server = RedisServer::start();
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
     let provider = first.block_on(filled(&server, 4));
     server.stop();
@@ -232,8 +234,6 @@ fn a_runtime_that_ends_under_the_leader_strands_nobody() {
 #[test]
 fn a_runtime_that_ends_under_gathered_lookups() {
     let server = RedisServer::start();
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
     let provider = first.block_on(filled(&server, 1));
     server.stop();
@@ -252,7 +252,7 @@ fn a_runtime_that_ends_under_gathered_lookups() {
 #[test]
 fn a_side_runtime_that_rests_holds_up_nobody() {
     let server = RedisServer::start();
-    let main = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let main = runtime();
     let provider = main.block_on(filled(&server, 4));
     let side = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for _ in 0..5 {

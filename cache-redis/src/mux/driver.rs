@@ -2,14 +2,14 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, MutexGuard, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
 use redis::{PushInfo, PushKind, RedisError, Value};
 
 use super::{
-    Shared, State, broken,
+    Shared, broken,
     frame::{Frames, Reply, garbled},
     io::Io,
     queue::{Ended, OutOfStep, Taken, Waiter},
@@ -116,7 +116,7 @@ impl Driver {
 
     /// Whether so many replies are to come that more requests are likely to follow the first.
     fn is_crowded(&self) -> Result<bool, RedisError> {
-        let state = self.state()?;
+        let state = self.shared.lock_open()?;
         Ok(self.writing.is_empty() && state.has_unsent() && state.waiting.len() >= CROWD)
     }
 
@@ -141,7 +141,7 @@ impl Driver {
                 Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => {
                     // An end must still be noticed.
-                    self.state()?.waker = Some(cx.waker().clone());
+                    self.shared.lock_open()?.waker = Some(cx.waker().clone());
                     return Ok(());
                 }
             }
@@ -234,9 +234,5 @@ impl Driver {
                 }
             }
         }
-    }
-
-    fn state(&self) -> Result<MutexGuard<'_, State>, RedisError> {
-        self.shared.lock_open()
     }
 }

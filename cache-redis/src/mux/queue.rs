@@ -196,16 +196,13 @@ impl Lookups {
         put_argument(&mut self.keys, key.as_bytes());
         self.seen.resize(Self::SEEN, usize::MAX);
         let slot = usize::from(xxh3_64(key.as_bytes()).to_le_bytes()[0]) % Self::SEEN;
-        let place = self.seen[slot];
-        if self.argument(place) == Some(&self.keys[from..]) {
+        if self.argument(self.seen[slot]) == Some(&self.keys[from..]) {
             self.keys.truncate(from);
-            self.callers.push(Asking(place, caller));
-            return;
+        } else {
+            self.seen[slot] = self.ends.len();
+            self.ends.push(self.keys.len());
         }
-        let place = self.ends.len();
-        self.seen[slot] = place;
-        self.ends.push(self.keys.len());
-        self.callers.push(Asking(place, caller));
+        self.callers.push(Asking(self.seen[slot], caller));
     }
 
     fn argument(&self, place: usize) -> Option<&[u8]> {
