@@ -1,5 +1,5 @@
-//! Objects that a store lets go of while a lock of the cache is held. Destructors of values may be anything, and call the
-//! cache as well, so they run once the lock has been released.
+//! Objects that a store lets go of while a lock of the cache, or of the store's engine, is held. Destructors of values may
+//! be anything, and call the cache as well, so they run once the lock has been released.
 
 use std::cell::{Cell, RefCell};
 
@@ -10,6 +10,8 @@ thread_local! {
     static LOCKS: Cell<usize> = const { Cell::new(0) };
     /// Whether anything waits for their end.
     static WAITS: Cell<bool> = const { Cell::new(false) };
+    /// A call further up is letting go of what has waited.
+    static EMPTYING: Cell<bool> = const { Cell::new(false) };
     static LIMBO: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -36,10 +38,31 @@ impl Drop for Hold {
 
 #[cold]
 fn empty() {
-    WAITS.set(false);
+    // What a destructor lets go of in turn waits for that one's end: no recursion, however many there are.
+    if EMPTYING.get() {
+        return;
+    }
+    let _emptying = Emptying::begin();
     // One by one: nothing is borrowed when a destructor runs, and the room is kept.
     while let Ok(Some(gone)) = LIMBO.try_with(|limbo| limbo.borrow_mut().pop()) {
         drop(gone);
+    }
+    WAITS.set(false);
+}
+
+/// Ends as well where a destructor panics; what still waits then goes with the next lock.
+struct Emptying(());
+
+impl Emptying {
+    fn begin() -> Self {
+        EMPTYING.set(true);
+        Self(())
+    }
+}
+
+impl Drop for Emptying {
+    fn drop(&mut self) {
+        EMPTYING.set(false);
     }
 }
 
@@ -51,6 +74,14 @@ impl Object {
         if LOCKS.get() > 0 {
             self.wait();
         }
+    }
+
+    /// For a store: makes a call of an engine that may drop what it held in the midst of it, with a lock of its own held.
+    /// Objects that [outlive locks](Self::outlive_locks) wait for its end. Costs two thread-local counts.
+    #[inline]
+    pub fn hold_during<R>(call: impl FnOnce() -> R) -> R {
+        let _hold = Hold::begin();
+        call()
     }
 
     fn wait(&self) {
@@ -103,5 +134,53 @@ mod tests {
         assert!(is_rung(1));
         drop(outer);
         assert!(is_rung(3));
+    }
+
+    /// Lets go of the next one under a lock, as a store does in a destructor's call.
+    struct Chain(usize, Arc<AtomicUsize>);
+
+    impl Drop for Chain {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            if self.0 > 0 {
+                let next = chain(self.0 - 1, &self.1);
+                Object::hold_during(|| next.outlive_locks());
+            }
+        }
+    }
+
+    fn chain(length: usize, ended: &Arc<AtomicUsize>) -> Object {
+        let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+        Object::for_tests(Arc::new(Chain(length, Arc::clone(ended))), timeline, 0)
+    }
+
+    #[test]
+    fn a_long_chain_of_destructors_does_not_nest() {
+        const LENGTH: usize = 200_000;
+        let ended = Arc::new(AtomicUsize::new(0));
+        Object::hold_during(|| chain(LENGTH, &ended).outlive_locks());
+        assert_eq!(ended.load(Ordering::Relaxed), LENGTH + 1);
+    }
+
+    #[test]
+    fn after_a_destructor_that_panics_the_others_go_with_the_next_lock() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+        }
+        let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+        let ended = Arc::new(AtomicUsize::new(0));
+        let panicked = std::panic::catch_unwind(|| {
+            Object::hold_during(|| {
+                chain(0, &ended).outlive_locks();
+                Object::for_tests(Arc::new(Panics), timeline, 0).outlive_locks();
+            });
+        });
+        assert!(panicked.is_err());
+        assert_eq!(ended.load(Ordering::Relaxed), 0);
+        Object::hold_during(|| ());
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
     }
 }

@@ -405,7 +405,8 @@ fn one<T>(mut results: Vec<Result<T, BoxError>>) -> Result<T, BoxError> {
 /// keep anything past the object's `usable_until` for ever (lazily is fine, capacity is the bound).
 ///
 /// `put` and `remove` are called under a lock of the cache. What they push out is to
-/// [outlive](Object::outlive_locks) it, so that a value whose destructor uses the cache does not wait for itself.
+/// [outlive](Object::outlive_locks) it, so that a value whose destructor uses the cache does not wait for itself; and an
+/// engine's own locks, where it drops values [under them](Object::hold_during).
 pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;

@@ -10,15 +10,18 @@ pub(crate) struct Attached(RwLock<Vec<(CacheId, Arc<dyn Evictions>)>>);
 
 impl Attached {
     pub(crate) fn add(&self, cache: CacheId, evictions: Arc<dyn Evictions>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(id, _)| *id != cache);
-        all.push((cache, evictions));
+        self.replace(cache, Some(evictions));
     }
 
     pub(crate) fn remove(&self, cache: CacheId) {
+        self.replace(cache, None);
+    }
+
+    fn replace(&self, cache: CacheId, by: Option<Arc<dyn Evictions>>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let at = all.iter().position(|(id, _)| *id == cache);
         let gone = at.map(|at| all.swap_remove(at));
+        all.extend(by.map(|evictions| (cache, evictions)));
         drop(all);
         // Its destructor may be anything: not under the lock.
         drop(gone);

@@ -25,7 +25,7 @@ use crate::{
 pub(crate) const ENTRY_OVERHEAD: u32 = 400;
 
 pub(crate) struct Moka {
-    moka: Cache<Key, Tenant, PassThrough>,
+    engine: Engine,
     attached: Arc<Attached>,
     settings: Settings,
     tempo: Arc<Tempo>,
@@ -61,12 +61,28 @@ impl Moka {
             builder = builder.expire_after(ByLife(Arc::clone(&tempo)));
         }
         Self {
-            moka: builder.build_with_hasher(PassThrough::default()),
+            engine: Engine(builder.build_with_hasher(PassThrough::default())),
             attached,
             settings,
             tempo,
             has_bytes: AtomicBool::new(false),
         }
+    }
+}
+
+struct Engine(Cache<Key, Tenant, PassThrough>);
+
+impl Engine {
+    /// Any call of moka may drop any values, also those of other stores and of other calls, and holds locks as it does: it
+    /// frees them through crossbeam-epoch, whose bags are emptied in the middle of the rehash of a table.
+    #[inline]
+    fn call<R>(&self, call: impl FnOnce(&Cache<Key, Tenant, PassThrough>) -> R) -> R {
+        Object::hold_during(|| call(&self.0))
+    }
+
+    #[inline]
+    fn get(&self, query: &Query<'_>) -> Option<Tenant> {
+        self.call(|moka| moka.get(query))
     }
 }
 
@@ -93,27 +109,28 @@ impl Store for Moka {
     fn maintain(&self) {
         // Its own work tells of evictions: who asks for a number from there would wait for itself.
         if !TELLING.get() {
-            self.moka.run_pending_tasks();
+            self.engine.call(Cache::run_pending_tasks);
         }
     }
 
     fn get_bytes(&self, joined: &str) -> Option<Bytes> {
-        self.moka.get(&Query::bytes(joined))?.0.bytes()
+        self.engine.get(&Query::bytes(joined))?.0.bytes()
     }
 
     fn put_bytes(&self, joined: &str, bytes: Bytes, ttl: Duration) {
         self.has_bytes.store(true, Ordering::Relaxed);
         // A TTL beyond the clock's end is none.
         let until = Instant::now().checked_add(ttl);
-        self.moka.insert(Query::bytes(joined).to_key(), Tenant(Slot::Bytes { bytes, until }));
+        let key = Query::bytes(joined).to_key();
+        self.engine.call(|moka| moka.insert(key, Tenant(Slot::Bytes { bytes, until })));
     }
 
     fn remove_bytes(&self, joined: &str) {
-        self.moka.invalidate(&Query::bytes(joined));
+        self.engine.call(|moka| moka.invalidate(&Query::bytes(joined)));
     }
 }
 
-/// A slot that moka drops at its own time, in whatever call of whatever thread: that may hold a lock of a cache.
+/// A slot that moka drops at its own time, in whatever call of whatever thread: that may hold a lock of a cache, or of moka.
 #[derive(Clone)]
 struct Tenant(Slot);
 
@@ -154,35 +171,37 @@ impl Expiry<Key, Tenant> for ByLife {
 
 impl ObjectStore for Moka {
     fn get(&self, key: RawKey<'_>) -> Option<Object> {
-        self.moka.get(&Query::object(&key))?.0.object().cloned()
+        self.engine.get(&Query::object(&key))?.0.object().cloned()
     }
 
     fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
-        self.moka.get(&Query::object(key))?.0.object().map(Object::glance)
+        self.engine.get(&Query::object(key))?.0.object().map(Object::glance)
     }
 
     fn put(&self, key: RawKey<'_>, object: Object, now: Moment) {
         let query = Query::object(&key);
         if object.remaining(now).is_zero() {
             // Nobody could use it; what was there is replaced all the same.
-            self.moka.invalidate(&query);
+            self.engine.call(|moka| moka.invalidate(&query));
             return;
         }
         self.tempo.note(now);
-        self.moka.insert(query.to_key(), Tenant(Slot::Object(object)));
+        self.engine.call(|moka| moka.insert(query.to_key(), Tenant(Slot::Object(object))));
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {
-        self.moka.remove(&Query::object(&key)).is_some()
+        self.engine.call(|moka| moka.remove(&Query::object(&key))).is_some()
     }
 
     /// Frees everything when `cache` is the only user of this store. Otherwise its entries stay until they are evicted:
     /// finding them among the others' would cost a walk over all.
     fn clear(&self, cache: CacheId) {
-        self.attached.when_alone(cache, || {
-            if !self.has_bytes.load(Ordering::Relaxed) {
-                self.moka.invalidate_all();
-            }
+        self.engine.call(|moka| {
+            self.attached.when_alone(cache, || {
+                if !self.has_bytes.load(Ordering::Relaxed) {
+                    moka.invalidate_all();
+                }
+            });
         });
     }
 
@@ -190,7 +209,7 @@ impl ObjectStore for Moka {
     /// being told of: the number is then that of before this work.
     fn len(&self) -> u64 {
         self.maintain();
-        self.moka.entry_count()
+        self.engine.call(Cache::entry_count)
     }
 
     /// Bytes held; 0 where only entries are counted. Does the engine's outstanding work first.
@@ -199,7 +218,7 @@ impl ObjectStore for Moka {
             return 0;
         }
         self.maintain();
-        self.moka.weighted_size()
+        self.engine.call(Cache::weighted_size)
     }
 
     fn weighs(&self) -> bool {

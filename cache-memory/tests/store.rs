@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -299,6 +300,26 @@ fn destructors_may_use_the_store() {
         store.clear(CACHE);
         memory.maintain();
     }
+}
+
+/// moka frees what it holds while it grows a table, under a lock: destructors that run there must not use it.
+#[test]
+fn destructors_may_use_a_store_that_many_write_to() {
+    let store = store(&Memory::entries(64).engine(Engine::Moka));
+    thread::scope(|threads| {
+        for thread in 0..4_u64 {
+            let store = &store;
+            threads.spawn(move || {
+                for n in 0..5_000_u64 {
+                    let now = Clock::system().now();
+                    let value = Arc::new(Returns(Arc::clone(store)));
+                    let life = Timeline::new(now, Duration::MAX, Duration::MAX);
+                    store.put(key(&format!("{thread}.{n}")), Object::for_tests(value, life, 0), now);
+                }
+            });
+        }
+    });
+    store.clear(CACHE);
 }
 
 #[test]
