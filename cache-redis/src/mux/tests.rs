@@ -224,3 +224,59 @@ async fn everybody_is_answered_at_the_end() {
     drop(running);
     assert!(call.await.unwrap_err().is_io_error());
 }
+
+/// What the server has answered before it hung up counts, also where a request can no longer be written.
+#[tokio::test]
+async fn answers_are_read_when_a_write_has_failed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mux, mut running) = Mux::new(Stream::Tcp(stream), None, First::default());
+    let mut server = listener.accept().await.unwrap().0;
+    let ask = |key| Box::pin(mux.get(key, false));
+    let [mut a, mut b, mut c, mut d] = ["a", "b", "c", "d"].map(ask);
+    for call in [&mut a, &mut b, &mut c] {
+        assert!(poll!(call).is_pending());
+    }
+    assert!(poll!(&mut running).is_pending());
+    expect(&mut server, &["a", "b", "c"].map(|key| request(&["GET", key])).concat()).await;
+    server.write_all(b"$1\r\nA\r\n$1\r\nB\r\n").await.unwrap();
+    // After two answers the task lets callers run, and writes before it reads again.
+    loop {
+        assert!(poll!(&mut running).is_pending());
+        if let Poll::Ready(found) = poll!(&mut a) {
+            assert_eq!(text(found).as_deref(), Some("A"));
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    server.write_all(b"$1\r\nC\r\n").await.unwrap();
+    server.set_zero_linger().unwrap();
+    drop(server);
+    assert!(poll!(&mut d).is_pending());
+    tokio::task::yield_now().await;
+    assert!(poll!(&mut running).is_ready());
+    assert_eq!(text(b.await).as_deref(), Some("B"));
+    assert_eq!(text(c.await).as_deref(), Some("C"));
+    assert!(d.await.unwrap_err().is_io_error());
+}
+
+/// The peer hangs up together with its answer: that counts, and what ran the connection is not polled past its end.
+#[tokio::test]
+async fn a_connection_that_ends_with_its_first_answer_is_not_run_again() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mux, mut running) = Mux::new(Stream::Tcp(stream), None, First::default());
+    let mut server = listener.accept().await.unwrap().0;
+    let answers = async {
+        expect(&mut server, &request(&["PING"])).await;
+        server.write_all(b"+PONG\r\n").await.unwrap();
+        drop(server);
+    };
+    let ping = cmd("PING");
+    let (said, ()) = tokio::join!(alongside(&mut running, mux.command(&ping)), answers);
+    assert_eq!(said.unwrap(), Value::SimpleString("PONG".into()));
+    for _ in 0..2 {
+        let silence = timeout(HANG, alongside(&mut running, mux.command(&ping))).await.unwrap();
+        assert!(silence.unwrap_err().is_io_error());
+    }
+}
