@@ -6,12 +6,12 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use cache_core::{
-    Level, LevelOutcome, MissReason, Policy, TracedCache, ok,
+    CacheInfo, Event, Level, LevelOutcome, MissReason, Observer, Policy, TracedCache, ok,
     testing::{Chaos, Fault, Hub, MapProvider},
 };
 use cache_memory::Memory;
 use cache_otel::{Telemetry, Vocabulary, names};
-use common::{Reader, of, sum};
+use common::{Heard, Reader, of, sum};
 use opentelemetry_sdk::metrics::Temporality;
 
 fn users(telemetry: &Telemetry) -> TracedCache<u64> {
@@ -365,4 +365,20 @@ async fn code_can_ask_how_caches_do() {
         line.starts_with("users: 301 look-ups, hit rate 98.7 %, error rate 0.3 %, get_or_set "),
         "{line}"
     );
+}
+
+#[test]
+fn advice_is_counted_and_a_line() {
+    let heard = Heard::begin();
+    let reader = Reader::new(Temporality::Cumulative);
+    let cache = CacheInfo::for_tests("users", Vec::new());
+    reader.telemetry().event(&cache, &Event::Advice("give the user the right to run INFO"));
+    assert_eq!(reader.collect()["cache.advice{cache.name=users}"], 1.0);
+    let text = heard.text();
+    if cfg!(feature = "tracing") {
+        let line = " WARN traced_cache::advice: give the user the right to run INFO cache=\"users\"\n";
+        assert!(text.ends_with(line) && text.lines().count() == 1, "{text}");
+    } else {
+        assert_eq!(text, "");
+    }
 }

@@ -166,18 +166,3 @@ fn what_threads_have_not_handed_over_is_in_each_collection_and_in_stats() {
     provider.force_flush().unwrap();
     assert_eq!(counted(), 304);
 }
-
-#[test]
-fn advice_is_counted_and_a_line() {
-    let exporter = InMemoryMetricExporter::default();
-    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-    let telemetry = Telemetry::builder().meter_provider(&provider).build();
-    let cache = CacheInfo::for_tests("users", Vec::new());
-    telemetry.event(&cache, &Event::Advice("give the user the right to run INFO"));
-    provider.force_flush().unwrap();
-    let metrics = exporter.get_finished_metrics().unwrap();
-    let mut metrics = metrics.iter().flat_map(|r| r.scope_metrics()).flat_map(|scope| scope.metrics());
-    let advice = metrics.find(|metric| metric.name() == names::ADVICE).unwrap();
-    let AggregatedMetrics::U64(MetricData::Sum(sum)) = advice.data() else { panic!("not a counter") };
-    assert_eq!(sum.data_points().map(|point| point.value()).collect::<Vec<_>>(), [1]);
-}

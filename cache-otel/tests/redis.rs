@@ -4,7 +4,6 @@
 mod common;
 
 use std::{
-    io::Write,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use cache_otel::{
     Vocabulary,
     raw::{ClientTelemetry, ClientTelemetryBuilder, PoolState, ServerWatch, redis::Traced},
 };
-use common::{Reader, of, sum};
+use common::{Heard, Reader, of, sum};
 use opentelemetry::{
     Context, Value,
     trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
@@ -317,27 +316,10 @@ async fn a_cluster_connection_is_the_same() {
     assert_eq!((spans.len(), &*spans[20].name), (21, "GET"));
 }
 
-/// Takes what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "current_thread")]
 async fn a_slow_command_is_counted_and_one_line_that_hides_the_key() {
     let Some(server) = RedisServer::start() else { return };
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _heard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let heard = Heard::begin();
     let watched = Watched::new();
     let client = watched.client().slow_after(Duration::from_millis(200));
     let mut redis = Traced::new(connect(&server).await, client.build());
@@ -348,7 +330,7 @@ async fn a_slow_command_is_counted_and_one_line_that_hides_the_key() {
     let series = watched.reader.collect();
     let expected = "db.client.slow_commands{db.client.name=sessions,db.operation.name=BLPOP}";
     assert_eq!(of(&series, "db.client.slow_commands").collect::<Vec<_>>(), [(&expected.to_owned(), 1.0)]);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = heard.text();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(
         text.contains("a slow command") && text.contains("BLPOP") && text.contains("key_length=15"),

@@ -1,7 +1,12 @@
-//! Metrics as a reader of the SDK gets them.
+//! Metrics as a reader of the SDK gets them, and what is logged.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, reason = "helpers of tests, not all used by each")]
 
-use std::collections::BTreeMap;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    io::{Result, Write},
+    sync::{Arc, Mutex},
+};
 
 use cache_otel::{Telemetry, TelemetryBuilder};
 use opentelemetry::KeyValue;
@@ -9,6 +14,40 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, InMemoryMetricExporterBuilder, SdkMeterProvider, Temporality,
     data::{AggregatedMetrics, Metric, MetricData},
 };
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// What this thread logs while it lives.
+pub(crate) struct Heard {
+    log: Log,
+    _subscribed: Box<dyn Any>,
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    pub(crate) fn begin() -> Self {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Self { log, _subscribed: Box::new(subscriber.set_default()) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// `metric{attributes}` and value, of one collection.
 pub(crate) type Series = BTreeMap<String, f64>;
