@@ -142,6 +142,12 @@ impl Fault {
         Self { kind: self.kind, what: self.what.clone(), source, ours: self.ours }
     }
 
+    /// What it is to a write that had been sent.
+    pub(crate) fn in_doubt(&self) -> Self {
+        let what = format!("the answer to a write did not come, it may or may not have happened: {}", self.what);
+        Self { kind: ErrorKind::InDoubt, what: Cow::Owned(what), ..self.duplicate() }
+    }
+
     /// Whether it tells against the server's health. A refusal is an answer.
     pub(crate) const fn is_sickness(&self) -> bool {
         matches!(

@@ -69,7 +69,7 @@ impl Pool {
         }
         match tokio::time::timeout(self.limits.connect_timeout + self.limits.response_timeout, work).await {
             Ok(done) => done,
-            Err(_elapsed) if write => Err(IN_DOUBT),
+            Err(_elapsed) if write => Err(NO_ANSWER.in_doubt()),
             Err(_elapsed) => Err(NO_ANSWER),
         }
     }
@@ -104,7 +104,7 @@ impl Pool {
                         (true, Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. })
                             if command.is_write() =>
                         {
-                            IN_DOUBT
+                            NO_ANSWER.in_doubt()
                         }
                         (true, Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }) => NO_ANSWER,
                         (_, fault) => fault,
@@ -143,8 +143,6 @@ impl Transport for Pool {
     }
 }
 
-const IN_DOUBT: Fault =
-    Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
 const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 const UNEXPECTED: Fault = Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have");
 
@@ -227,10 +225,10 @@ fn fault(error: ExpError, write: bool) -> Fault {
         // A refusal is an answer: nothing is in doubt.
         ExpError::Ambiguous { source, .. } => match (fault(*source, write), write) {
             (refused @ Fault { kind: ErrorKind::TooLarge | ErrorKind::Refused, .. }, _) => refused,
-            (cause, true) => Fault { source: cause.source, ..IN_DOUBT },
+            (cause, true) => cause.in_doubt(),
             (cause, false) => cause,
         },
-        ExpError::Protocol(_) if write => IN_DOUBT,
+        ExpError::Protocol(_) if write => UNEXPECTED.in_doubt(),
         _ => UNEXPECTED,
     }
 }

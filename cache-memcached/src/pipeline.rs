@@ -28,7 +28,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use self::{
     driver::Guard,
     link::{Link, Phase},
-    queue::{Exchange, IN_DOUBT, Kind, LOST, NO_ANSWER, Results, Waiter},
+    queue::{Exchange, Kind, LOST, NO_ANSWER, Results, Waiter},
 };
 use crate::{
     ErrorKind,
@@ -148,7 +148,7 @@ fn detached(mut reply: Reply) -> Reply {
 }
 
 fn unanswered(command: &Command) -> Fault {
-    if command.is_write() { IN_DOUBT } else { NO_ANSWER }
+    if command.is_write() { NO_ANSWER.in_doubt() } else { NO_ANSWER }
 }
 
 impl Transport for Pipeline {

@@ -225,6 +225,12 @@ async fn a_port_with_and_one_without_tls_are_not_mistaken_for_each_other() {
     for builder in [encrypted(server.tls_port()), encrypted(alerting), login] {
         says(&refused(builder).await, ErrorKind::Connect, &["127.0.0.1", "begin its url with `memcacheds`"]);
     }
+    for port in [server.tls_port(), alerting] {
+        let writer = encrypted(port).build().unwrap();
+        let error = writer.remove(key("k")).await.unwrap_err();
+        let words = ["may or may not", "begin its url with `memcacheds`"];
+        says(error.downcast_ref().unwrap(), ErrorKind::InDoubt, &words);
+    }
 }
 
 #[tokio::test]

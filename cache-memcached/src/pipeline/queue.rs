@@ -102,8 +102,6 @@ pub(super) struct Exchange {
 #[derive(Debug)]
 pub(super) struct OutOfStep;
 
-pub(super) const IN_DOUBT: Fault =
-    Fault::new(ErrorKind::InDoubt, "the answer to a write did not come; it may or may not have happened");
 pub(super) const NO_ANSWER: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 pub(super) const LOST: Fault = Fault::new(ErrorKind::Connect, "the connection was lost");
 pub(super) const ENDED: Fault =
@@ -210,9 +208,7 @@ impl Queue {
         self.commands = 0;
         for Exchange { start, waiter, .. } in self.waiting.drain(..) {
             let fate = |kind: Kind| match kind {
-                Kind::Put(_) | Kind::Remove(_) if start < sent => {
-                    Err(Fault { source: cause.duplicate().source, ours: cause.ours, ..IN_DOUBT })
-                }
+                Kind::Put(_) | Kind::Remove(_) if start < sent => Err(cause.in_doubt()),
                 _ => Err(cause.duplicate()),
             };
             match waiter {
