@@ -144,7 +144,8 @@ impl Fault {
 
     /// What it is to a write that had been sent.
     pub(crate) fn in_doubt(&self) -> Self {
-        let what = format!("the answer to a write did not come, it may or may not have happened: {}", self.what);
+        let what =
+            format!("the answer to a write did not come, it may or may not have happened: {}", self.what);
         Self { kind: ErrorKind::InDoubt, what: Cow::Owned(what), ..self.duplicate() }
     }
 
