@@ -368,6 +368,8 @@ impl<T: Value> Inner<T> {
 
     pub(crate) fn peek_quietly(&self, key: RawKey<'_>, store: &dyn ObjectStore, level: u8) -> Peeked<T> {
         let Some(object) = store.get(key) else { return Peeked::nothing(LevelOutcome::Miss) };
+        // Where the caller holds a lock: the store may have let go of it by now, and this is the last of its value.
+        object.outlive_locks();
         let behind = object.seen != self.news.count();
         let value = match Arc::clone(&object.value).downcast::<T>() {
             Ok(value) => Some(value),
@@ -439,6 +441,8 @@ impl<T: Value> Inner<T> {
         // Under the key's lock: what has been invalidated in between is not put back.
         ticket.commit(|| {
             let Some(mut object) = store.get(key) else { return };
+            // The store may have let go of it by now.
+            object.outlive_locks();
             let stamp = object.extra.as_ref().map_or_else(Stamp::default, |extra| extra.stamp);
             let tags = object.extra.as_ref().map_or(&[][..], |extra| &extra.tags);
             if self.verdict_of(object.seen, stamp, tags) == Verdict::Valid {
@@ -686,7 +690,22 @@ impl Evictions for EvictionCounter {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        cell::OnceCell,
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        thread,
+    };
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use serde::Deserialize;
+
     use super::*;
+    use crate::{BoxError, Builder, CacheId, CacheProvider, Capabilities, Description, Put, TracedCache, ok};
 
     #[test]
     fn e8_xfetch_has_its_distribution() {
@@ -704,5 +723,140 @@ mod tests {
             assert!((share - expected).abs() <= within, "beta {beta}, {remaining} s left: {share}");
         }
         assert!(!xfetch(0.0, Duration::from_secs(1), Duration::from_secs(1), 0.0), "0 * infinity");
+    }
+
+    /// A value whose end uses its thread's cache.
+    #[derive(Serialize, Deserialize)]
+    struct Nosy(u64);
+
+    thread_local! {
+        static CACHE: OnceCell<TracedCache<Nosy>> = const { OnceCell::new() };
+    }
+
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            let _ = CACHE.try_with(|cache| cache.get()?.invalidate("k").now_or_never().map(drop));
+        }
+    }
+
+    /// A store that keeps nothing. Where it hands something out, it is the last of its value, and its time is over.
+    #[derive(Clone, Copy)]
+    enum Fleeting {
+        Empty,
+        HandsOut,
+    }
+
+    impl ObjectStore for Fleeting {
+        fn get(&self, _key: RawKey<'_>) -> Option<Object> {
+            let over = Timeline::new(Moment::ORIGIN, Duration::ZERO, Duration::ZERO);
+            match self {
+                Self::Empty => None,
+                Self::HandsOut => Some(Object::for_tests(Arc::new(Nosy(1)), over, 0)),
+            }
+        }
+
+        fn put(&self, _key: RawKey<'_>, object: Object, _now: Moment) {
+            object.outlive_locks();
+        }
+
+        fn remove(&self, _key: RawKey<'_>) -> bool {
+            false
+        }
+
+        fn clear(&self, _cache: CacheId) {}
+
+        fn len(&self) -> u64 {
+            0
+        }
+
+        fn weight(&self) -> u64 {
+            0
+        }
+
+        fn weighs(&self) -> bool {
+            true
+        }
+
+        fn attach(&self, _cache: CacheId, _evictions: Arc<dyn Evictions>) {}
+
+        fn detach(&self, _cache: CacheId) {}
+    }
+
+    #[async_trait]
+    impl CacheProvider for Fleeting {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::in_process()
+        }
+
+        fn describe(&self) -> Description {
+            Description::local("fleeting")
+        }
+
+        async fn get_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+            Vec::new()
+        }
+
+        async fn put_many(&self, _items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+            Vec::new()
+        }
+
+        async fn remove_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+            Vec::new()
+        }
+
+        fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+            Some(Arc::new(*self))
+        }
+    }
+
+    /// Runs `work` with the thread's cache. It ends, unless a lock waits for itself.
+    fn ends<F: Future<Output = ()>>(
+        level: Fleeting,
+        more: impl FnOnce(Builder<Nosy>) -> Builder<Nosy> + Send + 'static,
+        work: impl FnOnce(TracedCache<Nosy>) -> F + Send + 'static,
+    ) {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let cache = more(TracedCache::builder("nosy").level(level)).build().unwrap();
+            CACHE.with(|own| assert!(own.set(cache.clone()).is_ok()));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(work(cache));
+            let _ = done.send(());
+        });
+        // Not joined: one that is stuck is left behind.
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_read_under_a_lock_may_be_the_last_of_its_value() {
+        ends(
+            Fleeting::HandsOut,
+            |builder| builder,
+            async |cache| {
+                cache.get_or_set("k", async || ok(Nosy(2))).await.unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn a_weigher_may_use_the_cache_in_an_update() {
+        static WEIGHED: AtomicBool = AtomicBool::new(false);
+        ends(
+            Fleeting::Empty,
+            |builder| {
+                builder.weigher(|_| {
+                    // What invalidates the key has the update try once more.
+                    if !WEIGHED.swap(true, Ordering::Relaxed) {
+                        CACHE.with(|cache| cache.get()?.invalidate("k").now_or_never().map(drop));
+                    }
+                    1
+                })
+            },
+            async |cache| {
+                let updated = cache.update("k", &(), |(), _, _| async { ok(Nosy(3)) }).await.unwrap();
+                assert!(updated.delivery.is_confirmed());
+                assert!(WEIGHED.load(Ordering::Relaxed));
+            },
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! Objects that a store lets go of while a lock of the cache, or of the store's engine, is held. Destructors of values may
 //! be anything, and call the cache as well, so they run once the lock has been released.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    mem::ManuallyDrop,
+};
 
 use crate::Object;
 
@@ -13,6 +16,8 @@ thread_local! {
     /// A call further up is letting go of what has waited.
     static EMPTYING: Cell<bool> = const { Cell::new(false) };
     static LIMBO: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
+    /// The same in a thread that ends, where destructors still run when that is gone.
+    static LATE: ManuallyDrop<RefCell<Vec<Object>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// While it lives, objects wait. To be dropped after the lock.
@@ -44,10 +49,21 @@ fn empty() {
     }
     let _emptying = Emptying::begin();
     // One by one: nothing is borrowed when a destructor runs, and the room is kept.
-    while let Ok(Some(gone)) = LIMBO.try_with(|limbo| limbo.borrow_mut().pop()) {
+    while let Some(gone) = next() {
         drop(gone);
     }
     WAITS.set(false);
+}
+
+fn next() -> Option<Object> {
+    LIMBO.try_with(|limbo| limbo.borrow_mut().pop()).unwrap_or_else(|_ends| {
+        let next = LATE.with(|late| late.borrow_mut().pop());
+        if next.is_none() {
+            // Nobody else frees its room.
+            LATE.with(|late| drop(late.take()));
+        }
+        next
+    })
 }
 
 /// Ends as well where a destructor panics; what still waits then goes with the next lock.
@@ -67,7 +83,7 @@ impl Drop for Emptying {
 }
 
 impl Object {
-    /// For a store that is about to drop an object: where the cache that called it holds a lock, the value stays until that
+    /// For whoever is about to drop an object: where the cache holds a lock in this thread, the value stays until that
     /// is over. A value's destructor may use the cache. To be called with no lock of the store held.
     #[inline]
     pub fn outlive_locks(&self) {
@@ -85,11 +101,9 @@ impl Object {
     }
 
     fn wait(&self) {
-        // Fails in a thread that is about to end: then it goes with the caller.
-        let _ = LIMBO.try_with(|limbo| {
-            limbo.borrow_mut().push(self.clone());
-            WAITS.set(true);
-        });
+        let wait = |limbo: &RefCell<Vec<Self>>| limbo.borrow_mut().push(self.clone());
+        LIMBO.try_with(wait).unwrap_or_else(|_ends| LATE.with(|late| wait(late)));
+        WAITS.set(true);
     }
 }
 
@@ -182,5 +196,34 @@ mod tests {
         assert_eq!(ended.load(Ordering::Relaxed), 0);
         Object::hold_during(|| ());
         assert_eq!(ended.load(Ordering::Relaxed), 1);
+    }
+
+    /// What a thread has of its own may use a cache when it goes, with what is here gone before.
+    #[test]
+    fn objects_wait_also_where_a_thread_ends() {
+        struct Last(Arc<AtomicUsize>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let rung = Arc::new(AtomicUsize::new(0));
+                let lock = Hold::begin();
+                for _ in 0..3 {
+                    chain(0, &rung).outlive_locks();
+                }
+                let early = rung.load(Ordering::Relaxed);
+                drop(lock);
+                self.0.store(100 * early + rung.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        thread_local! {
+            static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+        }
+        let seen = Arc::new(AtomicUsize::new(usize::MAX));
+        let last = Last(Arc::clone(&seen));
+        let thread = std::thread::spawn(move || {
+            LAST.set(Some(last));
+            Object::hold_during(|| chain(0, &Arc::default()).outlive_locks());
+        });
+        thread.join().unwrap();
+        assert_eq!(seen.load(Ordering::Relaxed), 3);
     }
 }

@@ -28,8 +28,10 @@ const STEP: Duration = Duration::from_millis(10);
 
 /// Where writers of one key wait for their turn.
 pub(crate) struct Line {
-    /// One permit. Closed once a turn is lost: another line has taken its place then.
+    /// One permit. Closed once a turn is lost.
     free: Semaphore,
+    /// A turn is lost: another line takes its place.
+    over: AtomicBool,
     /// Counts turns, and how often those who have one are polled.
     steps: AtomicU64,
     /// Whose turn it is does not lose it.
@@ -42,6 +44,7 @@ impl Default for Line {
     fn default() -> Self {
         Self {
             free: Semaphore::new(1),
+            over: AtomicBool::new(false),
             steps: AtomicU64::new(0),
             firm: AtomicBool::new(false),
             writer: AtomicU64::new(0),
@@ -50,13 +53,18 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Ends this line: whose turn it is has lost it, and all who wait go elsewhere.
+    /// Ends this line: whose turn it is has lost it.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// All who wait go elsewhere. To be called with no lock held: what wakes them may be anything.
     pub(crate) fn close(&self) {
         self.free.close();
     }
 
-    fn is_closed(&self) -> bool {
-        self.free.is_closed()
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     fn steps(&self) -> u64 {
@@ -69,13 +77,13 @@ impl Line {
 
     fn enter_at_once(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer))
+        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_over())
     }
 
     /// `None`: the line has ended.
     async fn enter(self: &Arc<Self>, writer: u64) -> Option<Turn> {
         self.free.acquire().await.ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_closed())
+        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_over())
     }
 }
 
@@ -126,7 +134,7 @@ impl WriteOrder {
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.turns.iter().any(|turn| turn.line.is_closed())
+        self.turns.iter().any(|turn| turn.line.is_over())
     }
 
     fn step(&self) {
@@ -254,5 +262,53 @@ impl<T: Value> Inner<T> {
             steps = now;
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Mutex, mpsc},
+        task::{Wake, Waker},
+        thread,
+    };
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::{CacheId, RawKey, slots::Slots};
+
+    /// A task of an executor that has ended: what wakes it drops it, with all that it has.
+    struct Orphan(Mutex<BoxFuture<'static, ()>>);
+
+    impl Wake for Orphan {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn who_loses_its_turn_may_end_those_who_wait() {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let slots = Slots::<u8>::new();
+            let key = RawKey::new(CacheId(1), "t", "a");
+            let first = slots.open_write(key);
+            let line = first.line();
+            let _turn = line.enter_at_once(first.writer());
+            let second = slots.open_write(key);
+            let waits = async move {
+                let turn = second.line().enter(second.writer()).await;
+                drop((turn, second));
+            };
+            let orphan = Arc::new(Orphan(Mutex::new(waits.boxed())));
+            let waker = Waker::from(Arc::clone(&orphan));
+            assert!(orphan.0.lock().unwrap().poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+            drop((orphan, waker));
+            assert!(slots.open_write(key).leave(&line));
+            drop(first);
+            assert_eq!(slots.len(), 0, "it has ended");
+            let _ = done.send(());
+        });
+        // Not joined: one that is stuck is left behind.
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
     }
 }

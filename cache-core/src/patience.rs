@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -96,7 +97,8 @@ impl Calls {
     fn note(self: &Arc<Self>, waker: &Waker) -> Place {
         let shard = stripe() % SHARDS;
         let until = self.now.load(Ordering::Relaxed) + u64::from(STEPS) + 1;
-        let at = self.shard(shard).insert(Call { until, waker: waker.clone(), over: false });
+        let call = Call { until, waker: waker.clone(), over: false };
+        let at = self.shard(shard).insert(call);
         if !self.watched.load(Ordering::SeqCst) {
             self.watch();
         }
@@ -107,10 +109,14 @@ impl Calls {
     fn is_over(&self, place: Place, waker: &Waker) -> bool {
         let mut shard = self.shard(place.shard);
         let Some(call) = shard.get_mut(place.at) else { return true };
-        if !call.over {
-            call.waker.clone_from(waker);
+        if call.over || call.waker.will_wake(waker) {
+            return call.over;
         }
-        call.over
+        let before = mem::replace(&mut call.waker, waker.clone());
+        drop(shard);
+        // As in `forget`.
+        drop(before);
+        false
     }
 
     fn forget(&self, place: Place) {
@@ -130,10 +136,13 @@ impl Calls {
             let mut wakers = Vec::new();
             for (_, call) in self.shard(at).iter_mut().filter(|(_, call)| call.until <= now) {
                 if !mem::replace(&mut call.over, true) {
-                    wakers.push(call.waker.clone());
+                    wakers.push(mem::replace(&mut call.waker, Waker::noop().clone()));
                 }
             }
-            wakers.into_iter().for_each(Waker::wake);
+            for waker in wakers {
+                // Should one panic: with this thread no call of the process would end by its budget any more.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            }
         }
     }
 
@@ -265,7 +274,11 @@ impl<F: Future> Future for Spending<'_, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::{
+        future::{pending, ready},
+        sync::mpsc,
+        task::Wake,
+    };
 
     use super::*;
 
@@ -321,5 +334,61 @@ mod tests {
         let calls = levels.iter().flat_map(|level| (0..100).map(|_| level.spend(&clock, pending::<()>())));
         let ended = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(calls)).await;
         assert!(ended.unwrap().iter().all(Option::is_none));
+    }
+
+    /// As of an executor that has ended, and cannot be told.
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waker_that_panics_keeps_no_other_call_waiting() {
+        let patience = Patience::new(Duration::from_millis(40));
+        let clock = Clock::system();
+        let mut calls = [(); 2].map(|()| Box::pin(patience.spend(&clock, pending::<()>())));
+        let waker = Waker::from(Arc::new(Panics));
+        for call in &mut calls {
+            assert!(call.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        }
+        for _ in 0..2 {
+            let other = patience.spend(&clock, pending::<()>());
+            let ended = tokio::time::timeout(Duration::from_secs(10), other).await;
+            assert_eq!(ended, Ok(None));
+        }
+    }
+
+    /// A task that only its waker keeps, with a call of its own.
+    struct Task {
+        _call: Mutex<BoxFuture<'static, Option<()>>>,
+    }
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn the_end_of_a_waker_may_end_another_call() {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let patience: &Patience = Box::leak(Box::new(Patience::new(Duration::from_secs(3600))));
+            let clock: &Clock = Box::leak(Box::new(Clock::system()));
+            let call = || patience.spend(clock, pending::<()>());
+            let mut other = call().boxed();
+            assert!(other.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending());
+            let waker = Waker::from(Arc::new(Task { _call: Mutex::new(other) }));
+            let mut moved = Box::pin(call());
+            assert!(moved.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+            drop(waker);
+            assert!(moved.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(moved);
+            assert!(patience.calls.is_idle());
+            let _ = done.send(());
+        });
+        // Not joined: one that is stuck is left behind.
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
     }
 }

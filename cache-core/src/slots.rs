@@ -418,10 +418,13 @@ impl<T> Ticket<T> {
         });
         if left {
             // Before any other writer can begin.
-            line.close();
+            line.end();
         }
         drop(shard);
         drop(gone);
+        if left {
+            line.close();
+        }
         left
     }
 }

@@ -186,10 +186,13 @@ impl<T: Value> Inner<T> {
         }
         let value = entry.value.clone();
         let now = self.now();
+        // Made before the key is locked: a weigher is anybody's code.
+        let object = |tier| if keep == Keep::Store { self.object(key, &entry, tier) } else { None };
+        let objects: Vec<_> =
+            self.tiers.iter().filter_map(|tier| Some((tier.store.as_ref()?, object(tier)))).collect();
         let stored = ticket.swap(|| {
-            for tier in &self.tiers {
-                let Some(store) = &tier.store else { continue };
-                match self.object(key, &entry, tier).filter(|_| keep == Keep::Store) {
+            for (store, object) in objects {
+                match object {
                     Some(object) => store.put(key, object, now),
                     None if keep != Keep::Nothing => {
                         store.remove(key);

@@ -99,6 +99,8 @@ impl<'k, T: Value> Writing<'k, T> {
             let expire = || {
                 for store in inner.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
                     if let Some(mut object) = store.get(*key) {
+                        // The store may have let go of it by now.
+                        object.outlive_locks();
                         object.expire(now);
                         store.put(*key, object, now);
                     }

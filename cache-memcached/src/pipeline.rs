@@ -188,13 +188,16 @@ impl Transport for Pipeline {
     }
 
     fn reset(&self) {
-        self.0.lock().end(&LOST, true);
+        let over = self.0.lock().end(&LOST, true);
+        over.tell();
     }
 
     fn close(&self) {
         let mut state = self.0.lock();
-        state.end(&LOST, true);
+        let over = state.end(&LOST, true);
         state.phase = Phase::Closed;
+        drop(state);
+        over.tell();
     }
 }
 
@@ -206,7 +209,60 @@ impl Drop for Pipeline {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        sync::mpsc,
+        task::{Context, Wake, Waker},
+        thread,
+        time::Duration,
+    };
+
+    use tokio::runtime::Builder;
+
     use super::*;
+    use crate::endpoint::Endpoint;
+
+    /// A caller who, when woken, does the next thing at once.
+    struct Hasty(Arc<Pipeline>);
+
+    impl Wake for Hasty {
+        fn wake(self: Arc<Self>) {
+            self.0.reset();
+        }
+    }
+
+    #[test]
+    fn who_is_told_of_the_end_may_use_the_connection() {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            // Not driven: nothing else ends the connection.
+            let runtime = Builder::new_current_thread().build().unwrap();
+            let _on = runtime.enter();
+            let endpoint = Endpoint { tls: false, host: "127.0.0.1".to_owned(), port: 1 };
+            let limits = Limits {
+                connect_timeout: Duration::from_secs(60),
+                response_timeout: Duration::from_secs(60),
+            };
+            let dial = Dial { endpoint, tls: None, login: None };
+            let pipeline = Arc::new(Pipeline::new(dial, limits, 100));
+            let waker = Waker::from(Arc::new(Hasty(Arc::clone(&pipeline))));
+            let asks = |end: fn(&Pipeline)| {
+                let get = Command::get("k".to_owned());
+                let mut call = pin!(pipeline.one(&get, None, Instant::now()));
+                assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                end(&pipeline);
+            };
+            asks(Pipeline::reset);
+            asks(|pipeline| {
+                let generation = pipeline.0.lock().generation;
+                pipeline.0.end(generation, &LOST, true);
+            });
+            asks(Pipeline::close);
+            let _ = done.send(());
+        });
+        // Not joined: one that is stuck is left behind.
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
+    }
 
     #[test]
     fn values_do_not_keep_the_input_buffer_alive() {

@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{net::tcp::OwnedWriteHalf, runtime};
 
-use super::queue::Queue;
+use super::queue::{Ended, Queue};
 use crate::{dial::Dial, error::Fault, transport::Limits};
 
 #[derive(Debug)]
@@ -84,15 +84,35 @@ impl Link {
     pub(super) fn end(&self, generation: u64, cause: &Fault, at_once: bool) {
         let mut state = self.lock();
         if state.generation == generation {
-            state.end(cause, at_once);
+            let over = state.end(cause, at_once);
+            drop(state);
+            over.tell();
+        }
+    }
+}
+
+/// Who is to hear of the end of a connection, once its lock is released: what wakes them may be anything.
+#[must_use]
+#[derive(Default)]
+pub(super) struct Over {
+    callers: Vec<Ended>,
+    task: Option<Waker>,
+}
+
+impl Over {
+    pub(super) fn tell(self) {
+        self.callers.into_iter().for_each(Ended::tell);
+        // The old task notices that it is over.
+        if let Some(waker) = self.task {
+            waker.wake();
         }
     }
 }
 
 impl State {
-    pub(super) fn end(&mut self, cause: &Fault, at_once: bool) {
+    pub(super) fn end(&mut self, cause: &Fault, at_once: bool) -> Over {
         if matches!(self.phase, Phase::Closed) {
-            return;
+            return Over::default();
         }
         self.generation += 1;
         self.failures = if at_once { 0 } else { (self.failures + 1).min(16) };
@@ -103,15 +123,12 @@ impl State {
         let because = (!at_once).then(|| cause.duplicate());
         self.phase = Phase::Down { until: Instant::now() + pause, because };
         let sent = self.total - (self.out.len() + self.writing) as u64;
-        self.queue.fail(cause, sent);
+        let callers = self.queue.fail(cause, sent);
         self.out = BytesMut::new();
         self.writing = 0;
         self.total = 0;
         self.armed = false;
-        // The old task notices that it is over.
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        Over { callers, task: self.waker.take() }
     }
 
     /// Writes what is queued, as far as the socket takes it. For a caller who finds the connection idle.

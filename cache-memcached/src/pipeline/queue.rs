@@ -202,11 +202,11 @@ impl Queue {
         }))
     }
 
-    /// Ends everything. What starts at `sent` or later never left, so nothing was changed; of the rest, reads failed by
-    /// `cause` and writes are in doubt.
-    pub(super) fn fail(&mut self, cause: &Fault, sent: u64) {
+    /// Ends everything; those who are to be told. What starts at `sent` or later never left, so nothing was changed; of the
+    /// rest, reads failed by `cause` and writes are in doubt.
+    pub(super) fn fail(&mut self, cause: &Fault, sent: u64) -> Vec<Ended> {
         self.commands = 0;
-        for Exchange { start, waiter, .. } in self.waiting.drain(..) {
+        let fail = |Exchange { start, waiter, .. }| {
             let fate = |kind: Kind| match kind {
                 Kind::Put(_) | Kind::Remove(_) if start < sent => Err(cause.in_doubt()),
                 _ => Err(cause.duplicate()),
@@ -219,7 +219,7 @@ impl Queue {
                     Ended::Many(results, caller)
                 }
             }
-            .tell();
-        }
+        };
+        self.waiting.drain(..).map(fail).collect()
     }
 }
