@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     thread,
     time::{Duration, Instant},
@@ -84,24 +85,27 @@ impl Page {
 
 impl Inner {
     fn round(&self, number: u64) {
-        let all = {
-            let mut all = self.watched.write().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|watched| watched.stats.strong_count() > 0);
-            all.clone()
-        };
+        let mut all = self.watched.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = all.extract_if(.., |watched| watched.stats.strong_count() == 0).collect();
+        let living = all.clone();
+        drop(all);
+        // As in `attach`.
+        guarded(|| drop(gone));
         lock(&self.stores).retain(|store| store.store.strong_count() > 0);
-        for watched in all {
-            watched.round(self.started.elapsed());
-            if number.is_multiple_of(STEP_ROUNDS)
-                && let Some(stats) = watched.stats.upgrade()
-            {
-                lock(&watched.history).step(&stats.snapshot());
-            }
-            if number.is_multiple_of(TURN_ROUNDS) {
-                watched.latencies.turn();
-                lock(&watched.hot).fade(FADE);
-                lock(&watched.tally).fade(FADE);
-            }
+        living.iter().for_each(|watched| guarded(|| self.round_of(watched, number)));
+    }
+
+    fn round_of(&self, watched: &Watched, number: u64) {
+        watched.round(self.started.elapsed());
+        if number.is_multiple_of(STEP_ROUNDS)
+            && let Some(stats) = watched.stats.upgrade()
+        {
+            lock(&watched.history).step(&stats.snapshot());
+        }
+        if number.is_multiple_of(TURN_ROUNDS) {
+            watched.latencies.turn();
+            lock(&watched.hot).fade(FADE);
+            lock(&watched.tally).fade(FADE);
         }
     }
 
@@ -115,6 +119,11 @@ impl Inner {
             new
         }))
     }
+}
+
+/// A store is somebody else's code, and so is a value's destructor: a panic there ends no other cache's round, nor the thread.
+fn guarded(work: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
 fn work(page: &Weak<Inner>) {
@@ -256,3 +265,142 @@ impl fmt::Debug for PageBuilder {
 }
 
 const _: () = assert!(STEP.as_millis() == ROUND.as_millis() * STEP_ROUNDS as u128);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use cache_core::{
+        BoxError, CacheId, CacheProvider, Capabilities, Description, Evictions, Moment, Object, ObjectStore,
+        Put, RawKey,
+    };
+    use cache_memory::Memory;
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// A store that cannot always say how much it holds.
+    #[derive(Default)]
+    struct Moody {
+        panics: AtomicBool,
+        asked: AtomicUsize,
+    }
+
+    impl ObjectStore for Moody {
+        fn get(&self, _key: RawKey<'_>) -> Option<Object> {
+            None
+        }
+
+        fn put(&self, _key: RawKey<'_>, _object: Object, _now: Moment) {}
+
+        fn remove(&self, _key: RawKey<'_>) -> bool {
+            false
+        }
+
+        fn clear(&self, _cache: CacheId) {}
+
+        fn len(&self) -> u64 {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.panics.load(Ordering::Relaxed) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+            0
+        }
+
+        fn weight(&self) -> u64 {
+            0
+        }
+
+        fn capacity(&self) -> Option<u64> {
+            Some(10)
+        }
+
+        fn attach(&self, _cache: CacheId, _evictions: Arc<dyn Evictions>) {}
+
+        fn detach(&self, _cache: CacheId) {}
+    }
+
+    struct Level(Arc<Moody>);
+
+    #[async_trait]
+    impl CacheProvider for Level {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::in_process()
+        }
+
+        fn describe(&self) -> Description {
+            Description::local("moody")
+        }
+
+        async fn get_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+            Vec::new()
+        }
+
+        async fn put_many(&self, _items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+            Vec::new()
+        }
+
+        async fn remove_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+            Vec::new()
+        }
+
+        fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
+            Some(Arc::clone(&self.0) as _)
+        }
+    }
+
+    /// What uses another cache when it goes.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Nosy;
+
+    static OTHER: OnceLock<TracedCache<u64>> = OnceLock::new();
+
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            OTHER.get().and_then(|other| other.invalidate("k").now_or_never().map(drop));
+        }
+    }
+
+    #[test]
+    fn a_cache_may_end_with_the_page_of_another_one_of_its_name() {
+        let page = Page::builder().build().unwrap();
+        let cache = || -> TracedCache<Nosy> {
+            let builder = TracedCache::builder("one").level(Memory::entries(10));
+            builder.observer(page.clone()).build().unwrap()
+        };
+        let other = TracedCache::builder("other").level(Memory::entries(10)).observer(page.clone());
+        assert!(OTHER.set(other.build().unwrap()).is_ok());
+        let (first, second) = (cache(), cache());
+        assert!(first.set("k", Nosy).now_or_never().unwrap().unwrap().is_confirmed());
+        page.show(&first).unwrap();
+        drop((first, second));
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            // A round lets go of both.
+            thread::sleep(4 * ROUND);
+            let _ = done.send(page.all().len());
+        });
+        // Not joined: one that is stuck is left behind.
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(1));
+    }
+
+    #[test]
+    fn a_store_that_panics_does_not_end_the_page() {
+        let (page, store) = (Page::builder().build().unwrap(), Arc::new(Moody::default()));
+        let builder = TracedCache::<u64>::builder("moody").level(Level(Arc::clone(&store)));
+        let _cache = builder.observer(page).build().unwrap();
+        store.panics.store(true, Ordering::Relaxed);
+        let before = store.asked.load(Ordering::Relaxed);
+        let end = Instant::now() + Duration::from_secs(10);
+        while store.asked.load(Ordering::Relaxed) < before + 3 {
+            assert!(Instant::now() < end, "nobody asks it any more");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

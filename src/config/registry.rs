@@ -4,13 +4,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use cache_core::{BoxError, Builder, CacheProvider, Closed, Error, Result, Schema, TracedCache, Value};
 use futures::future::join_all;
+use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use super::{
     CachesBuilder,
@@ -51,8 +52,9 @@ pub(super) struct Inner {
     pub(super) loaded: ArcSwap<Loaded>,
     /// Read at each call of a `#[cached]` function.
     built: ArcSwap<HashMap<String, Arc<Running>>>,
-    /// Held by whoever adds a cache, or changes what they run under.
-    changing: Mutex<()>,
+    /// Held by whoever adds a cache, or changes what they run under. What sets a cache up, and its observers, may ask for
+    /// other caches: the thread that holds it may enter again.
+    changing: ReentrantMutex<()>,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
 }
@@ -78,7 +80,7 @@ impl Caches {
             setup,
             loaded: ArcSwap::from_pointee(loaded),
             built: ArcSwap::default(),
-            changing: Mutex::default(),
+            changing: ReentrantMutex::default(),
             reloading: tokio::sync::Mutex::default(),
         }))
     }
@@ -129,6 +131,10 @@ impl Caches {
         let plan = self.0.plan(&loaded, name)?;
         let builder = loaded.parts(&self.0.setup.observers).builder(name, plan);
         let cache = more(builder.map_err(|fault| fault.into_error(&self.0.file))?).build()?;
+        if let Some(running) = self.0.built.load().get(name) {
+            // It was asked for in the middle of that.
+            return running.cache(name);
+        }
         self.0.add(name, Running::new(&cache).by(plan.clone(), loaded.resolved.keyrings.clone()));
         Ok(cache)
     }
@@ -257,8 +263,8 @@ impl Caches {
 
 impl Inner {
     /// Nobody else adds a cache, or changes what one runs under, while this is held.
-    pub(super) fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn change(&self) -> ReentrantMutexGuard<'_, ()> {
+        self.changing.lock()
     }
 
     pub(super) fn built(&self) -> Arc<HashMap<String, Arc<Running>>> {

@@ -7,6 +7,7 @@
     reason = "helpers of tests: what goes wrong here must fail the test"
 )]
 
+mod asking;
 mod explain;
 mod formats;
 mod forms;
