@@ -16,13 +16,19 @@ use super::*;
 
 const HANG: Duration = Duration::from_secs(20);
 
-/// A connection whose task runs, and its other end.
-async fn pair(hears: Option<Hears>) -> (Mux, TcpStream) {
+/// A connection, what runs it, and its other end.
+async fn connected(hears: Option<Hears>) -> (Mux, Running, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mux, running) = Mux::new(Stream::Tcp(stream), hears.map(|hears| (7, hears)), First::default());
+    (mux, running, listener.accept().await.unwrap().0)
+}
+
+/// A connection whose task runs, and its other end.
+async fn pair(hears: Option<Hears>) -> (Mux, TcpStream) {
+    let (mux, running, server) = connected(hears).await;
     tokio::spawn(running);
-    (mux, listener.accept().await.unwrap().0)
+    (mux, server)
 }
 
 async fn expect(server: &mut TcpStream, request: &str) {
@@ -198,10 +204,7 @@ async fn what_waits_to_be_written_is_bounded() {
 #[tokio::test]
 async fn everybody_is_answered_at_the_end() {
     for how in 0..3 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let server = listener.accept().await.unwrap().0;
-        let (mux, running) = Mux::new(Stream::Tcp(stream), None, First::default());
+        let (mux, running, server) = connected(None).await;
         let task = tokio::spawn(running);
         let mut calls = Box::pin(join_all(["a", "b"].map(async |key| mux.get(key, true).await)));
         assert!(poll!(&mut calls).is_pending());
@@ -216,9 +219,7 @@ async fn everybody_is_answered_at_the_end() {
         timeout(HANG, mux.ended()).await.unwrap();
     }
     // Also by a task that never ran.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mux, running) = Mux::new(Stream::Tcp(stream), None, First::default());
+    let (mux, running, _server) = connected(None).await;
     let mut call = Box::pin(mux.get("a", true));
     assert!(poll!(&mut call).is_pending());
     drop(running);
@@ -228,10 +229,7 @@ async fn everybody_is_answered_at_the_end() {
 /// What the server has answered before it hung up counts, also where a request can no longer be written.
 #[tokio::test]
 async fn answers_are_read_when_a_write_has_failed() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mux, mut running) = Mux::new(Stream::Tcp(stream), None, First::default());
-    let mut server = listener.accept().await.unwrap().0;
+    let (mux, mut running, mut server) = connected(None).await;
     let ask = |key| Box::pin(mux.get(key, false));
     let [mut a, mut b, mut c, mut d] = ["a", "b", "c", "d"].map(ask);
     for call in [&mut a, &mut b, &mut c] {
@@ -263,10 +261,7 @@ async fn answers_are_read_when_a_write_has_failed() {
 /// The peer hangs up together with its answer: that counts, and what ran the connection is not polled past its end.
 #[tokio::test]
 async fn a_connection_that_ends_with_its_first_answer_is_not_run_again() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mux, mut running) = Mux::new(Stream::Tcp(stream), None, First::default());
-    let mut server = listener.accept().await.unwrap().0;
+    let (mux, mut running, mut server) = connected(None).await;
     let answers = async {
         expect(&mut server, &request(&["PING"])).await;
         server.write_all(b"+PONG\r\n").await.unwrap();
