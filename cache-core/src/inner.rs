@@ -692,20 +692,17 @@ impl Evictions for EvictionCounter {
 mod tests {
     use std::{
         cell::OnceCell,
-        sync::{
-            atomic::{AtomicBool, Ordering},
-            mpsc,
-        },
-        thread,
+        sync::atomic::{AtomicBool, Ordering},
     };
 
-    use async_trait::async_trait;
-    use bytes::Bytes;
     use futures::FutureExt;
     use serde::Deserialize;
 
     use super::*;
-    use crate::{BoxError, Builder, CacheId, CacheProvider, Capabilities, Description, Put, TracedCache, ok};
+    use crate::{
+        Builder, CacheId, TracedCache, ok,
+        testing::{ObjectsOnly, ends_within},
+    };
 
     #[test]
     fn e8_xfetch_has_its_distribution() {
@@ -782,49 +779,19 @@ mod tests {
         fn detach(&self, _cache: CacheId) {}
     }
 
-    #[async_trait]
-    impl CacheProvider for Fleeting {
-        fn capabilities(&self) -> Capabilities {
-            Capabilities::in_process()
-        }
-
-        fn describe(&self) -> Description {
-            Description::local("fleeting")
-        }
-
-        async fn get_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-            Vec::new()
-        }
-
-        async fn put_many(&self, _items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-            Vec::new()
-        }
-
-        async fn remove_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-            Vec::new()
-        }
-
-        fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
-            Some(Arc::new(*self))
-        }
-    }
-
     /// Runs `work` with the thread's cache. It ends, unless a lock waits for itself.
     fn ends<F: Future<Output = ()>>(
         level: Fleeting,
         more: impl FnOnce(Builder<Nosy>) -> Builder<Nosy> + Send + 'static,
         work: impl FnOnce(TracedCache<Nosy>) -> F + Send + 'static,
     ) {
-        let (done, ended) = mpsc::channel();
-        thread::spawn(move || {
-            let cache = more(TracedCache::builder("nosy").level(level)).build().unwrap();
+        ends_within(Duration::from_secs(10), move || {
+            let cache =
+                more(TracedCache::builder("nosy").level(ObjectsOnly(Arc::new(level)))).build().unwrap();
             CACHE.with(|own| assert!(own.set(cache.clone()).is_ok()));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(work(cache));
-            let _ = done.send(());
         });
-        // Not joined: one that is stuck is left behind.
-        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
     }
 
     #[test]

@@ -211,12 +211,11 @@ impl Drop for Pipeline {
 mod tests {
     use std::{
         pin::pin,
-        sync::mpsc,
         task::{Context, Wake, Waker},
-        thread,
         time::Duration,
     };
 
+    use cache_core::testing::ends_within;
     use tokio::runtime::Builder;
 
     use super::*;
@@ -233,8 +232,7 @@ mod tests {
 
     #[test]
     fn who_is_told_of_the_end_may_use_the_connection() {
-        let (done, ended) = mpsc::channel();
-        thread::spawn(move || {
+        ends_within(Duration::from_secs(10), move || {
             // Not driven: nothing else ends the connection.
             let runtime = Builder::new_current_thread().build().unwrap();
             let _on = runtime.enter();
@@ -258,10 +256,7 @@ mod tests {
                 pipeline.0.end(generation, &LOST, true);
             });
             asks(Pipeline::close);
-            let _ = done.send(());
         });
-        // Not joined: one that is stuck is left behind.
-        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
     }
 
     #[test]

@@ -271,14 +271,11 @@ mod tests {
     use std::sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc,
     };
 
-    use async_trait::async_trait;
-    use bytes::Bytes;
     use cache_core::{
-        BoxError, CacheId, CacheProvider, Capabilities, Description, Evictions, Moment, Object, ObjectStore,
-        Put, RawKey,
+        CacheId, Evictions, Moment, Object, ObjectStore, RawKey,
+        testing::{ObjectsOnly, ends_within},
     };
     use cache_memory::Memory;
     use futures::FutureExt;
@@ -326,35 +323,6 @@ mod tests {
         fn detach(&self, _cache: CacheId) {}
     }
 
-    struct Level(Arc<Moody>);
-
-    #[async_trait]
-    impl CacheProvider for Level {
-        fn capabilities(&self) -> Capabilities {
-            Capabilities::in_process()
-        }
-
-        fn describe(&self) -> Description {
-            Description::local("moody")
-        }
-
-        async fn get_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-            Vec::new()
-        }
-
-        async fn put_many(&self, _items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-            Vec::new()
-        }
-
-        async fn remove_many(&self, _keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-            Vec::new()
-        }
-
-        fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
-            Some(Arc::clone(&self.0) as _)
-        }
-    }
-
     /// What uses another cache when it goes.
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Nosy;
@@ -380,20 +348,18 @@ mod tests {
         assert!(first.set("k", Nosy).now_or_never().unwrap().unwrap().is_confirmed());
         page.show(&first).unwrap();
         drop((first, second));
-        let (done, ended) = mpsc::channel();
-        thread::spawn(move || {
+        let left = ends_within(Duration::from_secs(10), move || {
             // A round lets go of both.
             thread::sleep(4 * ROUND);
-            let _ = done.send(page.all().len());
+            page.all().len()
         });
-        // Not joined: one that is stuck is left behind.
-        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(1));
+        assert_eq!(left, 1);
     }
 
     #[test]
     fn a_store_that_panics_does_not_end_the_page() {
         let (page, store) = (Page::builder().build().unwrap(), Arc::new(Moody::default()));
-        let builder = TracedCache::<u64>::builder("moody").level(Level(Arc::clone(&store)));
+        let builder = TracedCache::<u64>::builder("moody").level(ObjectsOnly(Arc::clone(&store) as _));
         let _cache = builder.observer(page).build().unwrap();
         store.panics.store(true, Ordering::Relaxed);
         let before = store.asked.load(Ordering::Relaxed);

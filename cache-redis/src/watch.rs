@@ -306,12 +306,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, Weak, mpsc},
-        thread,
+        sync::{Arc, Weak},
         time::Duration,
     };
 
-    use cache_core::Listener;
+    use cache_core::{Listener, testing::ends_within};
 
     use super::Watch;
     use crate::RedisProvider;
@@ -336,9 +335,7 @@ mod tests {
 
     #[test]
     fn a_listener_may_leave_while_it_is_called() {
-        let (ended, waits) = mpsc::channel();
-        // On a thread of its own, as a deadlock would never end.
-        thread::spawn(move || {
+        ends_within(Duration::from_secs(30), || {
             let provider = RedisProvider::builder("redis://127.0.0.1").build().unwrap();
             let calls: [fn(&Watch); 3] =
                 [Watch::down, |watch| watch.pass_on("users", b"gone"), Watch::forget_closed];
@@ -347,8 +344,6 @@ mod tests {
                 call(provider.watch());
                 assert!(provider.watch().is_empty());
             }
-            ended.send(()).unwrap();
         });
-        waits.recv_timeout(Duration::from_secs(30)).expect("it waits for itself");
     }
 }
