@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use smallvec::SmallVec;
 
 use crate::{
     Codec, Compression, Entry, EntryId, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp,
@@ -20,6 +21,9 @@ use crate::{
     unsaved::Unsaved,
     within::{until_cancelled, within},
 };
+
+/// Of an encoded value. Most are no larger, and a buffer that grows from nothing is moved five times until then.
+const FIRST_ROOM: usize = 256;
 
 /// An entry on its way to levels.
 pub(crate) struct Outgoing<'k, T> {
@@ -68,7 +72,7 @@ impl<'k, T: Value> Outgoing<'k, T> {
         let payload = match &self.entry.value {
             None => Some(Bytes::new()),
             Some(value) => {
-                let mut out = Vec::new();
+                let mut out = Vec::with_capacity(FIRST_ROOM);
                 codec.encode(&**value, &mut out).ok().map(|()| Bytes::from(out))
             }
         };
@@ -252,8 +256,8 @@ impl<T: Value> Inner<T> {
         let mut puts = Vec::with_capacity(items.len());
         let mut fills = Vec::new();
         let mut drops = Vec::new();
-        let mut sizes = Vec::with_capacity(items.len());
-        let mut plan = Vec::with_capacity(items.len());
+        let mut sizes = SmallVec::<[_; 4]>::with_capacity(items.len());
+        let mut plan = SmallVec::with_capacity(items.len());
         let mut next = (items.len() > 1).then(|| self.now());
         for item in items.iter_mut() {
             // Who encodes a large batch does not stand still.
@@ -373,7 +377,7 @@ impl<T: Value> Inner<T> {
                 order.push(ticket);
             }
         }
-        let turns = self.in_order(&order).await;
+        let turns = self.in_order(order.iter().copied()).await;
         // A writer that came before may have revoked it while this one waited.
         let mut current = order.iter().map(|t| t.is_current());
         batch.retain(|_| current.next().unwrap_or(false));
@@ -452,7 +456,7 @@ impl<T: Value> Inner<T> {
         });
         self.spawn(within(spans, async move {
             let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
-            let turns = inner.in_order(&tickets).await;
+            let turns = inner.in_order(tickets).await;
             let mut items: Vec<_> = batch
                 .iter()
                 .filter(|(_, ticket, _)| ticket.is_current())
@@ -512,7 +516,7 @@ enum Plan<'k> {
 
 /// What is sent to a level, and as what each item goes.
 struct Planned<'k> {
-    plan: Vec<Plan<'k>>,
+    plan: SmallVec<[Plan<'k>; 1]>,
     fills: Vec<Fill<'k>>,
     puts: Vec<Put<'k>>,
     drops: Vec<RawKey<'k>>,

@@ -16,6 +16,7 @@ use std::{
 
 use futures::FutureExt;
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 use crate::{Clock, Moment, Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
@@ -114,12 +115,12 @@ impl Drop for Turn {
 }
 
 /// For writers that need no turn.
-pub(crate) static NO_ORDER: WriteOrder = WriteOrder { turns: Vec::new(), took_over: false };
+pub(crate) static NO_ORDER: WriteOrder = WriteOrder { turns: SmallVec::new_const(), took_over: false };
 
 /// A writer's turns at some keys.
 #[derive(Default)]
 pub(crate) struct WriteOrder {
-    turns: Vec<Turn>,
+    turns: SmallVec<[Turn; 1]>,
     /// Somebody had to lose a turn for it: remote levels are yet to hear of that.
     pub(crate) took_over: bool,
 }
@@ -213,12 +214,12 @@ impl<F: Future> Future for Meanwhile<'_, F> {
 
 impl<T: Value> Inner<T> {
     /// Waits until the writes that came before, on these keys, have ended or lost their turn.
-    pub(crate) async fn in_order(&self, tickets: &[&Ticket<T>]) -> WriteOrder {
+    pub(crate) async fn in_order<'t>(&self, tickets: impl IntoIterator<Item = &'t Ticket<T>>) -> WriteOrder {
         // One order for all, so that two batches cannot wait for each other.
-        let mut tickets = tickets.to_vec();
+        let mut tickets: SmallVec<[_; 1]> = tickets.into_iter().collect();
         tickets.sort_by(|a, b| a.id().cmp(b.id()));
         tickets.dedup_by(|a, b| a.id() == b.id());
-        let mut order = WriteOrder { turns: Vec::with_capacity(tickets.len()), took_over: false };
+        let mut order = WriteOrder { turns: SmallVec::with_capacity(tickets.len()), took_over: false };
         for ticket in tickets {
             match ticket.line().enter_at_once(ticket.writer()) {
                 Some(turn) => order.turns.push(turn),

@@ -52,9 +52,8 @@ impl<T: Value> Inner<T> {
     async fn forget(self: &Arc<Self>, gone: Vec<Forgotten<'_, T>>, remote: bool) {
         // What a writer has overtaken is its business: it may be stalled, and this is not to wait for it.
         let mut gone = self.not_overtaken(gone);
-        let tickets: Vec<_> = gone.iter().map(|gone| gone.ticket).collect();
         let turns = match remote && self.has_remote() {
-            true => self.in_order(&tickets).await,
+            true => self.in_order(gone.iter().map(|gone| gone.ticket)).await,
             false => WriteOrder::default(),
         };
         gone = self.not_overtaken(gone);

@@ -344,8 +344,8 @@ impl<T> Ticket<T> {
     }
 
     /// Ends a write: revokes once more, because reads that began during the write may have seen what it replaced. Runs
-    /// `fill` if no other write or invalidation of the key came in between, else `remove`.
-    pub(crate) fn end_write(&mut self, fill: impl FnOnce(), remove: impl FnOnce()) -> bool {
+    /// `work` with the key locked, and tells it whether no other write or invalidation of the key came in between.
+    pub(crate) fn end_write<R>(&mut self, work: impl FnOnce(bool) -> R) -> R {
         let mut shard = self.slots.shard(self.hash);
         let mut alone = false;
         let mut gone = None;
@@ -357,14 +357,10 @@ impl<T> Ticket<T> {
                 None => slot.writing = slot.writing.saturating_sub(1),
             }
         }
-        if alone {
-            fill();
-        } else {
-            remove();
-        }
+        let done = work(alone);
         drop(shard);
         drop(gone);
-        alone
+        done
     }
 
     /// Takes a flight off its key when it has ended, leaving its result to those who came before.
@@ -473,13 +469,13 @@ mod tests {
         let slots = Slots::<u8>::new();
         let mut write = slots.open_write(key("a"));
         let read = slots.open(key("a"));
-        assert!(write.end_write(|| (), || panic!("alone")));
+        assert!(write.end_write(|alone| alone));
         assert!(read.commit(|| ()).is_none(), "it may have read what the write replaced");
 
         let mut first = slots.open_write(key("a"));
         let mut second = slots.open_write(key("a"));
-        assert!(!first.end_write(|| panic!("overlapped"), || ()));
-        assert!(!second.end_write(|| panic!("overlapped"), || ()));
+        assert!(!first.end_write(|alone| alone));
+        assert!(!second.end_write(|alone| alone));
     }
 
     #[test]

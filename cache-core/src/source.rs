@@ -213,7 +213,7 @@ impl<T: Value> Inner<T> {
         self.check_tags(&tags)?;
         // Loads that begin while the source is being written may have read either value: ending the write revokes them.
         // Dropped midway (an abort), it leaves nothing at in-process levels.
-        let mut writing = Writing::begin(self, vec![raw]);
+        let mut writing = Writing::begin(self, [raw]);
         let mut written = Written::new();
         let order = self.order_of(&mut writing, &mut written).await.firm();
         if tags.is_empty() {
@@ -222,7 +222,7 @@ impl<T: Value> Inner<T> {
         let rights = match self.hold(raw, &mut written).await {
             Ok(rights) => vec![(raw, rights)],
             Err(error) => {
-                writing.end(None);
+                writing.end([]);
                 self.replay();
                 return Err(error);
             }
@@ -271,7 +271,7 @@ impl<T: Value> Inner<T> {
                 // Of levels that could not take it.
                 self.give_back(raw, std::mem::take(&mut item.rights));
                 written = written.told(self.tell(&[raw]).await);
-                writing.end(taken.then_some(&[item.entry]).map(|entries| &entries[..]));
+                writing.end(taken.then_some(&item.entry));
             }
             _ => {
                 self.remove_below(&writing, &mut written).await;
@@ -283,7 +283,7 @@ impl<T: Value> Inner<T> {
                 if failed.is_none() {
                     self.gone(&[raw]);
                 }
-                writing.end(None);
+                writing.end([]);
             }
         }
         drop(order);

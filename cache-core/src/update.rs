@@ -151,7 +151,7 @@ impl<T: Value> Inner<T> {
         let until = self.now().after(self.policy().hard.unwrap_or(LONGEST_WAIT));
         let turn = self.slots.open(key);
         // Updates of this process take turns: else each would make the others try again.
-        let order = self.in_order(&[&turn]).await.firm();
+        let order = self.in_order([&turn]).await.firm();
         // What the one who had its turn has sent may arrive after the update.
         let alone = if order.took_over { Delivery::Pending } else { Delivery::Confirmed };
         let deepest = self.remote().next_back();
@@ -216,7 +216,7 @@ impl<T: Value> Inner<T> {
         change: &Change<T>,
     ) -> Result<Tried<T>> {
         let begun = self.begin_writing().await;
-        let writing = Writing::begin(self, vec![key]);
+        let writing = Writing::begin(self, [key]);
         let (read, learned) = tier.read_many(&self.around, &[key]).await;
         self.heed(tier, learned);
         let held = match read.into_iter().next() {
@@ -269,7 +269,7 @@ impl<T: Value> Inner<T> {
             return Ok(Tried::Again);
         };
         let rights: Rights = vec![(tier.index, lease)];
-        let writing = Writing::begin(self, vec![key]);
+        let writing = Writing::begin(self, [key]);
         let kept = [(key, rights.clone())];
         let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
             Ok(made) => made,
@@ -311,7 +311,7 @@ impl<T: Value> Inner<T> {
             Some(Err(failure)) => {
                 // It may have been stored. What is in doubt is not read again before it has been removed.
                 tier.pending.add(key.id);
-                writing.end(None);
+                writing.end([]);
                 self.replay();
                 return Err(failure.into_error(tier.index));
             }
@@ -471,8 +471,7 @@ impl<T: Value> Inner<T> {
             }
             written = written.told(self.tell(&[key]).await);
             let kept = keep == Keep::Store && !self.closing.is_cancelled();
-            let entries = [item.entry.clone()];
-            writing.end(kept.then_some(&entries[..]));
+            writing.end(kept.then_some(&item.entry));
         } else {
             writing.end_unwritten();
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
+use smallvec::SmallVec;
 
 use crate::{
     Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
@@ -60,8 +61,8 @@ impl Written {
 /// and remote ones, which may hold either value then, hear an invalidation before they are read again.
 pub(crate) struct Writing<'k, T: Value> {
     inner: Arc<Inner<T>>,
-    pub(crate) keys: Vec<RawKey<'k>>,
-    pub(crate) tickets: Vec<Ticket<T>>,
+    pub(crate) keys: SmallVec<[RawKey<'k>; 1]>,
+    pub(crate) tickets: SmallVec<[Ticket<T>; 1]>,
     /// It has had its turn: remote levels may have been sent something.
     sent: bool,
     ended: bool,
@@ -69,14 +70,15 @@ pub(crate) struct Writing<'k, T: Value> {
 
 impl<'k, T: Value> Writing<'k, T> {
     /// Revokes every ticket of the keys: what was loaded or read before now is older than what is being written.
-    pub(crate) fn begin(inner: &Arc<Inner<T>>, keys: Vec<RawKey<'k>>) -> Self {
+    pub(crate) fn begin(inner: &Arc<Inner<T>>, keys: impl IntoIterator<Item = RawKey<'k>>) -> Self {
+        let keys: SmallVec<_> = keys.into_iter().collect();
         let tickets = keys.iter().map(|key| inner.slots.open_write(*key)).collect();
         Self { inner: Arc::clone(inner), keys, tickets, sent: false, ended: false }
     }
 
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
-    /// another write of the key overlapped; without them the keys are gone from there.
-    pub(crate) fn end(mut self, entries: Option<&[Entry<T>]>) {
+    /// another write of the key overlapped; keys without one are gone from there.
+    pub(crate) fn end<'e>(mut self, entries: impl IntoIterator<Item = &'e Entry<T>>) {
         self.finish(entries);
         // Not before: should a weigher panic, nothing stays.
         self.ended = true;
@@ -86,7 +88,7 @@ impl<'k, T: Value> Writing<'k, T> {
     pub(crate) fn end_unwritten(mut self) {
         self.ended = true;
         for ticket in &mut self.tickets {
-            ticket.end_write(|| (), || ());
+            ticket.end_write(|_| ());
         }
     }
 
@@ -96,7 +98,7 @@ impl<'k, T: Value> Writing<'k, T> {
         let Self { inner, keys, tickets, .. } = self;
         let now = inner.now();
         for (key, ticket) in keys.iter().zip(tickets) {
-            let expire = || {
+            ticket.end_write(|_| {
                 for store in inner.tiers.iter().filter_map(|tier| tier.store.as_ref()) {
                     if let Some(mut object) = store.get(*key) {
                         // The store may have let go of it by now.
@@ -105,17 +107,18 @@ impl<'k, T: Value> Writing<'k, T> {
                         store.put(*key, object, now);
                     }
                 }
-            };
-            ticket.end_write(expire, expire);
+            });
         }
     }
 
-    fn finish(&mut self, entries: Option<&[Entry<T>]>) {
+    fn finish<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry<T>>) {
         let Self { inner, keys, tickets, .. } = self;
         let now = inner.now();
-        for (at, (key, ticket)) in keys.iter().zip(tickets).enumerate() {
-            let entry = entries.map(|entries| &entries[at]);
-            let objects: Vec<_> = inner
+        let mut entries = entries.into_iter();
+        for (key, ticket) in keys.iter().zip(tickets) {
+            let entry = entries.next();
+            // Made before the key is locked: a weigher is anybody's code.
+            let objects: SmallVec<[_; 2]> = inner
                 .tiers
                 .iter()
                 .rev()
@@ -124,22 +127,18 @@ impl<'k, T: Value> Writing<'k, T> {
                     Some((store, entry.and_then(|entry| inner.object(*key, entry, tier))))
                 })
                 .collect();
-            let remove = || {
-                for (store, _) in &objects {
-                    store.remove(*key);
-                }
-            };
-            let fill = || {
-                for (store, object) in &objects {
-                    match object {
-                        Some(object) => store.put(*key, object.clone(), now),
+            let alone = ticket.end_write(|alone| {
+                for (store, object) in objects {
+                    match object.filter(|_| alone) {
+                        Some(object) => store.put(*key, object, now),
                         None => {
                             store.remove(*key);
                         }
                     }
                 }
-            };
-            if ticket.end_write(fill, remove) && entry.is_some() {
+                alone
+            });
+            if alone && entry.is_some() {
                 inner.stats().gone.back(key.hash);
             }
         }
@@ -151,7 +150,7 @@ impl<T: Value> Drop for Writing<'_, T> {
         if self.ended {
             return;
         }
-        self.finish(None);
+        self.finish([]);
         if self.sent {
             self.inner.in_doubt(self.keys.iter().copied());
             self.inner.replay();
@@ -208,7 +207,7 @@ impl<T: Value> Inner<T> {
     }
 
     async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
-        let mut writing = Writing::begin(self, items.iter().map(|i| i.key).collect());
+        let mut writing = Writing::begin(self, items.iter().map(|i| i.key));
         for item in items.iter_mut().filter(|_| self.has_remote()) {
             item.before = self.nearby_id(item.key);
         }
@@ -216,11 +215,10 @@ impl<T: Value> Inner<T> {
         // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
         let order = Arc::new(self.order_of(&mut writing, &mut written).await);
         self.write_through(&mut items, &order, &mut written).await;
-        let entries: Vec<_> = items.into_iter().map(|i| i.entry).collect();
         let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
-        let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&entries[..]);
-        writing.end(kept);
+        let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&items);
+        writing.end(kept.into_iter().flatten().map(|item| &item.entry));
         drop(order);
         self.replay();
         written.told(told).end()
@@ -237,7 +235,7 @@ impl<T: Value> Inner<T> {
         if !self.has_remote() {
             return WriteOrder::default();
         }
-        let order = self.in_order(&writing.tickets.iter().collect::<Vec<_>>()).await;
+        let order = self.in_order(&writing.tickets).await;
         writing.sent = true;
         if order.took_over {
             written.pending();
@@ -321,7 +319,7 @@ impl<T: Value> Inner<T> {
             let results = if stamp.epoch == 0 {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
-                let mut refs: Vec<_> = items.iter_mut().collect();
+                let mut refs: SmallVec<[_; 1]> = items.iter_mut().collect();
                 self.send(tier, &mut refs, stamp, order).await
             };
             for (item, result) in items.iter_mut().zip(results) {
@@ -418,7 +416,7 @@ impl<T: Value> Inner<T> {
         }
         let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         self.gone(&writing.keys);
-        writing.end(None);
+        writing.end([]);
         self.replay();
         written.told(told).end()
     }
