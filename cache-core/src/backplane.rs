@@ -100,6 +100,8 @@ pub(crate) struct Plane {
     channel: ArcSwap<Channel>,
     /// The youngest channel that has come up.
     up: AtomicU64,
+    /// The youngest one that had a gap after that.
+    gapped: AtomicU64,
     /// This node, so that it knows its own messages.
     node: u64,
     /// The youngest channel that is listened to, counted from 1.
@@ -124,6 +126,7 @@ impl Plane {
         Self {
             channel: ArcSwap::from_pointee(Channel { carrier, number: 1, before: None }),
             up: AtomicU64::new(0),
+            gapped: AtomicU64::new(0),
             node: fastrand::u64(..),
             subscribed: AtomicU64::new(0),
             pending: Pending::default(),
@@ -148,6 +151,19 @@ impl Plane {
             self.leave_before(number);
         }
         before
+    }
+
+    /// A channel has a gap, or has just come up. Whether something may have been missed by that.
+    fn has_gap(&self, number: u64) -> bool {
+        let up = self.has_come_up(number);
+        if up == number {
+            self.gapped.fetch_max(number, Ordering::AcqRel);
+        }
+        // One that takes over from one that was listened to until now, all the time: nothing of that one was missed. Whether
+        // one that had a gap has been mended is not known. Nor is anything missed that only a channel could have said that
+        // is left.
+        let takes_over = up > 0 && up + 1 == number && self.gapped.load(Ordering::Acquire) < up;
+        up <= number && !takes_over
     }
 
     /// Lets go of the channel before this one.
@@ -337,10 +353,7 @@ impl<T: Value> Listener for Ear<T> {
 
     fn gap(&self) {
         if let Some(inner) = self.inner.upgrade() {
-            let up = inner.plane.as_ref().map_or(0, |plane| plane.has_come_up(self.channel));
-            // A channel that takes over from one that was listened to until now: nothing of that one was missed. Nor is
-            // anything missed that only that one could have said, once it is left.
-            if up > self.channel || up + 1 == self.channel && up > 0 {
+            if inner.plane.as_ref().is_some_and(|plane| !plane.has_gap(self.channel)) {
                 return;
             }
             // What was missed is not known: no entry of before is believed.

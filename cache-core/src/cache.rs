@@ -99,7 +99,7 @@ impl<T: Value> TracedCache<T> {
     }
 
     /// Has the cache hear and tell of invalidations over another channel. The one before is listened to until that has come
-    /// up, so that nothing said there is missed.
+    /// up, so that nothing said there is missed; if it has had a gap since it came up itself, the move is one, too.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`]: the cache was built without a backplane.

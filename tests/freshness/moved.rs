@@ -221,6 +221,32 @@ async fn another_channel_takes_over_without_a_gap() {
     assert_ne!(outcome(&here, "k").await, IN_MEMORY);
 }
 
+#[tokio::test]
+async fn a_channel_that_had_a_gap_is_not_taken_over_from_without_one() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let (old, new) = (Hub::new(), Hub::new());
+    let heard = |link: &Link| {
+        let level = Level::new(Arc::clone(&a)).budget(10 * S);
+        world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap()
+    };
+    let (left, there) = (old.node(), heard(&new.node()));
+    let here = heard(&left);
+    ask_for(&here, "other", &world.db()).await.unwrap();
+    // Lost, and noticed; from here on memory may hold what nobody tells of.
+    left.cut();
+    left.notice();
+    ask_for(&here, "k", &world.db()).await.unwrap();
+    // By a node that has moved already.
+    confirmed(there.invalidate("k").await);
+    here.move_backplane(Arc::new(new.node())).unwrap();
+    assert_eq!(outcome(&here, "k").await, MISS);
+    // The channel of now has had none.
+    ask_for(&here, "k", &world.db()).await.unwrap();
+    here.move_backplane(Arc::new(new.node())).unwrap();
+    assert_eq!(outcome(&here, "k").await, IN_MEMORY);
+}
+
 /// A link that shows whether anybody still holds it.
 struct Held(Link, #[allow(dead_code, reason = "it is counted")] Arc<()>);
 
