@@ -77,9 +77,10 @@ impl<T: Value> TracedCache<T> {
     /// Has a remote level (0 being the nearest) go on with another provider of the same kind: another address, other
     /// credentials, another store. Nothing is copied; the old provider is let go of once the calls under way have ended.
     ///
-    /// In-process levels keep what they hold, unless the new store says that the cache has been cleared there. Nodes that have
-    /// moved and those that have not do not hear of each other's invalidations of keys: move all of them in short order, or
-    /// bound with a `ttl_cap` how long memory may go on with what another node has changed in between.
+    /// In-process levels keep what they hold, but for entries with tags, unless the new store says that the cache has been
+    /// cleared there. Nodes that have moved and those that have not do not hear of each other's invalidations of keys: move
+    /// all of them in short order, or bound with a `ttl_cap` how long memory may go on with what another node has changed in
+    /// between.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Config`], and nothing changes: there is no such level, it or the provider is in process, the

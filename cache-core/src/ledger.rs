@@ -51,6 +51,9 @@ struct Known {
     tags: HashMap<Box<str>, TagCopy>,
     /// The level has been given another store, of which no mark has been read yet.
     moved: bool,
+    /// Its first mark is about to be taken. What was invalidated by tag in the store before, since that was last looked at, is
+    /// not known.
+    arriving: bool,
 }
 
 impl Default for Known {
@@ -66,6 +69,7 @@ impl Default for Known {
             changes: 0,
             tags: HashMap::new(),
             moved: false,
+            arriving: false,
         }
     }
 }
@@ -254,7 +258,8 @@ impl Ledger {
     }
 
     /// The level goes on with another store, on purpose. That is no loss: what this node knows of the cache's invalidations
-    /// goes on to count, and so does what in-process levels hold, unless the new store says that the cache has been cleared.
+    /// goes on to count, and so does what in-process levels hold, unless the new store says that the cache has been cleared;
+    /// but for what has tags.
     ///
     /// All nodes that come from one epoch begin the same one in the new store ([`Mark::carried`]). Whoever finds that one there
     /// knows that nobody has cleared the cache since the first of them came; and that what the store may hold of an earlier
@@ -335,10 +340,9 @@ impl Ledger {
             // What came after it has been read before its own answer was.
             return Learned::Nothing;
         }
-        let exact = known
-            .mark
-            .as_ref()
-            .is_some_and(|(old, _)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence);
+        let next =
+            |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence;
+        let exact = !known.arriving && known.mark.as_ref().is_some_and(next);
         known.home = home;
         known.moved = false;
         if known.changes == changes {
@@ -363,9 +367,10 @@ impl Ledger {
     }
 
     fn learned(&self, known: &mut Known, old: Option<Mark>, new: Mark) -> Learned {
+        let arrives = std::mem::take(&mut known.arriving);
         let learned = match old {
             Some(old) if old.epoch == new.epoch => {
-                if old.sequence == new.sequence {
+                if old.sequence == new.sequence && !arrives {
                     return Learned::Nothing;
                 }
                 if old.expired == new.expired { Learned::Tags } else { Learned::Expired }
@@ -465,6 +470,7 @@ impl Known {
         self.mark = Some((carried, carried.encode()));
         self.tags.clear();
         self.moved = false;
+        self.arriving = true;
     }
 
     fn doubt(&mut self) {

@@ -107,6 +107,29 @@ async fn a_tag_invalidated_in_the_new_store_counts_for_who_comes_later() {
 }
 
 #[tokio::test]
+async fn a_tag_invalidated_in_the_old_store_counts_for_who_has_not_looked_since() {
+    let world = World::new();
+    let [a, b] = stores(&world);
+    let (first, second) = (node(&world, &a), node(&world, &a));
+    let tagged = |value: &str| Loaded::value(value.to_owned()).tag("t");
+    confirmed(first.set_loaded("tagged", tagged("1")).await);
+    confirmed(first.set("plain", "1".to_owned()).await);
+    for key in ["tagged", "plain"] {
+        assert_eq!(outcome(&second, key).await, (Outcome::Hit, Some(1)));
+    }
+    confirmed(first.invalidate_tag("t").await);
+    for cache in [&first, &second] {
+        cache.move_level(1, shared(&b)).unwrap();
+        assert_eq!(outcome(cache, "other").await, MISS);
+        assert_eq!(outcome(cache, "tagged").await, MISS);
+    }
+    assert_eq!(outcome(&second, "plain").await, IN_MEMORY);
+    // Of what the new store has, its own marks tell.
+    confirmed(second.set_loaded("tagged", tagged("2")).await);
+    assert_eq!(outcome(&second, "tagged").await, IN_MEMORY);
+}
+
+#[tokio::test]
 async fn what_a_store_has_missed_does_not_come_back_with_it() {
     let world = World::new();
     let [a, b] = stores(&world);
