@@ -47,6 +47,16 @@ const FOREVER: u64 = u64::MAX;
 
 /// Where an envelope carries its [`EntryId`], little-endian: for store-side scripts that compare it.
 pub const ENTRY_ID_AT: std::ops::Range<usize> = 14..22;
+const STATE_AT: usize = 2;
+const FLAGS_AT: usize = 13;
+
+/// Whether an envelope is what a `set` or an `update` has written, or has been expired, and not what a load has come to: for
+/// providers that keep copies elsewhere, which are out of date by that.
+pub fn is_written(envelope: &[u8]) -> bool {
+    let is_expired = || envelope.get(STATE_AT).is_some_and(|state| *state != 0);
+    let is_set = || envelope.get(FLAGS_AT).is_some_and(|flags| flags & FLAG_BY_SET != 0);
+    envelope.starts_with(&MAGIC) && (is_expired() || is_set())
+}
 
 /// Why bytes from a store are a miss.
 #[non_exhaustive]
@@ -237,7 +247,7 @@ fn end(key: RawKey<'_>, mut out: BytesMut) -> Bytes {
 /// The same envelope, expired by hand.
 pub(crate) fn expire(bytes: &Bytes) -> Bytes {
     let mut out = BytesMut::from(&bytes[..]);
-    if let Some(state) = out.get_mut(2) {
+    if let Some(state) = out.get_mut(STATE_AT) {
         *state = 1;
     }
     out.freeze()
@@ -390,7 +400,10 @@ mod tests {
             let (back, rest) = open(key("42"), &sealed).unwrap();
             assert_eq!(back, header);
             assert_eq!(rest, payload);
+            assert!(is_written(&sealed));
         }
+        let loaded = seal(key("42"), &Header { by_set: false, ..sample() }, b"{}");
+        assert!(!is_written(&loaded) && is_written(&expire(&loaded)) && !is_written(b"??\x01"));
     }
 
     #[test]

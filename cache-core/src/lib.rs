@@ -119,7 +119,7 @@ pub use cache::{Closed, TracedCache, Undelivered};
 pub use clock::{Clock, Moment, Time};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Glance, Object, Stamp, Timeline};
-pub use envelope::{ENTRY_ID_AT, Unreadable};
+pub use envelope::{ENTRY_ID_AT, Unreadable, is_written};
 pub use error::{BoxError, Error, ErrorKind, Result, with_causes};
 pub use found::{Delivery, Found, MissReason, Outcome};
 pub use inner::{Schema, Value};

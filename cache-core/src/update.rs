@@ -409,7 +409,7 @@ impl<T: Value> Inner<T> {
         let began = Began::of(born, self.now().since(born), begun.clone());
         let mut made = self.make(loaded, &began, held).map_err(|failed| failed.error)?;
         // An update is a write like a set: nothing that begins now is older.
-        made.entry.by_set = made.end == LoadEnd::Value;
+        made.entry.by_set = matches!(made.end, LoadEnd::Value | LoadEnd::Absent);
         let tags = held.map_or(&[][..], Entry::tags);
         if made.entry.value.is_some() && made.entry.tags().is_empty() && !tags.is_empty() {
             // `change` gets a value without its tags, and would drop them unawares.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
-use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey};
+use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey, is_written};
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use crate::{
@@ -192,10 +192,13 @@ impl Leases for MemcachedProvider {
         self.run(over).await;
 
         // A writer's value: what was there before it may lie at the other home as well.
-        let saved = |index: usize| matches!(tokens[index], Some(Token { right: Right::Hold(_), .. }));
-        let keys_saved =
-            fills.iter().map(|fill| &fill.put.key).enumerate().filter(|(index, _)| saved(*index));
-        self.retire(keys_saved, &mut results).await;
+        let saved = |index: usize| {
+            matches!(tokens[index], Some(Token { right: Right::Hold(_), .. }))
+                || matches!(results[index], Ok(true)) && is_written(&fills[index].put.bytes)
+        };
+        let keys_saved: Vec<_> =
+            fills.iter().map(|fill| &fill.put.key).enumerate().filter(|(index, _)| saved(*index)).collect();
+        self.retire(keys_saved.into_iter(), &mut results).await;
 
         // What is too large, or refused for want of memory, leaves no lease behind, nor the value that it was to replace.
         let (mut cleared, mut ends) = (Vec::new(), Vec::new());

@@ -128,10 +128,10 @@
 //! 2. the new list, with the old one as `retiring`;
 //! 3. the new list alone.
 //!
-//! What is set, removed or held is then taken from its home in the other list, and a `clear` or the invalidation of a tag
-//! takes the cache's mark there, upon which all of the cache is void for the others. Both are acknowledged only when both
-//! lists have taken them. Until all processes are on one list, the two overwrite each other's entries of keys that both keep on
-//! one server: expect more loads.
+//! What is set, updated, expired, removed or held is then taken from its home in the other list, and a `clear` or the
+//! invalidation of a tag takes the cache's mark there, upon which all of the cache is void for the others. Both are
+//! acknowledged only when both lists have taken them. Until all processes are on one list, the two overwrite each other's
+//! entries of keys that both keep on one server: expect more loads.
 //!
 //! # When a server fails
 //!

@@ -142,6 +142,27 @@ async fn a_retiring_list_hears_of_what_is_invalidated() {
     assert!(there.get(key).await.unwrap().is_some(), "two lists, two copies");
 }
 
+#[tokio::test]
+async fn a_retiring_list_hears_of_what_is_updated_and_expired() {
+    let servers = Three::start();
+    let [here, there] = [
+        over(&servers.list(2).retiring(servers.urls(3)).build().unwrap()),
+        over(&servers.list(3).retiring(servers.urls(2)).build().unwrap()),
+    ];
+    for (from, to) in [(&here, &there), (&there, &here)] {
+        for id in IDS {
+            load(to, id, "old").await;
+            let change = |(), _, _| async { ok("new".to_owned()) };
+            assert_eq!(from.update(id, &(), change).await.unwrap().delivery, Delivery::Confirmed);
+            assert_eq!(to.get(id).await.unwrap(), None, "{id}");
+            load(from, id, "old").await;
+            load(to, id, "old").await;
+            assert_eq!(from.expire(id).await.unwrap(), Delivery::Confirmed);
+            assert_eq!(to.get(id).await.unwrap(), None, "{id}");
+        }
+    }
+}
+
 /// Whether a key lives on the third server where there is one.
 fn elsewhere(servers: &Three, id: &str) -> bool {
     !servers.0[2].raw(format!("mg ns:{id} s\r\n").as_bytes()).starts_with("EN")
