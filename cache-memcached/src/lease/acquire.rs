@@ -15,6 +15,8 @@ use crate::{
 };
 
 const NO_CAS: Fault = Fault::new(ErrorKind::Protocol, "the server does not tell versions of items");
+const NO_MEMORY: Fault =
+    Fault::new(ErrorKind::Refused, "the server has no memory for a lease (option -m, or evictions are off)");
 
 struct Wish {
     key: String,
@@ -38,6 +40,8 @@ enum Verdict {
     Told(Acquired),
     /// To be replaced by a placeholder: this version.
     Void(u64),
+    /// There is nothing, and no memory for a placeholder. Nobody else has the lease, who could be waited for.
+    Full,
 }
 
 impl Looked {
@@ -48,8 +52,7 @@ impl Looked {
     fn verdict(&self, holding: Holding) -> Verdict {
         let still = matches!(holding, Holding::Still(_));
         let Some(seen) = &self.seen else {
-            // Else a server without memory, or where somebody else was quicker than vivify.
-            return Verdict::Told(if still { Acquired::Kept } else { Acquired::Held });
+            return if still { Verdict::Told(Acquired::Kept) } else { Verdict::Full };
         };
         let granted = |right| match self.kept {
             true => Verdict::Told(Acquired::Kept),
@@ -109,16 +112,17 @@ impl MemcachedProvider {
                 let remove = Command::Remove { key: item.clone(), cas: Some(right.cas) };
                 unused.push(self.routed(&wish.key, remove, Under::Exactly(looked.life)));
             }
-            results.push(Ok(match verdict {
-                Verdict::Told(acquired) => acquired,
+            results.push(match verdict {
+                Verdict::Told(acquired) => Ok(acquired),
+                Verdict::Full => Err(self.server(&wish.key).error(NO_MEMORY)),
                 Verdict::Void(cas) => {
                     let (key, when) = (wish.key.clone(), When::Cas(cas));
                     let put = Command::Put { key, item: Item::Placeholder, exptime: seconds, when };
                     second.push(self.routed(&wish.key, put, Under::Exactly(looked.life)));
                     places.push(results.len());
-                    Acquired::Held
+                    Ok(Acquired::Held)
                 }
-            }));
+            });
         }
         second.append(&mut unused);
         for (index, answer) in places.into_iter().zip(self.run(second).await) {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::common::{HOUR, Server, eventually, item, key, kind, provider};
 use bytes::Bytes;
-use cache_core::{Acquire, Acquired, CacheProvider, ENTRY_ID_AT, EntryId, Fill, Holding, Lease, Leases, Put};
+use cache_core::{
+    Acquire, Acquired, CacheProvider, ENTRY_ID_AT, EntryId, Fill, Holding, Lease, Leases, Level, Policy, Put,
+    Stance, TracedCache, ok,
+};
 use cache_memcached::{ErrorKind, MemcachedProvider};
 use futures::future::join_all;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -399,22 +402,50 @@ async fn what_is_no_lease_of_ours_fills_nothing() {
     }
 }
 
-#[tokio::test]
-async fn a_removal_works_where_there_is_no_memory_for_a_tombstone() {
-    let server = Server::with(&["-M", "-m", "2"]);
-    let cache = provider(&server);
+/// Leaves no room, not for small items either.
+async fn fill_up(server: &Server, cache: &MemcachedProvider) {
     for i in 0..2_000 {
         let id = i.to_string();
         if cache.put(item(&id, &[1; 10_000])).await.is_err() {
             break;
         }
     }
-    // Fills what room there is for small items.
     for i in 0..60_000 {
         if server.raw(format!("ms small{i} 1\r\nx\r\n").as_bytes()) != "HD\r\n" {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn where_there_is_no_memory_for_a_lease_nobody_waits_for_one() {
+    let server = Server::with(&["-M", "-m", "2"]);
+    let cache = provider(&server);
+    let users: TracedCache<String> = TracedCache::builder("users")
+        .level(Level::new(cache.clone()).budget(HOUR).stance(Stance::Absorb))
+        .policy(Policy::ttl(HOUR))
+        .build()
+        .unwrap();
+    let load = || async { ok("Ada".to_owned()) };
+    users.get_or_set("before", load).await.unwrap();
+    fill_up(&server, &cache).await;
+    // Who waits for somebody else does so for half a minute.
+    let loaded = tokio::time::timeout(Duration::from_secs(10), users.get_or_set("k", load)).await;
+    assert_eq!(*loaded.expect("at once").unwrap(), "Ada");
+    // What it holds is read.
+    assert!(users.get("before").await.unwrap().is_some());
+    let asked = async |holding| {
+        leases(&cache).acquire_many(&[Acquire { key: key("k"), holding }], LONG).await.remove(0)
+    };
+    assert_eq!(kind(asked(Holding::Nothing).await), ErrorKind::Refused);
+    assert!(matches!(asked(Holding::Still(EntryId(1))).await, Ok(Acquired::Kept)));
+}
+
+#[tokio::test]
+async fn a_removal_works_where_there_is_no_memory_for_a_tombstone() {
+    let server = Server::with(&["-M", "-m", "2"]);
+    let cache = provider(&server);
+    fill_up(&server, &cache).await;
     assert!(value(&cache, "0").await.is_some());
     cache.remove(key("0")).await.unwrap();
     assert_eq!(server.raw(b"mg ns:0 v\r\n"), "EN\r\n", "not even a tombstone");
