@@ -33,9 +33,10 @@ pub(crate) struct Advanced {
 impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
-        let before = self.ledger.home();
+        let (before, moving) = (self.ledger.home(), self.ledger.moving());
         let learned = self.learn_mark(around, raw, changes).await;
-        if before.is_some_and(|before| self.ledger.home() != Some(before)) {
+        let arrived = moving.is_some_and(|epoch| self.ledger.has_arrived_from(epoch));
+        if arrived || before.is_some_and(|before| self.ledger.home() != Some(before)) {
             self.tell_again(around);
         }
         learned

@@ -243,6 +243,18 @@ impl Ledger {
         known.mark.as_ref().map(|_| known.home)
     }
 
+    /// The epoch that it comes from, while the level has been given another store of which no mark has been read yet.
+    pub(crate) fn moving(&self) -> Option<u64> {
+        let known = self.read();
+        known.mark.as_ref().filter(|_| known.moved).map(|(mark, _)| mark.epoch)
+    }
+
+    /// Whether such a mark has been read since, and the store turned out to be another one indeed.
+    pub(crate) fn has_arrived_from(&self, epoch: u64) -> bool {
+        let known = self.read();
+        !known.moved && known.mark.as_ref().is_some_and(|(mark, _)| mark.epoch != epoch)
+    }
+
     /// Whether this mark, of another state of the store, may be of one that has lost nothing this node knows of.
     pub(crate) fn goes_on(&self, mark: &Mark) -> bool {
         let known = self.read();

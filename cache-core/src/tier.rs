@@ -607,8 +607,8 @@ impl Tier {
     }
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
-        // A store that has but one state loses nothing.
-        if self.is_marked() && self.incarnation() != 0 {
+        // Also for a store that has but one state, and so loses nothing: the level may move to another.
+        if self.is_marked() {
             self.recent.note(around.clock.now(), effects);
         }
     }

@@ -87,6 +87,25 @@ async fn nodes_that_move_one_after_the_other_keep_their_memory() {
 }
 
 #[tokio::test]
+async fn what_a_node_has_invalidated_does_not_come_back_from_where_others_went_before_it() {
+    let world = World::new();
+    // Also of stores that do not tell one from the other.
+    let nameless = || Arc::new(MapProvider::new().leasing().marking().clock(world.clock.clone()));
+    for (named, [a, b]) in [(true, stores(&world)), (false, [nameless(), nameless()])] {
+        let (here, there, db) = (node(&world, &a), node(&world, &a), world.db());
+        for cache in [&here, &there] {
+            assert_eq!(outcome(cache, "other").await, MISS);
+        }
+        there.move_level(1, shared(&b)).unwrap();
+        ask_for(&there, "k", &db).await.unwrap();
+        assert_eq!(outcome(&node(&world, &b), "k").await, (Outcome::Hit, Some(1)));
+        confirmed(here.invalidate("k").await);
+        here.move_level(1, shared(&b)).unwrap();
+        assert_eq!(outcome(&here, "k").await, MISS, "named: {named}");
+    }
+}
+
+#[tokio::test]
 async fn a_tag_invalidated_in_the_new_store_counts_for_who_comes_later() {
     let world = World::new();
     let [a, b] = stores(&world);
