@@ -59,6 +59,12 @@ pub trait Listener: Send + Sync + 'static {
     /// Messages may have been lost: the channel was down or silent, or has just come up for the first time.
     fn gap(&self);
 
+    /// The channel is down, or has not come up so far: messages are lost until a [`gap`](Self::gap) says that it is up. To be
+    /// told again while that lasts, as what others change meanwhile is not heard of.
+    fn down(&self) {
+        self.gap();
+    }
+
     /// Somebody else has written, removed or lost what the watched store holds under this id of the cache.
     fn changed(&self, id: &str) {
         let _ = id;
@@ -164,6 +170,15 @@ impl Plane {
         // is left.
         let takes_over = up > 0 && up + 1 == number && self.gapped.load(Ordering::Acquire) < up;
         up <= number && !takes_over
+    }
+
+    /// A channel is down. Whether something may be missed by that: until it has come up, the one before is listened to.
+    fn is_missed(&self, number: u64) -> bool {
+        let up = self.up.load(Ordering::Acquire);
+        if up == number {
+            self.gapped.fetch_max(number, Ordering::AcqRel);
+        }
+        up == 0 || up == number
     }
 
     /// Lets go of the channel before this one.
@@ -352,14 +367,16 @@ impl<T: Value> Listener for Ear<T> {
     }
 
     fn gap(&self) {
-        if let Some(inner) = self.inner.upgrade() {
-            if inner.plane.as_ref().is_some_and(|plane| !plane.has_gap(self.channel)) {
-                return;
-            }
-            // What was missed is not known: no entry of before is believed.
-            inner.stats().on_backplane(OnBackplane::Gap);
-            inner.observers().event(&Event::BackplaneGap);
-            inner.cleared_elsewhere();
+        let Some(inner) = self.inner.upgrade() else { return };
+        if inner.plane.as_ref().is_none_or(|plane| plane.has_gap(self.channel)) {
+            inner.missed_something();
+        }
+    }
+
+    fn down(&self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        if inner.plane.as_ref().is_none_or(|plane| plane.is_missed(self.channel)) {
+            inner.missed_something();
         }
     }
 
@@ -383,6 +400,13 @@ impl<T: Value> Inner<T> {
             let ear = Ear { inner: Arc::downgrade(self), channel: channel.number };
             channel.carrier.subscribe(&self.around.name, Arc::new(ear));
         }
+    }
+
+    /// What was missed is not known: no entry of before is believed.
+    fn missed_something(&self) {
+        self.stats().on_backplane(OnBackplane::Gap);
+        self.observers().event(&Event::BackplaneGap);
+        self.cleared_elsewhere();
     }
 
     /// Counts a change that the backplane has seen in the store.

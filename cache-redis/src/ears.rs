@@ -96,21 +96,22 @@ impl Ears {
     /// The server has confirmed these channels. Who has not heard them over this connection so far may have missed
     /// something.
     pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>) {
-        self.tell(|channel, ear| {
+        let begins = |channel: &str, ear: &mut Ear| {
             let begins = ear.hears != connection && confirmed.contains(channel);
             if begins {
                 ear.hears = connection;
             }
             begins
-        });
+        };
+        self.tell(begins, Listener::gap);
     }
 
     /// The connection is lost: everybody may miss something.
     pub(crate) fn down(&self) {
-        self.tell(|_, _| true);
+        self.tell(|_, _| true, Listener::down);
     }
 
-    fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool) {
+    fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool, what: fn(&dyn Listener)) {
         let _delivery = lock(&self.delivery);
         let mut told = Vec::new();
         for (channel, ears) in &mut *lock(&self.channels) {
@@ -119,7 +120,7 @@ impl Ears {
             );
         }
         for listener in told {
-            listener.gap();
+            what(&*listener);
         }
     }
 }

@@ -181,7 +181,7 @@ impl Watch {
         }
         let before = std::mem::replace(&mut watching.newest, newest);
         link.watches(watching);
-        self.tell(|ear| ear.number > before);
+        self.tell(|ear| ear.number > before, Listener::gap);
         Ok(())
     }
 
@@ -190,7 +190,7 @@ impl Watch {
         let mut quiet_from = lock(&self.quiet_from);
         *quiet_from = quiet_from.map(|from| from.max(Instant::now() + UNSURE));
         drop(quiet_from);
-        self.tell(|_| true);
+        self.tell(|_| true, Listener::down);
     }
 
     /// The server, or what it lets us do, has no tracking. From now on all listen to messages.
@@ -227,7 +227,7 @@ impl Watch {
                 }
             }
             // The whole database has been emptied.
-            (PushKind::Invalidate, _) => self.tell(|_| true),
+            (PushKind::Invalidate, _) => self.tell(|_| true, Listener::gap),
             (PushKind::Message, [Value::BulkString(channel), _]) if *channel == self.want.as_bytes() => {
                 let until = Instant::now() + WANTED;
                 let mut quiet_from = lock(&self.quiet_from);
@@ -263,11 +263,11 @@ impl Watch {
         }
     }
 
-    fn tell(&self, which: impl Fn(&Ear) -> bool) {
+    fn tell(&self, which: impl Fn(&Ear) -> bool, what: fn(&dyn Listener)) {
         let _delivery = self.delivery.lock();
         let ears = Arc::clone(&lock(&self.ears));
         for ear in ears.values().flatten().filter(|ear| which(ear)) {
-            ear.listener.gap();
+            what(&*ear.listener);
         }
     }
 
@@ -295,7 +295,7 @@ impl Watch {
         drop(ears);
         let _delivery = self.delivery.lock();
         // A listener's own drop runs outside of the lock.
-        gone.iter().for_each(|ear| ear.listener.gap());
+        gone.iter().for_each(|ear| ear.listener.down());
     }
 }
 

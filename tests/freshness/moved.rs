@@ -289,6 +289,37 @@ async fn a_channel_that_had_a_gap_is_not_taken_over_from_without_one() {
     assert_eq!(outcome(&here, "k").await, IN_MEMORY);
 }
 
+#[tokio::test]
+async fn a_channel_that_is_down_takes_nothing_over() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let (old, new) = (Hub::new(), Hub::new());
+    let heard = |link: &Link| {
+        let level = Level::new(Arc::clone(&a)).budget(10 * S);
+        world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap()
+    };
+    // The cache alone holds its link.
+    let (here, there) = (heard(&old.node()), heard(&old.node()));
+    for key in ["k", "l", "m"] {
+        ask_for(&here, key, &world.db()).await.unwrap();
+        ask_for(&there, key, &world.db()).await.unwrap();
+    }
+    let cut = new.node();
+    cut.cut();
+    here.move_backplane(Arc::new(cut.clone())).unwrap();
+    for key in ["k", "l"] {
+        cut.notice();
+        assert_eq!(outcome(&here, key).await, IN_MEMORY, "nothing is missed");
+        confirmed(there.invalidate(key).await);
+        assert_eq!(outcome(&here, key).await, MISS, "the old one is listened to");
+    }
+    cut.heal();
+    assert_eq!(outcome(&here, "m").await, IN_MEMORY, "until it has come up");
+    cut.cut();
+    cut.notice();
+    assert_ne!(outcome(&here, "m").await, IN_MEMORY);
+}
+
 /// A link that shows whether anybody still holds it.
 struct Held(Link, #[allow(dead_code, reason = "it is counted")] Arc<()>);
 

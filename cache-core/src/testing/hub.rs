@@ -89,11 +89,11 @@ impl Link {
         self.notice();
     }
 
-    /// Tells this node's listeners of a gap, as a channel does that has been silent.
+    /// Tells this node's listeners of a gap, as a channel does that has been silent; where it is cut, that it is down.
     pub fn notice(&self) {
         let listeners: Vec<_> = lock(&self.node.listeners).values().flatten().cloned().collect();
         for listener in listeners {
-            listener.gap();
+            self.node.tell(&*listener);
         }
     }
 
@@ -109,6 +109,13 @@ impl Link {
 }
 
 impl Node {
+    fn tell(&self, listener: &dyn Listener) {
+        match self.state.load(Ordering::SeqCst) {
+            CUT => listener.down(),
+            _ => listener.gap(),
+        }
+    }
+
     fn hear(&self, cache: &str, message: &[u8]) {
         let listeners = lock(&self.listeners).get(cache).cloned().unwrap_or_default();
         for listener in listeners {
@@ -137,7 +144,7 @@ impl Backplane for Link {
     }
 
     fn subscribe(&self, cache: &str, listener: Arc<dyn Listener>) {
-        listener.gap();
+        self.node.tell(&*listener);
         let known = lock(&self.node.listeners).get(cache).cloned().unwrap_or_default();
         let gone: Vec<_> = known.iter().filter(|listener| listener.is_closed()).collect();
         let mut all = lock(&self.node.listeners);
