@@ -113,12 +113,15 @@ return 1",
 
 /// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
 ///
-/// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew.
+/// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew. `RENAME` onto
+/// itself does nothing and takes no memory: after a first write of that kind the others are let run where there is none
+/// left, and a master that is well must not wait for another one's memory.
 pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
 local number = redis.call('HGET', KEYS[1], 'number')
 if number and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return number end
+redis.pcall('RENAME', KEYS[1], KEYS[1])
 if redis.call('HLEN', KEYS[1]) > 1000 then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], ARGV[1], 1, 'number', ARGV[2])
 return ARGV[2]",

@@ -46,7 +46,7 @@ impl Cluster {
                 }
                 self.advice.say(format!(
                     "EVAL is refused ({error}): a failover or a restart of the cluster that loses acknowledged writes is \
-                     not noticed; grant +eval +hget +hset +hexists +hlen +del on {}",
+                     not noticed; grant +eval +hget +hset +hexists +hlen +del +rename on {}",
                     self.record
                 ));
                 Ok(())
