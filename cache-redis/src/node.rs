@@ -30,12 +30,19 @@ impl Node {
 
     /// The same for a key that is being moved to this server.
     pub(crate) async fn get_moving(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        let mut asking = Pipeline::new();
-        asking.cmd("ASKING").cmd("GET").arg(key);
+        let mut asking = asking();
+        asking.cmd("GET").arg(key);
         let link = self.keeper.link().await?;
         let mut replies = link.replies(&asking).await.map_err(Error::request)?;
         replies.pop().map_or(Ok(None), wire::found)
     }
+}
+
+/// Begins what is put to a server to which a key is being moved: it is for the one command behind it.
+pub(crate) fn asking() -> Pipeline {
+    let mut asking = Pipeline::new();
+    asking.cmd("ASKING");
+    asking
 }
 
 impl Drop for Node {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use cache_core::CacheProvider;
+use cache_core::{CacheId, CacheProvider, RawKey};
 use cache_redis::RedisProvider;
 use common::{get, item, put, within};
 use test_servers::{RedisCluster, RedisServer};
@@ -32,6 +32,37 @@ fn record(cluster: &RedisCluster) -> (&RedisServer, Vec<&RedisServer>) {
     (owner, cluster.nodes().iter().filter(|node| node.port() != owner.port()).collect())
 }
 
+/// An interrupted move may stay like that for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_found_while_its_slot_moves() {
+    let Some(cluster) = cluster() else { return };
+    let (from, others) = record(&cluster);
+    let to = others[0];
+    let (before, marker) = (provider(from), RawKey::marker(CacheId(1), "users"));
+    before.connect().await.unwrap();
+    before.get(marker).await.unwrap();
+    let number = before.incarnation();
+
+    let slot: u16 = from.command(&["CLUSTER", "KEYSLOT", RECORD]).unwrap();
+    let id = |node: &RedisServer| node.command::<String>(&["CLUSTER", "MYID"]).unwrap();
+    to.command::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "IMPORTING", &id(from)]).unwrap();
+    from.command::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "MIGRATING", &id(to)]).unwrap();
+    let moved: String =
+        from.command(&["MIGRATE", "127.0.0.1", &to.port().to_string(), RECORD, "0", "5000"]).unwrap();
+    assert_eq!(moved, "OK");
+
+    let after = provider(from);
+    for provider in [&before, &after] {
+        provider.get(marker).await.unwrap();
+        assert_eq!(provider.incarnation(), number, "nobody is new");
+    }
+    // Also to whoever connects to each of them, in whatever order.
+    after.connect().await.unwrap();
+    from.command::<()>(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    within(SOON, "connected again", async || before.connect().await.is_ok()).await;
+    assert_eq!(before.incarnation(), number);
+}
+
 /// A master that has been restarted is new, and noting that takes memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_memory_keeps_no_other_away() {
@@ -50,4 +81,27 @@ async fn a_node_without_memory_keeps_no_other_away() {
     within(SOON, "stored", async || provider.put(item(&id, b"w")).await.is_ok()).await;
     assert_eq!(get(&provider, &id).await.unwrap().as_deref(), Some("w"));
     assert_ne!(provider.incarnation(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_it_is_begun_anew_by_those_that_are_there() {
+    let Some(cluster) = cluster() else { return };
+    let (owner, others) = record(&cluster);
+    let provider = provider(owner);
+    provider.connect().await.unwrap();
+    for away in others {
+        let serves = |name: &String| cluster.owner(&format!("m:{{{name}}}")).unwrap().port() == away.port();
+        let name = (0..100).map(|n| format!("users{n}")).find(|name| !serves(name)).unwrap();
+        let marker = RawKey::marker(CacheId(1), &name);
+        away.kill();
+        within(SOON, "missed", async || provider.connect().await.is_err()).await;
+        // A node that has just been started does not serve at once.
+        within(SOON, "the other serves", async || provider.get(marker).await.is_ok()).await;
+        let before = provider.incarnation();
+        owner.command::<()>(&["DEL", RECORD]).unwrap();
+        provider.get(marker).await.unwrap();
+        assert_ne!(provider.incarnation(), before);
+        away.restart();
+        within(SOON, "back", async || provider.connect().await.is_ok()).await;
+    }
 }

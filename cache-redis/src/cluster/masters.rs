@@ -7,9 +7,14 @@ use redis::{Pipeline, Value};
 use super::{Cluster, lost};
 use crate::{
     Error, ErrorKind,
+    address::Endpoint,
     connection::Link,
+    dial::{dial, failed},
     keeper::run_number,
+    mux::{Reply, alongside},
+    node::asking,
     scripts::{Form, MEET},
+    slots::Redirect,
     units::Repeat,
     wire,
 };
@@ -27,17 +32,25 @@ impl Cluster {
             Some(history) => run_number(&format!("{run_id}{history}")),
             None => run_number(run_id),
         };
-        let mut meet = Pipeline::new();
-        MEET.on(&mut meet, Form::Text, &[&self.record])
-            .arg(format!("{reign:016x}"))
-            .arg(format!("{:016x}", fastrand::u64(1..)));
-        let owner = self.node_of(&self.record).await?;
-        let reply = if *owner.keeper.endpoint() == link.endpoint {
-            link.pipeline(&meet).await
-        } else {
-            owner.keeper.link().await?.pipeline(&meet).await
+        let number = fastrand::u64(1..);
+        let meet = |mut pipeline: Pipeline| {
+            MEET.on(&mut pipeline, Form::Text, &[&self.record])
+                .arg(format!("{reign:016x}"))
+                .arg(format!("{number:016x}"));
+            pipeline
         };
-        match reply.map_err(Error::request)?.pop() {
+        let owner = self.node_of(&self.record).await?;
+        let question = meet(Pipeline::new());
+        let answer = match *owner.keeper.endpoint() == link.endpoint {
+            true => link.pipeline(&question).await,
+            false => owner.keeper.link().await?.pipeline(&question).await,
+        };
+        let mut reply = answer.map_err(Error::request)?.pop();
+        if let Some(redirect) = moving(reply.as_ref()) {
+            reply =
+                self.put_aside(&redirect.endpoint(owner.keeper.endpoint()), link, &meet(asking())).await?;
+        }
+        match reply {
             Some(Value::ServerError(error)) => {
                 let error = Error::reply(&error);
                 if error.kind() != ErrorKind::Denied {
@@ -78,18 +91,57 @@ impl Cluster {
             1
         };
         let replies = self.units(vec![0], |_| self.record.clone(), Repeat::Once, &add);
-        let reply = replies.await.pop().unwrap_or_else(|| Err(lost()))?.pop();
+        let mut reply = replies.await.pop().unwrap_or_else(|| Err(lost()))?.pop();
+        if let Some(redirect) = moving(reply.as_ref()) {
+            let node = self.follow(&*self.node_of(&self.record).await?, &redirect);
+            let mut question = asking();
+            add(&mut question, 0, Form::Text);
+            reply = node.keeper.link().await?.pipeline(&question).await.map_err(Error::request)?.pop();
+        }
         match reply {
             Some(Value::ServerError(error)) => Err(Error::reply(&error)),
-            Some(Value::Nil) => {
-                // Lost: all have to be met anew.
-                let map = self.map().await?;
-                for node in map.masters() {
-                    self.vouch(&*node.keeper.link().await?).await?;
-                }
-                Ok(())
-            }
+            Some(Value::Nil) => self.meet_all().await,
             reply => self.take(reply.as_ref()),
         }
     }
+
+    /// The record is lost: all have to be met anew. Who is away is met when he is back, as with every new connection.
+    async fn meet_all(self: &Arc<Self>) -> Result<(), Error> {
+        let (mut met, mut away) = (false, None);
+        for node in self.map().await?.masters() {
+            match node.keeper.link().await {
+                Ok(link) => {
+                    self.vouch(&link).await?;
+                    met = true;
+                }
+                Err(error) => away = Some(error),
+            }
+        }
+        match away {
+            Some(error) if !met => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the node answers last to which the record is being moved. A connection of its own: the one that its keeper is
+    /// about to make may be waiting for `new`, as the record's owner, to be vouched for.
+    async fn put_aside(
+        &self,
+        at: &Endpoint,
+        new: &Link,
+        question: &Pipeline,
+    ) -> Result<Option<Value>, Error> {
+        if *at == new.endpoint {
+            return Ok(new.pipeline(question).await.map_err(Error::request)?.pop());
+        }
+        let (connection, mut running) = dial(&self.settings, at, &self.settings.login, None).await?;
+        let replies = alongside(&mut running, connection.pipeline(question)).await;
+        Ok(replies.map_err(|error| failed(&self.settings, at, error))?.pop().map(Reply::into_value))
+    }
+}
+
+/// Where the record is being moved to, if that is the answer. As one key it can be written there, too.
+fn moving(reply: Option<&Value>) -> Option<Redirect> {
+    let Some(Value::ServerError(error)) = reply else { return None };
+    Redirect::of(error).filter(|redirect| redirect.ask)
 }
