@@ -1,10 +1,16 @@
 //! From an address to a connection that takes commands: sockets, TLS, the handshake.
 
+use std::{net::SocketAddr, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
 use redis::{Pipeline, RedisError, Value, cmd};
-use tokio::net::TcpStream;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::sleep,
+};
 
 use crate::{
-    Error,
+    Error, ErrorKind,
     address::{Endpoint, Secret},
     connection::Hears,
     greet::node_of_a_cluster,
@@ -21,6 +27,9 @@ pub(crate) struct Login {
     pub(crate) database: i64,
 }
 
+/// For how long an address of a name has it to itself, while it does not answer (RFC 8305, section 5).
+const ALONE: Duration = Duration::from_millis(250);
+
 /// Connects. What runs it has to run for the connection to work.
 pub(crate) async fn dial(
     settings: &Settings,
@@ -28,7 +37,81 @@ pub(crate) async fn dial(
     login: &Login,
     hears: Option<(u64, Hears)>,
 ) -> Result<(Mux, Running), Error> {
-    let stream = connect(settings, endpoint).await?;
+    let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
+    match endpoint {
+        Endpoint::Tcp { host, port } => {
+            let addresses = lookup_host((host.as_str(), *port)).await.map_err(broken)?;
+            dial_any(settings, endpoint, host, addresses, login, hears).await
+        }
+        #[cfg(unix)]
+        Endpoint::Unix { path } => {
+            let stream = tokio::net::UnixStream::connect(path).await.map_err(broken)?;
+            greet(settings, endpoint, Stream::Unix(stream), login, hears).await
+        }
+        #[cfg(not(unix))]
+        Endpoint::Unix { .. } => Err(broken(std::io::ErrorKind::Unsupported.into())),
+    }
+}
+
+/// Connects to one of the addresses of a host.
+async fn dial_any(
+    settings: &Settings,
+    endpoint: &Endpoint,
+    host: &str,
+    addresses: impl Iterator<Item = SocketAddr>,
+    login: &Login,
+    hears: Option<(u64, Hears)>,
+) -> Result<(Mux, Running), Error> {
+    let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
+    let hears = &hears;
+    let greeted = first_of(addresses, ALONE.min(settings.connect_timeout / 4), |address| async move {
+        let stream = socket(address).await.map_err(broken)?;
+        let stream = match &settings.tls {
+            Some(tls) => Stream::Tls(Box::new(tls.wrap(stream, host).await?)),
+            None => Stream::Tcp(stream),
+        };
+        greet(settings, endpoint, stream, login, hears.clone()).await
+    });
+    greeted.await.unwrap_or_else(|| Err(broken(std::io::Error::other("the name has no address"))))
+}
+
+/// What comes of the first address with which all goes well. The next one is tried when one has failed, or has not
+/// answered for a while: of the addresses of a name, one may be dead, and lead nowhere, or to a server that hangs. `None`:
+/// there are no addresses.
+async fn first_of<T, F: Future<Output = Result<T, Error>>>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    alone: Duration,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Option<Result<T, Error>> {
+    let mut addresses = addresses.peekable();
+    let mut attempts = FuturesUnordered::new();
+    let mut refusal: Option<Error> = None;
+    loop {
+        attempts.extend(addresses.next().map(&attempt));
+        tokio::select! {
+            biased;
+            ended = attempts.next() => match ended {
+                Some(Ok(done)) => return Some(Ok(done)),
+                // Who has answered has more to say than who is not there.
+                Some(Err(error)) => match &refusal {
+                    Some(said) if said.kind() != ErrorKind::Connect => {}
+                    _ => refusal = Some(error),
+                },
+                None => return refusal.map(Err),
+            },
+            () = sleep(alone), if addresses.peek().is_some() => {}
+        }
+    }
+}
+
+/// Takes up a connection over `stream`.
+async fn greet(
+    settings: &Settings,
+    endpoint: &Endpoint,
+    stream: Stream,
+    login: &Login,
+    hears: Option<(u64, Hears)>,
+) -> Result<(Mux, Running), Error> {
     let first = First::default();
     let (connection, mut running) = Mux::new(stream, hears, first.clone());
     let steps = greeting(login);
@@ -50,25 +133,6 @@ pub(crate) async fn dial(
         return Err(failed(settings, endpoint, error));
     }
     Ok((connection, running))
-}
-
-async fn connect(settings: &Settings, endpoint: &Endpoint) -> Result<Stream, Error> {
-    let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
-    match endpoint {
-        Endpoint::Tcp { host, port } => {
-            let stream = socket(host, *port).await.map_err(broken)?;
-            match &settings.tls {
-                Some(tls) => Ok(Stream::Tls(Box::new(tls.wrap(stream, host).await?))),
-                None => Ok(Stream::Tcp(stream)),
-            }
-        }
-        #[cfg(unix)]
-        Endpoint::Unix { path } => {
-            tokio::net::UnixStream::connect(path).await.map(Stream::Unix).map_err(broken)
-        }
-        #[cfg(not(unix))]
-        Endpoint::Unix { .. } => Err(broken(std::io::ErrorKind::Unsupported.into())),
-    }
 }
 
 /// What a connection begins with: the protocol and who we are, the database, and what `CLIENT LIST` shows.
@@ -124,9 +188,50 @@ pub(crate) fn failed(settings: &Settings, endpoint: &Endpoint, error: RedisError
     Error::connect(&endpoint.to_string(), error)
 }
 
-async fn socket(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
+async fn socket(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
     // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::Arc};
+
+    use test_servers::RedisServer;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{ErrorKind, RedisProvider};
+
+    /// As of a name that leads to all of these, in this order.
+    async fn dialled(settings: &Settings, addresses: &[SocketAddr]) -> Result<(), Error> {
+        let endpoint = Endpoint::Tcp { host: "name".into(), port: 1 };
+        let dialled = dial_any(settings, &endpoint, "name", addresses.iter().copied(), &settings.login, None);
+        timeout(settings.connect_timeout, dialled).await.expect("an answer in time").map(drop)
+    }
+
+    #[tokio::test]
+    async fn of_the_addresses_of_a_name_one_that_answers_is_enough() {
+        let Some(server) = RedisServer::builder().password("hunter2").start() else { return };
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        // Whoever connects there waits for an answer for ever.
+        let waits = listener();
+        let (silent, closed) = (waits.local_addr().unwrap(), listener().local_addr().unwrap());
+        let settings = |password| {
+            let builder = RedisProvider::builder("redis://name").password(password);
+            let built = builder.connect_timeout(Duration::from_secs(20)).build().unwrap();
+            Arc::clone(built.settings())
+        };
+        let (knows, guesses) = (settings("hunter2"), settings("wrong"));
+        for order in [[silent, closed, server.addr()], [closed, silent, server.addr()]] {
+            dialled(&knows, &order).await.unwrap();
+        }
+        let kind = async |addresses: &[SocketAddr]| dialled(&guesses, addresses).await.unwrap_err().kind();
+        assert_eq!(kind(&[closed, closed]).await, ErrorKind::Connect);
+        // What a server says is told, not that another one is not there.
+        assert_eq!(kind(&[closed, server.addr()]).await, ErrorKind::Auth);
+        assert_eq!(kind(&[server.addr(), closed]).await, ErrorKind::Auth);
+    }
 }

@@ -156,6 +156,7 @@
 //! | ... under any other write | [`ErrorKind::Disconnected`]: whether it took effect is unknown, and it is not sent twice |
 //! | the server hangs | calls wait, bounded by the level that makes them; the connection is given up within twice the response timeout |
 //! | it takes no more clients (`maxclients`), or none from here (protected mode) | [`ErrorKind::Connect`]; the message says what it answered |
+//! | of the addresses of a name some are dead, or hang | the next one is tried when one has failed, or not answered for 250 ms or a quarter of the connect timeout; the first that answers counts |
 //! | no sentinel answers, or none knows the master's name | [`ErrorKind::Connect`], or [`ErrorKind::Config`]; the message names them |
 //! | no node of a cluster answers | [`ErrorKind::Connect`]; the message names them |
 //! | a URL of one form leads to a server of another | [`ErrorKind::Config`]; the message names the form to use |
