@@ -345,7 +345,8 @@ impl<T: Value> Inner<T> {
                 Some(Ok(Acquired::Found(bytes))) => {
                     held = self.readable(key, tier, &bytes, begun).await;
                     holding = match envelope::open(key, &bytes) {
-                        Ok((header, _)) => Holding::Entry(header.id),
+                        // What has been invalidated since must not be the value that the new one is made from.
+                        Ok((header, _)) => Holding::Still(header.id),
                         Err(_) => Holding::Unreadable,
                     };
                     continue;

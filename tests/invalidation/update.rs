@@ -1,8 +1,11 @@
 //! Read, change, write: no update is lost.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -10,8 +13,8 @@ use bytes::Bytes;
 use test_servers::{MemcachedServer, RedisServer};
 use tokio::sync::Semaphore;
 use traced_cache::{
-    BoxError, CacheProvider, Capabilities, Description, ErrorKind, Level, Loaded, Marks, MemcachedProvider,
-    Memory, Policy, Put, RawKey, RedisProvider, TracedCache, ok,
+    Acquire, Acquired, BoxError, CacheProvider, Capabilities, Description, ErrorKind, Fill, Lease, Leases,
+    Level, Loaded, Marks, MemcachedProvider, Memory, Policy, Put, RawKey, RedisProvider, TracedCache, ok,
     testing::{ChaosOp, Fault, MapProvider},
 };
 
@@ -332,4 +335,93 @@ async fn a_store_that_does_not_say_what_is_valid_takes_no_update() {
     parted.mute.store(false, Ordering::Relaxed);
     assert_eq!(add(&node, "k").await, 2);
     assert_eq!(read(&before, "k").await, Some(2));
+}
+
+/// Another node invalidates what a store has just been found to hold, before that may be replaced.
+struct Between {
+    store: Arc<dyn CacheProvider>,
+    other: Counter,
+    due: AtomicBool,
+}
+
+#[async_trait]
+impl CacheProvider for Between {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.store.describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        self.store.get_many(keys).await
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.remove_many(keys).await
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.store.incarnation()
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.store.marks()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Leases for Between {
+    async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
+        let answers = self.store.leases().unwrap().acquire_many(wanted, life).await;
+        if matches!(answers[..], [Ok(Acquired::Found(_))]) && self.due.swap(false, Ordering::SeqCst) {
+            confirmed(self.other.invalidate("k").await);
+        }
+        answers
+    }
+
+    async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
+        self.store.leases().unwrap().fill_many(fills).await
+    }
+
+    async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
+        self.store.leases().unwrap().hold_many(keys, life).await
+    }
+
+    async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
+        self.store.leases().unwrap().renew_many(leases, life).await
+    }
+
+    async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
+        self.store.leases().unwrap().release_many(leases).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_invalidated_before_it_may_be_replaced_is_not_brought_back() {
+    let mut stores: Vec<Arc<dyn CacheProvider>> = vec![Arc::new(MapProvider::new().leasing().marking())];
+    let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
+    if let Some(server) = &redis {
+        stores.push(Arc::new(RedisProvider::builder(server.url()).build().unwrap()));
+    }
+    if let Some(server) = &memcached {
+        stores.push(Arc::new(MemcachedProvider::builder(server.url()).build().unwrap()));
+    }
+    for (at, store) in stores.into_iter().enumerate() {
+        let other = counter(Some(Arc::clone(&store)), false);
+        let between = Between { store, other: other.clone(), due: AtomicBool::new(true) };
+        let node = counter(Some(Arc::new(between)), false);
+        confirmed(other.set("k", 41_u64).await);
+        assert_eq!(add(&node, "k").await, 1, "{at}");
+        assert_eq!((add(&other, "k").await, add(&node, "k").await), (2, 3), "{at}");
+    }
 }
