@@ -88,7 +88,7 @@
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-bound` | no | metrics of remote reads at less cost, by an experimental part of OpenTelemetry |
-//! | `tracing` | no | what an operator may want to put right, as lines of that facade |
+//! | `tracing` | no | what an operator may want to put right, and why a level is not asked any more, as lines of that facade |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
 //! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |

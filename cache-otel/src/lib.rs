@@ -75,7 +75,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `bound-instruments` | metrics below memory at less cost, by an experimental part of OpenTelemetry: only `opentelemetry_sdk` takes them |
-//! | `tracing` | what an operator may want to put right, as lines of that facade |
+//! | `tracing` | what an operator may want to put right, and why a level is not asked any more, as lines of that facade |
 //! | `raw` | `raw`: telemetry of any client's commands and connections |
 //! | `redis` | the same for redis-rs connections by one line, and what a Redis server says of itself |
 //! | `memcached` | the same for the `memcache` crate |
@@ -88,6 +88,8 @@ mod lasting;
 mod lately;
 pub mod names;
 mod observed;
+#[cfg(feature = "tracing")]
+mod outages;
 #[cfg(feature = "raw")]
 pub mod raw;
 mod recorded;

@@ -8,6 +8,8 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
+#[cfg(feature = "tracing")]
+use crate::outages::Outages;
 use crate::{
     Vocabulary,
     backlog::Backlog,
@@ -96,6 +98,8 @@ pub(crate) struct Recorded {
     lag: Histogram<f64>,
     size: Histogram<u64>,
     advice: Counter<u64>,
+    #[cfg(feature = "tracing")]
+    outages: Outages,
 }
 
 /// Attributes that are always there, and some that may be.
@@ -170,6 +174,8 @@ impl Recorded {
                 .with_unit("{advice}")
                 .with_description("Things that an operator may want to put right")
                 .build(),
+            #[cfg(feature = "tracing")]
+            outages: Outages::default(),
         }
     }
 
@@ -181,8 +187,13 @@ impl Recorded {
     pub(crate) fn record(&self, cache: &CacheInfo, at: &Arc<Named>, lately: &mut Lately, event: &Event<'_>) {
         match event {
             Event::Operation { .. } => self.operation(cache, at, lately, event),
-            Event::Level { level, op, command, keys, elapsed, fault, .. } => {
+            #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "of the line alone"))]
+            Event::Level { level, op, command, keys, elapsed, fault, error } => {
                 self.level(cache, at, lately, (*level, *op, command, *keys), *elapsed, *fault);
+                #[cfg(feature = "tracing")]
+                if let Some(fault) = fault {
+                    self.outages.failed(cache, *level, fault.as_str(), *error);
+                }
             }
             Event::Load { elapsed, end, .. } => self.load(at, lately, *elapsed, *end),
             Event::Coalesced { waited } => {
@@ -192,6 +203,8 @@ impl Recorded {
                 self.lag.record(lag.as_secs_f64(), std::slice::from_ref(&at.label));
             }
             Event::Advice(text) => self.advise(cache, at, text),
+            #[cfg(feature = "tracing")]
+            Event::Breaker { level, state } => self.outages.breaker(cache, *level, *state),
             Event::Items { level, op, bytes } => self.items(cache, at, lately, *level, *op, bytes),
             _ => {}
         }

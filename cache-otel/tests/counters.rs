@@ -6,7 +6,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use cache_core::{
-    CacheInfo, Event, Level, LevelOutcome, MissReason, Observer, Policy, TracedCache, ok,
+    CacheInfo, Clock, Event, Level, LevelOutcome, MissReason, Observer, Policy, TracedCache, ok,
     testing::{Chaos, Fault, Hub, MapProvider},
 };
 use cache_memory::Memory;
@@ -381,4 +381,42 @@ fn advice_is_counted_and_a_line() {
     } else {
         assert_eq!(text, "");
     }
+}
+
+#[tokio::test]
+async fn a_level_that_is_not_asked_any_more_is_a_line_with_the_reason_and_so_is_its_return() {
+    let heard = Heard::begin();
+    let reader = Reader::new(Temporality::Cumulative);
+    let (clock, time) = Clock::manual();
+    let remote = Arc::new(Chaos::new(MapProvider::new().clock(clock.clone())).clock(clock.clone()));
+    let cache: TracedCache<u64> = TracedCache::builder("users")
+        .level(Memory::entries(100))
+        .level(Arc::clone(&remote))
+        .clock(clock)
+        .observer(reader.telemetry())
+        .build()
+        .unwrap();
+    let lines = || heard.text().lines().map(str::to_owned).collect::<Vec<_>>();
+    remote.set_all(Fault::Fail);
+    for round in 0..30u64 {
+        cache.get(round).await.unwrap();
+        time.advance(Duration::from_secs(1));
+    }
+    if cfg!(not(feature = "tracing")) {
+        assert!(lines().is_empty());
+        return;
+    }
+    // One, however often it is tried in vain.
+    let [line] = lines().try_into().unwrap();
+    let warns = " WARN traced_cache::breaker: level 2 (map at map.test) fails and is left alone, but for a try now and then: ";
+    assert!(line.contains(warns), "{line}");
+    assert!(line.ends_with(" cache=\"users\"") && line.contains("injected"), "{line}");
+
+    remote.set_all(Fault::None);
+    for round in 0..3u64 {
+        cache.get(round).await.unwrap();
+        time.advance(Duration::from_secs(1));
+    }
+    let [_, line] = lines().try_into().unwrap();
+    assert!(line.contains(" INFO traced_cache::breaker: level 2 (map at map.test) is asked again"), "{line}");
 }
