@@ -100,6 +100,12 @@ impl Address {
     }
 }
 
+/// Whether the part with the host ends before the `@` that it should contain.
+fn ends_in_login(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').is_some_and(|(login, _)| login.contains(['/', '?', '#']))
+}
+
 struct Reading<'a> {
     scheme: &'a str,
     tls: bool,
@@ -111,7 +117,11 @@ impl Reading<'_> {
     }
 
     fn url(&self, text: &str) -> Result<Url, Error> {
-        let url = Url::parse(text).map_err(|e| self.bad(&format!("{e}; {FORMS}")))?;
+        let url = Url::parse(text).map_err(|e| match ends_in_login(text) {
+            // What has been read as the port, or as no host at all, is the beginning of the password.
+            true => self.encode(),
+            false => self.bad(&format!("{e}; {FORMS}")),
+        })?;
         if url.path().contains('@')
             || url.query().is_some_and(|q| q.contains('@'))
             || url.fragment().is_some()
@@ -341,6 +351,24 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("url = ") && !shown.contains("hunter2"), "{url}: {shown}");
         }
+    }
+
+    #[test]
+    fn a_password_that_ends_the_url_is_to_be_encoded() {
+        for url in [
+            // Not: invalid port number.
+            "redis://ann:hun#ter2@host:7000",
+            "redis://ann:hun/ter2@host",
+            "redis://ann:1?ter2@host",
+            // Not: empty host.
+            "redis://:/ter2@host",
+            "redis+sentinel://ann:hun#ter2@a,b/m",
+        ] {
+            let shown = Address::parse(url).unwrap_err().to_string();
+            assert!(shown.contains("percent-encode") && !shown.contains("ter2"), "{url}: {shown}");
+        }
+        let shown = Address::parse("redis://ann:hunter2@host:port").unwrap_err().to_string();
+        assert!(shown.contains("invalid port number"), "{shown}");
     }
 
     #[test]
