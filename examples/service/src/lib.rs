@@ -166,9 +166,9 @@ impl Service {
     /// # Errors
     /// Invalidations that a level has not heard.
     pub async fn close(&self) -> Result<(), BoxError> {
-        let mut undelivered = 0;
-        undelivered += self.airports.cache().close(PATIENCE).await.undelivered().len();
-        undelivered += self.checks.close(PATIENCE).await.undelivered().len();
+        // All at once, those as well that somebody adds to the file one day.
+        let closed = self.caches.close(PATIENCE).await;
+        let undelivered: usize = closed.values().map(|closed| closed.undelivered().len()).sum();
         self.running.flush(Duration::from_secs(5));
         match undelivered {
             0 => Ok(()),
