@@ -196,12 +196,13 @@ impl Error {
             _ => (ErrorKind::Server, ""),
         };
         let text = match detail.and_then(forbidden) {
-            Some(command) if kind == ErrorKind::Denied => format!("{hint}: grant +{command}"),
-            _ if hint.is_empty() => quotable(detail.unwrap_or_default()).to_owned(),
-            _ => hint.to_owned(),
+            Some(command) if kind == ErrorKind::Denied => format!(": {hint}: grant +{command}"),
+            _ if hint.is_empty() => format!(" {}", quotable(detail.unwrap_or_default())),
+            // In our words: the server's may quote what was sent.
+            _ => format!(": {hint}"),
         };
         let code = if is_code(code) { code } else { "ERR" };
-        Self::new(kind, format!("Redis answered {code} {text}").trim_end())
+        Self::new(kind, format!("Redis answered {code}{text}").trim_end())
     }
 
     /// What went wrong.
@@ -292,7 +293,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Denied, "{detail}");
             error.to_string()
         };
-        let lacks = "Redis answered NOPERM the user lacks a permission";
+        let lacks = "Redis answered NOPERM: the user lacks a permission";
         // Redis 7, Redis 6, and what the client leaves of either.
         let text = "User ann has no permissions to run the 'cluster|slots' command";
         assert_eq!(shown("NOPERM", text), format!("{lacks}: grant +cluster|slots"));

@@ -589,8 +589,8 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
     let Some(open) = RedisServer::start() else { return };
     let port = server.port();
     for (url, says) in [
-        (format!("redis://:hunter3@127.0.0.1:{port}"), "WRONGPASS check user and password"),
-        (format!("redis://127.0.0.1:{port}"), "NOAUTH check user and password"),
+        (format!("redis://:hunter3@127.0.0.1:{port}"), "WRONGPASS: check user and password"),
+        (format!("redis://127.0.0.1:{port}"), "NOAUTH: check user and password"),
         (
             "redis+sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/mymaster".to_owned(),
             "no sentinel says where the master is: 127.0.0.1:1 (cannot connect",
