@@ -95,7 +95,12 @@ impl Parts<'_> {
             }
             _ => (here.iter().cloned().chain(field.split('.').map(Step::from)).collect(), place(&here)),
         };
-        Err(Fault { path, place, value: Some(value.to_owned()), fix: fix.to_owned() })
+        // Which of the caches that inherit it does not get along with it.
+        let fix = match path.starts_with(&here) {
+            true => fix.to_owned(),
+            false => format!("{fix} (inherited by {})", node::Path(&here)),
+        };
+        Err(Fault { path, place, value: Some(value.to_owned()), fix })
     }
 
     fn level(&self, cache: &str, at: usize, plan: &LevelPlan) -> Result<Level, Fault> {

@@ -204,11 +204,19 @@ async fn contradictions_are_found_where_the_file_says_them() {
                 "[defaults.policy]\ngrace = \"1m\"\n{}",
                 cache("levels = [\"local\"]\npolicy.ttl = \"5m\"")
             ),
-            "(text):2: defaults.policy.grace = 60s: below policy.ttl = 300s, although it is the maximum age counted from birth; raise it above the ttl, or leave it out",
+            "(text):2: defaults.policy.grace = 60s: below policy.ttl = 300s, although it is the maximum age counted from birth; raise it above the ttl, or leave it out (inherited by caches.users)",
         ),
         (
             cache("levels = [\"local\", { provider = \"shared\", ttl_cap = \"1h\" }]"),
             "(text):10: caches.users.levels[1].ttl_cap = 3600s: above all that the policy lets live (ttl 60s, grace 0ns), so it caps nothing; lower it or leave it out",
+        ),
+        // Of many caches one has a shorter life than what they all inherit allows for.
+        (
+            format!(
+                "[defaults]\nlevels = [{{ provider = \"local\", ttl_cap = \"30s\" }}, \"shared\"]\n{}",
+                cache("policy.ttl = \"5s\"")
+            ),
+            "(text):2: defaults.levels[0].ttl_cap = 30s: above all that the policy lets live (ttl 5s, grace 0ns), so it caps nothing; lower it or leave it out (inherited by caches.users)",
         ),
         (
             cache("levels = [\"local\", { provider = \"shared\", breaker = { failure_rate = 2.0 } }]"),
@@ -220,7 +228,7 @@ async fn contradictions_are_found_where_the_file_says_them() {
                 "redis://127.0.0.1:1\"",
                 "redis://127.0.0.1:1\"\n[providers.shared.level.breaker]\nopen_for = \"1s\"\nmin_calls = 0",
             ),
-            "(text):10: providers.shared.level.breaker.min_calls = 0: must be above zero",
+            "(text):10: providers.shared.level.breaker.min_calls = 0: must be above zero (inherited by caches.users)",
         ),
         (
             cache("levels = [{ provider = \"shared\", breaker = { failure_rate = nan } }]"),
@@ -232,7 +240,7 @@ async fn contradictions_are_found_where_the_file_says_them() {
         ),
         (
             format!("[defaults.policy.early]\nxfetch = -1\n{}", cache("levels = [\"local\"]")),
-            "(text):2: defaults.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
+            "(text):2: defaults.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual (inherited by caches.users)",
         ),
         (
             cache("levels = [{ provider = \"local\", compression = \"lz4\" }]"),
