@@ -412,7 +412,7 @@ impl super::CachesBuilder {
         Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
-    /// The same, and asks each provider for a sign of life. What it has against its server is among the advice: commands that
+    /// The same, and asks each provider that lacks nothing for a sign of life. What it has against its server is among the advice: commands that
     /// are refused, say.
     ///
     /// # Errors
@@ -420,8 +420,13 @@ impl super::CachesBuilder {
     pub async fn explain_and_ping(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
         let source = Source::open(path.as_ref())?;
         let (loaded, noted) = self.read(&source, Lacks::Noted)?;
+        let lacking: Vec<_> = noted.iter().map(|fault| fault.path.clone()).collect();
         let mut explanation = Explanation::of(&source.file, &loaded, noted);
         for (name, provider) in &loaded.providers {
+            // It would log in with the reference in place of what that stands for, and blame the password.
+            if lacking.iter().any(|path| path.starts_with(&at!["providers", name])) {
+                continue;
+            }
             let heard = Arc::new(Heard::default());
             let listener: Weak<Heard> = Arc::downgrade(&heard);
             provider.advise(listener);

@@ -166,6 +166,11 @@ async fn who_does_not_answer_is_named() {
     // Not being there at the start is no error, unless asked for.
     let caches = sealed().from_file(&file).await.unwrap();
     assert!(caches.ping().await.iter().any(|(name, answer)| name == "down" && answer.is_err()));
+    // What lacks its password is not asked with something else in its place.
+    let lacking = r#"{"providers": {"down": {"backend": "redis", "url": "redis://127.0.0.1:1", "password": "${NO_SUCH}"}}}"#;
+    fs::write(&file, lacking).unwrap();
+    let explained = sealed().explain_and_ping(&file).await.unwrap();
+    assert_eq!((explained.providers[0].answered.clone(), explained.problems.len()), (None, 1));
     write(true);
     let error = sealed().from_file(&file).await.unwrap_err();
     assert_eq!(error.kind(), traced_cache::ErrorKind::Level);
