@@ -130,7 +130,8 @@ impl Caches {
         let loaded = self.0.loaded.load();
         let plan = self.0.plan(&loaded, name)?;
         let builder = loaded.parts(&self.0.setup.observers).builder(name, plan);
-        let cache = more(builder.map_err(|fault| fault.into_error(&self.0.file))?).build()?;
+        let builder = builder.map_err(|fault| fault.into_error(&self.0.file))?;
+        let cache = more(builder.clock(self.0.setup.clock.clone())).build()?;
         if let Some(running) = self.0.built.load().get(name) {
             // It was asked for in the middle of that.
             return running.cache(name);
@@ -173,6 +174,7 @@ impl Caches {
         loaded
             .parts(&self.0.setup.observers)
             .builder(own_name, &plan)
+            .map(|builder| builder.clock(self.0.setup.clock.clone()))
             .map_err(|fault| fault.into_error(&self.0.file))
     }
 

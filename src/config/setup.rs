@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use cache_core::{BoxError, CacheProvider, Error, ErrorKind, Observer, Result, with_causes};
+use cache_core::{BoxError, CacheProvider, Clock, Error, ErrorKind, Observer, Result, with_causes};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
 pub struct CachesBuilder {
     backends: Backends,
     pub(super) observers: Vec<Arc<dyn Observer>>,
+    pub(super) clock: Clock,
     prefix: Option<String>,
     /// `None`: this process's.
     variables: Option<BTreeMap<String, String>>,
@@ -46,6 +47,7 @@ impl CachesBuilder {
         Self {
             backends: Backends::of_this_crate(),
             observers: Vec::new(),
+            clock: Clock::system(),
             prefix: Some(Self::PREFIX.to_owned()),
             variables: None,
             taken: None,
@@ -77,6 +79,13 @@ impl CachesBuilder {
     /// Adds an observer to every cache.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// The clock of every cache, for tests of what the file says; the system's when not given. Backends of your own are built
+    /// with theirs.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 

@@ -1,11 +1,11 @@
-//! Caches that are asked for while another one is being built.
+//! Caches that are asked for while another one is being built, and what all of a registry have in common.
 
 use std::time::Duration;
 
 use cache_core::testing::ends_within;
-use traced_cache::TracedCache;
+use traced_cache::{Clock, TracedCache, config::Format};
 
-use crate::kit::toml;
+use crate::kit::{sealed, toml};
 
 const FILE: &str = r#"
 [providers.near]
@@ -37,4 +37,23 @@ fn what_sets_a_cache_up_may_ask_for_others_and_for_itself() {
             assert_eq!(inner.unwrap().get("k").await.unwrap().as_deref(), Some(&1), "they are one");
         });
     });
+}
+
+/// Of the whole file: a test of an application builds none of its caches itself.
+#[tokio::test]
+async fn all_caches_of_a_file_go_by_the_clock_that_the_registry_was_given() {
+    let (clock, time) = Clock::manual();
+    let text = "[providers.local]\nbackend = \"memory\"\nentries = 10\n[defaults]\nlevels = [\"local\"]\n[caches.a]\n[caches.b]\n";
+    let caches = sealed().clock(clock).from_text(Format::Toml, text).await.unwrap();
+    let alike = caches.like::<u64>("a", "a2", |_| true).unwrap().build().unwrap();
+    let all: [TracedCache<u64>; 3] = [caches.cache("a").unwrap(), caches.cache("b").unwrap(), alike];
+    for cache in &all {
+        assert!(cache.set("k", 1u64).await.unwrap().is_confirmed());
+    }
+    for (after, held) in [(59, Some(1)), (1, None)] {
+        time.advance(Duration::from_secs(after));
+        for cache in &all {
+            assert_eq!(cache.get("k").await.unwrap().as_deref().copied(), held, "{}", cache.name());
+        }
+    }
 }
