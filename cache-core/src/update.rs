@@ -263,7 +263,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Tried<T>> {
         let begun = self.begin_writing().await;
         if begun.stamp(tier.index).epoch == 0 {
-            return Err(mute(tier));
+            return Err(self.why_mute(key, tier).await);
         }
         let Some((lease, held)) = self.take(key, tier, &begun, until).await? else {
             return Ok(Tried::Again);
@@ -319,6 +319,16 @@ impl<T: Value> Inner<T> {
         }
         let delivery = self.spread(writing, &mut item, keep, Some(tier.index), &begun).await?;
         Ok(Tried::Done(value, delivery))
+    }
+
+    /// Why a level has not said what is valid: mostly that it is away, or refuses the login. It tells whoever asks again.
+    async fn why_mute(&self, key: RawKey<'_>, tier: &Tier) -> Error {
+        let (read, learned) = tier.read_many(&self.around, &[key]).await;
+        self.heed(tier, learned);
+        match read.into_iter().next() {
+            Some(crate::tier::Read::Failed(failure)) => failure.into_error(tier.index),
+            _ => mute(tier),
+        }
     }
 
     /// Waits for the lease of a key; with what the level holds of it. `None`: there is something that it has to hear first.
