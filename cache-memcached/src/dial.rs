@@ -1,9 +1,9 @@
 //! From an endpoint to a connection that takes commands: the socket, TLS, the login.
 
-use std::io;
+use std::{io, net::SocketAddr, time::Duration};
 
-use cache_tls::{Peer, Tls, TlsStream};
-use tokio::net::TcpStream;
+use cache_tls::{Peer, Tls, TlsStream, first_of};
+use tokio::net::{TcpStream, lookup_host};
 use tokio_util::either::Either;
 
 use crate::{
@@ -34,11 +34,29 @@ pub(crate) struct Dial {
     pub(crate) login: Option<Login>,
 }
 
+fn broken(error: io::Error) -> Fault {
+    Fault::caused(ErrorKind::Connect, "no connection", error)
+}
+
 impl Dial {
-    /// Connects. The caller bounds the time.
-    pub(crate) async fn connect(&self) -> Result<Stream, Fault> {
-        let broken = |error: io::Error| Fault::caused(ErrorKind::Connect, "no connection", error);
+    /// Connects. The caller gives it so much time.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<Stream, Fault> {
         let address = (self.endpoint.host.as_str(), self.endpoint.port);
+        self.connect_any(lookup_host(address).await.map_err(broken)?, limit).await
+    }
+
+    /// Connects to one of the addresses of the host.
+    async fn connect_any(
+        &self,
+        addresses: impl Iterator<Item = SocketAddr>,
+        limit: Duration,
+    ) -> Result<Stream, Fault> {
+        let is_there = |fault: &Fault| fault.kind != ErrorKind::Connect;
+        let connected = first_of(addresses, limit, |address| self.connect_to(address), is_there).await;
+        connected.unwrap_or_else(|| Err(broken(io::Error::other("the name has no address"))))
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> Result<Stream, Fault> {
         let stream = TcpStream::connect(address).await.map_err(broken)?;
         // Requests are small and each caller waits for one: Nagle's algorithm only adds to their latency.
         stream.set_nodelay(true).map_err(broken)?;
@@ -78,5 +96,29 @@ impl Dial {
     fn explained(&self, fault: Fault) -> Fault {
         let why = |tls: &Tls| tls.explain(&self.endpoint.host, fault.source.as_ref()?);
         self.tls.as_ref().and_then(why).map_or(fault, Fault::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use test_servers::MemcachedServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_the_addresses_of_a_name_one_that_answers_is_enough() {
+        let Some(server) = MemcachedServer::start() else { return };
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let endpoint = Endpoint { tls: false, host: "name".to_owned(), port: 1 };
+        let dial = Dial { endpoint, tls: None, login: None };
+        let there = SocketAddr::from(([127, 0, 0, 1], server.port()));
+        let connected = async |addresses: &[SocketAddr]| {
+            dial.connect_any(addresses.iter().copied(), Duration::from_secs(20)).await
+        };
+        assert!(connected(&[closed, there]).await.is_ok());
+        assert_eq!(connected(&[closed, closed]).await.unwrap_err().kind, ErrorKind::Connect);
+        assert_eq!(connected(&[]).await.unwrap_err().kind, ErrorKind::Connect);
     }
 }

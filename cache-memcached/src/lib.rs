@@ -147,6 +147,8 @@
 //! - A write that was sent and has no answer is [`ErrorKind::InDoubt`], since it may still happen; it is not retried.
 //! - When the oldest call on a connection is overdue, the connection ends with all calls on it: replies come in order, and
 //!   none can be skipped. Large values and short timeouts do not go together.
+//! - Of the addresses of a name, the next one is tried when one has failed, or not answered for 250 ms or a quarter of the connect
+//!   timeout. That is for one server with several: two servers are two URLs.
 //! - After a failed connect, calls fail at once for 5 to 500 ms. A connect goes on when its caller has left.
 //! - Every request carries an id that its reply must echo. Dropped calls cost nothing: their replies are read and dropped.
 //!   (A pooled connection is closed instead.) No reply ever reaches another call.

@@ -24,15 +24,15 @@ const REPLY_MAX: usize = 64 << 10;
 
 /// Asks a server. Ends within the limit.
 pub(crate) async fn ask(dial: &Dial, limit: Duration) -> Result<ServerStatus, Fault> {
-    match timeout(limit, stats(dial)).await {
+    match timeout(limit, stats(dial, limit)).await {
         Ok(text) => Ok(read(&dial.endpoint, &text?)),
         Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no answer to stats in time")),
     }
 }
 
-async fn stats(dial: &Dial) -> Result<String, Fault> {
+async fn stats(dial: &Dial, limit: Duration) -> Result<String, Fault> {
     let lost = |error| Fault::caused(ErrorKind::Connect, "no answer to stats", error);
-    let mut stream = dial.connect().await?;
+    let mut stream = dial.connect(limit).await?;
     let mut reply = Vec::new();
     let asked = converse(&mut stream, &mut reply).await;
     asked.map_err(|error| dial.unheard(reply.first().copied(), lost(error)))?;

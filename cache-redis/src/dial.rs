@@ -1,13 +1,10 @@
 //! From an address to a connection that takes commands: sockets, TLS, the handshake.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use cache_tls::first_of;
 use redis::{Pipeline, RedisError, Value, cmd};
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::sleep,
-};
+use tokio::net::{TcpStream, lookup_host};
 
 use crate::{
     Error, ErrorKind,
@@ -26,9 +23,6 @@ pub(crate) struct Login {
     pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
 }
-
-/// For how long an address of a name has it to itself, while it does not answer (RFC 8305, section 5).
-const ALONE: Duration = Duration::from_millis(250);
 
 /// Connects. What runs it has to run for the connection to work.
 pub(crate) async fn dial(
@@ -64,44 +58,17 @@ async fn dial_any(
 ) -> Result<(Mux, Running), Error> {
     let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
     let hears = &hears;
-    let greeted = first_of(addresses, ALONE.min(settings.connect_timeout / 4), |address| async move {
+    let attempt = |address| async move {
         let stream = socket(address).await.map_err(broken)?;
         let stream = match &settings.tls {
             Some(tls) => Stream::Tls(Box::new(tls.wrap(stream, host).await?)),
             None => Stream::Tcp(stream),
         };
         greet(settings, endpoint, stream, login, hears.clone()).await
-    });
-    greeted.await.unwrap_or_else(|| Err(broken(std::io::Error::other("the name has no address"))))
-}
-
-/// What comes of the first address with which all goes well. The next one is tried when one has failed, or has not
-/// answered for a while: of the addresses of a name, one may be dead, and lead nowhere, or to a server that hangs. `None`:
-/// there are no addresses.
-async fn first_of<T, F: Future<Output = Result<T, Error>>>(
-    addresses: impl Iterator<Item = SocketAddr>,
-    alone: Duration,
-    attempt: impl Fn(SocketAddr) -> F,
-) -> Option<Result<T, Error>> {
-    let mut addresses = addresses.peekable();
-    let mut attempts = FuturesUnordered::new();
-    let mut refusal: Option<Error> = None;
-    loop {
-        attempts.extend(addresses.next().map(&attempt));
-        tokio::select! {
-            biased;
-            ended = attempts.next() => match ended {
-                Some(Ok(done)) => return Some(Ok(done)),
-                // Who has answered has more to say than who is not there.
-                Some(Err(error)) => match &refusal {
-                    Some(said) if said.kind() != ErrorKind::Connect => {}
-                    _ => refusal = Some(error),
-                },
-                None => return refusal.map(Err),
-            },
-            () = sleep(alone), if addresses.peek().is_some() => {}
-        }
-    }
+    };
+    let is_there = |error: &Error| error.kind() != ErrorKind::Connect;
+    let greeted = first_of(addresses, settings.connect_timeout, attempt, is_there).await;
+    greeted.unwrap_or_else(|| Err(broken(std::io::Error::other("the name has no address"))))
 }
 
 /// Takes up a connection over `stream`.
@@ -197,7 +164,7 @@ async fn socket(address: SocketAddr) -> std::io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, sync::Arc};
+    use std::{net::TcpListener, sync::Arc, time::Duration};
 
     use test_servers::RedisServer;
     use tokio::time::timeout;

@@ -1,4 +1,5 @@
-//! TLS for the backends of a traced-cache: whom they trust, who they are, and what a handshake that failed means.
+//! TLS for the backends of a traced-cache: whom they trust, who they are, and what a handshake that failed means; and which of
+//! the addresses of a name they speak to.
 //!
 //! ```no_run
 //! use cache_tls::{Files, Peer, Tls};
@@ -29,11 +30,13 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod addresses;
 mod error;
 mod files;
 #[cfg_attr(not(feature = "rustls"), path = "no_tls.rs")]
 mod tls;
 
+pub use addresses::first_of;
 pub use error::{Error, ErrorKind};
 pub use files::Files;
 pub use tls::{Tls, TlsStream};

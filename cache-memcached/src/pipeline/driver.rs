@@ -59,7 +59,8 @@ pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
 }
 
 async fn connect(link: &Link) -> Result<Stream, Fault> {
-    match timeout(link.limits.connect_timeout, link.dial.connect()).await {
+    let limit = link.limits.connect_timeout;
+    match timeout(limit, link.dial.connect(limit)).await {
         Ok(connected) => connected,
         Err(_elapsed) => Err(Fault::new(ErrorKind::Timeout, "no connection in time")),
     }
