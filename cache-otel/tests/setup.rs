@@ -1,6 +1,8 @@
 //! The set-up helper, seen from outside: a scraper, and collectors that speak OTLP.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod common;
+
 use std::{
     collections::HashMap,
     io::{Read, Write},
@@ -65,6 +67,10 @@ fn what_a_variable_cannot_say_is_an_error_that_names_it() {
     let secret = with([("OTEL_EXPORTER_OTLP_ENDPOINT", "gopher://user:hunter2@collector")]);
     let error = secret.start().unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
+    let (grpc, url) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let error =
+        with([(grpc, "grpc"), (url, "http://ann:hunter2@collector")]).start().unwrap_err().to_string();
+    assert!(error.starts_with(url) && error.contains("_HEADERS") && !error.contains("hunter2"), "{error}");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap();
     let error = with([("OTEL_TRACES_EXPORTER", "none")]).prometheus(at).start().unwrap_err();
@@ -247,4 +253,58 @@ async fn a_collector_that_is_away_costs_its_telemetry_only() {
     let off = off.start().unwrap();
     users(&off).get(1).await.unwrap();
     assert!(off.flush(LIMIT) && off.prometheus_address().is_none() && off.prometheus_text().is_empty());
+}
+
+/// Exporters have threads of their own: what the whole program says is heard.
+#[cfg(feature = "tracing")]
+#[test]
+fn a_collector_that_is_not_there_is_a_line_without_its_password() {
+    let log = common::Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
+    subscriber.with_writer(move || writer.clone()).init();
+    for (protocol, endpoint, client) in [
+        ("grpc", "http://127.0.0.1:1", "TonicTracesClient"),
+        ("http/protobuf", "http://ann:hunter2@127.0.0.1:1", "HttpTracesClient"),
+    ] {
+        let running = with([
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]);
+        let running = running.start().unwrap();
+        running.tracer_provider().tracer("shop").in_span("request", |_| ());
+        assert!(!running.flush(LIMIT));
+        let said = log.text();
+        let names = |line: &str| line.contains(" WARN ") && line.contains(client);
+        assert!(said.lines().any(names), "{protocol}: {said}");
+        assert!(said.contains("ERROR opentelemetry_sdk: name=\"BatchSpanProcessor.ExportError\""), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// What comes with the first export over HTTP.
+#[test]
+fn user_and_password_of_a_url_are_a_header() {
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url: &'static str = format!("http://ann:hun%20ter2@{}", collector.local_addr().unwrap()).leak();
+    let none = ("OTEL_METRICS_EXPORTER", "none");
+    let running = with([("OTEL_EXPORTER_OTLP_ENDPOINT", url), none]).start().unwrap();
+    running.tracer_provider().tracer("shop").in_span("request", |_| ());
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = collector.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            let mut some = [0; 1024];
+            let read = stream.read(&mut some).unwrap();
+            assert!(read > 0);
+            head.extend_from_slice(&some[..read]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&head).into_owned()
+    });
+    running.flush(LIMIT);
+    let head = asked.join().unwrap();
+    // ann:hun ter2
+    assert!(head.contains("authorization: Basic YW5uOmh1biB0ZXIy\r\n"), "{head}");
 }

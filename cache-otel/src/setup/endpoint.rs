@@ -1,5 +1,9 @@
 //! Where a signal goes, and how it is spoken.
 
+use std::collections::HashMap;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::{SetupError, env::Env};
@@ -29,8 +33,11 @@ impl Signal {
 
 /// A collector.
 pub(crate) struct Target {
+    /// Without user and password: the exporter logs it.
     pub(crate) url: String,
     pub(crate) grpc: bool,
+    /// Of HTTP.
+    pub(crate) headers: HashMap<String, String>,
     /// Who said so.
     pub(crate) field: &'static str,
 }
@@ -75,7 +82,26 @@ pub(crate) fn resolve(
         let path = format!("{}/{}", url.path().trim_end_matches('/'), signal.path());
         url.set_path(&path);
     }
-    Ok(Target { url: url.into(), grpc, field })
+    let mut headers = HashMap::new();
+    if !url.username().is_empty() || url.password().is_some() {
+        if grpc {
+            return refuse(
+                "gRPC takes no user from a URL; say in OTEL_EXPORTER_OTLP_HEADERS what the collector wants to see",
+            );
+        }
+        headers.insert("authorization".to_owned(), basic(&url));
+        // Of a URL that has a host they can be taken away.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
+    }
+    Ok(Target { url: url.into(), grpc, headers, field })
+}
+
+/// RFC 7617, section 2.
+fn basic(url: &Url) -> String {
+    let mut login = percent_decode_str(url.username()).collect::<Vec<u8>>();
+    login.push(b':');
+    login.extend(percent_decode_str(url.password().unwrap_or_default()));
+    format!("Basic {}", BASE64_STANDARD.encode(login))
 }
 
 fn is_grpc(env: &Env, protocol: &'static str) -> Result<bool, SetupError> {

@@ -22,7 +22,7 @@
 //! | `OTEL_TRACES_EXPORTER` | `otlp` (default) or `none`: traces go on to other services as they would, and are exported nowhere |
 //! | `OTEL_METRICS_EXPORTER` | `otlp`, `prometheus`, both with a comma, or `none`; by default `otlp`, or `prometheus` where [`Setup::prometheus`] asks for it |
 //! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]PROTOCOL` | `grpc` or `http/protobuf` (default) |
-//! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]ENDPOINT` | `http://localhost:4317` for gRPC, `http://localhost:4318` for HTTP by default |
+//! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]ENDPOINT` | `http://localhost:4317` for gRPC, `http://localhost:4318` for HTTP by default; over HTTP with user and password before an `@`, where the collector wants some |
 //! | `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION` and those of one signal | as the exporter reads them |
 //! | `OTEL_EXPORTER_PROMETHEUS_HOST`, `_PORT` | where the page is: `localhost`, 9464 |
 //! | `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG` | which traces are recorded; all, unless a parent says otherwise |
@@ -53,7 +53,7 @@ use std::{
 };
 
 use opentelemetry::{KeyValue, global};
-use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -255,7 +255,11 @@ fn span_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<Spa
         return exporter.map_err(|error| failed(to, &error));
     }
     let builder = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
-    builder.with_endpoint(&to.url).build().map_err(|error| failed(to, &error))
+    builder
+        .with_endpoint(&to.url)
+        .with_headers(to.headers.clone())
+        .build()
+        .map_err(|error| failed(to, &error))
 }
 
 fn metric_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<MetricExporter, SetupError> {
@@ -265,7 +269,11 @@ fn metric_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<M
         return exporter.map_err(|error| failed(to, &error));
     }
     let builder = MetricExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
-    builder.with_endpoint(&to.url).build().map_err(|error| failed(to, &error))
+    builder
+        .with_endpoint(&to.url)
+        .with_headers(to.headers.clone())
+        .build()
+        .map_err(|error| failed(to, &error))
 }
 
 /// Telemetry that is being exported. Dropping it exports what is left, for 5 s at most, and ends it.

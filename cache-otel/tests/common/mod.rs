@@ -22,8 +22,15 @@ pub(crate) struct Heard {
     _subscribed: Box<dyn Any>,
 }
 
+/// What is written to it.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Heard {
     pub(crate) fn begin() -> Self {
@@ -35,7 +42,7 @@ impl Heard {
     }
 
     pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap()
+        self.log.text()
     }
 }
 
