@@ -412,8 +412,8 @@ impl super::CachesBuilder {
         Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
-    /// The same, and asks each provider that lacks nothing for a sign of life. What it has against its server is among the advice: commands that
-    /// are refused, say.
+    /// The same, and asks each provider that lacks nothing for a sign of life. What it has against its server is among the advice:
+    /// commands that are refused, say.
     ///
     /// # Errors
     /// As [`explain`](Self::explain).
