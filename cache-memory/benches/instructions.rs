@@ -46,7 +46,7 @@ const KEYS: usize = 1_000;
 const BATCH: usize = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 11] = [
     "l1_hit",
     "l1_hit_moka",
     "l1_hit_integer_key",
@@ -57,6 +57,7 @@ const ROWS: [&str; 10] = [
     "encode",
     "decode",
     "decode_100",
+    "backfill",
 ];
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -245,7 +246,8 @@ async fn run(row: &str, calls: usize) {
     let engine = if row == "l1_hit_moka" { Engine::Moka } else { Engine::Quick };
     let near = TracedCache::builder("near").level(Memory::entries(16 * KEYS as u64).engine(engine));
     let near: TracedCache<User> = near.policy(Policy::ttl(HOUR)).build().unwrap();
-    let far = TracedCache::builder("far").level(Arc::new(Shelf::default()) as Arc<dyn CacheProvider>);
+    let shelf: Arc<dyn CacheProvider> = Arc::new(Shelf::default());
+    let far = TracedCache::builder("far").level(Arc::clone(&shelf));
     let far: TracedCache<User> = far.policy(Policy::ttl(HOUR)).build().unwrap();
     let keys: Vec<String> = (0..KEYS).map(|n| format!("user:{n:016}")).collect();
     let users: Vec<Arc<User>> = (0..KEYS).map(|n| Arc::new(user(n as u64))).collect();
@@ -260,6 +262,20 @@ async fn run(row: &str, calls: usize) {
         for _ in 0..calls / BATCH {
             let found = black_box(far.get_many(batch).await.unwrap());
             assert!(found.iter().all(Option::is_some));
+        }
+        return;
+    }
+    if row == "backfill" {
+        let _ = far.set_many(keys.iter().zip(users.iter().map(Arc::clone))).await.unwrap();
+        for _ in 0..calls / KEYS {
+            // Its memory is empty. What building it takes is divided by a thousand.
+            let both = TracedCache::builder("far")
+                .level(Memory::entries(16 * KEYS as u64))
+                .level(Arc::clone(&shelf));
+            let both: TracedCache<User> = both.policy(Policy::ttl(HOUR)).build().unwrap();
+            for key in &keys {
+                assert!(black_box(both.get(key).await.unwrap()).is_some());
+            }
         }
         return;
     }
