@@ -455,8 +455,7 @@ impl<T: Value> Inner<T> {
             root: true,
         });
         self.spawn(within(spans, async move {
-            let tickets: Vec<_> = batch.iter().map(|(_, ticket, _)| ticket).collect();
-            let turns = inner.in_order(tickets).await;
+            let turns = inner.in_order(batch.iter().map(|(_, ticket, _)| ticket)).await;
             let mut items: Vec<_> = batch
                 .iter()
                 .filter(|(_, ticket, _)| ticket.is_current())

@@ -129,9 +129,7 @@ impl Caches {
         }
         let loaded = self.0.loaded.load();
         let plan = self.0.plan(&loaded, name)?;
-        let builder = loaded.parts(&self.0.setup.observers).builder(name, plan);
-        let builder = builder.map_err(|fault| fault.into_error(&self.0.file))?;
-        let cache = more(builder.clock(self.0.setup.clock.clone())).build()?;
+        let cache = more(self.0.builder(&loaded, name, plan)?).build()?;
         if let Some(running) = self.0.built.load().get(name) {
             // It was asked for in the middle of that.
             return running.cache(name);
@@ -171,11 +169,7 @@ impl Caches {
             backplane: None,
             ..plan.clone()
         };
-        loaded
-            .parts(&self.0.setup.observers)
-            .builder(own_name, &plan)
-            .map(|builder| builder.clock(self.0.setup.clock.clone()))
-            .map_err(|fault| fault.into_error(&self.0.file))
+        self.0.builder(&loaded, own_name, &plan)
     }
 
     /// Adds a cache that was built by hand, so that it is found by its name like those of the file.
@@ -287,6 +281,12 @@ impl Inner {
             };
             Error::config("name", format_args!("{name:?}"), fix)
         })
+    }
+
+    /// A builder that has what all caches of this registry have in common.
+    fn builder<T: Value>(&self, loaded: &Loaded, name: &str, plan: &Plan) -> Result<Builder<T>> {
+        let builder = loaded.parts(&self.setup.observers).builder(name, plan);
+        Ok(builder.map_err(|fault| fault.into_error(&self.file))?.clock(self.setup.clock.clone()))
     }
 
     fn add(&self, name: &str, running: Running) {
