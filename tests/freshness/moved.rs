@@ -27,6 +27,23 @@ fn node(world: &World, store: &Arc<MapProvider>) -> TracedCache<String> {
     world.builder(POLICY).level(memory()).level(level).build().unwrap()
 }
 
+/// The same, over a channel.
+fn heard(world: &World, store: &Arc<MapProvider>, link: impl Backplane) -> TracedCache<String> {
+    let level = Level::new(Arc::clone(store)).budget(10 * S);
+    world.builder(POLICY).level(memory()).level(level).backplane(link).build().unwrap()
+}
+
+/// Two nodes that both hold one entry with a tag, and one without.
+async fn with_tags(world: &World, store: &Arc<MapProvider>) -> [TracedCache<String>; 2] {
+    let (first, second) = (node(world, store), node(world, store));
+    confirmed(first.set_loaded("tagged", Loaded::value("1".to_owned()).tag("t")).await);
+    confirmed(first.set("plain", "1".to_owned()).await);
+    for key in ["tagged", "plain"] {
+        assert_eq!(outcome(&second, key).await, (Outcome::Hit, Some(1)));
+    }
+    [first, second]
+}
+
 fn shared(store: &Arc<MapProvider>) -> Arc<dyn CacheProvider> {
     Arc::clone(store) as _
 }
@@ -109,13 +126,7 @@ async fn what_a_node_has_invalidated_does_not_come_back_from_where_others_went_b
 async fn a_tag_invalidated_in_the_new_store_counts_for_who_comes_later() {
     let world = World::new();
     let [a, b] = stores(&world);
-    let (first, second) = (node(&world, &a), node(&world, &a));
-    let tagged = |value: &str| Loaded::value(value.to_owned()).tag("t");
-    confirmed(first.set_loaded("tagged", tagged("1")).await);
-    confirmed(first.set("plain", "1".to_owned()).await);
-    for key in ["tagged", "plain"] {
-        assert_eq!(outcome(&second, key).await, (Outcome::Hit, Some(1)));
-    }
+    let [first, second] = with_tags(&world, &a).await;
     first.move_level(1, shared(&b)).unwrap();
     confirmed(first.invalidate_tag("t").await);
     assert_eq!(outcome(&first, "tagged").await, MISS);
@@ -129,13 +140,7 @@ async fn a_tag_invalidated_in_the_new_store_counts_for_who_comes_later() {
 async fn a_tag_invalidated_in_the_old_store_counts_for_who_has_not_looked_since() {
     let world = World::new();
     let [a, b] = stores(&world);
-    let (first, second) = (node(&world, &a), node(&world, &a));
-    let tagged = |value: &str| Loaded::value(value.to_owned()).tag("t");
-    confirmed(first.set_loaded("tagged", tagged("1")).await);
-    confirmed(first.set("plain", "1".to_owned()).await);
-    for key in ["tagged", "plain"] {
-        assert_eq!(outcome(&second, key).await, (Outcome::Hit, Some(1)));
-    }
+    let [first, second] = with_tags(&world, &a).await;
     confirmed(first.invalidate_tag("t").await);
     for cache in [&first, &second] {
         cache.move_level(1, shared(&b)).unwrap();
@@ -144,7 +149,7 @@ async fn a_tag_invalidated_in_the_old_store_counts_for_who_has_not_looked_since(
     }
     assert_eq!(outcome(&second, "plain").await, IN_MEMORY);
     // Of what the new store has, its own marks tell.
-    confirmed(second.set_loaded("tagged", tagged("2")).await);
+    confirmed(second.set_loaded("tagged", Loaded::value("2".to_owned()).tag("t")).await);
     assert_eq!(outcome(&second, "tagged").await, IN_MEMORY);
 }
 
@@ -235,14 +240,8 @@ async fn another_channel_takes_over_without_a_gap() {
     let world = World::new();
     let [a] = stores(&world);
     let (old, new) = (Hub::new(), Hub::new());
-    let heard = |hub: &Hub| {
-        let link = hub.node();
-        let level = Level::new(Arc::clone(&a)).budget(10 * S);
-        let cache =
-            world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap();
-        (cache, link)
-    };
-    let ((here, left), (there, _)) = (heard(&old), heard(&old));
+    let left = old.node();
+    let (here, there) = (heard(&world, &a, left.clone()), heard(&world, &a, old.node()));
     for cache in [&here, &there] {
         ask_for(cache, "k", &world.db()).await.unwrap();
         ask_for(cache, "l", &world.db()).await.unwrap();
@@ -268,12 +267,8 @@ async fn a_channel_that_had_a_gap_is_not_taken_over_from_without_one() {
     let world = World::new();
     let [a] = stores(&world);
     let (old, new) = (Hub::new(), Hub::new());
-    let heard = |link: &Link| {
-        let level = Level::new(Arc::clone(&a)).budget(10 * S);
-        world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap()
-    };
-    let (left, there) = (old.node(), heard(&new.node()));
-    let here = heard(&left);
+    let (left, there) = (old.node(), heard(&world, &a, new.node()));
+    let here = heard(&world, &a, left.clone());
     ask_for(&here, "other", &world.db()).await.unwrap();
     // Lost, and noticed; from here on memory may hold what nobody tells of.
     left.cut();
@@ -294,12 +289,8 @@ async fn a_channel_that_is_down_takes_nothing_over() {
     let world = World::new();
     let [a] = stores(&world);
     let (old, new) = (Hub::new(), Hub::new());
-    let heard = |link: &Link| {
-        let level = Level::new(Arc::clone(&a)).budget(10 * S);
-        world.builder(POLICY).level(memory()).level(level).backplane(link.clone()).build().unwrap()
-    };
     // The cache alone holds its link.
-    let (here, there) = (heard(&old.node()), heard(&old.node()));
+    let (here, there) = (heard(&world, &a, old.node()), heard(&world, &a, old.node()));
     for key in ["k", "l", "m"] {
         ask_for(&here, key, &world.db()).await.unwrap();
         ask_for(&there, key, &world.db()).await.unwrap();
@@ -352,8 +343,7 @@ async fn a_channel_is_let_go_of_once_another_is_up_or_the_cache_is_closed() {
     let [a] = stores(&world);
     let held = Arc::new(());
     let link = || Held(Hub::new().node(), Arc::clone(&held));
-    let level = Level::new(Arc::clone(&a)).budget(10 * S);
-    let cache = world.builder(POLICY).level(memory()).level(level).backplane(link()).build().unwrap();
+    let cache = heard(&world, &a, link());
     ask_for(&cache, "k", &world.db()).await.unwrap();
     cache.move_backplane(Arc::new(link())).unwrap();
     assert_eq!(Arc::strong_count(&held), 2, "the second is up");

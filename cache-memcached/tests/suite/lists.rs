@@ -35,6 +35,12 @@ impl Three {
         self.list(3).build().unwrap()
     }
 
+    /// A cache on the list of two, and one on that of three, each of which knows of the other's.
+    fn changing(&self) -> [TracedCache<String>; 2] {
+        [(2, 3), (3, 2)]
+            .map(|(list, other)| over(&self.list(list).retiring(self.urls(other)).build().unwrap()))
+    }
+
     /// As when nobody has used that list for half a minute; others go on with theirs.
     async fn end_lives(&self, list: &MemcachedProvider, count: usize) {
         let life = format!("~life-{:016x}", list.incarnation());
@@ -109,10 +115,7 @@ async fn a_running_cache_that_moves_to_another_list_is_in_another_store() {
 #[tokio::test]
 async fn a_retiring_list_hears_of_what_is_invalidated() {
     let servers = Three::start();
-    let [here, there] = [
-        over(&servers.list(2).retiring(servers.urls(3)).build().unwrap()),
-        over(&servers.list(3).retiring(servers.urls(2)).build().unwrap()),
-    ];
+    let [here, there] = servers.changing();
     for (from, to) in [(&here, &there), (&there, &here)] {
         for id in IDS {
             load(to, id, "old").await;
@@ -145,10 +148,7 @@ async fn a_retiring_list_hears_of_what_is_invalidated() {
 #[tokio::test]
 async fn a_retiring_list_hears_of_what_is_updated_and_expired() {
     let servers = Three::start();
-    let [here, there] = [
-        over(&servers.list(2).retiring(servers.urls(3)).build().unwrap()),
-        over(&servers.list(3).retiring(servers.urls(2)).build().unwrap()),
-    ];
+    let [here, there] = servers.changing();
     for (from, to) in [(&here, &there), (&there, &here)] {
         for id in IDS {
             load(to, id, "old").await;
