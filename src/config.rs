@@ -48,6 +48,7 @@ mod environment;
 mod explain;
 mod fault;
 mod load;
+mod mistakes;
 mod model;
 mod node;
 mod parse;

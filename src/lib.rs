@@ -92,7 +92,7 @@
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
 //! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
-//! | `macros` | no | `#[cached]` for async functions, over the caches of a file |
+//! | `macros` | no | `#[cached]` for async functions, over the caches of a file; `#[derive(CacheKey)]` |
 //! | `schema` | no | the JSON Schema of such files |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
@@ -106,7 +106,7 @@ pub mod config;
 
 pub use cache_core::*;
 #[cfg(feature = "macros")]
-pub use cache_macros::cached;
+pub use cache_macros::{CacheKey, cached};
 #[cfg(feature = "memcached")]
 pub use cache_memcached::MemcachedProvider;
 #[cfg(feature = "memory")]

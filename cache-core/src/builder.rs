@@ -137,8 +137,12 @@ impl<T: Value> Builder<T> {
     /// # Errors
     /// As `build`.
     pub fn check(&self) -> Result<()> {
-        let Self { name, levels, policy, .. } = self;
-        check_name(name)?;
+        check_name(&self.name)?;
+        self.check_levels().map_err(|error| error.of(&Arc::from(&*self.name)))
+    }
+
+    fn check_levels(&self) -> Result<()> {
+        let Self { levels, policy, .. } = self;
         if levels.is_empty() {
             return Err(Error::config(
                 "levels",

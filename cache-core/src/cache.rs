@@ -706,12 +706,8 @@ impl<T: Value> Inner<T> {
         // Pinned, as it would be copied into each of those around it.
         let work = pin!(work(&spans));
         let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
-        let Some(started) = started else {
-            if let Err(error) = &ended {
-                self.stats().error(error.kind());
-            }
-            return ended;
-        };
+        let ended = ended.map_err(|error| self.failed(error));
+        let Some(started) = started else { return ended };
         let brief = ended.as_ref().ok().and_then(brief);
         if let Some(Brief { outcome, level, reason }) = brief {
             spans.found(outcome, level);
@@ -721,7 +717,6 @@ impl<T: Value> Inner<T> {
         }
         let error = ended.as_ref().err().map(Error::kind);
         if let Some(kind) = error {
-            self.stats().error(kind);
             spans.failed(kind.as_str());
         }
         self.observers().event(&Event::Operation {

@@ -1,6 +1,10 @@
 //! The one error of this crate.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 /// Any error, boxed: what loaders, sources and providers may fail with.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
@@ -96,29 +100,52 @@ struct Inner {
     source: Option<BoxError>,
     /// Of a bad setting: field, value, fix.
     setting: Option<[String; 3]>,
+    /// Whose it is: known once a call of that cache ends with it.
+    cache: OnceLock<Arc<str>>,
 }
 
 impl Error {
     /// An error of `kind` with a message for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None, setting: None }))
+        Self::made(kind, message.into(), None, None)
     }
 
     /// The same, keeping the cause in the source chain.
     pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: impl Into<BoxError>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()), setting: None }))
+        Self::made(kind, message.into(), Some(source.into()), None)
     }
 
     /// A bad setting: which field, the value it has, and what to do about it.
     pub fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
         let setting = [field.to_owned(), value.to_string(), fix.to_string()];
         let message = format!("{field} = {}: {}", setting[1], setting[2]);
-        Self(Arc::new(Inner { kind: ErrorKind::Config, message, source: None, setting: Some(setting) }))
+        Self::made(ErrorKind::Config, message, None, Some(setting))
+    }
+
+    fn made(
+        kind: ErrorKind,
+        message: String,
+        source: Option<BoxError>,
+        setting: Option<[String; 3]>,
+    ) -> Self {
+        Self(Arc::new(Inner { kind, message, source, setting, cache: OnceLock::new() }))
+    }
+
+    /// The same, as an error of that cache, if it is not one of another already: what a cache's loader hands on of a cycle
+    /// is.
+    pub(crate) fn of(self, cache: &Arc<str>) -> Self {
+        self.0.cache.get_or_init(|| Arc::clone(cache));
+        self
     }
 
     /// Field, value and fix of a bad setting, for errors made by [`config`](Self::config).
     pub fn setting(&self) -> Option<[&str; 3]> {
         self.0.setting.as_ref().map(|parts| parts.each_ref().map(String::as_str))
+    }
+
+    /// The name of the cache whose call (or `build`) ended with this. The message begins with it.
+    pub fn cache(&self) -> Option<&str> {
+        self.0.cache.get().map(|name| &**name)
     }
 
     /// What went wrong.
@@ -150,7 +177,11 @@ impl Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut d = f.debug_struct("Error");
-        d.field("kind", &self.0.kind).field("message", &self.0.message);
+        d.field("kind", &self.0.kind);
+        if let Some(cache) = self.cache() {
+            d.field("cache", &cache);
+        }
+        d.field("message", &self.0.message);
         if let Some(source) = &self.0.source {
             d.field("source", source);
         }
@@ -160,6 +191,9 @@ impl fmt::Debug for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cache) = self.cache() {
+            write!(f, "cache `{cache}`: ")?;
+        }
         f.write_str(&self.0.message)
     }
 }

@@ -229,11 +229,11 @@ impl<T: Value> Inner<T> {
         Ok(id)
     }
 
-    /// Counts an error that a call ends with before it is an operation, or after.
+    /// Counts an error that a call ends with, and says whose it is.
     #[cold]
     pub(crate) fn failed(&self, error: Error) -> Error {
         self.stats().error(error.kind());
-        error
+        error.of(&self.around.name)
     }
 
     pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {
@@ -251,7 +251,7 @@ impl<T: Value> Inner<T> {
     }
 
     pub(crate) fn closed(&self) -> Error {
-        Error::new(ErrorKind::Closed, format!("cache `{}` has been closed", self.around.name))
+        Error::new(ErrorKind::Closed, "it has been closed")
     }
 
     /// Up to this moment a hit needs no second thought: no early refresh, not stale.

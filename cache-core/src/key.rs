@@ -9,7 +9,7 @@ use std::{
 use foldhash::fast::FixedState;
 
 /// Something that names an entry of one cache: `&str`, `String`, integers, `bool`, `char`, UUIDs, and
-/// tuples of them.
+/// tuples of up to twelve of them. `#[derive(CacheKey)]` makes one of a struct or an enum (`traced-cache`, feature `macros`).
 ///
 /// A single part renders as itself (`42`, `abc`), so that an operator finds it in `redis-cli`. A tuple renders
 /// as `(3:a:b,1:c)`: every part carries its length in bytes, so `("a:b", "c")` and `("a", "b:c")` are
@@ -17,7 +17,7 @@ use foldhash::fast::FixedState;
 /// `42u64` and `"42"` are the same key: types do not take part. Bytes decide: `Foo` is not `foo`, and the composed
 /// and decomposed forms of one letter are two keys.
 ///
-/// For a newtype, delegate:
+/// By hand, delegate:
 ///
 /// ```
 /// use cache_core::{CacheKey, KeyBuf};
@@ -34,7 +34,7 @@ use foldhash::fast::FixedState;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache key",
-    note = "keys are strings, integers, UUIDs, tuples of keys and references to them; implement `CacheKey` for a newtype by delegating to its field"
+    note = "keys are strings, integers, UUIDs, tuples of keys and references to them; derive `CacheKey` (feature `macros` of traced-cache), or implement it by delegating to a field"
 )]
 pub trait CacheKey: Sync {
     /// The form handed to loaders: `String` for `&str`, itself for integers.
@@ -243,6 +243,12 @@ tuple_keys!(A: 0, B: 1, C: 2);
 tuple_keys!(A: 0, B: 1, C: 2, D: 3);
 tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4);
 tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9, K: 10);
+tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9, K: 10, L: 11);
 
 /// Identifies one `TracedCache` within this process. Two caches never share in-process entries, even when they
 /// have one name and one provider, so a type clash between them cannot happen.

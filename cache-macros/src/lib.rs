@@ -1,8 +1,9 @@
-//! [`macro@cached`]: an async function whose answers are kept in a cache of a configuration file. Used through `traced-cache`,
-//! feature `macros`.
+//! [`macro@cached`]: an async function whose answers are kept in a cache of a configuration file. [`CacheKey`]: a type of the
+//! application as a key. Used through `traced-cache`, feature `macros`.
 
 mod arguments;
 mod expand;
+mod key;
 mod options;
 mod returns;
 
@@ -81,4 +82,44 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
     expand::cached(options.into(), function.into()).into()
+}
+
+/// Makes a struct or an enum a key.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use traced_cache::{CacheKey, Error, Memory, TracedCache, ok};
+///
+/// #[derive(CacheKey, Clone, PartialEq, Eq, Hash)]
+/// struct Page {
+///     shop: u32,
+///     slug: String,
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Error> {
+/// let pages = TracedCache::<String>::builder("pages").level(Memory::entries(1000)).build()?;
+/// let key = Page { shop: 7, slug: "about".to_owned() };
+/// let page = pages.get_or_set(&key, || async { ok("<h1>About</h1>".to_owned()) }).await?;
+/// // The same key as the tuple of its fields.
+/// assert_eq!(pages.get((7, "about")).await?, Some(page));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// | what it is | what its key is | what loaders get ([`Owned`](https://docs.rs/traced-cache/latest/traced_cache/trait.CacheKey.html#associatedtype.Owned)) |
+/// | --- | --- | --- |
+/// | a struct of one field | that of the field | the struct |
+/// | a struct of several | that of the tuple of its fields, in their order | the struct |
+/// | a struct with a lifetime, such as `Page<'a> { shop: u32, slug: &'a str }` | the same | the owned field, or the tuple of them: `(u32, String)` |
+/// | a variant without fields | its name, as a text | the enum |
+/// | a variant with fields | that of the tuple of its name and them | the enum |
+///
+/// **The order of fields and the names of variants are part of the key**, at remote levels, too: who changes them, or adds a
+/// field, starts with an empty cache. Names of fields and of the type are not. Fields are keys themselves, at most 12, and of a
+/// variant 11. What is handed to loaders is `Clone + Eq + Hash + Send + Sync + 'static`, so derive `Clone`, `PartialEq`, `Eq` and
+/// `Hash` where there is no lifetime.
+#[proc_macro_derive(CacheKey)]
+pub fn cache_key(input: TokenStream) -> TokenStream {
+    key::cache_key(input.into()).into()
 }

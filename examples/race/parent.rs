@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The control fails within moments.
-const CONTROL: u64 = 5;
+const CONTROL: u64 = 2;
 
 /// What a node runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -285,7 +285,7 @@ mod tests {
         assert!(read(&of("OTHER")).is_ok());
         let error = read(&of("NAME")).unwrap_err().fix;
         assert!(error.contains("NAME is no UTF-8"), "{error}");
-        let error = read(&of("T__CACHES__A__SCHEMA")).unwrap_err().into_error("f").to_string();
+        let error = read(&of("T__CACHES__A__SCHEMA")).unwrap_err().line("f");
         assert_eq!(
             error,
             "environment variable T__CACHES__A__SCHEMA: its value is no UTF-8; write it so, or unset it"

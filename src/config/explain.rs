@@ -118,7 +118,7 @@ impl Explanation {
             file: file.to_owned(),
             providers: providers.collect(),
             caches,
-            problems: noted.into_iter().map(|fault| fault.into_error(file).to_string()).collect(),
+            problems: noted.iter().map(|fault| fault.line(file)).collect(),
             advice: of_file(file, loaded),
         }
     }

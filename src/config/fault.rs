@@ -29,19 +29,23 @@ impl Fault {
 
     /// With the name of the file.
     pub(crate) fn into_error(self, file: &str) -> Error {
+        Error::new(ErrorKind::Config, self.line(file))
+    }
+
+    /// In one line, with the name of the file.
+    pub(crate) fn line(&self, file: &str) -> String {
         let Self { path, place, value, fix } = self;
         let from = match place {
-            Some(Place::Line(line)) if line > 0 => format!("{file}:{line}"),
+            Some(Place::Line(line)) if *line > 0 => format!("{file}:{line}"),
             Some(Place::Variable(name)) => format!("environment variable {name}"),
             Some(Place::Line(_)) | None => file.to_owned(),
         };
-        let field = Path(&path).to_string();
-        let text = match (field.is_empty(), value) {
+        let field = Path(path).to_string();
+        match (field.is_empty(), value) {
             (true, _) => format!("{from}: {fix}"),
             (false, Some(value)) => format!("{from}: {field} = {value}: {fix}"),
             (false, None) => format!("{from}: {field}: {fix}"),
-        };
-        Error::new(ErrorKind::Config, text)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     build::{Backplanes, Parts, Providers, encryption},
     environment::{Environment, References},
     fault::Fault,
+    mistakes::{self, Mistake},
     node::{Node, Place, Step, What, at},
     parse::Format,
     resolve::Resolved,
@@ -35,7 +36,20 @@ impl Loaded {
         environment: &Environment,
         (format, text, base): (Format, &str, &Path),
         lacks: Lacks,
-    ) -> Result<(Self, Vec<Fault>), Fault> {
+    ) -> Result<(Self, Vec<Fault>), Vec<Fault>> {
+        let tree = format.parse(text).and_then(|mut tree| environment.apply(&mut tree).map(|()| tree));
+        let tree = tree.map_err(|fault| vec![fault])?;
+        let read = |tree| Self::from_tree(tree, backends, environment, base, lacks);
+        read(tree.clone()).map_err(|first| mistakes::all(first, tree, |tree| read(tree).map(drop)))
+    }
+
+    fn from_tree(
+        mut tree: Node,
+        backends: &Backends,
+        environment: &Environment,
+        base: &Path,
+        lacks: Lacks,
+    ) -> Result<(Self, Vec<Fault>), Mistake> {
         let mut noted = Vec::new();
         let mut note = |fault: Fault| match lacks {
             Lacks::Refused => Err(fault),
@@ -47,24 +61,24 @@ impl Loaded {
                 Ok(())
             }
         };
-        let mut tree = format.parse(text)?;
-        environment.apply(&mut tree)?;
         let mut unresolved = Vec::new();
-        References { environment, base }.resolve(&mut tree, &mut |fault: Fault| {
-            unresolved.push(fault.path.clone());
-            note(fault)
-        })?;
-        let resolved = resolve(&mut tree, unresolved, backends, base)?;
+        References { environment, base }
+            .resolve(&mut tree, &mut |fault: Fault| {
+                unresolved.push(fault.path.clone());
+                note(fault)
+            })
+            .map_err(Mistake::Form)?;
+        let resolved = resolve(&mut tree, unresolved, backends, base).map_err(Mistake::Form)?;
         let mut providers = Providers::new();
         for (name, provided) in &resolved.providers {
             match backends.build(provided, &at!["providers", name], base) {
                 Ok(provider) => drop(providers.insert(name.clone(), provider)),
-                Err(fault) => note(fault)?,
+                Err(fault) => note(fault).map_err(Mistake::Sense)?,
             }
         }
         for (name, keyring) in &resolved.keyrings {
             if let Err(fault) = encryption(&tree, name, keyring) {
-                note(fault)?;
+                note(fault).map_err(Mistake::Sense)?;
             }
         }
         let backplanes = backplanes(&resolved, &providers);
@@ -75,7 +89,7 @@ impl Loaded {
             match (checked, lacks) {
                 (Err(fault), Lacks::Noted) if noted.iter().any(|noted| noted.path == fault.path) => {}
                 (Err(fault), Lacks::Noted) if !noted.is_empty() => noted.push(fault),
-                (checked, _) => checked?,
+                (checked, _) => checked.map_err(Mistake::Sense)?,
             }
         }
         noted.sort_by_key(|fault| fault.place.as_ref().map_or(0, Place::line));

@@ -104,6 +104,21 @@ impl Node {
         next.at_mut(rest)
     }
 
+    /// Takes out the field that a path leads to, or of those on the way the last one that is there. Lists are taken out as a
+    /// whole: what comes behind an item would be found in another's place. Where it was, if there was one.
+    pub(crate) fn take_out(&mut self, path: &[Step]) -> Option<Vec<Step>> {
+        let fields = path.iter().take_while(|step| matches!(step, Step::Field(_))).count();
+        (1..=fields).rev().find_map(|len| {
+            let (name, parents) = path[..len].split_last()?;
+            let (Step::Field(name), What::Table(table)) = (name, &mut self.at_mut(parents)?.what) else {
+                return None;
+            };
+            let at = table.0.iter().position(|field| field.name == *name)?;
+            table.0.remove(at);
+            Some(path[..len].to_vec())
+        })
+    }
+
     /// Whether it is, or has in it, what stands elsewhere.
     pub(crate) fn refers(&self) -> bool {
         match &self.what {
@@ -193,6 +208,16 @@ pub(crate) fn references(text: &str) -> String {
 pub(crate) enum Step {
     Field(String),
     Item(usize),
+}
+
+impl Step {
+    /// Of a field; an item has none.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Field(name) => name,
+            Self::Item(_) => "",
+        }
+    }
 }
 
 /// `caches.users.levels[1].budget`, and names with other characters in quotes.

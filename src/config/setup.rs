@@ -107,8 +107,8 @@ impl CachesBuilder {
     /// Reads a file, checks all of it, and builds its providers. Connects to none, but to those that are `required`.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`]: the first mistake, with file, line, field, value and fix; [`ErrorKind::Level`] for a required
-    /// provider that does not answer.
+    /// [`ErrorKind::Config`]: all mistakes (up to 20), a line for each, with file, line, field, value and fix;
+    /// [`ErrorKind::Level`] for a required provider that does not answer.
     pub async fn from_file(self, path: impl AsRef<Path>) -> Result<Caches> {
         let path = path.as_ref();
         let source = Source::open(path)?;
@@ -142,8 +142,10 @@ impl CachesBuilder {
     pub(super) fn read(&self, source: &Source, lacks: Lacks) -> Result<(Loaded, Vec<Fault>)> {
         self.check()?;
         let Source { file, format, text, base } = source;
-        Loaded::read(&self.backends, &self.environment(), (*format, text, base), lacks)
-            .map_err(|fault| fault.into_error(file))
+        Loaded::read(&self.backends, &self.environment(), (*format, text, base), lacks).map_err(|faults| {
+            let lines: Vec<_> = faults.iter().map(|fault| fault.line(file)).collect();
+            Error::new(ErrorKind::Config, lines.join("\n"))
+        })
     }
 
     fn check(&self) -> Result<()> {

@@ -622,3 +622,73 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
     }
 }
+
+/// Each in a line of its own, in the order of the file; not what is missing only because of another mistake.
+#[tokio::test]
+async fn k5_all_mistakes_are_told_at_once() {
+    let text = "\
+[defaults]
+tags = 5
+policy.ttl = \"ten\"
+
+[providers.local]
+backend = \"memory\"
+entries = 0
+
+[providers.far]
+backend = \"rediss\"
+url = \"redis://:hunter2@h\"
+
+[keyrings.main]
+keys = [{ id = 1, secret = \"hunter2\" }]
+
+[caches.users]
+levls = [\"local\"]
+policy = { ttl = \"5m\", grace = \"1m\" }
+
+[caches.orders]
+levels = [\"local\", { provider = \"far\", encryption = \"main\" }]
+policy.tll = \"5m\"
+backplane = \"fra\"
+
+[caches.names]
+levels = [\"lokal\", \"fahr\"]
+
+[caches.sessions]
+levels = [\"local\"]
+policy = { ttl = \"5m\", grace = \"1m\" }
+";
+    let told = mistake(text).await;
+    let starts: Vec<_> = told.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(
+        starts,
+        [
+            "defaults.tags",
+            "defaults.policy.ttl",
+            "providers.local.entries",
+            // No backend, so no provider, so nothing to say of who names it.
+            "providers.far.backend",
+            "keyrings.main.keys[0].secret",
+            // Which has no levels now, either.
+            "caches.users.levls:",
+            "caches.orders.policy.tll:",
+        ],
+        "{told}"
+    );
+
+    // All of one kind, and more than anybody mends at a time.
+    let many: String = (0..30).map(|n| format!("[caches.c{n:02}]\nlevels = [\"lokal\"]\n")).collect();
+    let told = mistake(&format!("{PROVIDERS}{many}")).await;
+    assert_eq!(told.lines().count(), 20);
+    assert!(told.lines().all(|line| line.ends_with("did you mean `local`?")), "{told}");
+
+    // What contradicts itself in two caches, and what only does so without what is wrong beside it.
+    let text = format!(
+        "{PROVIDERS}[caches.a]\nlevels = [\"local\"]\npolicy = {{ ttl = \"5m\", grace = \"1m\" }}\n\
+         [caches.b]\nlevels = [\"local\"]\npolicy = {{ ttl = \"5m\", grace = \"2m\" }}\n\
+         [caches.c]\nlevels = [\"local\"]\npolicy = {{ ttl = \"10\", grace = \"30s\" }}\n"
+    );
+    let told = mistake(&text).await;
+    let starts: Vec<_> = told.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(starts, ["caches.a.policy.grace", "caches.b.policy.grace", "caches.c.policy.ttl"], "{told}");
+}

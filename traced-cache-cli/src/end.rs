@@ -28,7 +28,7 @@ pub enum Exit {
     Unreadable = 5,
 }
 
-/// Why the command ends early: one line.
+/// Why the command ends early: a line for each thing that is wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -64,13 +64,13 @@ impl Failure {
         &self.message
     }
 
-    /// Writes the line to the error output. Where nobody hears, the exit code has to do.
+    /// Writes the lines to the error output. Where nobody hears, the exit code has to do.
     pub(crate) fn tell(self, json: bool) -> Exit {
         let Self { exit, message } = self;
         let mut err = io::stderr().lock();
         let _ = match json {
             true => writeln!(err, "{}", serde_json::json!({ "error": message, "exit": exit as u8 })),
-            false => writeln!(err, "error: {}", output::word(&message)),
+            false => message.lines().try_for_each(|line| writeln!(err, "error: {}", output::word(line))),
         };
         exit
     }

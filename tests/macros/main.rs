@@ -6,6 +6,8 @@
     reason = "helpers of tests fail their test"
 )]
 
+mod keys;
+
 use std::{
     fmt,
     sync::{
