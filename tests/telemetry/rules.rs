@@ -29,7 +29,7 @@ fn a_rule_that_is_wrong_fails_its_test() {
     for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(tests.contains(&format!("- alertname: {alert}\n")), "{alert} has no test");
     }
-    for (right, wrong) in [
+    let mistakes = [
         ("rate5m < 0.8", "rate5m < 0.05"),
         (" and on (job, cache_name) cache:lookups:rate5m > 1", ""),
         ("p99_5m > 0.05", "p99_5m > 0.5"),
@@ -53,7 +53,10 @@ fn a_rule_that_is_wrong_fails_its_test() {
         ("rate5m < 0.75", "rate5m < 0.25"),
         ("> 0.9", "> 0.99"),
         (r#"redis_policy!="noeviction""#, r#"redis_policy="never""#),
-    ] {
+    ];
+    // Each run of promtool takes seconds of one processor.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let noticed = |(right, wrong): &(&str, &str)| {
         assert!(alerts.contains(right), "{right}");
         let temporary = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(temporary.path().join(name), text).unwrap();
@@ -62,5 +65,10 @@ fn a_rule_that_is_wrong_fails_its_test() {
         write("alerts_test.yml", &tests);
         let Some(output) = promtool(temporary.path(), &["test", "rules", "alerts_test.yml"]) else { return };
         assert!(!output.status.success(), "nobody noticed `{wrong}` in place of `{right}`");
-    }
+    };
+    std::thread::scope(|scope| {
+        for mistakes in mistakes.chunks(mistakes.len().div_ceil(at_once)) {
+            scope.spawn(|| mistakes.iter().for_each(noticed));
+        }
+    });
 }
