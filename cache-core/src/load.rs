@@ -160,7 +160,8 @@ pub(crate) fn load_failed(cause: BoxError) -> Error {
     // A loader that asked a cache and passes on what that said keeps its kind: a cycle stays a cycle.
     match cause.downcast::<Error>() {
         Ok(inner) if inner.kind() == ErrorKind::Cycle => *inner,
-        Ok(inner) => Error::with_source(ErrorKind::Load, format!("the load failed: {inner}"), inner),
+        // Out of its box, which would be boxed as it is: `load_error::<Error>` would not find it.
+        Ok(inner) => Error::with_source(ErrorKind::Load, format!("the load failed: {inner}"), *inner),
         Err(cause) => Error::with_source(ErrorKind::Load, format!("the load failed: {cause}"), cause),
     }
 }

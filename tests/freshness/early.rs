@@ -112,7 +112,7 @@ fn e7_thresholds_outside_of_0_to_1_are_refused() {
         let cache = world.builder(Policy::ttl(S).early(early)).level(crate::world::memory()).build();
         let error = cache.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(error.to_string().starts_with("policy.early"), "{error}");
+        assert!(error.setting().unwrap()[0].starts_with("policy.early"), "{error}");
     }
 }
 

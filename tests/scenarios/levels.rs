@@ -285,7 +285,7 @@ fn a_store_is_one_level_of_a_cache() {
         assert_eq!(
             both(near, far).unwrap_err(),
             format!(
-                "level 3 ({system}) provider = that of level 2: both would use the same keys; leave one of them out"
+                "cache `twice`: level 3 ({system}) provider = that of level 2: both would use the same keys; leave one of them out"
             )
         );
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use traced_cache::{Error, ErrorKind, Policy, Result, TracedCache, ok};
+use traced_cache::{Error, ErrorKind, Memory, Policy, Result, TracedCache, ok};
 
 use crate::{
     hooks::Gate,
@@ -170,4 +170,31 @@ async fn x10_through_batches() {
             assert_eq!(kit::load(&cache, key, &Loads::default(), key).await, key);
         }
     }
+}
+
+/// The one whose call it was, and of whose load it failed.
+#[tokio::test]
+async fn an_error_names_its_cache() {
+    let named = |name: &str| TracedCache::<u64>::builder(name).level(Memory::entries(10)).build().unwrap();
+    let (orders, users) = (named("orders"), named("users"));
+    let inner = users.clone();
+    let error = orders
+        .get_or_set(1, || async move {
+            inner.get_or_set(2, || async { Err::<u64, _>(std::io::Error::other("down")) }).await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!((error.kind(), error.cache()), (ErrorKind::Load, Some("orders")));
+    let cause = error.load_error::<Error>().unwrap();
+    assert_eq!((cause.kind(), cause.cache()), (ErrorKind::Load, Some("users")));
+    assert_eq!(
+        traced_cache::with_causes(&error),
+        "cache `orders`: the load failed: cache `users`: the load failed: down"
+    );
+    // Before a call is one, and once there is no cache.
+    assert_eq!(users.get("").await.unwrap_err().cache(), Some("users"));
+    let _ = users.close(S).await;
+    assert_eq!(users.get(3).await.unwrap_err().to_string(), "cache `users`: it has been closed");
+    let update = users.update(3, &(), |(), _, _| async { ok(Some(1)) }).await;
+    assert_eq!(update.unwrap_err().cache(), Some("users"));
 }

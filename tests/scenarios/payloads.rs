@@ -278,7 +278,7 @@ fn contradictions_are_refused_and_secrets_stay_hidden() {
         ),
     ] {
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(error.to_string().starts_with(field), "{error}");
+        assert!(error.setting().unwrap()[0].starts_with(field), "{error}");
     }
     // 42, 42, 42: neither in decimal nor in hex.
     let level = Level::new(MapProvider::new()).encryption(sealed().also_reads(9, &KEY));

@@ -174,7 +174,7 @@ fn what_a_plain_level_cannot_keep_to_is_refused() {
         builder.policy(policy).build().unwrap_err().to_string()
     };
     let policy = Policy::ttl(100 * S);
-    for (error, starts) in [
+    for (error, says) in [
         (
             refused(vec![Memory::entries(10).into(), map()], policy),
             "level 1 (memory) ttl_cap = none: level 2 is plain",
@@ -196,7 +196,7 @@ fn what_a_plain_level_cannot_keep_to_is_refused() {
             "level 1 (map) plain = true: this provider has no bare form",
         ),
     ] {
-        assert!(error.starts_with(starts), "{error}");
+        assert!(error.starts_with(&format!("cache `users`: {says}")), "{error}");
     }
 }
 
