@@ -49,21 +49,24 @@ pub(super) fn all(first: Mistake, mut tree: Node, read: impl Fn(Node) -> Result<
 
 /// Whether what stands at `path` is around, within, or may be the name of what is not at `out` any more.
 fn names(path: &[Step], out: &[Step]) -> bool {
-    let of = |step: usize| out.get(step).map(Step::name);
-    let who_names_it: &[&str] = match (of(0), of(1), out.len()) {
-        (Some("providers"), _, ..=2) => &["defaults", "caches"],
-        (Some("keyrings"), _, ..=2) => &["defaults", "providers", "caches"],
-        (Some("defaults"), None | Some("levels"), _) => &["caches"],
+    let whole = out.len() <= 2;
+    let who_names_it: &[&str] = match (section(out), out.get(1).map(Step::name)) {
+        (Some("providers"), _) if whole => &["defaults", "caches"],
+        (Some("keyrings"), _) if whole => &["defaults", "providers", "caches"],
+        (Some("defaults"), None | Some("levels")) => &["caches"],
         _ => &[],
     };
     path.starts_with(out)
         || out.starts_with(path)
-        || who_names_it.iter().any(|section| path[..1] == [(*section).into()])
+        || section(path).is_some_and(|section| who_names_it.contains(&section))
 }
 
 /// Whether both are of one provider, keyring or cache, whose default for what is out may contradict what is left.
 fn shares(path: &[Step], out: &[Step]) -> bool {
-    let section = |path: &[Step]| path.first().map(|step| step.name().to_owned());
-    let inherits = section(path).as_deref() == Some("caches") && section(out).as_deref() == Some("defaults");
+    let inherits = section(path) == Some("caches") && section(out) == Some("defaults");
     inherits || (path.len() > 1 && path.iter().take(2).eq(out.iter().take(2)))
+}
+
+fn section(path: &[Step]) -> Option<&str> {
+    path.first().map(Step::name)
 }
