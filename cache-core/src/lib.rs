@@ -128,7 +128,7 @@ pub use key::{CacheId, CacheKey, KeyBuf, RawKey, is_shortened, shorten};
 pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Failover, Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
-pub use mark::{Marks, Swap, Swapped};
+pub use mark::{Marks, Swap, Swapped, state_of_marker};
 pub use observe::{
     Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
     SpanKind, SpanStart, Traffic, Verb,

@@ -149,6 +149,13 @@ impl Mark {
     }
 }
 
+/// The state of the store that a cache's mark was made in, by its bytes ([`RawKey::marker`]): for stores whose
+/// [`incarnation`](crate::CacheProvider::incarnation) may have become another one without their notice. A mark of the one
+/// that is known has no news of that.
+pub fn state_of_marker(bytes: &[u8]) -> Option<u64> {
+    Mark::decode(bytes).map(|mark| mark.home)
+}
+
 /// A tag's mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TagMark {

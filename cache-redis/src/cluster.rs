@@ -26,7 +26,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -528,7 +528,12 @@ async fn run(guard: IdleAtEnd) {
         tokio::select! {
             biased;
             () = cluster.closed() => return,
-            () = tokio::time::sleep_until(until) => {}
+            () = tokio::time::sleep_until(until) => {
+                // Nobody else may have asked for the record, and what nobody asks for is what the server evicts first.
+                if known {
+                    let _ = timeout(cluster.settings.connect_timeout, cluster.recognise()).await;
+                }
+            }
             () = cluster.reason.notified(), if known => {}
         }
         // Whoever comes now waits for this try.

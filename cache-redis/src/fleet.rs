@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use cache_core::state_of_marker;
 use futures::{FutureExt, future::join_all};
 use redis::{Pipeline, Value, cmd};
 
@@ -176,8 +177,10 @@ impl Fleet {
     }
 
     /// To be called after a marker has been read: whatever number it carries is known here, too.
-    pub(crate) async fn recognise(&self) -> Result<(), Error> {
+    pub(crate) async fn recognise(&self, marker: Option<&[u8]>) -> Result<(), Error> {
+        // One with the number that is known says nothing new, and nobody else needs to be asked.
         match self {
+            _ if marker.and_then(state_of_marker) == Some(self.incarnation()) => Ok(()),
             Self::One(_) => Ok(()),
             Self::Cluster(cluster) => cluster.recognise().await,
         }

@@ -171,7 +171,8 @@ impl CacheProvider for RedisProvider {
         let wire = Keys::of(&self.settings().prefix, keys);
         let mut results = self.fleet().get_many(&wire.each()).await;
         if let Some(marker) = keys.iter().position(|key| key.mark && key.id.is_empty())
-            && let Err(error) = self.fleet().recognise().await
+            && let Ok(found) = &results[marker]
+            && let Err(error) = self.fleet().recognise(found.as_deref()).await
         {
             results[marker] = Err(error);
         }

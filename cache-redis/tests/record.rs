@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cache_core::{CacheId, CacheProvider, RawKey};
+use cache_core::{CacheId, CacheProvider, Level, Policy, RawKey, Stance, TracedCache};
 use cache_redis::RedisProvider;
 use common::{get, item, put, within};
 use test_servers::{RedisCluster, RedisServer};
@@ -104,4 +104,46 @@ async fn lost_it_is_begun_anew_by_those_that_are_there() {
         away.restart();
         within(SOON, "back", async || provider.connect().await.is_ok()).await;
     }
+}
+
+/// Who is connected needs it for what is new alone.
+async fn while_it_is_away_the_others_serve(strike: fn(&RedisServer)) {
+    const IDS: std::ops::Range<u64> = 0..60;
+    let Some(cluster) = cluster() else { return };
+    let (owner, others) = record(&cluster);
+    let serves = |key: &str| cluster.owner(key).unwrap().port();
+    let name = (0..100).map(|n| format!("users{n}"));
+    let name = name.into_iter().find(|name| serves(&format!("m:{{{name}}}")) == others[0].port()).unwrap();
+    let cache: TracedCache<String> = TracedCache::builder(name.as_str())
+        .level(Level::new(provider(others[0])).stance(Stance::Absorb).budget(Duration::from_secs(1)))
+        .policy(Policy::ttl(Duration::from_secs(3600)))
+        .build()
+        .unwrap();
+    for id in IDS {
+        assert!(cache.set(id, "value".to_owned()).await.unwrap().is_confirmed());
+    }
+    let of = |port| IDS.filter(|id| serves(&format!("v:{{{name}:{id}}}")) == port).collect::<Vec<u64>>();
+    let (beside_the_mark, elsewhere) = (of(others[0].port()), of(others[1].port()));
+    strike(owner);
+    let start = Instant::now();
+    // The cache's mark is read along with these: what that finds out says nothing of the node that has the mark.
+    while start.elapsed() < Duration::from_secs(8) {
+        for id in elsewhere.iter().take(5).chain(&beside_the_mark[..1]) {
+            assert!(cache.get(*id).await.unwrap().is_some(), "{id}, after {:?}", start.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for id in elsewhere.iter().chain(&beside_the_mark) {
+        assert!(cache.invalidate(*id).await.unwrap().is_confirmed(), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_master_is_dead_the_others_serve() {
+    while_it_is_away_the_others_serve(RedisServer::kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_master_hangs_the_others_serve() {
+    while_it_is_away_the_others_serve(RedisServer::stop).await;
 }

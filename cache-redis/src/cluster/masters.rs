@@ -80,7 +80,8 @@ impl Cluster {
     }
 
     /// Reads the number again. Whoever has given the cluster another one has written that before any cache's marker: to be
-    /// called after one has been read.
+    /// called after one has been read that carries another number. One that carries this one is believed though the record's
+    /// node is away: that costs its own keys only.
     pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
         if self.incarnation() == 0 {
             // Nobody has vouched for anybody so far.
