@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use test_servers::RedisSentinel;
+use test_servers::{RedisSentinel, RedisServer, until};
 use tokio::time::Instant;
 use traced_cache::{Level, Memory, Policy, RedisProvider, TracedCache};
 
@@ -58,4 +58,80 @@ async fn a_failover_brings_no_invalidated_value_back() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(replica.command::<bool>(&["EXISTS", "v:{users:k0}"]).unwrap());
+}
+
+/// A master is replaced, becomes the replica of its successor, misses what that acknowledges last, and is promoted again: the
+/// same process as all have met before, and yet not to be believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_promoted_again_is_another_one() {
+    let Some(sentinels) = RedisSentinel::start() else { return };
+    let cache = node(&sentinels, false);
+    load(&cache, "k", "old").await;
+    let info = |server: &RedisServer| server.command::<String>(&["INFO", "replication"]).unwrap();
+    let first = sentinels.master().unwrap();
+    let second = sentinels.servers().iter().find(|server| server.port() != first.port()).unwrap();
+    let all_name = |master: &RedisServer| {
+        let named = |sentinel: &RedisServer| {
+            let name = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", RedisSentinel::MASTER];
+            sentinel.command::<(String, u16)>(&name).unwrap().1
+        };
+        sentinels.sentinels().iter().all(|sentinel| named(sentinel) == master.port())
+    };
+    assert!(until(SOON, || second.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap()));
+    sentinels.sentinels()[0].command::<()>(&["SENTINEL", "FAILOVER", RedisSentinel::MASTER]).unwrap();
+    let follows = || {
+        let info = info(first);
+        info.contains("role:slave") && info.contains("master_link_status:up")
+    };
+    assert!(until(SOON, || all_name(second) && follows()));
+
+    first.stop();
+    assert_eq!(second.command::<u64>(&["CLIENT", "KILL", "TYPE", "replica"]).unwrap(), 1);
+    assert!(cache.invalidate("k").await.unwrap().is_confirmed());
+    second.kill();
+    first.cont();
+    // Whoever has invalidated it knows so.
+    drop(cache);
+    let late = node(&sentinels, false);
+    let since = Instant::now();
+    while !(all_name(first) && info(first).contains("role:master") && late.get("probe").await.is_ok()) {
+        assert!(since.elapsed() < SOON, "nobody has taken over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(first.command::<u64>(&["STRLEN", "v:{users:k}"]).unwrap() > 20, "it has the old value");
+    assert_eq!(late.get("k").await.unwrap(), None, "it was invalidated");
+}
+
+/// With its first replica a master begins another history. Who was connected before and who comes after go by one number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_gets_its_first_replica_is_one_for_all() {
+    let Some(sentinels) = RedisSentinel::start() else { return };
+    let master = sentinels.master().unwrap();
+    let replica = sentinels.servers().iter().find(|server| server.port() != master.port()).unwrap();
+    let history = || -> String {
+        let info: String = master.command(&["INFO", "replication"]).unwrap();
+        info.lines().find(|line| line.starts_with("master_replid:")).unwrap().to_owned()
+    };
+    let first = history();
+    // Without a replica the master forgets its history after a while.
+    master.command::<()>(&["CONFIG", "SET", "repl-backlog-ttl", "1"]).unwrap();
+    replica.kill();
+    let before = node(&sentinels, false);
+    load(&before, "probe", "v").await;
+    assert!(until(SOON, || history() != first));
+    let after = node(&sentinels, false);
+    load(&after, "k", "v").await;
+    let since = Instant::now();
+    while before.get("k").await.unwrap().is_none() {
+        assert!(since.elapsed() < SOON, "they never agree");
+        load(&after, "k", "v").await;
+    }
+    // Several periods in which each looks at the mark.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(3) {
+        for cache in [&before, &after] {
+            assert_eq!(load(cache, "k", "another").await.as_str(), "v");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -181,7 +181,7 @@ impl Fleet {
         // One with the number that is known says nothing new, and nobody else needs to be asked.
         match self {
             _ if marker.and_then(state_of_marker) == Some(self.incarnation()) => Ok(()),
-            Self::One(_) => Ok(()),
+            Self::One(one) => one.master.keeper.recognise().await,
             Self::Cluster(cluster) => cluster.recognise().await,
         }
     }

@@ -11,6 +11,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
@@ -180,6 +181,25 @@ pub(crate) async fn open(
 }
 
 impl Server {
+    /// A number for this run of the server.
+    pub(crate) fn run(&self) -> Option<u64> {
+        self.run_id.as_deref().map(number_of)
+    }
+
+    /// A number for it from when it became the master on. One that has been master before may have been replaced meanwhile,
+    /// and lack what its successor has acknowledged.
+    pub(crate) fn reign(&self) -> Option<u64> {
+        match (&self.run_id, &self.history) {
+            (Some(run_id), Some(history)) => Some(number_of(&format!("{run_id}{history}"))),
+            _ => self.run(),
+        }
+    }
+
+    /// The same server, by what it says of its replication now.
+    pub(crate) fn now(&self, replication: &Value) -> Self {
+        Self { history: history(replication), ..self.clone() }
+    }
+
     /// Whether this is whom we were looking for. A user who may not ask gets the benefit of the doubt.
     fn fits(&self, role: Role, endpoint: &Endpoint) -> Result<(), Error> {
         let use_instead = |url, is, form| use_instead(endpoint, url, is, form);
@@ -235,7 +255,7 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
         refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
         time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
         run_id: field(info, "run_id:"),
-        history: replies.get(Step::ASKED.len()).and_then(|replication| field(replication, "master_replid:")),
+        history: replies.get(Step::ASKED.len()).and_then(history),
         client_id: if let Value::Int(id) = id { Some(*id) } else { None },
         // Valkey has another name for it.
         mode: field(info, "redis_mode:").or_else(|| field(info, "server_mode:")),
@@ -286,6 +306,14 @@ fn time_ms(reply: &Value) -> Option<i64> {
     let seconds: u32 = text(seconds)?.parse().ok()?;
     let micros: u32 = text(micros)?.parse().ok()?;
     Some(i64::from(seconds) * 1000 + i64::from(micros / 1000))
+}
+
+fn history(replication: &Value) -> Option<String> {
+    field(replication, "master_replid:")
+}
+
+fn number_of(name: &str) -> u64 {
+    xxh3_64(name.as_bytes()).max(1)
 }
 
 fn field(info: &Value, name: &str) -> Option<String> {

@@ -16,13 +16,13 @@ use std::{
 };
 
 use futures::FutureExt;
+use redis::{Value, cmd};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, ErrorKind,
@@ -40,11 +40,6 @@ use crate::{
 /// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
 /// away (`READONLY`) makes us connect anew at most this often.
 const STABLE: Duration = Duration::from_secs(1);
-
-/// A number for one run of a server.
-pub(crate) fn run_number(run_id: &str) -> u64 {
-    xxh3_64(run_id.as_bytes()).max(1)
-}
 
 /// How often those who listen are told again while there is no connection, in silences that would go unnoticed: whatever
 /// they have kept meanwhile may be wrong.
@@ -69,8 +64,10 @@ pub(crate) struct Keeper {
     state: watch::Sender<State<Link>>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
-    /// Names the server's present run; 0 while it is not known.
+    /// Names the server's present run, or reign; 0 while it is not known.
     incarnation: AtomicU64,
+    /// The connection over which that was said.
+    said_over: Mutex<u64>,
     /// The server behind the last connection.
     last: Mutex<Server>,
     /// Whether the user may run scripts, as far as is known.
@@ -91,6 +88,7 @@ impl Keeper {
             generations: AtomicU64::new(0),
             time_offset_ms: AtomicI64::new(0),
             incarnation: AtomicU64::new(0),
+            said_over: Mutex::new(0),
             last: Mutex::default(),
             runs_scripts: AtomicBool::new(true),
             made: AtomicU64::new(0),
@@ -114,6 +112,35 @@ impl Keeper {
 
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Takes the number of the server behind a connection. What is said over an older one comes too late.
+    fn behind(&self, server: &Server, generation: u64) {
+        let number = match &self.home {
+            Home::Sentinels(_) => server.reign(),
+            _ => server.run(),
+        };
+        let mut said_over = self.said_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if generation >= *said_over {
+            *said_over = generation;
+            self.incarnation.store(number.unwrap_or(0), Ordering::Release);
+        }
+    }
+
+    /// Asks which reign this is. It may be another one than when the connection was made: a master begins one when it gets
+    /// the first of its replicas, too, and whoever has come since knows it by that number.
+    pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
+        if !matches!(self.home, Home::Sentinels(_)) || self.incarnation() == 0 {
+            return Ok(());
+        }
+        let link = self.link().await?;
+        match link.command(cmd("INFO").arg("replication")).await.map_err(Error::request)? {
+            Value::ServerError(error) => Err(Error::reply(&error)),
+            replication => {
+                self.behind(&link.server.now(&replication), link.generation);
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn runs_scripts(&self) -> bool {
@@ -261,8 +288,7 @@ impl Keeper {
         let (mut link, driver) =
             establish(&self.settings, &self.home, generation, &last, &self.pushes).await?;
         // Before anybody gets the link: whoever is answered over it sees the new number.
-        let run = link.server.run_id.as_deref();
-        self.incarnation.store(run.map_or(0, run_number), Ordering::Release);
+        self.behind(&link.server, generation);
         if let Home::Node(endpoint, cluster) = &self.home
             && let Some(cluster) = cluster.upgrade()
         {

@@ -10,7 +10,6 @@ use crate::{
     address::Endpoint,
     connection::Link,
     dial::{dial, failed},
-    keeper::run_number,
     mux::{Reply, alongside},
     node::asking,
     scripts::{Form, MEET},
@@ -26,12 +25,7 @@ impl Cluster {
     /// The record is kept in the cluster itself. Whoever takes over its slot is unknown to what it has of it.
     pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
         // A user who may not ask goes without.
-        let Some(run_id) = &link.server.run_id else { return Ok(()) };
-        // One that was master before may have been replaced meanwhile, and lack what its successor has acknowledged.
-        let reign = match &link.server.history {
-            Some(history) => run_number(&format!("{run_id}{history}")),
-            None => run_number(run_id),
-        };
+        let Some(reign) = link.server.reign() else { return Ok(()) };
         let number = fastrand::u64(1..);
         let meet = |mut pipeline: Pipeline| {
             MEET.on(&mut pipeline, Form::Text, &[&self.record])
