@@ -2,6 +2,7 @@
 //! the connection before.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -75,13 +76,12 @@ pub(crate) async fn establish(
     last: &Server,
     pushes: &Pushes,
 ) -> Result<(Link, JoinHandle<()>), Error> {
-    let limit = settings.connect_timeout;
     let attempt = async {
         match home {
+            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
             Home::At(endpoint) => {
                 open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
             }
-            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
             Home::Node(endpoint, _) => {
                 open(settings, endpoint.clone(), Role::Node, generation, last, pushes).await
             }
@@ -92,16 +92,22 @@ pub(crate) async fn establish(
             Home::Any(addresses) => first(settings, addresses(), generation, last, pushes).await,
         }
     };
-    match timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_elapsed) => {
-            let hint = if settings.tls.is_some() { "; is TLS on at that port?" } else { "" };
-            Err(Error::new(
-                ErrorKind::Timeout,
-                format!("{home} did not answer within the connect timeout of {limit:?}{hint}"),
-            ))
-        }
+    if matches!(home, Home::Sentinels(_)) {
+        // It bounds its time itself, as it has to tell who has said what.
+        return attempt.await;
     }
+    match timeout(settings.connect_timeout, attempt).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(late(settings, home)),
+    }
+}
+
+/// One that has not answered in time.
+pub(crate) fn late(settings: &Settings, who: impl fmt::Display) -> Error {
+    let hint = if settings.tls.is_some() { "; is TLS on at that port?" } else { "" };
+    let limit = settings.connect_timeout;
+    let message = format!("{who} did not answer within the connect timeout of {limit:?}{hint}");
+    Error::new(ErrorKind::Timeout, message)
 }
 
 /// Connects to the first of these nodes of a cluster that can be used.

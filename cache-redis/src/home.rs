@@ -46,12 +46,7 @@ impl fmt::Display for Home {
             Self::At(endpoint) | Self::Node(endpoint, _) | Self::NodeReplica(endpoint) => {
                 write!(f, "Redis at {endpoint}")
             }
-            Self::Sentinels(Sentinels { at, master }) => {
-                write!(f, "the master {master:?} or all of its sentinels at ")?;
-                at.iter()
-                    .enumerate()
-                    .try_for_each(|(n, at)| write!(f, "{}{at}", if n > 0 { ", " } else { "" }))
-            }
+            Self::Sentinels(Sentinels { master, .. }) => write!(f, "the master {master:?}"),
             Self::Replica(Sentinels { master, .. }) => write!(f, "every replica of the master {master:?}"),
             Self::Any(_) => f.write_str("every node of the cluster"),
         }

@@ -1,9 +1,16 @@
 //! Finding the master by asking sentinels.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    pin::pin,
+    sync::Arc,
+};
 
 use redis::{Value, cmd};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
 
 use crate::{
     Error, ErrorKind,
@@ -11,7 +18,7 @@ use crate::{
     connection::{Link, Pushes},
     dial::{dial, failed},
     fleet::no_replica,
-    greet::{Role, Server, open},
+    greet::{Role, Server, late, open},
     mux::alongside,
     settings::Settings,
     wire::text,
@@ -27,12 +34,19 @@ pub(crate) struct Sentinels {
 enum Step {
     /// What the sentinel of that number says.
     Said(usize, Result<Option<Endpoint>, Error>),
-    Opened(Result<Box<(Link, JoinHandle<()>)>, Error>),
+    /// What has come of the server there.
+    Opened(Endpoint, Result<Box<(Link, JoinHandle<()>)>, Error>),
+}
+
+/// Whether somebody has said so who is there.
+fn is_answer(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Connect | ErrorKind::Timeout)
 }
 
 impl Sentinels {
     /// Asks all at once and connects to what the first ones say, until somebody is found who says so of itself: a
-    /// sentinel that was cut off may still name the old master. The caller bounds the time.
+    /// sentinel that was cut off may still name the old master. Bounded by the connect timeout: whoever has not answered by
+    /// then is told of beside what the others have said.
     pub(crate) async fn connect(
         &self,
         settings: &Arc<Settings>,
@@ -45,30 +59,56 @@ impl Sentinels {
             let (all, settings) = (self.clone(), Arc::clone(settings));
             steps.spawn(async move { Step::Said(number, all.ask(number, &settings).await) });
         }
+        let mut over = pin!(sleep(settings.connect_timeout));
         let mut named = HashSet::new();
+        let mut asked: BTreeSet<usize> = (0..self.at.len()).collect();
+        let mut tried = BTreeSet::new();
         let mut silent = Vec::new();
-        let (mut refusal, mut unknown) = (None, false);
-        while let Some(step) = steps.join_next().await {
+        let (mut refusal, mut unknown) = (None, Vec::new());
+        loop {
+            let step = tokio::select! {
+                biased;
+                step = steps.join_next() => step,
+                () = &mut over => break,
+            };
             match step {
-                Ok(Step::Opened(Ok(found))) => return Ok(*found),
-                Ok(Step::Opened(Err(error))) => refusal = Some(error),
-                Ok(Step::Said(_, Ok(Some(endpoint)))) => {
-                    if named.insert(endpoint.clone()) {
-                        let (settings, last, pushes) = (Arc::clone(settings), last.clone(), pushes.clone());
-                        steps.spawn(async move {
-                            let opened = open(&settings, endpoint, Role::Master, generation, &last, &pushes);
-                            Step::Opened(opened.await.map(Box::new))
-                        });
+                None => break,
+                Some(Ok(Step::Opened(_, Ok(found)))) => return Ok(*found),
+                Some(Ok(Step::Opened(endpoint, Err(error)))) => {
+                    tried.remove(&endpoint);
+                    // What one who is there says is told, not that another one is not.
+                    if !refusal.as_ref().is_some_and(is_answer) {
+                        refusal = Some(error);
                     }
                 }
-                Ok(Step::Said(_, Ok(None))) => unknown = true,
-                Ok(Step::Said(number, Err(error))) => silent.push((number, error)),
-                Err(_gone) => {
+                Some(Ok(Step::Said(number, said))) => {
+                    asked.remove(&number);
+                    match said {
+                        Ok(Some(endpoint)) if named.insert(endpoint.clone()) => {
+                            tried.insert(endpoint.clone());
+                            let (settings, last, pushes) =
+                                (Arc::clone(settings), last.clone(), pushes.clone());
+                            steps.spawn(async move {
+                                let at = endpoint.clone();
+                                let opened = open(&settings, at, Role::Master, generation, &last, &pushes);
+                                Step::Opened(endpoint, opened.await.map(Box::new))
+                            });
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) => unknown.push(number),
+                        Err(error) => silent.push((number, error)),
+                    }
+                }
+                Some(Err(_gone)) => {
                     return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"));
                 }
             }
         }
-        Err(refusal.unwrap_or_else(|| self.nobody(unknown, silent)))
+        if let (None, Some(endpoint)) = (&refusal, tried.first()) {
+            refusal = Some(late(settings, format_args!("the master {:?} at {endpoint}", self.master)));
+        }
+        silent.extend(asked.into_iter().map(|number| (number, late(settings, "it"))));
+        Err(refusal.unwrap_or_else(|| self.nobody(&unknown, silent)))
     }
 
     /// Connects to a replica that one of them names.
@@ -132,23 +172,25 @@ impl Sentinels {
         }
     }
 
-    /// Why no master was found.
-    fn nobody(&self, unknown: bool, mut silent: Vec<(usize, Error)>) -> Error {
-        let names = |which: &mut dyn Iterator<Item = &Endpoint>| {
-            which.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        if unknown {
+    /// Why no master was found. `unknown`: those who know none of that name.
+    fn nobody(&self, unknown: &[usize], mut silent: Vec<(usize, Error)>) -> Error {
+        let fix = "use the name of their `sentinel monitor`";
+        if silent.is_empty() {
+            let names: Vec<String> = self.at.iter().map(ToString::to_string).collect();
             return Error::config(
                 "url",
                 format_args!("redis+sentinel://***/{}", self.master),
-                format!(
-                    "the sentinels at {} know no master of that name: use the name of their `sentinel monitor`",
-                    names(&mut self.at.iter())
-                ),
+                format!("the sentinels at {} know no master of that name: {fix}", names.join(", ")),
             );
         }
+        // Those who are away may know it.
+        let strange = format!("it knows no master {:?}: {fix}", self.master);
+        let strange = |number: &usize| (*number, Error::new(ErrorKind::Unavailable, &*strange));
+        silent.extend(unknown.iter().map(strange));
         silent.sort_by_key(|(number, _)| *number);
-        let kinds: HashSet<ErrorKind> = silent.iter().map(|(_, error)| error.kind()).collect();
+        let answers = silent.iter().any(|(_, error)| is_answer(error));
+        let telling = silent.iter().filter(|(_, error)| is_answer(error) == answers);
+        let kinds: HashSet<ErrorKind> = telling.map(|(_, error)| error.kind()).collect();
         let kind = match kinds.into_iter().collect::<Vec<_>>().as_slice() {
             [kind] => *kind,
             _ => ErrorKind::Connect,

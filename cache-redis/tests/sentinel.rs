@@ -3,7 +3,11 @@
 
 mod common;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use cache_core::{
     CacheProvider,
@@ -12,6 +16,7 @@ use cache_core::{
 use cache_redis::{Error, ErrorKind, RedisProvider};
 use common::{get, item, put, until_async};
 use test_servers::{RedisSentinel, RedisServer, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -82,7 +87,7 @@ async fn one_sentinel_that_answers_is_enough_and_credentials_are_apart() {
     assert!(!format!("{provider:?}").contains("hunter2"));
 
     let error = builder().password("hunter2").sentinel_password("wrong").build().unwrap().connect().await;
-    says(&error.unwrap_err(), ErrorKind::Timeout, &["mymaster"]);
+    says(&error.unwrap_err(), ErrorKind::Auth, &["set sentinel_password", "did not answer within"]);
     sentinels.sentinels()[1].cont();
     sentinels.sentinels()[0].restart();
     for builder in [builder().password("hunter2").sentinel_password("wrong"), builder().password("hunter2")] {
@@ -126,4 +131,69 @@ fn a_password_of_sentinels_without_sentinels_is_refused() {
     says(&error, ErrorKind::Config, &["sentinel_password = ", "redis+sentinel://"]);
     let error = RedisProvider::builder("redis+sentinel://x/m").sentinel_username("ann").build().unwrap_err();
     says(&error, ErrorKind::Config, &["sentinel_password = (none)"]);
+}
+
+/// Says yes to the handshake, and to whatever comes then, this.
+async fn stub(answer: String) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut peer, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut asked = [0; 4096];
+                let mut reply = "%0\r\n+OK\r\n+OK\r\n";
+                while let Ok(1..) = peer.read(&mut asked).await {
+                    let _ = peer.write_all(reply.as_bytes()).await;
+                    reply = &answer;
+                }
+            });
+        }
+    });
+    at
+}
+
+/// A sentinel that names this server.
+async fn naming(server: SocketAddr) -> SocketAddr {
+    let port = server.port().to_string();
+    stub(format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())).await
+}
+
+async fn refused(sentinels: &[SocketAddr]) -> Error {
+    let at: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+    let url = format!("redis+sentinel://{}/mymaster", at.join(","));
+    let limit = Duration::from_millis(500);
+    let provider = RedisProvider::builder(url).password("wrong").connect_timeout(limit).build().unwrap();
+    tokio::time::timeout(SOON, provider.connect()).await.unwrap().unwrap_err()
+}
+
+/// Of the rest it is told what they have said, and of a master that hangs, which one it is.
+#[tokio::test]
+async fn one_that_does_not_answer_hides_nobody_elses_answer() {
+    // Whoever connects there waits for an answer for ever.
+    let waits = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = waits.local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let Some(server) = RedisServer::builder().password("hunter2").start() else { return };
+
+    let right = naming(server.addr()).await;
+    for beside in [silent, naming(silent).await, closed, naming(closed).await] {
+        for order in [[right, beside], [beside, right]] {
+            says(&refused(&order).await, ErrorKind::Auth, &["check user and password"]);
+        }
+    }
+    let error = refused(&[naming(silent).await, closed]).await;
+    says(&error, ErrorKind::Timeout, &["the master \"mymaster\" at", &silent.to_string(), "500ms"]);
+
+    let strange = stub("_\r\n".to_owned()).await;
+    for away in [silent, closed] {
+        let error = refused(&[away, strange]).await;
+        let (away, strange) = (away.to_string(), strange.to_string());
+        // Who is away may know it: the name need not be wrong.
+        says(
+            &error,
+            ErrorKind::Unavailable,
+            &[&away, &format!("{strange} (it knows no master \"mymaster\"")],
+        );
+    }
 }
