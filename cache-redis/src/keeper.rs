@@ -293,14 +293,15 @@ impl Keeper {
             && let Some(cluster) = cluster.upgrade()
         {
             let limit = self.settings.connect_timeout;
-            match timeout(limit, cluster.vouch(&link)).await {
-                Ok(vouched) => vouched?,
-                Err(_elapsed) => {
-                    return Err(Error::new(
-                        ErrorKind::Timeout,
-                        format!("the cluster did not vouch for Redis at {endpoint} within {limit:?}"),
-                    ));
-                }
+            let vouched = timeout(limit, cluster.vouch(&link)).await.unwrap_or_else(|_elapsed| {
+                let what = format!("the cluster did not vouch for Redis at {endpoint} within {limit:?}");
+                Err(Error::new(ErrorKind::Timeout, what))
+            });
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).reign();
+            match vouched {
+                // As it was vouched for, so it still is. Whoever could say so is away.
+                Err(error) if error.is_retryable() && link.server.reign() == last => {}
+                vouched => vouched?,
             }
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();

@@ -147,3 +147,42 @@ async fn while_its_master_is_dead_the_others_serve() {
 async fn while_its_master_hangs_the_others_serve() {
     while_it_is_away_the_others_serve(RedisServer::stop).await;
 }
+
+/// A connection to another master breaks meanwhile: it is the master that all have met.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_master_is_dead_another_is_met_again() {
+    let Some(cluster) = cluster() else { return };
+    let (owner, others) = record(&cluster);
+    let provider = provider(others[0]);
+    provider.connect().await.unwrap();
+    let serves = |id: &String| cluster.owner(&format!("v:{{users:{id}}}")).unwrap().port();
+    let id = (0..100).map(|n| n.to_string()).find(|id| serves(id) == others[0].port()).unwrap();
+    put(&provider, &id, "v").await;
+    let number = provider.incarnation();
+    owner.kill();
+    within(SOON, "missed", async || provider.connect().await.is_err()).await;
+    let connections = || {
+        let all = provider.connections();
+        all.into_iter()
+            .find(|one| one.address == others[0].addr().to_string())
+            .map_or(0, |one| one.reconnects)
+    };
+    let before = connections();
+    assert!(others[0].command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap() > 0);
+    within(SOON, "connected again", async || {
+        get(&provider, &id).await.is_ok_and(|found| found.as_deref() == Some("v")) && connections() > before
+    })
+    .await;
+    assert_eq!(provider.incarnation(), number);
+    // One that is not the same process any more has to be met.
+    others[0].restart();
+    within(SOON, "missed", async || get(&provider, &id).await.is_err()).await;
+    within(SOON, "started", async || others[0].command::<String>(&["PING"]).is_ok()).await;
+    for _ in 0..20 {
+        assert!(get(&provider, &id).await.is_err(), "nobody has met it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    owner.restart();
+    within(SOON, "met", async || get(&provider, &id).await.is_ok()).await;
+    assert_ne!(provider.incarnation(), number);
+}
