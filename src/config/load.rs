@@ -39,8 +39,13 @@ impl Loaded {
     ) -> Result<(Self, Vec<Fault>), Vec<Fault>> {
         let tree = format.parse(text).and_then(|mut tree| environment.apply(&mut tree).map(|()| tree));
         let tree = tree.map_err(|fault| vec![fault])?;
-        let read = |tree| Self::from_tree(tree, backends, environment, base, lacks);
-        read(tree.clone()).map_err(|first| mistakes::all(first, tree, |tree| read(tree).map(drop)))
+        let read = |tree, lacks| Self::from_tree(tree, backends, environment, base, lacks);
+        read(tree.clone(), lacks).map_err(|first| {
+            // What was only noted is told of as well: whoever mends a file wants to know all of it, and hears of it from the
+            // application, too.
+            let first = read(tree.clone(), Lacks::Refused).err().unwrap_or(first);
+            mistakes::all(first, tree, |tree| read(tree, Lacks::Refused).map(drop))
+        })
     }
 
     fn from_tree(

@@ -33,7 +33,12 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: CheckOptio
 
 fn text(explanation: &Explanation, fine: bool) -> String {
     let Explanation { file, providers, caches, problems, .. } = explanation;
-    let word = if fine { "right" } else { "not right here" };
+    let word = match (fine, problems.is_empty()) {
+        (true, _) => "right",
+        // Nothing in it is to be changed.
+        (false, true) => "right, but a server does not answer",
+        (false, false) => "not right here",
+    };
     let mut text = format!("{file}: {word}; {}", count(caches.len(), "cache", "caches"));
     for provider in providers {
         // Writing to a string cannot fail.

@@ -21,8 +21,31 @@ fn check_tells_what_is_right_and_what_does_not_answer() {
     let place = Place::new(&layered("redis://127.0.0.1:1", ""));
     let (code, json) = place.json("check", &[]);
     assert_eq!((code, &json["fine"], &json["providers"][1]["answers"]), (1, &false.into(), &false.into()));
+    // Who reads that the file is not right looks for a mistake in it.
+    let text = place.run("check", &[]).out;
+    assert!(text.contains(": right, but a server does not answer; 1 cache\n"), "{text}");
     let (code, json) = place.json("check", &["--offline"]);
     assert_eq!((code, &json["providers"][1]["answers"]), (0, &serde_json::Value::Null));
+}
+
+/// As many as the application would tell of, also of what is no error of `explain` where it stands alone.
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once() {
+    let text = "[providers.local]\nbackend = 'memory'\nentries = 0\n\
+                [providers.far]\nbackend = 'redis'\nurl = 'redis://h'\npasswort = '${NOBODY_SAYS_IT}'\n\
+                [caches.users]\nlevels = ['local']\npolicy = { ttl = 5 }\n";
+    let place = Place::new(text);
+    for verb in ["check", "explain"] {
+        let ended = place.run(verb, &[]);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""));
+        let told: Vec<_> = ended.err.lines().filter_map(|line| line.split("cache.toml:").nth(1)).collect();
+        let starts = told.iter().map(|line| line.split([':', ' ']).nth(2).unwrap_or_default());
+        assert_eq!(
+            starts.collect::<Vec<_>>(),
+            ["providers.local.entries", "providers.far.passwort", "caches.users.policy.ttl"],
+            "{ended:?}"
+        );
+    }
 }
 
 #[test]
