@@ -110,7 +110,10 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
             "line 1, ttl = no time: write a number and its unit",
         ),
         ("{\"key\": \"a\", \"value\": 1, \"ttl\": \"30\"}\n", "line 1, ttl = no time"),
-        ("{\"key\": \"\", \"value\": \"secret\"}\n", "error: standard input line 1: key is empty"),
+        (
+            "{\"key\": \"\", \"value\": \"secret\"}\n",
+            "error: standard input line 1: cache `users`: key is empty",
+        ),
         (
             "\n{\"key\": \"a\", \"value\": \"secret\", \"ttl\": \"0s\"}\n",
             "error: standard input line 2, ttl = 0s: nothing would be stored",
