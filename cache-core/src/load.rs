@@ -190,7 +190,8 @@ impl<T: Value> Drop for Running<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
             let cost = self.inner.now().since(self.born);
-            self.inner.loaded(cost, self.background, self.keys, Err(ErrorKind::LoadAborted));
+            let error = Error::new(ErrorKind::LoadAborted, "the load was aborted before it ended");
+            self.inner.loaded(cost, self.background, self.keys, Err(&error));
         }
     }
 }

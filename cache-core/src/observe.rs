@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    Description, ErrorKind, EvictionCause, MissReason, Outcome, RawKey, Unreadable,
+    Description, Error, ErrorKind, EvictionCause, MissReason, Outcome, RawKey, Unreadable,
     stats::Stats,
     within::{Surroundings, Within, within},
 };
@@ -284,6 +284,8 @@ pub enum Event<'a> {
         background: bool,
         /// Number of keys.
         keys: usize,
+        /// Why it failed. Its words are the loader's: callers whom a stale value has been given hear nothing of them.
+        error: Option<&'a Error>,
     },
     /// A caller waited for another caller's load.
     Coalesced {

@@ -118,16 +118,11 @@ impl<T: Value> Inner<T> {
     }
 
     /// Reports a load that ended.
-    pub(crate) fn loaded(
-        &self,
-        cost: Duration,
-        background: bool,
-        keys: usize,
-        end: Result<LoadEnd, ErrorKind>,
-    ) {
-        let end = end.unwrap_or_else(LoadEnd::Failed);
+    pub(crate) fn loaded(&self, cost: Duration, background: bool, keys: usize, end: Result<LoadEnd, &Error>) {
+        let error = end.err();
+        let end = end.unwrap_or_else(|error| LoadEnd::Failed(error.kind()));
         self.stats().load(cost, end);
-        self.observers().event(&Event::Load { elapsed: cost, end, background, keys });
+        self.observers().event(&Event::Load { elapsed: cost, end, background, keys, error });
     }
 
     /// Makes the entry of a loader's answer.
@@ -259,7 +254,7 @@ impl<T: Value> Inner<T> {
                     sorted.unstored.push((at, kept, Ok(entry)));
                 }
                 Err(Failed { error, surface }) => {
-                    ends.push(Err(error.kind()));
+                    ends.push(Err(error.clone()));
                     unused.push((key, rights));
                     self.throttle(key, ticket, held[at].as_ref(), &began.begun, surface);
                     sorted.unstored.push((at, kept, Err(Failed { error, surface })));
@@ -268,8 +263,9 @@ impl<T: Value> Inner<T> {
         }
         self.give_back_many(unused);
         // A batch is one load: it has failed if nothing came of it.
-        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first()).copied();
-        self.loaded(began.cost, terms.background, ends.len(), end.unwrap_or(Ok(LoadEnd::Absent)));
+        let end = ends.iter().find(|end| end.is_ok()).or_else(|| ends.first());
+        let end = end.map_or(Ok(LoadEnd::Absent), |end| end.as_ref().copied());
+        self.loaded(began.cost, terms.background, ends.len(), end);
         sorted
     }
 }

@@ -1,33 +1,77 @@
-//! Levels that are not asked for a while: a line of the `tracing` facade when that begins, with the reason, and one when it
-//! ends. Metrics say that a level fails; only the provider's own words say that its password is wrong.
+//! Levels that fail, and loads that do, as lines of the `tracing` facade with the reason: one when a level is not asked for a
+//! while, one when it is again, and one a minute of what fails beside that. Metrics say that a level fails; only the
+//! provider's own words say that its password is wrong.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use cache_core::{BreakerState, CacheInfo, with_causes};
+use cache_core::{BreakerState, CacheInfo, Error, ErrorKind, LevelFault, with_causes};
 
-/// Breakers that are open, by cache and level, and whether that has been said.
+/// Of failures that open no breaker there is a line so often at most, however many they are.
+const A_LINE_EACH: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
-pub(crate) struct Outages(Mutex<BTreeMap<(Arc<str>, u8), bool>>);
+pub(crate) struct Outages {
+    /// By cache and level.
+    levels: Mutex<BTreeMap<(Arc<str>, u8), Sick>>,
+    /// By cache.
+    loads: Mutex<HashMap<Arc<str>, Untold>>,
+}
+
+/// A level that has failed.
+enum Sick {
+    /// Its breaker is closed: most calls end well, or there are few.
+    Asked(Untold),
+    /// Its breaker is open, and whether that has been said.
+    Off { said: bool },
+}
+
+/// Failures that no line has told of yet.
+struct Untold {
+    since: Instant,
+    failures: u64,
+}
+
+impl Untold {
+    fn from(since: Instant) -> Self {
+        Self { since, failures: 0 }
+    }
+
+    /// One more. How many there were, and within what time, if a line is due.
+    fn more(&mut self, now: Instant) -> Option<(u64, Duration)> {
+        self.failures += 1;
+        let within = now.saturating_duration_since(self.since);
+        if within < A_LINE_EACH {
+            return None;
+        }
+        let failures = self.failures;
+        *self = Self::from(now);
+        Some((failures, within))
+    }
+}
 
 impl Outages {
     /// A breaker has changed. That one has opened is said with the failure that has done it, of which the observer hears next.
     pub(crate) fn breaker(&self, cache: &CacheInfo, level: u8, state: BreakerState) {
         let key = (Arc::clone(cache.shared_name()), level);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_said = match state {
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = match state {
             BreakerState::Open => {
-                open.entry(key).or_insert(false);
+                let sick = levels.entry(key).or_insert(Sick::Off { said: false });
+                if let Sick::Asked(_) = sick {
+                    *sick = Sick::Off { said: false };
+                }
                 return;
             }
-            BreakerState::Closed => open.remove(&key).unwrap_or_default(),
+            BreakerState::Closed => levels.remove(&key),
             // Each second while it lasts.
             _ => return,
         };
-        drop(open);
-        if was_said {
+        drop(levels);
+        if let Some(Sick::Off { said: true }) = was {
             let level = named(cache, level);
             tracing::info!(target: "traced_cache::breaker", cache = cache.name(), "{level} is asked again");
         }
@@ -38,24 +82,78 @@ impl Outages {
         &self,
         cache: &CacheInfo,
         level: u8,
-        fault: &str,
+        fault: LevelFault,
         error: Option<&(dyn std::error::Error + 'static)>,
+        now: Instant,
     ) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Most of the time there is none, and no key to be made for it.
-        let said = match open.is_empty() {
-            true => None,
-            false => open.get_mut(&(Arc::clone(cache.shared_name()), level)),
+        let key = (Arc::clone(cache.shared_name()), level);
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not said at once: an outage opens the breaker within moments, and is one line.
+        let some = match levels.entry(key).or_insert_with(|| Sick::Asked(Untold::from(now))) {
+            Sick::Off { said: true } => return,
+            Sick::Off { said } => {
+                *said = true;
+                None
+            }
+            Sick::Asked(untold) => match untold.more(now) {
+                None => return,
+                some => some,
+            },
         };
-        let Some(said @ false) = said else { return };
-        *said = true;
-        drop(open);
-        let (level, why) = (named(cache, level), error.map_or_else(|| fault.to_owned(), with_causes));
-        tracing::warn!(
-            target: "traced_cache::breaker",
-            cache = cache.name(),
-            "{level} fails and is left alone, but for a try now and then: {why}"
-        );
+        drop(levels);
+        let (level, why) = (named(cache, level), why(fault, error));
+        match some {
+            None => tracing::warn!(
+                target: "traced_cache::breaker",
+                cache = cache.name(),
+                "{level} fails and is left alone, but for a try now and then: {why}"
+            ),
+            Some((failures, within)) => tracing::warn!(
+                target: "traced_cache::level",
+                cache = cache.name(),
+                "{level} is asked, but has failed {failures} times within {}s, the last time: {why}",
+                within.as_secs()
+            ),
+        }
+    }
+
+    /// A load has failed. Where a stale value stands in, or nobody waits, no caller hears why.
+    pub(crate) fn load_failed(&self, cache: &CacheInfo, error: &Error, now: Instant) {
+        // Of a process that ends.
+        if error.kind() == ErrorKind::LoadAborted {
+            return;
+        }
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = match loads.get_mut(cache.shared_name()) {
+            Some(untold) => untold.more(now),
+            None => {
+                loads.insert(Arc::clone(cache.shared_name()), Untold::from(now));
+                Some((1, Duration::ZERO))
+            }
+        };
+        drop(loads);
+        let Some((failures, within)) = due else { return };
+        let why = with_causes(error);
+        match failures {
+            1 => tracing::warn!(target: "traced_cache::load", cache = cache.name(), "{why}"),
+            _ => tracing::warn!(
+                target: "traced_cache::load",
+                cache = cache.name(),
+                "{failures} loads have failed within {}s, the last one: {why}",
+                within.as_secs()
+            ),
+        }
+    }
+}
+
+fn why(fault: LevelFault, error: Option<&(dyn std::error::Error + 'static)>) -> String {
+    match (error, fault) {
+        (Some(error), _) => with_causes(error),
+        (None, LevelFault::Timeout) => {
+            "no answer within the level's `budget`: the server hangs or is slow, or the network is".to_owned()
+        }
+        (None, LevelFault::Panic) => "the provider panicked".to_owned(),
+        (None, fault) => fault.as_str().to_owned(),
     }
 }
 
@@ -68,5 +166,102 @@ fn named(cache: &CacheInfo, level: u8) -> String {
             None => format!("level {at} ({})", provider.system),
         },
         None => format!("level {at}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lines of this, without time.
+    fn lines_of(work: impl FnOnce()) -> Vec<String> {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let heard = subscriber.without_time().finish().set_default();
+        work();
+        drop(heard);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_level_that_fails_now_and_then_is_a_line_a_minute() {
+        let (outages, cache, start) =
+            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let full = io::Error::other("full");
+        let lines = lines_of(|| {
+            for second in 0..130 {
+                let now = start + Duration::from_secs(second);
+                outages.failed(&cache, 1, LevelFault::Error, Some(&full), now);
+            }
+        });
+        assert_eq!(
+            lines,
+            [
+                "WARN traced_cache::level: level 2 is asked, but has failed 61 times within 60s, the last time: full cache=\"users\"",
+                "WARN traced_cache::level: level 2 is asked, but has failed 60 times within 60s, the last time: full cache=\"users\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_outage_is_one_line_however_the_level_did_before() {
+        let (outages, cache, now) =
+            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let lines = lines_of(|| {
+            outages.failed(&cache, 1, LevelFault::Timeout, None, now);
+            outages.breaker(&cache, 1, BreakerState::Open);
+            for second in 0..130 {
+                outages.failed(&cache, 1, LevelFault::Timeout, None, now + Duration::from_secs(second));
+            }
+            outages.breaker(&cache, 1, BreakerState::Closed);
+        });
+        assert_eq!(
+            lines,
+            [
+                "WARN traced_cache::breaker: level 2 fails and is left alone, but for a try now and then: no answer within the level's `budget`: the server hangs or is slow, or the network is cache=\"users\"",
+                "INFO traced_cache::breaker: level 2 is asked again cache=\"users\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn failing_loads_are_a_line_at_once_and_then_one_a_minute() {
+        let (outages, cache, start) =
+            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let cause = io::Error::other("no such table");
+        let error = Error::with_source(ErrorKind::Load, "the load failed: the database", cause);
+        let lines = lines_of(|| {
+            for second in 0..70 {
+                outages.load_failed(&cache, &error, start + Duration::from_secs(second));
+            }
+            let ends = Error::new(ErrorKind::LoadAborted, "the load was aborted");
+            outages.load_failed(&cache, &ends, start + Duration::from_secs(200));
+        });
+        assert_eq!(
+            lines,
+            [
+                "WARN traced_cache::load: the load failed: the database: no such table cache=\"users\"",
+                "WARN traced_cache::load: 60 loads have failed within 60s, the last one: the load failed: the database: no such table cache=\"users\"",
+            ]
+        );
     }
 }

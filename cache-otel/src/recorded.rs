@@ -1,5 +1,7 @@
 //! What is recorded as it happens: histograms of times and sizes.
 
+#[cfg(feature = "tracing")]
+use std::time::Instant;
 use std::{sync::Arc, time::Duration};
 
 use cache_core::{CacheInfo, Description, Event, LevelFault, LevelOp, LoadEnd};
@@ -192,10 +194,17 @@ impl Recorded {
                 self.level(cache, at, lately, (*level, *op, command, *keys), *elapsed, *fault);
                 #[cfg(feature = "tracing")]
                 if let Some(fault) = fault {
-                    self.outages.failed(cache, *level, fault.as_str(), *error);
+                    self.outages.failed(cache, *level, *fault, *error, Instant::now());
                 }
             }
-            Event::Load { elapsed, end, .. } => self.load(at, lately, *elapsed, *end),
+            #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "of the line alone"))]
+            Event::Load { elapsed, end, error, .. } => {
+                self.load(at, lately, *elapsed, *end);
+                #[cfg(feature = "tracing")]
+                if let Some(error) = error {
+                    self.outages.load_failed(cache, error, Instant::now());
+                }
+            }
             Event::Coalesced { waited } => {
                 self.wait.record(waited.as_secs_f64(), std::slice::from_ref(&at.label));
             }

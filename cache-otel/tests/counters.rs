@@ -421,3 +421,31 @@ async fn a_level_that_is_not_asked_any_more_is_a_line_with_the_reason_and_so_is_
     let [_, line] = lines().try_into().unwrap();
     assert!(line.contains(" INFO traced_cache::breaker: level 2 (map at map.test) is asked again"), "{line}");
 }
+
+#[tokio::test]
+async fn why_a_load_failed_is_a_line_although_a_stale_value_stood_in() {
+    let heard = Heard::begin();
+    let reader = Reader::new(Temporality::Cumulative);
+    let (clock, time) = Clock::manual();
+    let cache: TracedCache<u64> = TracedCache::builder("users")
+        .level(Memory::entries(100))
+        .policy(Policy::ttl(Duration::from_secs(60)).grace(Duration::from_secs(600)))
+        .clock(clock)
+        .observer(reader.telemetry())
+        .build()
+        .unwrap();
+    cache.get_or_set(1, || async { ok(7) }).await.unwrap();
+    time.advance(Duration::from_secs(61));
+    let down = || async { Err::<u64, _>(std::io::Error::other("the database is down")) };
+    assert_eq!(*cache.get_or_set(1, down).await.unwrap(), 7);
+    let text = heard.text();
+    match cfg!(feature = "tracing") {
+        true => assert!(
+            text.ends_with(
+                " WARN traced_cache::load: the load failed: the database is down cache=\"users\"\n"
+            ),
+            "{text}"
+        ),
+        false => assert_eq!(text, ""),
+    }
+}

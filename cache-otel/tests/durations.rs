@@ -72,7 +72,7 @@ fn durations_are_in_seconds_by_what_was_done() {
     };
     telemetry.event(&cache, &level(None));
     telemetry.event(&cache, &level(Some(LevelFault::Timeout)));
-    let load = |end| Event::Load { elapsed, end, background: false, keys: 1 };
+    let load = |end| Event::Load { elapsed, end, background: false, keys: 1, error: None };
     telemetry.event(&cache, &load(LoadEnd::Value));
     telemetry.event(&cache, &load(LoadEnd::Failed(ErrorKind::LoadPanicked)));
     provider.force_flush().unwrap();
