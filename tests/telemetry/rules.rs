@@ -34,6 +34,7 @@ fn a_rule_that_is_wrong_fails_its_test() {
         (" and on (job, cache_name) cache:lookups:rate5m > 1", ""),
         ("p99_5m > 0.05", "p99_5m > 0.5"),
         (r#"cache_breaker_state!="closed""#, r#"cache_breaker_state="half_open""#),
+        ("_count[5m])) > 0) > 0.05", "_count[5m])) > 0) > 0.5"),
         ("cache_journal_depth[3m]) > 0", "cache_journal_depth[3m]) > 5"),
         ("(cache_journal_depth and min_over_time(cache_journal_depth[3m]) > 0)", "(cache_journal_depth) > 0"),
         ("rate5m > 0.1", "rate5m > 0.3"),
