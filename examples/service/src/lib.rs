@@ -11,7 +11,7 @@ mod routes;
 mod status;
 mod trace;
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -168,15 +168,29 @@ impl Service {
     pub async fn close(&self) -> Result<(), BoxError> {
         // All at once, those as well that somebody adds to the file one day.
         let closed = self.caches.close(PATIENCE).await;
-        let undelivered: usize = closed.values().map(|closed| closed.undelivered().len()).sum();
         self.running.flush(Duration::from_secs(5));
-        match undelivered {
-            0 => Ok(()),
-            many => Err(format!(
-                "{many} invalidations could not be delivered to a level that is down: it may serve older values until \
-                 they end"
-            )
-            .into()),
+        let mut unheard = BTreeMap::<_, usize>::new();
+        for (cache, closed) in &closed {
+            // An invalidation is one for each level and for the backplane.
+            for undelivered in closed.undelivered() {
+                *unheard.entry((cache, undelivered.level)).or_default() += 1;
+            }
         }
+        if unheard.is_empty() {
+            return Ok(());
+        }
+        let unheard: Vec<_> = unheard
+            .into_iter()
+            .map(|((cache, level), many)| match level {
+                Some(level) => format!("level {} of {cache} has not heard of {many}", u16::from(level) + 1),
+                None => format!("the backplane of {cache} has not taken {many}"),
+            })
+            .collect();
+        Err(format!(
+            "invalidations could not be delivered: {}; once it is back, repeat them (`traced-cache invalidate`, or `clear`), or \
+             older values may be served until they end",
+            unheard.join(", ")
+        )
+        .into())
     }
 }

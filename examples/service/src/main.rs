@@ -15,7 +15,11 @@ use clap::Parser;
 use service::{Operators, Service, database::Database};
 use tokio::{net::TcpListener, sync::Notify};
 use traced_cache::BoxError;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// How long requests that are under way are waited for, once asked to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,7 +72,9 @@ async fn main() -> ExitCode {
 
 async fn serve(options: Options) -> Result<(), BoxError> {
     // Before anything has advice to give: the alert `CacheAdvice` sends operators to this log.
-    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(LevelFilter::WARN).try_init()?;
+    // Of caches also what is no warning: that a level which has failed is asked again.
+    let lines = Targets::new().with_default(LevelFilter::WARN).with_target("traced_cache", LevelFilter::INFO);
+    tracing_subscriber::fmt().with_writer(io::stderr).finish().with(lines).try_init()?;
     let config = options.config.unwrap_or_else(|| beside("cache.toml"));
     let path = options.database.unwrap_or_else(|| beside("airports.db"));
     // First, so that nothing is made or connected to for a service that cannot be reached.

@@ -166,6 +166,41 @@ fn advice_is_a_line_of_the_log() {
     assert!(!log.contains("hunter2"), "{log}");
 }
 
+/// Whoever is paged for an outage sees in the log when it ends, and what is left of it when the service ends first.
+#[test]
+fn an_outage_its_end_and_what_was_not_delivered_are_told() {
+    let Some(server) = RedisServer::start() else { return };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = format!(
+        "[providers.shared]\nbackend = 'redis'\nurl = '{}'\n\
+         [defaults]\nlevels = [{{ provider = 'shared', budget = '5s', stance = 'absorb' }}]\n\
+         [caches.airports]\n[caches.checks]\n",
+        server.url()
+    );
+    fs::write(&file, text).unwrap();
+    let log = folder.path().join("log");
+    let mut command = program(folder.path());
+    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
+    let service = Running::start(command);
+    let logs = |what: &str| {
+        until(Duration::from_secs(20), || {
+            service.get("/airport/EDDF");
+            fs::read_to_string(&log).unwrap().contains(what)
+        })
+    };
+    server.kill();
+    assert!(logs("WARN traced_cache::breaker: level 1 (redis at 127.0.0.1:"));
+    server.restart();
+    assert!(logs("INFO traced_cache::breaker: level 1 (redis at 127.0.0.1:"));
+
+    server.kill();
+    assert!(service.post("/cache/invalidate", r#"{"key":"EDDF"}"#).contains("pending"));
+    let (well, _) = service.end();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!well && log.contains("level 1 of airports has not heard of 1; "), "{log}");
+}
+
 #[test]
 fn the_load_driver_counts_what_the_service_counts() {
     let folder = TempDir::new().unwrap();

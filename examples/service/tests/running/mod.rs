@@ -48,6 +48,20 @@ impl Running {
         answer
     }
 
+    pub fn post(&self, path: &str, json: &str) -> String {
+        let mut stream = TcpStream::connect(&self.at).unwrap();
+        let length = json.len();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{json}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// As a supervisor would.
     pub fn ask_to_end(&self) {
         self.signal("TERM");
