@@ -160,6 +160,15 @@ impl Service {
             .merge(self.page.router())
     }
 
+    /// Reads the caches' file again: policies, addresses and credentials change while requests are answered. Says what has
+    /// changed, and what will with the next start.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or that a server of it does not answer: nothing has changed then.
+    pub async fn reload(&self) -> Result<String, Error> {
+        self.caches.reload().await.map(|reloaded| reloaded.to_string())
+    }
+
     /// Ends the caches once no request is under way: waits for loads, and delivers what levels have not heard. Says what
     /// could not be delivered, and exports what telemetry is left.
     ///

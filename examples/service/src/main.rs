@@ -100,6 +100,8 @@ async fn serve(options: Options) -> Result<(), BoxError> {
     let at = listener.local_addr()?;
     let about = if made { ", its database new and filled" } else { "" };
     say(&format!("serving http://{at} with the caches of {}{about}", config.display()));
+    // What is not waited for ends with the runtime.
+    tokio::spawn(follow(Arc::clone(&service)));
     let asked = Arc::new(Notify::new());
     let told = Arc::clone(&asked);
     let serving = axum::serve(listener, service.router()).with_graceful_shutdown(async move {
@@ -121,6 +123,25 @@ async fn serve(options: Options) -> Result<(), BoxError> {
     say("no more requests; draining");
     service.close().await
 }
+
+/// Reads the caches' file again at each HUP signal, which would end a program that does not ask for it.
+#[cfg(unix)]
+async fn follow(service: Arc<Service>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hup) = signal(SignalKind::hangup()) else { return };
+    while hup.recv().await.is_some() {
+        match service.reload().await {
+            Ok(reloaded) => say(&format!("read the caches again\n{reloaded}")),
+            Err(error) => {
+                // Nobody is left to be told when this fails as well.
+                let _ = writeln!(io::stderr(), "error: {error}\nthe caches go on as before");
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn follow(_: Arc<Service>) {}
 
 fn say(line: &str) {
     // Nobody may be listening.

@@ -201,6 +201,37 @@ fn an_outage_its_end_and_what_was_not_delivered_are_told() {
     assert!(!well && log.contains("level 1 of airports has not heard of 1; "), "{log}");
 }
 
+/// After a password was rotated, say: nothing has to be started anew, and a mistake changes nothing.
+#[test]
+fn a_hup_signal_reads_the_caches_again() {
+    let folder = TempDir::new().unwrap();
+    let (file, log) = (folder.path().join("cache.toml"), folder.path().join("log"));
+    let with = |ttl: &str| {
+        let text = format!(
+            "[providers.local]\nbackend = 'memory'\nentries = 9\n[defaults]\nlevels = ['local']\npolicy.ttl = {ttl}\n\
+             [caches.airports]\n[caches.checks]\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    with("'5m'");
+    let mut command = program(folder.path());
+    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
+    let service = Running::start(command);
+    let shows = |what: &str| {
+        until(Duration::from_secs(20), || service.get("/cache/api/caches/airports").contains(what))
+    };
+    assert!(shows(r#"{"name":"ttl","value":"5m"}"#));
+    with("7");
+    service.signal("HUP");
+    let told = "cache.toml:6: defaults.policy.ttl = 7: ";
+    assert!(until(Duration::from_secs(20), || fs::read_to_string(&log).unwrap().contains(told)));
+    with("'7m'");
+    service.signal("HUP");
+    assert!(shows(r#"{"name":"ttl","value":"7m"}"#));
+    let (well, said) = service.end();
+    assert!(well && said.contains("read the caches again\n"), "{said}");
+}
+
 #[test]
 fn the_load_driver_counts_what_the_service_counts() {
     let folder = TempDir::new().unwrap();
