@@ -187,7 +187,10 @@ impl Error {
             "NOPERM" => (ErrorKind::Denied, "the user lacks a permission"),
             "LOADING" => (ErrorKind::Loading, "the server is loading its data set"),
             "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),
-            "OOM" => (ErrorKind::OutOfMemory, "the server is over maxmemory and evicts nothing"),
+            "OOM" => (
+                ErrorKind::OutOfMemory,
+                "the server is over maxmemory and evicts nothing: raise it, or set a maxmemory-policy that evicts",
+            ),
             "BUSY" => (ErrorKind::Unavailable, "the server is busy with a script"),
             "NOREPLICAS" => (ErrorKind::Unavailable, "the server has too few replicas to take writes"),
             "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT" => {
