@@ -193,12 +193,17 @@ impl Drop for Running {
     }
 }
 
-#[derive(PartialEq, Eq)]
 enum End {
     Lost,
     /// The server does not let us.
-    Refused,
+    Refused(Error),
     Closed,
+}
+
+impl End {
+    const fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost)
+    }
 }
 
 async fn run(guard: Running) {
@@ -232,8 +237,15 @@ async fn run(guard: Running) {
                 ears.down();
             }
             // Publishing may still work.
-            End::Refused => {
+            End::Refused(error) => {
                 drop(link);
+                if error.kind() == ErrorKind::Denied {
+                    keeper.advise(format!(
+                        "messages between nodes are refused ({error}): changes are not heard, and invalidations stay pending; \
+                         grant +subscribe +unsubscribe +publish &{}b:*",
+                        keeper.settings.prefix
+                    ));
+                }
                 ears.down();
                 tokio::select! {
                     () = keeper.closed() => return,
@@ -290,14 +302,14 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             () = link.ended() => return End::Lost,
             () = ears.changed.notified() => {}
             sent = sent(&mut beat) => {
-                if let Some(end) = sent.err().filter(|end| *end != End::Lost || silent()) {
+                if let Some(end) = sent.err().filter(|end| !end.is_lost() || silent()) {
                     return end;
                 }
                 beat = None;
             }
             _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
             asked = sent(&mut asking) => {
-                if let Some(end) = asked.err().filter(|end| *end != End::Lost || silent()) {
+                if let Some(end) = asked.err().filter(|end| !end.is_lost() || silent()) {
                     return end;
                 }
                 asking = None;
@@ -372,7 +384,7 @@ async fn within(limit: Duration, call: impl Future<Output = Result<(), RedisErro
 }
 
 fn ended_by(result: Result<(), RedisError>) -> Result<(), End> {
-    result.map_err(|error| if error.is_io_error() { End::Lost } else { End::Refused })
+    result.map_err(|error| if error.is_io_error() { End::Lost } else { End::Refused(Error::request(error)) })
 }
 
 /// Shows where the server is and how the connection stands. No credentials, no channels.

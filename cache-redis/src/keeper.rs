@@ -80,6 +80,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
+    /// Tells the caches on the provider what an operator may want to put right.
+    pub(crate) fn advise(&self, text: String) {
+        self.pushes.advice.say(text);
+    }
+
     pub(crate) fn new(settings: Arc<Settings>, home: Home, pushes: Pushes) -> Arc<Self> {
         Arc::new(Self {
             settings,

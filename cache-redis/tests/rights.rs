@@ -152,6 +152,23 @@ async fn the_permissions_of_the_front_page_are_enough_in_a_cluster() {
     assert_eq!(operator.heard(), [""; 0]);
 }
 
+/// Nothing else says why invalidations stay pending: the provider itself answers.
+#[tokio::test]
+async fn who_may_not_hear_messages_is_told_what_to_grant() {
+    let server = RedisServer::start();
+    for rights in [&["resetchannels"][..], &["-subscribe"], &["-publish"]] {
+        let provider = without(&server, &[&["-client|tracking"], rights].concat());
+        let operator = Operator::of(&provider);
+        let backplane = provider.backplane();
+        backplane.subscribe("users", Arc::new(Ear::default()));
+        let told = "grant +subscribe +unsubscribe +publish &b:*";
+        until_async("told", || async { operator.heard().iter().any(|line| line.ends_with(told)) }).await;
+        let heard = operator.heard().iter().filter(|line| line.contains("are refused (")).count();
+        assert_eq!(heard, 1, "{:?}", operator.heard());
+        provider.close().await;
+    }
+}
+
 #[tokio::test]
 async fn each_missing_permission_is_named_once_and_the_rest_goes_on() {
     let server = RedisServer::start();
