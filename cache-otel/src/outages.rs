@@ -3,7 +3,7 @@
 //! provider's own words say that its password is wrong.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,12 +13,15 @@ use cache_core::{BreakerState, CacheInfo, Error, ErrorKind, LevelFault, with_cau
 /// Of failures that open no breaker there is a line so often at most, however many they are.
 const A_LINE_EACH: Duration = Duration::from_secs(60);
 
+/// So many failing levels are told of at a time, and so many caches whose loads fail.
+const MOST: usize = 1_000;
+
 #[derive(Default)]
 pub(crate) struct Outages {
     /// By cache and level.
     levels: Mutex<BTreeMap<(Arc<str>, u8), Sick>>,
     /// By cache.
-    loads: Mutex<HashMap<Arc<str>, Untold>>,
+    loads: Mutex<BTreeMap<Arc<str>, Untold>>,
 }
 
 /// A level that has failed.
@@ -26,7 +29,30 @@ enum Sick {
     /// Its breaker is closed: most calls end well, or there are few.
     Asked(Untold),
     /// Its breaker is open, and whether that has been said.
-    Off { said: bool },
+    Off { said: bool, since: Instant },
+}
+
+impl Sick {
+    /// When it was last heard of, at the earliest.
+    fn since(&self) -> Instant {
+        match self {
+            Self::Asked(untold) => untold.since,
+            Self::Off { since, .. } => *since,
+        }
+    }
+}
+
+/// Whether there is a place for this one. Those that nobody has heard of lately, as of caches that are gone, make room.
+fn has_place<K: Ord, V>(
+    map: &mut BTreeMap<K, V>,
+    key: &K,
+    now: Instant,
+    since: impl Fn(&V) -> Instant,
+) -> bool {
+    if map.len() >= MOST && !map.contains_key(key) {
+        map.retain(|_, one| now.saturating_duration_since(since(one)) < 2 * A_LINE_EACH);
+    }
+    map.len() < MOST || map.contains_key(key)
 }
 
 /// Failures that no line has told of yet.
@@ -55,14 +81,15 @@ impl Untold {
 
 impl Outages {
     /// A breaker has changed. That one has opened is said with the failure that has done it, of which the observer hears next.
-    pub(crate) fn breaker(&self, cache: &CacheInfo, level: u8, state: BreakerState) {
+    pub(crate) fn breaker(&self, cache: &CacheInfo, level: u8, state: BreakerState, now: Instant) {
         let key = (Arc::clone(cache.shared_name()), level);
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
         let was = match state {
             BreakerState::Open => {
-                let sick = levels.entry(key).or_insert(Sick::Off { said: false });
-                if let Sick::Asked(_) = sick {
-                    *sick = Sick::Off { said: false };
+                if has_place(&mut levels, &key, now, Sick::since)
+                    && !matches!(levels.get(&key), Some(Sick::Off { .. }))
+                {
+                    levels.insert(key, Sick::Off { said: false, since: now });
                 }
                 return;
             }
@@ -71,7 +98,7 @@ impl Outages {
             _ => return,
         };
         drop(levels);
-        if let Some(Sick::Off { said: true }) = was {
+        if let Some(Sick::Off { said: true, .. }) = was {
             let level = named(cache, level);
             tracing::info!(target: "traced_cache::breaker", cache = cache.name(), "{level} is asked again");
         }
@@ -88,11 +115,16 @@ impl Outages {
     ) {
         let key = (Arc::clone(cache.shared_name()), level);
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_place(&mut levels, &key, now, Sick::since) {
+            return;
+        }
         // Not said at once: an outage opens the breaker within moments, and is one line.
         let some = match levels.entry(key).or_insert_with(|| Sick::Asked(Untold::from(now))) {
-            Sick::Off { said: true } => return,
-            Sick::Off { said } => {
-                *said = true;
+            Sick::Off { said, since } => {
+                *since = now;
+                if std::mem::replace(said, true) {
+                    return;
+                }
                 None
             }
             Sick::Asked(untold) => match untold.more(now) {
@@ -124,6 +156,9 @@ impl Outages {
             return;
         }
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_place(&mut loads, cache.shared_name(), now, |untold| untold.since) {
+            return;
+        }
         let due = match loads.get_mut(cache.shared_name()) {
             Some(untold) => untold.more(now),
             None => {
@@ -228,11 +263,11 @@ mod tests {
             (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
         let lines = lines_of(|| {
             outages.failed(&cache, 1, LevelFault::Timeout, None, now);
-            outages.breaker(&cache, 1, BreakerState::Open);
+            outages.breaker(&cache, 1, BreakerState::Open, now);
             for second in 0..130 {
                 outages.failed(&cache, 1, LevelFault::Timeout, None, now + Duration::from_secs(second));
             }
-            outages.breaker(&cache, 1, BreakerState::Closed);
+            outages.breaker(&cache, 1, BreakerState::Closed, now);
         });
         assert_eq!(
             lines,
@@ -263,5 +298,32 @@ mod tests {
                 "WARN traced_cache::load: 60 loads have failed within 60s, the last one: the load failed: the database: no such table cache=\"users\"",
             ]
         );
+    }
+
+    /// Caches come and go, and may all fail at once.
+    #[test]
+    fn what_is_known_of_failures_is_bounded() {
+        let (outages, start) = (Outages::default(), Instant::now());
+        let error = Error::new(ErrorKind::Load, "the load failed");
+        let fail = |name: &str, now| {
+            let cache = CacheInfo::for_tests(name, Vec::new());
+            lines_of(|| {
+                outages.load_failed(&cache, &error, now);
+                outages.failed(&cache, 1, LevelFault::Error, None, now);
+                outages.breaker(&cache, 2, BreakerState::Open, now);
+                outages.failed(&cache, 2, LevelFault::Error, None, now);
+            })
+        };
+        for n in 0..MOST {
+            fail(&format!("tenant-{n}"), start);
+        }
+        assert_eq!(fail("late", start), [""; 0]);
+        assert_eq!((outages.levels.lock().unwrap().len(), outages.loads.lock().unwrap().len()), (MOST, MOST));
+        assert_eq!(
+            fail("later", start + 2 * A_LINE_EACH).len(),
+            2,
+            "of the load, and of the level that is off"
+        );
+        assert_eq!((outages.levels.lock().unwrap().len(), outages.loads.lock().unwrap().len()), (2, 1));
     }
 }

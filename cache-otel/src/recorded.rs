@@ -213,7 +213,7 @@ impl Recorded {
             }
             Event::Advice(text) => self.advise(cache, at, text),
             #[cfg(feature = "tracing")]
-            Event::Breaker { level, state } => self.outages.breaker(cache, *level, *state),
+            Event::Breaker { level, state } => self.outages.breaker(cache, *level, *state, Instant::now()),
             Event::Items { level, op, bytes } => self.items(cache, at, lately, *level, *op, bytes),
             _ => {}
         }
