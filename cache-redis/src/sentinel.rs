@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use cache_tls::first_of;
+use futures::{StreamExt, stream::FuturesUnordered};
 use redis::{Value, cmd};
 use tokio::{
     task::{JoinHandle, JoinSet},
@@ -111,7 +113,8 @@ impl Sentinels {
         Err(refusal.unwrap_or_else(|| self.nobody(&unknown, silent)))
     }
 
-    /// Connects to a replica that one of them names.
+    /// Connects to a replica that one of them names. Asks all at once; of the replicas that one names, one by chance is the
+    /// first, and none keeps the next one waiting for long.
     pub(crate) async fn connect_replica(
         &self,
         settings: &Arc<Settings>,
@@ -120,10 +123,10 @@ impl Sentinels {
         pushes: &Pushes,
     ) -> Result<(Link, JoinHandle<()>), Error> {
         let mut refusal = None;
-        let mut order: Vec<usize> = (0..self.at.len()).collect();
-        fastrand::shuffle(&mut order);
-        for number in order {
-            let mut replicas = match self.replicas(number, settings).await {
+        let mut answers: FuturesUnordered<_> =
+            (0..self.at.len()).map(|number| self.replicas(number, settings)).collect();
+        while let Some(answer) = answers.next().await {
+            let mut replicas = match answer {
                 Ok(replicas) => replicas,
                 Err(error) => {
                     refusal = Some(error);
@@ -131,11 +134,11 @@ impl Sentinels {
                 }
             };
             fastrand::shuffle(&mut replicas);
-            for replica in replicas {
-                match open(settings, replica, Role::Replica, generation, last, pushes).await {
-                    Ok(found) => return Ok(found),
-                    Err(error) => refusal = Some(error),
-                }
+            let attempt = |replica| open(settings, replica, Role::Replica, generation, last, pushes);
+            match first_of(replicas, settings.connect_timeout, attempt, is_answer).await {
+                Some(Ok(found)) => return Ok(found),
+                Some(Err(error)) => refusal = Some(error),
+                None => {}
             }
         }
         Err(refusal.unwrap_or_else(no_replica))

@@ -88,3 +88,25 @@ fn whoever_has_none_is_told_so() {
     let provider = RedisProvider::builder("redis+cluster://x").build().unwrap();
     assert!(provider.replicas().is_none(), "only where asked for");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_found_while_sentinels_and_another_one_hang() {
+    let Some(sentinels) = RedisSentinel::with_replicas(2) else { return };
+    let provider = || {
+        let builder = RedisProvider::builder(sentinels.url()).read_replicas(true);
+        builder.connect_timeout(Duration::from_secs(60)).build().unwrap()
+    };
+    let writer = provider();
+    put(&writer, "k", "v").await;
+    until_copied(&writer, "k", "v").await;
+    let master = sentinels.master().unwrap().port();
+    let replica = sentinels.servers().iter().find(|server| server.port() != master).unwrap();
+    sentinels.sentinels()[..2].iter().for_each(RedisServer::stop);
+    replica.stop();
+    let start = Instant::now();
+    // Whom one asks first is chance.
+    for _ in 0..5 {
+        assert_eq!(copies(&provider(), &["k"]).await, [Some("v".to_owned())]);
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}

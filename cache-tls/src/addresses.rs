@@ -1,6 +1,6 @@
 //! The addresses of a name, of which one may be dead.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::sleep;
@@ -8,16 +8,16 @@ use tokio::time::sleep;
 /// For how long an address has it to itself, while it does not answer (RFC 8305, section 5).
 const ALONE: Duration = Duration::from_millis(250);
 
-/// What comes of the first address with which all goes well. The next one is tried when one has failed, or has not answered
-/// for 250 ms, or a quarter of `limit`, which is what the caller gives all of them: of the addresses of a name, one may
-/// lead nowhere, or to a server that hangs. `None`: there are no addresses.
+/// What comes of the first address, or of whatever else leads to a server, with which all goes well. The next one is tried
+/// when one has failed, or has not answered for 250 ms, or a quarter of `limit`, which is what the caller gives all of them:
+/// of the addresses of a name, one may lead nowhere, or to a server that hangs. `None`: there are no addresses.
 ///
 /// Where none goes well, the error of one that `is_there`, if any is: who has answered has more to say. Attempts that are under
 /// way when it ends, or is dropped, are dropped. Needs tokio's timers.
-pub async fn first_of<T, E, F: Future<Output = Result<T, E>>>(
-    addresses: impl IntoIterator<Item = SocketAddr>,
+pub async fn first_of<A, T, E, F: Future<Output = Result<T, E>>>(
+    addresses: impl IntoIterator<Item = A>,
     limit: Duration,
-    attempt: impl Fn(SocketAddr) -> F,
+    attempt: impl Fn(A) -> F,
     is_there: impl Fn(&E) -> bool,
 ) -> Option<Result<T, E>> {
     let mut addresses = addresses.into_iter().peekable();
@@ -40,7 +40,7 @@ pub async fn first_of<T, E, F: Future<Output = Result<T, E>>>(
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::{future::pending, net::SocketAddr};
 
     use tokio::time::timeout;
 
