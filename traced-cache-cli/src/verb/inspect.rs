@@ -38,6 +38,16 @@ pub(crate) async fn run(
     for row in &rows {
         row.text(&mut text);
     }
+    // Types are not known here, but what the file says of them is.
+    let says = session.setting(&name, "schema").and_then(|id| id.parse::<u32>().ok());
+    let of_another =
+        |row: &Row<'_>| row.found.entry.as_ref()?.schema.filter(|has| says.is_some_and(|id| id != *has));
+    if let (Some(has), Some(id)) = (rows.iter().find_map(of_another), says) {
+        let _ = write!(
+            text,
+            "\nnote: the file says schema {id}: the application does not read an entry of schema {has}, and loads"
+        );
+    }
     if !levels.iter().any(LevelAt::is_remote) {
         let _ = write!(text, "\nno level is seen from here: ask the application, or add a remote level");
     }

@@ -141,6 +141,12 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     is(place.run("warm", &["users", utf8(&file)]), 2, "say --schema 5");
     assert_eq!(place.run("warm", &["users", utf8(&file), "--schema", "5"]).code, 0);
     assert_eq!(app.get(1).await.unwrap().as_deref(), Some(&7));
+    // After a deploy that has raised it, `fresh` alone would say that the application has it.
+    let note = "note: the file says schema 6: the application does not read an entry of schema 5, and loads";
+    for (schema, noted) in [("schema = 6\n", true), ("schema = 5\n", false), ("", false)] {
+        let looked = Place::new(&layered(&redis.url(), schema)).run("inspect", &["users", "1"]);
+        assert_eq!((looked.code, looked.out.contains(note)), (0, noted), "{looked:?}");
+    }
     redis.kill();
     is(place.run("warm", &["users", utf8(&file)]), 1, "does not answer");
 }
