@@ -15,7 +15,10 @@ const LONG: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(30);
 
 fn node_at(url: &str, seen: &Recorder) -> TracedCache<String> {
-    let redis = RedisProvider::builder(url).build().unwrap();
+    node_on(RedisProvider::builder(url).build().unwrap(), seen)
+}
+
+fn node_on(redis: RedisProvider, seen: &Recorder) -> TracedCache<String> {
     TracedCache::builder("users")
         .level(Memory::entries(1000))
         .backplane(redis.backplane())
@@ -330,4 +333,39 @@ async fn p13_a_burst_of_100_000_messages_costs_no_memory_and_no_more_than_its_ke
         after.push(resident_mib());
     }
     assert!(after[2] < after[0] + 8, "MiB after each: {after:?}");
+}
+
+/// Nothing is put there in its place, of which the server would tell that it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_for_the_server_stays_in_memory() {
+    let Some(server) = RedisServer::start() else { return };
+    let small = || {
+        let redis = RedisProvider::builder(server.url()).value_max(300).build().unwrap();
+        node_on(redis, &Recorder::new())
+    };
+    let (a, b) = (small(), small());
+    let large = "x".repeat(1000);
+    for cache in [&a, &b] {
+        settled(cache).await;
+        load(cache, "probe", "v").await;
+    }
+    for cache in [&a, &b] {
+        load(cache, "k", &large).await;
+        let there = || server.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap();
+        until("over", async || !there()).await;
+    }
+    // Whatever has been told before this is heard by now.
+    for (cache, other) in [(&a, &b), (&b, &a)] {
+        load(cache, "probe", "v").await;
+        until("kept", async || in_memory(cache, "probe").await).await;
+        assert!(other.invalidate("probe").await.unwrap().is_confirmed());
+        until("heard", async || !in_memory(cache, "probe").await).await;
+    }
+    for cache in [&a, &b] {
+        assert!(in_memory(cache, "k").await);
+    }
+    let leased = || server.command::<bool>(&["EXISTS", "l:{users:k}"]).unwrap();
+    until("given back", async || !leased()).await;
+    assert!(b.invalidate("k").await.unwrap().is_confirmed());
+    until("heard", async || !in_memory(&a, "k").await).await;
 }

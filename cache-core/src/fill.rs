@@ -7,15 +7,14 @@ use futures::FutureExt;
 use smallvec::SmallVec;
 
 use crate::{
-    Codec, Compression, Entry, EntryId, Event, Fill, Lease, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp,
-    Value,
+    Codec, Compression, Entry, EntryId, Event, Fill, LevelOp, Put, RawKey, SpanKind, SpanStart, Stamp, Value,
     entry::Stamps,
     envelope,
     inner::Inner,
     order::{NO_ORDER, WriteOrder},
     payload::{Form, Packing},
     replay::Replay,
-    rights::Rights,
+    rights::{Right, Rights},
     slots::Ticket,
     tier::{Failure, Tier},
     unsaved::Unsaved,
@@ -55,12 +54,12 @@ impl<'k, T: Value> Outgoing<'k, T> {
     }
 
     pub(crate) fn has_right(&self, level: u8) -> bool {
-        self.rights.iter().any(|(at, _)| *at == level)
+        self.rights.iter().any(|right| right.level == level)
     }
 
-    fn use_right(&mut self, level: u8) -> Option<Lease> {
-        let at = self.rights.iter().position(|(at, _)| *at == level)?;
-        Some(self.rights.swap_remove(at).1)
+    fn use_right(&mut self, level: u8) -> Option<Right> {
+        let at = self.rights.iter().position(|right| right.level == level)?;
+        Some(self.rights.swap_remove(at))
     }
 
     fn payload(&mut self, codec: Codec) -> Option<Bytes> {
@@ -233,6 +232,7 @@ impl<T: Value> Inner<T> {
                         Plan::Fill | Plan::End(_) => filled.next(),
                         Plan::Put => put.next().map(stored),
                         Plan::Drop => dropped.next().map(stored),
+                        Plan::Leave => Some(Ok(true)),
                     };
                     let result = result.unwrap_or(Err(Failure::Skipped));
                     if let (Plan::End(id), Err(_)) = (plan, &result) {
@@ -264,11 +264,11 @@ impl<T: Value> Inner<T> {
             next = next.map(|next| order.step_by_times(&self.around.clock, next));
             let key = item.key;
             match (self.wrap_to_fit(item, tier, stamp), item.use_right(tier.index)) {
-                (Ok((bytes, ttl)), lease) => {
+                (Ok((bytes, ttl)), right) => {
                     sizes.push(bytes.len());
                     let put = Put { key, bytes, ttl };
-                    match lease {
-                        Some(lease) => {
+                    match right {
+                        Some(Right { lease, .. }) => {
                             plan.push(Plan::Fill);
                             fills.push(Fill { put, lease });
                         }
@@ -278,8 +278,12 @@ impl<T: Value> Inner<T> {
                         }
                     }
                 }
-                (Err(_), lease) => {
-                    match lease.and_then(|lease| Some((self.nothing(key, tier, stamp)?, lease))) {
+                (Err(_), Some(right)) if right.of_nothing && self.plane.is_some() => {
+                    plan.push(Plan::Leave);
+                    item.rights.push(right);
+                }
+                (Err(_), right) => {
+                    match right.and_then(|right| Some((self.nothing(key, tier, stamp)?, right.lease))) {
                         Some(((bytes, ttl), lease)) => {
                             plan.push(Plan::End(key.id));
                             fills.push(Fill { put: Put { key, bytes, ttl }, lease });
@@ -442,8 +446,7 @@ impl<T: Value> Inner<T> {
                 **held && ticket.is_current() && (!leased || item.has_right(level))
             })
             .map(|((item, ticket), _)| {
-                let rights =
-                    item.use_right(level).map(|lease| (level, lease)).into_iter().collect::<Rights>();
+                let rights = item.use_right(level).into_iter().collect::<Rights>();
                 (item.entry.clone(), ticket.again(), rights)
             })
             .collect();
@@ -467,6 +470,7 @@ impl<T: Value> Inner<T> {
             let tier = &inner.tiers[usize::from(level)];
             // As in `fill_in_turn`.
             let _lost = turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await;
+            inner.give_back_many(items.into_iter().map(|item| (item.key, item.rights)).collect());
             inner.replay();
         }));
     }
@@ -511,6 +515,10 @@ enum Plan<'k> {
     Drop,
     /// The same under a lease. A removal would take away what has overtaken the load: what nobody believes is filled in.
     End(&'k str),
+    /// The same where there was nothing when the lease was granted. What is filled in ends a moment later, which is a change
+    /// that the backplane may tell all of, us as well; and it tells us of whoever has overtaken the load. So the lease is
+    /// given back.
+    Leave,
 }
 
 /// What is sent to a level, and as what each item goes.

@@ -7,7 +7,13 @@ use std::{
 
 use crate::{
     Acquire, Acquired, EntryId, Fill, Holding, Lease, Put, RawKey, SpanKind, SpanStart, Value, envelope,
-    gates::Whom, inner::Inner, pending::Due, rights::LEASE, tier::Tier, unsaved::Unsaved, within::within,
+    gates::Whom,
+    inner::Inner,
+    pending::Due,
+    rights::{LEASE, Right},
+    tier::Tier,
+    unsaved::Unsaved,
+    within::within,
 };
 
 /// Keys and values of one round.
@@ -252,7 +258,7 @@ impl Round<'_> {
             if is_fresh {
                 self.granted.push((at, id, lease));
             } else {
-                inner.give_back(self.key(inner, at), vec![(self.tier.index, lease)]);
+                inner.give_back(self.key(inner, at), vec![Right::new(self.tier.index, lease)]);
                 self.refused.push(at);
             }
         }

@@ -31,8 +31,24 @@ pub(crate) fn pause_after(waited: Duration) -> Duration {
     (waited / 16).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
-/// The leases that one fill holds, by level.
-pub(crate) type Rights = Vec<(u8, Lease)>;
+/// The leases that one fill holds: one for each level.
+pub(crate) type Rights = Vec<Right>;
+
+/// The lease of one level.
+#[derive(Clone)]
+pub(crate) struct Right {
+    pub(crate) level: u8,
+    pub(crate) lease: Lease,
+    /// When it was granted, the level had nothing of the key.
+    pub(crate) of_nothing: bool,
+}
+
+impl Right {
+    /// Of a level that may have something of the key.
+    pub(crate) fn new(level: u8, lease: Lease) -> Self {
+        Self { level, lease, of_nothing: false }
+    }
+}
 
 /// One key on its way to the right to be loaded.
 pub(crate) struct Wish<'k, T> {
@@ -83,7 +99,7 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn ask(self: &Arc<Self>, wishes: &mut [Wish<'_, T>], begun: &Begun) {
         for tier in self.tiers.iter() {
             for wish in wishes.iter_mut().filter(|w| w.at == tier.index) {
-                let has = wish.rights.iter().any(|(level, _)| *level == tier.index);
+                let has = wish.rights.iter().any(|right| right.level == tier.index);
                 // A level whose epoch is unknown did not answer just now, and could not be filled.
                 let unknown = tier.stamp().epoch == 0;
                 if !tier.leases() || has || unknown || tier.masks(wish.key.id) {
@@ -109,7 +125,8 @@ impl<T: Value> Inner<T> {
             {
                 match answer {
                     Ok(Acquired::Granted(lease)) => {
-                        wish.rights.push((tier.index, lease));
+                        let of_nothing = wish.holding == Holding::Nothing;
+                        wish.rights.push(Right { level: tier.index, lease, of_nothing });
                         wish.at += 1;
                     }
                     Ok(Acquired::Held) => {}
@@ -261,7 +278,7 @@ fn at_level<'k>(rights: &[(RawKey<'k>, Rights)], level: u8) -> Vec<(RawKey<'k>, 
     rights
         .iter()
         .flat_map(|(key, rights)| rights.iter().map(move |right| (*key, right)))
-        .filter(|(_, (at, _))| *at == level)
-        .map(|(key, (_, lease))| (key, lease.clone()))
+        .filter(|(_, right)| right.level == level)
+        .map(|(key, right)| (key, right.lease.clone()))
         .collect()
 }

@@ -18,7 +18,7 @@ use crate::{
     fill::Outgoing,
     inner::Inner,
     order::NO_ORDER,
-    rights::{HOLD, Rights},
+    rights::{HOLD, Right, Rights},
     tier::Failure,
     write::{Writing, Written},
 };
@@ -310,7 +310,7 @@ impl<T: Value> Inner<T> {
             let failure = if tier.leases() {
                 match tier.hold_many(&self.around, &[key], HOLD).await.pop() {
                     Some(Ok(lease)) => {
-                        rights.push((tier.index, lease));
+                        rights.push(Right::new(tier.index, lease));
                         continue;
                     }
                     Some(Err(failure)) => failure,

@@ -13,7 +13,7 @@ use crate::{
     inner::{Decoded, Inner, State},
     load::{Began, load_failed},
     order::NO_ORDER,
-    rights::{LEASE, LONGEST_WAIT, Rights, pause_after},
+    rights::{LEASE, LONGEST_WAIT, Right, Rights, pause_after},
     settle::{Keep, Made},
     tier::{Failure, Tier},
     within::within,
@@ -268,7 +268,7 @@ impl<T: Value> Inner<T> {
         let Some((lease, held)) = self.take(key, tier, &begun, until).await? else {
             return Ok(Tried::Again);
         };
-        let rights: Rights = vec![(tier.index, lease)];
+        let rights: Rights = vec![Right::new(tier.index, lease)];
         let writing = Writing::begin(self, [key]);
         let kept = [(key, rights.clone())];
         let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
@@ -346,7 +346,7 @@ impl<T: Value> Inner<T> {
             let answer = tier.acquire_many(&self.around, &wish, LEASE).await.pop();
             if tier.pending.has(key.id) {
                 if let Some(Ok(Acquired::Granted(lease))) = answer {
-                    self.give_back(key, vec![(tier.index, lease)]);
+                    self.give_back(key, vec![Right::new(tier.index, lease)]);
                 }
                 return Ok(None);
             }
