@@ -138,7 +138,7 @@ impl<T: Value> Builder<T> {
     /// As `build`.
     pub fn check(&self) -> Result<()> {
         check_name(&self.name)?;
-        self.check_levels().map_err(|error| error.of(&Arc::from(&*self.name)))
+        self.check_levels().inspect_err(|error| error.belongs_to(&Arc::from(&*self.name)))
     }
 
     fn check_levels(&self) -> Result<()> {

@@ -706,7 +706,9 @@ impl<T: Value> Inner<T> {
         // Pinned, as it would be copied into each of those around it.
         let work = pin!(work(&spans));
         let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
-        let ended = ended.map_err(|error| self.failed(error));
+        if let Err(error) = &ended {
+            self.note(error);
+        }
         let Some(started) = started else { return ended };
         let brief = ended.as_ref().ok().and_then(brief);
         if let Some(Brief { outcome, level, reason }) = brief {

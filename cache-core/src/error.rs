@@ -131,11 +131,9 @@ impl Error {
         Self(Arc::new(Inner { kind, message, source, setting, cache: OnceLock::new() }))
     }
 
-    /// The same, as an error of that cache, if it is not one of another already: what a cache's loader hands on of a cycle
-    /// is.
-    pub(crate) fn of(self, cache: &Arc<str>) -> Self {
+    /// Says that it is an error of this cache, unless it is one of another: what a cache's loader hands on of a cycle is.
+    pub(crate) fn belongs_to(&self, cache: &Arc<str>) {
         self.0.cache.get_or_init(|| Arc::clone(cache));
-        self
     }
 
     /// Field, value and fix of a bad setting, for errors made by [`config`](Self::config).

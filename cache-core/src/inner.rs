@@ -231,9 +231,14 @@ impl<T: Value> Inner<T> {
 
     /// Counts an error that a call ends with, and says whose it is.
     #[cold]
-    pub(crate) fn failed(&self, error: Error) -> Error {
+    pub(crate) fn note(&self, error: &Error) {
         self.stats().error(error.kind());
-        error.of(&self.around.name)
+        error.belongs_to(&self.around.name);
+    }
+
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        self.note(&error);
+        error
     }
 
     pub(crate) fn key<'a>(&'a self, id: &'a str) -> Result<RawKey<'a>> {
