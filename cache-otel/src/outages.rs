@@ -1,9 +1,10 @@
-//! Levels that fail, and loads that do, as lines of the `tracing` facade with the reason: one when a level is not asked for a
-//! while, one when it is again, and one a minute of what fails beside that. Metrics say that a level fails; only the
+//! Levels that fail, loads that do, and values that no level takes, as lines of the `tracing` facade with the reason: one when a
+//! level is not asked for a while, one when it is again, and one a minute of the rest. Metrics say that a level fails; only the
 //! provider's own words say that its password is wrong.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,6 +23,8 @@ pub(crate) struct Outages {
     levels: Mutex<BTreeMap<(Arc<str>, u8), Sick>>,
     /// By cache.
     loads: Mutex<BTreeMap<Arc<str>, Untold>>,
+    /// By cache and level.
+    unsent: Mutex<BTreeMap<(Arc<str>, u8), Untold>>,
 }
 
 /// A level that has failed.
@@ -155,18 +158,7 @@ impl Outages {
         if error.kind() == ErrorKind::LoadAborted {
             return;
         }
-        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        if !has_place(&mut loads, cache.shared_name(), now, |untold| untold.since) {
-            return;
-        }
-        let due = match loads.get_mut(cache.shared_name()) {
-            Some(untold) => untold.more(now),
-            None => {
-                loads.insert(Arc::clone(cache.shared_name()), Untold::from(now));
-                Some((1, Duration::ZERO))
-            }
-        };
-        drop(loads);
+        let due = due(&self.loads, Arc::clone(cache.shared_name()), now);
         let Some((failures, within)) = due else { return };
         let why = with_causes(error);
         match failures {
@@ -177,6 +169,41 @@ impl Outages {
                 "{failures} loads have failed within {}s, the last one: {why}",
                 within.as_secs()
             ),
+        }
+    }
+
+    /// A value has not been sent to a level. Its calls go well, and it never has it.
+    pub(crate) fn unsent(&self, cache: &CacheInfo, level: u8, why: fmt::Arguments<'_>, now: Instant) {
+        let due = due(&self.unsent, (Arc::clone(cache.shared_name()), level), now);
+        let Some((values, within)) = due else { return };
+        let level = named(cache, level);
+        match values {
+            1 => tracing::warn!(
+                target: "traced_cache::level",
+                cache = cache.name(),
+                "{level} does not get a value: {why}"
+            ),
+            _ => tracing::warn!(
+                target: "traced_cache::level",
+                cache = cache.name(),
+                "{level} has not got {values} values within {}s, the last one: {why}",
+                within.as_secs()
+            ),
+        }
+    }
+}
+
+/// Of the first one a line is due at once, and then as of [`Untold`].
+fn due<K: Ord>(all: &Mutex<BTreeMap<K, Untold>>, key: K, now: Instant) -> Option<(u64, Duration)> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if !has_place(&mut all, &key, now, |untold| untold.since) {
+        return None;
+    }
+    match all.entry(key) {
+        Entry::Occupied(mut untold) => untold.get_mut().more(now),
+        Entry::Vacant(place) => {
+            place.insert(Untold::from(now));
+            Some((1, Duration::ZERO))
         }
     }
 }
@@ -296,6 +323,26 @@ mod tests {
             [
                 "WARN traced_cache::load: the load failed: the database: no such table cache=\"users\"",
                 "WARN traced_cache::load: 60 loads have failed within 60s, the last one: the load failed: the database: no such table cache=\"users\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_that_a_level_does_not_get_is_a_line_at_once_and_then_one_a_minute() {
+        let (outages, cache, start) =
+            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let lines = lines_of(|| {
+            for second in 0..70 {
+                let size = 1_000 + second;
+                let now = start + Duration::from_secs(second);
+                outages.unsent(&cache, 1, format_args!("{size} bytes"), now);
+            }
+        });
+        assert_eq!(
+            lines,
+            [
+                "WARN traced_cache::level: level 2 does not get a value: 1000 bytes cache=\"users\"",
+                "WARN traced_cache::level: level 2 has not got 60 values within 60s, the last one: 1060 bytes cache=\"users\"",
             ]
         );
     }

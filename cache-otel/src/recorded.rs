@@ -214,6 +214,18 @@ impl Recorded {
             Event::Advice(text) => self.advise(cache, at, text),
             #[cfg(feature = "tracing")]
             Event::Breaker { level, state } => self.outages.breaker(cache, *level, *state, Instant::now()),
+            #[cfg(feature = "tracing")]
+            Event::TooLarge { level, size, limit } => self.outages.unsent(
+                cache,
+                *level,
+                format_args!("it is {size} bytes, and the level takes {limit} at most (`value_max`)"),
+                Instant::now(),
+            ),
+            #[cfg(feature = "tracing")]
+            Event::NotEncoded { level } => {
+                let why = format_args!("its codec cannot write it");
+                self.outages.unsent(cache, *level, why, Instant::now());
+            }
             Event::Items { level, op, bytes } => self.items(cache, at, lately, *level, *op, bytes),
             _ => {}
         }

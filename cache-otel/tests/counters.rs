@@ -6,7 +6,8 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use cache_core::{
-    CacheInfo, Clock, Event, Level, LevelOutcome, MissReason, Observer, Policy, TracedCache, ok,
+    CacheInfo, Capabilities, Clock, Event, Level, LevelOutcome, MissReason, Observer, Policy, TracedCache,
+    ok,
     testing::{Chaos, Fault, Hub, MapProvider},
 };
 use cache_memory::Memory;
@@ -446,6 +447,30 @@ async fn why_a_load_failed_is_a_line_although_a_stale_value_stood_in() {
             ),
             "{text}"
         ),
+        false => assert_eq!(text, ""),
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_for_a_level_is_a_line() {
+    let heard = Heard::begin();
+    let reader = Reader::new(Temporality::Cumulative);
+    let cache: TracedCache<String> = TracedCache::builder("users")
+        .level(MapProvider::with(Capabilities::remote().value_max(300)))
+        .observer(reader.telemetry())
+        .build()
+        .unwrap();
+    let (large, larger) = ("x".repeat(1000), "x".repeat(2000));
+    cache.get_or_set(1, || async { ok(large) }).await.unwrap();
+    cache.get_or_set(2, || async { ok(larger) }).await.unwrap();
+    let text = heard.text();
+    match cfg!(feature = "tracing") {
+        true => {
+            let says = " WARN traced_cache::level: level 1 (map at map.test) does not get a value: it is 1";
+            assert!(text.contains(says) && text.contains("takes 300 at most (`value_max`)"), "{text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.contains("xxx"), "{text}");
+        }
         false => assert_eq!(text, ""),
     }
 }
