@@ -87,7 +87,6 @@ pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
 /// Makes a struct or an enum a key.
 ///
 /// ```
-/// use serde::{Deserialize, Serialize};
 /// use traced_cache::{CacheKey, Error, Memory, TracedCache, ok};
 ///
 /// #[derive(CacheKey, Clone, PartialEq, Eq, Hash)]
