@@ -208,7 +208,7 @@ async fn a_poll_closes_the_breaker() {
 #[test]
 fn what_was_read_long_ago_is_not_trusted_though_nobody_polls() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let port = super::common::free_port();
+    let port = test_servers::free_port();
     let cache = builder(format!("memcached://127.0.0.1:{port}")).build().unwrap();
     let asleep = runtime();
     // This starts the task, and no connection.

@@ -15,7 +15,7 @@ struct Guarded {
 
 impl Guarded {
     fn start(users: &str) -> Self {
-        let name = format!("traced-cache-login-{}-{}", std::process::id(), super::common::free_port());
+        let name = format!("traced-cache-login-{}-{}", std::process::id(), test_servers::free_port());
         let file = std::env::temp_dir().join(name);
         std::fs::write(&file, users).unwrap();
         let server = Server::with(&["-Y", file.to_str().unwrap()]);

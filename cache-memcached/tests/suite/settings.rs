@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::common::{Server, builder, eventually, free_port, item, key, kind, provider};
+use super::common::{Server, builder, eventually, item, key, kind, provider};
 use cache_core::{CacheProvider, Description};
 use cache_memcached::{Builder, ErrorKind};
 
@@ -48,7 +48,7 @@ fn describes_itself() {
 
 #[tokio::test]
 async fn r17_a_server_that_is_down_at_start_is_used_once_it_is_up() {
-    let port = free_port();
+    let port = test_servers::free_port();
     let cache = builder(format!("memcached://127.0.0.1:{port}"))
         .breaker(2, Duration::from_millis(20))
         .build()

@@ -6,7 +6,6 @@ pub(crate) mod proxy;
 
 use std::{
     cell::RefCell,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -31,7 +30,7 @@ impl RedisServer {
     }
 
     pub(crate) fn with(args: &[&str], password: Option<&str>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = test_servers::free_port();
         let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
         if let Some(password) = password {
             args.extend(["--requirepass".to_owned(), password.to_owned()]);

@@ -35,6 +35,7 @@ pub use alerting::alerting_port;
 pub use certificates::{Authority, Certificate};
 pub use cluster::RedisCluster;
 pub use memcached::{MemcachedBuilder, MemcachedServer};
+pub use port::free as free_port;
 pub use prometheus::{PrometheusServer, promtool};
 pub use proxy::Proxy;
 pub use redis::{RedisBuilder, RedisServer};

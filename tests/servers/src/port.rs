@@ -21,7 +21,7 @@ fn is_free(port: u16) -> bool {
 
 /// A port that was free a moment ago, as was its bus port. Not given out twice in this process; another process may
 /// still take it, so start-up must cope.
-pub(crate) fn free() -> u16 {
+pub fn free() -> u16 {
     for _ in 0..2_000 {
         let port = fastrand::u16(RANGE);
         if is_free(port) && is_free(port + BUS) {

@@ -4,7 +4,7 @@ pub mod fake;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ impl Server {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        let port = free_port();
+        let port = test_servers::free_port();
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         Self { child: spawn(port, &args), port, args }
     }
@@ -114,10 +114,6 @@ fn is_stopped(pid: u32) -> bool {
         let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.starts_with('T')
     })
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(port: u16, args: &[String]) -> Child {
