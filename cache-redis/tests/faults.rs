@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cache_core::CacheProvider;
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -278,7 +281,7 @@ async fn a_server_that_is_loading_is_an_error_of_its_kind() {
         "--loading-process-events-interval-bytes",
         "1024",
     ];
-    let server = RedisServer::with(&args, None);
+    let server = Arc::new(RedisServer::with(&args, None));
     let provider = provider(&server);
     let value = [b'x'; 4096];
     for n in 0..100 {
@@ -289,7 +292,12 @@ async fn a_server_that_is_loading_is_an_error_of_its_kind() {
         let info: String = server.command(&["INFO", "persistence"]).unwrap();
         info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
     });
-    server.launch();
+    server.kill();
+    // It answers only once it has loaded.
+    let loading = tokio::task::spawn_blocking({
+        let server = Arc::clone(&server);
+        move || server.restart()
+    });
     until_async("seen loading", || async {
         match provider.get(key("1")).await {
             Err(error) => kind(Err::<(), _>(error)) == ErrorKind::Loading,
@@ -298,6 +306,7 @@ async fn a_server_that_is_loading_is_an_error_of_its_kind() {
     })
     .await;
     until_async("loaded", || async { provider.get(key("1")).await.is_ok() }).await;
+    loading.await.unwrap();
     assert_eq!(provider.get(key("1")).await.unwrap().unwrap(), &value[..]);
 }
 

@@ -5,24 +5,16 @@
 pub(crate) mod proxy;
 
 use std::{
-    cell::RefCell,
+    ops::Deref,
     path::PathBuf,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use cache_core::{BoxError, CacheId, CacheProvider, Put, RawKey};
 use cache_redis::{Error, ErrorKind};
-use redis::{ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 
-/// Runs on a free loopback port and dies with this value.
-pub(crate) struct RedisServer {
-    port: u16,
-    args: Vec<String>,
-    password: Option<String>,
-    dir: tempfile::TempDir,
-    child: RefCell<Option<Child>>,
-}
+/// One for a test that is nothing without it.
+pub(crate) struct RedisServer(test_servers::RedisServer);
 
 impl RedisServer {
     pub(crate) fn start() -> Self {
@@ -30,107 +22,16 @@ impl RedisServer {
     }
 
     pub(crate) fn with(args: &[&str], password: Option<&str>) -> Self {
-        let port = test_servers::free_port();
-        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        if let Some(password) = password {
-            args.extend(["--requirepass".to_owned(), password.to_owned()]);
-        }
-        let server = Self {
-            port,
-            args,
-            password: password.map(str::to_owned),
-            dir: tempfile::tempdir().unwrap(),
-            child: RefCell::new(None),
+        let builder = test_servers::RedisServer::builder().unix_socket().args(args.iter().copied());
+        let builder = match password {
+            Some(password) => builder.password(password),
+            None => builder,
         };
-        server.restart();
-        server
-    }
-
-    pub(crate) fn url(&self) -> String {
-        match &self.password {
-            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
-            None => format!("redis://127.0.0.1:{}", self.port),
-        }
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+        Self(builder.start().expect("redis-server is installed"))
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("redis.sock")
-    }
-
-    /// Starts the process and does not wait for it.
-    pub(crate) fn launch(&self) {
-        self.kill();
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .arg("--dir")
-            .arg(self.dir.path())
-            .arg("--unixsocket")
-            .arg(self.socket())
-            .args(&self.args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        *self.child.borrow_mut() = Some(child);
-    }
-
-    pub(crate) fn restart(&self) {
-        self.launch();
-        until("the server answers", || self.command::<String>(&["PING"]).is_ok());
-    }
-
-    pub(crate) fn kill(&self) {
-        if let Some(mut child) = self.child.borrow_mut().take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.borrow().as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    pub(crate) fn stop(&self) {
-        self.signal("-STOP");
-        let pid = self.child.borrow().as_ref().unwrap().id();
-        until("the server stands still", || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
-        });
-    }
-
-    pub(crate) fn cont(&self) {
-        self.signal("-CONT");
-    }
-
-    /// Runs one command on a connection of its own. Blocks.
-    pub(crate) fn command<T: FromRedisValue>(&self, parts: &[&str]) -> RedisResult<T> {
-        let mut settings = RedisConnectionInfo::default();
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password);
-        }
-        let info = ConnectionAddr::Tcp("127.0.0.1".into(), self.port).into_connection_info()?;
-        let client = redis::Client::open(info.set_redis_settings(settings))?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
-        let mut command = redis::Cmd::new();
-        for part in parts {
-            command.arg(part);
-        }
-        command.query(&mut connection)
+        self.0.socket().unwrap()
     }
 
     /// How often a command has run.
@@ -141,9 +42,11 @@ impl RedisServer {
     }
 }
 
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        self.kill();
+impl Deref for RedisServer {
+    type Target = test_servers::RedisServer;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
