@@ -264,10 +264,13 @@ mod tests {
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
+    fn begin() -> (Outages, CacheInfo, Instant) {
+        (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now())
+    }
+
     #[test]
     fn a_level_that_fails_now_and_then_is_a_line_a_minute() {
-        let (outages, cache, start) =
-            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let (outages, cache, start) = begin();
         let full = io::Error::other("full");
         let lines = lines_of(|| {
             for second in 0..130 {
@@ -286,8 +289,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_one_line_however_the_level_did_before() {
-        let (outages, cache, now) =
-            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let (outages, cache, now) = begin();
         let lines = lines_of(|| {
             outages.failed(&cache, 1, LevelFault::Timeout, None, now);
             outages.breaker(&cache, 1, BreakerState::Open, now);
@@ -307,8 +309,7 @@ mod tests {
 
     #[test]
     fn failing_loads_are_a_line_at_once_and_then_one_a_minute() {
-        let (outages, cache, start) =
-            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let (outages, cache, start) = begin();
         let cause = io::Error::other("no such table");
         let error = Error::with_source(ErrorKind::Load, "the load failed: the database", cause);
         let lines = lines_of(|| {
@@ -329,8 +330,7 @@ mod tests {
 
     #[test]
     fn a_value_that_a_level_does_not_get_is_a_line_at_once_and_then_one_a_minute() {
-        let (outages, cache, start) =
-            (Outages::default(), CacheInfo::for_tests("users", Vec::new()), Instant::now());
+        let (outages, cache, start) = begin();
         let lines = lines_of(|| {
             for second in 0..70 {
                 let size = 1_000 + second;

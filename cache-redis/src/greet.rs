@@ -78,10 +78,10 @@ pub(crate) async fn establish(
 ) -> Result<(Link, JoinHandle<()>), Error> {
     let attempt = async {
         match home {
-            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
             Home::At(endpoint) => {
                 open(settings, endpoint.clone(), Role::Alone, generation, last, pushes).await
             }
+            Home::Sentinels(sentinels) => sentinels.connect(settings, generation, last, pushes).await,
             Home::Node(endpoint, _) => {
                 open(settings, endpoint.clone(), Role::Node, generation, last, pushes).await
             }

@@ -43,7 +43,10 @@ impl Loaded {
         read(tree.clone(), lacks).map_err(|first| {
             // What was only noted is told of as well: whoever mends a file wants to know all of it, and hears of it from the
             // application, too.
-            let first = read(tree.clone(), Lacks::Refused).err().unwrap_or(first);
+            let first = match lacks {
+                Lacks::Refused => first,
+                Lacks::Noted => read(tree.clone(), Lacks::Refused).err().unwrap_or(first),
+            };
             mistakes::all(first, tree, |tree| read(tree, Lacks::Refused).map(drop))
         })
     }

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
@@ -139,6 +139,14 @@ async fn a_request_is_traced_down_to_its_query() {
     assert!(found.is_ok(), "{seen_path:?} of {names:?}");
 }
 
+/// With the caches of this file. Its log is there.
+fn logging(folder: &Path, file: &Path) -> (Running, PathBuf) {
+    let log = folder.join("log");
+    let mut command = program(folder);
+    command.arg("--config").arg(file).stderr(File::create(&log).unwrap());
+    (Running::start(command), log)
+}
+
 /// The alert `CacheAdvice` says no more than where to look.
 #[test]
 fn advice_is_a_line_of_the_log() {
@@ -153,10 +161,7 @@ fn advice_is_a_line_of_the_log() {
         server.port()
     );
     fs::write(&file, text).unwrap();
-    let log = folder.path().join("log");
-    let mut command = program(folder.path());
-    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
-    let service = Running::start(command);
+    let (service, log) = logging(folder.path(), &file);
     assert!(service.get("/airport/EDDF").contains("Frankfurt Airport"));
     assert!(service.get("/metrics").contains("cache_advice_total{"));
     assert!(service.end().0);
@@ -179,10 +184,7 @@ fn an_outage_its_end_and_what_was_not_delivered_are_told() {
         server.url()
     );
     fs::write(&file, text).unwrap();
-    let log = folder.path().join("log");
-    let mut command = program(folder.path());
-    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
-    let service = Running::start(command);
+    let (service, log) = logging(folder.path(), &file);
     let logs = |what: &str| {
         until(Duration::from_secs(20), || {
             service.get("/airport/EDDF");
@@ -205,7 +207,7 @@ fn an_outage_its_end_and_what_was_not_delivered_are_told() {
 #[test]
 fn a_hup_signal_reads_the_caches_again() {
     let folder = TempDir::new().unwrap();
-    let (file, log) = (folder.path().join("cache.toml"), folder.path().join("log"));
+    let file = folder.path().join("cache.toml");
     let with = |ttl: &str| {
         let text = format!(
             "[providers.local]\nbackend = 'memory'\nentries = 9\n[defaults]\nlevels = ['local']\npolicy.ttl = {ttl}\n\
@@ -214,9 +216,7 @@ fn a_hup_signal_reads_the_caches_again() {
         fs::write(&file, text).unwrap();
     };
     with("'5m'");
-    let mut command = program(folder.path());
-    command.arg("--config").arg(&file).stderr(File::create(&log).unwrap());
-    let service = Running::start(command);
+    let (service, log) = logging(folder.path(), &file);
     let shows = |what: &str| {
         until(Duration::from_secs(20), || service.get("/cache/api/caches/airports").contains(what))
     };
