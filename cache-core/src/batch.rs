@@ -9,7 +9,7 @@ use crate::{
     flight::{Ended, Flight},
     inner::{Inner, Seen, State},
     load::{Departure, ManyLoader, Terms},
-    observe::Spans,
+    observers::Spans,
     read::Asked,
     rights::Rights,
     slots::{Role, Ticket},

@@ -1,23 +1,13 @@
 //! `TracedCache`: the face.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use pin_project_lite::pin_project;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Event, Found,
-    Held, KeyBuf, Loaded, MissReason, Outcome, Policy, RawKey, Result, Scope, Snapshot, SpanKind, SpanStart,
-    Value, Verb, backplane::Plane, flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach,
-    observe::Spans, stats::SAMPLE,
+    Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Found, Held,
+    KeyBuf, Loaded, Policy, RawKey, Result, Snapshot, Value, Verb, close::Closed, flight::Loader, ids::Ids,
+    inner::Inner, load::ManyLoader, mark::Reach, observers::Spans,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -621,245 +611,6 @@ where
     Box::new(move |held| async move { load(held).await.map(Answer::into_loaded).map_err(Into::into) }.boxed())
 }
 
-impl<T> Found<T> {
-    fn brief(&self) -> Option<Brief> {
-        Some(Brief { outcome: self.outcome, level: self.level, reason: self.reason })
-    }
-}
-
-/// What telemetry is told of a look-up.
-#[derive(Clone, Copy)]
-pub(crate) struct Brief {
-    outcome: Outcome,
-    level: Option<u8>,
-    reason: Option<MissReason>,
-}
-
-/// How long `close` waits for tasks that it has cancelled.
-const LAST_WAIT: Duration = Duration::from_secs(1);
-
-impl<T: Value> Inner<T> {
-    /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
-    #[inline]
-    pub(crate) fn hot(&self, key: &RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
-        if !access.reads() || self.observers().traces_hit() {
-            return None;
-        }
-        let hits = self.stats().hot();
-        let started = (!self.observers().is_empty() && hits.are_sampled(verb)).then(|| self.now());
-        let object = self.near.as_ref()?.glance(key)?;
-        if object.seen != self.news.count() || !self.around.clock.is_before(object.quiet_until) {
-            return None;
-        }
-        let value = object.value.downcast::<T>().ok()?;
-        hits.add(verb, object.cost_us);
-        self.observers().asked(key);
-        if let Some(started) = started {
-            self.sampled_hit(verb, started);
-        }
-        Some(value)
-    }
-
-    #[cold]
-    fn sampled_hit(&self, verb: Verb, started: crate::Moment) {
-        self.observers().event(&Event::Operation {
-            verb,
-            outcome: Some(Outcome::Hit),
-            level: Some(0),
-            elapsed: self.now().since(started),
-            keys: 1,
-            weight: u32::try_from(SAMPLE).unwrap_or(1),
-            error: None,
-        });
-    }
-
-    pub(crate) fn rekey<'a>(&'a self, id: &'a str, hash: u64) -> RawKey<'a> {
-        RawKey { cache: self.around.cache, namespace: &self.around.name, id, hash, mark: false }
-    }
-
-    pub(crate) fn keys<'a>(&'a self, ids: &'a [Arc<str>]) -> Result<Vec<RawKey<'a>>> {
-        ids.iter().map(|id| self.key(id)).collect()
-    }
-
-    /// Runs one call that leaves the nearest level: counts it, times it, gives it a span.
-    pub(crate) async fn operation<R>(
-        self: &Arc<Self>,
-        verb: Verb,
-        id: Option<&str>,
-        keys: usize,
-        work: impl AsyncFnOnce(&Spans) -> Result<R>,
-        brief: impl Fn(&R) -> Option<Brief>,
-    ) -> Result<R> {
-        self.stats().operation(verb);
-        self.listen();
-        self.watch();
-        let observed = !self.observers().is_empty();
-        let (spans, started) = match observed {
-            true => {
-                let start = SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false };
-                (self.observers().span(&start), Some(self.now()))
-            }
-            false => (Spans::default(), None),
-        };
-        // Outlives the work: what that gives up when it is dropped, leases say, is given up before `close` goes on.
-        let mut caller = None;
-        // Pinned, as it would be copied into each of those around it.
-        let work = pin!(work(&spans));
-        let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
-        if let Err(error) = &ended {
-            self.note(error);
-        }
-        let Some(started) = started else { return ended };
-        let brief = ended.as_ref().ok().and_then(brief);
-        if let Some(Brief { outcome, level, reason }) = brief {
-            spans.found(outcome, level);
-            if let Some(reason) = reason {
-                spans.missed(reason);
-            }
-        }
-        let error = ended.as_ref().err().map(Error::kind);
-        if let Some(kind) = error {
-            spans.failed(kind.as_str());
-        }
-        self.observers().event(&Event::Operation {
-            verb,
-            outcome: brief.map(|brief| brief.outcome),
-            level: brief.and_then(|brief| brief.level),
-            elapsed: self.now().since(started),
-            keys,
-            weight: 1,
-            error,
-        });
-        ended
-    }
-
-    async fn close_within(self: &Arc<Self>, limit: Duration) -> Closed {
-        // From here on calls are refused; the hot path finds nothing. Loads that end in time are still kept below.
-        self.tasks.close();
-        for callers in self.callers.iter() {
-            callers.close();
-        }
-        self.news.void();
-        let ended = async {
-            for callers in self.callers.iter() {
-                callers.wait().await;
-            }
-            self.tasks.wait().await;
-        };
-        let drained = self.around.clock.timeout(limit, ended).await.is_some();
-        self.ended.store(true, Ordering::Release);
-        self.closing.cancel();
-        // Tasks only: a caller may hold its future for ever without polling it. A task ends when its runtime polls it next,
-        // and stores nothing then; one that nobody drives does not, and must not hold this up.
-        self.around.clock.timeout(LAST_WAIT, self.tasks.wait()).await;
-        // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
-        self.void_in_process();
-        self.plane.iter().for_each(Plane::close);
-        for tier in &self.tiers {
-            if let Some(store) = &tier.store {
-                store.clear(self.around.cache);
-            }
-        }
-        let levels = self.remote().map(|tier| (Some(tier.index), &*tier.pending));
-        let journals: Vec<_> = levels.chain(self.plane.iter().map(|plane| (None, &plane.pending))).collect();
-        // Nobody knows what has become of a write that was under way.
-        let (writes, wide) = (self.slots.being_written(), self.wide_under_way());
-        for (level, pending) in &journals {
-            writes.iter().for_each(|id| pending.add(id));
-            wide.iter().for_each(|call| call.keep_open(pending, level.is_some()));
-        }
-        let undelivered = journals.into_iter().flat_map(|(level, pending)| {
-            let scopes = pending.undelivered().into_iter();
-            scopes.map(move |(scope, name)| Undelivered { level, scope, name })
-        });
-        Closed { drained, undelivered: undelivered.collect() }
-    }
-}
-
-pin_project! {
-    /// A call that ends when the cache is closed under it. `close` waits for it within its limit.
-    struct UntilClosed<'a, T, F> {
-        inner: &'a Inner<T>,
-        #[pin]
-        work: F,
-        // Set when it has begun.
-        caller: &'a mut Option<TaskTrackerToken>,
-    }
-}
-
-impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F> {
-    type Output = Result<R>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if this.caller.is_none() {
-            this.inner.check_open()?;
-            **this.caller = Some(this.inner.callers.mine().token());
-        }
-        // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
-        match this.inner.ended.load(Ordering::Acquire) {
-            true => Poll::Ready(Err(this.inner.closed())),
-            false => this.work.poll(cx),
-        }
-    }
-}
-
-impl<T> Drop for Inner<T> {
-    fn drop(&mut self) {
-        self.closing.cancel();
-        for tier in &self.tiers {
-            if let Some(store) = &tier.store {
-                store.detach(self.around.cache);
-            }
-        }
-        // Last: what the stores let go of above is still counted.
-        self.around.stats.end();
-    }
-}
-
-/// What `close` came to.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct Closed {
-    drained: bool,
-    undelivered: Vec<Undelivered>,
-}
-
-impl Closed {
-    /// Whether all loads and background work ended by themselves within the limit.
-    pub fn is_drained(&self) -> bool {
-        self.drained
-    }
-
-    /// Invalidations that a level has not acknowledged: it may serve older values until they end. And those that the backplane
-    /// has not taken: other processes' memory may.
-    pub fn undelivered(&self) -> &[Undelivered] {
-        &self.undelivered
-    }
-}
-
-/// An invalidation that a level has not acknowledged, or that the backplane has not taken.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Undelivered {
-    /// Which level, 0 being the nearest; `None`: the backplane.
-    pub level: Option<u8>,
-    /// What it has not heard of: a key, a tag, the whole cache.
-    pub scope: Scope,
-    /// The key, as it is rendered, or the tag.
-    pub name: Option<String>,
-}
-
-/// Keys and tags stay out of `Debug` output.
-impl fmt::Debug for Undelivered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Undelivered")
-            .field("level", &self.level)
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
-    }
-}
-
 impl<T> fmt::Debug for TracedCache<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TracedCache")
@@ -871,10 +622,6 @@ impl<T> fmt::Debug for TracedCache<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use tokio_util::task::TaskTracker;
-
     use super::*;
     use crate::{read::Asked, testing::MapProvider, write::Written};
 
@@ -903,29 +650,5 @@ mod tests {
         for (name, size) in sizes {
             assert!(size <= LARGEST, "`{name}` has {size} bytes: {sizes:?}");
         }
-    }
-
-    /// `close` waits for callers, then for tasks: what a call starts while it is given up has to be among them.
-    #[tokio::test]
-    async fn a_call_that_is_given_up_counts_until_its_work_is_gone() {
-        struct Gone<'a>(&'a Inner<String>, &'a AtomicBool);
-        impl Drop for Gone<'_> {
-            fn drop(&mut self) {
-                self.1.store(self.0.callers.iter().all(TaskTracker::is_empty), Ordering::Relaxed);
-            }
-        }
-        let cache: TracedCache<String> =
-            TracedCache::builder("left").level(MapProvider::new()).build().unwrap();
-        let nobody_left = AtomicBool::new(true);
-        {
-            let work = async |_: &Spans| {
-                let _gone = Gone(&cache.inner, &nobody_left);
-                std::future::pending::<Result<()>>().await
-            };
-            let mut call = pin!(cache.inner.operation(Verb::Get, None, 1, work, |_| None));
-            assert!(futures::poll!(call.as_mut()).is_pending());
-        }
-        assert!(!nobody_left.load(Ordering::Relaxed));
-        assert!(cache.inner.callers.iter().all(TaskTracker::is_empty));
     }
 }

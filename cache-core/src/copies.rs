@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     LevelOp, LevelOutcome, RawKey, Value,
-    inner::{Decoded, Inner, Seen, State},
+    inner::{Inner, Seen, State},
     read::Open,
     tier::{Read, Tier},
+    wire::Decoded,
 };
 
 impl<T: Value> Inner<T> {

@@ -13,7 +13,7 @@ use crate::{
     inner::{Inner, Seen, State},
     load::{Departure, Terms},
     news::Verdict,
-    observe::Spans,
+    observers::Spans,
     read::Asked,
     rights::Rights,
     slots::{Role, Ticket},

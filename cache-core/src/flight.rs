@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use crate::{
-    BoxError, Error, Held, Loaded, MissReason, cycle::LoadId, entry::Entry, inner::Seen, observe::Spans,
+    BoxError, Error, Held, Loaded, MissReason, cycle::LoadId, entry::Entry, inner::Seen, observers::Spans,
 };
 
 /// A loader, with its types erased once, on a miss.

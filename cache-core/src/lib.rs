@@ -51,9 +51,11 @@ mod breaker;
 mod builder;
 mod cache;
 mod clock;
+mod close;
 mod codec;
 mod copies;
 mod cycle;
+mod early;
 mod entry;
 mod envelope;
 mod error;
@@ -77,8 +79,11 @@ mod limbo;
 mod load;
 mod loaded;
 mod mark;
+mod nearby;
 mod news;
 mod observe;
+mod observers;
+mod operation;
 mod order;
 mod parts;
 mod patience;
@@ -109,14 +114,17 @@ mod tier;
 mod unsaved;
 mod update;
 mod warm;
+mod wire;
 mod within;
+mod words;
 mod write;
 
 pub use backplane::{Backplane, Listener};
 pub use breaker::Breaker;
 pub use builder::Builder;
-pub use cache::{Closed, TracedCache, Undelivered};
+pub use cache::TracedCache;
 pub use clock::{Clock, Moment, Time};
+pub use close::{Closed, Undelivered};
 pub use codec::Codec;
 pub use entry::{EntryId, Extra, Glance, Object, Stamp, Timeline};
 pub use envelope::{ENTRY_ID_AT, Unreadable, is_written};
@@ -129,10 +137,7 @@ pub use lease::{Acquire, Acquired, Fill, Holding, Lease, Leases};
 pub use level::{Failover, Level, Stance};
 pub use loaded::{Answer, Held, Loaded, ok};
 pub use mark::{Marks, Swap, Swapped, state_of_marker};
-pub use observe::{
-    Ambient, BreakerState, CacheInfo, Event, LevelFault, LevelInfo, LevelOp, LoadEnd, Observer, Scope, Span,
-    SpanKind, SpanStart, Traffic, Verb,
-};
+pub use observe::{Ambient, CacheInfo, Event, LevelInfo, Observer, Span, SpanKind, SpanStart, Traffic};
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
 pub use provider::{
@@ -145,5 +150,6 @@ pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
 pub use update::Updated;
 pub use warm::Warmed;
+pub use words::{BreakerState, LevelFault, LevelOp, LoadEnd, Scope, Verb};
 
 pub(crate) use entry::{Begun, Entry};

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     Early, Entry, EntryId, Error, ErrorKind, Moment, Policy, Result, Stamp, Unreadable, Value,
-    inner::{Decoded, Inner},
+    inner::Inner,
     rules::Shape,
     tier::{PLAIN, Tier},
+    wire::Decoded,
 };
 
 /// Refuses settings that no level could keep to.

@@ -9,12 +9,14 @@ use crate::{
     Stamp, Value,
     clock::Times,
     fill::Outgoing,
-    inner::{Decoded, Inner, Peeked, Seen, State},
+    inner::{Inner, Seen, State},
     ledger::Learned,
+    nearby::Peeked,
     news::Verdict,
     rights::{Rights, Wish},
     slots::Ticket,
     tier::{Court, Failure, Outcomes, Read, Tier},
+    wire::Decoded,
 };
 
 /// One key on its way down the levels.

@@ -182,7 +182,7 @@ where
             Change::Delete => Verb::Delete,
         };
         let work = async move {
-            let work = async |_: &crate::observe::Spans| owner.change(&id, &key, &*source, change).await;
+            let work = async |_: &crate::observers::Spans| owner.change(&id, &key, &*source, change).await;
             owner.operation(verb, Some(&id), 1, work, |_| None).await
         };
         self.cache.inner.apart(verb.as_str(), "the source took it", work).await

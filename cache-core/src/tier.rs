@@ -1,31 +1,38 @@
 //! A level at work: asks its provider within budget and breaker, and reports what came of it.
 
-use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+mod answer;
+mod court;
+mod failure;
+mod reads;
+mod writes;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
-    Acquire, Acquired, BoxError, CacheId, CacheProvider, Capabilities, Clock, Error, ErrorKind, Event,
-    Failover, Fill, Lease, LevelFault, LevelOp, LevelOutcome, Moment, ObjectStore, Put, RawKey, SpanKind,
-    SpanStart, Stamp, Stance, Stats, Swapped,
+    CacheId, CacheProvider, Capabilities, Clock, Error, Event, Failover, LevelFault, LevelOp, LevelOutcome,
+    Moment, ObjectStore, RawKey, SpanKind, SpanStart, Stamp, Stance, Stats,
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    learn::MARK_PERIOD,
-    ledger::{self, Learned, Ledger},
+    ledger::Ledger,
     level::Level,
-    mark::Reach,
-    news::Verdict,
-    observe::Observers,
-    parts::{Parts, asked, more_pieces},
+    observers::Observers,
     patience::Patience,
     payload::Packing,
     pending::Pending,
-    recent::{Effect, Recent},
+    recent::Recent,
     rules::Shape,
     striped::Striped,
+};
+
+pub(crate) use self::{
+    answer::{Answer, Received},
+    court::Court,
+    failure::{Failure, flatten, skipped},
+    reads::Read,
 };
 
 /// Bare values carry no epoch: none of them is ever void by it.
@@ -53,50 +60,6 @@ pub(crate) struct Tier {
     pub(crate) keeps: bool,
 }
 
-/// Why a level has no answer.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// Not asked: the breaker is open, or a call of the same batch has just failed.
-    Skipped,
-    Failed(LevelFault, Option<BoxError>),
-}
-
-impl Failure {
-    /// The provider's own error.
-    fn of(cause: BoxError) -> Self {
-        Self::Failed(LevelFault::Error, Some(cause))
-    }
-
-    /// Its caller did not get on with it, and others have written since.
-    pub(crate) fn overtaken() -> Self {
-        Self::Failed(
-            LevelFault::Timeout,
-            Some("the write stood still for too long, and others have overtaken it".into()),
-        )
-    }
-
-    /// Others were quicker, every time.
-    pub(crate) fn busy() -> Self {
-        Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))
-    }
-
-    pub(crate) fn into_error(self, level: u8) -> Error {
-        let at = usize::from(level) + 1;
-        match self {
-            Self::Skipped => Error::new(
-                ErrorKind::Level,
-                format!("level {at} is not being asked: its breaker is open after failures"),
-            ),
-            Self::Failed(fault, None) => {
-                Error::new(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()))
-            }
-            Self::Failed(fault, Some(cause)) => {
-                Error::with_source(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()), cause)
-            }
-        }
-    }
-}
-
 /// Asked as what it is: as an `Arc` of one, each call would cost a box more.
 pub(crate) struct Provider(Arc<dyn CacheProvider>);
 
@@ -105,25 +68,6 @@ impl std::ops::Deref for Provider {
 
     fn deref(&self) -> &Self::Target {
         &*self.0
-    }
-}
-
-/// What a level said about one key.
-pub(crate) enum Read {
-    Bytes(Bytes),
-    Nothing,
-    Failed(Failure),
-    /// An invalidation has not reached the level yet.
-    Masked,
-}
-
-impl Read {
-    /// Of the item, in bytes.
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Nothing | Self::Failed(_) | Self::Masked => 0,
-        }
     }
 }
 
@@ -382,355 +326,14 @@ impl Tier {
         whom.reduce(Whom::and).unwrap_or(Whom::Level)
     }
 
-    /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
-    pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
-        let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
-        let asked: Cow<'_, [RawKey<'_>]> = match masked.contains(&true) {
-            // As nearly always.
-            false => keys.into(),
-            true => keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect(),
-        };
-        let (answers, learned) = self.ask(around, &asked).await;
-        let mut answers = answers.into_iter();
-        let all = keys.iter().zip(masked).map(|(key, masked)| match masked {
-            true => Read::Masked,
-            false => self.settled(*key, answers.next().unwrap_or(Err(Failure::Skipped))),
-        });
-        (all.collect(), learned)
-    }
-
-    /// The same for keys that are not masked, without regard to what comes up meanwhile.
-    async fn ask(
-        &self,
-        around: &Around,
-        keys: &[RawKey<'_>],
-    ) -> (Vec<Result<Option<Bytes>, Failure>>, Learned) {
-        let provider = self.provider();
-        let home = provider.incarnation();
-        let plain = self.packing.plain;
-        let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
-        let mut learned = Learned::Nothing;
-        if keys.is_empty() {
-            if due.is_some() {
-                learned = self.read_mark(around).await.unwrap_or(learned);
-            }
-            return (Vec::new(), learned);
-        }
-        let mut answers = match due {
-            None => self.get_raw(around, keys).await,
-            Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
-        };
-        if due.is_none() && !plain && answers.iter().any(Result::is_ok) && self.incarnation() != home {
-            // Answered from another state of the store than the epoch was read from: once more, with the mark.
-            let changes = self.ledger.changes();
-            answers = self.get_with_mark(around, keys, changes, &mut learned).await;
-        }
-        (answers, learned)
-    }
-
-    /// The same for one key, which is what nearly all reads are. Says when it was answered.
-    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned, Times) {
-        if self.masks(key.id) {
-            // Whatever else is due is done all the same.
-            let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
-            return (all.pop().unwrap_or(Read::Masked), learned, self.times(&around.clock));
-        }
-        let provider = self.provider();
-        let home = provider.incarnation();
-        let plain = self.packing.plain;
-        let since = around.clock.now();
-        let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
-        let answer = match due {
-            // Keeps to the provider's single-key path, where it may gather.
-            None => {
-                let op = LevelOp::Get;
-                let whom = Whom::of(provider.server_of(key));
-                let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
-                self.call_at(around, &what, asked(|| provider.get(key))).await
-            }
-            Some(_) => Err(Failure::Skipped),
-        };
-        let elsewhere = !plain && answer.is_ok() && self.incarnation() != home;
-        if due.is_some() || elsewhere {
-            // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
-            // from.
-            let changes = due.unwrap_or_else(|| self.ledger.changes());
-            let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
-            return (read, learned, self.times(&around.clock));
-        }
-        let (answer, now) = match answer {
-            Ok((answer, now)) => (answer.map_err(Failure::of), now),
-            Err(failure) => (Err(failure), around.clock.now()),
-        };
-        let times = around.clock.times_at(now, provider.time_offset_ms());
-        (self.settled(key, answer), Learned::Nothing, times)
-    }
-
-    async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
-        let mut learned = Learned::Nothing;
-        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
-        let answer = answers.pop().unwrap_or(Ok(None));
-        (self.settled(key, answer), learned)
-    }
-
-    /// Masked while the call was under way counts too: what was read may be what is being invalidated.
-    fn settled(&self, key: RawKey<'_>, answer: Result<Option<Bytes>, Failure>) -> Read {
-        match answer {
-            _ if self.masks(key.id) => Read::Masked,
-            Ok(Some(bytes)) => Read::Bytes(bytes),
-            Ok(None) => Read::Nothing,
-            Err(failure) => Read::Failed(failure),
-        }
-    }
-
-    /// What the level has under these keys, whatever is known of them and however it stands.
-    pub(crate) async fn get_raw(
-        &self,
-        around: &Around,
-        keys: &[RawKey<'_>],
-    ) -> Vec<Result<Option<Bytes>, Failure>> {
-        let provider = self.provider();
-        let batch = Parts::new(&provider, keys, |key| *key);
-        self.call_parts(around, LevelOp::Get, &batch, |_| 0, |keys| provider.get_many(keys)).await
-    }
-
-    /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.
-    pub(crate) async fn read_copies(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Read> {
-        let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
-        let asked: Vec<RawKey<'_>> =
-            keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect();
-        let provider = self.provider();
-        let Some(replicas) = provider.replicas().filter(|_| !asked.is_empty()) else {
-            return keys.iter().map(|_| Read::Nothing).collect();
-        };
-        let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
-        let answers = self.patience.spend(&around.clock, call).await;
-        let answers = answers.and_then(Result::ok).filter(|answers| answers.len() == asked.len());
-        let mut answers = answers.unwrap_or_default().into_iter();
-        let all = keys.iter().zip(masked).map(|(key, masked)| {
-            let answer = if masked { None } else { answers.next() };
-            match answer {
-                Some(Ok(Some(bytes))) if !self.masks(key.id) => Read::Bytes(bytes),
-                _ => Read::Nothing,
-            }
-        });
-        all.collect()
-    }
-
-    async fn get_with_mark(
-        &self,
-        around: &Around,
-        keys: &[RawKey<'_>],
-        changes: u64,
-        learned: &mut Learned,
-    ) -> Vec<Result<Option<Bytes>, Failure>> {
-        let mut with_mark = keys.to_vec();
-        with_mark.push(RawKey::marker(around.cache, &around.name));
-        let mut all = self.get_raw(around, &with_mark).await;
-        match all.pop() {
-            Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
-            // Whoever reads next asks again, not only when the period is over.
-            _ => self.ledger.doubt(),
-        }
-        all
-    }
-
-    /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
-    /// hears an invalidation of it when it is back.
-    pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
-        let provider = self.provider();
-        let batch = Parts::new(&provider, items, |item| item.key);
-        let put = |items| provider.put_many(items);
-        let results = self.call_parts(around, LevelOp::Put, &batch, |item| item.bytes.len(), put).await;
-        for (item, result) in items.iter().zip(&results) {
-            if let Err(Failure::Failed(..)) = result {
-                self.pending.doubt(item.key.id);
-            }
-        }
-        results
-    }
-
-    /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
-    pub(crate) fn leases(&self) -> bool {
-        self.store.is_none() && !self.packing.plain && self.provider().leases().is_some()
-    }
-
-    /// How long leases of so many keys are to last: the first must not have ended when the last is granted, nor the last
-    /// when all others have been used or renewed. Longer budgets than that are for calls that go wrong.
-    fn lease_life(&self, life: Duration, keys: usize) -> Duration {
-        life.saturating_add(self.budget().min(life / 6).saturating_mul(2).saturating_mul(more_pieces(keys)))
-    }
-
-    pub(crate) async fn acquire_many(
-        &self,
-        around: &Around,
-        wanted: &[Acquire<'_>],
-        life: Duration,
-    ) -> Vec<Result<Acquired, Failure>> {
-        let provider = self.provider();
-        let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
-        let batch = Parts::new(&provider, wanted, |wish| wish.key);
-        let life = self.lease_life(life, wanted.len());
-        let acquire = |wanted| leases.acquire_many(wanted, life);
-        self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await
-    }
-
-    /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
-    /// arrive late, an invalidation or a set that came first has revoked its lease.
-    pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
-        let provider = self.provider();
-        let Some(leases) = provider.leases() else { return skipped(fills.len()) };
-        let batch = Parts::new(&provider, fills, |fill| fill.put.key);
-        let fill = |fills| leases.fill_many(fills);
-        self.call_parts(around, LevelOp::Put, &batch, |fill| fill.put.bytes.len(), fill).await
-    }
-
-    /// Keeps keys for a writer.
-    pub(crate) async fn hold_many(
-        &self,
-        around: &Around,
-        keys: &[RawKey<'_>],
-        life: Duration,
-    ) -> Vec<Result<Lease, Failure>> {
-        let provider = self.provider();
-        let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        let batch = Parts::new(&provider, keys, |key| *key);
-        let hold = |keys| leases.hold_many(keys, life);
-        let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
-        self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
-        results
-    }
-
-    /// Notes keys that this node has written or invalidated here.
-    pub(crate) fn note<'a>(&self, around: &Around, ids: impl IntoIterator<Item = &'a str>) {
-        self.note_effects(around, ids.into_iter().map(|id| Effect::Key(id.into())));
-    }
-
-    fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
-        // Also for a store that has but one state, and so loses nothing: the level may move to another.
-        if self.is_marked() {
-            self.recent.note(around.clock.now(), effects);
-        }
-    }
-
-    /// Notes an invalidation of tags, or without any, of everything.
-    pub(crate) fn note_tags(&self, around: &Around, tags: &[Box<str>], reach: Reach) {
-        let all = tags.is_empty().then_some(Effect::Clear);
-        self.note_effects(around, tags.iter().map(|tag| Effect::Tag(tag.clone(), reach)).chain(all));
-    }
-
-    /// The store is another one now, or has lost something: what this node has lately told it is told again.
-    pub(crate) fn tell_again(&self, around: &Around) {
-        for effect in self.recent.take(around.clock.now()) {
-            match effect {
-                Effect::Key(id) => self.pending.add(&id),
-                Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
-                Effect::Clear => self.pending.add_clear(),
-            }
-        }
-    }
-
-    pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
-        let provider = self.provider();
-        if let Some(leases) = provider.leases() {
-            let batch = Parts::new(&provider, held, |(key, _)| *key);
-            let life = self.lease_life(life, held.len());
-            let renew = |held| leases.renew_many(held, life);
-            // A lease that could not be renewed refuses its fill: nothing to do about it here.
-            let _ = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, renew).await;
-        }
-    }
-
-    pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
-        let provider = self.provider();
-        if let Some(leases) = provider.leases() {
-            let batch = Parts::new(&provider, held, |(key, _)| *key);
-            let release = |held| leases.release_many(held);
-            // It ends by time otherwise.
-            let _ = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, release).await;
-        }
-    }
-
-    /// Removes keys. Those not acknowledged are masked and heard of later.
-    pub(crate) async fn remove_many(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
-        let results = self.remove_again(around, keys).await;
-        for (key, result) in keys.iter().zip(&results) {
-            if result.is_err() {
-                self.pending.add(key.id);
-            }
-        }
-        results
-    }
-
-    /// Removes keys that are masked already.
-    pub(crate) async fn remove_again(
-        &self,
-        around: &Around,
-        keys: &[RawKey<'_>],
-    ) -> Vec<Result<(), Failure>> {
-        let provider = self.provider();
-        let batch = Parts::new(&provider, keys, |key| *key);
-        let remove = |keys| provider.remove_many(keys);
-        let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
-        self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
-        results
-    }
-
-    /// Whether the level must be treated as not having this key.
-    pub(crate) fn masks(&self, id: &str) -> bool {
-        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.has(id))
-    }
-
-    /// How far the level must be treated as not having entries with these tags.
-    pub(crate) fn reaches(&self, tags: &[Box<str>]) -> Option<Reach> {
-        if tags.is_empty() {
-            return None;
-        }
-        let of = |pending: &Arc<Pending>| pending.reaches(tags);
-        // A purge is the last of them.
-        std::iter::once(&self.pending)
-            .chain(&self.deeper)
-            .filter_map(of)
-            .max_by_key(|reach| *reach == Reach::Purge)
-    }
-
     /// Whether the level has marks.
     pub(crate) fn is_marked(&self) -> bool {
         self.store.is_none() && !self.packing.plain
     }
 
-    /// What is known now of invalidations, to judge entries of this level that have just been read.
-    pub(crate) fn court(&self) -> Court<'_> {
-        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(self.incarnation())) }
-    }
-
-    /// How an entry of this level stands that carries this stamp.
-    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        self.court().judge(stamp, tags)
-    }
-
     /// Counts one level look-up.
     pub(crate) fn count(&self, around: &Around, outcome: LevelOutcome) {
         around.stats.level(self.index, outcome, 1);
-    }
-}
-
-/// Judges entries of one level by what is known at one time. Nothing is learned while it sits: not to be held for long.
-pub(crate) struct Court<'a> {
-    tier: &'a Tier,
-    /// `None`: values are bare, and always valid.
-    known: Option<ledger::Court<'a>>,
-}
-
-impl Court<'_> {
-    /// How an entry stands that carries this stamp.
-    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        let Some(known) = &self.known else { return Verdict::Valid };
-        match (self.tier.reaches(tags), known.judge(stamp, tags)) {
-            (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
-            (Some(Reach::Expire), _) => Verdict::Expired,
-            (None, verdict) => verdict,
-        }
     }
 }
 
@@ -748,104 +351,5 @@ impl Outcomes {
         for (outcome, by) in LevelOutcome::ALL.into_iter().zip(self.0).filter(|(_, by)| *by > 0) {
             around.stats.level(tier.index, outcome, by);
         }
-    }
-}
-
-fn spread(failure: Failure, over: usize) -> Vec<Failure> {
-    let again = match &failure {
-        Failure::Skipped => None,
-        Failure::Failed(fault, _) => Some(*fault),
-    };
-    let mut all: Vec<Failure> =
-        (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
-    all.insert(0, failure);
-    all
-}
-
-/// What a provider answers: one result, or one for each key.
-pub(crate) trait Answer {
-    fn count(&self) -> usize;
-    /// The first failure.
-    fn failure(&self) -> Option<&BoxError>;
-    /// Whether anything went well.
-    fn is_well(&self) -> bool;
-    /// Bytes of items.
-    fn bytes(&self) -> usize;
-}
-
-impl<R: Received> Answer for Result<R, BoxError> {
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn failure(&self) -> Option<&BoxError> {
-        self.as_ref().err()
-    }
-
-    fn is_well(&self) -> bool {
-        self.is_ok()
-    }
-
-    fn bytes(&self) -> usize {
-        self.as_ref().map_or(0, Received::bytes)
-    }
-}
-
-impl<R: Received> Answer for Vec<Result<R, BoxError>> {
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn failure(&self) -> Option<&BoxError> {
-        self.iter().find_map(|r| r.as_ref().err())
-    }
-
-    fn is_well(&self) -> bool {
-        self.is_empty() || self.iter().any(Result::is_ok)
-    }
-
-    fn bytes(&self) -> usize {
-        self.iter().flatten().map(Received::bytes).sum()
-    }
-}
-
-/// What a call brings back, for its span.
-pub(crate) trait Received {
-    /// Bytes of items.
-    fn bytes(&self) -> usize {
-        0
-    }
-}
-
-impl Received for () {}
-impl Received for bool {}
-impl Received for Swapped {}
-impl Received for Option<Bytes> {
-    fn bytes(&self) -> usize {
-        self.as_ref().map_or(0, Bytes::len)
-    }
-}
-impl Received for Lease {}
-impl Received for Acquired {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Found(bytes) => bytes.len(),
-            Self::Granted(_) | Self::Held | Self::Kept => 0,
-        }
-    }
-}
-
-pub(crate) fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
-    (0..items).map(|_| Err(Failure::Skipped)).collect()
-}
-
-pub(crate) fn flatten<R>(
-    called: Result<Vec<Result<R, BoxError>>, Failure>,
-    items: usize,
-) -> Vec<Result<R, Failure>> {
-    match called {
-        Ok(results) => results.into_iter().map(|result| result.map_err(Failure::of)).collect(),
-        Err(failure) if items > 0 => spread(failure, items).into_iter().map(Err).collect(),
-        Err(_) => Vec::new(),
     }
 }

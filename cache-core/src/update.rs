@@ -10,12 +10,13 @@ use crate::{
     cycle::LoadId,
     envelope,
     fill::Outgoing,
-    inner::{Decoded, Inner, State},
+    inner::{Inner, State},
     load::{Began, load_failed},
     order::NO_ORDER,
     rights::{LEASE, LONGEST_WAIT, Right, Rights, pause_after},
     settle::{Keep, Made},
     tier::{Failure, Tier},
+    wire::Decoded,
     within::within,
     write::{Writing, Written},
 };
@@ -99,7 +100,7 @@ impl<T: Value> TracedCache<T> {
     async fn update_erased(&self, id: Arc<str>, change: Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
         let owner = Arc::clone(&self.inner);
         let work = async move {
-            let work = async |_: &crate::observe::Spans| owner.update(&id, &change).await;
+            let work = async |_: &crate::observers::Spans| owner.update(&id, &change).await;
             owner.operation(Verb::Update, Some(&id), 1, work, |_| None).await
         };
         self.inner.apart("update", "it was stored", work).await

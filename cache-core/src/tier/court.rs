@@ -1,0 +1,55 @@
+//! How entries of a level stand by what is known at one time.
+
+use std::sync::Arc;
+
+use super::Tier;
+use crate::{Stamp, ledger, mark::Reach, news::Verdict, pending::Pending};
+
+impl Tier {
+    /// Whether the level must be treated as not having this key.
+    pub(crate) fn masks(&self, id: &str) -> bool {
+        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.has(id))
+    }
+
+    /// How far the level must be treated as not having entries with these tags.
+    pub(crate) fn reaches(&self, tags: &[Box<str>]) -> Option<Reach> {
+        if tags.is_empty() {
+            return None;
+        }
+        let of = |pending: &Arc<Pending>| pending.reaches(tags);
+        // A purge is the last of them.
+        std::iter::once(&self.pending)
+            .chain(&self.deeper)
+            .filter_map(of)
+            .max_by_key(|reach| *reach == Reach::Purge)
+    }
+
+    /// What is known now of invalidations, to judge entries of this level that have just been read.
+    pub(crate) fn court(&self) -> Court<'_> {
+        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(self.incarnation())) }
+    }
+
+    /// How an entry of this level stands that carries this stamp.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        self.court().judge(stamp, tags)
+    }
+}
+
+/// Judges entries of one level by what is known at one time. Nothing is learned while it sits: not to be held for long.
+pub(crate) struct Court<'a> {
+    tier: &'a Tier,
+    /// `None`: values are bare, and always valid.
+    known: Option<ledger::Court<'a>>,
+}
+
+impl Court<'_> {
+    /// How an entry stands that carries this stamp.
+    pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
+        let Some(known) = &self.known else { return Verdict::Valid };
+        match (self.tier.reaches(tags), known.judge(stamp, tags)) {
+            (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
+            (Some(Reach::Expire), _) => Verdict::Expired,
+            (None, verdict) => verdict,
+        }
+    }
+}

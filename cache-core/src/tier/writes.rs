@@ -1,0 +1,154 @@
+//! Writes to a level, with leases and without, and what is to be told again of them.
+
+use std::time::Duration;
+
+use super::{Around, Failure, Tier, skipped};
+use crate::{
+    Acquire, Acquired, Fill, Lease, LevelOp, Put, RawKey,
+    mark::Reach,
+    parts::{Parts, more_pieces},
+    recent::Effect,
+};
+
+impl Tier {
+    /// Stores items. Each that may have been sent and was not acknowledged is in doubt: its key is masked, and the level
+    /// hears an invalidation of it when it is back.
+    pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
+        let provider = self.provider();
+        let batch = Parts::new(&provider, items, |item| item.key);
+        let put = |items| provider.put_many(items);
+        let results = self.call_parts(around, LevelOp::Put, &batch, |item| item.bytes.len(), put).await;
+        for (item, result) in items.iter().zip(&results) {
+            if let Err(Failure::Failed(..)) = result {
+                self.pending.doubt(item.key.id);
+            }
+        }
+        results
+    }
+
+    /// Whether the level keeps leases: then nothing but an explicit set is stored there without one.
+    pub(crate) fn leases(&self) -> bool {
+        self.store.is_none() && !self.packing.plain && self.provider().leases().is_some()
+    }
+
+    /// How long leases of so many keys are to last: the first must not have ended when the last is granted, nor the last
+    /// when all others have been used or renewed. Longer budgets than that are for calls that go wrong.
+    fn lease_life(&self, life: Duration, keys: usize) -> Duration {
+        life.saturating_add(self.budget().min(life / 6).saturating_mul(2).saturating_mul(more_pieces(keys)))
+    }
+
+    pub(crate) async fn acquire_many(
+        &self,
+        around: &Around,
+        wanted: &[Acquire<'_>],
+        life: Duration,
+    ) -> Vec<Result<Acquired, Failure>> {
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
+        let batch = Parts::new(&provider, wanted, |wish| wish.key);
+        let life = self.lease_life(life, wanted.len());
+        let acquire = |wanted| leases.acquire_many(wanted, life);
+        self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await
+    }
+
+    /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
+    /// arrive late, an invalidation or a set that came first has revoked its lease.
+    pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(fills.len()) };
+        let batch = Parts::new(&provider, fills, |fill| fill.put.key);
+        let fill = |fills| leases.fill_many(fills);
+        self.call_parts(around, LevelOp::Put, &batch, |fill| fill.put.bytes.len(), fill).await
+    }
+
+    /// Keeps keys for a writer.
+    pub(crate) async fn hold_many(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+        life: Duration,
+    ) -> Vec<Result<Lease, Failure>> {
+        let provider = self.provider();
+        let Some(leases) = provider.leases() else { return skipped(keys.len()) };
+        let batch = Parts::new(&provider, keys, |key| *key);
+        let hold = |keys| leases.hold_many(keys, life);
+        let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
+        self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
+        results
+    }
+
+    /// Notes keys that this node has written or invalidated here.
+    pub(crate) fn note<'a>(&self, around: &Around, ids: impl IntoIterator<Item = &'a str>) {
+        self.note_effects(around, ids.into_iter().map(|id| Effect::Key(id.into())));
+    }
+
+    fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
+        // Also for a store that has but one state, and so loses nothing: the level may move to another.
+        if self.is_marked() {
+            self.recent.note(around.clock.now(), effects);
+        }
+    }
+
+    /// Notes an invalidation of tags, or without any, of everything.
+    pub(crate) fn note_tags(&self, around: &Around, tags: &[Box<str>], reach: Reach) {
+        let all = tags.is_empty().then_some(Effect::Clear);
+        self.note_effects(around, tags.iter().map(|tag| Effect::Tag(tag.clone(), reach)).chain(all));
+    }
+
+    /// The store is another one now, or has lost something: what this node has lately told it is told again.
+    pub(crate) fn tell_again(&self, around: &Around) {
+        for effect in self.recent.take(around.clock.now()) {
+            match effect {
+                Effect::Key(id) => self.pending.add(&id),
+                Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
+                Effect::Clear => self.pending.add_clear(),
+            }
+        }
+    }
+
+    pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
+        let provider = self.provider();
+        if let Some(leases) = provider.leases() {
+            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let life = self.lease_life(life, held.len());
+            let renew = |held| leases.renew_many(held, life);
+            // A lease that could not be renewed refuses its fill: nothing to do about it here.
+            let _ = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, renew).await;
+        }
+    }
+
+    pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
+        let provider = self.provider();
+        if let Some(leases) = provider.leases() {
+            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let release = |held| leases.release_many(held);
+            // It ends by time otherwise.
+            let _ = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, release).await;
+        }
+    }
+
+    /// Removes keys. Those not acknowledged are masked and heard of later.
+    pub(crate) async fn remove_many(&self, around: &Around, keys: &[RawKey<'_>]) -> Vec<Result<(), Failure>> {
+        let results = self.remove_again(around, keys).await;
+        for (key, result) in keys.iter().zip(&results) {
+            if result.is_err() {
+                self.pending.add(key.id);
+            }
+        }
+        results
+    }
+
+    /// Removes keys that are masked already.
+    pub(crate) async fn remove_again(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> Vec<Result<(), Failure>> {
+        let provider = self.provider();
+        let batch = Parts::new(&provider, keys, |key| *key);
+        let remove = |keys| provider.remove_many(keys);
+        let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
+        self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
+        results
+    }
+}
