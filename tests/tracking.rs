@@ -187,6 +187,35 @@ async fn what_changed_while_a_node_was_cut_off_is_not_in_its_memory_afterwards()
     }
 }
 
+/// Over either kind of backplane, an operator hears why it is down, and that it is up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_backplane_is_down_is_told_and_that_it_is_up_again() {
+    let Some(server) = RedisServer::start() else { return };
+    for watches in [true, false] {
+        let proxy = Proxy::start(server.addr());
+        let seen = Recorder::new();
+        let redis = RedisProvider::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+        let backplane = if watches { redis.backplane() } else { redis.messages() };
+        let cache: TracedCache<String> = TracedCache::builder("users")
+            .level(Memory::entries(1000))
+            .level(redis)
+            .backplane(backplane)
+            .observer(seen.clone())
+            .build()
+            .unwrap();
+        settled(&cache).await;
+        let told = |event: &Recorded| matches!(event, Recorded::BackplaneDown(_) | Recorded::BackplaneUp);
+        assert_eq!(seen.count(told), 0, "what comes up for the first time was not down");
+        proxy.refuse();
+        let at = proxy.addr().to_string();
+        let why = |event: &Recorded| matches!(event, Recorded::BackplaneDown(why) if why.contains(&at));
+        until("the reason", async || seen.count(why) > 1).await;
+        assert_eq!(seen.count(|event| matches!(event, Recorded::BackplaneUp)), 0);
+        proxy.pass();
+        until("up again", async || seen.count(|event| matches!(event, Recorded::BackplaneUp)) == 1).await;
+    }
+}
+
 /// One node may not track: it says so once, is told by the others, and tells them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_may_not_track_says_so_and_is_told_by_messages() {

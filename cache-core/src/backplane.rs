@@ -65,6 +65,11 @@ pub trait Listener: Send + Sync + 'static {
         self.gap();
     }
 
+    /// Why the channel is down, for an operator, without credentials. Beside [`down`](Self::down), and again while that lasts.
+    fn fails(&self, error: &(dyn std::error::Error + 'static)) {
+        let _ = error;
+    }
+
     /// Somebody else has written, removed or lost what the watched store holds under this id of the cache.
     fn changed(&self, id: &str) {
         let _ = id;
@@ -114,6 +119,8 @@ pub(crate) struct Plane {
     subscribed: AtomicU64,
     /// What the channel has not taken yet.
     pub(crate) pending: Pending,
+    /// Somebody has been told why it is down.
+    fails: AtomicBool,
     /// It did not answer in time when it was last given a message. Who tells that of before again finds out when it does.
     silent: AtomicBool,
 }
@@ -136,6 +143,7 @@ impl Plane {
             node: fastrand::u64(..),
             subscribed: AtomicU64::new(0),
             pending: Pending::default(),
+            fails: AtomicBool::new(false),
             silent: AtomicBool::new(false),
         }
     }
@@ -172,12 +180,17 @@ impl Plane {
         up <= number && !takes_over
     }
 
-    /// A channel is down. Whether something may be missed by that: until it has come up, the one before is listened to.
+    /// A channel is down. Whether something may be missed by that.
     fn is_missed(&self, number: u64) -> bool {
-        let up = self.up.load(Ordering::Acquire);
-        if up == number {
+        if self.up.load(Ordering::Acquire) == number {
             self.gapped.fetch_max(number, Ordering::AcqRel);
         }
+        self.is_listened_to(number)
+    }
+
+    /// Until a channel has come up, the one before is.
+    fn is_listened_to(&self, number: u64) -> bool {
+        let up = self.up.load(Ordering::Acquire);
         up == 0 || up == number
     }
 
@@ -366,8 +379,19 @@ impl<T: Value> Listener for Ear<T> {
         store != 0 && inner.remote().next().is_some_and(|tier| tier.provider().store_id() == store)
     }
 
+    fn fails(&self, error: &(dyn std::error::Error + 'static)) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        if inner.plane.as_ref().is_some_and(|plane| plane.is_listened_to(self.channel)) {
+            inner.plane.iter().for_each(|plane| plane.fails.store(true, Ordering::Release));
+            inner.observers().event(&Event::BackplaneDown { error });
+        }
+    }
+
     fn gap(&self) {
         let Some(inner) = self.inner.upgrade() else { return };
+        if inner.plane.as_ref().is_some_and(|plane| plane.fails.swap(false, Ordering::AcqRel)) {
+            inner.observers().event(&Event::BackplaneUp);
+        }
         if inner.plane.as_ref().is_none_or(|plane| plane.has_gap(self.channel)) {
             inner.missed_something();
         }

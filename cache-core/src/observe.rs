@@ -121,6 +121,13 @@ pub enum Event<'a> {
     BackplaneNoise,
     /// Messages may have been lost: in-process entries of before are not believed any more.
     BackplaneGap,
+    /// The backplane is down: what other nodes change is not heard. Again with each try to reach it.
+    BackplaneDown {
+        /// Why, in the words of whoever carries it.
+        error: &'a (dyn std::error::Error + 'static),
+    },
+    /// A backplane that was down is up.
+    BackplaneUp,
     /// Something that an operator may want to put right. A sentence, without keys or values.
     Advice(&'a str),
 }

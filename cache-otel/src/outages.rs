@@ -1,6 +1,6 @@
-//! Levels that fail, loads that do, and values that no level takes, as lines of the `tracing` facade with the reason: one when a
-//! level is not asked for a while, one when it is again, and one a minute of the rest. Metrics say that a level fails; only the
-//! provider's own words say that its password is wrong.
+//! Levels and backplanes that fail, loads that do, and values that no level takes, as lines of the `tracing` facade with the
+//! reason: one when a level is not asked for a while or a backplane is down, one when it is well again, and one a minute of the
+//! rest. Metrics say that a level fails; only the provider's own words say that its password is wrong.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,6 +23,8 @@ pub(crate) struct Outages {
     levels: Mutex<BTreeMap<(Arc<str>, u8), Sick>>,
     /// By cache.
     loads: Mutex<BTreeMap<Arc<str>, Untold>>,
+    /// By cache.
+    planes: Mutex<BTreeMap<Arc<str>, Plane>>,
     /// By cache and level.
     unsent: Mutex<BTreeMap<(Arc<str>, u8), Untold>>,
 }
@@ -43,6 +45,13 @@ impl Sick {
             Self::Off { since, .. } => *since,
         }
     }
+}
+
+/// A backplane that was down, or is.
+struct Plane {
+    /// That it is down has been said, and not that it is up.
+    said: bool,
+    since: Instant,
 }
 
 /// Whether there is a place for this one. Those that nobody has heard of lately, as of caches that are gone, make room.
@@ -150,6 +159,54 @@ impl Outages {
                 within.as_secs()
             ),
         }
+    }
+
+    /// A backplane cannot be reached, this time either. One that breaks again and again is told of once a minute.
+    pub(crate) fn backplane_down(
+        &self,
+        cache: &CacheInfo,
+        error: &(dyn std::error::Error + 'static),
+        now: Instant,
+    ) {
+        let key = Arc::clone(cache.shared_name());
+        let mut planes = self.planes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_place(&mut planes, &key, now, |plane| plane.since) {
+            return;
+        }
+        match planes.entry(key) {
+            Entry::Occupied(mut plane) => {
+                let plane = plane.get_mut();
+                let early = now.saturating_duration_since(plane.since) < A_LINE_EACH;
+                if plane.said {
+                    plane.since = now;
+                }
+                if plane.said || early {
+                    return;
+                }
+                *plane = Plane { said: true, since: now };
+            }
+            Entry::Vacant(place) => {
+                place.insert(Plane { said: true, since: now });
+            }
+        }
+        drop(planes);
+        let why = with_causes(error);
+        tracing::warn!(
+            target: "traced_cache::backplane",
+            cache = cache.name(),
+            "the backplane is down, and what other nodes change is not heard: {why}"
+        );
+    }
+
+    /// A backplane that was down is up.
+    pub(crate) fn backplane_up(&self, cache: &CacheInfo) {
+        let mut planes = self.planes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(plane) = planes.get_mut(cache.name()) else { return };
+        if !std::mem::take(&mut plane.said) {
+            return;
+        }
+        drop(planes);
+        tracing::info!(target: "traced_cache::backplane", cache = cache.name(), "the backplane is up again");
     }
 
     /// A load has failed. Where a stale value stands in, or nobody waits, no caller hears why.
@@ -347,6 +404,26 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_backplane_that_is_down_is_a_line_and_so_is_its_return() {
+        let (outages, cache, start) = begin();
+        let refused = io::Error::other("refused");
+        let down = |second| outages.backplane_down(&cache, &refused, start + Duration::from_secs(second));
+        let lines = lines_of(|| {
+            outages.backplane_up(&cache);
+            (0..300).for_each(down);
+            outages.backplane_up(&cache);
+            // Again within the minute: no line, unless it stays down.
+            down(310);
+            outages.backplane_up(&cache);
+            (320..400).for_each(down);
+            outages.backplane_up(&cache);
+        });
+        let warns = "WARN traced_cache::backplane: the backplane is down, and what other nodes change is not heard: refused cache=\"users\"";
+        let is_up = "INFO traced_cache::backplane: the backplane is up again cache=\"users\"";
+        assert_eq!(lines, [warns, is_up, warns, is_up]);
+    }
+
     /// Caches come and go, and may all fail at once.
     #[test]
     fn what_is_known_of_failures_is_bounded() {
@@ -359,18 +436,23 @@ mod tests {
                 outages.failed(&cache, 1, LevelFault::Error, None, now);
                 outages.breaker(&cache, 2, BreakerState::Open, now);
                 outages.failed(&cache, 2, LevelFault::Error, None, now);
+                outages.backplane_down(&cache, &error, now);
             })
         };
         for n in 0..MOST {
             fail(&format!("tenant-{n}"), start);
         }
         assert_eq!(fail("late", start), [""; 0]);
-        assert_eq!((outages.levels.lock().unwrap().len(), outages.loads.lock().unwrap().len()), (MOST, MOST));
+        let known = || {
+            let (levels, loads) = (outages.levels.lock().unwrap(), outages.loads.lock().unwrap());
+            (levels.len(), loads.len(), outages.planes.lock().unwrap().len())
+        };
+        assert_eq!(known(), (MOST, MOST, MOST));
         assert_eq!(
             fail("later", start + 2 * A_LINE_EACH).len(),
-            2,
-            "of the load, and of the level that is off"
+            3,
+            "of the load, of the level that is off, and of the backplane"
         );
-        assert_eq!((outages.levels.lock().unwrap().len(), outages.loads.lock().unwrap().len()), (2, 1));
+        assert_eq!(known(), (2, 1, 1));
     }
 }

@@ -215,6 +215,10 @@ impl Recorded {
             #[cfg(feature = "tracing")]
             Event::Breaker { level, state } => self.outages.breaker(cache, *level, *state, Instant::now()),
             #[cfg(feature = "tracing")]
+            Event::BackplaneDown { error } => self.outages.backplane_down(cache, *error, Instant::now()),
+            #[cfg(feature = "tracing")]
+            Event::BackplaneUp => self.outages.backplane_up(cache),
+            #[cfg(feature = "tracing")]
             Event::TooLarge { level, size, limit } => self.outages.unsent(
                 cache,
                 *level,

@@ -213,12 +213,17 @@ async fn run(guard: Running) {
     let mut backoff = Backoff::new();
     let mut lost = None;
     loop {
-        let link = tokio::select! {
-            biased;
-            link = keeper.up(lost) => link,
-            () = sleep(silence.saturating_mul(BLIND)), if !ears.is_empty() => {
-                ears.down();
-                continue;
+        let mut blind = std::pin::pin!(sleep(silence.saturating_mul(BLIND)));
+        let mut up = std::pin::pin!(keeper.up(lost));
+        let link = loop {
+            tokio::select! {
+                biased;
+                link = &mut up => break link,
+                error = keeper.failure() => ears.fails(&error),
+                () = &mut blind, if !ears.is_empty() => {
+                    ears.down();
+                    blind.as_mut().reset(Instant::now() + silence.saturating_mul(BLIND));
+                }
             }
         };
         let Some(link) = link else { return };
@@ -240,11 +245,14 @@ async fn run(guard: Running) {
             End::Refused(error) => {
                 drop(link);
                 if error.kind() == ErrorKind::Denied {
+                    // Advice is a line, too.
                     keeper.advise(format!(
                         "messages between nodes are refused ({error}): changes are not heard, and invalidations stay pending; \
                          grant +subscribe +unsubscribe +publish &{}b:*",
                         keeper.settings.prefix
                     ));
+                } else {
+                    ears.fails(&error);
                 }
                 ears.down();
                 tokio::select! {

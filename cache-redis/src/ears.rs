@@ -10,6 +10,8 @@ use cache_core::Listener;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
+use crate::Error;
+
 /// Listeners by channel. Messages are handed over in the task that reads the connection, so nothing queues: who is slow
 /// slows the reader down, and the server cuts off a reader that is too slow, which is a gap.
 #[derive(Default)]
@@ -103,15 +105,25 @@ impl Ears {
             }
             begins
         };
-        self.tell(begins, Listener::gap);
+        self.tell(begins, |listener| listener.gap());
     }
 
     /// The connection is lost: everybody may miss something.
     pub(crate) fn down(&self) {
-        self.tell(|_, _| true, Listener::down);
+        let silenced = |_: &str, ear: &mut Ear| {
+            // It is told when it hears again, over this connection, too.
+            ear.hears = 0;
+            true
+        };
+        self.tell(silenced, |listener| listener.down());
     }
 
-    fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool, what: fn(&dyn Listener)) {
+    /// Why there is no connection, or nothing is heard over it.
+    pub(crate) fn fails(&self, error: &Error) {
+        self.tell(|_, _| true, |listener| listener.fails(error));
+    }
+
+    fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool, what: impl Fn(&dyn Listener)) {
         let _delivery = lock(&self.delivery);
         let mut told = Vec::new();
         for (channel, ears) in &mut *lock(&self.channels) {

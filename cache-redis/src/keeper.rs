@@ -189,6 +189,20 @@ impl Keeper {
         }
     }
 
+    /// Why the next try to connect fails.
+    pub(crate) async fn failure(&self) -> Error {
+        let mut changes = self.state.subscribe();
+        loop {
+            // An error means that the sender is gone, which `self` holds.
+            if changes.changed().await.is_err() {
+                return Error::closed();
+            }
+            if let State::Down(error) | State::Broken(error, _) = &*changes.borrow_and_update() {
+                return error.clone();
+            }
+        }
+    }
+
     fn settled(&self, lost: Option<u64>) -> Option<Result<Arc<Link>, Error>> {
         match &*self.state.borrow() {
             State::Up(link) if lost == Some(link.generation) => None,
@@ -359,6 +373,9 @@ async fn run(guard: IdleAtEnd) {
                 }
             }
             Err(error) => {
+                if let Some(watch) = &keeper.pushes.watch {
+                    watch.fails(&error);
+                }
                 keeper.publish(State::Down(error));
                 if told.elapsed() >= blind {
                     keeper.deaf();

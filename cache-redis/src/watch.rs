@@ -181,7 +181,7 @@ impl Watch {
         }
         let before = std::mem::replace(&mut watching.newest, newest);
         link.watches(watching);
-        self.tell(|ear| ear.number > before, Listener::gap);
+        self.tell(|ear| ear.number > before, |listener| listener.gap());
         Ok(())
     }
 
@@ -190,7 +190,12 @@ impl Watch {
         let mut quiet_from = lock(&self.quiet_from);
         *quiet_from = quiet_from.map(|from| from.max(Instant::now() + UNSURE));
         drop(quiet_from);
-        self.tell(|_| true, Listener::down);
+        self.tell(|_| true, |listener| listener.down());
+    }
+
+    /// Why there is no connection.
+    pub(crate) fn fails(&self, error: &Error) {
+        self.tell(|_| true, |listener| listener.fails(error));
     }
 
     /// The server, or what it lets us do, has no tracking. From now on all listen to messages.
@@ -227,7 +232,7 @@ impl Watch {
                 }
             }
             // The whole database has been emptied.
-            (PushKind::Invalidate, _) => self.tell(|_| true, Listener::gap),
+            (PushKind::Invalidate, _) => self.tell(|_| true, |listener| listener.gap()),
             (PushKind::Message, [Value::BulkString(channel), _]) if *channel == self.want.as_bytes() => {
                 let until = Instant::now() + WANTED;
                 let mut quiet_from = lock(&self.quiet_from);
@@ -263,7 +268,7 @@ impl Watch {
         }
     }
 
-    fn tell(&self, which: impl Fn(&Ear) -> bool, what: fn(&dyn Listener)) {
+    fn tell(&self, which: impl Fn(&Ear) -> bool, what: impl Fn(&dyn Listener)) {
         let _delivery = self.delivery.lock();
         let ears = Arc::clone(&lock(&self.ears));
         for ear in ears.values().flatten().filter(|ear| which(ear)) {

@@ -55,6 +55,10 @@ pub enum Recorded {
     BackplaneNoise,
     /// [`Event::BackplaneGap`].
     BackplaneGap,
+    /// [`Event::BackplaneDown`].
+    BackplaneDown(String),
+    /// [`Event::BackplaneUp`].
+    BackplaneUp,
     /// [`Event::Advice`].
     Advice(String),
 }
@@ -81,6 +85,8 @@ impl From<&Event<'_>> for Recorded {
             Event::BackplaneReceived { .. } => Self::BackplaneReceived,
             Event::BackplaneNoise => Self::BackplaneNoise,
             Event::BackplaneGap => Self::BackplaneGap,
+            Event::BackplaneDown { error } => Self::BackplaneDown(error.to_string()),
+            Event::BackplaneUp => Self::BackplaneUp,
             Event::Advice(text) => Self::Advice(text.to_owned()),
         }
     }
