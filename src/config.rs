@@ -52,6 +52,7 @@ mod mistakes;
 mod model;
 mod node;
 mod parse;
+mod probe;
 mod registry;
 mod reload;
 mod resolve;

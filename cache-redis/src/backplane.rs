@@ -245,15 +245,13 @@ async fn run(guard: Running) {
             End::Refused(error) => {
                 drop(link);
                 if error.kind() == ErrorKind::Denied {
-                    // Advice is a line, too.
                     keeper.advise(format!(
                         "messages between nodes are refused ({error}): changes are not heard, and invalidations stay pending; \
                          grant +subscribe +unsubscribe +publish &{}b:*",
                         keeper.settings.prefix
                     ));
-                } else {
-                    ears.fails(&error);
                 }
+                ears.fails(&error);
                 ears.down();
                 tokio::select! {
                     () = keeper.closed() => return,

@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 
-use cache_core::{Advised, BoxError, CacheProvider, Error, Failover, with_causes};
+use cache_core::{Advised, CacheProvider, Error, Failover, with_causes};
+use futures::future::join_all;
 use serde::Serialize;
 
 use super::{
     fault::{Fault, nearest},
     load::{Lacks, Loaded},
     node::{HIDDEN, Node, Path as Steps, Place, Step, Text, What, at, may_show, references},
+    probe,
     resolve::{Known, LevelPlan, Origin, Plan},
     setup::Source,
     units::spell,
@@ -53,6 +55,8 @@ pub struct ExplainedProvider {
     pub caches: Vec<String>,
     /// Whether it answered when it was asked; `None`: it was not asked.
     pub answered: Option<Result<(), String>>,
+    /// Whether its backplane came up when it was asked to; `None`: no cache names it as one, or it was not asked.
+    pub backplane: Option<Result<(), String>>,
 }
 
 /// A cache of the file.
@@ -94,10 +98,12 @@ pub struct Setting {
 }
 
 impl Explanation {
-    /// Whether nothing is wrong: this machine lacks nothing, and every provider that was asked has answered.
+    /// Whether nothing is wrong: this machine lacks nothing, every provider that was asked has answered, and so has its
+    /// backplane.
     pub fn is_fine(&self) -> bool {
-        let answered = |provider: &ExplainedProvider| !matches!(provider.answered, Some(Err(_)));
-        self.problems.is_empty() && self.providers.iter().all(answered)
+        let fails = |asked: &Option<Result<(), String>>| matches!(asked, Some(Err(_)));
+        let fine = |one: &ExplainedProvider| !fails(&one.answered) && !fails(&one.backplane);
+        self.problems.is_empty() && self.providers.iter().all(fine)
     }
 
     pub(crate) fn of(file: &str, loaded: &Loaded, noted: Vec<Fault>) -> Self {
@@ -111,6 +117,7 @@ impl Explanation {
                 .collect(),
             caches: users(name, loaded).map(str::to_owned).collect(),
             answered: None,
+            backplane: None,
         });
         let caches =
             loaded.resolved.caches.iter().map(|(name, plan)| explain(file, name, plan, loaded)).collect();
@@ -123,10 +130,8 @@ impl Explanation {
         }
     }
 
-    pub(crate) fn answered(&mut self, name: &str, answer: Result<(), BoxError>) {
-        if let Some(provider) = self.providers.iter_mut().find(|provider| provider.name == name) {
-            provider.answered = Some(answer.map_err(|error| with_causes(&*error)));
-        }
+    fn provider(&mut self, name: &str) -> Option<&mut ExplainedProvider> {
+        self.providers.iter_mut().find(|provider| provider.name == name)
     }
 }
 
@@ -412,7 +417,8 @@ impl super::CachesBuilder {
         Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
-    /// The same, and asks each provider that lacks nothing for a sign of life. What it has against its server is among the advice:
+    /// The same, and asks each provider that lacks nothing for a sign of life, and its backplane, where caches have one on it,
+    /// whether it hears. What it has against its server is among the advice:
     /// commands that are refused, say.
     ///
     /// # Errors
@@ -430,12 +436,35 @@ impl super::CachesBuilder {
             let heard = Arc::new(Heard::default());
             let listener: Weak<Heard> = Arc::downgrade(&heard);
             provider.advise(listener);
-            explanation.answered(name, provider.ping().await);
+            let answer = provider.ping().await.map_err(|error| with_causes(&*error));
+            // One that does not answer has no other reason.
+            let backplane = match &answer {
+                Ok(()) => comes_up(name, &loaded).await,
+                Err(_) => None,
+            };
+            if let Some(provider) = explanation.provider(name) {
+                (provider.answered, provider.backplane) = (Some(answer), backplane);
+            }
             let texts = heard.0.lock().unwrap_or_else(PoisonError::into_inner);
             explanation.advice.extend(texts.iter().map(|text| format!("{name}: {text}")));
         }
         Ok(explanation)
     }
+}
+
+/// Whether the backplane on a provider comes up for each cache that has it. `None`: there is none.
+async fn comes_up(provider: &str, loaded: &Loaded) -> Option<Result<(), String>> {
+    let backplane = loaded.backplanes.get(provider)?;
+    let keeps = |plan: &Plan| {
+        plan.levels
+            .iter()
+            .find(|level| !in_process(level, loaded))
+            .is_some_and(|level| level.provider == provider)
+    };
+    let of = loaded.resolved.caches.iter().filter(|(_, plan)| plan.backplane.as_deref() == Some(provider));
+    // At once: each that hears nothing takes its time.
+    let asked = of.map(|(name, plan)| probe::comes_up(&**backplane, name, keeps(plan)));
+    Some(join_all(asked).await.into_iter().collect())
 }
 
 /// What a provider has to say.
@@ -452,7 +481,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, providers, caches, problems, advice } = self;
         writeln!(f, "{file}")?;
-        for ExplainedProvider { name, backend, address, settings, caches, answered } in providers {
+        for ExplainedProvider { name, backend, address, settings, caches, answered, backplane } in providers {
             write!(f, "\nprovider {name}: {backend}")?;
             if let Some(address) = address {
                 write!(f, " at {address}")?;
@@ -461,6 +490,9 @@ impl fmt::Display for Explanation {
                 Some(Ok(())) => f.write_str(", answers")?,
                 Some(Err(error)) => write!(f, ", DOES NOT ANSWER: {error}")?,
                 None => {}
+            }
+            if let Some(Err(error)) = backplane {
+                write!(f, ", BACKPLANE IS DOWN: {error}")?;
             }
             writeln!(f)?;
             table(f, "  ", settings)?;

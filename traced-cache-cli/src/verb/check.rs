@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use traced_cache::config::{CachesBuilder, Explanation};
+use traced_cache::config::{CachesBuilder, ExplainedProvider, Explanation};
 
 use super::explain;
 use crate::{
@@ -33,9 +33,11 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: CheckOptio
 
 fn text(explanation: &Explanation, fine: bool) -> String {
     let Explanation { file, providers, caches, problems, .. } = explanation;
+    let answers = |provider: &ExplainedProvider| !matches!(provider.answered, Some(Err(_)));
     let word = match (fine, problems.is_empty()) {
         (true, _) => "right",
         // Nothing in it is to be changed.
+        (false, true) if providers.iter().all(answers) => "right, but a backplane is down",
         (false, true) => "right, but a server does not answer",
         (false, false) => "not right here",
     };
@@ -50,6 +52,13 @@ fn text(explanation: &Explanation, fine: bool) -> String {
             Some(Ok(())) => text.push_str(", answers"),
             Some(Err(error)) => {
                 let _ = write!(text, ", DOES NOT ANSWER: {error}");
+            }
+            None => {}
+        }
+        match &provider.backplane {
+            Some(Ok(())) => text.push_str(", its backplane is up"),
+            Some(Err(error)) => {
+                let _ = write!(text, ", BACKPLANE IS DOWN: {error}");
             }
             None => {}
         }

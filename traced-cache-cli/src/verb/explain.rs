@@ -41,6 +41,8 @@ pub(crate) fn providers(explanation: &Explanation) -> Vec<Value> {
             "caches": provider.caches,
             "answers": provider.answered.as_ref().map(Result::is_ok),
             "error": provider.answered.as_ref().and_then(|answer| answer.as_ref().err()),
+            "backplane_up": provider.backplane.as_ref().map(Result::is_ok),
+            "backplane_error": provider.backplane.as_ref().and_then(|up| up.as_ref().err()),
         })
     };
     explanation.providers.iter().map(one).collect()

@@ -28,6 +28,47 @@ fn check_tells_what_is_right_and_what_does_not_answer() {
     assert_eq!((code, &json["providers"][1]["answers"]), (0, &serde_json::Value::Null));
 }
 
+/// The server answers, and the caches' memory would hear nothing.
+#[test]
+fn check_tries_the_backplane() {
+    let Some(server) = Servers::start().redis else { return };
+    let user = ["ACL", "SETUSER", "ann", "on", ">hunter2", "~*", "&*", "+@all", "-subscribe"];
+    server.command::<()>(&user).unwrap();
+    let anns = format!("redis://ann:hunter2@{}", server.addr());
+    let file = |url: &str, tracking: bool| {
+        let text = layered(url, "backplane = 'shared'\n");
+        text.replace("[caches.", &format!("tracking = {tracking}\n[caches."))
+    };
+    for (url, tracking) in [(&server.url(), true), (&server.url(), false), (&anns, true)] {
+        let place = Place::new(&file(url, tracking));
+        let (code, json) = place.json("check", &[]);
+        let shared = &json["providers"][1];
+        assert_eq!((code, &shared["backplane_up"]), (0, &true.into()), "{json}");
+        assert_eq!(json["providers"][0]["backplane_up"], serde_json::Value::Null);
+        let text = place.run("check", &[]).out;
+        assert!(text.contains(", answers, its backplane is up\n") || text.ends_with("is up\n"), "{text}");
+    }
+    let place = Place::new(&file(&anns, false));
+    let (code, json) = place.json("check", &[]);
+    let shared = &json["providers"][1];
+    assert_eq!((code, &json["fine"], &shared["answers"]), (1, &false.into(), &true.into()));
+    assert_eq!(shared["backplane_up"], false);
+    let text = place.run("check", &[]).out;
+    assert!(text.contains(": right, but a backplane is down; 1 cache\n"), "{text}");
+    let says = |what: &str| text.contains(what);
+    assert!(says(", answers, BACKPLANE IS DOWN: ") && says("NOPERM") && says("grant +subscribe"), "{text}");
+    assert!(!says("hunter2"), "{text}");
+    let (_, json) = place.json("check", &["--offline"]);
+    assert_eq!(json["providers"][1]["backplane_up"], serde_json::Value::Null);
+    // Of what does not answer that is said, and not twice.
+    let (code, json) = Place::new(&file("redis://127.0.0.1:1", true)).json("check", &[]);
+    let shared = &json["providers"][1];
+    assert_eq!(
+        (code, &shared["answers"], &shared["backplane_up"]),
+        (1, &false.into(), &serde_json::Value::Null)
+    );
+}
+
 /// As many as the application would tell of, also of what is no error of `explain` where it stands alone.
 #[test]
 fn all_mistakes_of_a_file_are_told_at_once() {

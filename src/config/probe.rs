@@ -1,0 +1,73 @@
+//! Whether a backplane comes up, asked by somebody who listens to it like a cache.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_core::{Backplane, Listener, with_causes};
+use tokio::{sync::watch, time::timeout};
+
+/// Longer than any backplane of this crate takes to come up, or to say why it does not.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// An ear that only wants to know whether it hears.
+struct Probe {
+    heard: watch::Sender<Option<Result<(), String>>>,
+    /// Whether the cache keeps its entries where the backplane is: then that watches them.
+    keeps: bool,
+    over: AtomicBool,
+}
+
+impl Probe {
+    /// What is said first counts.
+    fn hear(&self, said: impl FnOnce() -> Result<(), String>) {
+        self.heard.send_if_modified(|heard| {
+            let first = heard.is_none();
+            if first {
+                *heard = Some(said());
+            }
+            first
+        });
+    }
+}
+
+impl Listener for Probe {
+    fn message(&self, _: &[u8]) {}
+
+    fn gap(&self) {
+        self.hear(|| Ok(()));
+    }
+
+    /// Nor has it come up so far: it may yet, or say why not.
+    fn down(&self) {}
+
+    fn fails(&self, error: &(dyn std::error::Error + 'static)) {
+        self.hear(|| Err(with_causes(error)));
+    }
+
+    fn keeps_in(&self, _: u64) -> bool {
+        self.keeps
+    }
+
+    fn is_closed(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+/// Whether a cache of this name hears what other nodes say. Says nothing to them.
+pub(crate) async fn comes_up(backplane: &dyn Backplane, cache: &str, keeps: bool) -> Result<(), String> {
+    let heard = watch::Sender::new(None);
+    let mut said = heard.subscribe();
+    let probe = Arc::new(Probe { heard, keeps, over: AtomicBool::new(false) });
+    backplane.subscribe(cache, Arc::<Probe>::clone(&probe));
+    let said = timeout(LIMIT, said.wait_for(Option::is_some)).await;
+    probe.over.store(true, Ordering::Release);
+    match said {
+        Ok(Ok(said)) => said.clone().unwrap_or(Ok(())),
+        _ => Err(format!("has not come up within {LIMIT:?}, and does not say why")),
+    }
+}
