@@ -6,6 +6,9 @@ use crate::{Error, ErrorKind, address::Endpoint, wire::text};
 
 pub(crate) const SLOTS: u16 = 16384;
 
+/// In the place of the name of a node that is to go by one, and has none (`cluster-preferred-endpoint-type hostname`).
+const UNNAMED: &str = "?";
+
 /// The slot of a key, by what it has in braces.
 pub(crate) fn slot(key: &str) -> u16 {
     let tag = key
@@ -38,6 +41,10 @@ impl Redirect {
         let mut words = error.details()?.split(' ');
         let slot = words.next()?.parse().ok().filter(|slot| *slot < SLOTS)?;
         let (host, port) = words.next()?.rsplit_once(':')?;
+        // Where it is, another look at the map says.
+        if host == UNNAMED {
+            return None;
+        }
         let host = Some(host.trim_matches(['[', ']'])).filter(|host| !host.is_empty());
         Some(Self { slot, host: host.map(str::to_owned), port: port.parse().ok()?, ask })
     }
@@ -96,12 +103,26 @@ fn range(item: &Value, said_by: &Endpoint) -> Option<Range> {
 
 fn address(node: &Value, said_by: &Endpoint) -> Option<Endpoint> {
     let Value::Array(parts) = node else { return None };
-    let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
-    // A node that does not know its own address leaves it out.
-    let host = text(host).filter(|host| !host.is_empty()).map_or_else(|| host_of(said_by), str::to_owned);
+    let [host, Value::Int(port), more @ ..] = parts.as_slice() else { return None };
+    let host = match text(host).filter(|host| !host.is_empty()) {
+        Some(UNNAMED) => ip(more)?.to_owned(),
+        Some(host) => host.to_owned(),
+        // A node that does not know its own address leaves it out.
+        None => host_of(said_by),
+    };
     // One that nobody can reach has none.
     Some(Endpoint::Tcp { host, port: u16::try_from(*port).ok().filter(|port| *port != 0)? })
-        .filter(|at| !matches!(at, Endpoint::Tcp { host, .. } if host == "?"))
+}
+
+/// What is told of a node beside its preferred address: its id, and pairs of names and values.
+fn ip(more: &[Value]) -> Option<&str> {
+    let of = |name, value| if text(name)? == "ip" { text(value) } else { None };
+    let ip = match more.get(1)? {
+        Value::Map(pairs) => pairs.iter().find_map(|(name, value)| of(name, value)),
+        Value::Array(words) => words.chunks_exact(2).find_map(|pair| of(&pair[0], &pair[1])),
+        _ => None,
+    };
+    ip.filter(|ip| !ip.is_empty() && *ip != UNNAMED)
 }
 
 #[cfg(test)]

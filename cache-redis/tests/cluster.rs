@@ -406,6 +406,31 @@ async fn slots_that_move_are_followed() {
     .await;
 }
 
+/// Nodes that are to go by a name, and have none, say `?` in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_without_the_name_that_they_are_to_go_by_are_found() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    for node in cluster.nodes() {
+        node.command::<()>(&["CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname"]).unwrap();
+    }
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    for id in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        put(&provider, id, "v").await;
+        assert_eq!(get(&provider, id).await.unwrap().as_deref(), Some("v"));
+    }
+    // Where a slot has moved to is not said then either.
+    let name = "v:{users:none}";
+    let from = cluster.owner(name).unwrap();
+    let to = cluster.nodes().iter().find(|node| node.port() != from.port()).unwrap();
+    let slot: u16 = from.command(&["CLUSTER", "KEYSLOT", name]).unwrap();
+    let to_id: String = to.command(&["CLUSTER", "MYID"]).unwrap();
+    for node in [to, from] {
+        node.command::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &to_id]).unwrap();
+    }
+    eventually("found", async || provider.put(item("none", b"v")).await.is_ok()).await;
+    assert_eq!(get(&provider, "none").await.unwrap().as_deref(), Some("v"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_that_answers_is_enough() {
     let Some(cluster) = RedisCluster::start(3, 1) else { return };
