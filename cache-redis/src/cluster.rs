@@ -38,7 +38,7 @@ use crate::{
     connection::Pushes,
     fleet::no_replica,
     home::Home,
-    keeper::Keeper,
+    keeper::{Keeper, ended},
     node::Node,
     read::Several,
     scripts::Form,
@@ -448,8 +448,7 @@ impl Cluster {
         self.close_soon();
         let task = lock(&self.task).take();
         if let Some(task) = task {
-            // An error says that its runtime ended it, which is as good.
-            let _ = task.await;
+            ended(task, self.settings.connect_timeout).await;
         }
         let mut nodes: Vec<_> = lock(&self.nodes).drain().map(|(_, node)| node).collect();
         nodes.extend(lock(&self.copies).drain().map(|(_, node)| node));

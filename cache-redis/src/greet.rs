@@ -180,9 +180,6 @@ pub(crate) async fn open(
             link.pipeline(&readonly).await.map_err(|error| failed(settings, &link.endpoint, error))?;
         replies.into_iter().try_for_each(done)?;
     }
-    if let Some(watch) = &pushes.watch {
-        watch.follow(&link).await?;
-    }
     Ok((link, driver))
 }
 

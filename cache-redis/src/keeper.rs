@@ -57,6 +57,23 @@ impl State<Link> {
     }
 }
 
+/// How much longer than a request may take a task is waited for that has been told to end.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits for a task that has been told to end, once what is under way has had its time. One whose runtime nobody drives
+/// does not end: it is given up, and goes with that.
+pub(crate) async fn ended(mut task: JoinHandle<()>, under_way: Duration) {
+    // Without timers there is nothing to bound it by.
+    let in_time = match Handle::try_current() {
+        Ok(_) => timeout(under_way + LAST_WAIT, &mut task).await.is_ok(),
+        // An error says that its runtime ended it, which is as good.
+        Err(_none) => (&mut task).await.is_ok(),
+    };
+    if !in_time {
+        task.abort();
+    }
+}
+
 /// What callers and the task share.
 pub(crate) struct Keeper {
     pub(crate) settings: Arc<Settings>,
@@ -265,8 +282,7 @@ impl Keeper {
         self.close_soon();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
-            // An error says that its runtime ended it, which is as good.
-            let _ = task.await;
+            ended(task, self.settings.response_timeout).await;
         }
     }
 
@@ -323,6 +339,10 @@ impl Keeper {
                 vouched => vouched?,
             }
         }
+        // Not before: of those that are tried, one that is not used may lack the right, and what it tells goes nowhere.
+        if let Some(watch) = &self.pushes.watch {
+            self.followed(watch, &link, self.settings.connect_timeout).await?;
+        }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);
         self.made.fetch_add(1, Ordering::Relaxed);
@@ -331,6 +351,23 @@ impl Keeper {
         }
         link.greeted = link.progress();
         Ok((Arc::new(link), driver))
+    }
+
+    /// Turns tracking on over a connection, where somebody wants it.
+    async fn followed(&self, watch: &Watch, link: &Link, limit: Duration) -> Result<(), Error> {
+        timeout(limit, watch.follow(link)).await.unwrap_or_else(|_elapsed| {
+            let what = format!("Redis at {} did not turn tracking on within {limit:?}", link.endpoint);
+            Err(Error::new(ErrorKind::Timeout, what))
+        })
+    }
+
+    /// What comes of it, unless it is closed meanwhile.
+    async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.closed() => None,
+            done = work => Some(done),
+        }
     }
 }
 
@@ -350,11 +387,7 @@ async fn run(guard: IdleAtEnd) {
     let blind = keeper.settings.silence().saturating_mul(BLIND);
     let mut told = Instant::now();
     loop {
-        let attempt = tokio::select! {
-            biased;
-            () = keeper.closed() => return,
-            attempt = keeper.connect(true) => attempt,
-        };
+        let Some(attempt) = keeper.unless_closed(keeper.connect(true)).await else { return };
         match attempt {
             Ok((link, driver)) => {
                 let since = Instant::now();
@@ -440,7 +473,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 }
                 renewed = Instant::now();
                 // Requests under way on the old one may end: it is a replica, which takes no writes.
-                if let Ok((next, next_driver)) = keeper.connect(false).await {
+                if let Some(Ok((next, next_driver))) = keeper.unless_closed(keeper.connect(false)).await {
                     keeper.publish(State::Up(Arc::clone(&next)));
                     // The old driver goes on for requests under way and ends with the last of them.
                     (link, driver) = (next, next_driver);
@@ -449,8 +482,8 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 }
             }
             watch = comes(watch, &mut newest) => {
-                let followed = timeout(keeper.settings.silence(), watch.follow(&link)).await;
-                if !followed.is_ok_and(|followed| followed.is_ok()) {
+                let followed = keeper.followed(watch, &link, keeper.settings.silence());
+                if let Some(Err(_)) = keeper.unless_closed(followed).await {
                     link.condemn();
                     return End::Lost;
                 }
@@ -473,7 +506,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 let (sent, answered) = link.progress();
                 if answered == heard && sent > quiet_from {
                     let alive = tokio::select! {
-                        alive = link.lives_within(limit) => alive,
+                        alive = keeper.unless_closed(link.lives_within(limit)) => alive.unwrap_or(true),
                         _ = &mut driver => return End::Lost,
                     };
                     if !alive {

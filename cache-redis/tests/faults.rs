@@ -328,6 +328,44 @@ async fn closing_lets_requests_under_way_end() {
     closing.await.unwrap();
 }
 
+/// On one thread nothing happens between the refusal and the stop: the connection that is then asked for hangs.
+#[tokio::test]
+async fn closing_waits_for_no_connection_that_is_under_way() {
+    let server = RedisServer::start();
+    let builder = RedisProvider::builder(server.url()).connect_timeout(Duration::from_secs(60));
+    let provider = builder.response_timeout(Duration::from_secs(1)).build().unwrap();
+    put(&provider, "k", "v").await;
+    server.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    // One that is younger is not left.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(kind(provider.put(item("k", b"w")).await), ErrorKind::ReadOnly);
+    server.stop();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let closed = tokio::time::timeout(Duration::from_secs(20), provider.close()).await;
+    closed.expect("as long as a request may take");
+}
+
+/// It was made in the `block_on` of a runtime that is kept and not entered again.
+#[test]
+fn closing_waits_for_no_runtime_that_nobody_drives() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (kept, other) = (runtime(), runtime());
+    kept.block_on(put(&provider, "k", "v"));
+    let closed =
+        other.block_on(async { tokio::time::timeout(Duration::from_secs(30), provider.close()).await });
+    closed.expect("a request's time, and a second");
+    until_closed(&kept, &server);
+}
+
+/// The connection goes with its runtime, or when that goes on.
+fn until_closed(kept: &tokio::runtime::Runtime, server: &RedisServer) {
+    kept.block_on(until_async("the connection is gone", || async {
+        !server.command::<String>(&["CLIENT", "LIST"]).unwrap().contains("resp=3")
+    }));
+}
+
 /// Experiment 5: a write that timed out is still under way when its key is removed over the next connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_bytes_of_a_lost_connection_never_run() {

@@ -496,3 +496,26 @@ async fn p1_in_a_cluster_every_master_tells() {
     })
     .await;
 }
+
+/// One that the cluster cannot vouch for, as the master that could is away, is tried again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_used_in_the_end_is_not_listened_to() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let a = node(RedisProvider::builder(format!("redis+cluster://{}", cluster.nodes()[0].addr()))).await;
+    a.provider.connect().await.unwrap();
+    let record = cluster.owner("r:{masters}").unwrap();
+    let other = cluster.nodes().iter().find(|node| node.port() != record.port()).unwrap();
+    record.kill();
+    other.restart();
+    until_async("both are missed", || async {
+        let all = a.provider.servers().await;
+        all.iter().filter(|server| server.is_err()).count() == 2
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = a.ear.gaps();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // Each of the two is told of once in ten seconds.
+    let gaps = a.ear.gaps() - before;
+    assert!(gaps <= 2, "{gaps} gaps in 6 s");
+}
