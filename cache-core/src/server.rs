@@ -16,6 +16,8 @@ pub struct ServerStatus {
     pub memory_used: Option<u64>,
     /// Most bytes that they may take; 0: no limit.
     pub memory_max: Option<u64>,
+    /// What it does once they take that: of Redis `noeviction`, `allkeys-lru`, ...
+    pub memory_policy: Option<String>,
     /// Items that it holds, of whoever uses it.
     pub items: Option<u64>,
     /// Look-ups of what it held, of all its clients.

@@ -85,6 +85,7 @@ impl From<ServerInfo> for ServerStatus {
         status.uptime = info.uptime;
         status.memory_used = info.memory_used;
         status.memory_max = info.memory_max;
+        status.memory_policy = info.memory_policy;
         status.items = info.keys;
         status.hits = info.keyspace_hits;
         status.misses = info.keyspace_misses;

@@ -1,7 +1,7 @@
 //! What goes wrong, as callers see it, and bodies that are read so that it can be said which field is wrong.
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{FromRequest, Request},
     http::StatusCode,
@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use traced_cache::{Error, ErrorKind};
+use traced_cache::{Error, ErrorKind, with_causes};
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -17,16 +17,18 @@ pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) field: Option<String>,
     pub(crate) error: String,
+    /// The same with what caused it, for the log alone: callers need not know where servers are.
+    pub(crate) why: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, field: None, error: error.into() }
+        Self { status, field: None, error: error.into(), why: None }
     }
 
     /// A field of the request is not as it must be.
     pub(crate) fn field(field: &str, error: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, field: Some(field.to_owned()), error: error.into() }
+        Self { field: Some(field.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, error) }
     }
 
     pub(crate) fn not_found(error: impl Into<String>) -> Self {
@@ -43,19 +45,23 @@ impl From<Error> for Refusal {
             ErrorKind::Load | ErrorKind::Level | ErrorKind::Closed => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, error.to_string())
+        Self { why: Some(with_causes(&error)), ..Self::new(status, error.to_string()) }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = match self.field {
+        let body = match &self.field {
             Some(field) => json!({ "error": self.error, "field": field }),
             None => json!({ "error": self.error }),
         };
-        (self.status, Json(body)).into_response()
+        (self.status, Extension(Why(self.why.unwrap_or(self.error))), Json(body)).into_response()
     }
 }
+
+/// What was wrong, for the log of whoever sees the response.
+#[derive(Clone)]
+pub(crate) struct Why(pub(crate) String);
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);

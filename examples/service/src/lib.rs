@@ -8,6 +8,7 @@ mod answer;
 mod checks;
 pub mod database;
 mod routes;
+mod servers;
 mod status;
 mod trace;
 
@@ -29,6 +30,7 @@ use traced_cache::{
 use crate::{
     airport::{Airport, Airports},
     database::Database,
+    servers::Servers,
     trace::Requests,
 };
 
@@ -49,6 +51,8 @@ pub struct Service {
     telemetry: Telemetry,
     page: Page,
     requests: Requests,
+    /// Asks them while it is kept.
+    _servers: Servers,
     running: Running,
 }
 
@@ -132,7 +136,8 @@ impl Service {
         page.show(airports.cache())?;
         page.show(&checks)?;
         let requests = Requests::new(&running);
-        Ok(Self { database, caches, airports, checks, telemetry, page, requests, running })
+        let servers = Servers::watch(&caches, &running);
+        Ok(Self { database, caches, airports, checks, telemetry, page, requests, _servers: servers, running })
     }
 
     /// All routes.

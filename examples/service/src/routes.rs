@@ -46,7 +46,10 @@ pub(crate) async fn batch(State(service): Shared, Body(batch): Body<Batch>) -> R
     let Batch { codes } = batch;
     if codes.len() > BATCH_MAX {
         let error = format!("{} codes; send {BATCH_MAX} at most at once", codes.len());
-        return Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, field: Some("codes".into()), error });
+        return Err(Refusal {
+            field: Some("codes".into()),
+            ..Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+        });
     }
     let plain: Vec<Option<String>> = codes.iter().map(|asked| code(asked)).collect();
     let mut found = service.airports.get_many(plain.iter().flatten()).await?.into_iter();

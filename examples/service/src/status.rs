@@ -25,6 +25,8 @@ pub(crate) async fn health(State(service): State<Arc<Service>>) -> Response {
     match service.database.ping().await {
         Ok(()) => Json(json!({ "status": "ok" })).into_response(),
         Err(error) => {
+            // Whoever asks may end the service for it, and then there is only the log.
+            service.requests.failed("GET /healthz", StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
             let body = json!({ "status": "down", "error": error.to_string() });
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }

@@ -15,7 +15,7 @@ use std::{
 
 use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
-use test_servers::{RedisServer, until};
+use test_servers::{MemcachedServer, RedisServer, until};
 
 use crate::running::{Running, program, tool, with_database};
 
@@ -201,6 +201,59 @@ fn an_outage_its_end_and_what_was_not_delivered_are_told() {
     let (well, _) = service.end();
     let log = fs::read_to_string(log).unwrap();
     assert!(!well && log.contains("level 1 of airports has not heard of 1; "), "{log}");
+}
+
+/// The alerts `RedisDown` and `MemcachedDown` see it, and the log says what callers are told.
+#[test]
+fn a_server_that_is_down_and_requests_that_fail_are_seen() {
+    let (Some(redis), Some(memcached)) = (RedisServer::start(), MemcachedServer::start()) else { return };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = format!(
+        "[providers.shared]\nbackend = 'redis'\nurl = '{}'\n[providers.other]\nbackend = 'memcached'\nurl = '{}'\n\
+         [caches.airports]\nlevels = ['shared']\n[caches.checks]\nlevels = ['other']\n",
+        redis.url(),
+        memcached.url()
+    );
+    fs::write(&file, text).unwrap();
+    let (service, log) = logging(folder.path(), &file);
+    let up = |system: &str, client: &str, up: u64| {
+        let ends = format!("}} {up}");
+        until(Duration::from_secs(60), || {
+            let page = service.get("/metrics");
+            let mut lines = page.lines().filter(|line| line.starts_with(&format!("{system}_up{{")));
+            lines.any(|line| {
+                line.contains(&format!("db_client_name=\"{client}\""))
+                    && line.contains("server_address=\"127.0.0.1\"")
+                    && line.trim_end().ends_with(&ends)
+            })
+        })
+    };
+    assert!(up("redis", "shared", 1) && up("memcached", "other", 1));
+    let page = service.get("/metrics");
+    for wanted in [
+        "redis_memory_used_bytes{",
+        "redis_maxmemory_bytes{",
+        "redis_policy=\"noeviction\"",
+        "redis_keyspace_hits_total{",
+    ] {
+        assert!(page.contains(wanted), "{wanted}: {page}");
+    }
+    redis.kill();
+    memcached.kill();
+    assert!(up("redis", "shared", 0) && up("memcached", "other", 0));
+    assert!(!service.get("/metrics").contains("redis_memory_used_bytes{"), "what it said is not so any more");
+    let refused = service.post("/cache/invalidate", r#"{"key":"EDDF"}"#);
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    redis.restart();
+    assert!(up("redis", "shared", 1));
+    assert!(service.end().0);
+    let log = fs::read_to_string(log).unwrap();
+    let line = log.lines().find(|line| line.contains(" service::trace: ")).unwrap_or_default();
+    assert!(line.contains("WARN") && line.contains("POST /cache/invalidate is answered 503"), "{log}");
+    // Callers are not told where servers are, but whoever reads the log is.
+    assert!(line.contains(&format!("127.0.0.1:{}", redis.port())), "{line}");
+    assert!(!refused.contains("127.0.0.1"), "{refused}");
 }
 
 /// After a password was rotated, say: nothing has to be started anew, and a mistake changes nothing.
