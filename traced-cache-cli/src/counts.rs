@@ -27,6 +27,9 @@ pub(crate) struct Counts {
     pub(crate) saved: f64,
     /// Invalidations that a level has not acknowledged, or the backplane not taken, now.
     pub(crate) pending: f64,
+    /// Values of sets that a level had not taken: those that it took later, and those that it never did.
+    pub(crate) stored_late: f64,
+    pub(crate) lost: f64,
     pub(crate) lookup_times: Times,
     pub(crate) load_times: Times,
     pub(crate) levels: BTreeMap<String, Level>,
@@ -38,6 +41,8 @@ pub(crate) struct Level {
     pub(crate) answers: BTreeMap<String, f64>,
     /// Calls that failed.
     pub(crate) errors: f64,
+    /// Values that it was not sent: too large for it, or not to be encoded.
+    pub(crate) unsent: f64,
     pub(crate) evicted: f64,
     /// Now; `None`: not in the service's memory.
     pub(crate) entries: Option<f64>,
@@ -147,6 +152,12 @@ impl Counts {
                 add(&mut self.levels.entry(level()).or_default().answers, result, value);
             }
             "level_errors_total" => self.levels.entry(level()).or_default().errors += value,
+            "unsent_total" => self.levels.entry(level()).or_default().unsent += value,
+            "journal_values_total" => match series.label("cache_journal_result") {
+                "stored" => self.stored_late += value,
+                "lost" => self.lost += value,
+                _ => {}
+            },
             "evictions_total" => self.levels.entry(level()).or_default().evicted += value,
             "entry_count" => {
                 *self.levels.entry(level()).or_default().entries.get_or_insert_default() += value;
@@ -197,6 +208,8 @@ impl Counts {
             (&mut new.load_errors, earlier.load_errors),
             (&mut new.invalidations, earlier.invalidations),
             (&mut new.saved, earlier.saved),
+            (&mut new.stored_late, earlier.stored_late),
+            (&mut new.lost, earlier.lost),
         ] {
             *new = (*new - old).max(0.0);
         }
@@ -211,6 +224,7 @@ impl Counts {
             if let Some(old) = earlier.levels.get(name) {
                 subtract(&mut level.answers, &old.answers);
                 level.errors = (level.errors - old.errors).max(0.0);
+                level.unsent = (level.unsent - old.unsent).max(0.0);
                 level.evicted = (level.evicted - old.evicted).max(0.0);
             }
         }
@@ -224,6 +238,7 @@ impl Counts {
                 "level": level,
                 "answers": object(&counts.answers),
                 "errors": whole(counts.errors),
+                "unsent": whole(counts.unsent),
                 "evicted": whole(counts.evicted),
             });
             if let Value::Object(fields) = &mut json {
@@ -249,6 +264,8 @@ impl Counts {
             "errors": whole(self.errors),
             "invalidations": whole(self.invalidations),
             "pending": whole(self.pending),
+            "stored_late": whole(self.stored_late),
+            "lost": whole(self.lost),
             "levels": levels.collect::<Vec<_>>(),
         })
     }
@@ -324,6 +341,23 @@ mod tests {
         assert_eq!(between.load_times.mean(), None);
         // The service was started anew: it has counted 10 since.
         assert_eq!(since(&first, &second)["airports"].lookups(), 10.0);
+    }
+
+    #[test]
+    fn what_became_of_values_that_a_level_had_not_taken_is_counted_and_subtracted() {
+        let page = |stored: u32, lost: u32, unsent: u32| {
+            caches(&format!(
+                "cache_requests_total{{cache_name=\"a\",cache_result=\"hit\"}} 1\n\
+                 cache_journal_values_total{{cache_name=\"a\",cache_journal_result=\"stored\"}} {stored}\n\
+                 cache_journal_values_total{{cache_name=\"a\",cache_journal_result=\"lost\"}} {lost}\n\
+                 cache_unsent_total{{cache_name=\"a\",cache_level=\"l2\",cache_unsent_reason=\"too_large\"}} {unsent}\n\
+                 cache_unsent_total{{cache_name=\"a\",cache_level=\"l2\",cache_unsent_reason=\"not_encoded\"}} 1\n"
+            ))
+        };
+        let (first, second) = (page(1, 2, 3), page(5, 8, 12));
+        let seen = |counts: &Counts| (counts.stored_late, counts.lost, counts.levels["l2"].unsent);
+        assert_eq!(seen(&first["a"]), (1.0, 2.0, 4.0));
+        assert_eq!(seen(&since(&second, &first)["a"]), (4.0, 6.0, 9.0));
     }
 
     #[test]

@@ -32,6 +32,10 @@ struct Cache {
 #[derive(Deserialize)]
 struct Journal {
     pending: f64,
+    #[serde(default)]
+    values_stored: f64,
+    #[serde(default)]
+    values_lost: f64,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +43,8 @@ struct PageLevel {
     level: String,
     outcomes: BTreeMap<String, f64>,
     faults: BTreeMap<String, f64>,
+    #[serde(default)]
+    unsent: f64,
     evictions: Option<Evictions>,
     entries: Option<f64>,
     bytes: Option<f64>,
@@ -82,6 +88,8 @@ impl Cache {
             invalidations: self.invalidations.values().sum(),
             saved: self.time_saved_s,
             pending: self.journal.pending,
+            stored_late: self.journal.values_stored,
+            lost: self.journal.values_lost,
             // It has its own of the last minute or two, which cannot be told apart by looks.
             lookup_times: Times::default(),
             load_times: Times::of_mean(self.load_mean_us.unwrap_or_default() / 1e6, self.loads),
@@ -96,6 +104,7 @@ impl PageLevel {
         let level = Level {
             answers: self.outcomes,
             errors: self.faults.values().sum(),
+            unsent: self.unsent,
             evicted: self.evictions.map_or(0.0, |evicted| evicted.size + evicted.expired),
             entries: self.entries,
             bytes: self.bytes,

@@ -26,6 +26,7 @@ pub(crate) fn caches(all: &Caches, over: Option<Duration>) -> String {
     head.extend(["stale", "absent"].map(str::to_owned));
     head.extend(["loads", "failed", "errors"].map(|name| format!("{name}{per}")));
     head.extend(["load", "p50", "p99", "saved", "pending"].map(str::to_owned));
+    head.push(format!("lost{per}"));
     let mut table = table(&head);
     for (name, counts) in all {
         let number = |n: f64| number(n, over);
@@ -42,6 +43,7 @@ pub(crate) fn caches(all: &Caches, over: Option<Duration>) -> String {
         row.extend(times.map(time));
         row.push(time(Some(counts.saved)));
         row.push(number_of(counts.pending));
+        row.push(number(counts.lost));
         table.add_row(row);
     }
     table.to_string()
@@ -51,7 +53,7 @@ pub(crate) fn caches(all: &Caches, over: Option<Duration>) -> String {
 pub(crate) fn levels(all: &Caches, over: Option<Duration>) -> String {
     let per = if over.is_some() { "/s" } else { "" };
     let mut head = vec!["cache".to_owned(), "level".to_owned()];
-    head.extend(["keys asked", "failed", "evicted"].map(|name| format!("{name}{per}")));
+    head.extend(["keys asked", "failed", "unsent", "evicted"].map(|name| format!("{name}{per}")));
     head.extend(["had", "entries", "memory", "breaker"].map(str::to_owned));
     let mut table = table(&head);
     for (name, level, counts) in
@@ -64,6 +66,7 @@ pub(crate) fn levels(all: &Caches, over: Option<Duration>) -> String {
             level.to_uppercase(),
             number(asked, over),
             number(counts.errors, over),
+            number(counts.unsent, over),
             number(counts.evicted, over),
             percent((asked > 0.0).then(|| had / asked)),
             counts.entries.map_or_else(|| NOTHING.to_owned(), number_of),

@@ -121,6 +121,38 @@ async fn a_page_says_the_same_as_json() {
     serving.abort();
 }
 
+/// Calls go well, and the level never has the value.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_a_level_does_not_get_are_a_column() {
+    let Some(redis) = Servers::start().redis else { return };
+    let text = layered(&redis.url(), "").replace("[caches.", "value_max = '200B'\n[caches.");
+    let place = Place::new(&text);
+    let service = Service::start(&place).await;
+    let page = Page::builder().build().unwrap();
+    let caches = Caches::builder().observer(page.clone()).variables([("", ""); 0]);
+    let shown = caches.from_file(&place.file).await.unwrap().cache::<Value>("users").unwrap();
+    for cache in [&service.users, &shown] {
+        cache.get_or_set(1, || async { ok(json!("x".repeat(1000))) }).await.unwrap();
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pages = format!("http://{}/cache/api/caches", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { axum::serve(listener, page.router()).await });
+    for url in [service.url(), pages] {
+        let json = run(["stats", "--url", &url, "--json"]).json();
+        let users = &json["caches"][0];
+        assert_eq!(
+            (&users["levels"][0]["unsent"], &users["levels"][1]["unsent"]),
+            (&0.into(), &1.into()),
+            "{json}"
+        );
+        assert_eq!((&users["stored_late"], &users["lost"]), (&0.into(), &0.into()), "{json}");
+        let table = run(["stats", "--url", &url]).out;
+        assert!(table.contains("unsent") && table.contains(" lost "), "{table}");
+        assert!(run(["watch", "--url", &url, "--every", "100ms", "--count", "1"]).out.contains("unsent/s"));
+    }
+    serving.abort();
+}
+
 #[test]
 fn a_service_that_is_down_does_not_hide_the_servers() {
     for server in Servers::start().urls() {
