@@ -23,10 +23,11 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: GetOptions
     let cache = session.cache::<Opaque>(name)?;
     let levels = session.shared_levels(name)?;
     Session::reach(&levels).await;
+    let schema = inspect::schema(&session, name);
     let bar = out.bar(keys.len() as u64, "keys");
     let (mut rows, mut lines, mut worst) = (Vec::new(), Vec::new(), Exit::Done);
     for key in &keys {
-        let inspection = inspect::look(&cache, key, options.show_value).await?;
+        let inspection = inspect::look(&cache, key, schema, options.show_value).await?;
         let ended = inspect::exit(&inspection);
         worst = worse(worst, ended);
         // Where nobody answers, the last level that has something to say about it.

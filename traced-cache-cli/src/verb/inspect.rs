@@ -26,7 +26,8 @@ pub(crate) async fn run(
     let cache = session.cache::<Opaque>(&name)?;
     let levels = session.levels(&name);
     Session::reach(&levels).await;
-    let inspection = look(&cache, &key, show_value).await?;
+    let says = schema(&session, &name);
+    let inspection = look(&cache, &key, says, show_value).await?;
     let rows: Vec<_> = levels.iter().zip(&inspection.levels).map(|(at, found)| Row { at, found }).collect();
     let answer = json!({
         "cache": name,
@@ -38,10 +39,10 @@ pub(crate) async fn run(
     for row in &rows {
         row.text(&mut text);
     }
-    // Types are not known here, but what the file says of them is.
-    let says = session.setting(&name, "schema").and_then(|id| id.parse::<u32>().ok());
-    let of_another =
-        |row: &Row<'_>| row.found.entry.as_ref()?.schema.filter(|has| says.is_some_and(|id| id != *has));
+    let of_another = |row: &Row<'_>| {
+        let is_it = row.found.unreadable == Some(Unreadable::Schema);
+        row.found.entry.as_ref().filter(|_| is_it)?.schema
+    };
     if let (Some(has), Some(id)) = (rows.iter().find_map(of_another), says) {
         let _ = write!(
             text,
@@ -55,16 +56,31 @@ pub(crate) async fn run(
     Ok(exit(&inspection))
 }
 
+/// The schema id of a cache's type, where the file says it: types are not known here.
+pub(crate) fn schema(session: &Session, cache: &str) -> Option<u32> {
+    session.setting(cache, "schema").and_then(|id| id.parse().ok())
+}
+
+/// `schema`: that of the application, which cannot read a value of another one.
 pub(crate) async fn look(
     cache: &TracedCache<Opaque>,
     key: &str,
+    schema: Option<u32>,
     show_value: bool,
 ) -> Result<Inspection, Failure> {
     let key = Rendered(key.to_owned());
-    Ok(match show_value {
+    let mut inspection = match show_value {
         true => cache.inspect_with_value(key).await?,
         false => cache.inspect(key).await?,
-    })
+    };
+    for found in &mut inspection.levels {
+        let has = found.entry.as_ref().filter(|entry| entry.codec.is_some()).and_then(|entry| entry.schema);
+        let differs = has.is_some() && schema.is_some() && has != schema;
+        if differs && matches!(found.outcome, LevelOutcome::Hit | LevelOutcome::Stale) {
+            (found.outcome, found.unreadable) = (LevelOutcome::Unreadable, Some(Unreadable::Schema));
+        }
+    }
+    Ok(inspection)
 }
 
 /// The remote level that would answer. This process's own memory is empty, and nobody else's.

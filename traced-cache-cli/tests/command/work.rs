@@ -144,8 +144,23 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     // After a deploy that has raised it, `fresh` alone would say that the application has it.
     let note = "note: the file says schema 6: the application does not read an entry of schema 5, and loads";
     for (schema, noted) in [("schema = 6\n", true), ("schema = 5\n", false), ("", false)] {
-        let looked = Place::new(&layered(&redis.url(), schema)).run("inspect", &["users", "1"]);
-        assert_eq!((looked.code, looked.out.contains(note)), (0, noted), "{looked:?}");
+        let place = Place::new(&layered(&redis.url(), schema));
+        let looked = place.run("inspect", &["users", "1"]);
+        let (code, state) = if noted { (5, "unreadable") } else { (0, "fresh") };
+        assert_eq!((looked.code, looked.out.contains(note)), (code, noted), "{looked:?}");
+        assert_eq!(looked.out.contains("unreadable: of another schema id"), noted, "{looked:?}");
+        let (ended, json) = place.json("inspect", &["users", "1"]);
+        assert_eq!((ended, &json["served_by"].is_null()), (code, &noted), "{json}");
+        let (ended, json) = place.json("get", &["users", "1"]);
+        let key = &json["keys"][0];
+        assert_eq!(
+            (ended, &key["state"], &key["entry"]["schema"]),
+            (code, &state.into(), &5.into()),
+            "{json}"
+        );
+        assert_eq!(key["unreadable"] == "schema", noted, "{json}");
+        let text = place.run("get", &["users", "1"]).out;
+        assert!(text.contains(state) && text.contains("schema") == noted, "{text}");
     }
     redis.kill();
     is(place.run("warm", &["users", utf8(&file)]), 1, "does not answer");
