@@ -31,7 +31,7 @@ fn quick(url: String) -> MemcachedProvider {
 
 #[tokio::test]
 async fn r_a_restarted_server_is_used_again_at_once() {
-    let mut server = Server::start();
+    let server = Server::start();
     let cache = provider(&server);
     for _ in 0..3 {
         cache.put(item("k", b"v")).await.unwrap();
@@ -43,7 +43,7 @@ async fn r_a_restarted_server_is_used_again_at_once() {
 
 #[tokio::test]
 async fn r_a_killed_server_refuses_then_recovers() {
-    let mut server = Server::start();
+    let server = Server::start();
     let cache = builder(server.url()).breaker(3, Duration::from_millis(50)).build().unwrap();
     cache.put(item("k", b"v")).await.unwrap();
     server.kill();
@@ -59,7 +59,7 @@ async fn r_a_killed_server_refuses_then_recovers() {
 
 #[tokio::test]
 async fn r_a_ping_closes_the_breaker_early() {
-    let mut server = Server::start();
+    let server = Server::start();
     let cache = builder(server.url()).breaker(1, LONG * 100).build().unwrap();
     server.kill();
     assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Connect);
@@ -113,9 +113,9 @@ async fn r_callers_with_short_budgets_open_the_breaker_too() {
 
 #[tokio::test]
 async fn m10_a_dead_server_fails_only_its_own_keys() {
-    let mut servers = [Server::start(), Server::start(), Server::start()];
+    let servers = [Server::start(), Server::start(), Server::start()];
     let cache = builder(servers[0].url())
-        .servers(servers[1..].iter().map(Server::url))
+        .servers(servers[1..].iter().map(|s| s.url()))
         .breaker(2, LONG)
         .build()
         .unwrap();
@@ -124,7 +124,7 @@ async fn m10_a_dead_server_fails_only_its_own_keys() {
     let keys: Vec<_> = ids.iter().map(|id| key(id)).collect();
     assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
     // All but its life item.
-    let lost = usize::try_from(servers[1].stat("curr_items") - 1).unwrap();
+    let lost = usize::try_from(servers[1].number("curr_items") - 1).unwrap();
     servers[1].kill();
     for round in 0..5 {
         let got = cache.get_many(&keys).await;
@@ -146,7 +146,7 @@ async fn m10_a_dead_server_fails_only_its_own_keys() {
     assert_eq!(cache.put_many(&items).await.iter().filter(|r| r.is_err()).count(), lost);
     assert_eq!(cache.remove_many(&keys).await.iter().filter(|r| r.is_err()).count(), lost);
     // Nothing has moved to another server: they hold tombstones of their own keys, and their life items.
-    let held = servers[0].stat("curr_items") + servers[2].stat("curr_items");
+    let held = servers[0].number("curr_items") + servers[2].number("curr_items");
     assert_eq!(usize::try_from(held).unwrap(), 300 - lost + 2);
     assert!(cache.ping().await.is_err());
 }

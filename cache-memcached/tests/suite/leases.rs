@@ -343,7 +343,7 @@ async fn a_fill_that_is_too_large_leaves_neither_value_nor_lease() {
 async fn batches_answer_per_item_across_servers() {
     let servers = [Server::start(), Server::start(), Server::start()];
     let cache = super::common::builder(servers[0].url())
-        .servers(servers[1..].iter().map(Server::url))
+        .servers(servers[1..].iter().map(|s| s.url()))
         .build()
         .unwrap();
     let ids: Vec<String> = (0..300).map(|i| format!("id {i}")).collect();

@@ -34,7 +34,7 @@ fn end_life(server: &Server) {
 /// Versions start at 1 again: without the life item, the late fill would be stored as fresh.
 #[tokio::test]
 async fn a_fill_whose_lease_is_older_than_the_server_is_refused() {
-    let mut server = Server::start();
+    let server = Server::start();
     let (first, second) = (provider(&server), provider(&server));
     let late = granted(&first, Holding::Nothing).await;
     server.restart();
@@ -97,7 +97,7 @@ async fn an_entry_of_a_life_not_yet_known_is_found() {
 
 #[tokio::test]
 async fn a_restarted_server_gets_a_life_that_all_agree_on() {
-    let mut server = Server::start();
+    let server = Server::start();
     let caches: Vec<_> = (0..8).map(|_| provider(&server)).collect();
     for _ in 0..3 {
         let before = life(&server);
@@ -150,7 +150,7 @@ async fn it_is_kept_alive_while_the_provider_is_there_used_or_not() {
     assert_eq!(life(&server), before);
     assert_eq!(cache.get(key("k")).await.unwrap().unwrap(), "v");
     drop(cache);
-    eventually("nobody is left", async || server.stat("curr_connections") <= 2).await;
+    eventually("nobody is left", async || server.number("curr_connections") <= 2).await;
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_hit_costs_one_command() {
     let server = Server::start();
     let cache = provider(&server);
     cache.put(item("k", b"v")).await.unwrap();
-    let asked = || server.stat("cmd_get") + server.stat("cmd_touch");
+    let asked = || server.number("cmd_get") + server.number("cmd_touch");
     let (before, start) = (asked(), Instant::now());
     for _ in 0..1_000 {
         assert!(cache.get(key("k")).await.unwrap().is_some());
@@ -194,7 +194,7 @@ async fn a_server_whose_life_cannot_be_read_has_no_values() {
 /// The probe of a breaker that is half open, too.
 #[tokio::test]
 async fn a_poll_closes_the_breaker() {
-    let mut server = Server::start();
+    let server = Server::start();
     let cache = builder(server.url()).breaker(1, LONG * 100).build().unwrap();
     cache.put(item("k", b"v")).await.unwrap();
     server.kill();

@@ -24,7 +24,7 @@ impl Three {
     }
 
     fn urls(&self, count: usize) -> Vec<String> {
-        self.0[..count].iter().map(Server::url).collect()
+        self.0[..count].iter().map(|s| s.url()).collect()
     }
 
     fn two(&self) -> MemcachedProvider {
@@ -193,7 +193,7 @@ async fn a_writer_takes_what_the_retiring_list_loaded_before_it_was_done() {
 
 #[tokio::test]
 async fn an_invalidation_that_the_retiring_list_did_not_take_is_not_confirmed() {
-    let mut servers = Three::start();
+    let servers = Three::start();
     let cache = over(&servers.list(1).retiring(servers.urls(3)).build().unwrap());
     servers.0[2].kill();
     let mut pending = 0;

@@ -35,7 +35,7 @@ impl Drop for Guarded {
 
 #[tokio::test]
 async fn a_server_that_wants_a_login_gets_one_on_every_connection() {
-    let mut guarded = Guarded::start("other:other\nshop:s3cret,%\"$\n");
+    let guarded = Guarded::start("other:other\nshop:s3cret,%\"$\n");
     let cache = guarded.builder().login("shop", "s3cret,%\"$").build().unwrap();
     for round in 0..3 {
         cache.put(item("k", &[b'v', round])).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_server_that_does_not_ask_for_it_is_not_told() {
     assert_eq!(cache.get(key("k")).await.unwrap().unwrap(), "v");
     // It would keep it as an item.
     assert_eq!(server.raw(b"mg login v\r\n"), "EN\r\n");
-    assert_eq!(server.stat("curr_items"), 2, "the value and the life");
+    assert_eq!(server.number("curr_items"), 2, "the value and the life");
 }
 
 #[tokio::test]

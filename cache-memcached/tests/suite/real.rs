@@ -43,7 +43,7 @@ async fn m1_an_empty_batch_asks_nobody() {
 #[tokio::test]
 async fn m8_a_batch_is_one_exchange_and_answers_in_order() {
     let server = Server::start();
-    let before = server.stat("total_connections");
+    let before = server.number("total_connections");
     let cache = provider(&server);
     let ids: Vec<String> = (0..100).map(|i| format!("id-{i}")).collect();
     let items: Vec<_> = ids.iter().step_by(2).map(|id| item(id, id.as_bytes())).collect();
@@ -56,7 +56,7 @@ async fn m8_a_batch_is_one_exchange_and_answers_in_order() {
     assert!(cache.remove_many(&keys).await.iter().all(Result::is_ok));
     assert!(cache.get_many(&keys).await.iter().all(|r| matches!(r, Ok(None))));
     // One connection of ours, and the one that asks.
-    assert_eq!(server.stat("total_connections") - before, 2);
+    assert_eq!(server.number("total_connections") - before, 2);
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn z_an_empty_value_does_not_break() {
 #[tokio::test]
 async fn m10_several_servers_share_the_keys() {
     let servers = [Server::start(), Server::start(), Server::start()];
-    let cache = builder(servers[0].url()).servers(servers[1..].iter().map(Server::url)).build().unwrap();
+    let cache = builder(servers[0].url()).servers(servers[1..].iter().map(|s| s.url())).build().unwrap();
     let ids: Vec<String> = (0..300).map(|i| format!("id {i}")).collect();
     let items: Vec<_> = ids.iter().map(|id| item(id, id.as_bytes())).collect();
     assert!(cache.put_many(&items).await.iter().all(Result::is_ok));
@@ -299,7 +299,7 @@ async fn m10_several_servers_share_the_keys() {
         assert_eq!(got.unwrap().unwrap(), id.as_bytes());
     }
     // All but the life items.
-    let held: Vec<i64> = servers.iter().map(|s| s.stat("curr_items") - 1).collect();
+    let held: Vec<i64> = servers.iter().map(|s| s.number("curr_items") - 1).collect();
     assert_eq!(held.iter().sum::<i64>(), 300);
     assert!(held.iter().all(|n| *n > 50), "{held:?}");
     // The order of the list does not matter.

@@ -24,7 +24,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn strike(self, server: &mut Server) -> Option<Stopped> {
+    fn strike(self, server: &Server) -> Option<Stopped<'_>> {
         match self {
             Self::Killed => {
                 server.kill();
@@ -38,7 +38,7 @@ impl Fault {
 impl Three {
     async fn new() -> Self {
         let servers: Vec<Server> = (0..3).map(|_| Server::start()).collect();
-        let urls = servers[1..].iter().map(Server::url);
+        let urls = servers[1..].iter().map(|s| s.url());
         let provider = builder(servers[0].url()).servers(urls).build().unwrap();
         let cache = TracedCache::builder("users")
             .level(Level::new(provider).stance(Stance::Absorb).budget(Duration::from_millis(500)))
@@ -65,9 +65,9 @@ impl Three {
 }
 
 async fn one_away_costs_its_own_keys_only(fault: Fault) {
-    let mut three = Three::new().await;
+    let three = Three::new().await;
     assert_eq!(three.batch().await.len(), 60);
-    let away = fault.strike(&mut three.servers[2]);
+    let away = fault.strike(&three.servers[2]);
 
     // Until its breaker has opened and has been half-open some times.
     let start = tokio::time::Instant::now();
@@ -106,8 +106,8 @@ async fn one_away_costs_its_own_keys_only(fault: Fault) {
 }
 
 async fn all_away_opens_the_breaker(fault: Fault) {
-    let mut three = Three::new().await;
-    let away: Vec<_> = three.servers.iter_mut().map(|server| fault.strike(server)).collect();
+    let three = Three::new().await;
+    let away: Vec<_> = three.servers.iter().map(|server| fault.strike(server)).collect();
     eventually("the breaker is open", async || {
         assert!(three.batch().await.is_empty());
         three.breaker() == BreakerState::Open
@@ -116,7 +116,7 @@ async fn all_away_opens_the_breaker(fault: Fault) {
     assert!(!three.cache.invalidate(1u64).await.unwrap().is_confirmed());
     drop(away);
     if fault == Fault::Killed {
-        three.servers.iter_mut().for_each(Server::restart);
+        three.servers.iter().for_each(|server| server.restart());
     }
     eventually("all of it is back", async || {
         three.batch().await;

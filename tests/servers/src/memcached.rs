@@ -25,6 +25,7 @@ pub struct MemcachedServer {
 #[derive(Clone, Debug, Default)]
 pub struct MemcachedBuilder {
     args: Vec<String>,
+    port: Option<u16>,
     tls: bool,
 }
 
@@ -118,6 +119,14 @@ impl MemcachedBuilder {
         self
     }
 
+    /// On this port, from [`free_port`](crate::free_port), instead of one that it finds: for clients that look there before
+    /// there is a server.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// Also speaks TLS, with this certificate, see [`MemcachedServer::tls_port`]. `demands`: of clients too it wants one
     /// that this authority has signed.
     #[must_use]
@@ -138,8 +147,12 @@ impl MemcachedBuilder {
     /// If it does not come up; the message ends with its log.
     pub fn start(self) -> Option<MemcachedServer> {
         let program = require(Server::Memcached)?;
-        let launch = Memcached { program, args: self.args, tls: self.tls };
-        Some(MemcachedServer { process: Process::start(Box::new(launch), &[]) })
+        let launch = Box::new(Memcached { program, args: self.args, tls: self.tls });
+        let process = match self.port {
+            Some(port) => Process::start_on(launch, port),
+            None => Process::start(launch, &[]),
+        };
+        Some(MemcachedServer { process })
     }
 }
 

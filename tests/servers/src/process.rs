@@ -53,8 +53,7 @@ enum Failed {
 impl Process {
     /// Starts on a free port; on another one if that was taken meanwhile. Panics with the log's tail.
     pub(crate) fn start(launch: Box<dyn Launch>, files: &[(String, String)]) -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("test-server-").tempdir().expect("cannot create a directory");
+        let dir = directory();
         for (name, contents) in files {
             fs::write(dir.path().join(name), contents).expect("cannot write a server's file");
         }
@@ -68,6 +67,13 @@ impl Process {
             }
         }
         panic!("gave up after {ATTEMPTS} ports; the last one: {last}");
+    }
+
+    /// Starts on this port. Panics with the log's tail.
+    pub(crate) fn start_on(launch: Box<dyn Launch>, port: u16) -> Self {
+        let process = Self { launch, port, running: Mutex::new(None), dir: directory() };
+        process.restart();
+        process
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -114,10 +120,10 @@ impl Process {
             match launch_on(&*self.launch, self.port, self.dir()) {
                 Ok(running) => break Some(running),
                 Err(Failed::Exited(why)) => {
-                    assert!(Instant::now() < deadline, "restart on port {}: {why}", self.port);
+                    assert!(Instant::now() < deadline, "start on port {}: {why}", self.port);
                     thread::sleep(Duration::from_millis(50));
                 }
-                Err(Failed::Deadline(why)) => panic!("restart on port {}: {why}", self.port),
+                Err(Failed::Deadline(why)) => panic!("start on port {}: {why}", self.port),
             }
         };
     }
@@ -146,6 +152,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn directory() -> TempDir {
+    tempfile::Builder::new().prefix("test-server-").tempdir().expect("cannot create a directory")
 }
 
 fn launch_on(launch: &dyn Launch, port: u16, dir: &Path) -> Result<Running, Failed> {

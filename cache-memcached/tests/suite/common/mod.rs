@@ -1,23 +1,21 @@
-//! A real memcached on a free loopback port, and a raw socket to it.
+//! A memcached of a test's own, and a raw socket to it.
 
 pub mod fake;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    ops::Deref,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use cache_core::{BoxError, CacheId, Put, RawKey};
 use cache_memcached::{Builder, Error, ErrorKind, MemcachedProvider};
+use test_servers::{MemcachedBuilder, MemcachedServer};
 
-pub struct Server {
-    child: Child,
-    pub port: u16,
-    args: Vec<String>,
-}
+/// One for a test that is nothing without it.
+pub struct Server(MemcachedServer);
 
 impl Server {
     pub fn start() -> Self {
@@ -25,44 +23,27 @@ impl Server {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        let port = test_servers::free_port();
-        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        Self { child: spawn(port, &args), port, args }
+        Self::of(MemcachedServer::builder().args(args.iter().copied()))
     }
 
+    /// On this port, where a provider looks for it already.
     pub fn on(port: u16) -> Self {
-        Self { child: spawn(port, &[]), port, args: Vec::new() }
+        Self::of(MemcachedServer::builder().port(port))
     }
 
-    pub fn url(&self) -> String {
-        format!("memcached://127.0.0.1:{}", self.port)
-    }
-
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    pub fn restart(&mut self) {
-        self.kill();
-        self.child = spawn(self.port, &self.args);
+    fn of(builder: MemcachedBuilder) -> Self {
+        Self(builder.start().expect("memcached is installed"))
     }
 
     /// Stops the process (SIGSTOP) until the guard is dropped.
-    pub fn stop(&self) -> Stopped {
-        signal(self.child.id(), "STOP");
-        // The signal reaches one thread after the other.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !is_stopped(self.child.id()) {
-            assert!(Instant::now() < deadline, "memcached does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Stopped(self.child.id())
+    pub fn stop(&self) -> Stopped<'_> {
+        self.0.stop();
+        Stopped(&self.0)
     }
 
     /// Sends bytes and returns what comes back until the answer to a closing `mn`.
     pub fn raw(&self, request: &[u8]) -> String {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut socket = TcpStream::connect(self.addr()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket.write_all(request).unwrap();
         socket.write_all(b"mn\r\n").unwrap();
@@ -76,10 +57,8 @@ impl Server {
     }
 
     /// A number from `stats`.
-    pub fn stat(&self, name: &str) -> i64 {
-        let out = self.raw(b"stats\r\n");
-        let line = out.lines().find_map(|l| l.strip_prefix(&format!("STAT {name} "))).unwrap();
-        line.trim().parse().unwrap()
+    pub fn number(&self, name: &str) -> i64 {
+        self.stat(name).unwrap().unwrap().parse().unwrap()
     }
 
     /// Remaining life of a key in seconds, -1 for "does not expire".
@@ -89,55 +68,20 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Deref for Server {
+    type Target = MemcachedServer;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+pub struct Stopped<'a>(&'a MemcachedServer);
+
+impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.cont();
     }
-}
-
-pub struct Stopped(u32);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        signal(self.0, "CONT");
-    }
-}
-
-fn signal(pid: u32, name: &str) {
-    let done = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
-    assert!(done.success());
-}
-
-fn is_stopped(pid: u32) -> bool {
-    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
-        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-        stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    })
-}
-
-fn spawn(port: u16, args: &[String]) -> Child {
-    let mut child = Command::new("memcached")
-        .args(["-u", "nobody", "-l", "127.0.0.1", "-p", &port.to_string(), "-t", "2"])
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("memcached is installed");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !answers(port) {
-        assert!(child.try_wait().unwrap().is_none(), "memcached ended at once");
-        assert!(Instant::now() < deadline, "memcached does not answer");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child
-}
-
-fn answers(port: u16) -> bool {
-    let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let mut reply = [0; 4];
-    socket.write_all(b"mn\r\n").is_ok() && socket.read_exact(&mut reply).is_ok()
 }
 
 pub const HOUR: Duration = Duration::from_secs(3600);
