@@ -114,7 +114,7 @@ pub use cache_memory::{Engine, Memory};
 #[cfg(feature = "otel-setup")]
 pub use cache_otel::setup;
 #[cfg(feature = "otel")]
-pub use cache_otel::{CacheStatus, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
+pub use cache_otel::{CacheStatus, Servers, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
 #[cfg(feature = "redis")]
 pub use cache_redis::{RedisBackplane, RedisProvider};
 #[cfg(feature = "config")]

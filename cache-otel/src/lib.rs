@@ -70,7 +70,7 @@
 
 //!
 //! # Features
-//! None is on by default, and without them this crate depends on the API of OpenTelemetry alone.
+//! None is on by default, and without them this crate depends on the API of OpenTelemetry and tokio alone.
 //!
 //! | feature | adds |
 //! | --- | --- |
@@ -94,6 +94,7 @@ mod outages;
 pub mod raw;
 mod recorded;
 mod series;
+mod servers;
 #[cfg(feature = "setup")]
 pub mod setup;
 mod spans;
@@ -103,6 +104,7 @@ mod totals;
 mod vocabulary;
 
 pub use keys::key_pattern;
+pub use servers::Servers;
 pub use status::{CacheStatus, Latency, LevelStatus};
 pub use telemetry::{Telemetry, TelemetryBuilder};
 pub use vocabulary::Vocabulary;

@@ -3,9 +3,10 @@
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
-use cache_core::{Ambient, CacheInfo, Event, Observer, Span, SpanStart, Stats};
+use cache_core::{Ambient, CacheInfo, CacheProvider, Event, Observer, Span, SpanStart, Stats};
 use opentelemetry::{
     InstrumentationScope,
     global::{self, BoxedTracer, ObjectSafeTracerProvider},
@@ -13,7 +14,7 @@ use opentelemetry::{
 };
 
 use crate::{
-    CacheStatus, Vocabulary,
+    CacheStatus, Servers, Vocabulary,
     collector::Collector,
     keys::ShowKey,
     names, observed,
@@ -31,6 +32,7 @@ use crate::{
 pub struct Telemetry(Arc<Inner>);
 
 struct Inner {
+    meter: Meter,
     collector: Arc<Collector>,
     recorded: Recorded,
     spans: Spans,
@@ -63,6 +65,28 @@ impl Telemetry {
             self.0.collector.now().iter().map(|(at, totals)| CacheStatus::of(at, totals)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Asks the servers behind providers how they do, every so often until it is dropped, and reports what they say: `redis.up`,
+    /// `redis.memory.used`, `redis.maxmemory`, `redis.maxmemory.policy` (1, by `redis.policy`), `redis.clients.connected`,
+    /// `redis.keyspace.hits` and `.misses`, `redis.keys.evicted`, `redis.uptime`; `memcached.up`, `memcached.bytes`,
+    /// `memcached.limit_maxbytes`, `memcached.connections.current`, `memcached.current_items`, `memcached.operations` (of gets, by
+    /// `type`), `memcached.evictions`, `memcached.uptime`; of another backend whether it is up. By `db.client.name`, which is the
+    /// name given here, `server.address` and `server.port`: of several servers, those of a cluster say, each.
+    ///
+    /// `providers` is asked each time, as [`Caches`](https://docs.rs/traced-cache) that are read again may have others; those
+    /// in process are passed over. It costs each server a command, over the provider's own connection. One that does not answer
+    /// within `every` is down. Collections read what was said last: no call of a cache waits for it, and it is in no trace.
+    /// Call it once for a provider.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watch_servers(
+        &self,
+        every: Duration,
+        providers: impl Fn() -> Vec<(String, Arc<dyn CacheProvider>)> + Send + 'static,
+    ) -> Servers {
+        Servers::watch(self.0.meter.clone(), every, providers)
     }
 }
 
@@ -187,7 +211,7 @@ impl TelemetryBuilder {
             sentry: self.sentry,
             nothing_records: AtomicBool::new(false),
         };
-        Telemetry(Arc::new(Inner { collector, recorded, spans }))
+        Telemetry(Arc::new(Inner { meter, collector, recorded, spans }))
     }
 }
 

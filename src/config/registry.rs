@@ -224,6 +224,13 @@ impl Caches {
         self.0.loaded.load().providers.keys().cloned().collect()
     }
 
+    /// The providers of the file as they are now, by their names: for those who watch the servers behind them
+    /// (`Telemetry::watch_servers`).
+    pub fn providers(&self) -> Vec<(String, Arc<dyn CacheProvider>)> {
+        let loaded = self.0.loaded.load();
+        loaded.providers.iter().map(|(name, provider)| (name.clone(), Arc::clone(provider))).collect()
+    }
+
     /// A provider by its name.
     pub fn provider(&self, name: &str) -> Option<Arc<dyn CacheProvider>> {
         self.0.loaded.load().providers.get(name).cloned()

@@ -8,7 +8,6 @@ mod answer;
 mod checks;
 pub mod database;
 mod routes;
-mod servers;
 mod status;
 mod trace;
 
@@ -23,14 +22,13 @@ use axum::{
 use cache_otel::raw::ClientTelemetry;
 use cache_page::{Guard, Page};
 use traced_cache::{
-    BoxError, Caches, Error, Sourced, Telemetry, TracedCache,
+    BoxError, Caches, Error, Servers, Sourced, Telemetry, TracedCache,
     setup::{Running, Setup, SetupError},
 };
 
 use crate::{
     airport::{Airport, Airports},
     database::Database,
-    servers::Servers,
     trace::Requests,
 };
 
@@ -40,6 +38,9 @@ pub const BATCH_MAX: usize = 500;
 const BODY_MAX: usize = 64 << 10;
 /// How long the end waits for loads, and for what levels have not heard.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often servers are asked how they do: a command to each.
+const SERVERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What the routes work with.
 #[derive(Debug)]
@@ -136,7 +137,8 @@ impl Service {
         page.show(airports.cache())?;
         page.show(&checks)?;
         let requests = Requests::new(&running);
-        let servers = Servers::watch(&caches, &running);
+        let watched = caches.clone();
+        let servers = telemetry.watch_servers(SERVERS_EVERY, move || watched.providers());
         Ok(Self { database, caches, airports, checks, telemetry, page, requests, _servers: servers, running })
     }
 

@@ -1,0 +1,206 @@
+//! How the servers behind providers do, by their own word.
+
+mod shown;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use cache_core::{CacheProvider, Description, ServerStatus};
+use opentelemetry::{Context, KeyValue, metrics::Meter, trace::FutureExt};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+
+use self::shown::Counts;
+
+/// Servers of one provider that are kept as down: where one never answers, and others take each other's place.
+const MOST_DOWN: usize = 32;
+
+/// The servers behind providers, asked in the background for as long as this lives: see
+/// [`Telemetry::watch_servers`](crate::Telemetry::watch_servers).
+#[must_use = "it asks until it is dropped"]
+pub struct Servers {
+    task: AbortHandle,
+    /// Callbacks live as long as the meter provider. They report nothing once this is gone.
+    _all: Arc<Mutex<All>>,
+}
+
+/// Providers by their names.
+pub(crate) type Providers = Vec<(String, Arc<dyn CacheProvider>)>;
+
+#[derive(Default)]
+struct All {
+    /// By the name of the provider and the server's address.
+    seen: BTreeMap<(String, String), Seen>,
+    /// Systems whose instruments are there.
+    registered: BTreeSet<&'static str>,
+}
+
+struct Seen {
+    /// `redis`, `memcached`.
+    system: &'static str,
+    up: bool,
+    /// In which round it answered last.
+    round: u64,
+    /// What it said last. It is not so any more while it is down.
+    said: Option<ServerStatus>,
+    counts: Counts,
+    labels: Vec<KeyValue>,
+}
+
+impl Servers {
+    pub(crate) fn watch(
+        meter: Meter,
+        every: Duration,
+        providers: impl Fn() -> Providers + Send + 'static,
+    ) -> Self {
+        let all = Arc::new(Mutex::new(All::default()));
+        let seen = Arc::downgrade(&all);
+        let asking = async move {
+            for round in 1.. {
+                let answers = ask(providers(), every).await;
+                let Some(all) = seen.upgrade() else { return };
+                for system in hear(&mut lock(&all), answers, round) {
+                    shown::register(&meter, system, &seen);
+                }
+                drop(all);
+                tokio::time::sleep(every).await;
+            }
+        };
+        // What is asked here is in no trace.
+        let quiet = Context::new().with_telemetry_suppressed();
+        Self { task: tokio::spawn(asking.with_context(quiet)).abort_handle(), _all: all }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Servers").finish_non_exhaustive()
+    }
+}
+
+fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the servers of one provider have said. `None`: one that does not answer.
+struct Answer {
+    name: String,
+    about: Description,
+    said: Vec<Option<ServerStatus>>,
+}
+
+/// Asks all providers at once.
+async fn ask(providers: Providers, limit: Duration) -> Vec<Answer> {
+    let mut asked = JoinSet::new();
+    for (name, provider) in providers.into_iter().filter(|(_, provider)| provider.in_process().is_none()) {
+        let asking = async move {
+            // One that hangs is as good as down.
+            let said = timeout(limit, provider.servers()).await.unwrap_or_default();
+            let said = said.into_iter().map(Result::ok).collect();
+            Answer { name, about: provider.describe(), said }
+        };
+        asked.spawn(asking.with_current_context());
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = asked.join_next().await {
+        // A provider of somebody's own may panic.
+        answers.extend(answer);
+    }
+    answers
+}
+
+/// Takes what servers have said. Says which systems are new.
+fn hear(all: &mut All, answers: Vec<Answer>, round: u64) -> Vec<&'static str> {
+    all.seen.retain(|(name, _), _| answers.iter().any(|answer| answer.name == *name));
+    let mut new = Vec::new();
+    for answer in answers {
+        if all.registered.insert(answer.about.system) {
+            new.push(answer.about.system);
+        }
+        all.take(answer, round);
+    }
+    new
+}
+
+impl All {
+    fn take(&mut self, answer: Answer, round: u64) {
+        let Answer { name, about, said } = answer;
+        let silent = said.iter().filter(|said| said.is_none()).count().max(usize::from(said.is_empty()));
+        let mine = |of: &(String, String)| of.0 == name;
+        for said in said.into_iter().flatten() {
+            let seen = self.server(&name, &said.address, about.system);
+            seen.counts.hear(&said, about.system);
+            (seen.up, seen.round, seen.said) = (true, round, Some(said));
+        }
+        for (_, seen) in self.seen.iter_mut().filter(|(of, seen)| mine(of) && seen.round < round) {
+            seen.up = false;
+        }
+        // Which one it is that says nothing does not show: one of those that did. Where all answer, the others are gone.
+        let down = self.seen.iter().filter(|(of, seen)| mine(of) && !seen.up && seen.round > 0);
+        let mut rounds: Vec<u64> = down.map(|(_, seen)| seen.round).collect();
+        rounds.sort_unstable_by(|a, b| b.cmp(a));
+        let oldest = match rounds.get(MOST_DOWN - 1) {
+            _ if silent == 0 => round,
+            Some(oldest) => *oldest,
+            None => 1,
+        };
+        self.seen.retain(|of, seen| !mine(of) || seen.up || seen.round >= oldest);
+        if rounds.len() < silent {
+            let at = about.place().unwrap_or_default();
+            self.server(&name, &at, about.system);
+        }
+    }
+
+    fn server(&mut self, name: &str, at: &str, system: &'static str) -> &mut Seen {
+        self.seen.entry((name.to_owned(), at.to_owned())).or_insert_with(|| Seen {
+            system,
+            up: false,
+            round: 0,
+            said: None,
+            counts: Counts::default(),
+            labels: shown::labels(name, at),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_says_nothing_is_down_under_the_address_that_it_had() {
+        let at = |address: &str| Some(ServerStatus::at(address));
+        let (mut all, mut round) = (All::default(), 0);
+        let mut hear = |said: Vec<Option<ServerStatus>>| {
+            let about = Description::remote("redis", "10.0.0.1", Some(6379));
+            round += 1;
+            super::hear(&mut all, vec![Answer { name: "shared".to_owned(), about, said }], round);
+            all.seen.iter().map(|((_, at), seen)| (at.clone(), seen.up)).collect::<Vec<_>>()
+        };
+        let seen = |at: &str, up| (at.to_owned(), up);
+        // Not there from the beginning.
+        assert_eq!(hear(vec![]), [seen("10.0.0.1:6379", false)]);
+        assert_eq!(hear(vec![]), [seen("10.0.0.1:6379", false)]);
+        assert_eq!(hear(vec![at("a:1"), at("b:1")]), [seen("a:1", true), seen("b:1", true)]);
+        assert_eq!(hear(vec![at("a:1"), None]), [seen("a:1", true), seen("b:1", false)]);
+        assert_eq!(hear(vec![None]), [seen("a:1", false), seen("b:1", false)]);
+        // Another master in its place.
+        assert_eq!(hear(vec![at("a:1"), at("c:1")]), [seen("a:1", true), seen("c:1", true)]);
+        for other in 0..2 * MOST_DOWN {
+            hear(vec![None, at(&format!("d:{other}"))]);
+        }
+        assert!(hear(vec![None]).len() <= MOST_DOWN + 1, "those before the last are forgotten");
+    }
+}

@@ -1,0 +1,165 @@
+//! Which of a server's words is which metric.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, Weak},
+};
+
+use cache_core::ServerStatus;
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, Meter},
+};
+
+use super::{All, Seen, lock};
+
+/// What a server says, or does not.
+type Word = fn(&ServerStatus) -> Option<u64>;
+/// Each with the attributes that tell it from the others of its metric.
+type Words = &'static [(&'static [(&'static str, &'static str)], Word)];
+
+/// Numbers that servers say, and the metric that shows them.
+struct Shown {
+    metric: &'static str,
+    unit: &'static str,
+    /// Only ever grows.
+    counts: bool,
+    words: Words,
+}
+
+const fn held(metric: &'static str, unit: &'static str, words: Words) -> Shown {
+    Shown { metric, unit, counts: false, words }
+}
+
+const fn counted(metric: &'static str, unit: &'static str, words: Words) -> Shown {
+    Shown { metric, unit, counts: true, words }
+}
+
+fn uptime(said: &ServerStatus) -> Option<u64> {
+    said.uptime.map(|time| time.as_secs())
+}
+
+/// Names as the OpenTelemetry Collector's receivers have them, where they have one: dashboards fit both. The name of memcached's
+/// limit is the server's own.
+const REDIS: [Shown; 7] = [
+    held("redis.memory.used", "By", &[(&[], |said| said.memory_used)]),
+    held("redis.maxmemory", "By", &[(&[], |said| said.memory_max)]),
+    held("redis.clients.connected", "{client}", &[(&[], |said| said.connections)]),
+    held("redis.uptime", "s", &[(&[], uptime)]),
+    counted("redis.keyspace.hits", "{hit}", &[(&[], |said| said.hits)]),
+    counted("redis.keyspace.misses", "{miss}", &[(&[], |said| said.misses)]),
+    counted("redis.keys.evicted", "{key}", &[(&[], |said| said.evicted)]),
+];
+
+const MEMCACHED: [Shown; 7] = [
+    held("memcached.bytes", "By", &[(&[], |said| said.memory_used)]),
+    held("memcached.limit_maxbytes", "By", &[(&[], |said| said.memory_max)]),
+    held("memcached.connections.current", "{connection}", &[(&[], |said| said.connections)]),
+    held("memcached.current_items", "{item}", &[(&[], |said| said.items)]),
+    held("memcached.uptime", "s", &[(&[], uptime)]),
+    counted(
+        "memcached.operations",
+        "{operation}",
+        &[
+            (&[("operation", "get"), ("type", "hit")], |said| said.hits),
+            (&[("operation", "get"), ("type", "miss")], |said| said.misses),
+        ],
+    ),
+    counted("memcached.evictions", "{eviction}", &[(&[], |said| said.evicted)]),
+];
+
+fn shown(system: &str) -> &'static [Shown] {
+    match system {
+        "redis" => &REDIS,
+        "memcached" => &MEMCACHED,
+        // One of somebody's own: whether it is up.
+        _ => &[],
+    }
+}
+
+/// Counts as they are reported: by metric and word, what the server said last, and the sum. A server that begins anew counts
+/// from zero, but what is reported never goes back: the SDK subtracts.
+#[derive(Default)]
+pub(super) struct Counts(BTreeMap<(&'static str, usize), (u64, u64)>);
+
+impl Counts {
+    pub(super) fn hear(&mut self, said: &ServerStatus, system: &str) {
+        for Shown { metric, words, .. } in shown(system).iter().filter(|shown| shown.counts) {
+            for (at, (_, word)) in words.iter().enumerate() {
+                let Some(now) = word(said) else { continue };
+                let (last, sum) = self.0.entry((*metric, at)).or_default();
+                *sum = sum.saturating_add(now.checked_sub(*last).unwrap_or(now));
+                *last = now;
+            }
+        }
+    }
+}
+
+/// Of a provider and one of its servers.
+pub(super) fn labels(name: &str, address: &str) -> Vec<KeyValue> {
+    let mut labels = vec![KeyValue::new("db.client.name", name.to_owned())];
+    // The path of a socket has no port.
+    match address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
+        Some((host, port)) => {
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            labels.push(KeyValue::new("server.address", host));
+            labels.push(KeyValue::new("server.port", i64::from(port)));
+        }
+        None => labels.push(KeyValue::new("server.address", address.to_owned())),
+    }
+    labels
+}
+
+/// The instruments of a system. What is collected is what was said last.
+pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All>>) {
+    for Shown { metric, unit, counts, words } in shown(system) {
+        let all = all.clone();
+        let observe = move |to: &dyn AsyncInstrument<u64>| {
+            each(&all, system, |seen| {
+                for (at, (more, word)) in words.iter().enumerate() {
+                    // A count goes on while the server is silent: one that is left out once is taken for one that begins at zero.
+                    let number = match counts {
+                        true => seen.counts.0.get(&(*metric, at)).map(|(_, sum)| *sum),
+                        false => seen.said.as_ref().filter(|_| seen.up).and_then(word),
+                    };
+                    if let Some(number) = number {
+                        let more = more.iter().map(|(key, value)| KeyValue::new(*key, *value));
+                        to.observe(number, &seen.labels.iter().cloned().chain(more).collect::<Vec<_>>());
+                    }
+                }
+            });
+        };
+        if *counts {
+            meter.u64_observable_counter(*metric).with_unit(*unit).with_callback(observe).build();
+        } else {
+            meter.u64_observable_gauge(*metric).with_unit(*unit).with_callback(observe).build();
+        }
+    }
+    let these = all.clone();
+    meter
+        .u64_observable_gauge(format!("{system}.up"))
+        .with_description("Whether the server answered when it was asked last")
+        .with_callback(move |to| each(&these, system, |seen| to.observe(u64::from(seen.up), &seen.labels)))
+        .build();
+    if system == "redis" {
+        let these = all.clone();
+        meter
+            .u64_observable_gauge("redis.maxmemory.policy")
+            .with_callback(move |to| {
+                each(&these, system, |seen| {
+                    let said = seen.said.as_ref().filter(|_| seen.up);
+                    if let Some(policy) = said.and_then(|said| said.memory_policy.clone()) {
+                        let policy = KeyValue::new("redis.policy", policy);
+                        to.observe(1, &seen.labels.iter().cloned().chain([policy]).collect::<Vec<_>>());
+                    }
+                });
+            })
+            .build();
+    }
+}
+
+fn each(all: &Weak<Mutex<All>>, system: &str, observe: impl FnMut(&Seen)) {
+    if let Some(all) = all.upgrade() {
+        lock(&all).seen.values().filter(|seen| seen.system == system).for_each(observe);
+    }
+}

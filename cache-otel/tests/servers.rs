@@ -1,0 +1,128 @@
+//! What servers behind providers say, as a reader of the SDK gets it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey, ServerStatus};
+use common::{Reader, Series, of};
+use opentelemetry_sdk::metrics::Temporality;
+
+const EVERY: Duration = Duration::from_secs(10);
+
+type Said = Vec<Option<ServerStatus>>;
+
+/// A provider that has nothing but servers. `None`: they hang.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<Said>>>, &'static str);
+
+impl Told {
+    fn says(&self, said: Said) {
+        *self.0.lock().unwrap() = Some(said);
+    }
+}
+
+#[async_trait]
+impl CacheProvider for Told {
+    fn describe(&self) -> Description {
+        Description::remote(self.1, "10.0.0.9", Some(1))
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::remote()
+    }
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        keys.iter().map(|_| Ok(None)).collect()
+    }
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        items.iter().map(|_| Ok(())).collect()
+    }
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        keys.iter().map(|_| Ok(())).collect()
+    }
+    async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
+        let said = self.0.lock().unwrap().clone();
+        match said {
+            Some(said) => said.into_iter().map(|said| said.ok_or_else(|| "refused".into())).collect(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn at(address: &str, hits: u64) -> Option<ServerStatus> {
+    let mut said = ServerStatus::at(address);
+    (said.hits, said.misses, said.memory_used) = (Some(hits), Some(1), Some(2048));
+    said.memory_policy = Some("noeviction".to_owned());
+    Some(said)
+}
+
+/// After the next round has ended, by virtual time.
+async fn next(reader: &Reader) -> Series {
+    tokio::time::sleep(2 * EVERY).await;
+    reader.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_servers_say_is_reported_and_counts_never_go_back() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let (redis, memcached) = (Told(Arc::default(), "redis"), Told(Arc::default(), "memcached"));
+    redis.says(vec![at("10.0.0.1:6379", 100), at("[::1]:6380", 7)]);
+    memcached.says(vec![at("/run/memcached.sock", 5)]);
+    let all = Arc::new(Mutex::new(vec![("shared", redis.clone()), ("other", memcached.clone())]));
+    let named = Arc::clone(&all);
+    let servers = reader.telemetry().watch_servers(EVERY, move || {
+        let named = named.lock().unwrap();
+        named.iter().map(|(name, told)| ((*name).to_owned(), Arc::new(told.clone()) as Arc<_>)).collect()
+    });
+
+    let one = "db.client.name=shared,server.address=10.0.0.1,server.port=6379";
+    let six = "db.client.name=shared,server.address=::1,server.port=6380";
+    let other = "db.client.name=other";
+    let sock = "server.address=/run/memcached.sock";
+    let said = next(&reader).await;
+    for (name, value) in [
+        (format!("redis.up{{{one}}}"), 1.0),
+        (format!("redis.up{{{six}}}"), 1.0),
+        (format!("redis.keyspace.hits{{{one}}}"), 100.0),
+        (format!("redis.memory.used{{{six}}}"), 2048.0),
+        (
+            format!(
+                "redis.maxmemory.policy{{db.client.name=shared,redis.policy=noeviction,server.address=::1,server.port=6380}}"
+            ),
+            1.0,
+        ),
+        (format!("memcached.up{{{other},{sock}}}"), 1.0),
+        (format!("memcached.bytes{{{other},{sock}}}"), 2048.0),
+        (format!("memcached.operations{{{other},operation=get,{sock},type=hit}}"), 5.0),
+        (format!("memcached.operations{{{other},operation=get,{sock},type=miss}}"), 1.0),
+    ] {
+        assert_eq!(said.get(&name), Some(&value), "{name}: {said:?}");
+    }
+    // Nobody has said so.
+    assert_eq!(of(&said, "redis.maxmemory").count(), 0);
+
+    // One begins anew, the other is away.
+    redis.says(vec![at("10.0.0.1:6379", 3), None]);
+    let said = next(&reader).await;
+    assert_eq!(said[&format!("redis.keyspace.hits{{{one}}}")], 103.0);
+    assert_eq!(said[&format!("redis.up{{{six}}}")], 0.0);
+    assert_eq!(said[&format!("redis.keyspace.hits{{{six}}}")], 7.0, "a count goes on");
+    assert!(!said.contains_key(&format!("redis.memory.used{{{six}}}")), "that is not so any more");
+
+    // None of them answers in time.
+    *redis.0.lock().unwrap() = None;
+    let said = next(&reader).await;
+    assert!(of(&said, "redis.up").count() == 2 && of(&said, "redis.up").all(|(_, up)| up == 0.0), "{said:?}");
+
+    // The file has been read again, without it.
+    all.lock().unwrap().remove(0);
+    let said = next(&reader).await;
+    assert_eq!((of(&said, "redis.up").count(), of(&said, "memcached.up").count()), (0, 1));
+    drop(servers);
+    assert_eq!(of(&next(&reader).await, "memcached.up").count(), 0);
+}
