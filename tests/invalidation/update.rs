@@ -212,7 +212,7 @@ async fn without_its_level_nothing_is_updated() {
     let error = node.cache.update("k", &(), |(), _, _| async { ok("v".to_owned()) }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Level);
     // The level's own words, and not what comes of its silence.
-    assert_eq!(with_causes(&error), "cache `things`: level 2 failed: error: injected failure");
+    assert_eq!(with_causes(&error), "cache `things`: level 2 failed: injected failure");
     node.l2.set_all(Fault::None);
     // A write whose answer is lost is an error, and is read by nobody until it has been removed.
     assert!(node.cache.get("k").await.unwrap().is_none());

@@ -36,12 +36,18 @@ impl Failure {
                 ErrorKind::Level,
                 format!("level {at} is not being asked: its breaker is open after failures"),
             ),
-            Self::Failed(fault, None) => {
-                Error::new(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()))
+            // Why, says the cause.
+            Self::Failed(_, Some(cause)) => {
+                Error::with_source(ErrorKind::Level, format!("level {at} failed"), cause)
             }
-            Self::Failed(fault, Some(cause)) => {
-                Error::with_source(ErrorKind::Level, format!("level {at} failed: {}", fault.as_str()), cause)
-            }
+            Self::Failed(fault, None) => Error::new(
+                ErrorKind::Level,
+                match fault {
+                    LevelFault::Error => format!("level {at} failed"),
+                    LevelFault::Timeout => format!("level {at} did not answer within its `budget`"),
+                    LevelFault::Panic => format!("level {at} failed: its provider panicked"),
+                },
+            ),
         }
     }
 }
