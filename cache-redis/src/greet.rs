@@ -166,12 +166,7 @@ pub(crate) async fn open(
         pushes.advice.say(text);
     }
     if link.server.full && !matches!(role, Role::Replica | Role::NodeReplica | Role::Any) {
-        let text = format!(
-            "{} has no memory left and evicts nothing, so it stores nothing: set its maxmemory-policy to one that evicts, \
-             or raise its maxmemory",
-            link.endpoint
-        );
-        pushes.advice.say(text);
+        pushes.advice.say(stores_nothing(&link.endpoint));
     }
     if role == Role::NodeReplica {
         let mut readonly = redis::pipe();
@@ -269,6 +264,14 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
         },
         full: replies.last().is_some_and(is_full),
     })
+}
+
+/// Advice about a server that is full.
+pub(crate) fn stores_nothing(server: impl fmt::Display) -> String {
+    format!(
+        "{server} has no memory left and evicts nothing, so it stores nothing: set its maxmemory-policy to one that evicts, or \
+         raise its maxmemory"
+    )
 }
 
 /// Whether a server refuses values by what it says of its memory. What replicas have yet to get does not count.

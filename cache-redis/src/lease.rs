@@ -102,7 +102,7 @@ impl RedisProvider {
             .await
             .into_iter()
             .zip(fills)
-            .map(|(replies, fill)| match self.fleet().heed(replies.and_then(filled)) {
+            .map(|(replies, fill)| match self.heed(replies.and_then(filled)) {
                 Ok(_) if fill.put.bytes.len() > most => Err(self.too_large(fill.put.bytes.len())),
                 result => result,
             })
@@ -163,7 +163,7 @@ impl Leases for RedisProvider {
         );
         let replies = replies.await.into_iter().zip(&tokens);
         boxed(replies.map(|(replies, token)| {
-            self.fleet().heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
+            self.heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
         }))
     }
 
@@ -192,7 +192,7 @@ impl Leases for RedisProvider {
         );
         boxed(replies.await.into_iter().zip(tokens).map(|(replies, token)| {
             let held = replies.and_then(executed).and_then(wire::all_done);
-            self.fleet().heed(held).map(|()| Lease(token))
+            self.heed(held).map(|()| Lease(token))
         }))
     }
 
@@ -209,7 +209,7 @@ impl Leases for RedisProvider {
                 1
             },
         );
-        boxed(replies.await.into_iter().map(|replies| self.fleet().heed(replies.and_then(wire::all_done))))
+        boxed(replies.await.into_iter().map(|replies| self.heed(replies.and_then(wire::all_done))))
     }
 
     async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
@@ -224,7 +224,7 @@ impl Leases for RedisProvider {
                 1
             },
         );
-        boxed(replies.await.into_iter().map(|replies| self.fleet().heed(replies.and_then(wire::all_done))))
+        boxed(replies.await.into_iter().map(|replies| self.heed(replies.and_then(wire::all_done))))
     }
 }
 

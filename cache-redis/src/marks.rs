@@ -31,7 +31,7 @@ impl Marks for RedisProvider {
         );
         let reply = replies.await.pop().unwrap_or_else(|| Err(no_answer()));
         let swapped = reply.and_then(|mut replies| swapped(replies.pop(), marks.len()));
-        let swapped = self.fleet().heed(swapped)?;
+        let swapped = self.heed(swapped)?;
         if let Swapped::Other { now, .. } = &swapped {
             // As with one that was read: whatever state of the store it was made in is known here, too.
             self.fleet().recognise(now.as_deref()).await?;

@@ -58,11 +58,8 @@ impl Plain {
                 1
             },
         );
-        let mut results: Vec<_> = replies
-            .await
-            .into_iter()
-            .map(|replies| self.0.fleet().heed(replies.and_then(wire::all_done)))
-            .collect();
+        let mut results: Vec<_> =
+            replies.await.into_iter().map(|replies| self.0.heed(replies.and_then(wire::all_done))).collect();
         let refused = |at: &usize| results[*at].as_ref().is_err_and(|e| e.kind() == ErrorKind::OutOfMemory);
         let refused: Vec<RawKey<'_>> = (0..items.len()).filter(refused).map(|at| items[at].key).collect();
         if !refused.is_empty() {
@@ -87,11 +84,7 @@ impl Plain {
                 1
             },
         );
-        replies
-            .await
-            .into_iter()
-            .map(|replies| self.0.fleet().heed(replies.and_then(wire::all_done)))
-            .collect()
+        replies.await.into_iter().map(|replies| self.0.heed(replies.and_then(wire::all_done))).collect()
     }
 }
 

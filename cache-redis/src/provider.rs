@@ -18,10 +18,11 @@ use cache_core::{
 use redis::Pipeline;
 
 use crate::{
-    ConnectionInfo, Error, RedisBackplane, RedisProviderBuilder, ServerInfo,
+    ConnectionInfo, Error, ErrorKind, RedisBackplane, RedisProviderBuilder, ServerInfo,
     address::Endpoint,
     advice::Advice,
     fleet::Fleet,
+    greet::stores_nothing,
     plain::Plain,
     scripts::Form,
     settings::Settings,
@@ -118,6 +119,15 @@ impl RedisProvider {
 
     pub(crate) fn advice(&self) -> &Arc<Advice> {
         &self.0.advice
+    }
+
+    /// Takes note of an error that something can be done about.
+    pub(crate) fn heed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        // It had memory when the connection was made, or that would have been said.
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfMemory) {
+            self.advice().say(stores_nothing(self.describe().place().unwrap_or_default()));
+        }
+        self.fleet().heed(result)
     }
 
     pub(crate) fn watch(&self) -> &Watch {

@@ -117,7 +117,7 @@ impl RedisProvider {
                     Ok(replies) if write.key.mark => Ok(replies),
                     other => other.and_then(executed),
                 };
-                self.fleet().heed(replies.and_then(wire::all_done))
+                self.heed(replies.and_then(wire::all_done))
             })
             .collect();
         self.without_memory(writes, &mut results).await;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use cache_core::{
-    Advised, Backplane, CacheProvider, Leases, Listener,
+    Advised, Backplane, CacheProvider, Leases, Listener, TracedCache,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
@@ -329,6 +329,33 @@ async fn in_a_cluster_and_behind_sentinels() {
     put(&provider, "k", "v").await;
     let heard = operator.heard();
     assert!(heard.len() == 1 && heard[0].starts_with("ROLE"), "{heard:?}");
+}
+
+/// A server fills up while everybody is connected: a put finds out, or what a load fills in.
+#[tokio::test]
+async fn a_server_that_has_become_full_is_told_of_once() {
+    for loads in [false, true] {
+        let server = RedisServer::start();
+        let provider = RedisProvider::builder(server.url()).build().unwrap();
+        let operator = Operator::of(&provider);
+        put(&provider, "k", "v").await;
+        server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+        let cache: TracedCache<String> =
+            TracedCache::builder("users").level(provider.clone()).build().unwrap();
+        for n in 0..3 {
+            match loads {
+                true => drop(cache.get_or_set(n, || async { cache_core::ok("v".to_owned()) }).await.unwrap()),
+                false => drop(cache.set(n, "v".to_owned()).await.unwrap_err()),
+            }
+        }
+        let heard = operator.heard();
+        let at = format!("127.0.0.1:{} has no memory left", server.port());
+        assert!(heard.len() == 1 && heard[0].starts_with(&at), "{heard:?}");
+        // Whoever connects from now on is told of the same, and that is no other advice.
+        server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+        until_async("connected again", || async { provider.ping().await.is_ok() }).await;
+        assert_eq!(operator.heard().len(), 1);
+    }
 }
 
 #[tokio::test]
