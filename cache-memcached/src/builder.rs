@@ -1,6 +1,11 @@
 //! Settings, checked before any I/O.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use cache_tls::{Files, Tls};
 use xxhash_rust::xxh3::xxh3_64;
@@ -264,6 +269,7 @@ impl Builder {
                 transport: transport(&dial),
                 dial,
                 breaker: Breaker::new(self.failures, self.cool_down),
+                last: Mutex::default(),
                 life_key: life_key.clone(),
                 life: Knowledge::default(),
                 response_timeout: self.response_timeout,

@@ -1,6 +1,10 @@
 //! One server: its connections, its life, its breaker, and errors that name it.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use cache_core::ServerStatus;
 use futures::future::join_all;
@@ -21,6 +25,8 @@ pub(crate) struct Server {
     /// Its number, by its name.
     pub(crate) number: u64,
     pub(crate) breaker: Breaker,
+    /// How it failed last, for those who are told that it is left alone.
+    pub(crate) last: Mutex<Option<Fault>>,
     pub(crate) transport: Wire,
     /// Wire key of the life item.
     pub(crate) life_key: String,
@@ -61,10 +67,8 @@ const WRITE_CHUNK: usize = 256 << 10;
 /// timeout must open the breaker, too. Harmless for slow calls, since one answer in between resets the count.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-const SICK: Fault = Fault::new(
-    ErrorKind::Sick,
-    "failed several times in a row and is left alone for a while; nothing was sent",
-);
+const SICK: &str = "failed several times in a row and is left alone for a while; nothing was sent";
+const GIVEN_UP: Fault = Fault::new(ErrorKind::Timeout, "no answer before its caller's time was over");
 const NO_LIFE: Fault = Fault::new(ErrorKind::Protocol, "the life item does not keep what it is given");
 const LIFE_TIMEOUT: Fault = Fault::new(ErrorKind::Timeout, "no answer in time");
 
@@ -95,20 +99,37 @@ impl Server {
             let error = Error::at(&self.dial.endpoint, fault);
             (0..count).map(|_| Err(error.clone())).collect()
         };
-        let Some(mut outcome) = Outcome::admitted(self) else { return fail(SICK) };
+        let Some(mut outcome) = Outcome::admitted(self) else { return fail(self.sick()) };
         let results = match self.exchange(tasks).await {
             Ok(results) => results,
             Err(fault) => {
-                outcome.verdict = Some(verdict(&fault));
+                outcome.failed(&fault);
                 return fail(fault);
             }
         };
-        let verdicts = results.iter().map(|result| result.as_ref().err().map_or(Verdict::Well, verdict));
-        outcome.verdict = Some(verdicts.min().unwrap_or(Verdict::Well));
+        // Of what parts of it learned, the least counts.
+        match results
+            .iter()
+            .map(|result| result.as_ref().err())
+            .min_by_key(|e| e.map_or(Verdict::Well, verdict))
+        {
+            Some(Some(fault)) => outcome.failed(fault),
+            _ => outcome.verdict = Some(Verdict::Well),
+        }
         results
             .into_iter()
             .map(|result| result.map_err(|fault| Error::at(&self.dial.endpoint, fault)))
             .collect()
+    }
+
+    /// It is left alone. Why is what an operator wants to know.
+    fn sick(&self) -> Fault {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (what, source) = match last.as_ref().map(Fault::duplicate) {
+            Some(Fault { what, source, .. }) => (format!("{SICK}; the last time: {what}").into(), source),
+            None => (Cow::Borrowed(SICK), None),
+        };
+        Fault { kind: ErrorKind::Sick, what, source, ours: false }
     }
 
     async fn exchange(&self, tasks: Vec<Task>) -> Result<Vec<Result<Answer, Fault>>, Fault> {
@@ -151,10 +172,13 @@ impl Server {
     /// One command, at less cost.
     pub(crate) async fn one(&self, command: &Command) -> Result<Answer, Error> {
         let Some(mut outcome) = Outcome::admitted(self) else {
-            return Err(Error::at(&self.dial.endpoint, SICK));
+            return Err(Error::at(&self.dial.endpoint, self.sick()));
         };
         let result = self.ask(command, outcome.since).await;
-        outcome.verdict = Some(result.as_ref().err().map_or(Verdict::Well, verdict));
+        match &result {
+            Ok(_) => outcome.verdict = Some(Verdict::Well),
+            Err(fault) => outcome.failed(fault),
+        }
         result.map_err(|fault| Error::at(&self.dial.endpoint, fault))
     }
 
@@ -290,6 +314,7 @@ fn life_of(reply: &Reply) -> Option<u64> {
 /// Reports to the breaker, also when the call is dropped.
 struct Outcome<'a> {
     verdict: Option<Verdict>,
+    fault: Option<Fault>,
     server: &'a Server,
     since: Instant,
 }
@@ -297,19 +322,28 @@ struct Outcome<'a> {
 impl<'a> Outcome<'a> {
     fn admitted(server: &'a Server) -> Option<Self> {
         let since = Instant::now();
-        server.breaker.admit(since).then_some(Self { verdict: None, server, since })
+        server.breaker.admit(since).then_some(Self { verdict: None, fault: None, server, since })
+    }
+
+    fn failed(&mut self, fault: &Fault) {
+        self.verdict = Some(verdict(fault));
+        self.fault = Some(fault.duplicate());
     }
 }
 
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        let Self { verdict, server, since } = self;
+        let Self { verdict, fault, server, since } = self;
         if *verdict == Some(Verdict::Well) && server.breaker.is_quiet() {
             return;
         }
         let now = Instant::now();
         let given_up = now.duration_since(*since) >= server.response_timeout.min(PATIENCE);
         let verdict = verdict.unwrap_or(if given_up { Verdict::Sick } else { Verdict::Unknown });
+        if verdict == Verdict::Sick {
+            let fault = fault.take().unwrap_or(GIVEN_UP);
+            *server.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
         if server.breaker.learn(verdict, now) {
             // The next attempt starts afresh: a name may have come to mean another machine.
             server.transport.reset();

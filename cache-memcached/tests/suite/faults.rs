@@ -50,8 +50,11 @@ async fn r_a_killed_server_refuses_then_recovers() {
     for _ in 0..3 {
         assert_eq!(kind(cache.get(key("k")).await), ErrorKind::Connect);
     }
-    // Now it is left alone.
-    assert_eq!(kind(cache.put(item("k", b"v")).await), ErrorKind::Sick);
+    // Now it is left alone, and whoever hears of that hears why.
+    let error = cache.put(item("k", b"v")).await.unwrap_err();
+    let told = cache_core::with_causes(&*error);
+    assert!(told.contains("is left alone") && told.contains("refused"), "{told}");
+    assert_eq!(kind::<()>(Err(error)), ErrorKind::Sick);
     server.restart();
     eventually("recovery", async || cache.put(item("k", b"v")).await.is_ok()).await;
     assert!(cache.get(key("k")).await.unwrap().is_some());
