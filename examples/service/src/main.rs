@@ -132,10 +132,8 @@ async fn follow(service: Arc<Service>) {
     while hup.recv().await.is_some() {
         match service.reload().await {
             Ok(reloaded) => say(&format!("read the caches again\n{reloaded}")),
-            Err(error) => {
-                // Nobody is left to be told when this fails as well.
-                let _ = writeln!(io::stderr(), "error: {error}\nthe caches go on as before");
-            }
+            // In the log, with its time: somebody wants to know from when on the file was not what runs.
+            Err(error) => tracing::error!("the caches go on as before: {error}"),
         }
     }
 }

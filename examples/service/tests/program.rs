@@ -278,6 +278,12 @@ fn a_hup_signal_reads_the_caches_again() {
     service.signal("HUP");
     let told = "cache.toml:6: defaults.policy.ttl = 7: ";
     assert!(until(Duration::from_secs(20), || fs::read_to_string(&log).unwrap().contains(told)));
+    let text = fs::read_to_string(&log).unwrap();
+    let line = text.lines().find(|line| line.contains(told)).unwrap_or_default();
+    assert!(
+        line.starts_with("20") && line.contains("Z ERROR ") && line.contains("go on as before"),
+        "{text}"
+    );
     with("'7m'");
     service.signal("HUP");
     assert!(shows(r#"{"name":"ttl","value":"7m"}"#));
