@@ -56,7 +56,7 @@ pub struct Database(Arc<Inner>);
 
 struct Inner {
     idle: Mutex<Vec<Connection>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     telemetry: ClientTelemetry,
 }
 
@@ -115,7 +115,7 @@ impl Database {
         while idle.len() < CONNECTIONS {
             idle.push(open().map_err(|error| cannot(&error, fix))?);
         }
-        let inner = Inner { idle: Mutex::new(idle), turns: Semaphore::new(CONNECTIONS), telemetry };
+        let inner = Inner { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(CONNECTIONS)), telemetry };
         Ok((Self(Arc::new(inner)), made))
     }
 
@@ -128,17 +128,17 @@ impl Database {
     ) -> Result<R, BoxError> {
         let Self(inner) = self.clone();
         let context = Context::current();
-        let turn = self.0.turns.acquire().await?;
+        let turn = Arc::clone(&inner.turns).acquire_owned().await?;
         let ended = tokio::task::spawn_blocking(move || {
+            // Until its connection is given back: a caller who leaves, or runs into a limit, does not end the query.
+            let _turn = turn;
             let _within = context.attach();
             let mut command = Command::named(statement);
             command.class = class;
             let mut borrowed = Borrowed::from(&inner);
             inner.telemetry.run_blocking(command, || Ok::<_, DatabaseError>(work(borrowed.connection()?)?))
         });
-        let ended = ended.await?;
-        drop(turn);
-        Ok(ended?)
+        Ok(ended.await??)
     }
 
     /// One airport, if there is one of that code.

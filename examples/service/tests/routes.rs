@@ -1,7 +1,7 @@
 //! Each route, and what bad input gets.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -76,6 +76,21 @@ async fn one_airport_is_loaded_once() {
     let stats = world.stats().await;
     assert_eq!((&stats["loads"], &stats["hits"]), (&json!(1), &json!(2)));
     assert_eq!(world.database.codes().await.unwrap().len(), 18_774);
+}
+
+/// As a load does that runs into its limit: the query goes on, on a connection that nobody else can have meanwhile.
+#[tokio::test]
+async fn callers_who_leave_a_slow_database_take_no_connection_from_others() {
+    let world = World::new().await;
+    let airport = world.database.airport("EDDF").await.unwrap().unwrap();
+    let writer = rusqlite::Connection::open(world._folder.path().join("airports.db")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..20 {
+        let saving = world.database.save(airport.clone());
+        assert!(tokio::time::timeout(Duration::from_millis(20), saving).await.is_err());
+    }
+    // As long as its turn takes.
+    world.database.airport("EDDF").await.unwrap().unwrap();
 }
 
 #[tokio::test]
