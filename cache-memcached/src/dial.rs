@@ -2,8 +2,8 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use cache_tls::{Peer, Tls, TlsStream, first_of};
-use tokio::net::{TcpStream, lookup_host};
+use cache_tls::{Peer, Tls, TlsStream, addresses_of, first_of};
+use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
 use crate::{
@@ -41,16 +41,12 @@ fn broken(error: io::Error) -> Fault {
 impl Dial {
     /// Connects. The caller gives it so much time.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<Stream, Fault> {
-        let address = (self.endpoint.host.as_str(), self.endpoint.port);
-        self.connect_any(lookup_host(address).await.map_err(broken)?, limit).await
+        let Endpoint { host, port, .. } = &self.endpoint;
+        self.connect_any(addresses_of(host, *port).await.map_err(broken)?, limit).await
     }
 
     /// Connects to one of the addresses of the host.
-    async fn connect_any(
-        &self,
-        addresses: impl Iterator<Item = SocketAddr>,
-        limit: Duration,
-    ) -> Result<Stream, Fault> {
+    async fn connect_any(&self, addresses: Vec<SocketAddr>, limit: Duration) -> Result<Stream, Fault> {
         let is_there = |fault: &Fault| fault.kind != ErrorKind::Connect;
         let connected = first_of(addresses, limit, |address| self.connect_to(address), is_there).await;
         connected.unwrap_or_else(|| Err(broken(io::Error::other("the name has no address"))))
@@ -115,7 +111,7 @@ mod tests {
         let dial = Dial { endpoint, tls: None, login: None };
         let there = SocketAddr::from(([127, 0, 0, 1], server.port()));
         let connected = async |addresses: &[SocketAddr]| {
-            dial.connect_any(addresses.iter().copied(), Duration::from_secs(20)).await
+            dial.connect_any(addresses.to_vec(), Duration::from_secs(20)).await
         };
         assert!(connected(&[closed, there]).await.is_ok());
         assert_eq!(connected(&[closed, closed]).await.unwrap_err().kind, ErrorKind::Connect);

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use cache_tls::first_of;
+use cache_tls::{addresses_of, first_of};
 use redis::{Pipeline, RedisError, Value, cmd};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
 use crate::{
     Error, ErrorKind,
@@ -34,7 +34,7 @@ pub(crate) async fn dial(
     let broken = |error: std::io::Error| failed(settings, endpoint, error.into());
     match endpoint {
         Endpoint::Tcp { host, port } => {
-            let addresses = lookup_host((host.as_str(), *port)).await.map_err(broken)?;
+            let addresses = addresses_of(host, *port).await.map_err(broken)?;
             dial_any(settings, endpoint, host, addresses, login, hears).await
         }
         #[cfg(unix)]
@@ -52,7 +52,7 @@ async fn dial_any(
     settings: &Settings,
     endpoint: &Endpoint,
     host: &str,
-    addresses: impl Iterator<Item = SocketAddr>,
+    addresses: Vec<SocketAddr>,
     login: &Login,
     hears: Option<(u64, Hears)>,
 ) -> Result<(Mux, Running), Error> {
@@ -175,7 +175,7 @@ mod tests {
     /// As of a name that leads to all of these, in this order.
     async fn dialled(settings: &Settings, addresses: &[SocketAddr]) -> Result<(), Error> {
         let endpoint = Endpoint::Tcp { host: "name".into(), port: 1 };
-        let dialled = dial_any(settings, &endpoint, "name", addresses.iter().copied(), &settings.login, None);
+        let dialled = dial_any(settings, &endpoint, "name", addresses.to_vec(), &settings.login, None);
         timeout(settings.connect_timeout, dialled).await.expect("an answer in time").map(drop)
     }
 

@@ -33,12 +33,14 @@
 mod addresses;
 mod error;
 mod files;
+mod names;
 #[cfg_attr(not(feature = "rustls"), path = "no_tls.rs")]
 mod tls;
 
 pub use addresses::first_of;
 pub use error::{Error, ErrorKind};
 pub use files::Files;
+pub use names::addresses_of;
 pub use tls::{Tls, TlsStream};
 
 /// What is spoken to: how messages name it and its settings.
