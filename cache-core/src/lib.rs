@@ -96,6 +96,7 @@ mod provider;
 mod read;
 mod recent;
 mod replay;
+mod reserve;
 mod rights;
 mod rules;
 mod server;

@@ -13,7 +13,7 @@ use crate::{
     ledger::Learned,
     nearby::Peeked,
     news::Verdict,
-    rights::{Rights, Wish},
+    rights::Rights,
     slots::Ticket,
     tier::{Court, Failure, Outcomes, Read, Tier},
     wire::Decoded,
@@ -41,7 +41,7 @@ pub(crate) struct Asked<'k, T: Value> {
     /// No load follows, whatever is found: a ticket is needed only to fill levels above.
     only_looks: bool,
     /// Set once there are rights: to give back what is not used.
-    owner: Option<Arc<Inner<T>>>,
+    pub(crate) owner: Option<Arc<Inner<T>>>,
 }
 
 /// Keys that are not answered yet.
@@ -84,7 +84,7 @@ impl<'k, T: Value> Asked<'k, T> {
     }
 
     /// Whether it is not answered yet.
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.fresh.is_none() && !self.from_copy
     }
 
@@ -424,25 +424,6 @@ impl<T: Value> Inner<T> {
         let Some(authority) = self.authority() else { return Stamp::default() };
         let begun = begun.stamp(authority.index);
         if begun.epoch == 0 && authority.index == tier.index { own } else { begun }
-    }
-
-    /// Takes the leases of a level for what it does not have, before anything deeper is read.
-    async fn reserve(self: &Arc<Self>, tier: &Tier, asked: &mut [Asked<'_, T>], begun: &Begun) {
-        let mut missing: Vec<_> = asked.iter_mut().filter(|a| a.is_open() && !tier.masks(a.key.id)).collect();
-        let mut wishes: Vec<_> =
-            missing.iter().map(|a| Wish::at(a.key, a.stale.as_ref().map(|s| &s.entry), tier.index)).collect();
-        self.ask_level(tier, &mut wishes, begun).await;
-        for (asked, wish) in missing.iter_mut().zip(wishes) {
-            asked.owner = Some(Arc::clone(self));
-            asked.rights.extend(wish.rights);
-            if let Some(seen) = &wish.found {
-                // It has been asked again, and has answered.
-                let present = seen.entry.value.is_some();
-                let outcome = if present { LevelOutcome::Hit } else { LevelOutcome::Negative };
-                tier.count(&self.around, outcome);
-            }
-            asked.fresh = wish.found;
-        }
     }
 
     /// Fills the levels above the one that had a fresh entry, where that needs not wait for anything: for one key, and if

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{Acquire, Acquired, BoxError, Fill, Holding, Lease, Leases, RawKey};
 use redis::Value;
+use tokio::runtime::Handle;
 
 use crate::{
     Error, ErrorKind, RedisProvider,
@@ -134,6 +135,21 @@ impl RedisProvider {
         results
     }
 
+    /// Ends leases, by their keys and tokens.
+    async fn give_back(&self, lent: Vec<([String; 4], Bytes)>) -> Vec<Result<(), Error>> {
+        let replies = self.fleet().units(
+            lent.len(),
+            |at| lent[at].0[0].clone(),
+            Repeat::Once,
+            |pipeline, at, form| {
+                let ([_, held, _, hold], token) = &lent[at];
+                RELEASE.on(pipeline, form, &[held, hold]).arg(&token[..]);
+                1
+            },
+        );
+        replies.await.into_iter().map(|replies| self.heed(replies.and_then(wire::all_done))).collect()
+    }
+
     /// Value, lease, scratch and hold of a key: in one slot.
     pub(crate) fn keys(&self, key: RawKey<'_>) -> [String; 4] {
         wire::keys(&self.settings().prefix, key)
@@ -145,6 +161,7 @@ impl Leases for RedisProvider {
     async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
         let tokens: Vec<Bytes> = wanted.iter().map(|_| token()).collect();
         let ms = life_ms(life);
+        let mut asking = Asking { provider: self, wanted, tokens: &tokens, is_answered: false };
         let replies = self.units(
             wanted.len(),
             |at| wanted[at].key,
@@ -162,6 +179,7 @@ impl Leases for RedisProvider {
             },
         );
         let replies = replies.await.into_iter().zip(&tokens);
+        asking.is_answered = true;
         boxed(replies.map(|(replies, token)| {
             self.heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
         }))
@@ -213,18 +231,31 @@ impl Leases for RedisProvider {
     }
 
     async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
-        let replies = self.units(
-            leases.len(),
-            |at| leases[at].0,
-            Repeat::Once,
-            |pipeline, at, form| {
-                let (key, lease) = &leases[at];
-                let [_, held, _, hold] = self.keys(*key);
-                RELEASE.on(pipeline, form, &[&held, &hold]).arg(&lease.0[..]);
-                1
-            },
-        );
-        boxed(replies.await.into_iter().map(|replies| self.heed(replies.and_then(wire::all_done))))
+        let lent = leases.iter().map(|(key, lease)| (self.keys(*key), lease.0.clone())).collect();
+        boxed(self.give_back(lent).await)
+    }
+}
+
+/// A request for leases that is under way.
+struct Asking<'a> {
+    provider: &'a RedisProvider,
+    wanted: &'a [Acquire<'a>],
+    tokens: &'a [Bytes],
+    is_answered: bool,
+}
+
+/// Whoever has asked has left, or does not wait any longer. What is granted all the same would keep others waiting until it
+/// ends. Sent over the same connection, this comes after the request.
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.is_answered {
+            return;
+        }
+        let keys = self.wanted.iter().map(|wish| self.provider.keys(wish.key));
+        let lent = keys.zip(self.tokens.iter().cloned()).collect();
+        let provider = self.provider.clone();
+        runtime.spawn(async move { drop(provider.give_back(lent).await) });
     }
 }
 

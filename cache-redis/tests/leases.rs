@@ -333,6 +333,21 @@ async fn a_lease_whose_grant_was_lost_on_the_way_is_granted() {
     assert_eq!(server.calls("rename") - fills, 1);
 }
 
+/// As when its caller leaves, or the level's budget is over.
+#[tokio::test]
+async fn who_does_not_wait_for_a_lease_leaves_none_behind() {
+    let server = RedisServer::start();
+    let (provider, other) = (provider(&server), provider(&server));
+    granted(&provider, "known").await;
+    server.stop();
+    assert!(tokio::time::timeout(Duration::from_millis(100), ask(&provider, "k")).await.is_err());
+    server.cont();
+    until_async("granted to another", || async {
+        matches!(ask(&other, "k").await.unwrap(), Acquired::Granted(_))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_replica_gives_no_leases() {
     let server = RedisServer::start();

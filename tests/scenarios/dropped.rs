@@ -5,8 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures::poll;
-use traced_cache::{BoxError, Loaded, Policy, Source, TracedCache, Verb, ok};
+use futures::{FutureExt, poll};
+use traced_cache::{
+    BoxError, Clock, Loaded, Policy, Source, TracedCache, Verb, ok,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
 
 use crate::{
     kit::{self, Loads, S},
@@ -248,4 +251,32 @@ async fn a_dropped_save_goes_on() {
             }
         }
     }
+}
+
+/// Of two remote levels, the nearer one is asked for its lease before the deeper one is read.
+#[tokio::test]
+async fn who_leaves_while_a_lease_is_on_its_way_leaves_none_behind() {
+    let (clock, time) = Clock::manual();
+    let store = Arc::new(MapProvider::new().leasing().clock(clock.clone()));
+    let near = Arc::new(Chaos::new(Arc::clone(&store)).clock(clock.clone()));
+    let cache: TracedCache<u64> = TracedCache::builder("left")
+        .level(stacks::level(Arc::clone(&near)))
+        .level(stacks::level(MapProvider::new().leasing().clock(clock.clone())))
+        .clock(clock)
+        .policy(Policy::ttl(100 * S))
+        .build()
+        .unwrap();
+    // The levels' marks are known then.
+    assert_eq!(kit::get(&cache, "other").await, None);
+    near.set(ChaosOp::Acquire, Fault::DelayReply(S / 10));
+    let mut call = Box::pin(cache.get("k"));
+    kit::until(|| {
+        let answered = call.as_mut().now_or_never();
+        assert!(answered.is_none(), "{answered:?}");
+        store.is_leased("left:k")
+    })
+    .await;
+    drop(call);
+    time.advance(S / 10);
+    kit::until(|| !store.is_leased("left:k")).await;
 }
