@@ -10,7 +10,7 @@ use traced_cache::{
 use crate::{
     hooks::At,
     kit::{self, Loads, MS, S},
-    stacks::{self, unique},
+    stacks::{self, Stack, unique},
     stores::MapProvider,
 };
 
@@ -116,6 +116,24 @@ async fn l8_of_two_stale_entries_the_younger_stands_in() {
         stack.time.advance(200 * S);
         let found = kit::fail(&a, "k", &Loads::default()).await.unwrap();
         assert_eq!((found.value().map(|v| **v), found.level(), found.age()), (Some(2), Some(1), 200 * S));
+    }
+}
+
+/// No call skips a level of its cache: a cache of the same name has the levels that are left.
+#[tokio::test]
+async fn l10_a_cache_of_the_same_name_without_memory_goes_past_it() {
+    for stack in stacks::layered() {
+        let name = unique("l10");
+        let policy = Policy::ttl(100 * S);
+        let whole = stack.named::<u64>(&name, policy);
+        let past = Stack { memory: None, ..stack.clone() }.named::<u64>(&name, policy);
+        kit::set(&whole, "k", 1_u64).await;
+        kit::set(&past, "k", 2_u64).await;
+        let loads = Loads::default();
+        assert_eq!(kit::load(&past, "k", &loads, 3_u64).await, 2, "the remote level decides");
+        let found = kit::look(&whole, "k", &loads, 3_u64).await;
+        assert_eq!((found.value().map(|v| **v), found.level()), (Some(1), Some(0)), "memory is as it was");
+        assert_eq!(loads.count(), 0);
     }
 }
 
