@@ -117,7 +117,7 @@ async fn a_cold_call_is_one_tree_and_a_hit_in_memory_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_waited_links_to_the_load_of_another() {
+async fn x14_a_call_that_waited_links_to_the_load_of_another() {
     let traced = Traced::new();
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let leader = tokio::spawn({
@@ -144,6 +144,8 @@ async fn a_call_that_waited_links_to_the_load_of_another() {
         .until("both", |spans| named(spans).iter().filter(|n| **n == "cache.get_or_set users").count() == 2)
         .await;
     let load = find(&spans, "cache.load users");
+    let led = spans.iter().find(|span| span.name == "cache.get_or_set users" && span.links.is_empty());
+    assert_eq!(Some(load.parent_span_id), led.map(id), "under the call that began it");
     let linked: Vec<_> = spans
         .iter()
         .filter(|span| span.name == "cache.get_or_set users" && !span.links.is_empty())
