@@ -21,7 +21,7 @@ fn rules_and_configurations_are_right() {
     }
 }
 
-/// Each alert has a test, and each fails if its threshold or its waiting time is another.
+/// Each alert has a test, and the tests fail by mistakes such as these.
 #[test]
 fn a_rule_that_is_wrong_fails_its_test() {
     let read = |name: &str| fs::read_to_string(folder().join(name)).unwrap();
