@@ -14,6 +14,7 @@ use crate::{
     mux::{Mux, Reply, Running, Stream, alongside},
     overhear::First,
     settings::Settings,
+    wire::text,
 };
 
 /// Who we are at a server.
@@ -124,7 +125,8 @@ fn greeting(login: &Login) -> Pipeline {
 /// Whether the server has taken us in. Servers before 7.2 do not know `CLIENT SETINFO`, which does no harm.
 fn accepted(endpoint: &Endpoint, login: &Login, replies: Vec<Reply>) -> Result<(), Error> {
     let mut replies = replies.into_iter();
-    if let Some(Reply::Other(Value::ServerError(error))) = replies.next() {
+    let hello = replies.next();
+    if let Some(Reply::Other(Value::ServerError(error))) = hello {
         let old =
             error.details().is_some_and(|text| text.to_ascii_lowercase().starts_with("unknown command"));
         return Err(if old { Error::no_resp3() } else { Error::reply(&error) });
@@ -133,16 +135,24 @@ fn accepted(endpoint: &Endpoint, login: &Login, replies: Vec<Reply>) -> Result<(
         && let Some(Reply::Other(Value::ServerError(error))) = replies.next()
     {
         let said = error.details().unwrap_or_default();
-        if said.contains("DB index is out of range") {
+        let no_such = said.contains("DB index is out of range");
+        // Nodes of Valkey from 9 on have databases, too: one, unless told otherwise.
+        if said.contains("not allowed in cluster mode") || (no_such && is_of_a_cluster(hello.as_ref())) {
+            return Err(node_of_a_cluster(endpoint));
+        }
+        if no_such {
             let fix = format!("{endpoint} has fewer databases: use a lower number, or raise its `databases`");
             return Err(Error::config("database", login.database, fix));
-        }
-        if said.contains("not allowed in cluster mode") {
-            return Err(node_of_a_cluster(endpoint));
         }
         return Err(Error::reply(&error));
     }
     Ok(())
+}
+
+/// What a server says of itself in its answer to `HELLO`.
+fn is_of_a_cluster(hello: Option<&Reply>) -> bool {
+    let Some(Reply::Other(Value::Map(said))) = hello else { return false };
+    said.iter().any(|(name, value)| text(name) == Some("mode") && text(value) == Some("cluster"))
 }
 
 /// A failure while connecting.

@@ -3,14 +3,15 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
 use tokio::sync::watch;
 
-type Said = Result<Vec<IpAddr>, Arc<io::Error>>;
+/// Without ports, but with what else an address of IPv6 may have, its zone.
+type Said = Result<Vec<SocketAddr>, Arc<io::Error>>;
 
 /// Look-ups, and those that are under way.
 ///
@@ -18,7 +19,7 @@ type Said = Result<Vec<IpAddr>, Arc<io::Error>>;
 /// its own, which no runtime waits for when it ends; and whoever asks meanwhile waits for the same one, as nobody is given as
 /// much time as an answer may take that comes from the second server.
 struct Names {
-    ask: fn(&str) -> io::Result<Vec<IpAddr>>,
+    ask: fn(&str) -> io::Result<Vec<SocketAddr>>,
     under_way: Mutex<HashMap<String, watch::Receiver<Option<Said>>>>,
 }
 
@@ -28,23 +29,24 @@ struct Names {
 /// What the system says: the name is unknown, or nobody answers who may know it.
 pub async fn addresses_of(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     static SYSTEM: std::sync::LazyLock<Arc<Names>> = std::sync::LazyLock::new(|| Names::asking(ask_system));
-    let addresses = match host.parse() {
-        Ok(address) => vec![address],
-        Err(_name) => SYSTEM.look_up(host).await?,
-    };
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+    if let Ok(address) = host.parse() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let mut addresses = SYSTEM.look_up(host).await?;
+    addresses.iter_mut().for_each(|address| address.set_port(port));
+    Ok(addresses)
 }
 
-fn ask_system(host: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+fn ask_system(host: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, 0).to_socket_addrs()?.collect())
 }
 
 impl Names {
-    fn asking(ask: fn(&str) -> io::Result<Vec<IpAddr>>) -> Arc<Self> {
+    fn asking(ask: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Arc<Self> {
         Arc::new(Self { ask, under_way: Mutex::default() })
     }
 
-    async fn look_up(self: &Arc<Self>, host: &str) -> io::Result<Vec<IpAddr>> {
+    async fn look_up(self: &Arc<Self>, host: &str) -> io::Result<Vec<SocketAddr>> {
         let mut said = self.join(host)?;
         let said = said.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
         match said {
@@ -82,7 +84,6 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::Ipv4Addr,
         sync::atomic::{AtomicUsize, Ordering},
         time::{Duration, Instant},
     };
@@ -93,8 +94,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_millis(600);
 
-    fn here() -> Vec<IpAddr> {
-        vec![Ipv4Addr::LOCALHOST.into()]
+    fn here() -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([127, 0, 0, 1], 0))]
     }
 
     /// As where the first of the system's servers does not answer: longer than a connection may take.
@@ -149,6 +150,9 @@ mod tests {
         }
         assert_eq!(addresses_of("127.0.0.1", 7).await.unwrap(), [SocketAddr::from(([127, 0, 0, 1], 7))]);
         assert_eq!(addresses_of("::1", 7).await.unwrap().len(), 1);
-        assert!(!addresses_of("localhost", 7).await.unwrap().is_empty());
+        let zone = addresses_of("::1%1", 7).await.unwrap();
+        assert!(matches!(zone[..], [SocketAddr::V6(it)] if it.scope_id() == 1 && it.port() == 7), "{zone:?}");
+        let named = addresses_of("localhost", 7).await.unwrap();
+        assert!(!named.is_empty() && named.iter().all(|it| it.port() == 7), "{named:?}");
     }
 }
