@@ -65,10 +65,10 @@ impl Servers {
             for round in 1.. {
                 let answers = ask(providers(), every).await;
                 let Some(all) = seen.upgrade() else { return };
-                for system in hear(&mut lock(&all), answers, round) {
-                    shown::register(&meter, system, &seen);
-                }
+                let new = hear(&mut lock(&all), answers, round);
                 drop(all);
+                // Not under the lock: the SDK, which has one as well, takes this one when it collects.
+                new.into_iter().for_each(|system| shown::register(&meter, system, &seen));
                 tokio::time::sleep(every).await;
             }
         };

@@ -4,13 +4,19 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey, ServerStatus};
+use cache_core::{
+    BoxError, CacheProvider, Capabilities, Description, Put, RawKey, ServerStatus, testing::ends_within,
+};
 use common::{Reader, Series, of};
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -125,4 +131,37 @@ async fn what_servers_say_is_reported_and_counts_never_go_back() {
     assert_eq!((of(&said, "redis.up").count(), of(&said, "memcached.up").count()), (0, 1));
     drop(servers);
     assert_eq!(of(&next(&reader).await, "memcached.up").count(), 0);
+}
+
+/// The SDK holds a lock of its own while it asks, and while an instrument is made.
+#[test]
+fn a_watch_may_begin_while_metrics_are_collected() {
+    ends_within(Duration::from_secs(60), || {
+        let reader = Reader::new(Temporality::Cumulative);
+        let telemetry = reader.telemetry();
+        let over = Arc::new(AtomicBool::new(false));
+        let collecting = {
+            let (provider, over) = (reader.provider.clone(), Arc::clone(&over));
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    provider.force_flush().unwrap();
+                }
+            })
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let redis = Told(Arc::default(), "redis");
+            redis.says(vec![at("10.0.0.1:6379", 1)]);
+            for _ in 0..50 {
+                let one = redis.clone();
+                let begun = telemetry.watch_servers(Duration::from_millis(1), move || {
+                    vec![("shared".to_owned(), Arc::new(one.clone()) as Arc<_>)]
+                });
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                drop(begun);
+            }
+        });
+        over.store(true, Ordering::Relaxed);
+        collecting.join().unwrap();
+    });
 }
