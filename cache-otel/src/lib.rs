@@ -40,6 +40,7 @@
 //! collects, so a hit pays nothing for them; every series that can move is there from zero on; look-ups equal the sum
 //! of [`names::REQUESTS`] over levels and results, and misses that of [`names::MISS_REASONS`]. Caches of one name count
 //! together. [`Vocabulary`] has the names of older dashboards. [`Telemetry::stats`] says the same to code.
+//! [`Telemetry::watch_servers`] adds how the servers behind providers do.
 //!
 //! `cache.hits` are look-ups that a level served fresh, `cache.misses` those that found nothing. Stale and negative
 //! answers and calls that waited for another's load are neither: `cache.requests` has them all.
