@@ -97,9 +97,8 @@ async fn what_servers_say_is_reported_and_counts_never_go_back() {
         (format!("redis.keyspace.hits{{{one}}}"), 100.0),
         (format!("redis.memory.used{{{six}}}"), 2048.0),
         (
-            format!(
-                "redis.maxmemory.policy{{db.client.name=shared,redis.policy=noeviction,server.address=::1,server.port=6380}}"
-            ),
+            "redis.maxmemory.policy{db.client.name=shared,redis.policy=noeviction,server.address=::1,server.port=6380}"
+                .to_owned(),
             1.0,
         ),
         (format!("memcached.up{{{other},{sock}}}"), 1.0),
@@ -141,7 +140,7 @@ fn a_watch_may_begin_while_metrics_are_collected() {
         let telemetry = reader.telemetry();
         let over = Arc::new(AtomicBool::new(false));
         let collecting = {
-            let (provider, over) = (reader.provider.clone(), Arc::clone(&over));
+            let (provider, over) = (reader.provider, Arc::clone(&over));
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     provider.force_flush().unwrap();

@@ -113,7 +113,7 @@ pub(super) fn labels(name: &str, address: &str) -> Vec<KeyValue> {
 /// The instruments of a system. What is collected is what was said last.
 pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All>>) {
     for Shown { metric, unit, counts, words } in shown(system) {
-        let all = all.clone();
+        let all = Weak::clone(all);
         let observe = move |to: &dyn AsyncInstrument<u64>| {
             each(&all, system, |seen| {
                 for (at, (more, word)) in words.iter().enumerate() {
@@ -135,14 +135,14 @@ pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All
             meter.u64_observable_gauge(*metric).with_unit(*unit).with_callback(observe).build();
         }
     }
-    let these = all.clone();
+    let these = Weak::clone(all);
     meter
         .u64_observable_gauge(format!("{system}.up"))
         .with_description("Whether the server answered when it was asked last")
         .with_callback(move |to| each(&these, system, |seen| to.observe(u64::from(seen.up), &seen.labels)))
         .build();
     if system == "redis" {
-        let these = all.clone();
+        let these = Weak::clone(all);
         meter
             .u64_observable_gauge("redis.maxmemory.policy")
             .with_callback(move |to| {
