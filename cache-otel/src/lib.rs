@@ -101,6 +101,7 @@ pub mod setup;
 mod spans;
 mod status;
 mod telemetry;
+mod total;
 mod totals;
 mod vocabulary;
 

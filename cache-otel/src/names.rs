@@ -139,6 +139,9 @@ pub const DB_OPERATION: &str = "db.operation.name";
 pub const SERVER_ADDRESS: &str = "server.address";
 /// Its port.
 pub const SERVER_PORT: &str = "server.port";
+/// The instance of a client, or the provider, that commands go by: several are told apart by it. On every metric and span of
+/// `raw`, and on what servers say.
+pub const CLIENT_NAME: &str = "db.client.name";
 /// On the one series of the caches beyond the limit of series, instead of [`CACHE_NAME`]: `true`.
 pub const OVERFLOW: &str = "otel.metric.overflow";
 

@@ -59,10 +59,9 @@ pub use pool::{PoolState, PoolTelemetry};
 pub use server::{ServerInfo, ServerWatch};
 pub use summary::CommandStatus;
 
+pub use crate::names::CLIENT_NAME;
 use crate::{Vocabulary, keys::ShowKey, names, recorded};
 
-/// The name of the client instance: several are told apart by it. On every metric and span of [`raw`](self).
-pub const CLIENT_NAME: &str = "db.client.name";
 /// What kind of command it is: [`Class::as_str`].
 pub const OPERATION_CLASS: &str = "db.operation.class";
 

@@ -15,6 +15,7 @@ use opentelemetry::{Context, KeyValue, metrics::AsyncInstrument, trace::FutureEx
 use tokio::task::AbortHandle;
 
 use super::{CLIENT_NAME, ClientTelemetry, Inner, call::server};
+use crate::total::Total;
 
 /// A whole number of `INFO`, its name there, and the metric that shows it.
 struct Shown {
@@ -116,18 +117,16 @@ struct State {
     registered: bool,
     /// Those that have not been dropped, the newest last.
     living: Vec<Latest>,
-    /// By field: what the server said last, and what is reported. A server that begins anew counts from zero, but what is
-    /// reported never goes back: the SDK subtracts.
-    counts: HashMap<&'static str, (u64, u64)>,
+    /// By field.
+    counts: HashMap<&'static str, Total>,
 }
 
 impl State {
     fn hear(&mut self, info: &ServerInfo) {
         for Shown { field, .. } in SHOWN.iter().filter(|shown| shown.counts) {
-            let Some(now) = info.number(field) else { continue };
-            let (last, sum) = self.counts.entry(field).or_default();
-            *sum = sum.saturating_add(now.checked_sub(*last).unwrap_or(now));
-            *last = now;
+            if let Some(now) = info.number(field) {
+                self.counts.entry(field).or_default().hear(now);
+            }
         }
     }
 }
@@ -166,7 +165,7 @@ impl Watches {
     fn count(&self, field: &str) -> Option<u64> {
         let state = self.read();
         state.living.last()?;
-        state.counts.get(field).map(|(_, sum)| *sum)
+        state.counts.get(field).map(Total::sum)
     }
 
     fn newest<T>(&self, say: impl FnOnce(&ServerInfo) -> Option<T>) -> Option<T> {

@@ -12,6 +12,7 @@ use opentelemetry::{
 };
 
 use super::{All, Seen, lock};
+use crate::{names, total::Total};
 
 /// What a server says, or does not.
 type Word = fn(&ServerStatus) -> Option<u64>;
@@ -77,19 +78,17 @@ fn shown(system: &str) -> &'static [Shown] {
     }
 }
 
-/// Counts as they are reported: by metric and word, what the server said last, and the sum. A server that begins anew counts
-/// from zero, but what is reported never goes back: the SDK subtracts.
+/// Counts of one server, by metric and word.
 #[derive(Default)]
-pub(super) struct Counts(BTreeMap<(&'static str, usize), (u64, u64)>);
+pub(super) struct Counts(BTreeMap<(&'static str, usize), Total>);
 
 impl Counts {
     pub(super) fn hear(&mut self, said: &ServerStatus, system: &str) {
         for Shown { metric, words, .. } in shown(system).iter().filter(|shown| shown.counts) {
             for (at, (_, word)) in words.iter().enumerate() {
-                let Some(now) = word(said) else { continue };
-                let (last, sum) = self.0.entry((*metric, at)).or_default();
-                *sum = sum.saturating_add(now.checked_sub(*last).unwrap_or(now));
-                *last = now;
+                if let Some(now) = word(said) {
+                    self.0.entry((*metric, at)).or_default().hear(now);
+                }
             }
         }
     }
@@ -97,15 +96,15 @@ impl Counts {
 
 /// Of a provider and one of its servers.
 pub(super) fn labels(name: &str, address: &str) -> Vec<KeyValue> {
-    let mut labels = vec![KeyValue::new("db.client.name", name.to_owned())];
+    let mut labels = vec![KeyValue::new(names::CLIENT_NAME, name.to_owned())];
     // The path of a socket has no port.
     match address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
         Some((host, port)) => {
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            labels.push(KeyValue::new("server.address", host));
-            labels.push(KeyValue::new("server.port", i64::from(port)));
+            labels.push(KeyValue::new(names::SERVER_ADDRESS, host));
+            labels.push(KeyValue::new(names::SERVER_PORT, i64::from(port)));
         }
-        None => labels.push(KeyValue::new("server.address", address.to_owned())),
+        None => labels.push(KeyValue::new(names::SERVER_ADDRESS, address.to_owned())),
     }
     labels
 }
@@ -119,7 +118,7 @@ pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All
                 for (at, (more, word)) in words.iter().enumerate() {
                     // A count goes on while the server is silent: one that is left out once is taken for one that begins at zero.
                     let number = match counts {
-                        true => seen.counts.0.get(&(*metric, at)).map(|(_, sum)| *sum),
+                        true => seen.counts.0.get(&(*metric, at)).map(Total::sum),
                         false => seen.said.as_ref().filter(|_| seen.up).and_then(word),
                     };
                     if let Some(number) = number {
