@@ -1,12 +1,6 @@
 //! Whether a backplane comes up, asked by somebody who listens to it like a cache.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use cache_core::{Backplane, Listener, with_causes};
 use tokio::{sync::watch, time::timeout};
@@ -19,7 +13,6 @@ struct Probe {
     heard: watch::Sender<Option<Result<(), String>>>,
     /// Whether the cache keeps its entries where the backplane is: then that watches them.
     keeps: bool,
-    over: AtomicBool,
 }
 
 impl Probe {
@@ -53,8 +46,9 @@ impl Listener for Probe {
         self.keeps
     }
 
+    /// Nobody waits for it any more.
     fn is_closed(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+        self.heard.is_closed()
     }
 }
 
@@ -62,11 +56,8 @@ impl Listener for Probe {
 pub(crate) async fn comes_up(backplane: &dyn Backplane, cache: &str, keeps: bool) -> Result<(), String> {
     let heard = watch::Sender::new(None);
     let mut said = heard.subscribe();
-    let probe = Arc::new(Probe { heard, keeps, over: AtomicBool::new(false) });
-    backplane.subscribe(cache, Arc::<Probe>::clone(&probe));
-    let said = timeout(LIMIT, said.wait_for(Option::is_some)).await;
-    probe.over.store(true, Ordering::Release);
-    match said {
+    backplane.subscribe(cache, Arc::new(Probe { heard, keeps }));
+    match timeout(LIMIT, said.wait_for(Option::is_some)).await {
         Ok(Ok(said)) => said.clone().unwrap_or(Ok(())),
         _ => Err(format!("has not come up within {LIMIT:?}, and does not say why")),
     }
