@@ -103,19 +103,13 @@ impl Server {
         let results = match self.exchange(tasks).await {
             Ok(results) => results,
             Err(fault) => {
-                outcome.failed(&fault);
+                outcome.ended = Some(Err(fault.duplicate()));
                 return fail(fault);
             }
         };
         // Of what parts of it learned, the least counts.
-        match results
-            .iter()
-            .map(|result| result.as_ref().err())
-            .min_by_key(|e| e.map_or(Verdict::Well, verdict))
-        {
-            Some(Some(fault)) => outcome.failed(fault),
-            _ => outcome.verdict = Some(Verdict::Well),
-        }
+        let learned = results.iter().map(|result| result.as_ref().map(|_| ()));
+        outcome.ended = Some(learned.min_by_key(verdict).unwrap_or(Ok(())).map_err(Fault::duplicate));
         results
             .into_iter()
             .map(|result| result.map_err(|fault| Error::at(&self.dial.endpoint, fault)))
@@ -175,10 +169,7 @@ impl Server {
             return Err(Error::at(&self.dial.endpoint, self.sick()));
         };
         let result = self.ask(command, outcome.since).await;
-        match &result {
-            Ok(_) => outcome.verdict = Some(Verdict::Well),
-            Err(fault) => outcome.failed(fault),
-        }
+        outcome.ended = Some(result.as_ref().map(|_| ()).map_err(Fault::duplicate));
         result.map_err(|fault| Error::at(&self.dial.endpoint, fault))
     }
 
@@ -293,11 +284,11 @@ fn is_lost(fault: &Fault) -> bool {
     fault.kind == ErrorKind::Connect
 }
 
-fn verdict(fault: &Fault) -> Verdict {
-    match fault.is_sickness() {
-        _ if fault.ours => Verdict::Unknown,
-        true => Verdict::Sick,
-        false => Verdict::Well,
+fn verdict(ended: &Result<(), &Fault>) -> Verdict {
+    match ended {
+        Err(fault) if fault.ours => Verdict::Unknown,
+        Err(fault) if fault.is_sickness() => Verdict::Sick,
+        Ok(()) | Err(_) => Verdict::Well,
     }
 }
 
@@ -313,8 +304,8 @@ fn life_of(reply: &Reply) -> Option<u64> {
 
 /// Reports to the breaker, also when the call is dropped.
 struct Outcome<'a> {
-    verdict: Option<Verdict>,
-    fault: Option<Fault>,
+    /// `None`: it was dropped.
+    ended: Option<Result<(), Fault>>,
     server: &'a Server,
     since: Instant,
 }
@@ -322,26 +313,22 @@ struct Outcome<'a> {
 impl<'a> Outcome<'a> {
     fn admitted(server: &'a Server) -> Option<Self> {
         let since = Instant::now();
-        server.breaker.admit(since).then_some(Self { verdict: None, fault: None, server, since })
-    }
-
-    fn failed(&mut self, fault: &Fault) {
-        self.verdict = Some(verdict(fault));
-        self.fault = Some(fault.duplicate());
+        server.breaker.admit(since).then_some(Self { ended: None, server, since })
     }
 }
 
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        let Self { verdict, fault, server, since } = self;
-        if *verdict == Some(Verdict::Well) && server.breaker.is_quiet() {
+        let Self { ended, server, since } = self;
+        let verdict = ended.as_ref().map(|ended| verdict(&ended.as_ref().copied()));
+        if verdict == Some(Verdict::Well) && server.breaker.is_quiet() {
             return;
         }
         let now = Instant::now();
         let given_up = now.duration_since(*since) >= server.response_timeout.min(PATIENCE);
         let verdict = verdict.unwrap_or(if given_up { Verdict::Sick } else { Verdict::Unknown });
         if verdict == Verdict::Sick {
-            let fault = fault.take().unwrap_or(GIVEN_UP);
+            let fault = ended.take().and_then(Result::err).unwrap_or(GIVEN_UP);
             *server.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
         if server.breaker.learn(verdict, now) {
