@@ -109,6 +109,10 @@ impl Race {
         }
     }
 
+    pub(crate) fn failed(&self) -> bool {
+        self.violations > 0
+    }
+
     /// Line by line what the table shows.
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
@@ -150,8 +154,8 @@ pub(crate) struct Report {
 impl Report {
     /// Nothing wrong with the cache, and something with the one by hand.
     pub(crate) fn good(&self) -> bool {
-        let Race { violations, reads, fault, faults, .. } = self.race;
-        violations == 0 && reads > 0 && (fault.is_none() || faults > 0) && self.control.violations > 0
+        let Race { reads, fault, faults, .. } = self.race;
+        !self.race.failed() && reads > 0 && (fault.is_none() || faults > 0) && self.control.failed()
     }
 
     pub(crate) fn text(&self, json: bool) -> String {
