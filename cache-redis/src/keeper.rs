@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use redis::{Value, cmd};
 use tokio::{
     runtime::Handle,
@@ -32,6 +32,7 @@ use crate::{
     greet::{Server, establish},
     home::Home,
     rights::Step,
+    sentinel::Named,
     settings::Settings,
     state::State,
     watch::Watch,
@@ -455,6 +456,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat: Option<Beat> = None;
+    let mut other = replaced(keeper, &link);
     loop {
         tokio::select! {
             biased;
@@ -467,6 +469,10 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 return End::Closed;
             }
             _ = &mut driver => return End::Lost,
+            () = &mut other => {
+                link.condemn();
+                return End::Lost;
+            }
             () = keeper.renew.notified() => {
                 if renewed.elapsed() < STABLE {
                     continue;
@@ -479,6 +485,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     (link, driver) = (next, next_driver);
                     (newest, beat) = (watch.map(Watch::newest), None);
                     (quiet_from, heard) = link.greeted;
+                    other = replaced(keeper, &link);
                 }
             }
             watch = comes(watch, &mut newest) => {
@@ -519,6 +526,13 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
             }
         }
     }
+}
+
+/// Ends when sentinels have replaced the server of a connection.
+fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
+    let Home::Sentinels(sentinels) = &keeper.home else { return Box::pin(pending()) };
+    let master = Named { at: link.endpoint.clone(), epoch: link.epoch };
+    Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
 
 type Beat = Pin<Box<dyn Future<Output = bool> + Send>>;

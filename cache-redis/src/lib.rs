@@ -117,11 +117,15 @@
 //!
 //! # Sentinels
 //!
-//! Every connection begins by asking all sentinels of the URL at once and goes to the first server named that says of
-//! itself that it is the master; one sentinel that answers is enough. A failover is followed when the connection is lost,
-//! when the server hangs, or when it answers `READONLY`. What the new master holds counts as another state of the store, as
-//! it may lack what the old one has acknowledged. A master that is cut off from its sentinels but not from here goes on
-//! serving until it is demoted: bound that with `min-replicas-to-write`.
+//! Every connection begins by asking all sentinels of the URL at once and goes to the server that the latest failover has
+//! made the master, by its `config-epoch`, if that says so of itself, too; one sentinel that answers is enough, where
+//! others are silent for 200 ms more. Once connected, they are asked again with each `heartbeat`, over a connection to each of them.
+//! A failover is followed when the connection is lost, when the server hangs, when it answers `READONLY`, and when a
+//! sentinel names another master by a later failover, also where the old one has come back and does not know. What the
+//! new master holds counts as another state of the store, as it may lack what the old one has acknowledged. Whoever is cut
+//! off from all others together with the old master goes on with that: bound it with `min-replicas-to-write`. A user
+//! of the sentinels needs `+sentinel|get-master-addr-by-name` and `+sentinel|master`; without the latter the first answer
+//! counts.
 //!
 //! # Cluster
 //!

@@ -1,27 +1,26 @@
-//! Finding the master by asking sentinels.
+//! Asking sentinels: where the master is, whether it still is, and where its replicas are.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    pin::pin,
-    sync::Arc,
-};
+mod search;
+
+use std::sync::Arc;
 
 use cache_tls::first_of;
 use futures::{StreamExt, stream::FuturesUnordered};
-use redis::{Value, cmd};
+use redis::{Pipeline, Value};
 use tokio::{
-    task::{JoinHandle, JoinSet},
-    time::sleep,
+    task::JoinHandle,
+    time::{sleep, timeout},
 };
 
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    backoff::Backoff,
     connection::{Link, Pushes},
     dial::{dial, failed},
     fleet::no_replica,
-    greet::{Role, Server, late, open},
-    mux::alongside,
+    greet::{Role, Server, open},
+    mux::{Mux, Reply, Running, alongside},
     settings::Settings,
     wire::text,
 };
@@ -33,11 +32,11 @@ pub(crate) struct Sentinels {
     pub(crate) master: String,
 }
 
-enum Step {
-    /// What the sentinel of that number says.
-    Said(usize, Result<Option<Endpoint>, Error>),
-    /// What has come of the server there.
-    Opened(Endpoint, Result<Box<(Link, JoinHandle<()>)>, Error>),
+/// Where a sentinel says that the master is.
+pub(crate) struct Named {
+    pub(crate) at: Endpoint,
+    /// Of the failover that made it the master: a later one has a greater number. 0: none so far, or not told.
+    pub(crate) epoch: u64,
 }
 
 /// Whether somebody has said so who is there.
@@ -46,73 +45,6 @@ fn is_answer(error: &Error) -> bool {
 }
 
 impl Sentinels {
-    /// Asks all at once and connects to what the first ones say, until somebody is found who says so of itself: a
-    /// sentinel that was cut off may still name the old master. Bounded by the connect timeout: whoever has not answered by
-    /// then is told of beside what the others have said.
-    pub(crate) async fn connect(
-        &self,
-        settings: &Arc<Settings>,
-        generation: u64,
-        last: &Server,
-        pushes: &Pushes,
-    ) -> Result<(Link, JoinHandle<()>), Error> {
-        let mut steps = JoinSet::new();
-        for number in 0..self.at.len() {
-            let (all, settings) = (self.clone(), Arc::clone(settings));
-            steps.spawn(async move { Step::Said(number, all.ask(number, &settings).await) });
-        }
-        let mut over = pin!(sleep(settings.connect_timeout));
-        let mut named = HashSet::new();
-        let mut asked: BTreeSet<usize> = (0..self.at.len()).collect();
-        let mut tried = BTreeSet::new();
-        let mut silent = Vec::new();
-        let (mut refusal, mut unknown) = (None, Vec::new());
-        loop {
-            let step = tokio::select! {
-                biased;
-                step = steps.join_next() => step,
-                () = &mut over => break,
-            };
-            match step {
-                None => break,
-                Some(Ok(Step::Opened(_, Ok(found)))) => return Ok(*found),
-                Some(Ok(Step::Opened(endpoint, Err(error)))) => {
-                    tried.remove(&endpoint);
-                    // What one who is there says is told, not that another one is not.
-                    if !refusal.as_ref().is_some_and(is_answer) {
-                        refusal = Some(error);
-                    }
-                }
-                Some(Ok(Step::Said(number, said))) => {
-                    asked.remove(&number);
-                    match said {
-                        Ok(Some(endpoint)) if named.insert(endpoint.clone()) => {
-                            tried.insert(endpoint.clone());
-                            let (settings, last, pushes) =
-                                (Arc::clone(settings), last.clone(), pushes.clone());
-                            steps.spawn(async move {
-                                let at = endpoint.clone();
-                                let opened = open(&settings, at, Role::Master, generation, &last, &pushes);
-                                Step::Opened(endpoint, opened.await.map(Box::new))
-                            });
-                        }
-                        Ok(Some(_)) => {}
-                        Ok(None) => unknown.push(number),
-                        Err(error) => silent.push((number, error)),
-                    }
-                }
-                Some(Err(_gone)) => {
-                    return Err(Error::new(ErrorKind::NoRuntime, "the runtime ended while connecting"));
-                }
-            }
-        }
-        if let (None, Some(endpoint)) = (&refusal, tried.first()) {
-            refusal = Some(late(settings, format_args!("the master {:?} at {endpoint}", self.master)));
-        }
-        silent.extend(asked.into_iter().map(|number| (number, late(settings, "it"))));
-        Err(refusal.unwrap_or_else(|| self.nobody(&unknown, silent)))
-    }
-
     /// Connects to a replica that one of them names. Asks all at once; of the replicas that one names, one by chance is the
     /// first, and none keeps the next one waiting for long.
     pub(crate) async fn connect_replica(
@@ -144,74 +76,107 @@ impl Sentinels {
         Err(refusal.unwrap_or_else(no_replica))
     }
 
-    /// Replicas that the sentinel believes to be well.
-    async fn replicas(&self, number: usize, settings: &Settings) -> Result<Vec<Endpoint>, Error> {
-        let Value::Array(all) = self.command(number, settings, "REPLICAS").await? else {
-            return Err(Error::protocol("no list where a sentinel was asked for replicas"));
-        };
-        Ok(all.iter().filter_map(replica).collect())
+    /// Ends when a sentinel names another master than this one, by a later failover. The old one may not know of it: cut
+    /// off from the sentinels, or back after having been away, it goes on until one of them tells it.
+    pub(crate) async fn replaced(&self, settings: &Settings, master: &Named) {
+        let heard = (0..self.at.len()).map(|number| self.hears_of_another(number, settings, master));
+        heard.collect::<FuturesUnordered<_>>().next().await;
     }
 
-    async fn ask(&self, number: usize, settings: &Settings) -> Result<Option<Endpoint>, Error> {
-        match self.command(number, settings, "GET-MASTER-ADDR-BY-NAME").await? {
-            Value::Nil => Ok(None),
-            reply => match endpoint(&reply) {
-                Some(endpoint) => Ok(Some(endpoint)),
+    async fn hears_of_another(&self, number: usize, settings: &Settings, master: &Named) {
+        let mut backoff = Backoff::new();
+        let mut line = None;
+        loop {
+            let asked = timeout(settings.connect_timeout, async {
+                let line = match &mut line {
+                    Some(line) => line,
+                    none => none.insert(self.line(number, settings).await?),
+                };
+                line.ask(&self.master).await
+            });
+            match asked.await {
+                Ok(Ok(Some(named))) if named.epoch > master.epoch && named.at != master.at => return,
+                Ok(Ok(_)) => {
+                    backoff.reset();
+                    sleep(settings.heartbeat).await;
+                }
+                _ => {
+                    line = None;
+                    sleep(backoff.after_failure().max(settings.heartbeat)).await;
+                }
+            }
+        }
+    }
+
+    /// Replicas that the sentinel believes to be well.
+    async fn replicas(&self, number: usize, settings: &Settings) -> Result<Vec<Endpoint>, Error> {
+        match self.line(number, settings).await?.ask_for(&["REPLICAS"], &self.master).await?.pop() {
+            Some(Value::Array(all)) => Ok(all.iter().filter_map(replica).collect()),
+            Some(Value::ServerError(error)) => Err(Error::reply(&error)),
+            _ => Err(Error::protocol("no list where a sentinel was asked for replicas")),
+        }
+    }
+
+    /// What one of them says.
+    async fn ask(&self, number: usize, settings: &Settings) -> Result<Option<Named>, Error> {
+        self.line(number, settings).await?.ask(&self.master).await
+    }
+
+    async fn line<'a>(&'a self, number: usize, settings: &'a Settings) -> Result<Line<'a>, Error> {
+        let at = &self.at[number];
+        let (connection, running) = dial(settings, at, &settings.sentinel_login, None).await?;
+        Ok(Line { settings, at, connection, running })
+    }
+}
+
+/// A connection to a sentinel.
+struct Line<'a> {
+    settings: &'a Settings,
+    at: &'a Endpoint,
+    connection: Mux,
+    running: Running,
+}
+
+impl Line<'_> {
+    /// Where the master is. `None`: the sentinel knows none of that name.
+    async fn ask(&mut self, master: &str) -> Result<Option<Named>, Error> {
+        // While a failover is under way, the second one still describes the old master.
+        let mut replies = self.ask_for(&["GET-MASTER-ADDR-BY-NAME", "MASTER"], master).await?;
+        // Who may not ask for it, or knows none of that name, is told so in its place.
+        let epoch = replies.pop().and_then(|reply| field(&reply, "config-epoch")?.parse().ok());
+        match replies.pop() {
+            Some(Value::Nil) => Ok(None),
+            Some(Value::ServerError(error)) => Err(Error::reply(&error)),
+            reply => match reply.as_ref().and_then(endpoint) {
+                Some(at) => Ok(Some(Named { at, epoch: epoch.unwrap_or(0) })),
                 None => Err(Error::protocol("no address where a sentinel was asked for one")),
             },
         }
     }
 
-    /// Asks one of them about the master, over a connection for this one question.
-    async fn command(&self, number: usize, settings: &Settings, what: &str) -> Result<Value, Error> {
-        let at = &self.at[number];
-        let (connection, mut running) = dial(settings, at, &settings.sentinel_login, None).await?;
-        let mut question = cmd("SENTINEL");
-        question.arg(what).arg(&self.master);
-        let answer = alongside(&mut running, connection.command(&question)).await;
-        match answer.map_err(|error| failed(settings, at, error))? {
-            Value::ServerError(error) => Err(Error::reply(&error)),
-            reply => Ok(reply),
+    async fn ask_for(&mut self, what: &[&str], master: &str) -> Result<Vec<Value>, Error> {
+        let mut questions = Pipeline::new();
+        for what in what {
+            questions.cmd("SENTINEL").arg(what).arg(master);
         }
-    }
-
-    /// Why no master was found. `unknown`: those who know none of that name.
-    fn nobody(&self, unknown: &[usize], mut silent: Vec<(usize, Error)>) -> Error {
-        let fix = "use the name of their `sentinel monitor`";
-        if silent.is_empty() {
-            let names: Vec<String> = self.at.iter().map(ToString::to_string).collect();
-            return Error::config(
-                "url",
-                format_args!("redis+sentinel://***/{}", self.master),
-                format!("the sentinels at {} know no master of that name: {fix}", names.join(", ")),
-            );
-        }
-        // Those who are away may know it.
-        let strange = format!("it knows no master {:?}: {fix}", self.master);
-        let strange = |number: &usize| (*number, Error::new(ErrorKind::Unavailable, &*strange));
-        silent.extend(unknown.iter().map(strange));
-        silent.sort_by_key(|(number, _)| *number);
-        let answers = silent.iter().any(|(_, error)| is_answer(error));
-        let telling = silent.iter().filter(|(_, error)| is_answer(error) == answers);
-        let kinds: HashSet<ErrorKind> = telling.map(|(_, error)| error.kind()).collect();
-        let kind = match kinds.into_iter().collect::<Vec<_>>().as_slice() {
-            [kind] => *kind,
-            _ => ErrorKind::Connect,
-        };
-        let each: Vec<String> =
-            silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number])).collect();
-        let hint = match kind {
-            ErrorKind::Auth => "; sentinels have credentials of their own: set sentinel_password",
-            ErrorKind::Server => "; is that a sentinel?",
-            _ => "",
-        };
-        Error::new(kind, format!("no sentinel says where the master is: {}{hint}", each.join(", ")))
+        let answers = alongside(&mut self.running, self.connection.pipeline(&questions)).await;
+        let answers = answers.map_err(|error| failed(self.settings, self.at, error))?;
+        Ok(answers.into_iter().map(Reply::into_value).collect())
     }
 }
 
 /// The address out of a description, unless it is said to be down.
 fn replica(reply: &Value) -> Option<Endpoint> {
-    let field = |name: &str| match reply {
+    let flags = field(reply, "flags").unwrap_or_default();
+    if flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")) {
+        return None;
+    }
+    Some(Endpoint::Tcp { host: field(reply, "ip")?.to_owned(), port: field(reply, "port")?.parse().ok()? })
+}
+
+/// A field of a description.
+fn field<'a>(description: &'a Value, name: &str) -> Option<&'a str> {
+    match description {
         Value::Map(fields) => {
             fields.iter().find(|(key, _)| text(key) == Some(name)).and_then(|(_, value)| text(value))
         }
@@ -219,12 +184,7 @@ fn replica(reply: &Value) -> Option<Endpoint> {
             parts.chunks_exact(2).find(|pair| text(&pair[0]) == Some(name)).and_then(|pair| text(&pair[1]))
         }
         _ => None,
-    };
-    let flags = field("flags").unwrap_or_default();
-    if flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")) {
-        return None;
     }
-    Some(Endpoint::Tcp { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? })
 }
 
 /// Host and port.

@@ -75,6 +75,50 @@ async fn a_master_that_was_demoted_while_connected_is_left() {
     assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("new"));
 }
 
+/// A sentinel of its own, which knows of no other one.
+fn alone(master: &RedisServer, epoch: u64) -> Option<RedisServer> {
+    let (name, port) = (RedisSentinel::MASTER, master.port());
+    let config = format!(
+        "sentinel monitor {name} 127.0.0.1 {port} 1\nsentinel config-epoch {name} {epoch}\n\
+         sentinel down-after-milliseconds {name} 60000\n"
+    );
+    RedisServer::builder().sentinel(&config).start()
+}
+
+/// A master is back after others were told of its end, and one of the sentinels has not heard of that.
+#[tokio::test]
+async fn of_two_masters_the_one_of_the_latest_failover_is_meant() {
+    let (Some(old), Some(new)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let (Some(late), Some(knows)) = (alone(&old, 6), alone(&new, 7)) else { return };
+    for order in [[&late, &knows], [&knows, &late]] {
+        let at: Vec<String> = order.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        let url = format!("redis+sentinel://{}/{}", at.join(","), RedisSentinel::MASTER);
+        let provider = || RedisProvider::builder(&*url).build().unwrap();
+        let leads_to = |provider: &RedisProvider| provider.connections()[0].address.clone();
+        for _ in 0..20 {
+            let provider = provider();
+            provider.connect().await.unwrap();
+            assert_eq!(leads_to(&provider), new.addr().to_string());
+        }
+        // Rather none than one that was replaced.
+        new.kill();
+        let error = provider().connect().await.unwrap_err();
+        says(&error, ErrorKind::Connect, &[&new.addr().to_string()]);
+        new.restart();
+
+        // Who is told of nothing else uses the old one, until it is told.
+        knows.stop();
+        let provider = provider();
+        provider.connect().await.unwrap();
+        assert_eq!(leads_to(&provider), old.addr().to_string());
+        knows.cont();
+        until_async("left", || async { leads_to(&provider) == new.addr().to_string() }).await;
+        put(&provider, "k", "v").await;
+        assert!(new.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap());
+        provider.close().await;
+    }
+}
+
 #[tokio::test]
 async fn one_sentinel_that_answers_is_enough_and_credentials_are_apart() {
     let Some(sentinels) = RedisSentinel::guarded("hunter2", "letmein99") else { return };
@@ -133,19 +177,19 @@ fn a_password_of_sentinels_without_sentinels_is_refused() {
     says(&error, ErrorKind::Config, &["sentinel_password = (none)"]);
 }
 
-/// Says yes to the handshake, and to whatever comes then, this.
+/// Says yes to the handshake, and to the two questions that come then, this.
 async fn stub(answer: String) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut peer, _)) = listener.accept().await {
-            let answer = answer.clone();
+            let both = answer.repeat(2);
             tokio::spawn(async move {
                 let mut asked = [0; 4096];
                 let mut reply = "%0\r\n+OK\r\n+OK\r\n";
                 while let Ok(1..) = peer.read(&mut asked).await {
                     let _ = peer.write_all(reply.as_bytes()).await;
-                    reply = &answer;
+                    reply = &both;
                 }
             });
         }

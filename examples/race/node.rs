@@ -46,6 +46,7 @@ struct Counts {
 struct Node {
     number: usize,
     source: Source,
+    remote: Remote,
     /// Memory in front of the second level. It writes.
     layered: Subject,
     /// The second level alone.
@@ -82,6 +83,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
     let node = Arc::new(Node {
         number: *number,
         source: source.clone(),
+        remote,
         layered,
         direct,
         loader,
@@ -102,7 +104,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
     // From here on the source stands still.
     source.meet().await?;
     let recovery = if *disturbed { RECOVERY } else { Duration::ZERO };
-    let converged = node.converge(bound(*kind, &remote) + recovery).await?;
+    let converged = node.converge(bound(*kind, &node.remote) + recovery).await?;
     source.report(&serde_json::to_string(&node.report(converged))?).await?;
     // Nobody leaves a load behind that another node waits for.
     source.meet().await
@@ -183,6 +185,7 @@ impl Node {
                 key,
                 version,
                 floor,
+                level: format!("{:?}", self.remote),
             });
         }
         Ok(version)

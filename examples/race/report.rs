@@ -13,6 +13,8 @@ pub(crate) struct Example {
     pub(crate) key: usize,
     pub(crate) version: u64,
     pub(crate) floor: u64,
+    /// The second level as it stood.
+    pub(crate) level: String,
 }
 
 /// The counts of one node, or of all together.
@@ -170,9 +172,11 @@ impl Report {
         let mut text =
             format!("Two processes share one {}{fault}. `naive` is the control.\n{table}\n", self.l2);
         for race in [&self.race, &self.control] {
-            for Example { rule, cache, seen, key, version, floor } in race.counts.examples.iter().take(3) {
+            for Example { rule, cache, seen, key, version, floor, level } in
+                race.counts.examples.iter().take(3)
+            {
                 text.push_str(&format!(
-                    "{}: e.g. key {key} ({cache}, {seen}): version {version}, promised at least {floor} ({rule})\n",
+                    "{}: e.g. key {key} ({cache}, {seen}): version {version}, promised at least {floor} ({rule}); {level}\n",
                     race.kind
                 ));
             }

@@ -197,7 +197,8 @@ impl RedisBuilder {
     }
 
     /// A sentinel with this configuration file, which it rewrites.
-    pub(crate) fn sentinel(mut self, config: &str) -> Self {
+    #[must_use]
+    pub fn sentinel(mut self, config: &str) -> Self {
         self.sentinel = true;
         self.file(SENTINEL, config)
     }
