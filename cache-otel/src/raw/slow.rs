@@ -39,11 +39,13 @@ impl Lines {
         if !self.may_write() {
             return;
         }
-        // Its length tells a huge key from a usual one, and nothing else of it.
-        let key = key.unwrap_or("***");
+        // Its length tells a huge key from a usual one, and nothing else of it. Not every command has one.
+        let key = key.or_else(|| (length > 0).then_some("***"));
+        let key_length = key.map(|_| length);
+        let took_ms = took.as_micros() as f64 / 1e3;
         tracing::warn!(
             target: "traced_cache::slow",
-            client, operation, key, key_length = length, took_ms = took.as_secs_f64() * 1e3,
+            client, operation, key, key_length, took_ms,
             "a slow command"
         );
     }
