@@ -64,8 +64,6 @@ pub(crate) struct Link {
     /// Where it leads.
     pub(crate) endpoint: Endpoint,
     pub(crate) server: Server,
-    /// The failover that made its server the master, as sentinels count them.
-    pub(crate) epoch: u64,
     /// Progress when callers got it: what they send first is counted from there.
     pub(crate) greeted: (u64, u64),
     watching: Mutex<Watching>,
@@ -99,7 +97,6 @@ impl Link {
             generation,
             endpoint,
             server: Server::default(),
-            epoch: 0,
             greeted: (0, 0),
             watching: Mutex::default(),
             sent: AtomicU64::new(0),

@@ -33,7 +33,8 @@ impl Home {
     pub(crate) fn of(place: &Place) -> Self {
         match place {
             Place::Sentinels { at, master } => {
-                Self::Sentinels(Sentinels { at: at.clone(), master: master.clone() })
+                let (at, master) = (at.clone(), master.clone());
+                Self::Sentinels(Sentinels { at, master, latest: Arc::default() })
             }
             Place::One(_) | Place::Cluster { .. } => Self::At(place.first().clone()),
         }

@@ -32,7 +32,6 @@ use crate::{
     greet::{Server, establish},
     home::Home,
     rights::Step,
-    sentinel::Named,
     settings::Settings,
     state::State,
     watch::Watch,
@@ -531,7 +530,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
 /// Ends when sentinels have replaced the server of a connection.
 fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
     let Home::Sentinels(sentinels) = &keeper.home else { return Box::pin(pending()) };
-    let master = Named { at: link.endpoint.clone(), epoch: link.epoch };
+    let master = link.endpoint.clone();
     Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
 

@@ -2,7 +2,7 @@
 
 mod search;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cache_tls::first_of;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -30,9 +30,13 @@ use crate::{
 pub(crate) struct Sentinels {
     pub(crate) at: Vec<Endpoint>,
     pub(crate) master: String,
+    /// The master of the last connection, or who was said to have replaced it. Another one that is named by an earlier
+    /// failover has been replaced.
+    pub(crate) latest: Arc<Mutex<Option<Named>>>,
 }
 
 /// Where a sentinel says that the master is.
+#[derive(Clone, Debug)]
 pub(crate) struct Named {
     pub(crate) at: Endpoint,
     /// Of the failover that made it the master: a later one has a greater number. 0: none so far, or not told.
@@ -78,12 +82,12 @@ impl Sentinels {
 
     /// Ends when a sentinel names another master than this one, by a later failover. The old one may not know of it: cut
     /// off from the sentinels, or back after having been away, it goes on until one of them tells it.
-    pub(crate) async fn replaced(&self, settings: &Settings, master: &Named) {
+    pub(crate) async fn replaced(&self, settings: &Settings, master: &Endpoint) {
         let heard = (0..self.at.len()).map(|number| self.hears_of_another(number, settings, master));
         heard.collect::<FuturesUnordered<_>>().next().await;
     }
 
-    async fn hears_of_another(&self, number: usize, settings: &Settings, master: &Named) {
+    async fn hears_of_another(&self, number: usize, settings: &Settings, master: &Endpoint) {
         let mut backoff = Backoff::new();
         let mut line = None;
         loop {
@@ -95,8 +99,13 @@ impl Sentinels {
                 line.ask(&self.master).await
             });
             match asked.await {
-                Ok(Ok(Some(named))) if named.epoch > master.epoch && named.at != master.at => return,
-                Ok(Ok(_)) => {
+                Ok(Ok(named)) => {
+                    if let Some(named) = named
+                        && self.is_news(&named)
+                        && named.at != *master
+                    {
+                        return;
+                    }
                     backoff.reset();
                     sleep(settings.heartbeat).await;
                 }
@@ -106,6 +115,20 @@ impl Sentinels {
                 }
             }
         }
+    }
+
+    /// Whether it is by a later failover than has been heard of, which is kept.
+    fn is_news(&self, named: &Named) -> bool {
+        let mut latest = self.latest();
+        let news = latest.as_ref().is_none_or(|latest| named.epoch > latest.epoch);
+        if news {
+            *latest = Some(named.clone());
+        }
+        news
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Named>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replicas that the sentinel believes to be well.

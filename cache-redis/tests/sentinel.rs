@@ -15,7 +15,7 @@ use cache_core::{
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
 use common::{get, item, put, until_async};
-use test_servers::{RedisSentinel, RedisServer, until};
+use test_servers::{Proxy, RedisSentinel, RedisServer, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -117,6 +117,62 @@ async fn of_two_masters_the_one_of_the_latest_failover_is_meant() {
         assert!(new.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap());
         provider.close().await;
     }
+}
+
+/// Where it leads, once it does.
+async fn leads_to(provider: &RedisProvider, server: &RedisServer) {
+    let at = server.addr().to_string();
+    until_async(&at, || async {
+        let _ = provider.connect().await;
+        let now = &provider.connections()[0];
+        now.state == "up" && now.address == at
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_has_heard_of_a_later_failover_does_not_go_back_to_an_earlier_one() {
+    let (Some(old), Some(new)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let (Some(late), Some(knows)) = (alone(&old, 6), alone(&new, 7)) else { return };
+    let slow = Proxy::start(knows.addr());
+    let url = format!("redis+sentinel://{},{}/{}", late.addr(), slow.addr(), RedisSentinel::MASTER);
+    let provider = RedisProvider::builder(url).connect_timeout(Duration::from_secs(10)).build().unwrap();
+
+    // It is not waited for, is heard later, and is slow again then.
+    slow.delay(Duration::from_millis(300));
+    provider.connect().await.unwrap();
+    assert_eq!(provider.connections()[0].address, old.addr().to_string());
+    leads_to(&provider, &new).await;
+    assert_eq!(provider.connections()[0].reconnects, 1);
+
+    // Nor where it is away.
+    slow.refuse();
+    let _: i64 = new.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    until_async("lost", || async { provider.connect().await.is_err() }).await;
+    let error = provider.connect().await.unwrap_err();
+    let (replaced, away) = (format!("{} was replaced", old.addr()), slow.addr().to_string());
+    says(&error, ErrorKind::Unavailable, &[&replaced, &away]);
+    slow.pass();
+    leads_to(&provider, &new).await;
+    assert_eq!(provider.connections()[0].reconnects, 2);
+
+    // One that does not tell of failovers may still name the same master.
+    let same = naming(new.addr()).await;
+    let url = format!("redis+sentinel://{same},{}/{}", slow.addr(), RedisSentinel::MASTER);
+    let other = RedisProvider::builder(url).build().unwrap();
+    leads_to(&other, &new).await;
+    slow.refuse();
+    let _: i64 = new.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    until_async("again", || async { other.connections()[0].reconnects == 1 }).await;
+    leads_to(&other, &new).await;
+    slow.pass();
+
+    // Failovers are counted anew there.
+    new.kill();
+    let (name, port) = (RedisSentinel::MASTER, old.port().to_string());
+    let _: () = knows.command(&["SENTINEL", "REMOVE", name]).unwrap();
+    let _: () = knows.command(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "1"]).unwrap();
+    leads_to(&provider, &old).await;
 }
 
 #[tokio::test]

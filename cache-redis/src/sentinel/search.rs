@@ -40,6 +40,8 @@ enum Step {
 struct Search {
     /// Sentinels that have not answered.
     asked: BTreeSet<usize>,
+    /// How many have named somebody.
+    named: usize,
     /// Who is named, with the latest failover by which it is.
     epochs: BTreeMap<Endpoint, u64>,
     /// Of those, who has not answered.
@@ -48,6 +50,8 @@ struct Search {
     found: BTreeMap<Endpoint, Box<Found>>,
     /// Why one of those is not.
     refusal: Option<Error>,
+    /// One who does, but was replaced.
+    replaced: Option<Endpoint>,
     /// Sentinels that know no master of that name.
     unknown: Vec<usize>,
     /// Sentinels that could not be asked.
@@ -59,6 +63,9 @@ impl Sentinels {
     /// several, the one of the latest failover, or none: a sentinel that was cut off may still name the old one, which may
     /// be back and not know that it has been replaced. Bounded by the connect timeout: whoever has not answered by then is told of
     /// beside what the others have said.
+    ///
+    /// Who has heard of a later failover does not go back because those who know of it are slow or away: that takes the
+    /// word of most, who count anew after a `SENTINEL REMOVE`, or have undone it.
     pub(crate) async fn connect(
         &self,
         settings: &Arc<Settings>,
@@ -72,6 +79,10 @@ impl Sentinels {
             steps.spawn(async move { Step::Said(number, all.ask(number, &settings).await) });
         }
         let mut search = Search { asked: (0..self.at.len()).collect(), ..Search::default() };
+        let latest = self.latest().clone();
+        let was_replaced = |named: &Named| {
+            latest.as_ref().is_some_and(|latest| named.epoch < latest.epoch && named.at != latest.at)
+        };
         let mut over = pin!(sleep(settings.connect_timeout));
         let mut enough = None;
         loop {
@@ -100,17 +111,22 @@ impl Sentinels {
             }
             enough = match search.master() {
                 Some(_) if search.asked.is_empty() => break,
-                Some(_) => enough.or_else(|| Some(Instant::now() + PATIENCE)),
-                None => None,
+                Some(master) if !was_replaced(&master) => enough.or_else(|| Some(Instant::now() + PATIENCE)),
+                _ => None,
             };
         }
-        let master = search.master().map(|(at, epoch)| (at.clone(), epoch));
-        if let Some((at, epoch)) = master
-            && let Some(found) = search.found.remove(&at)
-        {
-            let (mut link, driver) = *found;
-            link.epoch = epoch;
-            return Ok((link, driver));
+        if let Some(master) = search.master() {
+            let most = search.named * 2 > self.at.len();
+            if was_replaced(&master) && !most {
+                search.replaced = Some(master.at);
+            } else if let Some(found) = search.found.remove(&master.at) {
+                if most {
+                    *self.latest() = Some(master);
+                } else {
+                    self.is_news(&master);
+                }
+                return Ok(*found);
+            }
         }
         Err(search.failed(self, settings))
     }
@@ -138,14 +154,18 @@ impl Sentinels {
             [kind] => *kind,
             _ => ErrorKind::Connect,
         };
-        let each: Vec<String> =
-            silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number])).collect();
+        let each = self.each(&silent);
         let hint = match kind {
             ErrorKind::Auth => "; sentinels have credentials of their own: set sentinel_password",
             ErrorKind::Server => "; is that a sentinel?",
             _ => "",
         };
-        Error::new(kind, format!("no sentinel says where the master is: {}{hint}", each.join(", ")))
+        Error::new(kind, format!("no sentinel says where the master is: {each}{hint}"))
+    }
+
+    fn each(&self, silent: &[(usize, Error)]) -> String {
+        let each = silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number]));
+        each.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -155,6 +175,7 @@ impl Search {
         self.asked.remove(&number);
         match said {
             Ok(Some(Named { at, epoch })) => {
+                self.named += 1;
                 let known = self.epochs.insert(at.clone(), epoch);
                 if let Some(known) = known {
                     self.epochs.insert(at, known.max(epoch));
@@ -182,11 +203,11 @@ impl Search {
     }
 
     /// Who was found of those that the latest failover has made the master, and which one that is.
-    fn master(&self) -> Option<(&Endpoint, u64)> {
+    fn master(&self) -> Option<Named> {
         let latest = *self.epochs.values().max()?;
         let (at, _) =
             self.epochs.iter().find(|(at, epoch)| **epoch == latest && self.found.contains_key(*at))?;
-        Some((at, latest))
+        Some(Named { at: at.clone(), epoch: latest })
     }
 
     /// Why there is no master.
@@ -196,6 +217,14 @@ impl Search {
             self.refusal = Some(late(settings, who));
         }
         self.silent.extend(self.asked.into_iter().map(|number| (number, late(settings, "it"))));
+        if let (None, Some(at)) = (&self.refusal, &self.replaced) {
+            let away = sentinels.each(&self.silent);
+            let master = &sentinels.master;
+            let text = format!(
+                "{at} was replaced as the master {master:?}, and who may know by whom is away: {away}"
+            );
+            return Error::new(ErrorKind::Unavailable, text);
+        }
         self.refusal.unwrap_or_else(|| sentinels.nobody(&self.unknown, self.silent))
     }
 }
