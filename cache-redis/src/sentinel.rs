@@ -100,10 +100,7 @@ impl Sentinels {
             });
             match asked.await {
                 Ok(Ok(named)) => {
-                    if let Some(named) = named
-                        && self.is_news(&named)
-                        && named.at != *master
-                    {
+                    if named.is_some_and(|named| self.learn(named, false) != *master) {
                         return;
                     }
                     backoff.reset();
@@ -117,14 +114,13 @@ impl Sentinels {
         }
     }
 
-    /// Whether it is by a later failover than has been heard of, which is kept.
-    fn is_news(&self, named: &Named) -> bool {
+    /// Keeps it, if it is by a later failover than has been heard of, or `anyway`. Returns who is the master by all that is known.
+    fn learn(&self, named: Named, anyway: bool) -> Endpoint {
         let mut latest = self.latest();
-        let news = latest.as_ref().is_none_or(|latest| named.epoch > latest.epoch);
-        if news {
-            *latest = Some(named.clone());
+        match &*latest {
+            Some(known) if known.epoch >= named.epoch && !anyway => known.at.clone(),
+            _ => latest.insert(named).at.clone(),
         }
-        news
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Named>> {

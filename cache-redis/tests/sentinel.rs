@@ -255,8 +255,36 @@ async fn stub(answer: String) -> SocketAddr {
 
 /// A sentinel that names this server.
 async fn naming(server: SocketAddr) -> SocketAddr {
+    naming_as("127.0.0.1", server).await
+}
+
+async fn naming_as(host: &str, server: SocketAddr) -> SocketAddr {
     let port = server.port().to_string();
-    stub(format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())).await
+    stub(format!("*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n", host.len(), port.len())).await
+}
+
+/// Some sentinels may tell names, others addresses.
+#[tokio::test]
+async fn a_master_of_two_names_is_not_left_for_the_other_one() {
+    let Some(server) = RedisServer::start() else { return };
+    let by_address = Proxy::start(naming(server.addr()).await);
+    let by_name = Proxy::start(naming_as("localhost", server.addr()).await);
+    let url = format!("redis+sentinel://{},{}/mymaster", by_address.addr(), by_name.addr());
+    let provider = RedisProvider::builder(url).heartbeat(Duration::from_millis(20)).build().unwrap();
+    by_name.refuse();
+    leads_to(&provider, &server).await;
+    by_address.refuse();
+    by_name.pass();
+    let _: i64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    let by = || provider.connections()[0].address.clone();
+    until_async("by its name", || async { by() == format!("localhost:{}", server.port()) }).await;
+    // Both are asked again.
+    let before = by_address.accepted();
+    by_address.pass();
+    until_async("asked", || async { by_address.accepted() > before }).await;
+    put(&provider, "k", "v").await;
+    assert_eq!(provider.connections()[0].reconnects, 1, "{:?}", provider.connections());
+    assert_eq!(by(), format!("localhost:{}", server.port()));
 }
 
 async fn refused(sentinels: &[SocketAddr]) -> Error {

@@ -120,11 +120,9 @@ impl Sentinels {
             if was_replaced(&master) && !most {
                 search.replaced = Some(master.at);
             } else if let Some(found) = search.found.remove(&master.at) {
-                if most {
-                    *self.latest() = Some(master);
-                } else {
-                    self.is_news(&master);
-                }
+                // Of one failover, another name for the same server may have been the one before.
+                let anyway = most || latest.is_some_and(|latest| latest.epoch == master.epoch);
+                self.learn(master, anyway);
                 return Ok(*found);
             }
         }
