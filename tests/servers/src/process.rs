@@ -206,9 +206,7 @@ fn end(mut running: Running) {
     // The guard first: once the server is reaped, its id may belong to another process.
     let _ = running.guard.kill();
     let _ = running.guard.wait();
-    if matches!(running.server.try_wait(), Ok(None)) {
-        signal(&running.server, Signal::CONT);
-    }
+    // One that stands still dies as it stands: continued first, it would answer what it had been sent.
     let _ = running.server.kill();
     let _ = running.server.wait();
 }
