@@ -10,7 +10,7 @@ use std::{
 
 use cache_core::CacheProvider;
 use cache_redis::{Error, ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kind, proxy::Proxy, put, until, until_async};
+use common::{RedisServer, get, item, key, kill_clients, kind, proxy::Proxy, put, until, until_async};
 use futures::future::join_all;
 use tokio::{net::TcpListener, time::timeout};
 
@@ -19,11 +19,6 @@ const HANG: Duration = Duration::from_secs(20);
 
 fn provider(server: &RedisServer) -> RedisProvider {
     RedisProvider::builder(server.url()).build().unwrap()
-}
-
-fn kill_clients(server: &RedisServer) {
-    let killed: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
-    assert!(killed > 0);
 }
 
 #[tokio::test]
@@ -65,12 +60,12 @@ async fn after_a_lost_connection_no_request_fails() {
     let provider = provider(&server);
     put(&provider, "k", "v").await;
     for _ in 0..20 {
-        kill_clients(&server);
+        assert!(kill_clients(&server) > 0);
         for _ in 0..3 {
             let found = timeout(HANG, get(&provider, "k")).await.unwrap();
             assert_eq!(found.unwrap().as_deref(), Some("v"));
         }
-        kill_clients(&server);
+        assert!(kill_clients(&server) > 0);
         let found = timeout(HANG, provider.get_many(&[key("k"), key("nope")])).await.unwrap();
         assert_eq!(found.into_iter().map(|f| f.unwrap().is_some()).collect::<Vec<_>>(), [true, false]);
     }
@@ -98,7 +93,7 @@ async fn readers_do_not_notice_a_connection_that_breaks_under_them() {
     let mut kills = 0;
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        kills += server.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+        kills += kill_clients(&server);
     }
     for reader in join_all(readers).await {
         assert!(reader.unwrap() > 0);

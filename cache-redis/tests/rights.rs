@@ -16,7 +16,7 @@ use cache_core::{
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kind, put, until_async};
+use common::{RedisServer, get, item, key, kill_clients, kind, put, until_async};
 use test_servers::{RedisCluster, RedisSentinel};
 
 #[derive(Default)]
@@ -352,7 +352,7 @@ async fn a_server_that_has_become_full_is_told_of_once() {
         let at = format!("127.0.0.1:{} has no memory left", server.port());
         assert!(heard.len() == 1 && heard[0].starts_with(&at), "{heard:?}");
         // Whoever connects from now on is told of the same, and that is no other advice.
-        server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+        kill_clients(&server);
         until_async("connected again", || async { provider.ping().await.is_ok() }).await;
         assert_eq!(operator.heard().len(), 1);
     }
@@ -392,7 +392,7 @@ async fn servers_and_connections_say_how_they_are() {
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     until_async("left", || async { provider.connections()[0].in_flight == 0 }).await;
     server.cont();
-    server.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    kill_clients(&server);
     until_async("connected again", || async { provider.connections()[0].reconnects == 1 }).await;
     assert!(provider.connections()[0].generation > facts.generation);
     provider.close().await;

@@ -14,7 +14,7 @@ use cache_core::{
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
-use common::{get, item, put, until_async};
+use common::{get, item, kill_clients, put, until_async};
 use test_servers::{Proxy, RedisSentinel, RedisServer, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -85,6 +85,21 @@ fn alone(master: &RedisServer, epoch: u64) -> Option<RedisServer> {
     RedisServer::builder().sentinel(&config).start()
 }
 
+fn address(provider: &RedisProvider) -> String {
+    provider.connections()[0].address.clone()
+}
+
+/// Waits until it leads there.
+async fn leads_to(provider: &RedisProvider, server: &RedisServer) {
+    let at = server.addr().to_string();
+    until_async(&at, || async {
+        let _ = provider.connect().await;
+        let now = &provider.connections()[0];
+        now.state == "up" && now.address == at
+    })
+    .await;
+}
+
 /// A master is back after others were told of its end, and one of the sentinels has not heard of that.
 #[tokio::test]
 async fn of_two_masters_the_one_of_the_latest_failover_is_meant() {
@@ -94,11 +109,10 @@ async fn of_two_masters_the_one_of_the_latest_failover_is_meant() {
         let at: Vec<String> = order.iter().map(|sentinel| sentinel.addr().to_string()).collect();
         let url = format!("redis+sentinel://{}/{}", at.join(","), RedisSentinel::MASTER);
         let provider = || RedisProvider::builder(&*url).build().unwrap();
-        let leads_to = |provider: &RedisProvider| provider.connections()[0].address.clone();
         for _ in 0..20 {
             let provider = provider();
             provider.connect().await.unwrap();
-            assert_eq!(leads_to(&provider), new.addr().to_string());
+            assert_eq!(address(&provider), new.addr().to_string());
         }
         // Rather none than one that was replaced.
         new.kill();
@@ -110,24 +124,13 @@ async fn of_two_masters_the_one_of_the_latest_failover_is_meant() {
         knows.stop();
         let provider = provider();
         provider.connect().await.unwrap();
-        assert_eq!(leads_to(&provider), old.addr().to_string());
+        assert_eq!(address(&provider), old.addr().to_string());
         knows.cont();
-        until_async("left", || async { leads_to(&provider) == new.addr().to_string() }).await;
+        leads_to(&provider, &new).await;
         put(&provider, "k", "v").await;
         assert!(new.command::<bool>(&["EXISTS", "v:{users:k}"]).unwrap());
         provider.close().await;
     }
-}
-
-/// Where it leads, once it does.
-async fn leads_to(provider: &RedisProvider, server: &RedisServer) {
-    let at = server.addr().to_string();
-    until_async(&at, || async {
-        let _ = provider.connect().await;
-        let now = &provider.connections()[0];
-        now.state == "up" && now.address == at
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -141,13 +144,13 @@ async fn who_has_heard_of_a_later_failover_does_not_go_back_to_an_earlier_one() 
     // It is not waited for, is heard later, and is slow again then.
     slow.delay(Duration::from_millis(300));
     provider.connect().await.unwrap();
-    assert_eq!(provider.connections()[0].address, old.addr().to_string());
+    assert_eq!(address(&provider), old.addr().to_string());
     leads_to(&provider, &new).await;
     assert_eq!(provider.connections()[0].reconnects, 1);
 
     // Nor where it is away.
     slow.refuse();
-    let _: i64 = new.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    kill_clients(&new);
     until_async("lost", || async { provider.connect().await.is_err() }).await;
     let error = provider.connect().await.unwrap_err();
     let (replaced, away) = (format!("{} was replaced", old.addr()), slow.addr().to_string());
@@ -162,7 +165,7 @@ async fn who_has_heard_of_a_later_failover_does_not_go_back_to_an_earlier_one() 
     let other = RedisProvider::builder(url).build().unwrap();
     leads_to(&other, &new).await;
     slow.refuse();
-    let _: i64 = new.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
+    kill_clients(&new);
     until_async("again", || async { other.connections()[0].reconnects == 1 }).await;
     leads_to(&other, &new).await;
     slow.pass();
@@ -275,16 +278,16 @@ async fn a_master_of_two_names_is_not_left_for_the_other_one() {
     leads_to(&provider, &server).await;
     by_address.refuse();
     by_name.pass();
-    let _: i64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
-    let by = || provider.connections()[0].address.clone();
-    until_async("by its name", || async { by() == format!("localhost:{}", server.port()) }).await;
+    kill_clients(&server);
+    let name = format!("localhost:{}", server.port());
+    until_async("by its name", || async { address(&provider) == name }).await;
     // Both are asked again.
     let before = by_address.accepted();
     by_address.pass();
     until_async("asked", || async { by_address.accepted() > before }).await;
     put(&provider, "k", "v").await;
     assert_eq!(provider.connections()[0].reconnects, 1, "{:?}", provider.connections());
-    assert_eq!(by(), format!("localhost:{}", server.port()));
+    assert_eq!(address(&provider), name);
 }
 
 async fn refused(sentinels: &[SocketAddr]) -> Error {

@@ -77,6 +77,11 @@ pub(crate) async fn within<F: Future<Output = bool>>(
     }
 }
 
+/// Ends all connections of clients but the one that says so. Returns how many there were.
+pub(crate) fn kill_clients(server: &test_servers::RedisServer) -> u64 {
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap()
+}
+
 pub(crate) fn key(id: &str) -> RawKey<'_> {
     RawKey::new(CacheId(1), "users", id)
 }
