@@ -100,7 +100,7 @@ impl Sentinels {
             });
             match asked.await {
                 Ok(Ok(named)) => {
-                    if named.is_some_and(|named| self.learn(named, false) != *master) {
+                    if named.is_some_and(|named| self.hear(named) != *master) {
                         return;
                     }
                     backoff.reset();
@@ -114,11 +114,12 @@ impl Sentinels {
         }
     }
 
-    /// Keeps it, if it is by a later failover than has been heard of, or `anyway`. Returns who is the master by all that is known.
-    fn learn(&self, named: Named, anyway: bool) -> Endpoint {
+    /// Takes note of it, if it is by a later failover than has been heard of. Of the same one, another name may be of the same
+    /// server. Returns who is the master by all that is known.
+    fn hear(&self, named: Named) -> Endpoint {
         let mut latest = self.latest();
         match &*latest {
-            Some(known) if known.epoch >= named.epoch && !anyway => known.at.clone(),
+            Some(known) if known.epoch >= named.epoch => known.at.clone(),
             _ => latest.insert(named).at.clone(),
         }
     }

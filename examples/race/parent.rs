@@ -52,13 +52,14 @@ pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
     };
     runtime.block_on(async {
         let race = run(Kind::Traced, *seconds, *fault).await?;
-        let mut control = run(Kind::Naive, (*seconds).min(CONTROL), None).await?;
-        for _ in 1..CONTROLS {
-            if control.failed() {
-                break;
+        let mut controls = 0;
+        let control = loop {
+            let control = run(Kind::Naive, (*seconds).min(CONTROL), None).await?;
+            controls += 1;
+            if control.failed() || controls == CONTROLS {
+                break control;
             }
-            control = run(Kind::Naive, (*seconds).min(CONTROL), None).await?;
-        }
+        };
         Ok(Report { l2: remote.system(), race, control })
     })
 }

@@ -1,16 +1,14 @@
 //! The search for the master.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    future::pending,
-    pin::pin,
+    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{Named, Sentinels, is_answer};
@@ -40,8 +38,6 @@ enum Step {
 struct Search {
     /// Sentinels that have not answered.
     asked: BTreeSet<usize>,
-    /// How many have named somebody.
-    named: usize,
     /// Who is named, with the latest failover by which it is.
     epochs: BTreeMap<Endpoint, u64>,
     /// Of those, who has not answered.
@@ -50,8 +46,6 @@ struct Search {
     found: BTreeMap<Endpoint, Box<Found>>,
     /// Why one of those is not.
     refusal: Option<Error>,
-    /// One who does, but was replaced.
-    replaced: Option<Endpoint>,
     /// Sentinels that know no master of that name.
     unknown: Vec<usize>,
     /// Sentinels that could not be asked.
@@ -83,14 +77,13 @@ impl Sentinels {
         let was_replaced = |named: &Named| {
             latest.as_ref().is_some_and(|latest| named.epoch < latest.epoch && named.at != latest.at)
         };
-        let mut over = pin!(sleep(settings.connect_timeout));
-        let mut enough = None;
+        let over = Instant::now() + settings.connect_timeout;
+        let mut enough = over;
         loop {
             let step = tokio::select! {
                 biased;
                 step = steps.join_next() => step,
-                () = until(enough) => break,
-                () = &mut over => break,
+                () = sleep_until(enough) => break,
             };
             match step {
                 None => break,
@@ -111,22 +104,20 @@ impl Sentinels {
             }
             enough = match search.master() {
                 Some(_) if search.asked.is_empty() => break,
-                Some(master) if !was_replaced(&master) => enough.or_else(|| Some(Instant::now() + PATIENCE)),
-                _ => None,
+                Some(master) if !was_replaced(&master) => enough.min(Instant::now() + PATIENCE),
+                _ => over,
             };
         }
-        if let Some(master) = search.master() {
-            let most = search.named * 2 > self.at.len();
-            if was_replaced(&master) && !most {
-                search.replaced = Some(master.at);
-            } else if let Some(found) = search.found.remove(&master.at) {
-                // Of one failover, another name for the same server may have been the one before.
-                let anyway = most || latest.is_some_and(|latest| latest.epoch == master.epoch);
-                self.learn(master, anyway);
-                return Ok(*found);
-            }
+        let Some(master) = search.master() else { return Err(search.failed(self, settings)) };
+        let most = search.have_named(self.at.len()) * 2 > self.at.len();
+        if was_replaced(&master) && !most {
+            return Err(search.outdated(&master.at, self, settings));
         }
-        Err(search.failed(self, settings))
+        let found = search.found.remove(&master.at);
+        if most || latest.is_none_or(|latest| latest.epoch <= master.epoch) {
+            *self.latest() = Some(master);
+        }
+        found.map(|found| *found).ok_or_else(|| search.failed(self, settings))
     }
 
     /// Why no master was found. `unknown`: those who know none of that name.
@@ -161,6 +152,7 @@ impl Sentinels {
         Error::new(kind, format!("no sentinel says where the master is: {each}{hint}"))
     }
 
+    /// Who could not be asked, and why.
     fn each(&self, silent: &[(usize, Error)]) -> String {
         let each = silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number]));
         each.collect::<Vec<_>>().join(", ")
@@ -172,16 +164,16 @@ impl Search {
     fn said(&mut self, number: usize, said: Result<Option<Named>, Error>) -> Option<Endpoint> {
         self.asked.remove(&number);
         match said {
-            Ok(Some(Named { at, epoch })) => {
-                self.named += 1;
-                let known = self.epochs.insert(at.clone(), epoch);
-                if let Some(known) = known {
-                    self.epochs.insert(at, known.max(epoch));
-                    return None;
+            Ok(Some(Named { at, epoch })) => match self.epochs.entry(at.clone()) {
+                Entry::Vacant(new) => {
+                    new.insert(epoch);
+                    self.opening.insert(at.clone());
+                    return Some(at);
                 }
-                self.opening.insert(at.clone());
-                return Some(at);
-            }
+                Entry::Occupied(mut known) => {
+                    known.insert(epoch.max(*known.get()));
+                }
+            },
             Ok(None) => self.unknown.push(number),
             Err(error) => self.silent.push((number, error)),
         }
@@ -208,29 +200,36 @@ impl Search {
         Some(Named { at: at.clone(), epoch: latest })
     }
 
+    /// How many sentinels have named somebody.
+    fn have_named(&self, all: usize) -> usize {
+        all - self.asked.len() - self.unknown.len() - self.silent.len()
+    }
+
     /// Why there is no master.
     fn failed(mut self, sentinels: &Sentinels, settings: &Settings) -> Error {
+        self.give_up(sentinels, settings);
+        self.refusal.unwrap_or_else(|| sentinels.nobody(&self.unknown, self.silent))
+    }
+
+    /// Why the one who is named is not taken for it.
+    fn outdated(mut self, master: &Endpoint, sentinels: &Sentinels, settings: &Settings) -> Error {
+        self.give_up(sentinels, settings);
+        self.refusal.unwrap_or_else(|| {
+            let (name, away) = (&sentinels.master, sentinels.each(&self.silent));
+            let text = format!(
+                "{master} was replaced as the master {name:?}, and who may know by whom is away: {away}"
+            );
+            Error::new(ErrorKind::Unavailable, text)
+        })
+    }
+
+    /// Whoever has not answered is late.
+    fn give_up(&mut self, sentinels: &Sentinels, settings: &Settings) {
         if let (None, Some(at)) = (&self.refusal, self.opening.first()) {
             let who = format_args!("the master {:?} at {at}", sentinels.master);
             self.refusal = Some(late(settings, who));
         }
-        self.silent.extend(self.asked.into_iter().map(|number| (number, late(settings, "it"))));
-        if let (None, Some(at)) = (&self.refusal, &self.replaced) {
-            let away = sentinels.each(&self.silent);
-            let master = &sentinels.master;
-            let text = format!(
-                "{at} was replaced as the master {master:?}, and who may know by whom is away: {away}"
-            );
-            return Error::new(ErrorKind::Unavailable, text);
-        }
-        self.refusal.unwrap_or_else(|| sentinels.nobody(&self.unknown, self.silent))
-    }
-}
-
-/// Never, without a time.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
+        let asked = std::mem::take(&mut self.asked);
+        self.silent.extend(asked.into_iter().map(|number| (number, late(settings, "it"))));
     }
 }
