@@ -1,6 +1,6 @@
 //! Exact counts of a cache, cheap enough to be always on.
 //!
-//! A hit at the nearest level is one relaxed add on a stripe of its own. Telemetry reads the sums when it collects.
+//! A hit at the nearest level is one add in a row of its thread's own. Telemetry reads the sums when it collects.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use crate::{
     BackplaneSnapshot, BreakerState, CacheInfo, ErrorKind, EvictionCause, LevelFault, LevelSnapshot, LoadEnd,
     MissReason, ObjectStore, Outcome, Scope, Served, Snapshot, Unreadable, Verb,
     gone::{Cause, Gone},
-    striped::{Counters, THREADS, stripe},
+    striped::{Counters, Row, THREADS},
 };
 
 /// One look-up in this many that the nearest level serves is timed.
@@ -170,23 +170,23 @@ fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
 
 /// Hits at the nearest level, as one thread counts them.
 #[derive(Clone, Copy)]
-pub(crate) struct Hot<'a>(&'a [AtomicU64; 8]);
+pub(crate) struct Hot<'a>(Row<'a, 8>);
 
 impl Hot<'_> {
     /// Whether the next one should be timed.
     #[inline]
     pub(crate) fn are_sampled(self, verb: Verb) -> bool {
-        self.0[verb_index(verb)].load(Ordering::Relaxed) % SAMPLE == SAMPLE - 1
+        self.0.get(verb_index(verb)) % SAMPLE == SAMPLE - 1
     }
 
     /// A fresh hit, on an entry whose load took `cost_us`: the whole of its accounting. What it saves is added for the
     /// first hits one by one, then for one in [`SAMPLE`] that stands for the others.
     #[inline]
     pub(crate) fn add(self, verb: Verb, cost_us: u32) {
-        let before = self.0[verb_index(verb)].fetch_add(1, Ordering::Relaxed);
+        let before = self.0.add(verb_index(verb), 1);
         if before < SAMPLE || before % SAMPLE == SAMPLE - 1 {
             let hits = if before < SAMPLE { 1 } else { SAMPLE };
-            self.0[SAVED].fetch_add(hits * u64::from(cost_us), Ordering::Relaxed);
+            self.0.add(SAVED, hits * u64::from(cost_us));
         }
     }
 }
@@ -246,7 +246,7 @@ impl Stats {
     /// Where this thread counts its hits at the nearest level.
     #[inline]
     pub(crate) fn hot(&self) -> Hot<'_> {
-        Hot(&self.hot[stripe()])
+        Hot(Row::mine(&self.hot))
     }
 
     /// Look-ups that ended alike. `reason` is that of a miss.
