@@ -7,7 +7,7 @@ use equivalent::Equivalent;
 
 /// Whose entry it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Space {
+enum Space {
     /// An object of one cache.
     Objects(CacheId),
     /// Bytes, by their joined text, whichever cache asks.
@@ -16,14 +16,22 @@ pub(crate) enum Space {
 
 /// An owned key: 40 bytes, and the text where that is long.
 pub(crate) struct Key {
-    pub(crate) hash: u64,
-    pub(crate) space: Space,
+    mixed: u64,
+    space: Space,
     text: Text,
 }
 
 impl Key {
     pub(crate) fn text_len(&self) -> usize {
         self.text.bytes().len()
+    }
+
+    /// Whose object it is, and the framework's hash of its id.
+    pub(crate) fn owner(&self) -> Option<(CacheId, u64)> {
+        match self.space {
+            Space::Objects(cache) => Some((cache, self.mixed.wrapping_sub(self.space.share()))),
+            Space::Bytes => None,
+        }
     }
 }
 
@@ -60,7 +68,8 @@ impl Text {
 /// The same, borrowed: what a look-up needs. Nothing is allocated for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Query<'a> {
-    hash: u64,
+    /// The hash that engines work with.
+    pub(crate) mixed: u64,
     space: Space,
     text: &'a str,
 }
@@ -68,59 +77,62 @@ pub(crate) struct Query<'a> {
 impl<'a> Query<'a> {
     /// An object of the cache that asks.
     pub(crate) fn object(key: &RawKey<'a>) -> Self {
-        Self { hash: key.hash, space: Space::Objects(key.cache), text: key.id }
+        Self::new(key.hash, Space::Objects(key.cache), key.id)
     }
 
     /// Bytes under the joined text of a key.
     pub(crate) fn bytes(joined: &'a str) -> Self {
         // The framework's hash covers the id only.
         let hash = RawKey::new(CacheId(0), "", joined).hash;
-        Self { hash, space: Space::Bytes, text: joined }
+        Self::new(hash, Space::Bytes, joined)
     }
 
-    /// The hash that engines work with.
-    pub(crate) fn mixed(&self) -> u64 {
-        mixed(self.hash, self.space)
+    fn new(hash: u64, space: Space, text: &'a str) -> Self {
+        Self { mixed: hash.wrapping_add(space.share()), space, text }
     }
 
     pub(crate) fn to_key(self) -> Key {
-        Key { hash: self.hash, space: self.space, text: Text::new(self.text) }
+        Key { mixed: self.mixed, space: self.space, text: Text::new(self.text) }
     }
 }
 
+impl Space {
+    /// What it adds to a hash: one id in two caches must not land in one place, or caches of one shape would crowd each
+    /// other. No two spaces add the same.
+    fn share(self) -> u64 {
+        let space = match self {
+            Self::Objects(CacheId(id)) => u64::from(id) + 1,
+            Self::Bytes => 0,
+        };
+        // The golden ratio, which is odd, spreads small numbers over all bits.
+        space.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+}
+
+/// One text has one hash: where both agree, the spaces do.
 impl Equivalent<Key> for Query<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        self.hash == key.hash && self.space == key.space && self.text.as_bytes() == key.text.bytes()
+        self.mixed == key.mixed && self.text.as_bytes() == key.text.bytes()
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.space == other.space && self.text.bytes() == other.text.bytes()
+        self.mixed == other.mixed && self.text.bytes() == other.text.bytes()
     }
 }
 
 impl Eq for Key {}
 
-/// One id in two caches must not land in one place, or caches of one shape would crowd each other.
-fn mixed(hash: u64, space: Space) -> u64 {
-    let space = match space {
-        Space::Objects(CacheId(id)) => u64::from(id) + 1,
-        Space::Bytes => 0,
-    };
-    // The golden ratio spreads small numbers over all bits.
-    hash.wrapping_add(space.wrapping_mul(0x9E37_79B9_7F4A_7C15))
-}
-
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(mixed(self.hash, self.space));
+        state.write_u64(self.mixed);
     }
 }
 
 impl Hash for Query<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.mixed());
+        state.write_u64(self.mixed);
     }
 }
 
@@ -165,7 +177,9 @@ mod tests {
         assert_eq!(pass.hash_one(a), pass.hash_one(a.to_key()));
         assert!(a.equivalent(&a.to_key()) && !a.equivalent(&b.to_key()));
         assert_ne!(pass.hash_one(a), pass.hash_one(b));
-        assert!(!Query::bytes("42").equivalent(&a.to_key()));
+        assert!(!Query::bytes("42").equivalent(&a.to_key()) && b.to_key() != a.to_key());
+        assert_eq!(a.to_key().owner(), Some((CacheId(1), one.hash)));
+        assert_eq!(Query::bytes("42").to_key().owner(), None);
         assert_eq!(size_of::<Key>(), 40);
     }
 

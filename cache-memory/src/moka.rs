@@ -17,7 +17,7 @@ use cache_core::{CacheId, Clock, EvictionCause, Evictions, Glance, Moment, Objec
 use crate::{
     attached::Attached,
     engine::{Settings, Store},
-    key::{Key, PassThrough, Query, Space},
+    key::{Key, PassThrough, Query},
     slot::Slot,
     tempo::Tempo,
 };
@@ -45,9 +45,9 @@ impl Moka {
                     RemovalCause::Size => EvictionCause::Size,
                     RemovalCause::Explicit | RemovalCause::Replaced => return,
                 };
-                if let Space::Objects(cache) = key.space {
+                if let Some((cache, hash)) = key.owner() {
                     let _telling = Telling::begin();
-                    hears.evicted(cache, key.hash, cause);
+                    hears.evicted(cache, hash, cause);
                 }
             },
         );

@@ -148,7 +148,7 @@ impl Quick {
 
     fn part(&self, query: &Query<'_>) -> &RwLock<Part> {
         // The table within takes the lowest bits and the highest.
-        let at = usize::try_from(query.mixed() >> 24 & (self.division.parts - 1)).unwrap_or(0);
+        let at = usize::try_from(query.mixed >> 24 & (self.division.parts - 1)).unwrap_or(0);
         &self.parts[at]
     }
 

@@ -3,11 +3,7 @@
 use cache_core::{CacheId, EvictionCause, Moment};
 use quick_cache::Lifecycle;
 
-use crate::{
-    attached::Attached,
-    key::{Key, Space},
-    slot::Slot,
-};
+use crate::{attached::Attached, key::Key, slot::Slot};
 
 /// The engine's hooks.
 #[derive(Clone, Copy)]
@@ -47,10 +43,10 @@ impl Left {
     }
 
     fn note(&mut self, key: &Key, slot: &Slot) {
-        if let (Space::Objects(cache), Some(object)) = (key.space, slot.object()) {
+        if let (Some((cache, hash)), Some(object)) = (key.owner(), slot.object()) {
             let dead = object.usable_until() <= self.now;
             let cause = if dead { EvictionCause::Expired } else { EvictionCause::Size };
-            self.told.push((cache, key.hash, cause));
+            self.told.push((cache, hash, cause));
         }
     }
 
