@@ -3,7 +3,17 @@
 //! at a time: when it has [`MANY`], when it ends, and before anybody reads. The SDK runs the callbacks of instruments
 //! before it reads histograms, so that a collection misses nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    cell::Cell,
+    marker::PhantomData,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::status::Timed;
 
 /// Values of one series that a thread keeps at most.
 const MANY: usize = 32;
@@ -13,20 +23,62 @@ pub(crate) trait Sink<T>: Send + Sync + 'static {
     fn take(&self, values: &[T]);
 }
 
-/// One series, as one thread has it.
-pub(crate) struct Point<T: Value, S: Sink<T>>(Arc<Held<T, S>>);
-
-pub(crate) trait Value: Copy + Default + Send + 'static {}
-impl<T: Copy + Default + Send + 'static> Value for T {}
-
-struct Held<T: Value, S: Sink<T>> {
-    values: Mutex<Values<T>>,
-    sink: S,
+/// What can be left in a place that another thread reads.
+pub(crate) trait Value: Copy + Default + 'static {
+    type Place: Default + Send + Sync;
+    fn put(self, place: &Self::Place);
+    fn of(place: &Self::Place) -> Self;
 }
 
-struct Values<T> {
-    all: [T; MANY],
-    count: usize,
+impl Value for u64 {
+    type Place = AtomicU64;
+
+    fn put(self, place: &AtomicU64) {
+        place.store(self, Ordering::Relaxed);
+    }
+
+    fn of(place: &AtomicU64) -> Self {
+        place.load(Ordering::Relaxed)
+    }
+}
+
+impl Value for f64 {
+    type Place = AtomicU64;
+
+    fn put(self, place: &AtomicU64) {
+        self.to_bits().put(place);
+    }
+
+    fn of(place: &AtomicU64) -> Self {
+        Self::from_bits(Value::of(place))
+    }
+}
+
+impl Value for Timed {
+    type Place = (AtomicU64, AtomicU32);
+
+    fn put(self, (nanos, weight): &Self::Place) {
+        u64::try_from(self.elapsed.as_nanos()).unwrap_or(u64::MAX).put(nanos);
+        weight.store(self.weight, Ordering::Relaxed);
+    }
+
+    fn of((nanos, weight): &Self::Place) -> Self {
+        Self { elapsed: Duration::from_nanos(Value::of(nanos)), weight: weight.load(Ordering::Relaxed) }
+    }
+}
+
+/// One series, as one thread has it: the only one that writes.
+pub(crate) struct Point<T: Value, S: Sink<T>>(Arc<Held<T, S>>, PhantomData<Cell<()>>);
+
+/// A ring with one writer, who takes no lock, and any number of readers, who do.
+struct Held<T: Value, S: Sink<T>> {
+    /// Values so far; the last [`MANY`] have their places.
+    written: AtomicUsize,
+    /// How many of them have been handed over.
+    taken: AtomicUsize,
+    places: [T::Place; MANY],
+    handing_over: Mutex<()>,
+    sink: S,
 }
 
 trait HandOver: Send + Sync {
@@ -35,34 +87,35 @@ trait HandOver: Send + Sync {
 
 impl<T: Value, S: Sink<T>> Point<T, S> {
     pub(crate) fn record(&self, value: T) {
-        let mut values = lock(&self.0.values);
-        let count = values.count;
-        if let Some(place) = values.all.get_mut(count) {
-            *place = value;
-            values.count += 1;
+        let held = &*self.0;
+        let written = held.written.load(Ordering::Relaxed);
+        value.put(&held.places[written % MANY]);
+        let written = written.wrapping_add(1);
+        held.written.store(written, Ordering::Release);
+        // A place is written again only once what was in it has been read.
+        if written.wrapping_sub(held.taken.load(Ordering::Acquire)) >= MANY {
+            held.hand_over();
         }
-        if values.count == MANY {
-            values.hand_over(&self.0.sink);
-        }
-    }
-}
-
-impl<T> Values<T> {
-    fn hand_over(&mut self, sink: &impl Sink<T>) {
-        sink.take(self.all.get(..self.count).unwrap_or_default());
-        self.count = 0;
     }
 }
 
 impl<T: Value, S: Sink<T>> HandOver for Held<T, S> {
     fn hand_over(&self) {
-        lock(&self.values).hand_over(&self.sink);
+        let _alone = lock(&self.handing_over);
+        let (taken, written) = (self.taken.load(Ordering::Relaxed), self.written.load(Ordering::Acquire));
+        let mut values = [T::default(); MANY];
+        let count = written.wrapping_sub(taken).min(MANY);
+        for (at, value) in values.iter_mut().enumerate().take(count) {
+            *value = T::of(&self.places[taken.wrapping_add(at) % MANY]);
+        }
+        self.taken.store(written, Ordering::Release);
+        self.sink.take(values.get(..count).unwrap_or_default());
     }
 }
 
 impl<T: Value, S: Sink<T>> Drop for Held<T, S> {
     fn drop(&mut self) {
-        self.values.get_mut().unwrap_or_else(PoisonError::into_inner).hand_over(&self.sink);
+        self.hand_over();
     }
 }
 
@@ -73,8 +126,13 @@ pub(crate) struct Backlog(Mutex<Vec<Weak<dyn HandOver>>>);
 impl Backlog {
     /// A series for one thread.
     pub(crate) fn point<T: Value, S: Sink<T>>(&self, sink: S) -> Point<T, S> {
-        let values = Values { all: [T::default(); MANY], count: 0 };
-        let held = Arc::new(Held { values: Mutex::new(values), sink });
+        let held = Arc::new(Held {
+            written: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            places: Default::default(),
+            handing_over: Mutex::new(()),
+            sink,
+        });
         let known: Arc<dyn HandOver> = Arc::clone(&held) as _;
         let mut all = lock(&self.0);
         // Threads and caches may come and go with nobody reading.
@@ -82,7 +140,7 @@ impl Backlog {
             all.retain(|one| one.strong_count() > 0);
         }
         all.push(Arc::downgrade(&known));
-        Point(held)
+        Point(held, PhantomData)
     }
 
     /// Hands over everything.
@@ -151,17 +209,27 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_record_while_others_read_lose_nothing() {
+    fn threads_that_record_while_others_read_lose_nothing_and_repeat_nothing() {
         let (backlog, sum) = (Backlog::default(), Sum::default());
+        let running = AtomicUsize::new(4);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let point = backlog.point(sum.clone());
-                    (0..1_000).for_each(|value| point.record(value));
+                    (0..10_000).for_each(|value| point.record(value));
+                    running.fetch_sub(1, Ordering::Relaxed);
                 });
             }
-            (0..100).for_each(|_| backlog.clear());
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while running.load(Ordering::Relaxed) > 0 {
+                        backlog.clear();
+                    }
+                });
+            }
         });
-        assert_eq!(sum.seen(), 4_000);
+        let mut seen = lock(&sum.0).clone();
+        seen.sort_unstable();
+        assert!(seen.iter().eq((0..10_000).flat_map(|value| [value; 4]).collect::<Vec<_>>().iter()));
     }
 }

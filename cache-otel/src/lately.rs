@@ -8,7 +8,7 @@ use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{KeyValue, metrics::Histogram, trace::SpanBuilder};
 
 use crate::{
-    backlog::{Point, Sink},
+    backlog::{Point, Sink, Value},
     series::Named,
     status::Timed,
 };
@@ -35,7 +35,7 @@ impl<T: Clone> Series<T> {
     }
 }
 
-impl<T: Copy + Send + Sync + 'static> Sink<T> for Series<T> {
+impl<T: Value + Send + Sync> Sink<T> for Series<T> {
     fn take(&self, values: &[T]) {
         for value in values {
             #[cfg(feature = "bound-instruments")]
