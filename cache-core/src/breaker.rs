@@ -4,12 +4,12 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crate::{BreakerState, Clock, Error, Moment, Result, striped::Striped};
+use crate::{BreakerState, Clock, Error, Moment, Result, striped::Counters};
 
 /// When a level stops being asked.
 ///
@@ -98,8 +98,8 @@ pub(crate) struct Gate {
     closed: AtomicBool,
     /// Mirrors the end of the present half.
     half_ends: AtomicU64,
-    /// Calls that ended well and are not in `state` yet.
-    well: Striped<AtomicU32>,
+    /// Calls that ended well, since ever.
+    well: Counters,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -127,6 +127,8 @@ struct State {
     now: Half,
     before: Half,
     half_ends: Moment,
+    /// How many of those that ended well are in `now`, or were in one before.
+    well: u64,
     /// Failures since a call ended well, and when the first of them ended. A level that hangs is not to be waited for until
     /// what went well before has left the window.
     row: u32,
@@ -166,12 +168,13 @@ impl Gate {
                 now: Half::default(),
                 before: Half::default(),
                 half_ends: Moment::ORIGIN,
+                well: 0,
                 row: 0,
                 row_began: Moment::ORIGIN,
             }),
             closed: AtomicBool::new(true),
             half_ends: AtomicU64::new(0),
-            well: Striped::new(AtomicU32::default),
+            well: Counters::new(1),
         }
     }
 
@@ -253,12 +256,14 @@ impl Pass<'_> {
             && gate.closed.load(Ordering::Acquire)
             && now.as_nanos() < gate.half_ends.load(Ordering::Relaxed)
         {
-            gate.well.mine().fetch_add(1, Ordering::Relaxed);
+            gate.well.add(0, 1);
             return None;
         }
         let mut state = gate.lock();
-        let well: u32 = gate.well.iter().map(|well| well.swap(0, Ordering::Relaxed)).sum();
-        state.now.calls = state.now.calls.saturating_add(well);
+        let all = gate.well.sum(0);
+        let well = all.saturating_sub(state.well);
+        state.well = all;
+        state.now.calls = state.now.calls.saturating_add(u32::try_from(well).unwrap_or(u32::MAX));
         if ok || well > 0 {
             state.row = 0;
         }

@@ -276,7 +276,9 @@ impl Stats {
 
     /// Time that a look-up would have taken, had no level served it.
     pub(crate) fn saved(&self, cost: Duration) {
-        self.cold.add(COLD_SAVED, micros(cost));
+        if !cost.is_zero() {
+            self.cold.add(COLD_SAVED, micros(cost));
+        }
     }
 
     pub(crate) fn operation(&self, verb: Verb) {
