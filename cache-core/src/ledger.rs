@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::{Deref, DerefMut},
     sync::{
         PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
+use crossbeam_utils::{
+    atomic::AtomicCell,
+    sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard},
+};
 
 use crate::{
     Moment, Stamp,
@@ -19,8 +23,9 @@ use crate::{
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Read at each call, and seldom written.
     known: ShardedLock<Known>,
+    /// What each call needs of it, read without a lock.
+    brief: AtomicCell<Brief>,
     /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
     /// cannot be told from the first one.
     blind: AtomicBool,
@@ -28,6 +33,15 @@ pub(crate) struct Ledger {
     pub(crate) creating: tokio::sync::Mutex<()>,
     /// So do those who invalidate.
     pub(crate) advancing: tokio::sync::Mutex<()>,
+}
+
+/// What is known but for tags.
+#[derive(Clone, Copy, Default)]
+struct Brief {
+    mark: Option<Mark>,
+    home: u64,
+    asked: Option<Moment>,
+    moved: bool,
 }
 
 struct Known {
@@ -124,13 +138,13 @@ impl Ledger {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> ShardedLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> Writing<'_> {
+        Writing { known: self.known.write().unwrap_or_else(PoisonError::into_inner), brief: &self.brief }
     }
 
     /// What new entries of the level carry; an epoch of 0 while it is unknown.
     pub(crate) fn stamp(&self) -> Stamp {
-        self.read().stamp()
+        self.brief.load().stamp()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -161,18 +175,14 @@ impl Ledger {
     /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
     /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
-        let is_due = |known: &Known| {
-            known.mark.is_none()
-                || known.moved
-                || known.home != home
-                || known.asked.is_none_or(|asked| now.since(asked) >= period)
-        };
-        if !is_due(&self.read()) {
+        let is_due =
+            |known: Brief| !known.is_of(home) || known.asked.is_none_or(|asked| now.since(asked) >= period);
+        if !is_due(self.brief.load()) {
             return None;
         }
         let mut known = self.write();
         // Of those who have found it so, the first asks.
-        is_due(&known).then(|| {
+        is_due(known.brief()).then(|| {
             if known.asked.is_some() {
                 known.asked = Some(now);
             }
@@ -234,7 +244,7 @@ impl Ledger {
     /// What is known, to judge entries that have just been read from this state of the store. Of one whose mark has not been
     /// read nothing is known, whatever epoch it may have gone back to.
     pub(crate) fn court(&self, home: u64) -> Court<'_> {
-        Court(Some(self.read()).filter(|known| known.is_of(home)))
+        Court { ledger: self, home, brief: self.brief.load() }
     }
 
     /// The state of the store that the mark was read from.
@@ -462,19 +472,80 @@ impl Ledger {
     }
 }
 
-/// Judges by what is known of one state of the store. `None`: nothing.
-pub(crate) struct Court<'a>(Option<ShardedLockReadGuard<'a, Known>>);
+/// A change of what is known. Its end is when callers see it.
+struct Writing<'a> {
+    known: ShardedLockWriteGuard<'a, Known>,
+    brief: &'a AtomicCell<Brief>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // Under the lock still: what is stored last is what was written last.
+        self.brief.store(self.known.brief());
+    }
+}
+
+impl Deref for Writing<'_> {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.known
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Known {
+        &mut self.known
+    }
+}
+
+/// Judges by what is known of one state of the store.
+pub(crate) struct Court<'a> {
+    ledger: &'a Ledger,
+    home: u64,
+    brief: Brief,
+}
 
 impl Court<'_> {
     /// How an entry with this stamp stands.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        self.0.as_ref().map_or(Verdict::Void, |known| known.judge(stamp, tags))
+        if tags.is_empty() {
+            return if self.brief.is_of(self.home) { self.brief.judge(stamp) } else { Verdict::Void };
+        }
+        let known = self.ledger.read();
+        if known.brief().is_of(self.home) { known.judge(stamp, tags) } else { Verdict::Void }
+    }
+}
+
+impl Brief {
+    fn is_of(&self, home: u64) -> bool {
+        self.mark.is_some() && self.home == home && !self.moved
+    }
+
+    fn stamp(&self) -> Stamp {
+        self.mark.map_or_else(Stamp::default, |mark| Stamp { epoch: mark.epoch, sequence: mark.sequence })
+    }
+
+    /// How an entry stands that has no tags.
+    fn judge(&self, stamp: Stamp) -> Verdict {
+        match self.mark {
+            Some(mark) if stamp.epoch == mark.epoch => match stamp.sequence < mark.expired {
+                true => Verdict::Expired,
+                false => Verdict::Valid,
+            },
+            _ => Verdict::Void,
+        }
     }
 }
 
 impl Known {
+    fn brief(&self) -> Brief {
+        let Self { home, asked, moved, .. } = *self;
+        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, moved }
+    }
+
     fn is_of(&self, home: u64) -> bool {
-        self.mark.is_some() && self.home == home && !self.moved
+        self.brief().is_of(home)
     }
 
     /// From here on, what counts is what has happened in the new store.
@@ -494,9 +565,7 @@ impl Known {
     }
 
     fn stamp(&self) -> Stamp {
-        self.mark
-            .as_ref()
-            .map_or_else(Stamp::default, |(mark, _)| Stamp { epoch: mark.epoch, sequence: mark.sequence })
+        self.brief().stamp()
     }
 
     fn keep(&mut self, tag: Box<str>, copy: TagCopy) {
@@ -508,12 +577,9 @@ impl Known {
 
     /// An entry that carries the number of the last invalidation is valid whatever its tags: all of them came before.
     fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        let Some((mark, _)) = &self.mark else { return Verdict::Void };
-        if stamp.epoch != mark.epoch {
-            return Verdict::Void;
-        }
-        let mut verdict = if stamp.sequence < mark.expired { Verdict::Expired } else { Verdict::Valid };
-        if tags.is_empty() {
+        let mut verdict = self.brief().judge(stamp);
+        let Some((mark, _)) = &self.mark else { return verdict };
+        if tags.is_empty() || verdict == Verdict::Void {
             return verdict;
         }
         if self.doubted {

@@ -15,7 +15,7 @@ use crate::{
     news::Verdict,
     rights::Rights,
     slots::Ticket,
-    tier::{Court, Failure, Outcomes, Read, Tier},
+    tier::{Court, Failure, Outcomes, Read, ReadOne, Tier},
     wire::Decoded,
 };
 
@@ -261,14 +261,14 @@ impl<T: Value> Inner<T> {
         asked: &mut Asked<'_, T>,
         begun: &mut Begun,
     ) -> Moment {
-        let (answer, learned, times) = tier.read_one(&self.around, asked.key).await;
+        let ReadOne { read: answer, learned, times, home } = tier.read_one(&self.around, asked.key).await;
         self.heed_read(tier, learned, begun);
         let size = answer.size();
         let read = self.open_answer(asked, tier, answer, times);
         if read.is_ok() {
             self.observers().items(tier.index, LevelOp::Get, &[size]);
         }
-        let verdict = verdict_on(&tier.court(), &read);
+        let verdict = verdict_on(&tier.court_of(home), &read);
         if learned == Learned::Nothing && verdict != Verdict::Unsure {
             tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
             return times.now;

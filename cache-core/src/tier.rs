@@ -6,7 +6,14 @@ mod failure;
 mod reads;
 mod writes;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt;
@@ -32,7 +39,7 @@ pub(crate) use self::{
     answer::{Answer, Received},
     court::Court,
     failure::{Failure, flatten, skipped},
-    reads::Read,
+    reads::{Read, ReadOne},
 };
 
 /// Bare values carry no epoch: none of them is ever void by it.
@@ -42,6 +49,8 @@ pub(crate) struct Tier {
     pub(crate) index: u8,
     /// Each call takes a reference.
     provider: Striped<ArcSwap<Provider>>,
+    /// How often it has been replaced.
+    moves: AtomicU64,
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
@@ -138,6 +147,7 @@ impl Tier {
             recent: Recent::default(),
             keeps: level.failover == Failover::Keep,
             provider: Striped::new(|| ArcSwap::from_pointee(Provider(Arc::clone(&provider)))),
+            moves: AtomicU64::new(0),
         }
     }
 
@@ -154,6 +164,16 @@ impl Tier {
     /// Which state of the store this is, see [`CacheProvider::incarnation`].
     pub(crate) fn incarnation(&self) -> u64 {
         self.provider.mine().load().incarnation()
+    }
+
+    /// The same for a caller who has a provider, taken when it had been replaced so many times.
+    pub(super) fn incarnation_since(&self, moves: u64, provider: &Provider) -> u64 {
+        if self.moves() == moves { provider.incarnation() } else { self.incarnation() }
+    }
+
+    /// To be asked for before the provider.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
     }
 
     /// What the clocks of this node and of the store say.
@@ -184,6 +204,7 @@ impl Tier {
         for place in self.provider.iter() {
             place.store(Arc::new(Provider(Arc::clone(&provider))));
         }
+        self.moves.fetch_add(1, Ordering::Release);
         self.ledger.moved();
         Ok(())
     }

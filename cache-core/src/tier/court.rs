@@ -26,7 +26,12 @@ impl Tier {
 
     /// What is known now of invalidations, to judge entries of this level that have just been read.
     pub(crate) fn court(&self) -> Court<'_> {
-        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(self.incarnation())) }
+        self.court_of(self.incarnation())
+    }
+
+    /// The same where the state of the store is known that they were read from.
+    pub(crate) fn court_of(&self, home: u64) -> Court<'_> {
+        Court { tier: self, known: (!self.packing.plain).then(|| self.ledger.court(home)) }
     }
 
     /// How an entry of this level stands that carries this stamp.

@@ -34,6 +34,17 @@ impl Read {
     }
 }
 
+/// What a level said about one key that it was asked for alone.
+pub(crate) struct ReadOne {
+    pub(crate) read: Read,
+    /// What has come to light by that.
+    pub(crate) learned: Learned,
+    /// When it was answered.
+    pub(crate) times: Times,
+    /// From which state of the store.
+    pub(crate) home: u64,
+}
+
 impl Tier {
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
     pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
@@ -81,13 +92,14 @@ impl Tier {
         (answers, learned)
     }
 
-    /// The same for one key, which is what nearly all reads are. Says when it was answered.
-    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> (Read, Learned, Times) {
+    /// The same for one key, which is what nearly all reads are.
+    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> ReadOne {
         if self.masks(key.id) {
             // Whatever else is due is done all the same.
             let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
-            return (all.pop().unwrap_or(Read::Masked), learned, self.times(&around.clock));
+            return self.just_read(around, all.pop().unwrap_or(Read::Masked), learned);
         }
+        let moves = self.moves();
         let provider = self.provider();
         let home = provider.incarnation();
         let plain = self.packing.plain;
@@ -103,20 +115,24 @@ impl Tier {
             }
             Some(_) => Err(Failure::Skipped),
         };
-        let elsewhere = !plain && answer.is_ok() && self.incarnation() != home;
+        let elsewhere = !plain && answer.is_ok() && self.incarnation_since(moves, &provider) != home;
         if due.is_some() || elsewhere {
             // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
             // from.
             let changes = due.unwrap_or_else(|| self.ledger.changes());
             let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
-            return (read, learned, self.times(&around.clock));
+            return self.just_read(around, read, learned);
         }
         let (answer, now) = match answer {
             Ok((answer, now)) => (answer.map_err(Failure::of), now),
             Err(failure) => (Err(failure), around.clock.now()),
         };
         let times = around.clock.times_at(now, provider.time_offset_ms());
-        (self.settled(key, answer), Learned::Nothing, times)
+        ReadOne { read: self.settled(key, answer), learned: Learned::Nothing, times, home }
+    }
+
+    fn just_read(&self, around: &Around, read: Read, learned: Learned) -> ReadOne {
+        ReadOne { read, learned, times: self.times(&around.clock), home: self.incarnation() }
     }
 
     async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
