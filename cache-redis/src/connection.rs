@@ -1,10 +1,7 @@
 //! One connection: requests and their replies, and its end.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -67,9 +64,6 @@ pub(crate) struct Link {
     /// Progress when callers got it: what they send first is counted from there.
     pub(crate) greeted: (u64, u64),
     watching: Mutex<Watching>,
-    sent: AtomicU64,
-    received: Arc<AtomicU64>,
-    in_flight: AtomicU64,
 }
 
 impl Link {
@@ -80,14 +74,7 @@ impl Link {
         generation: u64,
         pushes: &Pushes,
     ) -> Result<(Self, JoinHandle<()>), Error> {
-        let received = Arc::new(AtomicU64::new(0));
-        let hears = Arc::clone(&pushes.hears);
-        let pushed = Arc::clone(&received);
-        let hears: Hears = Arc::new(move |generation, push| {
-            pushed.fetch_add(1, Ordering::Relaxed);
-            hears(generation, push);
-        });
-        let hears = (generation, hears);
+        let hears = (generation, Arc::clone(&pushes.hears));
         let (connection, driver) = dial(settings, &endpoint, &settings.login, Some(hears)).await?;
         let driver = tokio::spawn(driver);
         // From here on the link's drop ends the driver, also when a step fails or the time is over.
@@ -99,9 +86,6 @@ impl Link {
             server: Server::default(),
             greeted: (0, 0),
             watching: Mutex::default(),
-            sent: AtomicU64::new(0),
-            received,
-            in_flight: AtomicU64::new(0),
         };
         Ok((link, driver))
     }
@@ -109,13 +93,11 @@ impl Link {
     /// Sends one command and waits for its reply. Dropping the future leaves the connection usable: the reply is read
     /// and thrown away.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let _waiting = self.waits();
         self.note(self.connection.command(command).await)
     }
 
     /// Looks up one key; `gathers`: where it is not the only one, by one command with others.
     pub(crate) async fn get(&self, key: &str, gathers: bool) -> Result<Reply, RedisError> {
-        let _waiting = self.waits();
         self.note(self.connection.get(key, gathers).await)
     }
 
@@ -126,7 +108,6 @@ impl Link {
 
     /// The same, with texts as they have come.
     pub(crate) async fn replies(&self, commands: &Pipeline) -> Result<Vec<Reply>, RedisError> {
-        let _waiting = self.waits();
         self.note(self.connection.pipeline(commands).await)
     }
 
@@ -145,7 +126,6 @@ impl Link {
         if channels.is_empty() {
             return Ok(());
         }
-        let _waiting = self.waits();
         let mut command = redis::cmd(what);
         command.arg(channels);
         match self.note(self.connection.confirmed(&command, channels.len()).await)? {
@@ -160,15 +140,12 @@ impl Link {
     }
 
     fn note<T>(&self, reply: Result<T, RedisError>) -> Result<T, RedisError> {
-        match &reply {
-            Ok(_) => {
-                self.received.fetch_add(1, Ordering::Relaxed);
+        // Most often the driver has already ended. Where the client would go on after such an error, we do not.
+        reply.inspect_err(|error| {
+            if error.is_io_error() || error.kind() == redis::ErrorKind::Parse {
+                self.condemn();
             }
-            // Most often the driver has already ended. Where the client would go on after such an error, we do not.
-            Err(error) if error.is_io_error() || error.kind() == redis::ErrorKind::Parse => self.condemn(),
-            Err(_) => {}
-        }
-        reply
+        })
     }
 
     /// Ends the connection. Requests under way fail as disconnected.
@@ -189,15 +166,9 @@ impl Link {
         Ok(())
     }
 
-    fn waits(&self) -> Waiting<'_> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.in_flight)
-    }
-
     /// Requests that somebody waits for.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.connection.in_flight()
     }
 
     /// What is watched over it.
@@ -209,24 +180,15 @@ impl Link {
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = watching;
     }
 
-    /// Requests sent; answers and pushes received.
+    /// Requests sent; replies and pushes received.
     pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+        self.connection.progress()
     }
 
     /// Whether the server answers within `limit`, or what it sends before that takes longer.
     pub(crate) async fn lives_within(&self, limit: Duration) -> bool {
         let (_, before) = self.progress();
         timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok() || self.progress().1 != before
-    }
-}
-
-/// A request under way, which its caller may leave.
-struct Waiting<'a>(&'a AtomicU64);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -98,6 +98,8 @@ struct State {
     waker: Option<Waker>,
     /// For callers who write.
     writer: Option<Writer>,
+    /// Requests sent; replies and pushes received.
+    progress: (u64, u64),
     /// Why it has ended.
     over: Option<RedisError>,
 }
@@ -115,6 +117,7 @@ impl Mux {
             under_way: 0,
             waker: None,
             writer: io.writer(),
+            progress: (0, 0),
             over: None,
         };
         let shared = Arc::new(Shared {
@@ -205,6 +208,18 @@ impl Mux {
         answer.unwrap_or_else(|_gone| Err(self.over().unwrap_or_else(broken)))
     }
 
+    /// Requests sent; replies and pushes received.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.0.lock().progress
+    }
+
+    /// Requests that somebody waits for. Goes through all of them.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let state = self.0.lock();
+        let all = state.waiting.iter().map(Waiter::attended).sum::<usize>() + state.lookups.attended();
+        u64::try_from(all).unwrap_or(u64::MAX)
+    }
+
     /// Ends it. Requests under way fail.
     pub(crate) fn end(&self) {
         self.0.end(broken());
@@ -259,6 +274,7 @@ impl Shared {
         let mut state = self.lock_open()?;
         let (idle, unsent) = (state.is_idle(), state.has_unsent());
         put(&mut state, idle);
+        state.progress.0 += 1;
         if idle || state.is_enough() {
             state.seal();
             state.write_now();

@@ -207,6 +207,7 @@ impl Driver {
                 Ok(None) => return Ok((None, None)),
                 Err(error) => return Ok((Some(error), None)),
             };
+            state.progress.1 += 1;
             if let Reply::Other(Value::Push { kind, data }) = reply {
                 let confirms = matches!(kind, PushKind::Subscribe | PushKind::Unsubscribe)
                     && state.waiting.front().is_some_and(Waiter::wants_pushes);

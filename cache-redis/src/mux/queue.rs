@@ -102,6 +102,15 @@ impl Waiter {
         }
     }
 
+    /// How many have not left.
+    pub(super) fn attended(&self) -> usize {
+        match self {
+            Self::One(caller) | Self::Confirmed { caller, .. } => usize::from(!caller.is_closed()),
+            Self::Many { caller, .. } => usize::from(!caller.is_closed()),
+            Self::Gathered(_, callers) => attended(callers),
+        }
+    }
+
     /// Whether pushes are its replies.
     pub(super) const fn wants_pushes(&self) -> bool {
         matches!(self, Self::Confirmed { .. })
@@ -171,6 +180,10 @@ pub(super) struct Lookups {
 /// A caller, and the place of the key.
 pub(super) struct Asking(usize, Caller<Reply>);
 
+fn attended(callers: &[Asking]) -> usize {
+    callers.iter().filter(|Asking(_, caller)| !caller.is_closed()).count()
+}
+
 impl Lookups {
     const SEEN: usize = 64;
 
@@ -184,6 +197,11 @@ impl Lookups {
 
     pub(super) fn callers(&self) -> usize {
         self.callers.len()
+    }
+
+    /// How many of the callers have not left.
+    pub(super) fn attended(&self) -> usize {
+        attended(&self.callers)
     }
 
     /// Bytes, or so.
