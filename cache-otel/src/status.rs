@@ -240,16 +240,20 @@ impl Default for Minute {
 }
 
 impl Window {
-    pub(crate) fn record(&self, now: u64, elapsed: Duration, weight: u32) {
+    pub(crate) fn record(&self, now: u64, calls: &[Timed]) {
         let minute = &self.0[usize::from(now % 2 == 1)];
         if minute.number.load(Ordering::Relaxed) != now && minute.number.swap(now, Ordering::Relaxed) != now {
             // What others record at this very moment may be lost: these numbers are for people.
             minute.nanos.store(0, Ordering::Relaxed);
             minute.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
         }
-        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        minute.nanos.fetch_add(nanos.saturating_mul(weight.into()), Ordering::Relaxed);
-        minute.buckets[bucket(nanos)].fetch_add(weight, Ordering::Relaxed);
+        let mut all = 0_u64;
+        for Timed { elapsed, weight } in calls {
+            let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+            all = all.saturating_add(nanos.saturating_mul(u64::from(*weight)));
+            minute.buckets[bucket(nanos)].fetch_add(*weight, Ordering::Relaxed);
+        }
+        minute.nanos.fetch_add(all, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self, now: u64) -> Option<Latency> {
@@ -281,7 +285,7 @@ impl Latencies {
     pub(crate) fn record(&self, verb: Verb, calls: &[Timed]) {
         let window = self.0[verb as usize].get_or_init(Box::default);
         let now = minute();
-        calls.iter().for_each(|call| window.record(now, call.elapsed, call.weight));
+        window.record(now, calls);
     }
 
     fn read(&self) -> Vec<(Verb, Latency)> {
@@ -313,7 +317,7 @@ mod tests {
     fn percentiles_are_right_to_three_percent() {
         let window = Window::default();
         for micros in 1..=1000 {
-            window.record(7, Duration::from_micros(micros), 1);
+            window.record(7, &[Timed { elapsed: Duration::from_micros(micros), weight: 1 }]);
         }
         let latency = window.read(7).unwrap();
         for (got, micros) in
@@ -325,7 +329,7 @@ mod tests {
         assert_eq!((latency.count, latency.mean), (1000, Duration::from_nanos(500_500)));
         assert_eq!(window.read(8).map(|l| l.count), Some(1000), "the minute before counts");
         assert_eq!(window.read(9), None, "the one before that does not");
-        window.record(9, Duration::from_secs(1), 64);
+        window.record(9, &[Timed { elapsed: Duration::from_secs(1), weight: 64 }]);
         assert_eq!(window.read(9).map(|l| l.count), Some(64));
     }
 
