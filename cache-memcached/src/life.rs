@@ -11,12 +11,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use crossbeam_utils::atomic::AtomicCell;
 use futures::future::join_all;
 use tokio::runtime::Handle;
 
@@ -43,27 +44,29 @@ pub(crate) struct Known {
 
 /// What is known of one server's life.
 #[derive(Debug, Default)]
-pub(crate) struct Knowledge(Mutex<Option<Known>>);
+pub(crate) struct Knowledge {
+    /// Read at each call, without a lock.
+    known: AtomicCell<Option<Known>>,
+    changing: Mutex<()>,
+}
 
 impl Knowledge {
     pub(crate) fn get(&self, now: Instant) -> Option<Known> {
-        self.lock().filter(|known| now.saturating_duration_since(known.at) < TRUST)
+        self.known.load().filter(|known| now.saturating_duration_since(known.at) < TRUST)
     }
 
     pub(crate) fn learn(&self, known: Known) {
-        let mut held = self.lock();
-        if held.is_none_or(|held| held.at <= known.at) {
-            *held = Some(known);
-        }
+        self.change(|held| if held.is_none_or(|held| held.at <= known.at) { Some(known) } else { held });
     }
 
     /// That connection has gone.
     pub(crate) fn forget(&self, link: Link) {
-        self.lock().take_if(|known| known.link == link);
+        self.change(|held| held.filter(|known| known.link != link));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, to: impl FnOnce(Option<Known>) -> Option<Known>) {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.known.store(to(self.known.load()));
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::{
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    at_hand::AtHand,
     backoff::Backoff,
     connection::{Link, Pushes},
     greet::{Server, establish},
@@ -79,6 +80,8 @@ pub(crate) struct Keeper {
     pub(crate) settings: Arc<Settings>,
     home: Home,
     state: watch::Sender<State<Link>>,
+    /// The link, where it is up.
+    pub(crate) at_hand: AtHand<Link>,
     generations: AtomicU64,
     time_offset_ms: AtomicI64,
     /// Names the server's present run, or reign; 0 while it is not known.
@@ -107,6 +110,7 @@ impl Keeper {
             settings,
             home,
             state: watch::Sender::new(State::Idle),
+            at_hand: AtHand::default(),
             generations: AtomicU64::new(0),
             time_offset_ms: AtomicI64::new(0),
             incarnation: AtomicU64::new(0),
@@ -274,6 +278,7 @@ impl Keeper {
     /// No more requests. Those under way may end, within the response timeout.
     pub(crate) fn close_soon(&self) {
         let before = self.state.send_replace(State::Closed);
+        self.at_hand.put(None);
         drop(before);
     }
 
@@ -300,6 +305,7 @@ impl Keeper {
             if !matches!(state, State::Closed)
                 && let Some(next) = slot.take()
             {
+                self.at_hand.put(next.up());
                 slot = Some(mem::replace(state, next));
                 return true;
             }

@@ -188,6 +188,7 @@
 
 mod address;
 mod advice;
+mod at_hand;
 mod backoff;
 mod backplane;
 mod cluster;

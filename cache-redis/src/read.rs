@@ -8,6 +8,7 @@ use redis::{Cmd, Pipeline, Value};
 
 use crate::{
     Error,
+    connection::Link,
     keeper::Keeper,
     mux::Reply,
     units::Repeat,
@@ -68,10 +69,24 @@ impl Keeper {
         several: Several,
     ) -> Result<Option<Bytes>, Error> {
         let gathers = several == Several::Mget;
+        // Boxed, as what hardly ever happens has no room in what always does.
+        let Some(link) = self.at_hand.get() else { return self.look_up_once_up(key, gathers).boxed().await };
+        self.look_up_over(&link, key, gathers).await
+    }
+
+    async fn look_up_once_up(self: &Arc<Self>, key: &str, gathers: bool) -> Result<Option<Bytes>, Error> {
         let link = self.link().await?;
+        self.look_up_over(&link, key, gathers).await
+    }
+
+    async fn look_up_over(
+        self: &Arc<Self>,
+        link: &Link,
+        key: &str,
+        gathers: bool,
+    ) -> Result<Option<Bytes>, Error> {
         match link.get(key, gathers).await {
             Err(error) if error.is_io_error() => {
-                // Boxed, as what hardly ever happens has no room in what always does.
                 self.look_up_again(key, gathers, link.generation).boxed().await
             }
             reply => found(reply.map_err(Error::request)?),

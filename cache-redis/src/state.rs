@@ -32,6 +32,13 @@ impl<T> State<T> {
         }
     }
 
+    pub(crate) fn up(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
     /// Whether the next caller is to start the task.
     pub(crate) fn wants_start(&self) -> bool {
         match self {

@@ -67,10 +67,12 @@ impl Ended {
                 let _ = caller.send(Ok(replies));
                 1
             }
-            Self::Gathered(values, callers) => {
+            Self::Gathered(mut values, callers) => {
                 let count = callers.len();
+                // Unless several have asked for one key, each value goes to one.
+                let alone = values.len() == count;
                 for Asking(place, caller) in callers {
-                    let value = values.get(place).cloned().flatten();
+                    let value = values.get_mut(place).and_then(|v| if alone { v.take() } else { v.clone() });
                     let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
                 }
                 count
