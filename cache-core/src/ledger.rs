@@ -41,6 +41,7 @@ struct Brief {
     mark: Option<Mark>,
     home: u64,
     asked: Option<Moment>,
+    doubted: bool,
     moved: bool,
 }
 
@@ -509,11 +510,13 @@ pub(crate) struct Court<'a> {
 impl Court<'_> {
     /// How an entry with this stamp stands.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        if tags.is_empty() {
-            return if self.brief.is_of(self.home) { self.brief.judge(stamp) } else { Verdict::Void };
+        if !self.brief.is_of(self.home) {
+            return Verdict::Void;
         }
-        let known = self.ledger.read();
-        if known.brief().is_of(self.home) { known.judge(stamp, tags) } else { Verdict::Void }
+        self.brief.judge(stamp, tags).unwrap_or_else(|| {
+            let known = self.ledger.read();
+            if known.is_of(self.home) { known.judge(stamp, tags) } else { Verdict::Void }
+        })
     }
 }
 
@@ -526,22 +529,30 @@ impl Brief {
         self.mark.map_or_else(Stamp::default, |mark| Stamp { epoch: mark.epoch, sequence: mark.sequence })
     }
 
-    /// How an entry stands that has no tags.
-    fn judge(&self, stamp: Stamp) -> Verdict {
+    /// How an entry with this stamp stands. `None`: its tags decide. One that carries the number of the last invalidation is
+    /// valid whatever they are: all of them came before.
+    fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Option<Verdict> {
         match self.mark {
-            Some(mark) if stamp.epoch == mark.epoch => match stamp.sequence < mark.expired {
-                true => Verdict::Expired,
-                false => Verdict::Valid,
-            },
-            _ => Verdict::Void,
+            Some(mark) if stamp.epoch == mark.epoch => {
+                let tags_decide = !tags.is_empty() && (self.doubted || stamp.sequence < mark.sequence);
+                (!tags_decide).then(|| mark.judge(stamp))
+            }
+            _ => Some(Verdict::Void),
         }
+    }
+}
+
+impl Mark {
+    /// How an entry of its epoch stands that has no tags.
+    fn judge(&self, stamp: Stamp) -> Verdict {
+        if stamp.sequence < self.expired { Verdict::Expired } else { Verdict::Valid }
     }
 }
 
 impl Known {
     fn brief(&self) -> Brief {
-        let Self { home, asked, moved, .. } = *self;
-        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, moved }
+        let Self { home, asked, doubted, moved, .. } = *self;
+        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, doubted, moved }
     }
 
     fn is_of(&self, home: u64) -> bool {
@@ -575,19 +586,13 @@ impl Known {
         self.tags.insert(tag, copy);
     }
 
-    /// An entry that carries the number of the last invalidation is valid whatever its tags: all of them came before.
     fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        let mut verdict = self.brief().judge(stamp);
-        let Some((mark, _)) = &self.mark else { return verdict };
-        if tags.is_empty() || verdict == Verdict::Void {
-            return verdict;
-        }
+        let verdict = self.brief().judge(stamp, tags);
+        let (None, Some((mark, _))) = (verdict, &self.mark) else { return verdict.unwrap_or(Verdict::Void) };
         if self.doubted {
             return Verdict::Unsure;
         }
-        if stamp.sequence >= mark.sequence {
-            return verdict;
-        }
+        let mut verdict = mark.judge(stamp);
         let mut unsure = false;
         for tag in tags {
             match self.tags.get(tag).map(|copy| copy.mark) {

@@ -40,7 +40,7 @@ impl Tier {
     }
 }
 
-/// Judges entries of one level by what is known at one time. Nothing is learned while it sits: not to be held for long.
+/// Judges entries of one level by what is known at one time, those with tags by what is known of these when they are judged.
 pub(crate) struct Court<'a> {
     tier: &'a Tier,
     /// `None`: values are bare, and always valid.
