@@ -98,7 +98,7 @@ pub(crate) struct Gate {
     closed: AtomicBool,
     /// Mirrors the end of the present half.
     half_ends: AtomicU64,
-    /// Calls that ended well, since ever.
+    /// Calls that ended well so far.
     well: Counters,
 }
 
@@ -261,7 +261,7 @@ impl Pass<'_> {
         }
         let mut state = gate.lock();
         let all = gate.well.sum(0);
-        let well = all.saturating_sub(state.well);
+        let well = all.wrapping_sub(state.well);
         state.well = all;
         state.now.calls = state.now.calls.saturating_add(u32::try_from(well).unwrap_or(u32::MAX));
         if ok || well > 0 {

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Ledger {
     known: ShardedLock<Known>,
-    /// What each call needs of it, read without a lock.
+    /// What each call needs of it, read without a lock unless it is just being written.
     brief: AtomicCell<Brief>,
     /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
     /// cannot be told from the first one.
@@ -140,7 +140,8 @@ impl Ledger {
     }
 
     fn write(&self) -> Writing<'_> {
-        Writing { known: self.known.write().unwrap_or_else(PoisonError::into_inner), brief: &self.brief }
+        let known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        Writing { known, changed: false, brief: &self.brief }
     }
 
     /// What new entries of the level carry; an epoch of 0 while it is unknown.
@@ -245,7 +246,7 @@ impl Ledger {
     /// What is known, to judge entries that have just been read from this state of the store. Of one whose mark has not been
     /// read nothing is known, whatever epoch it may have gone back to.
     pub(crate) fn court(&self, home: u64) -> Court<'_> {
-        Court { ledger: self, home, brief: self.brief.load() }
+        Court { ledger: self, home }
     }
 
     /// The state of the store that the mark was read from.
@@ -476,13 +477,16 @@ impl Ledger {
 /// A change of what is known. Its end is when callers see it.
 struct Writing<'a> {
     known: ShardedLockWriteGuard<'a, Known>,
+    changed: bool,
     brief: &'a AtomicCell<Brief>,
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         // Under the lock still: what is stored last is what was written last.
-        self.brief.store(self.known.brief());
+        if self.changed {
+            self.brief.store(self.known.brief());
+        }
     }
 }
 
@@ -496,6 +500,7 @@ impl Deref for Writing<'_> {
 
 impl DerefMut for Writing<'_> {
     fn deref_mut(&mut self) -> &mut Known {
+        self.changed = true;
         &mut self.known
     }
 }
@@ -504,16 +509,16 @@ impl DerefMut for Writing<'_> {
 pub(crate) struct Court<'a> {
     ledger: &'a Ledger,
     home: u64,
-    brief: Brief,
 }
 
 impl Court<'_> {
-    /// How an entry with this stamp stands.
+    /// How an entry with this stamp stands, by what is known now.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        if !self.brief.is_of(self.home) {
+        let brief = self.ledger.brief.load();
+        if !brief.is_of(self.home) {
             return Verdict::Void;
         }
-        self.brief.judge(stamp, tags).unwrap_or_else(|| {
+        brief.judge(stamp, tags).unwrap_or_else(|| {
             let known = self.ledger.read();
             if known.is_of(self.home) { known.judge(stamp, tags) } else { Verdict::Void }
         })
@@ -603,5 +608,31 @@ impl Known {
             }
         }
         if unsure { Verdict::Unsure } else { verdict }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was read before an invalidation may be judged after it: the replay of one that had to wait takes it off its
+    /// journal once it is known here.
+    #[test]
+    fn a_court_judges_by_what_is_known_when_it_does() {
+        let (ledger, now, home) = (Ledger::default(), Moment::ORIGIN, 7);
+        let mark = Mark::new(home);
+        let stamp = Stamp { epoch: mark.epoch, sequence: mark.sequence };
+        let tags = ["t".into()];
+        ledger.wrote((mark, mark.encode()), Vec::new(), home, ledger.changes(), now);
+        let court = ledger.court(home);
+        assert_eq!(court.judge(stamp, &tags), Verdict::Valid);
+        assert_eq!(court.judge(stamp, &[]), Verdict::Valid);
+        let next = mark.next();
+        let copy = TagMark::unknown(&mark).raised(Reach::Purge, next.sequence);
+        let copy = TagCopy { mark: copy, raw: None, until: Moment::NEVER };
+        ledger.wrote((next, next.encode()), vec![("t".into(), copy)], home, ledger.changes(), now);
+        assert_eq!(court.judge(stamp, &tags), Verdict::Void);
+        assert_eq!(court.judge(stamp, &[]), Verdict::Valid);
+        assert_eq!(ledger.court(home + 1).judge(stamp, &[]), Verdict::Void);
     }
 }

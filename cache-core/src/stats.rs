@@ -27,7 +27,7 @@ pub(crate) const SAMPLE: u64 = 256;
 const LOOKUPS: [Verb; 5] = [Verb::Get, Verb::GetOrSet, Verb::GetMany, Verb::GetOrSetMany, Verb::Refresh];
 /// Those that a level, or another call's load, may have served.
 const SERVED: [Outcome; 4] = [Outcome::Hit, Outcome::Stale, Outcome::Absent, Outcome::Coalesced];
-/// Where a stripe keeps the microseconds that its hits have saved, after one counter for each verb.
+/// Where a row keeps the microseconds that its hits have saved, after one counter for each verb.
 const SAVED: usize = LOOKUPS.len();
 
 /// What a level answered to one key.

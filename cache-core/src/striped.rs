@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-/// Numbers of threads.
+/// How many numbers there are for threads.
 pub(crate) const THREADS: usize = 16;
 /// Numbers from 0 on that no two threads have at a time. The others are dealt round, so that many threads do not share
 /// one.
@@ -139,8 +139,8 @@ impl Counters {
     pub(crate) fn add(&self, at: usize, by: u64) {
         let number = stripe();
         let shared = number >= STRIPES;
-        let stripe = if shared { STRIPES + number % STRIPES } else { number };
-        add(&self.0[stripe][at / PIECE][at % PIECE], by, shared);
+        let mine = if shared { STRIPES + number % STRIPES } else { number };
+        add(&self.0[mine][at / PIECE][at % PIECE], by, shared);
     }
 
     pub(crate) fn sum(&self, at: usize) -> u64 {

@@ -9,7 +9,7 @@ mod writes;
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,8 +49,9 @@ pub(crate) struct Tier {
     pub(crate) index: u8,
     /// Each call takes a reference.
     provider: Striped<ArcSwap<Provider>>,
-    /// How often it has been replaced.
+    /// How often it has been replaced, by one caller at a time.
     moves: AtomicU64,
+    moving: Mutex<()>,
     pub(crate) store: Option<Arc<dyn ObjectStore>>,
     pub(crate) caps: Capabilities,
     pub(crate) ttl_cap: Option<Duration>,
@@ -148,6 +149,7 @@ impl Tier {
             keeps: level.failover == Failover::Keep,
             provider: Striped::new(|| ArcSwap::from_pointee(Provider(Arc::clone(&provider)))),
             moves: AtomicU64::new(0),
+            moving: Mutex::new(()),
         }
     }
 
@@ -201,6 +203,7 @@ impl Tier {
                        build the cache anew";
             return fail("provider", &provider.describe().system, fix);
         }
+        let _alone = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         for place in self.provider.iter() {
             place.store(Arc::new(Provider(Arc::clone(&provider))));
         }

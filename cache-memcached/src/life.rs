@@ -33,7 +33,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(10);
 
 /// A server's life, as last read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) life: u64,
     /// The connection on which it was read.
@@ -45,7 +45,7 @@ pub(crate) struct Known {
 /// What is known of one server's life.
 #[derive(Debug, Default)]
 pub(crate) struct Knowledge {
-    /// Read at each call, without a lock.
+    /// Read at each call, without a lock unless it is just being written.
     known: AtomicCell<Option<Known>>,
     changing: Mutex<()>,
 }
@@ -66,7 +66,11 @@ impl Knowledge {
 
     fn change(&self, to: impl FnOnce(Option<Known>) -> Option<Known>) {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.known.store(to(self.known.load()));
+        let held = self.known.load();
+        let next = to(held);
+        if next != held {
+            self.known.store(next);
+        }
     }
 }
 

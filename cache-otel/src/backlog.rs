@@ -103,8 +103,11 @@ impl<T: Value, S: Sink<T>> HandOver for Held<T, S> {
     fn hand_over(&self) {
         let _alone = lock(&self.handing_over);
         let (taken, written) = (self.taken.load(Ordering::Relaxed), self.written.load(Ordering::Acquire));
-        let mut values = [T::default(); MANY];
         let count = written.wrapping_sub(taken).min(MANY);
+        if count == 0 {
+            return;
+        }
+        let mut values = [T::default(); MANY];
         for (at, value) in values.iter_mut().enumerate().take(count) {
             *value = T::of(&self.places[taken.wrapping_add(at) % MANY]);
         }
@@ -211,18 +214,20 @@ mod tests {
     #[test]
     fn threads_that_record_while_others_read_lose_nothing_and_repeat_nothing() {
         let (backlog, sum) = (Backlog::default(), Sum::default());
-        let running = AtomicUsize::new(4);
+        // Each holds it while it records.
+        let running = Arc::new(());
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
+                let (running, backlog, sum) = (Arc::clone(&running), &backlog, &sum);
+                scope.spawn(move || {
+                    let _running = running;
                     let point = backlog.point(sum.clone());
                     (0..10_000).for_each(|value| point.record(value));
-                    running.fetch_sub(1, Ordering::Relaxed);
                 });
             }
             for _ in 0..2 {
                 scope.spawn(|| {
-                    while running.load(Ordering::Relaxed) > 0 {
+                    while Arc::strong_count(&running) > 1 {
                         backlog.clear();
                     }
                 });

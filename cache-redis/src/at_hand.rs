@@ -1,4 +1,4 @@
-//! What every call takes a reference to: from places of its own for each of a few threads, so that CPUs do not take the
+//! What each look-up takes a reference to: from places of its own for each of a few threads, so that CPUs do not take the
 //! count of references from each other.
 
 use std::{

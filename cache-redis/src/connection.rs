@@ -180,16 +180,33 @@ impl Link {
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = watching;
     }
 
-    /// Requests sent; replies and pushes received.
+    /// Calls that have been put to it; replies and pushes that have come.
     pub(crate) fn progress(&self) -> (u64, u64) {
         self.connection.progress()
     }
 
     /// Whether the server answers within `limit`, or what it sends before that takes longer.
     pub(crate) async fn lives_within(&self, limit: Duration) -> bool {
-        let (_, before) = self.progress();
-        timeout(limit, self.command(&redis::cmd("PING"))).await.is_ok() || self.progress().1 != before
+        self.is_there(limit).await != There::No
     }
+
+    pub(crate) async fn is_there(&self, limit: Duration) -> There {
+        let (_, before) = self.progress();
+        match timeout(limit, self.command(&redis::cmd("PING"))).await {
+            Ok(_) => There::Answers,
+            Err(_elapsed) if self.progress().1 != before => There::IsBusy,
+            Err(_elapsed) => There::No,
+        }
+    }
+}
+
+/// What has come of a `PING`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum There {
+    Answers,
+    /// Something else has come.
+    IsBusy,
+    No,
 }
 
 impl Drop for Link {

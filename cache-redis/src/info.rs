@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cache_core::ServerStatus;
 
-use crate::{keeper::Keeper, state::State};
+use crate::keeper::Keeper;
 
 /// A server by its own word (`INFO`). `None`: it did not say.
 #[non_exhaustive]
@@ -115,29 +115,21 @@ pub struct ConnectionInfo {
     pub generation: u64,
     /// Connections that were made after the first one.
     pub reconnects: u64,
-    /// Requests that somebody waits for.
+    /// Requests that somebody waits for, but for those that wait for room in a crowded connection.
     pub in_flight: u64,
 }
 
 impl ConnectionInfo {
     pub(crate) fn of(keeper: &Keeper) -> Self {
-        let reconnects = keeper.reconnects();
-        keeper.inspect(|state| match state {
-            State::Up(link) => Self {
-                address: link.endpoint.to_string(),
-                state: state.as_str(),
-                generation: link.generation,
-                reconnects,
-                in_flight: link.in_flight(),
-            },
-            _ => Self {
-                address: keeper.endpoint().to_string(),
-                state: state.as_str(),
-                generation: 0,
-                reconnects,
-                in_flight: 0,
-            },
-        })
+        let (state, link) = keeper.inspect(|state| (state.as_str(), state.up().cloned()));
+        let at = link.as_ref().map_or_else(|| keeper.endpoint(), |link| &link.endpoint);
+        Self {
+            address: at.to_string(),
+            state,
+            generation: link.as_ref().map_or(0, |link| link.generation),
+            reconnects: keeper.reconnects(),
+            in_flight: link.as_ref().map_or(0, |link| link.in_flight()),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     address::Endpoint,
     at_hand::AtHand,
     backoff::Backoff,
-    connection::{Link, Pushes},
+    connection::{Link, Pushes, There},
     greet::{Server, establish},
     home::Home,
     rights::Step,
@@ -517,15 +517,20 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
             _ = looks.tick() => {
                 let (sent, answered) = link.progress();
                 if answered == heard && sent > quiet_from {
-                    let alive = tokio::select! {
-                        alive = keeper.unless_closed(link.lives_within(limit)) => alive.unwrap_or(true),
+                    let there = tokio::select! {
+                        there = keeper.unless_closed(link.is_there(limit)) => there,
                         _ = &mut driver => return End::Lost,
                     };
-                    if !alive {
-                        link.condemn();
-                        return End::Lost;
+                    match there {
+                        Some(There::No) => {
+                            link.condemn();
+                            return End::Lost;
+                        }
+                        // And the `PING` was the last of those that want an answer.
+                        Some(There::Answers) => quiet_from = sent + 1,
+                        // It may not even have been put to a connection that has no room.
+                        Some(There::IsBusy) | None => {}
                     }
-                    quiet_from = sent + 1;
                 }
                 heard = answered.max(link.progress().1);
             }

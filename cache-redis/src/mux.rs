@@ -98,7 +98,7 @@ struct State {
     waker: Option<Waker>,
     /// For callers who write.
     writer: Option<Writer>,
-    /// Requests sent; replies and pushes received.
+    /// Calls that have been put to it; replies and pushes that have come. A call may wait for several.
     progress: (u64, u64),
     /// Why it has ended.
     over: Option<RedisError>,
@@ -208,12 +208,12 @@ impl Mux {
         answer.unwrap_or_else(|_gone| Err(self.over().unwrap_or_else(broken)))
     }
 
-    /// Requests sent; replies and pushes received.
+    /// Calls that have been put to it; replies and pushes that have come.
     pub(crate) fn progress(&self) -> (u64, u64) {
         self.0.lock().progress
     }
 
-    /// Requests that somebody waits for. Goes through all of them.
+    /// Requests that somebody waits for, but for those that wait for room. Goes through all of them.
     pub(crate) fn in_flight(&self) -> u64 {
         let state = self.0.lock();
         let all = state.waiting.iter().map(Waiter::attended).sum::<usize>() + state.lookups.attended();

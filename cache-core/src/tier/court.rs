@@ -8,7 +8,8 @@ use crate::{Stamp, ledger, mark::Reach, news::Verdict, pending::Pending};
 impl Tier {
     /// Whether the level must be treated as not having this key.
     pub(crate) fn masks(&self, id: &str) -> bool {
-        self.pending.masks(id) || self.deeper.iter().any(|pending| pending.has(id))
+        // Deeper ones first: what they have heard of has been passed on to this one before.
+        self.deeper.iter().any(|pending| pending.has(id)) || self.pending.masks(id)
     }
 
     /// How far the level must be treated as not having entries with these tags.
@@ -17,11 +18,8 @@ impl Tier {
             return None;
         }
         let of = |pending: &Arc<Pending>| pending.reaches(tags);
-        // A purge is the last of them.
-        std::iter::once(&self.pending)
-            .chain(&self.deeper)
-            .filter_map(of)
-            .max_by_key(|reach| *reach == Reach::Purge)
+        // In this order, see `masks`. A purge is the last of them.
+        self.deeper.iter().chain([&self.pending]).filter_map(of).max_by_key(|reach| *reach == Reach::Purge)
     }
 
     /// What is known now of invalidations, to judge entries of this level that have just been read.
@@ -40,7 +38,7 @@ impl Tier {
     }
 }
 
-/// Judges entries of one level by what is known at one time, those with tags by what is known of these when they are judged.
+/// Judges entries of one level that have been read from one state of the store.
 pub(crate) struct Court<'a> {
     tier: &'a Tier,
     /// `None`: values are bare, and always valid.
@@ -51,6 +49,7 @@ impl Court<'_> {
     /// How an entry stands that carries this stamp.
     pub(crate) fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
         let Some(known) = &self.known else { return Verdict::Valid };
+        // In this order: what has been delivered in between is known by then.
         match (self.tier.reaches(tags), known.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
             (Some(Reach::Expire), _) => Verdict::Expired,
