@@ -1,7 +1,8 @@
 //! What this node knows of a remote level's marks.
 
+mod known;
+
 use std::{
-    collections::HashMap,
     ops::{Deref, DerefMut},
     sync::{
         PoisonError,
@@ -15,10 +16,12 @@ use crossbeam_utils::{
     sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard},
 };
 
+pub(crate) use self::known::TagCopy;
+use self::known::{Brief, Known};
 use crate::{
     Moment, Stamp,
-    mark::{Mark, Reach, TagMark},
-    news::{MAX_TAGS, Verdict},
+    mark::{Mark, Reach},
+    news::Verdict,
 };
 
 #[derive(Default)]
@@ -33,70 +36,6 @@ pub(crate) struct Ledger {
     pub(crate) creating: tokio::sync::Mutex<()>,
     /// So do those who invalidate.
     pub(crate) advancing: tokio::sync::Mutex<()>,
-}
-
-/// What is known but for tags.
-#[derive(Clone, Copy, Default)]
-struct Brief {
-    mark: Option<Mark>,
-    home: u64,
-    asked: Option<Moment>,
-    doubted: bool,
-    moved: bool,
-}
-
-struct Known {
-    /// As last read or written, and its bytes in the store.
-    mark: Option<(Mark, Bytes)>,
-    /// The state of the store that it was read from.
-    home: u64,
-    /// When somebody last asked for it. `None`: whoever reads has to, until it has been told.
-    asked: Option<Moment>,
-    /// When the level last said what the mark is.
-    proven: Moment,
-    /// It has not said so for too long: tags may have been invalidated.
-    doubted: bool,
-    /// Another node has said that the mark is another one now, and it has not been read since.
-    outdated: bool,
-    /// Counts tries to create the mark.
-    tries: u64,
-    /// Counts changes, so that an answer that was under way during one is not believed.
-    changes: u64,
-    /// Marks of tags. Right as long as the sequence is.
-    tags: HashMap<Box<str>, TagCopy>,
-    /// The level has been given another store, of which no mark has been read yet.
-    moved: bool,
-    /// Its first mark is about to be taken. What was invalidated by tag in the store before, since that was last looked at, is
-    /// not known.
-    arriving: bool,
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self {
-            mark: None,
-            home: 0,
-            asked: None,
-            proven: Moment::ORIGIN,
-            doubted: false,
-            outdated: false,
-            tries: 0,
-            changes: 0,
-            tags: HashMap::new(),
-            moved: false,
-            arriving: false,
-        }
-    }
-}
-
-/// A tag's mark, as it was read or written.
-#[derive(Clone, Debug)]
-pub(crate) struct TagCopy {
-    pub(crate) mark: TagMark,
-    /// Its bytes in the store; `None` where there is none.
-    pub(crate) raw: Option<Bytes>,
-    /// Until when the store keeps it at least.
-    pub(crate) until: Moment,
 }
 
 /// What an answer has changed.
@@ -525,95 +464,10 @@ impl Court<'_> {
     }
 }
 
-impl Brief {
-    fn is_of(&self, home: u64) -> bool {
-        self.mark.is_some() && self.home == home && !self.moved
-    }
-
-    fn stamp(&self) -> Stamp {
-        self.mark.map_or_else(Stamp::default, |mark| Stamp { epoch: mark.epoch, sequence: mark.sequence })
-    }
-
-    /// How an entry with this stamp stands. `None`: its tags decide. One that carries the number of the last invalidation is
-    /// valid whatever they are: all of them came before.
-    fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Option<Verdict> {
-        match self.mark {
-            Some(mark) if stamp.epoch == mark.epoch => {
-                let tags_decide = !tags.is_empty() && (self.doubted || stamp.sequence < mark.sequence);
-                (!tags_decide).then(|| mark.judge(stamp))
-            }
-            _ => Some(Verdict::Void),
-        }
-    }
-}
-
-impl Mark {
-    /// How an entry of its epoch stands that has no tags.
-    fn judge(&self, stamp: Stamp) -> Verdict {
-        if stamp.sequence < self.expired { Verdict::Expired } else { Verdict::Valid }
-    }
-}
-
-impl Known {
-    fn brief(&self) -> Brief {
-        let Self { home, asked, doubted, moved, .. } = *self;
-        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, doubted, moved }
-    }
-
-    fn is_of(&self, home: u64) -> bool {
-        self.brief().is_of(home)
-    }
-
-    /// From here on, what counts is what has happened in the new store.
-    fn settle(&mut self, carried: Mark) {
-        self.mark = Some((carried, carried.encode()));
-        self.tags.clear();
-        self.moved = false;
-        self.arriving = true;
-    }
-
-    fn doubt(&mut self) {
-        self.asked = None;
-        if self.mark.is_some() {
-            // What is under way was asked before.
-            self.changes += 1;
-        }
-    }
-
-    fn stamp(&self) -> Stamp {
-        self.brief().stamp()
-    }
-
-    fn keep(&mut self, tag: Box<str>, copy: TagCopy) {
-        if self.tags.len() >= MAX_TAGS && !self.tags.contains_key(&tag) {
-            self.tags.clear();
-        }
-        self.tags.insert(tag, copy);
-    }
-
-    fn judge(&self, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
-        let verdict = self.brief().judge(stamp, tags);
-        let (None, Some((mark, _))) = (verdict, &self.mark) else { return verdict.unwrap_or(Verdict::Void) };
-        if self.doubted {
-            return Verdict::Unsure;
-        }
-        let mut verdict = mark.judge(stamp);
-        let mut unsure = false;
-        for tag in tags {
-            match self.tags.get(tag).map(|copy| copy.mark) {
-                Some(tag) if stamp.sequence < tag.purged => return Verdict::Void,
-                Some(tag) if stamp.sequence < tag.expired => verdict = Verdict::Expired,
-                Some(_) => {}
-                None => unsure = true,
-            }
-        }
-        if unsure { Verdict::Unsure } else { verdict }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mark::TagMark;
 
     /// What was read before an invalidation may be judged after it: the replay of one that had to wait takes it off its
     /// journal once it is known here.

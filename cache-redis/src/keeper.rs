@@ -526,7 +526,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                             link.condemn();
                             return End::Lost;
                         }
-                        // And the `PING` was the last of those that want an answer.
+                        // What had been put to it by then waits for nothing any more, nor does the `PING`.
                         Some(There::Answers) => quiet_from = sent + 1,
                         // It may not even have been put to a connection that has no room.
                         Some(There::IsBusy) | None => {}
