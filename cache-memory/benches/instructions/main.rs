@@ -1,10 +1,11 @@
-//! Instructions per call, counted by callgrind: they hardly differ from run to run, whatever else the machine does.
+//! Instructions per call, counted by callgrind: they hardly differ from run to run, whatever else the machine does. And how
+//! many of them lock a line of memory, which tell more of the time that a call takes.
 //!
 //! ```text
 //! cargo bench -p cache-memory --bench instructions              compares with the figures beside this file
 //! cargo bench -p cache-memory --bench instructions -- --accept  writes them anew
 //! ```
-//! Fails if a figure has grown by more than 5 %. Figures are of one compiler and one kind of processor; with others, and
+//! Fails if a figure has grown by more than 5 %, or by half a locked instruction more. Figures are of one compiler and one kind of processor; with others, and
 //! where there is no valgrind, there is nothing to compare, and it says so.
 #![allow(
     clippy::print_stdout,
@@ -28,6 +29,8 @@ use std::{
     time::Duration,
 };
 
+mod locked;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{BoxError, CacheProvider, Capabilities, Description, Policy, Put, RawKey, TracedCache, ok};
@@ -37,6 +40,8 @@ use serde::{Deserialize, Serialize};
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
 /// What a figure may grow by.
 const MARGIN: f64 = 1.05;
+/// And those that lock beside that: few as they are.
+const LOCKED_MARGIN: f64 = 0.5;
 /// Calls of the shorter of two runs. Their difference is what is counted, so that setting up is no part of it.
 const CALLS: usize = 6_000;
 /// Seeds of hashes differ between processes, and with them what falls into one bucket: the least of so many counts.
@@ -64,8 +69,28 @@ const ROWS: [&str; 11] = [
 struct Figures {
     /// Of what compiler, for what processor.
     of: String,
-    /// Instructions per call.
-    calls: BTreeMap<String, u64>,
+    calls: BTreeMap<String, PerCall>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct PerCall {
+    instructions: u64,
+    locked: f64,
+}
+
+impl PerCall {
+    fn is_more_than(self, agreed: Self) -> bool {
+        ratio(self.instructions, agreed.instructions) > MARGIN
+            || self.locked > agreed.locked * MARGIN + LOCKED_MARGIN
+    }
+
+    /// Of two counts.
+    fn least(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.min(other.instructions),
+            locked: self.locked.min(other.locked),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -80,9 +105,11 @@ fn main() -> ExitCode {
     if !args.iter().any(|arg| arg == "--bench") {
         return ExitCode::SUCCESS;
     }
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("SKIPPED instructions: valgrind is not installed");
-        return ExitCode::SUCCESS;
+    for tool in ["valgrind", "objdump"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            eprintln!("SKIPPED instructions: {tool} is not installed");
+            return ExitCode::SUCCESS;
+        }
     }
     let mut now = Figures { of: format!("{}, {ARCH}-{OS}", compiler()), calls: all() };
     if args.iter().any(|arg| arg == "--accept") {
@@ -93,11 +120,11 @@ fn main() -> ExitCode {
     let agreed: Figures = serde_json::from_str(&fs::read_to_string(FIGURES).unwrap()).unwrap();
     if agreed.of == now.of {
         for (row, count) in &mut now.calls {
-            let before = agreed.calls.get(row).copied().unwrap_or(0);
+            let Some(before) = agreed.calls.get(row) else { continue };
             // Bad luck with seeds does not come three times.
             for _ in 0..2 {
-                if ratio(*count, before) > MARGIN {
-                    *count = per_call(row).min(*count);
+                if count.is_more_than(*before) {
+                    *count = per_call(row).least(*count);
                 }
             }
         }
@@ -110,19 +137,23 @@ fn compare(agreed: &Figures, now: &Figures) -> ExitCode {
     if !comparable {
         eprintln!("SKIPPED instructions: the figures are of {}, this is {}", agreed.of, now.of);
     }
-    println!("{:<24}{:>10}{:>10}", "instructions per call", "agreed", "now");
+    println!("{:<24}{:>20}{:>20}", "instructions per call", "agreed, locked", "now, locked");
     let mut grown = Vec::new();
     for (row, count) in &now.calls {
         let before = agreed.calls.get(row).copied();
-        println!("  {row:<22}{:>10}{count:>10}", before.map_or_else(String::new, |n| n.to_string()));
-        if before.is_none_or(|before| ratio(*count, before) > MARGIN) {
+        let show = |count: PerCall| format!("{:>12}{:>8.2}", count.instructions, count.locked);
+        println!("  {row:<22}{:>20}{}", before.map_or_else(String::new, show), show(*count));
+        if before.is_none_or(|before| count.is_more_than(before)) {
             grown.push(row.as_str());
         }
     }
     if grown.is_empty() || !comparable {
         return ExitCode::SUCCESS;
     }
-    eprintln!("instructions: more than agreed, by over 5 %: {}", grown.join(", "));
+    eprintln!(
+        "instructions: more than agreed, by over 5 %, or by half a locked one more: {}",
+        grown.join(", ")
+    );
     eprintln!("instructions: find the cause, or say why in the commit that runs it with --accept");
     ExitCode::FAILURE
 }
@@ -141,7 +172,7 @@ fn compiler() -> String {
 }
 
 /// On all processors: what else a machine does is not counted.
-fn all() -> BTreeMap<String, u64> {
+fn all() -> BTreeMap<String, PerCall> {
     let (rows, calls) = (Mutex::new(ROWS.iter()), Mutex::new(BTreeMap::new()));
     let count = || {
         loop {
@@ -158,15 +189,24 @@ fn all() -> BTreeMap<String, u64> {
     calls.into_inner().unwrap()
 }
 
-fn per_call(row: &str) -> u64 {
-    let least = |calls| (0..RUNS).map(|_| counted(row, calls)).min().unwrap();
-    (least(3 * CALLS) - least(CALLS)) / (2 * CALLS as u64)
+#[allow(clippy::cast_precision_loss, reason = "counts are small")]
+fn per_call(row: &str) -> PerCall {
+    let least = |calls| {
+        let counts = (0..RUNS).map(|_| counted(row, calls));
+        counts.reduce(|(all, locked), (a, l)| (all.min(a), locked.min(l))).unwrap()
+    };
+    let ((more, more_locked), (fewer, fewer_locked)) = (least(3 * CALLS), least(CALLS));
+    let calls = 2 * CALLS as u64;
+    let locked = more_locked.saturating_sub(fewer_locked) as f64 / calls as f64;
+    PerCall { instructions: (more - fewer) / calls, locked: (locked * 100.0).round() / 100.0 }
 }
 
-/// Instructions of a whole run.
-fn counted(row: &str, calls: usize) -> u64 {
+/// Instructions of a whole run, and those of this program that lock.
+fn counted(row: &str, calls: usize) -> (u64, u64) {
+    let out = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args(["--tool=callgrind", "--dump-instr=yes"])
+        .arg(format!("--callgrind-out-file={}", out.path().display()))
         .arg(env::current_exe().unwrap())
         .args(["work", row, &calls.to_string()])
         .output()
@@ -175,7 +215,8 @@ fn counted(row: &str, calls: usize) -> u64 {
     assert!(output.status.success(), "{said}");
     // "==4711== Collected : 123456789"
     let count = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    count.unwrap_or_else(|| panic!("callgrind has not said how much it collected: {said}"))
+    let count = count.unwrap_or_else(|| panic!("callgrind has not said how much it collected: {said}"));
+    (count, locked::sum(&fs::read_to_string(out.path()).unwrap()))
 }
 
 #[derive(Clone, Serialize, Deserialize)]
