@@ -10,7 +10,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use crate::status::Timed;
@@ -58,12 +57,12 @@ impl Value for Timed {
     type Place = (AtomicU64, AtomicU32);
 
     fn put(self, (nanos, weight): &Self::Place) {
-        u64::try_from(self.elapsed.as_nanos()).unwrap_or(u64::MAX).put(nanos);
+        self.nanos.put(nanos);
         weight.store(self.weight, Ordering::Relaxed);
     }
 
     fn of((nanos, weight): &Self::Place) -> Self {
-        Self { elapsed: Duration::from_nanos(Value::of(nanos)), weight: weight.load(Ordering::Relaxed) }
+        Self { nanos: Value::of(nanos), weight: weight.load(Ordering::Relaxed) }
     }
 }
 

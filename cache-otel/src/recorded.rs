@@ -239,7 +239,7 @@ impl Recorded {
         let Event::Operation { verb, outcome, level, elapsed, error, weight, .. } = event else { return };
         let times =
             lately.latencies.get(*verb, || self.backlog.point(Times { of: Arc::clone(at), verb: *verb }));
-        times.record(Timed { elapsed: *elapsed, weight: *weight });
+        times.record(Timed::new(*elapsed, *weight));
         // Recorded once whatever its weight: repeating it would cost each hit what a record costs. Its series says what it
         // stands for, as one that mixed it with calls that are all recorded would tell of neither.
         match &self.words {

@@ -177,8 +177,14 @@ const BUCKETS: usize = 38 * 16;
 /// How long a call took, and for how many it stands.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Timed {
-    pub(crate) elapsed: Duration,
+    pub(crate) nanos: u64,
     pub(crate) weight: u32,
+}
+
+impl Timed {
+    pub(crate) fn new(elapsed: Duration, weight: u32) -> Self {
+        Self { nanos: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), weight }
+    }
 }
 
 /// Latencies of calls by verb, over a window that moves.
@@ -248,10 +254,9 @@ impl Window {
             minute.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
         }
         let mut all = 0_u64;
-        for Timed { elapsed, weight } in calls {
-            let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        for Timed { nanos, weight } in calls {
             all = all.saturating_add(nanos.saturating_mul(u64::from(*weight)));
-            minute.buckets[bucket(nanos)].fetch_add(*weight, Ordering::Relaxed);
+            minute.buckets[bucket(*nanos)].fetch_add(*weight, Ordering::Relaxed);
         }
         minute.nanos.fetch_add(all, Ordering::Relaxed);
     }
@@ -284,8 +289,7 @@ impl Window {
 impl Latencies {
     pub(crate) fn record(&self, verb: Verb, calls: &[Timed]) {
         let window = self.0[verb as usize].get_or_init(Box::default);
-        let now = minute();
-        window.record(now, calls);
+        window.record(minute(), calls);
     }
 
     fn read(&self) -> Vec<(Verb, Latency)> {
@@ -317,7 +321,7 @@ mod tests {
     fn percentiles_are_right_to_three_percent() {
         let window = Window::default();
         for micros in 1..=1000 {
-            window.record(7, &[Timed { elapsed: Duration::from_micros(micros), weight: 1 }]);
+            window.record(7, &[Timed::new(Duration::from_micros(micros), 1)]);
         }
         let latency = window.read(7).unwrap();
         for (got, micros) in
@@ -329,7 +333,7 @@ mod tests {
         assert_eq!((latency.count, latency.mean), (1000, Duration::from_nanos(500_500)));
         assert_eq!(window.read(8).map(|l| l.count), Some(1000), "the minute before counts");
         assert_eq!(window.read(9), None, "the one before that does not");
-        window.record(9, &[Timed { elapsed: Duration::from_secs(1), weight: 64 }]);
+        window.record(9, &[Timed::new(Duration::from_secs(1), 64)]);
         assert_eq!(window.read(9).map(|l| l.count), Some(64));
     }
 

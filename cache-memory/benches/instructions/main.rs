@@ -5,8 +5,9 @@
 //! cargo bench -p cache-memory --bench instructions              compares with the figures beside this file
 //! cargo bench -p cache-memory --bench instructions -- --accept  writes them anew
 //! ```
-//! Fails if a figure has grown by more than 5 %, or by half a locked instruction more. Figures are of one compiler and one kind of processor; with others, and
-//! where there is no valgrind, there is nothing to compare, and it says so.
+//! Fails if a figure has grown by more than 5 %, those that lock by half an instruction more. Figures are of one compiler
+//! and one kind of processor; with others, and where there is no valgrind or no objdump, there is nothing to compare, and it
+//! says so.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,6 +16,8 @@
     missing_docs,
     reason = "a benchmark for people"
 )]
+
+mod locked;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,8 +31,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-mod locked;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,16 +70,18 @@ const ROWS: [&str; 11] = [
 struct Figures {
     /// Of what compiler, for what processor.
     of: String,
-    calls: BTreeMap<String, PerCall>,
+    calls: BTreeMap<String, Count>,
 }
 
+/// Of a call, or of a whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct PerCall {
+struct Count {
     instructions: u64,
+    /// Those of this program that lock.
     locked: f64,
 }
 
-impl PerCall {
+impl Count {
     fn is_more_than(self, agreed: Self) -> bool {
         ratio(self.instructions, agreed.instructions) > MARGIN
             || self.locked > agreed.locked * MARGIN + LOCKED_MARGIN
@@ -141,7 +144,7 @@ fn compare(agreed: &Figures, now: &Figures) -> ExitCode {
     let mut grown = Vec::new();
     for (row, count) in &now.calls {
         let before = agreed.calls.get(row).copied();
-        let show = |count: PerCall| format!("{:>12}{:>8.2}", count.instructions, count.locked);
+        let show = |count: Count| format!("{:>12}{:>8.2}", count.instructions, count.locked);
         println!("  {row:<22}{:>20}{}", before.map_or_else(String::new, show), show(*count));
         if before.is_none_or(|before| count.is_more_than(before)) {
             grown.push(row.as_str());
@@ -172,7 +175,7 @@ fn compiler() -> String {
 }
 
 /// On all processors: what else a machine does is not counted.
-fn all() -> BTreeMap<String, PerCall> {
+fn all() -> BTreeMap<String, Count> {
     let (rows, calls) = (Mutex::new(ROWS.iter()), Mutex::new(BTreeMap::new()));
     let count = || {
         loop {
@@ -190,19 +193,20 @@ fn all() -> BTreeMap<String, PerCall> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts are small")]
-fn per_call(row: &str) -> PerCall {
-    let least = |calls| {
-        let counts = (0..RUNS).map(|_| counted(row, calls));
-        counts.reduce(|(all, locked), (a, l)| (all.min(a), locked.min(l))).unwrap()
-    };
-    let ((more, more_locked), (fewer, fewer_locked)) = (least(3 * CALLS), least(CALLS));
+fn per_call(row: &str) -> Count {
+    let least = |calls| (0..RUNS).map(|_| counted(row, calls)).reduce(Count::least).unwrap();
+    let (more, fewer) = (least(3 * CALLS), least(CALLS));
     let calls = 2 * CALLS as u64;
-    let locked = more_locked.saturating_sub(fewer_locked) as f64 / calls as f64;
-    PerCall { instructions: (more - fewer) / calls, locked: (locked * 100.0).round() / 100.0 }
+    let locked = (more.locked - fewer.locked) / calls as f64;
+    Count {
+        instructions: (more.instructions - fewer.instructions) / calls,
+        locked: (locked * 100.0).round() / 100.0,
+    }
 }
 
-/// Instructions of a whole run, and those of this program that lock.
-fn counted(row: &str, calls: usize) -> (u64, u64) {
+/// Of a whole run.
+#[allow(clippy::cast_precision_loss, reason = "counts are small")]
+fn counted(row: &str, calls: usize) -> Count {
     let out = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--dump-instr=yes"])
@@ -215,8 +219,9 @@ fn counted(row: &str, calls: usize) -> (u64, u64) {
     assert!(output.status.success(), "{said}");
     // "==4711== Collected : 123456789"
     let count = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    let count = count.unwrap_or_else(|| panic!("callgrind has not said how much it collected: {said}"));
-    (count, locked::sum(&fs::read_to_string(out.path()).unwrap()))
+    let instructions =
+        count.unwrap_or_else(|| panic!("callgrind has not said how much it collected: {said}"));
+    Count { instructions, locked: locked::sum(&fs::read_to_string(out.path()).unwrap()) as f64 }
 }
 
 #[derive(Clone, Serialize, Deserialize)]

@@ -47,7 +47,7 @@ pub(crate) struct Summary(RwLock<HashMap<String, Arc<Seen>>>);
 impl Summary {
     pub(crate) fn record(&self, operation: &str, took: Duration, failed: bool) {
         let seen = self.of(operation);
-        seen.window.record(minute(), &[Timed { elapsed: took, weight: 1 }]);
+        seen.window.record(minute(), &[Timed::new(took, 1)]);
         seen.calls.fetch_add(1, Ordering::Relaxed);
         seen.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
     }
