@@ -38,8 +38,9 @@ pub async fn connect(url: &str, patient: bool) -> ConnectionManager {
     ConnectionManager::new_with_config(client, config).await.expect("redis is there")
 }
 
+/// As long a name as our cache has.
 fn raw_key(key: &str) -> String {
-    format!("raw:{key}")
+    format!("plain:{key}")
 }
 
 async fn get(mut connection: ConnectionManager, key: &str) -> Vec<u8> {
