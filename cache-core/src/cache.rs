@@ -153,7 +153,7 @@ impl<T: Value> TracedCache<T> {
         let hash = key.hash;
         async move {
             let key = inner.rekey(id.as_str(), hash);
-            let work = async |spans: &Spans| inner.look(key, Verb::Get, *access, spans).await;
+            let work = async |spans: &Spans| inner.look(&key, Verb::Get, *access, spans).await;
             inner.operation(Verb::Get, Some(key.id), 1, work, Found::brief).await
         }
         .boxed()

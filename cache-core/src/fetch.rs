@@ -101,22 +101,25 @@ enum Aboard<T: Value> {
 
 impl<T: Value> Inner<T> {
     /// A look-up without a loader.
-    pub(crate) async fn look(
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn look(
         self: &Arc<Self>,
-        key: RawKey<'_>,
+        key: &RawKey<'_>,
         verb: Verb,
         access: Access,
         spans: &Spans,
-    ) -> Result<Found<T>> {
-        self.check_open()?;
-        let mut counted = Counted::new(self.stats(), verb, spans);
-        self.observers().asked(&key);
-        let mut asked = Asked::only(key);
-        let now = self.read_for(&mut asked, access).await;
-        counted.missed(asked.reason);
-        let mut found = self.answer(&mut asked, access, now)?;
-        counted.as_found(&mut found);
-        Ok(found)
+    ) -> impl Future<Output = Result<Found<T>>> + Send {
+        async move {
+            self.check_open()?;
+            let mut counted = Counted::new(self.stats(), verb, spans);
+            let mut asked = Asked::only(*key);
+            self.observers().asked(&asked.key);
+            let now = self.read_for(&mut asked, access).await;
+            counted.missed(asked.reason);
+            let mut found = self.answer(&mut asked, access, now)?;
+            counted.as_found(&mut found);
+            Ok(found)
+        }
     }
 
     /// Looks one key up at the levels, unless none is to be asked. Says what time it is.
@@ -185,7 +188,7 @@ impl<T: Value> Inner<T> {
             let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
             return Ok(entry.found(outcome, Some(*level), now));
         }
-        let stale = asked.stale.take();
+        let stale = asked.stale.take().map(|seen| *seen);
         if let Some(Seen { entry, level }) = &stale {
             let at_once = match access {
                 Access::AllowStale => true,

@@ -64,55 +64,58 @@ impl<T: Value> Inner<T> {
     }
 
     /// Runs one call that leaves the nearest level: counts it, times it, gives it a span.
-    pub(crate) async fn operation<R>(
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn operation<R>(
         self: &Arc<Self>,
         verb: Verb,
         id: Option<&str>,
         keys: usize,
         work: impl AsyncFnOnce(&Spans) -> Result<R>,
         brief: impl Fn(&R) -> Option<Brief>,
-    ) -> Result<R> {
-        self.stats().operation(verb);
-        self.listen();
-        self.watch();
-        let observed = !self.observers().is_empty();
-        let (spans, started) = match observed {
-            true => {
-                let start = SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false };
-                (self.observers().span(&start), Some(self.now()))
+    ) -> impl Future<Output = Result<R>> {
+        async move {
+            self.stats().operation(verb);
+            self.listen();
+            self.watch();
+            let observed = !self.observers().is_empty();
+            let (spans, started) = match observed {
+                true => {
+                    let start = SpanStart { kind: SpanKind::Operation(verb), key: id, keys, root: false };
+                    (self.observers().span(&start), Some(self.now()))
+                }
+                false => (Spans::default(), None),
+            };
+            // Outlives the work: what that gives up when it is dropped, leases say, is given up before `close` goes on.
+            let mut caller = None;
+            // Pinned, as it would be copied into each of those around it.
+            let work = pin!(work(&spans));
+            let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
+            if let Err(error) = &ended {
+                self.note(error);
             }
-            false => (Spans::default(), None),
-        };
-        // Outlives the work: what that gives up when it is dropped, leases say, is given up before `close` goes on.
-        let mut caller = None;
-        // Pinned, as it would be copied into each of those around it.
-        let work = pin!(work(&spans));
-        let ended = spans.around(UntilClosed { inner: self, work, caller: &mut caller }).await;
-        if let Err(error) = &ended {
-            self.note(error);
-        }
-        let Some(started) = started else { return ended };
-        let brief = ended.as_ref().ok().and_then(brief);
-        if let Some(Brief { outcome, level, reason }) = brief {
-            spans.found(outcome, level);
-            if let Some(reason) = reason {
-                spans.missed(reason);
+            let Some(started) = started else { return ended };
+            let brief = ended.as_ref().ok().and_then(brief);
+            if let Some(Brief { outcome, level, reason }) = brief {
+                spans.found(outcome, level);
+                if let Some(reason) = reason {
+                    spans.missed(reason);
+                }
             }
+            let error = ended.as_ref().err().map(Error::kind);
+            if let Some(kind) = error {
+                spans.failed(kind.as_str());
+            }
+            self.observers().event(&Event::Operation {
+                verb,
+                outcome: brief.map(|brief| brief.outcome),
+                level: brief.and_then(|brief| brief.level),
+                elapsed: self.now().since(started),
+                keys,
+                weight: 1,
+                error,
+            });
+            ended
         }
-        let error = ended.as_ref().err().map(Error::kind);
-        if let Some(kind) = error {
-            spans.failed(kind.as_str());
-        }
-        self.observers().event(&Event::Operation {
-            verb,
-            outcome: brief.map(|brief| brief.outcome),
-            level: brief.and_then(|brief| brief.level),
-            elapsed: self.now().since(started),
-            keys,
-            weight: 1,
-            error,
-        });
-        ended
     }
 }
 

@@ -26,8 +26,8 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) ticket: Option<Ticket<T>>,
     /// A fresh entry, or a remembered absence.
     pub(crate) fresh: Option<Seen<T>>,
-    /// The youngest stale entry.
-    pub(crate) stale: Option<Seen<T>>,
+    /// The youngest stale entry. Boxed: few look-ups meet one, and all carry its room.
+    pub(crate) stale: Option<Box<Seen<T>>>,
     /// The failure of a level that surfaces failures.
     pub(crate) error: Option<Error>,
     /// Why it is a miss, should it be one.
@@ -116,7 +116,7 @@ impl<'k, T: Value> Asked<'k, T> {
                     .as_ref()
                     .is_none_or(|held| held.entry.timeline.born < seen.entry.timeline.born) =>
             {
-                self.stale = Some(seen);
+                self.stale = Some(Box::new(seen));
             }
             State::Stale | State::Dead => {}
         }
@@ -132,64 +132,73 @@ impl<T: Value> Inner<T> {
 
     /// Looks each key up, level by level, until it is found fresh, and fills the levels above with what was found. Says
     /// what time it is, if a clock has just been asked.
-    pub(crate) async fn read_levels(
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an `async fn` would keep each argument twice, as would those below"
+    )]
+    pub(crate) fn read_levels(
         self: &Arc<Self>,
         asked: &mut [Asked<'_, T>],
         access: Access,
-    ) -> Option<Moment> {
-        let mut begun = self.begin();
-        let mut now = None;
-        for asked in asked.iter_mut() {
-            asked.reason = MissReason::Absent;
-        }
-        for tier in &self.tiers {
-            if !asked.iter().any(Asked::is_open) {
-                break;
+    ) -> impl Future<Output = Option<Moment>> + Send {
+        async move {
+            let mut begun = self.begin();
+            let mut now = None;
+            for asked in asked.iter_mut() {
+                asked.reason = MissReason::Absent;
             }
-            now = self.read_level(tier, asked, access, &mut begun).await;
-            let deeper = usize::from(tier.index) + 1 < self.tiers.len();
-            if deeper && tier.leases() {
-                self.reserve(tier, asked, &begun).boxed().await;
+            for tier in &self.tiers {
+                if !asked.iter().any(Asked::is_open) {
+                    break;
+                }
+                now = self.read_level(tier, asked, access, &mut begun).await;
+                let deeper = usize::from(tier.index) + 1 < self.tiers.len();
+                if deeper && tier.leases() {
+                    self.reserve(tier, asked, &begun).boxed().await;
+                    now = None;
+                }
+            }
+            for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
+                asked.reason = self.stats().why_gone(asked.key.hash);
+            }
+            if !self.backfill_memory(asked) {
+                self.backfill(asked, &begun).boxed().await;
                 now = None;
             }
+            now
         }
-        for asked in asked.iter_mut().filter(|a| a.fresh.is_none() && a.reason == MissReason::Absent) {
-            asked.reason = self.stats().why_gone(asked.key.hash);
-        }
-        if !self.backfill_memory(asked) {
-            self.backfill(asked, &begun).boxed().await;
-            now = None;
-        }
-        now
     }
 
     /// Looks up at one level what is not answered yet.
-    async fn read_level(
+    #[allow(clippy::manual_async_fn, reason = "see `read_levels`")]
+    fn read_level(
         self: &Arc<Self>,
         tier: &Tier,
         asked: &mut [Asked<'_, T>],
         access: Access,
         begun: &mut Begun,
-    ) -> Option<Moment> {
-        if tier.store.is_some() {
-            self.read_near(tier, asked).await;
-            return None;
-        }
-        for asked in open(asked) {
-            if tier.index > 0 || !asked.only_looks {
-                asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+    ) -> impl Future<Output = Option<Moment>> + Send {
+        async move {
+            if tier.store.is_some() {
+                self.read_near(tier, asked).await;
+                return None;
             }
-        }
-        if access == Access::AllowStale && tier.provider().replicas().is_some() {
-            self.read_copies(tier, open(asked).collect()).boxed().await;
-        }
-        let mut waiting = open(asked);
-        match (waiting.next(), waiting.next()) {
-            (None, _) => None,
-            (Some(one), None) => Some(self.read_far_one(tier, one, begun).await),
-            (Some(one), Some(other)) => {
-                let all = [one, other].into_iter().chain(waiting).collect();
-                Some(self.read_far(tier, all, begun).boxed().await)
+            for asked in open(asked) {
+                if tier.index > 0 || !asked.only_looks {
+                    asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
+                }
+            }
+            if access == Access::AllowStale && tier.provider().replicas().is_some() {
+                self.read_copies(tier, open(asked).collect()).boxed().await;
+            }
+            let mut waiting = open(asked);
+            match (waiting.next(), waiting.next()) {
+                (None, _) => None,
+                (Some(one), None) => Some(self.read_far_one(tier, one, begun).await),
+                (Some(one), Some(other)) => {
+                    let all = [one, other].into_iter().chain(waiting).collect();
+                    Some(self.read_far(tier, all, begun).boxed().await)
+                }
             }
         }
     }
@@ -255,25 +264,28 @@ impl<T: Value> Inner<T> {
     }
 
     /// Looks a key up at a remote level, as most look-ups there do. Says when it was answered.
-    async fn read_far_one(
+    #[allow(clippy::manual_async_fn, reason = "see `read_levels`")]
+    fn read_far_one(
         self: &Arc<Self>,
         tier: &Tier,
         asked: &mut Asked<'_, T>,
         begun: &mut Begun,
-    ) -> Moment {
-        let ReadOne { read: answer, learned, times, home } = tier.read_one(&self.around, asked.key).await;
-        self.heed_read(tier, learned, begun);
-        let size = answer.size();
-        let read = self.open_answer(asked, tier, answer, times);
-        if read.is_ok() {
-            self.observers().items(tier.index, LevelOp::Get, &[size]);
+    ) -> impl Future<Output = Moment> + Send {
+        async move {
+            let ReadOne { read: answer, learned, times, home } = tier.read_one(&self.around, asked.key).await;
+            self.heed_read(tier, learned, begun);
+            let size = answer.size();
+            let read = self.open_answer(asked, tier, answer, times);
+            if read.is_ok() {
+                self.observers().items(tier.index, LevelOp::Get, &[size]);
+            }
+            let verdict = verdict_on(&tier.court_of(home), &read);
+            if learned == Learned::Nothing && verdict != Verdict::Unsure {
+                tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
+                return times.now;
+            }
+            self.judge_far(tier, vec![asked], vec![read], learned, begun, times.now).boxed().await
         }
-        let verdict = verdict_on(&tier.court_of(home), &read);
-        if learned == Learned::Nothing && verdict != Verdict::Unsure {
-            tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
-            return times.now;
-        }
-        self.judge_far(tier, vec![asked], vec![read], learned, begun, times.now).boxed().await
     }
 
     /// Looks keys up at a remote level, in one round trip, or two where marks of tags have to be asked for. Says when it
@@ -488,8 +500,9 @@ impl<T: Value> Inner<T> {
             return Ok(entry.into_found(outcome, Some(level), now));
         }
         if access == Access::AllowStale
-            && let Some(Seen { entry, level }) = asked.stale.take()
+            && let Some(seen) = asked.stale.take()
         {
+            let Seen { entry, level } = *seen;
             return Ok(entry.into_found(Outcome::Stale, Some(level), now));
         }
         match asked.error.take() {

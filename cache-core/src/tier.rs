@@ -260,78 +260,81 @@ impl Tier {
 
     /// The same for a caller who has just asked for the time, and knows what the provider calls it. Says when it was
     /// answered.
-    pub(crate) async fn call_at<A: Answer>(
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn call_at<A: Answer>(
         &self,
         around: &Around,
         what: &Asking,
         call: impl Future<Output = A> + Send,
-    ) -> Result<(A, Moment), Failure> {
-        let Asking { op, command, whom, since, .. } = *what;
-        let gate = self.gates.as_ref().and_then(|gates| gates.choose(whom, &around.clock));
-        let pass = match &self.gates {
-            Some(gates) => gates.enter(gate.as_ref(), &around.clock).map_err(|()| Failure::Skipped)?,
-            None => None,
-        };
-        if pass.as_ref().is_some_and(Pass::is_probe) {
-            self.tell_breaker(around);
-        }
-        let mut calling = Calling { tier: self, around, since, pass };
-        let span = around.observers.span(&SpanStart {
-            kind: SpanKind::Level { level: self.index, op, command },
-            key: None,
-            keys: what.keys,
-            root: false,
-        });
-        let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
-        let ended = if self.caps.remote {
-            self.patience.spend(&around.clock, guarded).await
-        } else {
-            Some(guarded.await)
-        };
-        let Asking { op, command, keys, sent, since, .. } = *what;
-        let ended = match ended {
-            Some(Ok(answer)) if answer.count() == keys => Ok(answer),
-            Some(Ok(_)) => Err(Failure::Failed(
-                LevelFault::Error,
-                Some("the provider did not answer with one result per key".into()),
-            )),
-            Some(Err(_panic)) => Err(Failure::Failed(LevelFault::Panic, None)),
-            None => Err(Failure::Failed(LevelFault::Timeout, None)),
-        };
-        let (fault, cause) = match &ended {
-            Ok(answer) => match answer.failure() {
-                Some(cause) => (Some(LevelFault::Error), Some(cause)),
-                None => (None, None),
-            },
-            Err(Failure::Failed(fault, cause)) => (Some(*fault), cause.as_ref()),
-            Err(Failure::Skipped) => (None, None),
-        };
-        // Part of a batch failing is one key, or a server that nobody has named: the rest is well.
-        let well = ended.as_ref().is_ok_and(Answer::is_well);
-        let now = around.clock.now();
-        if calling.pass.take().and_then(|pass| pass.end(well, now)).is_some() {
-            self.tell_breaker(around);
-        }
-        if let Some(fault) = fault {
-            around.stats.fault(self.index, fault);
-            span.failed(fault.as_str());
-        }
-        if !around.observers.is_empty() {
-            let received = ended.as_ref().map_or(0, Answer::bytes);
-            if sent + received > 0 {
-                span.size(sent + received);
+    ) -> impl Future<Output = Result<(A, Moment), Failure>> + Send {
+        async move {
+            let Asking { op, command, since, .. } = *what;
+            let gate = self.gates.as_ref().and_then(|gates| gates.choose(what.whom, &around.clock));
+            let mut calling = Calling { tier: self, around, since, pass: None };
+            if let Some(gates) = &self.gates {
+                // In place: what waits would keep it twice.
+                calling.pass = gates.enter(gate.as_ref(), &around.clock).map_err(|()| Failure::Skipped)?;
             }
-            around.observers.event(&Event::Level {
-                level: self.index,
-                op,
-                command,
-                keys,
-                elapsed: now.since(since),
-                fault,
-                error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
+            if calling.pass.as_ref().is_some_and(Pass::is_probe) {
+                self.tell_breaker(around);
+            }
+            let span = around.observers.span(&SpanStart {
+                kind: SpanKind::Level { level: self.index, op, command },
+                key: None,
+                keys: what.keys,
+                root: false,
             });
+            let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
+            let ended = if self.caps.remote {
+                self.patience.spend(&around.clock, guarded).await
+            } else {
+                Some(guarded.await)
+            };
+            let Asking { op, command, keys, sent, since, .. } = *what;
+            let ended = match ended {
+                Some(Ok(answer)) if answer.count() == keys => Ok(answer),
+                Some(Ok(_)) => Err(Failure::Failed(
+                    LevelFault::Error,
+                    Some("the provider did not answer with one result per key".into()),
+                )),
+                Some(Err(_panic)) => Err(Failure::Failed(LevelFault::Panic, None)),
+                None => Err(Failure::Failed(LevelFault::Timeout, None)),
+            };
+            let (fault, cause) = match &ended {
+                Ok(answer) => match answer.failure() {
+                    Some(cause) => (Some(LevelFault::Error), Some(cause)),
+                    None => (None, None),
+                },
+                Err(Failure::Failed(fault, cause)) => (Some(*fault), cause.as_ref()),
+                Err(Failure::Skipped) => (None, None),
+            };
+            // Part of a batch failing is one key, or a server that nobody has named: the rest is well.
+            let well = ended.as_ref().is_ok_and(Answer::is_well);
+            let now = around.clock.now();
+            if calling.pass.take().and_then(|pass| pass.end(well, now)).is_some() {
+                self.tell_breaker(around);
+            }
+            if let Some(fault) = fault {
+                around.stats.fault(self.index, fault);
+                span.failed(fault.as_str());
+            }
+            if !around.observers.is_empty() {
+                let received = ended.as_ref().map_or(0, Answer::bytes);
+                if sent + received > 0 {
+                    span.size(sent + received);
+                }
+                around.observers.event(&Event::Level {
+                    level: self.index,
+                    op,
+                    command,
+                    keys,
+                    elapsed: now.since(since),
+                    fault,
+                    error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),
+                });
+            }
+            ended.map(|answer| (answer, now))
         }
-        ended.map(|answer| (answer, now))
     }
 
     /// Something has become of a breaker: says so where that makes another one of the level.

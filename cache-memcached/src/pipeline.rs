@@ -114,16 +114,23 @@ impl Pipeline {
 
     /// `None` when no answer came. The connection's task always gives one; but if it runs on another runtime, perhaps
     /// nobody drives that, and then not even its deadline would end the call.
-    async fn wait<T>(&self, receiver: &mut oneshot::Receiver<T>, sent: &Sent) -> Option<T> {
-        if !sent.away {
-            return receiver.await.ok();
-        }
-        let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
-        match Box::pin(tokio::time::timeout(limit, receiver)).await {
-            Ok(answer) => answer.ok(),
-            Err(_elapsed) => {
-                self.0.end(sent.on, &NO_ANSWER, true);
-                None
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn wait<T: Send>(
+        &self,
+        receiver: &mut oneshot::Receiver<T>,
+        sent: &Sent,
+    ) -> impl Future<Output = Option<T>> + Send {
+        async move {
+            if !sent.away {
+                return receiver.await.ok();
+            }
+            let limit = self.0.limits.connect_timeout + self.0.limits.response_timeout;
+            match Box::pin(tokio::time::timeout(limit, receiver)).await {
+                Ok(answer) => answer.ok(),
+                Err(_elapsed) => {
+                    self.0.end(sent.on, &NO_ANSWER, true);
+                    None
+                }
             }
         }
     }
@@ -167,19 +174,22 @@ impl Transport for Pipeline {
         }
     }
 
-    async fn one(
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn one(
         &self,
         command: &Command,
         on: Option<Generation>,
         now: Instant,
-    ) -> (Generation, Result<Reply, Fault>) {
-        let (waiter, mut receiver) = Waiter::one(command.into());
-        match self.send(std::slice::from_ref(command), waiter, on, now) {
-            Ok(sent) => {
-                let answer = self.wait(&mut receiver, &sent).await;
-                (sent.on, answer.map_or_else(|| Err(unanswered(command)), |result| result.map(detached)))
+    ) -> impl Future<Output = (Generation, Result<Reply, Fault>)> + Send {
+        async move {
+            let (waiter, mut receiver) = Waiter::one(command.into());
+            match self.send(std::slice::from_ref(command), waiter, on, now) {
+                Ok(sent) => {
+                    let answer = self.wait(&mut receiver, &sent).await;
+                    (sent.on, answer.map_or_else(|| Err(unanswered(command)), |result| result.map(detached)))
+                }
+                Err(fault) => (on.unwrap_or_default(), Err(fault)),
             }
-            Err(fault) => (on.unwrap_or_default(), Err(fault)),
         }
     }
 

@@ -160,12 +160,15 @@ impl MemcachedProvider {
     }
 
     /// Kept small: see the test of its size.
-    async fn read(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
-        self.usable()?;
-        let key = self.key(&key);
-        let home = self.0.home(&key);
-        let command = Command::get(key);
-        self.value(home, self.0.servers[home].one(&command).await?)
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn read(&self, key: RawKey<'_>) -> impl Future<Output = Result<Option<Bytes>, BoxError>> + Send {
+        async move {
+            self.usable()?;
+            let key = self.key(&key);
+            let home = self.0.home(&key);
+            let command = Command::get(key);
+            self.value(home, self.0.servers[home].one(&command).await?)
+        }
     }
 
     /// The value in an answer to a get.
@@ -366,6 +369,6 @@ mod tests {
     fn a_read_is_small() {
         let provider = MemcachedProvider::builder("memcached://127.0.0.1").build().unwrap();
         let size = size_of_val(&provider.read(RawKey::new(CacheId(1), "ns", "id")));
-        assert!(size <= 800, "{size}");
+        assert!(size <= 608, "{size}");
     }
 }

@@ -164,36 +164,42 @@ impl Server {
     }
 
     /// One command, at less cost.
-    pub(crate) async fn one(&self, command: &Command) -> Result<Answer, Error> {
-        let Some(mut outcome) = Outcome::admitted(self) else {
-            return Err(Error::at(&self.dial.endpoint, self.sick()));
-        };
-        let result = self.ask(command, outcome.since).await;
-        outcome.ended = Some(result.as_ref().map(|_| ()).map_err(Fault::duplicate));
-        result.map_err(|fault| Error::at(&self.dial.endpoint, fault))
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn one(&self, command: &Command) -> impl Future<Output = Result<Answer, Error>> + Send {
+        async move {
+            let Some(mut outcome) = Outcome::admitted(self) else {
+                return Err(Error::at(&self.dial.endpoint, self.sick()));
+            };
+            let result = self.ask(command, outcome.since).await;
+            outcome.ended = Some(result.as_ref().map(|_| ()).map_err(Fault::duplicate));
+            result.map_err(|fault| Error::at(&self.dial.endpoint, fault))
+        }
     }
 
-    async fn ask(&self, command: &Command, mut now: Instant) -> Result<Answer, Fault> {
-        let mut last = false;
-        loop {
-            let known = match self.life.get(now) {
-                Some(known) => known,
-                None => {
-                    // Boxed, since it would make the future of every read larger than an allocator hands out quickly.
-                    let known = Box::pin(self.check()).await?;
-                    now = Instant::now();
-                    known
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn ask(&self, command: &Command, mut now: Instant) -> impl Future<Output = Result<Answer, Fault>> + Send {
+        async move {
+            let mut last = false;
+            loop {
+                let known = match self.life.get(now) {
+                    Some(known) => known,
+                    None => {
+                        // Boxed, since it would make the future of every read larger than an allocator hands out quickly.
+                        let known = Box::pin(self.check()).await?;
+                        now = Instant::now();
+                        known
+                    }
+                };
+                let result = self.transport.one(command, Some(known.link), now).await.1;
+                if result.as_ref().is_err_and(is_lost) {
+                    self.life.forget(known.link);
+                    if !last {
+                        (last, now) = (true, Instant::now());
+                        continue;
+                    }
                 }
-            };
-            let result = self.transport.one(command, Some(known.link), now).await.1;
-            if result.as_ref().is_err_and(is_lost) {
-                self.life.forget(known.link);
-                if !last {
-                    (last, now) = (true, Instant::now());
-                    continue;
-                }
+                return result.map(|reply| Answer { reply, life: known.life });
             }
-            return result.map(|reply| Answer { reply, life: known.life });
         }
     }
 

@@ -174,11 +174,19 @@ impl Transport for Wire {
         }
     }
 
-    async fn one(&self, command: &Command, on: Option<Link>, now: Instant) -> (Link, Result<Reply, Fault>) {
-        match self {
-            Self::Pipeline(pipeline) => pipeline.one(command, on, now).await,
-            #[cfg(feature = "client")]
-            Self::Pool(pool) => Box::pin(pool.one(command, on, now)).await,
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn one(
+        &self,
+        command: &Command,
+        on: Option<Link>,
+        now: Instant,
+    ) -> impl Future<Output = (Link, Result<Reply, Fault>)> + Send {
+        async move {
+            match self {
+                Self::Pipeline(pipeline) => pipeline.one(command, on, now).await,
+                #[cfg(feature = "client")]
+                Self::Pool(pool) => Box::pin(pool.one(command, on, now)).await,
+            }
         }
     }
 

@@ -97,8 +97,13 @@ impl Link {
     }
 
     /// Looks up one key; `gathers`: where it is not the only one, by one command with others.
-    pub(crate) async fn get(&self, key: &str, gathers: bool) -> Result<Reply, RedisError> {
-        self.note(self.connection.get(key, gathers).await)
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn get(
+        &self,
+        key: &str,
+        gathers: bool,
+    ) -> impl Future<Output = Result<Reply, RedisError>> + Send {
+        async move { self.note(self.connection.get(key, gathers).await) }
     }
 
     /// Sends several commands in one go. Error replies are among the values.

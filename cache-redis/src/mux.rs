@@ -159,16 +159,23 @@ impl Mux {
     }
 
     /// Looks up one key, together with others where `gathers`.
-    pub(crate) async fn get(&self, key: &str, gathers: bool) -> Result<Reply, RedisError> {
-        self.0.room().await;
-        let answer = self.look_up(key, gathers)?;
-        match self.received(answer.await) {
-            // One key that the user may not read fails the whole command. Each goes alone.
-            Ok(Reply::AskAlone) => {
-                let answer = self.look_up(key, false)?;
-                self.received(answer.await)
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn get(
+        &self,
+        key: &str,
+        gathers: bool,
+    ) -> impl Future<Output = Result<Reply, RedisError>> + Send {
+        async move {
+            self.0.room().await;
+            let answer = self.look_up(key, gathers)?;
+            match self.received(answer.await) {
+                // One key that the user may not read fails the whole command. Each goes alone.
+                Ok(Reply::AskAlone) => {
+                    let answer = self.look_up(key, false)?;
+                    self.received(answer.await)
+                }
+                reply => reply,
             }
-            reply => reply,
         }
     }
 

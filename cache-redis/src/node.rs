@@ -19,8 +19,8 @@ impl Node {
     }
 
     /// Looks up one key, given as it is on the wire.
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        self.keeper.look_up(key, self.several).await
+    pub(crate) fn get(&self, key: &str) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send {
+        self.keeper.look_up(key, self.several)
     }
 
     /// Looks up several keys in one round trip, as the server likes it best.

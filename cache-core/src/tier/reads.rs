@@ -93,42 +93,45 @@ impl Tier {
     }
 
     /// The same for one key, which is what nearly all reads are.
-    pub(crate) async fn read_one(&self, around: &Around, key: RawKey<'_>) -> ReadOne {
-        if self.masks(key.id) {
-            // Whatever else is due is done all the same.
-            let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
-            return self.just_read(around, all.pop().unwrap_or(Read::Masked), learned);
-        }
-        let moves = self.moves();
-        let provider = self.provider();
-        let home = provider.incarnation();
-        let plain = self.packing.plain;
-        let since = around.clock.now();
-        let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
-        let answer = match due {
-            // Keeps to the provider's single-key path, where it may gather.
-            None => {
-                let op = LevelOp::Get;
-                let whom = Whom::of(provider.server_of(key));
-                let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
-                self.call_at(around, &what, asked(|| provider.get(key))).await
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    pub(crate) fn read_one(&self, around: &Around, key: RawKey<'_>) -> impl Future<Output = ReadOne> + Send {
+        async move {
+            if self.masks(key.id) {
+                // Whatever else is due is done all the same.
+                let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
+                return self.just_read(around, all.pop().unwrap_or(Read::Masked), learned);
             }
-            Some(_) => Err(Failure::Skipped),
-        };
-        let elsewhere = !plain && answer.is_ok() && self.incarnation_since(moves, &provider) != home;
-        if due.is_some() || elsewhere {
-            // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
-            // from.
-            let changes = due.unwrap_or_else(|| self.ledger.changes());
-            let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
-            return self.just_read(around, read, learned);
+            let moves = self.moves();
+            let provider = self.provider();
+            let home = provider.incarnation();
+            let plain = self.packing.plain;
+            let since = around.clock.now();
+            let due = if plain { None } else { self.ledger.due(since, home, MARK_PERIOD) };
+            let answer = match due {
+                // Keeps to the provider's single-key path, where it may gather.
+                None => {
+                    let op = LevelOp::Get;
+                    let whom = Whom::of(provider.server_of(key));
+                    let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
+                    self.call_at(around, &what, asked(|| provider.get(key))).await
+                }
+                Some(_) => Err(Failure::Skipped),
+            };
+            let elsewhere = !plain && answer.is_ok() && self.incarnation_since(moves, &provider) != home;
+            if due.is_some() || elsewhere {
+                // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
+                // from.
+                let changes = due.unwrap_or_else(|| self.ledger.changes());
+                let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
+                return self.just_read(around, read, learned);
+            }
+            let (answer, now) = match answer {
+                Ok((answer, now)) => (answer.map_err(Failure::of), now),
+                Err(failure) => (Err(failure), around.clock.now()),
+            };
+            let times = around.clock.times_at(now, provider.time_offset_ms());
+            ReadOne { read: self.settled(key, answer), learned: Learned::Nothing, times, home }
         }
-        let (answer, now) = match answer {
-            Ok((answer, now)) => (answer.map_err(Failure::of), now),
-            Err(failure) => (Err(failure), around.clock.now()),
-        };
-        let times = around.clock.times_at(now, provider.time_offset_ms());
-        ReadOne { read: self.settled(key, answer), learned: Learned::Nothing, times, home }
     }
 
     fn just_read(&self, around: &Around, read: Read, learned: Learned) -> ReadOne {
