@@ -138,9 +138,10 @@
 //!
 //! What a promoted replica or a restarted master holds may lack what was acknowledged, so it counts as another state of the
 //! whole cluster, and caches begin anew. The masters that have been met are recorded in the cluster itself, under
-//! `r:{masters}`, so that all nodes agree on that; one that is promoted again is met anew. One that is not in the record is
-//! not used until it is: while the master of that key is away, no new connection is. `EVAL` and the hash commands are needed on it; without, such losses go
-//! unnoticed, and the cache is told so.
+//! `r:{masters}`, so that all nodes agree on that; one that is promoted again is met anew. So is each of a cluster that nobody
+//! has used before, with the first connection to it: what was stored until then, in its first moments, is void. One that is not
+//! in the record is not used until it is: while the master of that key is away, no new connection is. `EVAL` and the hash
+//! commands are needed on it; without, such losses go unnoticed, and the cache is told so.
 //!
 //! # Replicas
 //!
