@@ -380,3 +380,33 @@ impl Outcomes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Barrier, thread};
+
+    use super::*;
+    use crate::{TracedCache, testing::MapProvider};
+
+    /// Each thread takes the provider from a place of its own.
+    #[test]
+    fn of_two_moves_at_a_time_one_is_the_last_for_everybody() {
+        let cache: TracedCache<String> =
+            TracedCache::builder("moved").level(MapProvider::new()).build().unwrap();
+        let places = &cache.inner.tiers[0].provider;
+        let start = Barrier::new(2);
+        for round in 0..2_000 {
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        let to = Arc::new(MapProvider::new());
+                        start.wait();
+                        cache.move_level(0, to).unwrap();
+                    });
+                }
+            });
+            let all: Vec<_> = places.iter().map(|place| Arc::as_ptr(&place.load().0)).collect();
+            assert!(all.iter().all(|one| std::ptr::addr_eq(*one, all[0])), "round {round}");
+        }
+    }
+}
