@@ -145,7 +145,7 @@ impl<T: Value> Inner<T> {
                 // Asked for twice: the loader gets it once, also if it has been invalidated in between.
                 Some(flight) => {
                     self.give_back(key, std::mem::take(&mut asked.rights));
-                    let (flight, stale) = (Arc::clone(flight), asked.stale.take().map(|seen| *seen));
+                    let (flight, stale) = (Arc::clone(flight), asked.take_stale());
                     Part::Wait { flight, stale, leads: false, late: false }
                 }
                 None => self.part(asked, access, load, &mut counted[at], |departure| {
@@ -280,7 +280,7 @@ impl<T: Value> Inner<T> {
             }
             return Part::Done(Ok(found));
         }
-        let stale = asked.stale.take().map(|seen| *seen);
+        let stale = asked.take_stale();
         if let Some(seen) = &stale {
             let throttled = seen.entry.retry_at().is_some_and(|at| now < at);
             if access == Access::AllowStale || throttled {

@@ -188,7 +188,7 @@ impl<T: Value> Inner<T> {
             let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
             return Ok(entry.found(outcome, Some(*level), now));
         }
-        let stale = asked.stale.take().map(|seen| *seen);
+        let stale = asked.take_stale();
         if let Some(Seen { entry, level }) = &stale {
             let at_once = match access {
                 Access::AllowStale => true,

@@ -121,6 +121,11 @@ impl<'k, T: Value> Asked<'k, T> {
             State::Stale | State::Dead => {}
         }
     }
+
+    /// Gives the stale entry away.
+    pub(crate) fn take_stale(&mut self) -> Option<Seen<T>> {
+        self.stale.take().map(|seen| *seen)
+    }
 }
 
 impl<T: Value> Inner<T> {
@@ -500,9 +505,8 @@ impl<T: Value> Inner<T> {
             return Ok(entry.into_found(outcome, Some(level), now));
         }
         if access == Access::AllowStale
-            && let Some(seen) = asked.stale.take()
+            && let Some(Seen { entry, level }) = asked.take_stale()
         {
-            let Seen { entry, level } = *seen;
             return Ok(entry.into_found(Outcome::Stale, Some(level), now));
         }
         match asked.error.take() {
