@@ -5,22 +5,26 @@
 //! 0    2     magic C7 AC
 //! 2    1     state: 0 live, 1 expired by hand. Outside the checksum, so that a store-side script can set it
 //! 3    8     XXH3-64 of everything from byte 11 on, seeded with the XXH3-64 of `namespace:id`
-//! 11   1     version, 1
+//! 11   1     version, 2
 //! 12   1     codec, 0 for an absent entry
-//! 13   1     flags: 1 absent, 2 made by `set`, 4 compressed with LZ4, 8 with Zstandard, 16 encrypted
+//! 13   1     flags: 1 usable for longer than fresh, 2 made by `set`, 4 compressed with LZ4, 8 with Zstandard, 16 encrypted,
+//!            32 has a load cost, 64 tagged, 128 has an etag
 //! 14   8     entry id
 //! 22   4     schema id
-//! 26   8     born, milliseconds since the Unix epoch by the store's clock
-//! 34   8     fresh for, microseconds from birth (all ones: for ever)
-//! 42   8     usable for, likewise
-//! 50   4     load cost, microseconds, saturating
-//! 54   8     epoch
-//! 62   8     sequence
-//! 70   2     number of tags, then for each 2 bytes of length and the text
-//!      2     length of the etag plus one, 0 for none; then the text
+//! 26   6     born, milliseconds since the Unix epoch by the store's clock
+//! 32   6     fresh for, microseconds from birth (all ones: for ever, which is all beyond 8.9 years)
+//! 38   8     epoch
+//! 46   n     sequence
+//!            by the flags: 6 usable for, as fresh; 4 load cost, microseconds, saturating; n for how many tags, and for each
+//!            n for its length and the text; n for the length of the etag, and the text
 //!            payload: compressed, 4 bytes of raw length and a block; encrypted, see `payload/encryption.rs`
 //! ```
-//! Integers are little-endian. The seed binds an entry to its key: a copy under another key does not decode.
+//! `n` is as many bytes as the number needs, seven bits in each, the lowest first (LEB128). A header has one form. What most
+//! entries do not have takes no room, as a store keeps millions of these.
+//! Other integers are little-endian. The seed binds an entry to its key: a copy under another key does not decode. Version 1
+//! (`envelope/v1.rs`) is still read.
+
+mod v1;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,16 +38,24 @@ use crate::{
 };
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKED_FROM: usize = 11;
-const FIXED: usize = 70;
-const FLAG_ABSENT: u8 = 1;
+const FIXED: usize = 46;
+/// With sequence, stale time and cost.
+const ROOM: usize = FIXED + 16;
+const FLAG_STALE: u8 = 1;
 const FLAG_BY_SET: u8 = 2;
 const FLAG_LZ4: u8 = 4;
 const FLAG_ZSTD: u8 = 8;
 const FLAG_ENCRYPTED: u8 = 16;
-const KNOWN_FLAGS: u8 = FLAG_ABSENT | FLAG_BY_SET | FLAG_LZ4 | FLAG_ZSTD | FLAG_ENCRYPTED;
-const FOREVER: u64 = u64::MAX;
+const FLAG_COST: u8 = 32;
+const FLAG_TAGGED: u8 = 64;
+const FLAG_ETAG: u8 = 128;
+const TIME: usize = 6;
+const LONGEST_NUMBER: usize = 10;
+/// As milliseconds since the Unix epoch, the year 10889.
+const LATEST: u64 = (1 << (8 * TIME)) - 1;
+const FOREVER: u64 = LATEST;
 
 /// Where an envelope carries its [`EntryId`], little-endian: for store-side scripts that compare it.
 pub const ENTRY_ID_AT: std::ops::Range<usize> = 14..22;
@@ -160,18 +172,27 @@ fn seed(key: RawKey<'_>) -> u64 {
 }
 
 fn micros(d: Duration) -> u64 {
-    u64::try_from(d.as_micros()).unwrap_or(FOREVER)
+    u64::try_from(d.as_micros()).map_or(FOREVER, |us| us.min(FOREVER))
 }
 
 fn duration(us: u64) -> Duration {
     if us == FOREVER { Duration::MAX } else { Duration::from_micros(us) }
 }
 
-fn put_text(out: &mut BytesMut, text: &str, plus: u16) {
-    // Tags are checked to be far below this, and an etag that is not is left out.
-    let len = u16::try_from(text.len()).unwrap_or(u16::MAX - 1);
-    out.put_u16_le(len + plus);
-    out.put_slice(&text.as_bytes()[..usize::from(len)]);
+fn put_number(out: &mut BytesMut, mut number: u64) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return out.put_u8(low);
+        }
+        out.put_u8(low | 0x80);
+    }
+}
+
+fn put_text(out: &mut BytesMut, text: &str) {
+    put_number(out, text.len() as u64);
+    out.put_slice(text.as_bytes());
 }
 
 /// Puts header and payload together.
@@ -199,40 +220,48 @@ pub(crate) fn header_of<'a>(bytes: &'a [u8], payload: &[u8]) -> &'a [u8] {
 
 /// Everything in front of the payload, without the checksum.
 fn begin(header: &Header, payload: usize) -> BytesMut {
-    let mut out = BytesMut::with_capacity(FIXED + 4 + payload);
+    let mut out = BytesMut::with_capacity(ROOM + payload);
     out.put_slice(&MAGIC);
     out.put_u8(u8::from(header.expired));
     out.put_u64_le(0);
     out.put_u8(VERSION);
     out.put_u8(header.codec.unwrap_or(0));
-    let absent = if header.codec.is_none() { FLAG_ABSENT } else { 0 };
-    let by_set = if header.by_set { FLAG_BY_SET } else { 0 };
+    let extra = header.extra.as_deref();
+    let tags = extra.map_or(&[][..], |e| &e.tags);
+    let etag = extra.and_then(|e| e.etag.as_deref());
+    let flag = |is: bool, flag| if is { flag } else { 0 };
     let squeezed = match header.form.squeezed {
         None => 0,
         Some(Squeezed::Lz4) => FLAG_LZ4,
         Some(Squeezed::Zstd) => FLAG_ZSTD,
     };
-    let encrypted = if header.form.encrypted { FLAG_ENCRYPTED } else { 0 };
-    out.put_u8(absent | by_set | squeezed | encrypted);
+    let (fresh_for, usable_for) = (micros(header.fresh_for), micros(header.usable_for));
+    let flags = flag(usable_for != fresh_for, FLAG_STALE)
+        | flag(header.by_set, FLAG_BY_SET)
+        | squeezed
+        | flag(header.form.encrypted, FLAG_ENCRYPTED)
+        | flag(header.cost_us != 0, FLAG_COST)
+        | flag(!tags.is_empty(), FLAG_TAGGED)
+        | flag(etag.is_some(), FLAG_ETAG);
+    out.put_u8(flags);
     out.put_u64_le(header.id.0);
     out.put_u32_le(header.schema);
-    out.put_u64_le(header.born_ms);
-    out.put_u64_le(micros(header.fresh_for));
-    out.put_u64_le(micros(header.usable_for));
-    out.put_u32_le(header.cost_us);
+    out.put_uint_le(header.born_ms.min(LATEST), TIME);
+    out.put_uint_le(fresh_for, TIME);
     out.put_u64_le(header.stamp.epoch);
-    out.put_u64_le(header.stamp.sequence);
-    let extra = header.extra.as_deref();
-    let tags = extra.map_or(&[][..], |e| &e.tags);
-    let count = u16::try_from(tags.len()).unwrap_or(u16::MAX);
-    out.put_u16_le(count);
-    for tag in &tags[..usize::from(count)] {
-        put_text(&mut out, tag, 0);
+    put_number(&mut out, header.stamp.sequence);
+    if flags & FLAG_STALE != 0 {
+        out.put_uint_le(usable_for, TIME);
     }
-    match extra.and_then(|e| e.etag.as_deref()) {
-        // Cut short it would be another one, or half a character.
-        Some(etag) if etag.len() < usize::from(u16::MAX) => put_text(&mut out, etag, 1),
-        _ => out.put_u16_le(0),
+    if flags & FLAG_COST != 0 {
+        out.put_u32_le(header.cost_us);
+    }
+    if flags & FLAG_TAGGED != 0 {
+        put_number(&mut out, tags.len() as u64);
+        tags.iter().for_each(|tag| put_text(&mut out, tag));
+    }
+    if let Some(etag) = etag {
+        put_text(&mut out, etag);
     }
     out
 }
@@ -253,12 +282,22 @@ pub(crate) fn expire(bytes: &Bytes) -> Bytes {
     out.freeze()
 }
 
+/// The versions that are read, the one that is written first.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const VERSIONS: [u8; 2] = [VERSION, v1::VERSION];
+
+/// Whether an envelope is of the version that is written, and so has one form.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn is_of_today(envelope: &[u8]) -> bool {
+    envelope.get(CHECKED_FROM) == Some(&VERSION)
+}
+
 /// The bytes with magic, version and checksum as they should be, for tests of what lies behind these.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) fn right(key: RawKey<'_>, bytes: &[u8]) -> Option<Bytes> {
+pub(crate) fn right(key: RawKey<'_>, version: u8, bytes: &[u8]) -> Option<Bytes> {
     let mut out = BytesMut::from(bytes);
     out.get_mut(..2)?.copy_from_slice(&MAGIC);
-    *out.get_mut(CHECKED_FROM)? = VERSION;
+    *out.get_mut(CHECKED_FROM)? = version;
     let sum = xxh3_64_with_seed(&out[CHECKED_FROM..], seed(key));
     out[3..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
     Some(out.freeze())
@@ -275,9 +314,11 @@ pub(crate) fn open<'a>(key: RawKey<'_>, bytes: &'a [u8]) -> Result<(Header, &'a 
     let sum = cursor.u64().ok_or(Unreadable::Corrupt)?;
     let checked = cursor.0;
     let [version] = cursor.take().ok_or(Unreadable::Corrupt)?;
-    if version != VERSION {
-        return Err(Unreadable::Version);
-    }
+    let header = match version {
+        VERSION => header,
+        v1::VERSION => v1::header,
+        _ => return Err(Unreadable::Version),
+    };
     if state > 1 || sum != xxh3_64_with_seed(checked, seed(key)) {
         return Err(Unreadable::Corrupt);
     }
@@ -285,34 +326,35 @@ pub(crate) fn open<'a>(key: RawKey<'_>, bytes: &'a [u8]) -> Result<(Header, &'a 
 }
 
 /// What follows the version.
-fn header(mut cursor: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
-    let mut rest = cursor;
+fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
     // One length to check for all that is always there.
-    cursor = Cursor(rest.part(FIXED - CHECKED_FROM - 1)?);
-    let [codec, flags] = cursor.take()?;
-    if flags & !KNOWN_FLAGS != 0 || (flags & FLAG_ABSENT != 0) != (codec == 0) {
-        return None;
-    }
-    let squeezed = match flags & (FLAG_LZ4 | FLAG_ZSTD) {
-        0 => None,
-        FLAG_LZ4 => Some(Squeezed::Lz4),
-        FLAG_ZSTD => Some(Squeezed::Zstd),
-        _ => return None,
+    let mut fixed = Cursor(rest.part(FIXED - CHECKED_FROM - 1)?);
+    let [codec, flags] = fixed.take()?;
+    let form = Form { squeezed: squeezed(flags)?, encrypted: flags & FLAG_ENCRYPTED != 0 };
+    let id = EntryId(fixed.u64()?);
+    let schema = fixed.u32()?;
+    let born_ms = fixed.time()?;
+    let fresh_for = fixed.time()?;
+    let stamp = Stamp { epoch: fixed.u64()?, sequence: rest.number()? };
+    // What is not there must not be there for nothing.
+    let usable_for = match flags & FLAG_STALE {
+        0 => fresh_for,
+        _ => rest.time().filter(|usable_for| *usable_for != fresh_for)?,
     };
-    let form = Form { squeezed, encrypted: flags & FLAG_ENCRYPTED != 0 };
-    let id = EntryId(cursor.u64()?);
-    let schema = u32::from_le_bytes(cursor.take()?);
-    let born_ms = cursor.u64()?;
-    let fresh_for = duration(cursor.u64()?);
-    let usable_for = duration(cursor.u64()?);
-    let cost_us = u32::from_le_bytes(cursor.take()?);
-    let stamp = Stamp { epoch: cursor.u64()?, sequence: cursor.u64()? };
+    let cost_us = match flags & FLAG_COST {
+        0 => 0,
+        _ => rest.u32().filter(|cost_us| *cost_us != 0)?,
+    };
     let mut extra = Extra::default();
-    for _ in 0..rest.u16()? {
-        let len = rest.u16()?;
-        extra.tags.push(rest.text(len)?);
+    if flags & FLAG_TAGGED != 0 {
+        let tags = rest.number().filter(|tags| *tags > 0)?;
+        for _ in 0..tags {
+            let len = rest.length()?;
+            extra.tags.push(rest.text(len)?);
+        }
     }
-    if let Some(len) = rest.u16()?.checked_sub(1) {
+    if flags & FLAG_ETAG != 0 {
+        let len = rest.length()?;
         extra.etag = Some(rest.text(len)?);
     }
     let header = Header {
@@ -323,13 +365,23 @@ fn header(mut cursor: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
         id,
         schema,
         born_ms,
-        fresh_for,
-        usable_for,
+        fresh_for: duration(fresh_for),
+        usable_for: duration(usable_for),
         cost_us,
         stamp,
         extra: extra.boxed(),
     };
     Some((header, rest.0))
+}
+
+/// `None`: by two at once.
+fn squeezed(flags: u8) -> Option<Option<Squeezed>> {
+    match flags & (FLAG_LZ4 | FLAG_ZSTD) {
+        0 => Some(None),
+        FLAG_LZ4 => Some(Some(Squeezed::Lz4)),
+        FLAG_ZSTD => Some(Some(Squeezed::Zstd)),
+        _ => None,
+    }
 }
 
 /// What is left to be read.
@@ -349,16 +401,38 @@ impl<'a> Cursor<'a> {
         Some(part)
     }
 
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn time(&mut self) -> Option<u64> {
+        self.take().map(|[a, b, c, d, e, f]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self, len: u16) -> Option<Box<str>> {
-        std::str::from_utf8(self.part(len.into())?).ok().map(Into::into)
+    /// A number in its only form: without a last byte of nothing, nor bits beyond the sixty-fourth.
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for (at, byte) in self.0.iter().enumerate().take(LONGEST_NUMBER) {
+            let (part, shift) = (u64::from(byte & 0x7F), 7 * at);
+            number |= part << shift;
+            if *byte <= 0x7F {
+                self.0 = &self.0[at + 1..];
+                return (number >> shift == part && (part != 0 || at == 0)).then_some(number);
+            }
+        }
+        None
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        self.number()?.try_into().ok()
+    }
+
+    fn text(&mut self, len: usize) -> Option<Box<str>> {
+        std::str::from_utf8(self.part(len)?).ok().map(Into::into)
     }
 }
 
@@ -407,18 +481,52 @@ mod tests {
     }
 
     #[test]
-    fn an_etag_that_does_not_fit_is_left_out() {
-        let etag_of = |etag: &str| {
-            let extra = Extra { etag: Some(etag.into()), ..Extra::default() }.boxed();
-            let sealed = seal(key("42"), &Header { extra, ..sample() }, b"{}");
-            let (back, rest) = open(key("42"), &sealed).unwrap();
-            assert_eq!(rest, b"{}");
-            back.extra.and_then(|extra| extra.etag.clone())
-        };
-        let longest = "e".repeat(usize::from(u16::MAX) - 1);
-        assert_eq!(etag_of(&longest).as_deref(), Some(&*longest));
-        assert_eq!(etag_of(&format!("{longest}e")), None);
-        assert_eq!(etag_of(&format!("e{}", "é".repeat(40_000))), None);
+    fn a_number_has_one_form() {
+        for number in (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit]).chain([u64::MAX]) {
+            let mut out = BytesMut::new();
+            put_number(&mut out, number);
+            let mut cursor = Cursor(&out);
+            assert_eq!((cursor.number(), cursor.0), (Some(number), &[][..]));
+            assert_eq!(Cursor(&out[..out.len() - 1]).number(), None, "cut short");
+            *out.last_mut().unwrap() |= 0x80;
+            out.put_u8(0);
+            assert_eq!(Cursor(&out).number(), None, "{number} with a byte of nothing behind it");
+        }
+        let mut longest = [0xFF; 10];
+        longest[9] = 3;
+        assert_eq!(Cursor(&longest).number(), None, "more than 64 bits");
+    }
+
+    #[test]
+    fn lifetimes_come_back_as_they_were() {
+        let lifetimes = [Duration::ZERO, Duration::from_secs(3600), Duration::MAX];
+        for (fresh_for, usable_for) in lifetimes.into_iter().flat_map(|a| lifetimes.map(|b| (a, b))) {
+            let header = Header { fresh_for, usable_for, ..sample() };
+            assert_eq!(open(key("42"), &seal(key("42"), &header, b"{}")).unwrap().0, header);
+        }
+    }
+
+    #[test]
+    fn what_an_entry_does_not_have_takes_no_room() {
+        let hour = Duration::from_secs(3600);
+        let header = Header { fresh_for: hour, usable_for: hour, cost_us: 0, extra: None, ..sample() };
+        assert_eq!(seal(key("42"), &header, b"").len(), FIXED + 1);
+    }
+
+    #[test]
+    fn what_is_there_is_there_for_something() {
+        let hour = Duration::from_secs(3600);
+        let least = Header { fresh_for: hour, usable_for: hour, cost_us: 0, extra: None, ..sample() };
+        for (flag, zeros) in [(FLAG_STALE, TIME), (FLAG_COST, 4), (FLAG_TAGGED, 1)] {
+            let mut bytes = seal(key("42"), &least, b"").to_vec();
+            bytes[FLAGS_AT] |= flag;
+            let fresh_for = bytes[32..38].to_vec();
+            bytes.extend(if flag == FLAG_STALE { fresh_for } else { vec![0; zeros] });
+            assert_eq!(
+                open(key("42"), &right(key("42"), VERSION, &bytes).unwrap()),
+                Err(Unreadable::Corrupt)
+            );
+        }
     }
 
     #[test]
@@ -468,7 +576,7 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut bytes = seal(key("k"), &sample(), b"1").to_vec();
-        bytes[CHECKED_FROM] = 2;
+        bytes[CHECKED_FROM] = VERSION + 1;
         assert_eq!(open(key("k"), &bytes), Err(Unreadable::Version));
         assert_eq!(open(key("k"), b"hello"), Err(Unreadable::Foreign));
     }

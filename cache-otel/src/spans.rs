@@ -262,8 +262,11 @@ impl Span for OtelSpan {
     }
 
     fn end(&self) {
+        if self.recording.is_none() {
+            return;
+        }
         let span = self.cx.span();
-        if self.writes && self.recording.is_some() {
+        if self.writes {
             span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
         }
         // Whoever still holds the context, a task that was spawned inside say, does not keep the span open.
