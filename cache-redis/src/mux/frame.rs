@@ -15,7 +15,7 @@ const ELEMENTS_MAX: u64 = 1 << 24;
 /// Lists within lists.
 const DEPTH_MAX: usize = 32;
 /// Room for the next read.
-const READ_ROOM: usize = 16 << 10;
+const READ_ROOM: usize = 64 << 10;
 /// Replies up to this size leave the buffer as it is.
 const KEEP: usize = 256 << 10;
 /// Most that is allocated at a time for a string that has been announced.
