@@ -205,7 +205,7 @@ impl<T: Value> Inner<T> {
         stamp: Stamp,
         order: &WriteOrder,
     ) -> impl Future<Output = Vec<Result<bool, Failure>>> + Send {
-        let planned = (!self.closing.is_cancelled()).then(|| self.plan(tier, items, stamp, order));
+        let planned = (!self.has_ended()).then(|| self.plan(tier, items, stamp, order));
         // One value may take so long to encode that others have had their turn since.
         let planned = planned.filter(|_| !order.is_lost());
         // What only the plan needs is not carried along.

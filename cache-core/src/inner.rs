@@ -1,7 +1,10 @@
 //! The shared state of a cache, and how its entries stand.
 
 use std::{
-    sync::{Arc, Mutex, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -157,6 +160,11 @@ impl<T: Value> Inner<T> {
     /// Refuses a policy that contradicts itself or the levels.
     pub(crate) fn check_policy(&self, policy: &Policy) -> Result<()> {
         rules::check(&self.tiers.iter().map(Tier::shape).collect::<Vec<_>>(), policy)
+    }
+
+    /// Whether `close` has done with waiting: nothing is stored from here on.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// The policy now. A copy: whoever asks twice may see two.

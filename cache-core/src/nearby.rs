@@ -187,7 +187,7 @@ impl<T: Value> Inner<T> {
     /// Puts an entry into an in-process level, if the ticket still holds. `false`: it has been overtaken.
     pub(crate) fn keep(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, ticket: &Ticket<T>) -> bool {
         let Some(store) = &tier.store else { return true };
-        if self.closing.is_cancelled() {
+        if self.has_ended() {
             return false;
         }
         let Some(object) = self.object(key, entry, tier) else {

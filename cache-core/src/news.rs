@@ -139,6 +139,9 @@ impl News {
 
     /// How an entry stands that was valid when `seen` was the last number.
     pub(crate) fn verdict(&self, seen: u32, tags: &[Box<str>]) -> Verdict {
+        if seen == self.count() {
+            return Verdict::Valid;
+        }
         self.lock().verdict(seen, tags)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -140,7 +140,7 @@ impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F
             **this.caller = Some(this.inner.callers.mine().token());
         }
         // Asked at every poll, and cheaper than a wake-up: what a call waits for has an end of its own.
-        match this.inner.ended.load(Ordering::Acquire) {
+        match this.inner.has_ended() {
             true => Poll::Ready(Err(this.inner.closed())),
             false => this.work.poll(cx),
         }
@@ -149,7 +149,7 @@ impl<T: Value, R, F: Future<Output = Result<R>>> Future for UntilClosed<'_, T, F
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio_util::task::TaskTracker;
 

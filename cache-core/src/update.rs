@@ -482,7 +482,7 @@ impl<T: Value> Inner<T> {
                 written.take(tier, result);
             }
             written = written.told(self.tell(&[key]).await);
-            let kept = keep == Keep::Store && !self.closing.is_cancelled();
+            let kept = keep == Keep::Store && !self.has_ended();
             writing.end(kept.then_some(&item.entry));
         } else {
             writing.end_unwritten();

@@ -217,7 +217,7 @@ impl<T: Value> Inner<T> {
         self.write_through(&mut items, &order, &mut written).await;
         let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
-        let kept = (written.error.is_none() && !self.closing.is_cancelled()).then_some(&items);
+        let kept = (written.error.is_none() && !self.has_ended()).then_some(&items);
         writing.end(kept.into_iter().flatten().map(|item| &item.entry));
         drop(order);
         self.replay();

@@ -92,7 +92,7 @@ impl<T: Value> Listener for Ear<T> {
 
     fn is_closed(&self) -> bool {
         self.inner.upgrade().is_none_or(|inner| {
-            inner.ended.load(Ordering::Acquire)
+            inner.has_ended()
                 || inner.plane.as_ref().is_some_and(|plane| plane.up.load(Ordering::Acquire) > self.channel)
         })
     }
