@@ -11,7 +11,7 @@ use crate::{
     memory::HOUR,
     otel::Otel,
     rounds::{Row, Timed},
-    work::{User, decode, keys},
+    work::{User, decode, keys, raw_key, shuffled},
 };
 
 pub struct Memcached {
@@ -33,7 +33,8 @@ fn own(provider: &MemcachedProvider, telemetry: Option<&Telemetry>) -> TracedCac
 
 impl Memcached {
     pub fn filled(port: u16, scale: &Scale) -> Self {
-        let keys: &'static [String] = Vec::leak(keys("user", scale.reads));
+        let written = keys("user", scale.reads);
+        let keys: &'static [String] = Vec::leak(shuffled(written.clone()));
         runtime().block_on(async {
             // A connection for each that may be in flight.
             let raw = AsyncMemcache::builder().max_idle(64).connect_async([("127.0.0.1", port)]);
@@ -41,13 +42,13 @@ impl Memcached {
             let url = format!("memcached://127.0.0.1:{port}");
             let provider = MemcachedProvider::builder(url).build().expect("the url is right");
             let ours = own(&provider, None);
-            for chunk in keys.chunks(500) {
+            for chunk in written.chunks(500) {
                 let _ = ours
                     .set_many(chunk.iter().map(|key| (key, User::of(key))))
                     .await
                     .expect("memcached takes it");
                 for key in chunk {
-                    raw.set(key, User::of(key).json(), HOUR).await.expect("memcached takes it");
+                    raw.set(raw_key(key), User::of(key).json(), HOUR).await.expect("memcached takes it");
                 }
             }
             Self { keys, otel: Otel::new(), raw, provider }
@@ -63,7 +64,7 @@ impl Memcached {
                     let raw = raw.clone();
                     async move {
                         let bytes: Vec<u8> =
-                            raw.get(key).await.expect("memcached is there").expect("it was set");
+                            raw.get(raw_key(key)).await.expect("memcached is there").expect("it was set");
                         match decoded {
                             true => drop(black_box(Arc::new(decode(&bytes)))),
                             false => drop(black_box(bytes)),

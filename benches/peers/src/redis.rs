@@ -23,7 +23,7 @@ use crate::{
     memory::{HOUR, Response, hitbox_user, multi_tier, raw_moka},
     otel::{Otel, unsampled_request},
     rounds::{Row, Timed},
-    work::{User, decode, keys, shuffled},
+    work::{User, decode, keys, raw_key, shuffled},
 };
 
 /// A connection of redis-rs as its users have it, without Nagle's algorithm, as ours. `patient`: without the timer that it
@@ -36,11 +36,6 @@ pub async fn connect(url: &str, patient: bool) -> ConnectionManager {
     let config = ConnectionManagerConfig::new();
     let config = if patient { config.set_response_timeout(None) } else { config };
     ConnectionManager::new_with_config(client, config).await.expect("redis is there")
-}
-
-/// As long a name as our cache has.
-fn raw_key(key: &str) -> String {
-    format!("plain:{key}")
 }
 
 async fn get(mut connection: ConnectionManager, key: &str) -> Vec<u8> {

@@ -42,6 +42,11 @@ pub fn keys(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix}:{n:0width$}", width = 20 - prefix.len())).collect()
 }
 
+/// A raw client's key, with as long a name in front as our caches have.
+pub fn raw_key(key: &str) -> String {
+    format!("plain:{key}")
+}
+
 /// In an order that has nothing to do with theirs, the same in every run.
 pub fn shuffled(mut keys: Vec<String>) -> Vec<String> {
     let mut dice = Dice::new(0);
