@@ -15,6 +15,21 @@ fn read(bytes: &[u8]) -> usize {
     found
 }
 
+/// Entries as version 1 of the wire format has them: see `tests/snapshots/README.md`.
+fn old_entries() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots");
+    let bytes = |hex: &str| {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    ["json", "postcard", "zstd", "encrypted-lz4"]
+        .map(|form| std::fs::read_to_string(format!("{folder}/v1-{form}.hex")).unwrap())
+        .iter()
+        .flat_map(|file| {
+            file.lines().skip(1).filter_map(|line| line.split_once(' ')).map(|(_, hex)| bytes(hex))
+        })
+        .collect()
+}
+
 /// One change to an entry.
 #[derive(Clone, Debug)]
 enum Change {
@@ -109,6 +124,19 @@ proptest! {
         }
         let found = read(&bytes);
         prop_assert!(!changes.is_empty() || found == 2, "unchanged, it is the value");
+    }
+
+    #[test]
+    fn v5_changed_entries_of_old_versions_are_read_or_a_miss(
+        which in any::<Index>(),
+        changes in proptest::collection::vec(change(), 0..6),
+    ) {
+        let entries = old_entries();
+        let mut bytes = which.get(&entries).clone();
+        for change in &changes {
+            apply(change, &mut bytes, &entries);
+        }
+        read(&bytes);
     }
 }
 

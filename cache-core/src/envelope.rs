@@ -35,6 +35,7 @@ use crate::{
     EntryId, Extra, RawKey, Stamp, Timeline,
     clock::Times,
     payload::{Encryption, Form, Squeezed},
+    tags::{TAG_MAX, TAGS_MAX},
 };
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
@@ -347,10 +348,10 @@ fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
     };
     let mut extra = Extra::default();
     if flags & FLAG_TAGGED != 0 {
-        let tags = rest.number().filter(|tags| *tags > 0)?;
+        let tags = rest.length().filter(|tags| (1..=TAGS_MAX).contains(tags))?;
         for _ in 0..tags {
             let len = rest.length()?;
-            extra.tags.push(rest.text(len)?);
+            extra.tags.push(rest.tag(len)?);
         }
     }
     if flags & FLAG_ETAG != 0 {
@@ -431,6 +432,10 @@ impl<'a> Cursor<'a> {
         self.number()?.try_into().ok()
     }
 
+    fn tag(&mut self, len: usize) -> Option<Box<str>> {
+        (1..=TAG_MAX).contains(&len).then(|| self.text(len)).flatten()
+    }
+
     fn text(&mut self, len: usize) -> Option<Box<str>> {
         std::str::from_utf8(self.part(len)?).ok().map(Into::into)
     }
@@ -458,8 +463,10 @@ mod tests {
             usable_for: Duration::MAX,
             cost_us: 50_000,
             stamp: Stamp { epoch: 3, sequence: 4 },
-            extra: Extra { tags: vec!["a".into(), "".into()], etag: Some("W/1".into()), ..Extra::default() }
-                .boxed(),
+            extra: Extra {
+                tags: vec!["a".into(), "ü".into()], etag: Some("W/1".into()), ..Extra::default()
+            }
+            .boxed(),
         }
     }
 
@@ -527,6 +534,18 @@ mod tests {
                 Err(Unreadable::Corrupt)
             );
         }
+    }
+
+    #[test]
+    fn more_tags_than_an_entry_may_have_are_not_believed() {
+        let tagged = |tags: Vec<Box<str>>| {
+            let extra = Extra { tags, ..Extra::default() }.boxed();
+            open(key("42"), &seal(key("42"), &Header { extra, ..sample() }, b"{}")).map(|_| ())
+        };
+        assert_eq!(tagged(vec!["a".repeat(TAG_MAX).into(); TAGS_MAX]), Ok(()));
+        assert_eq!(tagged(vec!["a".into(); TAGS_MAX + 1]), Err(Unreadable::Corrupt));
+        assert_eq!(tagged(vec!["a".repeat(TAG_MAX + 1).into()]), Err(Unreadable::Corrupt));
+        assert_eq!(tagged(vec!["".into()]), Err(Unreadable::Corrupt));
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Entries are fresh for `ttl` from the start of their load. `Duration::MAX`: until evicted or invalidated.
+    /// Entries are fresh for `ttl` from the start of their load. `Duration::MAX`: until evicted or invalidated, for
+    /// which remote levels take whatever is beyond 8.9 years (2^48 us).
     ///
     /// Everything else starts off, but for a throttle of 1 s after a failed refresh (it takes effect with `grace`) and
     /// a hard limit of 30 s on loads.

@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use super::{CHECKED_FROM, Cursor, FLAG_BY_SET, FLAG_ENCRYPTED, Header, squeezed};
-use crate::{EntryId, Extra, Stamp, payload::Form};
+use crate::{EntryId, Extra, Stamp, payload::Form, tags::TAGS_MAX};
 
 pub(super) const VERSION: u8 = 1;
 const FIXED: usize = 70;
@@ -54,9 +54,9 @@ pub(super) fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u
 
 fn extra(rest: &mut Cursor<'_>) -> Option<Extra> {
     let mut extra = Extra::default();
-    for _ in 0..length(rest)? {
+    for _ in 0..length(rest).filter(|tags| *tags <= TAGS_MAX)? {
         let len = length(rest)?;
-        extra.tags.push(rest.text(len)?);
+        extra.tags.push(rest.tag(len)?);
     }
     if let Some(len) = length(rest)?.checked_sub(1) {
         extra.etag = Some(rest.text(len)?);
