@@ -2,8 +2,14 @@
 //! the same function for longer.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
+#[path = "snapshots/items.rs"]
+mod snapshots;
+
+use std::sync::LazyLock;
+
 use allocation_counter::measure;
 use proptest::{prelude::*, sample::Index};
+use snapshots::items;
 use traced_cache::testing::{read_anything, readable_entries};
 
 /// Reads, and holds it to what it promises.
@@ -15,20 +21,12 @@ fn read(bytes: &[u8]) -> usize {
     found
 }
 
-/// Entries as version 1 of the wire format has them: see `tests/snapshots/README.md`.
-fn old_entries() -> Vec<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots");
-    let bytes = |hex: &str| {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-    };
-    ["json", "postcard", "zstd", "encrypted-lz4"]
-        .map(|form| std::fs::read_to_string(format!("{folder}/v1-{form}.hex")).unwrap())
-        .iter()
-        .flat_map(|file| {
-            file.lines().skip(1).filter_map(|line| line.split_once(' ')).map(|(_, hex)| bytes(hex))
-        })
-        .collect()
-}
+/// Entries as version 1 of the wire format has them.
+static OLD: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let entries = |form| items(&format!("v1-{form}.hex")).into_iter().filter(|(key, _)| key != "v:");
+    let forms = ["json", "postcard", "zstd", "encrypted-lz4"];
+    forms.into_iter().flat_map(entries).map(|(_, bytes)| bytes).collect()
+});
 
 /// One change to an entry.
 #[derive(Clone, Debug)]
@@ -104,6 +102,15 @@ fn apply(change: &Change, bytes: &mut Vec<u8>, others: &[impl AsRef<[u8]>]) {
     }
 }
 
+/// One of the entries, changed.
+fn changed(which: &Index, changes: &[Change], entries: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bytes = which.get(entries).as_ref().to_vec();
+    for change in changes {
+        apply(change, &mut bytes, entries);
+    }
+    bytes
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -117,12 +124,7 @@ proptest! {
         which in any::<Index>(),
         changes in proptest::collection::vec(change(), 0..6),
     ) {
-        let entries = readable_entries();
-        let mut bytes = which.get(&entries).to_vec();
-        for change in &changes {
-            apply(change, &mut bytes, &entries);
-        }
-        let found = read(&bytes);
+        let found = read(&changed(&which, &changes, &readable_entries()));
         prop_assert!(!changes.is_empty() || found == 2, "unchanged, it is the value");
     }
 
@@ -131,12 +133,7 @@ proptest! {
         which in any::<Index>(),
         changes in proptest::collection::vec(change(), 0..6),
     ) {
-        let entries = old_entries();
-        let mut bytes = which.get(&entries).clone();
-        for change in &changes {
-            apply(change, &mut bytes, &entries);
-        }
-        read(&bytes);
+        read(&changed(&which, &changes, &OLD));
     }
 }
 

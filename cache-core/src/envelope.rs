@@ -39,7 +39,8 @@ use crate::{
 };
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
-const VERSION: u8 = 2;
+/// What is written.
+pub(crate) const VERSION: u8 = 2;
 const CHECKED_FROM: usize = 11;
 const FIXED: usize = 46;
 /// With sequence, stale time and cost.
@@ -283,7 +284,7 @@ pub(crate) fn expire(bytes: &Bytes) -> Bytes {
     out.freeze()
 }
 
-/// The versions that are read, the one that is written first.
+/// The versions that are read.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const VERSIONS: [u8; 2] = [VERSION, v1::VERSION];
 
@@ -386,7 +387,6 @@ fn squeezed(flags: u8) -> Option<Option<Squeezed>> {
 }
 
 /// What is left to be read.
-#[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {

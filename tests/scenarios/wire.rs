@@ -1,5 +1,8 @@
 //! V: what a remote level may hold, and what becomes of it.
 
+#[path = "../snapshots/items.rs"]
+mod snapshots;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use traced_cache::{
@@ -136,9 +139,12 @@ async fn v5_snapshots_of_every_release_decode() {
 }
 
 mod snapshot {
-    use std::{fmt::Write, fs, path::PathBuf, time::Duration};
+    use std::{fmt::Write, fs, time::Duration};
 
-    use super::*;
+    use super::{
+        snapshots::{items, path},
+        *,
+    };
 
     /// Longer than any test run, short enough to be passed by a manual clock.
     pub(super) const TTL: Duration = Duration::from_secs(3600);
@@ -185,20 +191,9 @@ mod snapshot {
         level.compression(Compression::lz4().above(100)).encryption(Encryption::new(17, &[0x5a; 32]))
     }
 
-    fn path(file: &str) -> PathBuf {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(file)
-    }
-
-    /// One line per item: its key, a space, its bytes in hex.
     pub(super) fn plant(map: &MapProvider, file: &str) {
-        let text = fs::read_to_string(path(file)).unwrap();
-        for line in text.lines() {
-            let (key, hex) = line.split_once(' ').unwrap();
-            let bytes: Vec<u8> = (0..hex.len())
-                .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-                .collect();
-            map.plant(key, bytes);
+        for (key, bytes) in items(file) {
+            map.plant(&key, bytes);
         }
     }
 

@@ -103,7 +103,7 @@ pub fn read_anything(bytes: &[u8]) -> usize {
 /// An envelope changed behind a cache's back, with magic, version and checksum as they are for `id` in cache `namespace`.
 /// `None`: too short for one.
 pub fn reseal(namespace: &str, id: &str, bytes: &[u8]) -> Option<Bytes> {
-    envelope::right(RawKey::new(CacheId(0), namespace, id), envelope::VERSIONS[0], bytes)
+    envelope::right(RawKey::new(CacheId(0), namespace, id), envelope::VERSION, bytes)
 }
 
 /// Where the payload begins in the envelope of `id` in cache `namespace`. `None`: it does not open.
