@@ -3,7 +3,8 @@
 //! Callers append requests to one buffer; one task writes them, reads the replies in order, and hands them out. Where
 //! nothing is under way, the caller writes its request itself, so an idle connection costs no switch of tasks. Under load,
 //! the task lets callers run once after it has handed out several replies, and before it writes the first of several
-//! requests: what they ask meanwhile goes out in one piece.
+//! requests: what they ask meanwhile goes out in one piece. The first of a crowd that was answered leaves its request to the
+//! task, too: it would go alone.
 //!
 //! - **Look-ups of single keys that come while others are under way are gathered into one `MGET`.** It is sealed when the
 //!   task writes it, when there are enough of them, or when another request comes behind it: a look-up never joins a command
@@ -91,6 +92,8 @@ struct State {
     lookups: Lookups,
     /// The task holds requests that it has not written so far.
     writing: bool,
+    /// The task has answered a crowd, and writes what that asks next when all have run.
+    expecting: bool,
     waiting: VecDeque<Waiter>,
     /// Look-ups that have been gathered, and not been answered.
     under_way: usize,
@@ -113,6 +116,7 @@ impl Mux {
             out: Vec::new(),
             lookups: Lookups::default(),
             writing: false,
+            expecting: false,
             waiting: VecDeque::new(),
             under_way: 0,
             waker: None,
@@ -289,8 +293,9 @@ impl Shared {
         if state.out.len() + state.lookups.len() > UNSENT_MAX {
             self.crowded.store(true, Ordering::SeqCst);
         }
-        // The task already knows of what was unsent before.
-        let wake = if !unsent && state.has_unsent() { state.waker.take() } else { None };
+        // The task already knows of what was unsent before, and comes by itself for what it expects.
+        let known = unsent || state.expecting;
+        let wake = if !known && state.has_unsent() { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = wake {
             waker.wake();
@@ -327,9 +332,9 @@ impl Shared {
 }
 
 impl State {
-    /// Nobody waits for anything.
+    /// Nobody waits for anything, and no crowd is expected to.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && !self.writing && !self.has_unsent()
+        !self.expecting && self.waiting.is_empty() && !self.writing && !self.has_unsent()
     }
 
     /// Whether those who look up should not wait for the task, which lets all callers run before it writes: so the server is at

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{connection::Hears, overhear::First};
 
-/// Replies to come from which on the task lets callers run before it writes what the first of them asks.
+/// Callers who wait from which on the task lets others run before it writes what the first of them asks. With more that were
+/// answered at once, their first does not write for itself.
 const CROWD: usize = 8;
 /// Reads in one go.
 const READS: usize = 32;
@@ -117,7 +118,7 @@ impl Driver {
     /// Whether so many replies are to come that more requests are likely to follow the first.
     fn is_crowded(&self) -> Result<bool, RedisError> {
         let state = self.shared.lock_open()?;
-        Ok(self.writing.is_empty() && state.has_unsent() && state.waiting.len() >= CROWD)
+        Ok(self.writing.is_empty() && state.has_unsent() && state.waiting.len() + state.under_way >= CROWD)
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
@@ -154,6 +155,7 @@ impl Driver {
             state.waker = Some(cx.waker().clone());
         }
         state.seal();
+        state.expecting = false;
         std::mem::swap(&mut self.writing, &mut state.out);
         state.writing = !self.writing.is_empty();
         drop(state);
@@ -187,7 +189,8 @@ impl Driver {
         let mut answered = 0;
         loop {
             let (over, push) = self.match_replies()?;
-            answered += self.ended.drain(..).map(Ended::tell).sum::<usize>();
+            answered += self.answered();
+            self.ended.drain(..).for_each(Ended::tell);
             if let Some(error) = over {
                 return Err(error);
             }
@@ -198,13 +201,22 @@ impl Driver {
         }
     }
 
+    /// Callers that are going to be told.
+    fn answered(&self) -> usize {
+        self.ended.iter().map(Ended::callers).sum()
+    }
+
     /// Matches replies with who waits for them, up to the next push.
     fn match_replies(&mut self) -> Result<(Option<RedisError>, Option<PushInfo>), RedisError> {
         let mut state = self.shared.lock_open()?;
         loop {
             let mut reply = match self.frames.next() {
                 Ok(Some(reply)) => reply,
-                Ok(None) => return Ok((None, None)),
+                Ok(None) => {
+                    // It is going to let them run, unless it just has.
+                    state.expecting |= !self.rested && self.answered() > CROWD;
+                    return Ok((None, None));
+                }
                 Err(error) => return Ok((Some(error), None)),
             };
             state.progress.1 += 1;

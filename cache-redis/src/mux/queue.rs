@@ -56,40 +56,35 @@ impl Ended {
         }
     }
 
-    /// Wakes the callers; how many. One that has walked away is not missed.
-    pub(super) fn tell(self) -> usize {
+    pub(super) fn callers(&self) -> usize {
         match self {
-            Self::One(reply, caller) => {
-                let _ = caller.send(Ok(reply));
-                1
-            }
-            Self::Many(replies, caller) => {
-                let _ = caller.send(Ok(replies));
-                1
-            }
+            Self::One(..) | Self::Many(..) => 1,
+            Self::Gathered(..) | Self::Scattered(_) | Self::Refused(..) => self.gathered(),
+        }
+    }
+
+    /// Wakes the callers. One that has walked away is not missed.
+    pub(super) fn tell(self) {
+        match self {
+            Self::One(reply, caller) => drop(caller.send(Ok(reply))),
+            Self::Many(replies, caller) => drop(caller.send(Ok(replies))),
             Self::Gathered(mut values, callers) => {
-                let count = callers.len();
                 // Unless several have asked for one key, each value goes to one.
-                let alone = values.len() == count;
+                let alone = values.len() == callers.len();
                 for Asking(place, caller) in callers {
                     let value = values.get_mut(place).and_then(|v| if alone { v.take() } else { v.clone() });
                     let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
                 }
-                count
             }
             Self::Refused(error, callers) => {
-                let count = callers.len();
                 for Asking(_, caller) in callers {
                     let _ = caller.send(Ok(Reply::Other(Value::ServerError(error.clone()))));
                 }
-                count
             }
             Self::Scattered(callers) => {
-                let count = callers.len();
                 for Asking(_, caller) in callers {
                     let _ = caller.send(Ok(Reply::AskAlone));
                 }
-                count
             }
         }
     }

@@ -4,7 +4,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::join_all, poll};
+use futures::{
+    FutureExt,
+    future::{LocalBoxFuture, join_all},
+    poll,
+};
 use redis::cmd;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -79,6 +83,102 @@ async fn look_ups_under_way_are_gathered_in_their_order_with_other_requests() {
     assert_eq!(set.await.unwrap(), Value::Okay);
     assert_eq!(behind.await, [some("2"), some("D")]);
     assert_eq!(text(alone.await), None);
+}
+
+/// Asks for `a`, then for so many more, and has all of that sent.
+async fn ask<'m>(
+    mux: &'m Mux,
+    running: &mut Running,
+    server: &mut TcpStream,
+    more: usize,
+) -> LocalBoxFuture<'m, Vec<Option<String>>> {
+    let keys: Vec<String> = (0..more).map(|n| format!("{n:02}")).collect();
+    let sent: Vec<&str> = ["MGET"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+    let sent = request(&["GET", "a"]) + &request(&sent);
+    let each = ["a".to_owned()].into_iter().chain(keys);
+    let asked: Vec<_> = each.map(|key| async move { text(mux.get(&key, true).await) }).collect();
+    let mut all = join_all(asked).boxed_local();
+    assert!(poll!(&mut all).is_pending());
+    assert!(poll!(running).is_pending());
+    expect(server, &sent).await;
+    all
+}
+
+/// Answers what `ask` has asked, and runs the connection until somebody has been told.
+async fn answer(
+    running: &mut Running,
+    server: &mut TcpStream,
+    mut all: LocalBoxFuture<'_, Vec<Option<String>>>,
+    more: usize,
+) {
+    let replies = format!("$1\r\nA\r\n*{more}\r\n") + &"_\r\n".repeat(more);
+    server.write_all(replies.as_bytes()).await.unwrap();
+    let all = async {
+        while poll!(&mut all).is_pending() {
+            assert!(poll!(&mut *running).is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, all).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_of_a_crowd_that_was_answered_waits_for_the_others() {
+    let (mux, mut running, mut server) = connected(None).await;
+    let all = ask(&mux, &mut running, &mut server, 8).await;
+    answer(&mut running, &mut server, all, 8).await;
+    let [mut x, mut y] = ["x", "y"].map(|key| Box::pin(mux.get(key, true)));
+    assert!(poll!(&mut x).is_pending());
+    assert!(poll!(&mut y).is_pending());
+    assert!(poll!(&mut running).is_pending());
+    expect(&mut server, &request(&["MGET", "x", "y"])).await;
+
+    // Fewer are no crowd: what the next one asks goes out at once, though the task does not run.
+    let (mux, mut running, mut server) = connected(None).await;
+    let all = ask(&mux, &mut running, &mut server, 7).await;
+    answer(&mut running, &mut server, all, 7).await;
+    let mut x = Box::pin(mux.get("x", true));
+    assert!(poll!(&mut x).is_pending());
+    expect(&mut server, &request(&["GET", "x"])).await;
+}
+
+/// Where the task reads a crowd's answers just after it has let callers run, it does not do so again.
+#[tokio::test]
+async fn nobody_waits_for_a_task_that_does_not_come() {
+    for _ in 0..100 {
+        let (mux, mut running, mut server) = connected(None).await;
+        let first = ask(&mux, &mut running, &mut server, 8).await;
+        let asked = (0..9).map(|_| async { text(mux.get("b", false).await) });
+        let mut second = Box::pin(join_all(asked));
+        assert!(poll!(&mut second).is_pending());
+        while poll!(&mut running).is_pending() && mux.0.lock().has_unsent() {}
+        expect(&mut server, &request(&["GET", "b"]).repeat(9)).await;
+        answer(&mut running, &mut server, first, 8).await;
+        server.write_all("_\r\n".repeat(9).as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(poll!(&mut running).is_pending());
+        if poll!(&mut second).is_pending() {
+            // That was too early to be read.
+            continue;
+        }
+        let mut x = Box::pin(mux.get("x", true));
+        assert!(poll!(&mut x).is_pending());
+        expect(&mut server, &request(&["GET", "x"])).await;
+        return;
+    }
+    panic!("the task has never read just after it had let callers run");
+}
+
+#[tokio::test]
+async fn what_is_asked_first_while_many_wait_lets_others_join() {
+    let (mux, mut running, mut server) = connected(None).await;
+    let _all = ask(&mux, &mut running, &mut server, 8).await;
+    let [mut x, mut y] = ["x", "y"].map(|key| Box::pin(mux.get(key, true)));
+    assert!(poll!(&mut x).is_pending());
+    assert!(poll!(&mut running).is_pending());
+    assert!(poll!(&mut y).is_pending());
+    assert!(poll!(&mut running).is_pending());
+    expect(&mut server, &request(&["MGET", "x", "y"])).await;
 }
 
 #[tokio::test]
