@@ -3,7 +3,8 @@
 //! Callers append requests to one buffer; one task writes them, reads the replies in order, and hands them out. Where
 //! nothing is under way, the caller writes its request itself, so an idle connection costs no switch of tasks. Under load,
 //! the task lets callers run once after it has handed out several replies, and before it writes the first of several
-//! requests: what they ask meanwhile goes out in one piece.
+//! requests: what they ask meanwhile goes out in one piece. The first of a crowd that was answered leaves its request to the
+//! task, too: it would go alone.
 //!
 //! - Every request carries an opaque id, which its reply must echo: else the connection ends.
 //! - A caller may leave at any time; its reply is read and dropped.
@@ -85,7 +86,7 @@ impl Pipeline {
             Phase::Up(_, home) => at_home = *home == handle.id(),
             Phase::Closed => return Err(Fault::new(ErrorKind::Closed, "the provider has been closed")),
         }
-        let (idle, before) = (state.queue.is_empty() && state.writing == 0, state.out.len());
+        let (idle, before) = (state.is_idle(), state.out.len());
         let first = state.next_id;
         state.next_id += commands.len() as u64;
         for (id, command) in (first..).zip(commands) {
@@ -226,10 +227,21 @@ mod tests {
     };
 
     use cache_core::testing::ends_within;
-    use tokio::runtime::Builder;
+    use futures::{
+        future::{join, join_all},
+        poll,
+    };
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::TcpListener,
+        runtime::Builder,
+        time::timeout,
+    };
 
     use super::*;
     use crate::endpoint::Endpoint;
+
+    const HANG: Duration = Duration::from_secs(20);
 
     /// A caller who, when woken, does the next thing at once.
     struct Hasty(Arc<Pipeline>);
@@ -267,6 +279,52 @@ mod tests {
             });
             asks(Pipeline::close);
         });
+    }
+
+    /// Answers look-ups, so many in one go, and as many again, with misses.
+    async fn answer(listener: TcpListener, crowd: usize) {
+        let (read, mut write) = listener.accept().await.unwrap().0.into_split();
+        let mut lines = BufReader::new(read).lines();
+        for count in [crowd, crowd] {
+            let mut replies = String::new();
+            for _ in 0..count {
+                let line = lines.next_line().await.unwrap().unwrap();
+                replies += &format!("EN {}\r\n", line.rsplit_once(' ').unwrap().1);
+            }
+            write.write_all(replies.as_bytes()).await.unwrap();
+        }
+    }
+
+    /// Whether each of so many callers, who have been answered at once, has then written for itself.
+    async fn written_at_once(crowd: usize) -> Vec<bool> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint = Endpoint { tls: false, host: "127.0.0.1".to_owned(), port };
+        let limits = Limits { connect_timeout: HANG, response_timeout: HANG };
+        let pipeline = Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100));
+        let calls = (0..crowd).map(|_| {
+            let pipeline = Arc::clone(&pipeline);
+            tokio::spawn(async move {
+                let get = Command::get("k".to_owned());
+                let _ = pipeline.one(&get, None, Instant::now()).await;
+                let mut again = pin!(pipeline.one(&get, None, Instant::now()));
+                assert!(poll!(&mut again).is_pending());
+                let written = pipeline.0.lock().out.is_empty();
+                assert!(again.await.1.is_ok());
+                written
+            })
+        });
+        let all = join_all(calls.collect::<Vec<_>>());
+        let (all, ()) = timeout(HANG, join(all, answer(listener, crowd))).await.unwrap();
+        all.into_iter().map(Result::unwrap).collect()
+    }
+
+    #[tokio::test]
+    async fn the_first_of_a_crowd_that_was_answered_waits_for_the_others() {
+        assert_eq!(written_at_once(9).await, [false; 9]);
+        // Fewer are no crowd.
+        assert_eq!(written_at_once(2).await, [true, false]);
+        assert_eq!(written_at_once(1).await, [true]);
     }
 
     #[test]

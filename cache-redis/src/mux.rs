@@ -92,7 +92,7 @@ struct State {
     lookups: Lookups,
     /// The task holds requests that it has not written so far.
     writing: bool,
-    /// The task has answered a crowd, and writes what that asks next when all have run.
+    /// The task has answered a crowd, and not written since: it lets all of them run first.
     expecting: bool,
     waiting: VecDeque<Waiter>,
     /// Look-ups that have been gathered, and not been answered.
@@ -293,9 +293,8 @@ impl Shared {
         if state.out.len() + state.lookups.len() > UNSENT_MAX {
             self.crowded.store(true, Ordering::SeqCst);
         }
-        // The task already knows of what was unsent before, and comes by itself for what it expects.
-        let known = unsent || state.expecting;
-        let wake = if !known && state.has_unsent() { state.waker.take() } else { None };
+        // The task already knows of what was unsent before.
+        let wake = if !unsent && state.has_unsent() { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = wake {
             waker.wake();

@@ -90,7 +90,8 @@ impl Drop for Guard {
     }
 }
 
-/// Exchanges under way from which on the task lets callers run before it writes what the first of them asks.
+/// Exchanges under way from which on the task lets callers run before it writes what the first of them asks. With more that
+/// were answered at once, their first does not write for itself.
 const CROWD: usize = 8;
 
 struct Driver<'a> {
@@ -159,6 +160,7 @@ impl<'a> Driver<'a> {
                 if !state.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
                     state.waker = Some(cx.waker().clone());
                 }
+                state.expecting = false;
                 std::mem::swap(&mut self.writing, &mut state.out);
                 state.writing = self.writing.len();
                 if self.writing.is_empty() {
@@ -225,6 +227,7 @@ impl<'a> Driver<'a> {
                     break;
                 }
             }
+            state.expecting |= ended.len() > CROWD;
         }
         let count = ended.len();
         ended.drain(..).for_each(Ended::tell);

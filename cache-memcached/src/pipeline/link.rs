@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) out: BytesMut,
     /// Bytes that the task is writing now. While there are any, callers do not write.
     pub(super) writing: usize,
+    /// The task has answered a crowd, and not written since: it lets all of them run first.
+    pub(super) expecting: bool,
     /// Bytes of all requests on this connection, written or not.
     pub(super) total: u64,
     pub(super) next_id: u64,
@@ -66,6 +68,7 @@ impl Link {
             queue: Queue::default(),
             out: BytesMut::new(),
             writing: 0,
+            expecting: false,
             total: 0,
             next_id: 0,
             waker: None,
@@ -126,9 +129,15 @@ impl State {
         let callers = self.queue.fail(cause, sent);
         self.out = BytesMut::new();
         self.writing = 0;
+        self.expecting = false;
         self.total = 0;
         self.armed = false;
         Over { callers, task: self.waker.take() }
+    }
+
+    /// Nobody waits for anything, and no crowd is expected to.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.expecting && self.queue.is_empty() && self.writing == 0
     }
 
     /// Writes what is queued, as far as the socket takes it. For a caller who finds the connection idle.

@@ -213,8 +213,7 @@ impl Driver {
             let mut reply = match self.frames.next() {
                 Ok(Some(reply)) => reply,
                 Ok(None) => {
-                    // It is going to let them run, unless it just has.
-                    state.expecting |= !self.rested && self.answered() > CROWD;
+                    state.expecting |= self.answered() > CROWD;
                     return Ok((None, None));
                 }
                 Err(error) => return Ok((Some(error), None)),

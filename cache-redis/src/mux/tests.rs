@@ -142,33 +142,6 @@ async fn the_first_of_a_crowd_that_was_answered_waits_for_the_others() {
     expect(&mut server, &request(&["GET", "x"])).await;
 }
 
-/// Where the task reads a crowd's answers just after it has let callers run, it does not do so again.
-#[tokio::test]
-async fn nobody_waits_for_a_task_that_does_not_come() {
-    for _ in 0..100 {
-        let (mux, mut running, mut server) = connected(None).await;
-        let first = ask(&mux, &mut running, &mut server, 8).await;
-        let asked = (0..9).map(|_| async { text(mux.get("b", false).await) });
-        let mut second = Box::pin(join_all(asked));
-        assert!(poll!(&mut second).is_pending());
-        while poll!(&mut running).is_pending() && mux.0.lock().has_unsent() {}
-        expect(&mut server, &request(&["GET", "b"]).repeat(9)).await;
-        answer(&mut running, &mut server, first, 8).await;
-        server.write_all("_\r\n".repeat(9).as_bytes()).await.unwrap();
-        tokio::task::yield_now().await;
-        assert!(poll!(&mut running).is_pending());
-        if poll!(&mut second).is_pending() {
-            // That was too early to be read.
-            continue;
-        }
-        let mut x = Box::pin(mux.get("x", true));
-        assert!(poll!(&mut x).is_pending());
-        expect(&mut server, &request(&["GET", "x"])).await;
-        return;
-    }
-    panic!("the task has never read just after it had let callers run");
-}
-
 #[tokio::test]
 async fn what_is_asked_first_while_many_wait_lets_others_join() {
     let (mux, mut running, mut server) = connected(None).await;
