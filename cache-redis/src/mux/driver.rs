@@ -115,7 +115,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether so many replies are to come that more requests are likely to follow the first.
+    /// Whether so many wait for replies that more requests are likely to follow the first.
     fn is_crowded(&self) -> Result<bool, RedisError> {
         let state = self.shared.lock_open()?;
         Ok(self.writing.is_empty() && state.has_unsent() && state.waiting.len() + state.under_way >= CROWD)
