@@ -84,6 +84,10 @@
 
 mod backlog;
 mod collector;
+#[cfg(all(test, feature = "tracing"))]
+#[path = "../tests/common/heard.rs"]
+#[allow(clippy::unwrap_used, dead_code, reason = "shared with the integration tests")]
+mod heard;
 mod keys;
 mod lasting;
 mod lately;

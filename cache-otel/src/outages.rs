@@ -292,33 +292,14 @@ fn named(cache: &CacheInfo, level: u8) -> String {
 mod tests {
     use std::io;
 
-    use tracing_subscriber::util::SubscriberInitExt;
-
     use super::*;
+    use crate::heard::Heard;
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// Lines of this, without time.
+    /// Lines of this.
     fn lines_of(work: impl FnOnce()) -> Vec<String> {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-        let heard = subscriber.without_time().finish().set_default();
+        let heard = Heard::begin();
         work();
-        drop(heard);
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| line.trim().to_owned()).collect()
+        heard.text().lines().map(|line| line.trim().to_owned()).collect()
     }
 
     fn begin() -> (Outages, CacheInfo, Instant) {

@@ -12,7 +12,7 @@ use cache_core::{
 };
 use cache_memory::Memory;
 use cache_otel::{Telemetry, Vocabulary, names};
-use common::{Heard, Reader, of, sum};
+use common::{Reader, heard::Heard, of, sum};
 use opentelemetry_sdk::metrics::Temporality;
 use test_servers::until;
 

@@ -12,7 +12,7 @@ use cache_otel::{
     Vocabulary,
     raw::{ClientTelemetry, ClientTelemetryBuilder, PoolState, ServerWatch, redis::Traced},
 };
-use common::{Heard, Reader, of, sum};
+use common::{Reader, heard::Heard, of, sum};
 use opentelemetry::{
     Context, Value,
     trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},

@@ -259,7 +259,7 @@ async fn a_collector_that_is_away_costs_its_telemetry_only() {
 #[cfg(feature = "tracing")]
 #[test]
 fn a_collector_that_is_not_there_is_a_line_without_its_password() {
-    let log = common::Log::default();
+    let log = common::heard::Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
     subscriber.with_writer(move || writer.clone()).init();

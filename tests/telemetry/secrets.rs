@@ -83,6 +83,8 @@ async fn p11_nothing_leaks() {
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
         .finish();
+    // Were there one subscriber only, a thread without one could silence a line for all.
+    let _other = tracing_subscriber::fmt().with_writer(std::io::sink).finish().set_default();
     let _heard = subscriber.set_default();
 
     let spans = InMemorySpanExporter::default();

@@ -1,12 +1,9 @@
 //! Metrics as a reader of the SDK gets them, and what is logged.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, reason = "helpers of tests, not all used by each")]
 
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    io::{Result, Write},
-    sync::{Arc, Mutex},
-};
+pub(crate) mod heard;
+
+use std::collections::BTreeMap;
 
 use cache_otel::{Telemetry, TelemetryBuilder};
 use opentelemetry::KeyValue;
@@ -14,47 +11,6 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, InMemoryMetricExporterBuilder, SdkMeterProvider, Temporality,
     data::{AggregatedMetrics, Metric, MetricData},
 };
-use tracing_subscriber::util::SubscriberInitExt;
-
-/// What this thread logs while it lives.
-pub(crate) struct Heard {
-    log: Log,
-    _subscribed: Box<dyn Any>,
-}
-
-/// What is written to it.
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Heard {
-    pub(crate) fn begin() -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        Self { log, _subscribed: Box::new(subscriber.set_default()) }
-    }
-
-    pub(crate) fn text(&self) -> String {
-        self.log.text()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// `metric{attributes}` and value, of one collection.
 pub(crate) type Series = BTreeMap<String, f64>;
@@ -66,6 +22,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(temporality: Temporality) -> Self {
+        heard::let_all_be_asked();
         let exporter = InMemoryMetricExporterBuilder::new().with_temporality(temporality).build();
         let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
         Self { provider, exporter }
