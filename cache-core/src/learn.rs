@@ -68,7 +68,8 @@ impl Tier {
         if !self.ledger.arrives(&mark, changes) || self.ledger.is_rolled_back(&mark, changes) {
             return None;
         }
-        Some(self.ledger.adopt(mark, raw.clone(), home, changes, around.clock.now()))
+        // Kept, unlike what it may be a part of.
+        Some(self.ledger.adopt(mark, Bytes::copy_from_slice(raw), home, changes, around.clock.now()))
     }
 
     /// Gives the cache a mark where there is none that can be believed. Of several who do so at once, where the level can
@@ -343,5 +344,7 @@ fn still<'a>(around: &'a Around, raw: &Bytes) -> Swap<'a> {
 }
 
 fn tag_copy(raw: Option<Bytes>, mark: &Mark, until: Moment) -> TagCopy {
+    // Kept, unlike what it may be a part of.
+    let raw = raw.map(|raw| Bytes::copy_from_slice(&raw));
     TagCopy { mark: TagMark::read(raw.as_deref(), mark), raw, until }
 }

@@ -135,7 +135,8 @@ impl Description {
 /// may fail in part. A miss is `Ok(None)`, never an error.
 ///
 /// # Contract
-/// - Values are opaque bytes: what was put comes back bit for bit, or not at all.
+/// - Values are opaque bytes: what was put comes back bit for bit, or not at all. It may be a part of a buffer that holds
+///   others too, which lives as long as any part of it: a cache keeps none, and whoever else does should copy it.
 /// - A put replaces what was there. A put that is refused (too large, say) leaves **nothing** of the old value.
 /// - A removed, expired or evicted item is a miss. Removing what is not there succeeds.
 /// - The provider has connection timeouts of its own, but need not bound each call: a level does that, by dropping the

@@ -23,7 +23,6 @@ mod records;
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
@@ -35,7 +34,7 @@ use crate::{
     ErrorKind,
     dial::Dial,
     error::Fault,
-    transport::{Command, Limits, NO_RUNTIME, Reply, Seen, Transport},
+    transport::{Command, Limits, NO_RUNTIME, Reply, Transport},
 };
 
 /// Most commands without a reply.
@@ -146,15 +145,6 @@ struct Sent {
     away: bool,
 }
 
-/// Copies the value, which would keep the whole input buffer alive. The caller does it, not the task: what one thread
-/// allocates and another frees costs both a lock.
-fn detached(mut reply: Reply) -> Reply {
-    if let Reply::Item(Some(Seen { value: Some(value), .. })) = &mut reply {
-        *value = Bytes::copy_from_slice(value);
-    }
-    reply
-}
-
 fn unanswered(command: &Command) -> Fault {
     if command.is_write() { NO_ANSWER.in_doubt() } else { NO_ANSWER }
 }
@@ -168,8 +158,7 @@ impl Transport for Pipeline {
         match self.send(commands, waiter, on, Instant::now()) {
             Ok(sent) => {
                 let none = || commands.iter().map(|command| Err(unanswered(command))).collect();
-                let detached = |results: Results| results.into_iter().map(|r| r.map(detached)).collect();
-                (sent.on, self.wait(&mut receiver, &sent).await.map_or_else(none, detached))
+                (sent.on, self.wait(&mut receiver, &sent).await.unwrap_or_else(none))
             }
             Err(fault) => (on.unwrap_or_default(), commands.iter().map(|_| Err(fault.duplicate())).collect()),
         }
@@ -187,7 +176,7 @@ impl Transport for Pipeline {
             match self.send(std::slice::from_ref(command), waiter, on, now) {
                 Ok(sent) => {
                     let answer = self.wait(&mut receiver, &sent).await;
-                    (sent.on, answer.map_or_else(|| Err(unanswered(command)), |result| result.map(detached)))
+                    (sent.on, answer.unwrap_or_else(|| Err(unanswered(command))))
                 }
                 Err(fault) => (on.unwrap_or_default(), Err(fault)),
             }
@@ -327,18 +316,5 @@ mod tests {
         assert_eq!(written_at_once(8).await, first(8));
         assert_eq!(written_at_once(2).await, first(2));
         assert_eq!(written_at_once(1).await, [true]);
-    }
-
-    #[test]
-    fn values_do_not_keep_the_input_buffer_alive() {
-        let input = Bytes::from(vec![b'x'; 100_000]);
-        for length in [1, 10_000, 100_000] {
-            let value = Some(input.slice(..length));
-            let held = detached(Reply::Item(Some(Seen { value, cas: 1, won: false, stale: false })));
-            assert!(
-                matches!(&held, Reply::Item(Some(Seen { value: Some(v), cas: 1, .. })) if v.len() == length)
-            );
-            assert!(input.is_unique());
-        }
     }
 }

@@ -10,6 +10,7 @@ mod failover;
 mod heard;
 mod holds;
 mod journal;
+mod lent;
 mod lost;
 mod pending;
 mod real;
