@@ -289,7 +289,7 @@ impl<T: Value> Inner<T> {
                 tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
                 return times.now;
             }
-            self.judge_far(tier, vec![asked], vec![read], learned, begun, times.now).boxed().await
+            self.judge_far(tier, &mut [asked], vec![(0, read)], learned, begun, times.now).boxed().await
         }
     }
 
@@ -300,51 +300,62 @@ impl<T: Value> Inner<T> {
         let (answers, learned) = tier.read_many(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
         self.heed_read(tier, learned, begun);
-        let mut read = Vec::with_capacity(open.len());
+        let court = tier.court();
+        let mut outcomes = Outcomes::default();
         let mut sizes = Vec::with_capacity(open.len());
-        for (asked, answer) in open.iter_mut().zip(answers) {
+        let mut unjudged = Vec::new();
+        for (at, (asked, answer)) in open.iter_mut().zip(answers).enumerate() {
             let size = answer.size();
-            read.push(self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size)));
+            let read = self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size));
+            match verdict_on(&court, &read) {
+                verdict if learned == Learned::Nothing && verdict != Verdict::Unsure => {
+                    outcomes.add(self.take_far(tier, asked, read, verdict, begun, times.now));
+                }
+                _ => unjudged.push((at, read)),
+            }
         }
         self.observers().items(tier.index, LevelOp::Get, &sizes);
-        self.judge_far(tier, open, read, learned, begun, times.now).await
+        outcomes.at(tier, &self.around);
+        match unjudged.is_empty() {
+            true => times.now,
+            false => self.judge_far(tier, &mut open, unjudged, learned, begun, times.now).boxed().await,
+        }
     }
 
-    /// Judges what a level has answered by what is known of invalidations, and takes what is worth something. Says what time
-    /// it is.
+    /// Judges what a level has answered by what is known of invalidations, once its tags are, and takes what is worth
+    /// something: answers for some of `open`, with their positions. Says what time it is.
     async fn judge_far(
         self: &Arc<Self>,
         tier: &Tier,
-        open: Open<'_, '_, T>,
-        read: Vec<Answered<T>>,
+        open: &mut [&mut Asked<'_, T>],
+        read: Vec<(usize, Answered<T>)>,
         learned: Learned,
         begun: &mut Begun,
         mut now: Moment,
     ) -> Moment {
-        let mut verdicts = verdicts_on(tier, &read);
+        let court = tier.court();
+        let unsure = read.iter().filter(|(_, read)| verdict_on(&court, read) == Verdict::Unsure);
+        let tags: Vec<_> =
+            unsure.flat_map(|(_, read)| read.iter().flat_map(|read| read.entry.tags())).collect();
+        let unknown = tier.ledger.unknown(tags.iter().map(|tag| &***tag));
         let mut more = Learned::Nothing;
-        if verdicts.contains(&Verdict::Unsure) {
-            let doubtful =
-                read.iter().flatten().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Unsure);
-            let tags = doubtful.flat_map(|(decoded, _)| decoded.entry.tags());
-            let unknown = tier.ledger.unknown(tags.map(|tag| &**tag));
-            if !unknown.is_empty() {
-                more = tier.read_tags(&self.around, &unknown).await;
-                self.heed_read(tier, more, begun);
-            }
-            verdicts = verdicts_on(tier, &read);
+        if !unknown.is_empty() {
+            more = tier.read_tags(&self.around, &unknown).await;
+            self.heed_read(tier, more, begun);
             now = self.now();
         }
-        let changed = learned.and(more) != Learned::Nothing;
+        if learned.and(more) != Learned::Nothing {
+            // Read before that was learned of.
+            let gone = |seen: &mut Box<Seen<T>>| {
+                matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure)
+            };
+            open.iter_mut().for_each(|asked| drop(asked.stale.take_if(gone)));
+        }
+        let court = tier.court();
         let mut outcomes = Outcomes::default();
-        for ((asked, read), verdict) in open.into_iter().zip(read).zip(verdicts) {
-            if changed {
-                // Read before that was learned of.
-                asked
-                    .stale
-                    .take_if(|seen| matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure));
-            }
-            outcomes.add(self.take_far(tier, asked, read, verdict, begun, now));
+        for (at, read) in read {
+            let verdict = verdict_on(&court, &read);
+            outcomes.add(self.take_far(tier, open[at], read, verdict, begun, now));
         }
         outcomes.at(tier, &self.around);
         now
@@ -539,9 +550,4 @@ type Answered<T> = std::result::Result<Decoded<T>, LevelOutcome>;
 /// How an entry that was answered stands, by what is known now.
 fn verdict_on<T>(court: &Court<'_>, read: &Answered<T>) -> Verdict {
     read.as_ref().map_or(Verdict::Void, |Decoded { entry, stamp }| court.judge(*stamp, entry.tags()))
-}
-
-fn verdicts_on<T>(tier: &Tier, read: &[Answered<T>]) -> Vec<Verdict> {
-    let court = tier.court();
-    read.iter().map(|read| verdict_on(&court, read)).collect()
 }
