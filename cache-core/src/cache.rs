@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Found, Held,
     KeyBuf, Loaded, Policy, RawKey, Result, Snapshot, Value, Verb, close::Closed, flight::Loader, ids::Ids,
-    inner::Inner, load::ManyLoader, mark::Reach, observers::Spans,
+    inner::Inner, load::ManyLoader, mark::Reach, observers::Spans, operation::Glimpse,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -124,10 +124,11 @@ impl<T: Value> TracedCache<T> {
             let mut buf = KeyBuf::new();
             let id = self.inner.id(key.render(&mut buf))?;
             let key = self.inner.named(id);
-            if let Some(value) = self.inner.hot(&key, Verb::Get, self.access) {
+            let glimpse = self.inner.hot(&key, Verb::Get, self.access);
+            if let Glimpse::Hit(value) = glimpse {
                 return Ok(Some(value));
             }
-            self.look_cold(key)
+            self.look_cold(key, matches!(glimpse, Glimpse::Nothing))
         };
         Ok(cold.await?.into_value())
     }
@@ -140,12 +141,13 @@ impl<T: Value> TracedCache<T> {
         let cold = {
             let mut buf = KeyBuf::new();
             let key = self.inner.key(key.render(&mut buf))?;
-            self.look_cold(key)
+            self.look_cold(key, false)
         };
         cold.await
     }
 
-    fn look_cold<'a>(&'a self, key: RawKey<'_>) -> BoxFuture<'a, Result<Found<T>>> {
+    /// `bare`: the nearest level has just been seen to have nothing.
+    fn look_cold<'a>(&'a self, key: RawKey<'_>, bare: bool) -> BoxFuture<'a, Result<Found<T>>> {
         let Self { inner, access } = self;
         // In place, an allocation less. Calls with a loader may be many that wait long, and keep theirs small.
         let mut id = KeyBuf::new();
@@ -153,7 +155,7 @@ impl<T: Value> TracedCache<T> {
         let hash = key.hash;
         async move {
             let key = inner.rekey(id.as_str(), hash);
-            let work = async |spans: &Spans| inner.look(&key, Verb::Get, *access, spans).await;
+            let work = async |spans: &Spans| inner.look(&key, Verb::Get, *access, bare, spans).await;
             inner.operation(Verb::Get, Some(key.id), 1, work, Found::brief).await
         }
         .boxed()
@@ -228,7 +230,7 @@ impl<T: Value> TracedCache<T> {
             let mut buf = KeyBuf::new();
             let id = self.inner.id(key.render(&mut buf))?;
             let key = self.inner.named(id);
-            if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
+            if let Glimpse::Hit(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             self.fetch_cold(key, loader(move |_| load()))
@@ -253,7 +255,7 @@ impl<T: Value> TracedCache<T> {
             let mut buf = KeyBuf::new();
             let id = self.inner.id(key.render(&mut buf))?;
             let key = self.inner.named(id);
-            if let Some(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
+            if let Glimpse::Hit(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             let load = make();
@@ -280,7 +282,7 @@ impl<T: Value> TracedCache<T> {
             let mut buf = KeyBuf::new();
             let id = self.inner.id(key.render(&mut buf))?;
             let raw = self.inner.named(id);
-            if let Some(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
+            if let Glimpse::Hit(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             let (state, owned) = (state.clone(), key.to_owned_key());
@@ -312,7 +314,7 @@ impl<T: Value> TracedCache<T> {
             let mut buf = KeyBuf::new();
             let id = self.inner.id(key.render(&mut buf))?;
             let raw = self.inner.named(id);
-            if let Some(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
+            if let Glimpse::Hit(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
                 return A::out(Some(value));
             }
             let (state, owned) = (state.clone(), key.to_owned_key());
@@ -641,7 +643,7 @@ mod tests {
         let (begun, order, mut written) = (inner.begin(), Arc::default(), Written::new());
         let set = async |_: &Spans| inner.set_all(Vec::new()).await;
         let sizes = [
-            ("look_cold", size_of_val(&*cache.look_cold(key))),
+            ("look_cold", size_of_val(&*cache.look_cold(key, true))),
             ("fetch_cold", size_of_val(&*cache.fetch_cold(key, loader))),
             ("read_levels", size_of_val(&inner.read_levels(&mut asked, Access::Normal))),
             ("set", size_of_val(&inner.operation(Verb::Set, Some("k"), 1, set, |_| None))),

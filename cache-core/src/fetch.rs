@@ -100,19 +100,21 @@ enum Aboard<T: Value> {
 }
 
 impl<T: Value> Inner<T> {
-    /// A look-up without a loader.
+    /// A look-up without a loader. `bare`: the nearest level has just been seen to have nothing.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
     pub(crate) fn look(
         self: &Arc<Self>,
         key: &RawKey<'_>,
         verb: Verb,
         access: Access,
+        bare: bool,
         spans: &Spans,
     ) -> impl Future<Output = Result<Found<T>>> + Send {
         async move {
             self.check_open()?;
             let mut counted = Counted::new(self.stats(), verb, spans);
             let mut asked = Asked::only(*key);
+            asked.bare = bare;
             self.observers().asked(&asked.key);
             let now = self.read_for(&mut asked, access).await;
             counted.missed(asked.reason);

@@ -24,7 +24,7 @@ pub(crate) struct Peeked<T> {
 }
 
 impl<T> Peeked<T> {
-    const fn nothing(outcome: LevelOutcome) -> Self {
+    pub(crate) const fn nothing(outcome: LevelOutcome) -> Self {
         Self { entry: None, outcome, behind: false, doubtful: false }
     }
 }
@@ -239,7 +239,7 @@ impl Evictions for EvictionCounter {
 #[cfg(test)]
 mod tests {
     use std::{
-        cell::OnceCell,
+        cell::{Cell, OnceCell},
         sync::atomic::{AtomicBool, Ordering},
     };
 
@@ -258,6 +258,8 @@ mod tests {
 
     thread_local! {
         static CACHE: OnceCell<TracedCache<Nosy>> = const { OnceCell::new() };
+        /// How often the thread's store has been asked for a key.
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
     }
 
     impl Drop for Nosy {
@@ -275,6 +277,7 @@ mod tests {
 
     impl ObjectStore for Fleeting {
         fn get(&self, _key: RawKey<'_>) -> Option<Object> {
+            LOOKS.set(LOOKS.get() + 1);
             let over = Timeline::new(Moment::ORIGIN, Duration::ZERO, Duration::ZERO);
             match self {
                 Self::Empty => None,
@@ -331,6 +334,22 @@ mod tests {
             |builder| builder,
             async |cache| {
                 cache.get_or_set("k", async || ok(Nosy(2))).await.unwrap();
+            },
+        );
+    }
+
+    /// An engine that decides by how often a key is asked for counts each look.
+    #[test]
+    fn a_get_that_misses_has_looked_once() {
+        ends(
+            Fleeting::Empty,
+            |builder| builder,
+            async |cache| {
+                assert!(cache.get("k").await.unwrap().is_none());
+                let counted = cache.stats().levels[0].outcome(LevelOutcome::Miss);
+                assert_eq!((LOOKS.get(), counted), (1, 1));
+                assert!(cache.look("k").await.unwrap().value().is_none());
+                assert_eq!(LOOKS.get(), 2);
             },
         );
     }

@@ -28,26 +28,36 @@ pub(crate) struct Brief {
     reason: Option<MissReason>,
 }
 
+/// What a look for a hit at the nearest level has shown.
+pub(crate) enum Glimpse<T> {
+    Hit(Arc<T>),
+    /// The level has nothing under the key.
+    Nothing,
+    /// The level has not been looked at, or what it has is no plain hit.
+    Unclear,
+}
+
 impl<T: Value> Inner<T> {
     /// A fresh hit at the nearest level: no allocation, no future, no lock of ours.
     #[inline]
-    pub(crate) fn hot(&self, key: &RawKey<'_>, verb: Verb, access: Access) -> Option<Arc<T>> {
+    pub(crate) fn hot(&self, key: &RawKey<'_>, verb: Verb, access: Access) -> Glimpse<T> {
         if !access.reads() || self.observers().traces_hit() {
-            return None;
+            return Glimpse::Unclear;
         }
         let hits = self.stats().hot();
         let started = (!self.observers().is_empty() && hits.are_sampled(verb)).then(|| self.now());
-        let object = self.near.as_ref()?.glance(key)?;
+        let Some(near) = &self.near else { return Glimpse::Unclear };
+        let Some(object) = near.glance(key) else { return Glimpse::Nothing };
         if object.seen != self.news.count() || !self.around.clock.is_before(object.quiet_until) {
-            return None;
+            return Glimpse::Unclear;
         }
-        let value = object.value.downcast::<T>().ok()?;
+        let Ok(value) = object.value.downcast::<T>() else { return Glimpse::Unclear };
         hits.add(verb, object.cost_us);
         self.observers().asked(key);
         if let Some(started) = started {
             self.sampled_hit(verb, started);
         }
-        Some(value)
+        Glimpse::Hit(value)
     }
 
     #[cold]

@@ -40,6 +40,8 @@ pub(crate) struct Asked<'k, T: Value> {
     pub(crate) rights: Rights,
     /// No load follows, whatever is found: a ticket is needed only to fill levels above.
     only_looks: bool,
+    /// The nearest level has just been seen to have nothing.
+    pub(crate) bare: bool,
     /// Set once there are rights: to give back what is not used.
     pub(crate) owner: Option<Arc<Inner<T>>>,
 }
@@ -72,6 +74,7 @@ impl<'k, T: Value> Asked<'k, T> {
             met_a_load: false,
             rights: Rights::new(),
             only_looks: false,
+            bare: false,
             owner: None,
         }
     }
@@ -217,7 +220,13 @@ impl<T: Value> Inner<T> {
                 // What is found fills the levels above.
                 asked.ticket.get_or_insert_with(|| self.slots.open(asked.key));
             }
-            let peeked = self.peek(asked.key, tier);
+            let peeked = match std::mem::take(&mut asked.bare) {
+                true => {
+                    tier.count(&self.around, LevelOutcome::Miss);
+                    Peeked::nothing(LevelOutcome::Miss)
+                }
+                false => self.peek(asked.key, tier),
+            };
             if peeked.doubtful {
                 tags.extend(peeked.entry.into_iter().flat_map(|entry| entry.tags().to_vec()));
                 doubtful.push(asked);
