@@ -187,19 +187,42 @@ impl<T: Value> Inner<T> {
     /// Puts an entry into an in-process level, if the ticket still holds. `false`: it has been overtaken.
     pub(crate) fn keep(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier, ticket: &Ticket<T>) -> bool {
         let Some(store) = &tier.store else { return true };
+        self.putting(key, entry, tier, &**store).is_some_and(|put| ticket.commit(put).is_some())
+    }
+
+    /// The same as the last that is done under the ticket.
+    pub(crate) fn keep_last(
+        &self,
+        key: RawKey<'_>,
+        entry: &Entry<T>,
+        tier: &Tier,
+        ticket: Ticket<T>,
+    ) -> bool {
+        let Some(store) = &tier.store else { return true };
+        self.putting(key, entry, tier, &**store).is_some_and(|put| ticket.close_with(put).is_some())
+    }
+
+    /// What puts an entry into an in-process level; to be run under a ticket. `None`: the cache has ended.
+    fn putting<'a>(
+        &'a self,
+        key: RawKey<'a>,
+        entry: &Entry<T>,
+        tier: &Tier,
+        store: &'a dyn ObjectStore,
+    ) -> Option<impl FnOnce() + 'a> {
         if self.has_ended() {
-            return false;
+            return None;
         }
-        let Some(object) = self.object(key, entry, tier) else {
-            // What is there is older.
-            return ticket.commit(|| store.remove(key)).is_some();
-        };
+        let object = self.object(key, entry, tier);
         let now = self.now();
-        let kept = ticket.commit(|| store.put(key, object, now)).is_some();
-        if kept {
-            self.stats().gone.back(key.hash);
-        }
-        kept
+        Some(move || match object {
+            Some(object) => {
+                store.put(key, object, now);
+                self.stats().gone.back(key.hash);
+            }
+            // What is there is older.
+            None => drop(store.remove(key)),
+        })
     }
 
     /// No object of before is believed, and no older fill gets in.

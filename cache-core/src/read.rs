@@ -472,10 +472,19 @@ impl<T: Value> Inner<T> {
         if above.iter().any(|tier| tier.store.is_none()) {
             return false;
         }
-        let (Some(Seen { entry, .. }), Some(ticket)) = (&asked.fresh, &asked.ticket) else { return true };
-        asked.met_a_load = !asked.only_looks && ticket.met_a_load();
-        let held = above.iter().rev().all(|tier| self.keep(asked.key, entry, tier, ticket));
-        if !held || !above.is_empty() && self.verdict(entry).is_void() {
+        let Some(Seen { entry, .. }) = &asked.fresh else { return true };
+        asked.met_a_load = !asked.only_looks && asked.ticket.as_ref().is_some_and(Ticket::met_a_load);
+        let Some((nearest, others)) = above.split_first() else { return true };
+        let Some(ticket) = asked.ticket.take() else { return true };
+        let mut held = others.iter().rev().all(|tier| self.keep(asked.key, entry, tier, &ticket));
+        if asked.only_looks {
+            held = held && self.keep_last(asked.key, entry, nearest, ticket);
+        } else {
+            held = held && self.keep(asked.key, entry, nearest, &ticket);
+            // A refresh may follow under it.
+            asked.ticket = Some(ticket);
+        }
+        if !held || self.verdict(entry).is_void() {
             self.overtaken();
         }
         true

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::OccupiedEntry};
 
 use crate::{
     RawKey,
@@ -93,6 +93,12 @@ impl<T> Slot<T> {
         self.revision += 1;
         Gone { _flight: self.flight.take(), _landed: self.landed.take() }
     }
+
+    /// One ticket less. The record, if that was the last.
+    fn closed(mut entry: OccupiedEntry<'_, Self>) -> Option<Self> {
+        entry.get_mut().open -= 1;
+        (entry.get().open == 0).then(|| entry.remove().0)
+    }
 }
 
 /// What a caller with an open ticket and nothing to read should do.
@@ -151,6 +157,7 @@ impl<T> Slots<T> {
             number: slot.opened,
             clears: self.clears.load(Ordering::Acquire),
             writes,
+            closed: false,
         }
     }
 
@@ -281,6 +288,7 @@ pub(crate) struct Ticket<T> {
     clears: u64,
     /// A writer's.
     writes: bool,
+    closed: bool,
 }
 
 impl<T> Ticket<T> {
@@ -329,6 +337,19 @@ impl<T> Ticket<T> {
         let shard = self.slots.shard(self.hash);
         let holds = shard.find(self.hash, |s| self.is_of(s)).is_some_and(|s| self.holds(s));
         holds.then(fill)
+    }
+
+    /// The same, and the end of the ticket: the key is locked once.
+    pub(crate) fn close_with<R>(mut self, fill: impl FnOnce() -> R) -> Option<R> {
+        let mut shard = self.slots.shard(self.hash);
+        let entry = shard.find_entry(self.hash, |s| self.is_of(s)).ok();
+        let holds = entry.as_ref().is_some_and(|entry| self.holds(entry.get()));
+        let done = holds.then(fill);
+        let gone = entry.and_then(Slot::closed);
+        drop(shard);
+        drop(gone);
+        self.closed = true;
+        done
     }
 
     /// Runs `fill` if the ticket still holds, with the key locked, and revokes it and all others of the key with it.
@@ -427,15 +448,13 @@ impl<T> Ticket<T> {
 
 impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
-        let mut shard = self.slots.shard(self.hash);
-        if let Ok(mut entry) = shard.find_entry(self.hash, |s| s.hash == self.hash && s.id == self.id) {
-            entry.get_mut().open -= 1;
-            if entry.get().open == 0 {
-                let (gone, _) = entry.remove();
-                drop(shard);
-                drop(gone);
-            }
+        if self.closed {
+            return;
         }
+        let mut shard = self.slots.shard(self.hash);
+        let gone = shard.find_entry(self.hash, |s| self.is_of(s)).ok().and_then(Slot::closed);
+        drop(shard);
+        drop(gone);
     }
 }
 
@@ -461,6 +480,18 @@ mod tests {
         slots.revoke_all();
         assert!(c.commit(|| ()).is_none());
         drop((a, b, c));
+        assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn a_ticket_ends_with_what_it_fills_and_others_stay() {
+        let slots = Slots::<u8>::new();
+        let (last, other) = (slots.open(key("a")), slots.open(key("a")));
+        let filled = last.close_with(|| 7);
+        assert_eq!((filled, slots.len()), (Some(7), 1));
+        assert!(other.is_current());
+        slots.revoke(key("a"), || ());
+        assert!(other.close_with(|| ()).is_none());
         assert_eq!(slots.len(), 0);
     }
 
