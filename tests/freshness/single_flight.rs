@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use traced_cache::{Access, ErrorKind, Loaded, Outcome, Policy, TracedCache};
+use traced_cache::{
+    Access, ErrorKind, Loaded, Outcome, Policy, TracedCache,
+    testing::{ChaosOp, Fault},
+};
 
 use crate::world::{
     DbError, MS, S, World, ZERO, ask, ask_for, asking, asking_alike, asking_many, confirmed, counted, look,
@@ -33,6 +36,25 @@ async fn s1_a_thousand_callers_one_load() {
         assert_eq!((stats.misses(), stats.coalesced(), stats.hits()), (1, 999, 0), "{stats:?}");
         counted(&cache, 1_000);
         assert_eq!(stats.flights, 0);
+    }
+}
+
+/// What a level hands to a caller whose own read began before another's load is that load's, and no hit.
+#[tokio::test]
+async fn s1_a_caller_who_reads_what_another_has_just_loaded_counts_as_its_waiter() {
+    let world = World::new();
+    for cache in [world.bare(Policy::ttl(60 * S)), world.node(Policy::ttl(60 * S))] {
+        let db = world.db();
+        world.l2.inner().wipe();
+        // Its mark is known, so that a look-up is one call.
+        assert_eq!(look(&cache).await, Ok((Outcome::Miss, None)));
+        world.l2.set(ChaosOp::Get, Fault::Delay(50 * MS));
+        let slow = asking(&cache, &db).await;
+        world.l2.set(ChaosOp::Get, Fault::None);
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
+        world.pass(50 * MS).await;
+        assert_eq!(slow.await.unwrap(), saw(Outcome::Coalesced, "1"));
+        assert_eq!(db.loads(), 1);
     }
 }
 
