@@ -80,7 +80,7 @@ impl KeyBuf {
 
     /// Appends a part with its length in front.
     fn push_part(&mut self, part: &str) {
-        push_decimal(self, part.len() as u128, false);
+        self.push_str(itoa::Buffer::new().format(part.len()));
         self.push_str(":");
         self.push_str(part);
     }
@@ -109,25 +109,6 @@ impl fmt::Debug for KeyBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyBuf").finish_non_exhaustive()
     }
-}
-
-fn push_decimal(buf: &mut KeyBuf, mut n: u128, negative: bool) {
-    // 39 digits of u128::MAX and a sign.
-    let mut digits = [0u8; 40];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(n % 10).unwrap_or(0);
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    if negative {
-        at -= 1;
-        digits[at] = b'-';
-    }
-    buf.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 impl CacheKey for str {
@@ -173,13 +154,7 @@ macro_rules! integer_keys {
         impl CacheKey for $t {
             type Owned = $t;
             fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
-                #[allow(unused_comparisons, clippy::cast_sign_loss, reason = "one macro for signed and unsigned")]
-                let (magnitude, negative) = if *self < 0 {
-                    ((*self as i128).unsigned_abs(), true)
-                } else {
-                    (*self as u128, false)
-                };
-                push_decimal(buf, magnitude, negative);
+                buf.push_str(itoa::Buffer::new().format(*self));
                 buf.as_str()
             }
             fn to_owned_key(&self) -> $t {
