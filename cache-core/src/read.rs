@@ -344,6 +344,7 @@ impl<T: Value> Inner<T> {
     ) -> Moment {
         let court = tier.court();
         let unsure = read.iter().filter(|(_, read)| verdict_on(&court, read) == Verdict::Unsure);
+        // In a list first: what is known is locked by both, judging and asking which of them are unknown.
         let tags: Vec<_> =
             unsure.flat_map(|(_, read)| read.iter().flat_map(|read| read.entry.tags())).collect();
         let unknown = tier.ledger.unknown(tags.iter().map(|tag| &***tag));
