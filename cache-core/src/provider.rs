@@ -412,7 +412,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Looks up a key. The hot path: no allocation, no lock that a writer holds for long.
     fn get(&self, key: RawKey<'_>) -> Option<Object>;
 
-    /// The same for a hit, which needs only a part. Override where handing out a whole object costs more.
+    /// The same for a hit, which needs only a part. Override where handing out a whole object costs more. `None` exactly where
+    /// [`get`](Self::get) has nothing, whatever the object's time: the cache then does not look again.
     fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
         self.get(*key).map(Glance::from)
     }

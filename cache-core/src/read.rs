@@ -355,11 +355,14 @@ impl<T: Value> Inner<T> {
             now = self.now();
         }
         if learned.and(more) != Learned::Nothing {
-            // Read before that was learned of.
-            let gone = |seen: &mut Box<Seen<T>>| {
-                matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure)
-            };
-            open.iter_mut().for_each(|asked| drop(asked.stale.take_if(gone)));
+            // Taken before that was learned of.
+            let gone = |seen: &Seen<T>| matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure);
+            for asked in open.iter_mut() {
+                let stale = asked.stale.take_if(|seen| gone(seen)).is_some();
+                if asked.fresh.take_if(|seen| gone(seen)).is_some() || stale {
+                    asked.missed(LevelOutcome::Invalidated);
+                }
+            }
         }
         let court = tier.court();
         let mut outcomes = Outcomes::default();

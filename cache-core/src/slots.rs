@@ -346,9 +346,10 @@ impl<T> Ticket<T> {
         let holds = entry.as_ref().is_some_and(|entry| self.holds(entry.get()));
         let done = holds.then(fill);
         let gone = entry.and_then(Slot::closed);
+        // Before destructors run, which may panic.
+        self.closed = true;
         drop(shard);
         drop(gone);
-        self.closed = true;
         done
     }
 
@@ -460,8 +461,10 @@ impl<T> Drop for Ticket<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::{panic::AssertUnwindSafe, time::Duration};
+
     use super::*;
-    use crate::{CacheId, MissReason, cycle::LoadId};
+    use crate::{CacheId, MissReason, Moment, Object, Timeline, cycle::LoadId};
 
     fn key(id: &str) -> RawKey<'_> {
         RawKey::new(CacheId(1), "t", id)
@@ -492,6 +495,26 @@ mod tests {
         assert!(other.is_current());
         slots.revoke(key("a"), || ());
         assert!(other.close_with(|| ()).is_none());
+        assert_eq!(slots.len(), 0);
+    }
+
+    /// It would take the record from under the other ticket, which could then not be revoked.
+    #[test]
+    fn a_ticket_ends_once_whatever_destructors_do() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+        }
+        let slots = Slots::<u8>::new();
+        let (last, other) = (slots.open(key("a")), slots.open(key("a")));
+        let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+        let fill = || Object::for_tests(Arc::new(Panics), timeline, 0).outlive_locks();
+        assert!(std::panic::catch_unwind(AssertUnwindSafe(|| last.close_with(fill))).is_err());
+        assert_eq!(slots.len(), 1);
+        assert!(other.is_current());
+        drop(other);
         assert_eq!(slots.len(), 0);
     }
 

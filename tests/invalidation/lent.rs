@@ -11,15 +11,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use traced_cache::{
-    BoxError, CacheProvider, Capabilities, Description, Level, Marks, Memory, Policy, Put, RawKey, Swap,
-    Swapped, TracedCache, testing::MapProvider,
+    BoxError, CacheProvider, Capabilities, Description, Level, Marks, Memory, Opaque, Policy, Put, RawKey,
+    Shown, Swap, Swapped, TracedCache, testing::MapProvider,
 };
 
 use crate::world::{confirmed, get, set};
 
 /// Counts what it has handed out and not got back.
+#[derive(Clone)]
 struct Lender {
-    store: MapProvider,
+    store: Arc<MapProvider>,
     lent: Arc<AtomicUsize>,
 }
 
@@ -70,6 +71,10 @@ impl CacheProvider for Lender {
     fn marks(&self) -> Option<&dyn Marks> {
         Some(self)
     }
+
+    fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
+        Some(Arc::new(self.clone()))
+    }
 }
 
 #[async_trait]
@@ -85,11 +90,11 @@ impl Marks for Lender {
 #[tokio::test]
 async fn nothing_that_a_store_hands_out_is_kept() {
     let lent = Arc::new(AtomicUsize::new(0));
-    let store = Arc::new(Lender { store: MapProvider::new().marking(), lent: Arc::clone(&lent) });
+    let store = Lender { store: Arc::new(MapProvider::new().marking()), lent: Arc::clone(&lent) };
     let node = || -> TracedCache<String> {
         TracedCache::builder("users")
             .level(Memory::entries(100))
-            .level(Level::new(Arc::clone(&store)))
+            .level(Level::new(store.clone()))
             .policy(Policy::ttl(Duration::from_secs(60)))
             .build()
             .unwrap()
@@ -109,5 +114,21 @@ async fn nothing_that_a_store_hands_out_is_kept() {
         confirmed(cache.invalidate_tag("z").await);
         get(cache, "k").await;
     }
+    assert_eq!(lent.load(Ordering::SeqCst), 0);
+}
+
+/// Bytes that are shown are the caller's.
+#[tokio::test]
+async fn what_is_inspected_is_a_copy() {
+    let lent = Arc::new(AtomicUsize::new(0));
+    let store = Arc::new(MapProvider::new());
+    store.plant("users:k", &b"no JSON"[..]);
+    let cache: TracedCache<Opaque> = TracedCache::builder("users")
+        .level(Level::new(Lender { store, lent: Arc::clone(&lent) }).plain())
+        .policy(Policy::ttl(Duration::from_secs(60)))
+        .build()
+        .unwrap();
+    let inspection = cache.inspect_with_value("k").await.unwrap();
+    assert!(matches!(&inspection.levels[0].value, Some(Shown::Bytes(bytes)) if bytes == &b"no JSON"[..]));
     assert_eq!(lent.load(Ordering::SeqCst), 0);
 }

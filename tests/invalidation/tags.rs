@@ -1,7 +1,7 @@
 //! G and C: what a tag reaches, and what it does not.
 
 use traced_cache::{
-    Access, ErrorKind, Level, Loaded, Memory, Outcome, TracedCache,
+    Access, ErrorKind, Level, Loaded, Memory, MissReason, Outcome, TracedCache,
     testing::{ChaosOp, Fault, MapProvider},
 };
 
@@ -309,4 +309,21 @@ async fn a_clear_that_was_not_heard_of_does_not_swallow_an_invalidation() {
             assert_eq!(get(&node.cache, "k").await, None, "{what}");
         }
     }
+}
+
+/// What a node learns while it asks about one key's tags holds for the other keys of the batch, too.
+#[tokio::test]
+async fn a_batch_that_learns_of_a_clear_answers_no_key_with_what_that_has_ended() {
+    let world = World::new();
+    let (writer, reader) = (world.bare().cache, world.bare().cache);
+    set(&writer, "plain", "1", &[]).await;
+    set(&writer, "tagged", "2", &["x"]).await;
+    confirmed(writer.invalidate_tag("y").await);
+    // Knows the mark from now on, for a while; not the tag's.
+    assert_eq!(get(&reader, "plain").await.as_deref(), Some("1"));
+    confirmed(writer.clear().await);
+    let found = reader.get_many(["plain", "tagged"]).await.unwrap();
+    assert!(found.iter().all(Option::is_none));
+    let reasons = reader.stats().miss_reasons;
+    assert!(reasons.contains(&(MissReason::Invalidated, 2)), "{reasons:?}");
 }

@@ -70,6 +70,7 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         the_detached_hear_nothing,
         weights_add_up,
         ends_of_time,
+        a_glance_sees_what_there_is,
         threads_do_not_mix_up,
     ]
     .into_iter()
@@ -351,6 +352,18 @@ pub fn ends_of_time(make: Make<'_>) {
     assert!(held(&*store, key("never")).is_some() && held(&*store, key("century")).is_some());
     // Whether an object that nobody can use is kept is the store's affair.
     assert!(store.get(key("over")).is_none_or(|object| object.usable_until() == Moment::ORIGIN));
+}
+
+/// A glance has an object exactly where there is one, a stale one included.
+pub fn a_glance_sees_what_there_is(make: Make<'_>) {
+    let (store, cache) = (make(ROOMY), cache());
+    let key = |id| RawKey::new(cache, "users", id);
+    put(&*store, cache, "fresh", "v");
+    let stale = Timeline::new(now(), Duration::ZERO, Duration::from_secs(3_600));
+    store.put(key("stale"), Object::for_tests(Arc::new("v".to_owned()), stale, 0), now());
+    for (id, there) in [("fresh", true), ("stale", true), ("never", false)] {
+        assert_eq!((store.get(key(id)).is_some(), store.glance(&key(id)).is_some()), (there, there), "{id}");
+    }
 }
 
 /// Threads that put, get and remove at once: each finds what it put.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::*;
+use crate::Glance;
 
 /// How a store can be wrong.
 #[derive(Clone, Copy, PartialEq)]
@@ -17,6 +18,7 @@ enum Wrong {
     KeepsListeners,
     MiscountsWeight,
     CopiesTimelines,
+    GlancesAtFreshOnly,
 }
 
 type Key = (CacheId, u64, String);
@@ -66,6 +68,12 @@ impl Fifo {
 impl ObjectStore for Fifo {
     fn get(&self, key: RawKey<'_>) -> Option<Object> {
         self.held.lock().unwrap().objects.get(&self.key(key)).cloned()
+    }
+
+    fn glance(&self, key: &RawKey<'_>) -> Option<Glance> {
+        let object = self.get(*key)?;
+        let quiet = self.wrong == Wrong::GlancesAtFreshOnly && object.timeline().fresh_until <= now();
+        (!quiet).then(|| object.glance())
     }
 
     fn put(&self, key: RawKey<'_>, mut object: Object, _now: Moment) {
@@ -143,6 +151,7 @@ fn each_breach_is_found() {
         (Wrong::KeepsListeners, "the_detached_hear_nothing"),
         (Wrong::MiscountsWeight, "weights_add_up"),
         (Wrong::CopiesTimelines, "the_object_itself_comes_back"),
+        (Wrong::GlancesAtFreshOnly, "a_glance_sees_what_there_is"),
     ];
     // At once: some wait out their deadline before they are sure.
     thread::scope(|scope| {
