@@ -108,7 +108,7 @@ impl Object {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         sync::{
             Arc,
@@ -176,8 +176,8 @@ mod tests {
         assert_eq!(ended.load(Ordering::Relaxed), LENGTH + 1);
     }
 
-    #[test]
-    fn after_a_destructor_that_panics_the_others_go_with_the_next_lock() {
+    /// Lets go of the last of a value whose destructor panics.
+    pub(crate) fn let_go_of_one_that_panics() {
         struct Panics;
         impl Drop for Panics {
             fn drop(&mut self) {
@@ -185,11 +185,16 @@ mod tests {
             }
         }
         let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+        Object::for_tests(Arc::new(Panics), timeline, 0).outlive_locks();
+    }
+
+    #[test]
+    fn after_a_destructor_that_panics_the_others_go_with_the_next_lock() {
         let ended = Arc::new(AtomicUsize::new(0));
         let panicked = std::panic::catch_unwind(|| {
             Object::hold_during(|| {
                 chain(0, &ended).outlive_locks();
-                Object::for_tests(Arc::new(Panics), timeline, 0).outlive_locks();
+                let_go_of_one_that_panics();
             });
         });
         assert!(panicked.is_err());

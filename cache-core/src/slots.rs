@@ -461,10 +461,10 @@ impl<T> Drop for Ticket<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{panic::AssertUnwindSafe, time::Duration};
+    use std::panic::AssertUnwindSafe;
 
     use super::*;
-    use crate::{CacheId, MissReason, Moment, Object, Timeline, cycle::LoadId};
+    use crate::{CacheId, MissReason, cycle::LoadId, limbo::tests::let_go_of_one_that_panics};
 
     fn key(id: &str) -> RawKey<'_> {
         RawKey::new(CacheId(1), "t", id)
@@ -501,17 +501,11 @@ mod tests {
     /// It would take the record from under the other ticket, which could then not be revoked.
     #[test]
     fn a_ticket_ends_once_whatever_destructors_do() {
-        struct Panics;
-        impl Drop for Panics {
-            fn drop(&mut self) {
-                std::panic::resume_unwind(Box::new("on purpose"));
-            }
-        }
         let slots = Slots::<u8>::new();
         let (last, other) = (slots.open(key("a")), slots.open(key("a")));
-        let timeline = Timeline::new(Moment::ORIGIN, Duration::MAX, Duration::MAX);
-        let fill = || Object::for_tests(Arc::new(Panics), timeline, 0).outlive_locks();
-        assert!(std::panic::catch_unwind(AssertUnwindSafe(|| last.close_with(fill))).is_err());
+        let panicked =
+            std::panic::catch_unwind(AssertUnwindSafe(|| last.close_with(let_go_of_one_that_panics)));
+        assert!(panicked.is_err());
         assert_eq!(slots.len(), 1);
         assert!(other.is_current());
         drop(other);

@@ -228,6 +228,7 @@ mod tests {
         let input = Bytes::from(vec![b'x'; 100_000]);
         let alone = found(Reply::Text(input.clone())).unwrap().unwrap();
         let of_many = found_many(Reply::Texts(vec![Some(input.clone())]), 1).pop().unwrap().unwrap().unwrap();
+        assert!(alone == input && of_many == input);
         assert!([alone, of_many].iter().all(|value| value.as_ptr() == input.as_ptr()));
         let Value::BulkString(value) = Reply::Text(input.slice(..1)).into_value() else {
             panic!("no string")
