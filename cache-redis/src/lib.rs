@@ -119,14 +119,16 @@
 //!
 //! Every connection begins by asking all sentinels of the URL at once and goes to the server that the latest failover has
 //! made the master, by its `config-epoch`, if that says so of itself, too; one sentinel that answers is enough, where
-//! others are silent for 200 ms more. Once connected, they are asked again with each `heartbeat`, over a connection to each of them.
+//! others are silent for 200 ms more. Once connected, they are asked again with each `heartbeat`, over a connection to each of them,
+//! and as soon as one tells of a failover (`+promoted-slave`, `+switch-master`). Until it leaves, a process that is connected
+//! to a living master which was replaced sees what that one has, not what others have removed at the new one.
 //! A failover is followed when the connection is lost, when the server hangs, when it answers `READONLY`, and when a
 //! sentinel names another master by a later failover, also where the old one has come back and does not know. What the
 //! new master holds counts as another state of the store, as it may lack what the old one has acknowledged. Who has heard of
 //! a later failover goes back to the master of an earlier one only by the word of most sentinels of the URL. Whoever has not, and
 //! is cut off from all others together with the old master, goes on with that: bound it with `min-replicas-to-write`. A user
 //! of the sentinels needs `+sentinel|get-master-addr-by-name` and `+sentinel|master`; without the latter the first answer
-//! counts.
+//! counts. Without `+subscribe` on the channels above failovers are noticed with the heartbeat.
 //!
 //! # Cluster
 //!

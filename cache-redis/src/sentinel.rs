@@ -2,12 +2,16 @@
 
 mod search;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use cache_tls::first_of;
 use futures::{StreamExt, stream::FuturesUnordered};
-use redis::{Pipeline, Value};
+use redis::{Pipeline, PushKind, Value, cmd};
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -16,7 +20,7 @@ use crate::{
     Error, ErrorKind,
     address::Endpoint,
     backoff::Backoff,
-    connection::{Link, Pushes},
+    connection::{Hears, Link, Pushes},
     dial::{dial, failed},
     fleet::no_replica,
     greet::{Role, Server, open},
@@ -24,6 +28,9 @@ use crate::{
     settings::Settings,
     wire::text,
 };
+
+/// What sentinels tell of a failover: the one that leads it as soon as the new master is one, each of them when it names that.
+const FAILOVERS: [&str; 2] = ["+promoted-slave", "+switch-master"];
 
 /// Who knows where the master is.
 #[derive(Clone, Debug)]
@@ -87,24 +94,27 @@ impl Sentinels {
         heard.collect::<FuturesUnordered<_>>().next().await;
     }
 
+    /// Asks it with each heartbeat, and when it tells of a failover: until then the old master answers with what others have
+    /// removed at the new one.
     async fn hears_of_another(&self, number: usize, settings: &Settings, master: &Endpoint) {
+        let told = Arc::new(Notify::new());
         let mut backoff = Backoff::new();
         let mut line = None;
         loop {
             let asked = timeout(settings.connect_timeout, async {
                 let line = match &mut line {
                     Some(line) => line,
-                    none => none.insert(self.line(number, settings).await?),
+                    none => none.insert(self.listen(number, settings, &told).await?),
                 };
                 line.ask(&self.master).await
             });
-            match asked.await {
-                Ok(Ok(named)) => {
+            match (asked.await, &mut line) {
+                (Ok(Ok(named)), Some(line)) => {
                     if named.is_some_and(|named| self.hear(named) != *master) {
                         return;
                     }
                     backoff.reset();
-                    sleep(settings.heartbeat).await;
+                    line.run_until(told.notified(), settings.heartbeat).await;
                 }
                 _ => {
                     line = None;
@@ -112,6 +122,24 @@ impl Sentinels {
                 }
             }
         }
+    }
+
+    /// A line that wakes when the sentinel tells of a failover, where the user may hear of one.
+    async fn listen<'a>(
+        &'a self,
+        number: usize,
+        settings: &'a Settings,
+        told: &Arc<Notify>,
+    ) -> Result<Line<'a>, Error> {
+        let told = Arc::clone(told);
+        let hears: Hears = Arc::new(move |_, push| {
+            if push.kind == PushKind::Message {
+                told.notify_one();
+            }
+        });
+        let mut line = self.line(number, settings, Some((0, hears))).await?;
+        line.subscribe().await?;
+        Ok(line)
     }
 
     /// Takes note of it, if it is by a later failover than has been heard of. Of the same one, another name may be of the same
@@ -130,7 +158,7 @@ impl Sentinels {
 
     /// Replicas that the sentinel believes to be well.
     async fn replicas(&self, number: usize, settings: &Settings) -> Result<Vec<Endpoint>, Error> {
-        match self.line(number, settings).await?.ask_for(&["REPLICAS"], &self.master).await?.pop() {
+        match self.line(number, settings, None).await?.ask_for(&["REPLICAS"], &self.master).await?.pop() {
             Some(Value::Array(all)) => Ok(all.iter().filter_map(replica).collect()),
             Some(Value::ServerError(error)) => Err(Error::reply(&error)),
             _ => Err(Error::protocol("no list where a sentinel was asked for replicas")),
@@ -139,12 +167,17 @@ impl Sentinels {
 
     /// What one of them says.
     async fn ask(&self, number: usize, settings: &Settings) -> Result<Option<Named>, Error> {
-        self.line(number, settings).await?.ask(&self.master).await
+        self.line(number, settings, None).await?.ask(&self.master).await
     }
 
-    async fn line<'a>(&'a self, number: usize, settings: &'a Settings) -> Result<Line<'a>, Error> {
+    async fn line<'a>(
+        &'a self,
+        number: usize,
+        settings: &'a Settings,
+        hears: Option<(u64, Hears)>,
+    ) -> Result<Line<'a>, Error> {
         let at = &self.at[number];
-        let (connection, running) = dial(settings, at, &settings.sentinel_login, None).await?;
+        let (connection, running) = dial(settings, at, &settings.sentinel_login, hears).await?;
         Ok(Line { settings, at, connection, running })
     }
 }
@@ -172,6 +205,28 @@ impl Line<'_> {
                 None => Err(Error::protocol("no address where a sentinel was asked for one")),
             },
         }
+    }
+
+    /// Who may not hear of failovers goes without.
+    async fn subscribe(&mut self) -> Result<(), Error> {
+        let mut subscribe = cmd("SUBSCRIBE");
+        subscribe.arg(&FAILOVERS);
+        let confirmed = self.connection.confirmed(&subscribe, FAILOVERS.len());
+        let confirmed = alongside(&mut self.running, confirmed).await;
+        confirmed.map(drop).map_err(|error| failed(self.settings, self.at, error))
+    }
+
+    /// Keeps it going until something happens, it ends, or the time is over.
+    async fn run_until(&mut self, event: impl Future<Output = ()>, limit: Duration) {
+        let connection = &self.connection;
+        let happens = async {
+            tokio::select! {
+                () = event => {}
+                () = connection.ended() => {}
+            }
+        };
+        // Late is as good: whoever waits asks then.
+        let _ = timeout(limit, alongside(&mut self.running, happens)).await;
     }
 
     async fn ask_for(&mut self, what: &[&str], master: &str) -> Result<Vec<Value>, Error> {

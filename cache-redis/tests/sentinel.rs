@@ -178,6 +178,26 @@ async fn who_has_heard_of_a_later_failover_does_not_go_back_to_an_earlier_one() 
     leads_to(&provider, &old).await;
 }
 
+/// Asked again only after an hour, and the old master does not know: a sentinel waits for 8 s before it tells one that is back.
+#[tokio::test]
+async fn a_failover_that_a_sentinel_tells_of_is_followed_at_once() {
+    let (Some(old), Some(new)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let Some(sentinel) = alone(&old, 6) else { return };
+    let url = format!("redis+sentinel://{}/{}", sentinel.addr(), RedisSentinel::MASTER);
+    let provider = RedisProvider::builder(url).heartbeat(Duration::from_secs(3600)).build().unwrap();
+    leads_to(&provider, &old).await;
+    let clients = || sentinel.command::<String>(&["CLIENT", "LIST"]).unwrap();
+    until_async("listens", || async { clients().contains(" sub=2 ") }).await;
+
+    // What another sentinel would tell this one: who it is, and who is the master by which failover.
+    let (id, port) = ("f".repeat(40), new.port());
+    let hello = format!("127.0.0.1,1,{id},7,{},127.0.0.1,{port},7", RedisSentinel::MASTER);
+    let _: i64 = sentinel.command(&["PUBLISH", "__sentinel__:hello", &hello]).unwrap();
+    leads_to(&provider, &new).await;
+    let role: redis::Value = old.command(&["ROLE"]).unwrap();
+    assert!(format!("{role:?}").contains("master"), "it was demoted, so its clients were cut off: {role:?}");
+}
+
 #[tokio::test]
 async fn one_sentinel_that_answers_is_enough_and_credentials_are_apart() {
     let Some(sentinels) = RedisSentinel::guarded("hunter2", "letmein99") else { return };
@@ -236,7 +256,7 @@ fn a_password_of_sentinels_without_sentinels_is_refused() {
     says(&error, ErrorKind::Config, &["sentinel_password = (none)"]);
 }
 
-/// Says yes to the handshake, and to the two questions that come then, this.
+/// Says yes to the handshake, this to the two questions that come then, and that there is nothing to subscribe to.
 async fn stub(answer: String) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -246,8 +266,10 @@ async fn stub(answer: String) -> SocketAddr {
             tokio::spawn(async move {
                 let mut asked = [0; 4096];
                 let mut reply = "%0\r\n+OK\r\n+OK\r\n";
-                while let Ok(1..) = peer.read(&mut asked).await {
-                    let _ = peer.write_all(reply.as_bytes()).await;
+                while let Ok(length @ 1..) = peer.read(&mut asked).await {
+                    let subscribes = asked[..length].windows(9).any(|word| word == b"SUBSCRIBE");
+                    let now = if subscribes { "-NOPERM not here\r\n" } else { reply };
+                    let _ = peer.write_all(now.as_bytes()).await;
                     reply = &both;
                 }
             });
