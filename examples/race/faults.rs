@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Stop,
     /// The master of three servers is killed and sentinels promote another one (Redis)
     Failover,
+    /// The master of three servers is replaced, and is not told for as long as sentinels take (Redis)
+    Replace,
 }
 
 impl Fault {
@@ -42,6 +44,7 @@ impl Fault {
             Self::Dump => "restarted from an old dump",
             Self::Stop => "stopped for 2 s",
             Self::Failover => "failed over",
+            Self::Replace => "replaced while it is alive",
         }
     }
 
@@ -53,6 +56,8 @@ impl Fault {
             Self::Stop => STILL,
             // A second until the sentinels think it down, and a few until all follow the new one.
             Self::Failover => Duration::from_secs(7),
+            // A moment until there is another one. That the old one follows it is not waited for.
+            Self::Replace => Duration::from_secs(2),
         }
     }
 }
@@ -68,7 +73,9 @@ pub(crate) enum Server {
 impl Server {
     pub(crate) fn new(l2: &str, fault: Option<Fault>) -> Result<Self, Failure> {
         let started = match (l2, fault) {
-            ("redis", Some(Fault::Failover)) => RedisSentinel::with_replicas(2).map(Self::Sentinel),
+            ("redis", Some(Fault::Failover | Fault::Replace)) => {
+                RedisSentinel::with_replicas(2).map(Self::Sentinel)
+            }
             ("redis", _) => RedisServer::start().map(Self::Redis),
             ("memcached", None | Some(Fault::Kill | Fault::Stop)) => {
                 MemcachedServer::start().map(Self::Memcached)
@@ -144,16 +151,38 @@ impl Server {
                 server.cont();
             }
             (Self::Sentinel(servers), Fault::Failover) => fail_over(servers)?,
+            (Self::Sentinel(servers), Fault::Replace) => replace(servers)?,
             _ => return Err("the server cannot suffer this".into()),
         }
         Ok(())
     }
 }
 
+fn master(servers: &RedisSentinel) -> Result<&RedisServer, BoxError> {
+    Ok(servers.master().ok_or("the sentinels know no master")?)
+}
+
+/// Whether the sentinels name another master within the limit.
+fn another_than(master: &RedisServer, servers: &RedisSentinel) -> bool {
+    until(LIMIT, || servers.master().is_some_and(|new| new.port() != master.port()))
+}
+
+fn replace(servers: &RedisSentinel) -> Result<(), BoxError> {
+    let master = master(servers)?;
+    // It may still be busy with the failover before, or know of no replica that it would promote.
+    let sentinel = &servers.sentinels()[0];
+    let begun = || sentinel.command::<()>(&["SENTINEL", "FAILOVER", RedisSentinel::MASTER]).is_ok();
+    if until(LIMIT, begun) && another_than(master, servers) {
+        Ok(())
+    } else {
+        Err("the sentinels did not replace the master in time".into())
+    }
+}
+
 fn fail_over(servers: &RedisSentinel) -> Result<(), BoxError> {
-    let master = servers.master().ok_or("the sentinels know no master")?;
+    let master = master(servers)?;
     master.kill();
-    let promoted = until(LIMIT, || servers.master().is_some_and(|new| new.port() != master.port()));
+    let promoted = another_than(master, servers);
     master.restart();
     let follows = |server: &RedisServer| {
         let info = server.command::<String>(&["INFO", "replication"]);

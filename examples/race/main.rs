@@ -8,8 +8,10 @@
 //! change the source and then invalidate or set. The same is done to a cache written by hand, without leases and tickets,
 //! which must fail: a check that finds nothing there would find nothing anywhere.
 //!
-//! With `--fault kill`, `dump`, `stop` or `failover` the server suffers meanwhile, once in a few seconds; nothing may be
-//! seen that was not promised, and once it is well again all must be up to date within the bound.
+//! With `--fault kill`, `dump`, `stop`, `failover` or `replace` the server suffers meanwhile, once in a few seconds; nothing may be
+//! seen that was not promised, and once it is well again all must be up to date within the bound. While sentinels
+//! replace a master that is alive, one process may have left it and the other one not yet: what either has confirmed the other
+//! one sees late, which is counted apart.
 //!
 //! Exit code 0 if the cache has no violation and the one by hand has some, 2 if the options make no sense or the server
 //! is not installed, else 1.

@@ -40,6 +40,7 @@ struct Counts {
     diverged: AtomicU64,
     late_near: AtomicU64,
     late_joined: AtomicU64,
+    late_far: AtomicU64,
     examples: Mutex<Vec<Example>>,
 }
 
@@ -52,6 +53,8 @@ struct Node {
     /// The second level alone.
     direct: Subject,
     loader: Loader,
+    /// They may replace the master while it is alive.
+    sentinels: bool,
     /// The newest version whose invalidation or set by this node has answered, by key.
     answered: Vec<AtomicU64>,
     counts: Counts,
@@ -87,6 +90,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         layered,
         direct,
         loader,
+        sentinels: l2.starts_with("redis+sentinel"),
         answered: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
         counts,
         until: Instant::now() + Duration::from_secs(*seconds),
@@ -115,11 +119,23 @@ impl Node {
         key % NODES == self.number
     }
 
+    /// The server that is the master for this node. Where sentinels name it, it may be none for a while.
+    fn master(&self) -> String {
+        match &self.remote {
+            Remote::Redis(redis) if self.sentinels => {
+                let up = redis.connections().pop().filter(|now| now.state == "up");
+                up.map_or_else(|| "none".to_owned(), |now| now.address)
+            }
+            _ => "always".to_owned(),
+        }
+    }
+
     /// Changes a key at the source and tells the cache, by an invalidation or the new value in turn.
     async fn write(self: Arc<Self>, key: usize) -> Result<(), BoxError> {
         while Instant::now() < self.until {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..50_000))).await;
             let version = self.source.change(key).await?;
+            let master = self.master();
             let delivery = if version % 2 == 0 {
                 self.counts.sets.fetch_add(1, Ordering::Relaxed);
                 self.layered.set(key, version).await?
@@ -129,7 +145,7 @@ impl Node {
             };
             self.answered[key].store(version, Ordering::SeqCst);
             if delivery.is_confirmed() {
-                self.source.confirm(key, version).await?;
+                self.source.confirm(key, version, &master).await?;
             } else {
                 self.counts.pending.fetch_add(1, Ordering::Relaxed);
             }
@@ -150,10 +166,12 @@ impl Node {
     /// One read, checked against what had been promised when it began.
     async fn read(&self, key: usize, layered: bool) -> Result<u64, BoxError> {
         let counts = &self.counts;
-        let Floors { confirmed, settled } = self.source.floors(key).await?;
+        let master = self.master();
+        let Floors { here, anywhere, settled } = self.source.floors(key, &master).await?;
         let answered = self.answered[key].load(Ordering::SeqCst);
         let subject = if layered { &self.layered } else { &self.direct };
         let (version, seen) = subject.read(key, &self.loader).await?;
+        let stayed = self.master() == master;
         let reads = match seen {
             Seen::Near => &counts.near,
             Seen::Far => &counts.far,
@@ -162,13 +180,17 @@ impl Node {
         reads.fetch_add(1, Ordering::Relaxed);
         let (rule, floor, broken) = if layered && version < answered {
             ("same process", answered, &counts.local)
-        } else if seen == Seen::Far && version < confirmed {
-            ("confirmed", confirmed, &counts.confirmed)
+        } else if seen == Seen::Far && stayed && version < here {
+            ("confirmed", here, &counts.confirmed)
         } else if version < settled {
             ("within the bound", settled, &counts.settled)
         } else {
-            if version < confirmed {
-                let late = if seen == Seen::Near { &counts.late_near } else { &counts.late_joined };
+            if version < anywhere {
+                let late = match seen {
+                    Seen::Near => &counts.late_near,
+                    Seen::Far => &counts.late_far,
+                    Seen::Joined => &counts.late_joined,
+                };
                 late.fetch_add(1, Ordering::Relaxed);
             }
             return Ok(version);
@@ -212,8 +234,8 @@ impl Node {
 
     fn report(&self, converged: Duration) -> NodeReport {
         let Counts { loads, invalidations, sets, pending, near, far, joined, .. } = &self.counts;
-        let Counts { local, confirmed, settled, diverged, late_near, late_joined, examples, .. } =
-            &self.counts;
+        let Counts { local, confirmed, settled, diverged, .. } = &self.counts;
+        let Counts { late_near, late_joined, late_far, examples, .. } = &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NodeReport {
             loads: count(loads),
@@ -229,6 +251,7 @@ impl Node {
             diverged: count(diverged),
             late_near: count(late_near),
             late_joined: count(late_joined),
+            late_far: count(late_far),
             converged_ms: u64::try_from(converged.as_millis()).unwrap_or(u64::MAX),
             examples: examples.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

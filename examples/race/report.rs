@@ -33,6 +33,9 @@ pub(crate) struct NodeReport {
     pub(crate) late_near: u64,
     /// From a load that had begun before the other process changed the key. Allowed likewise.
     pub(crate) late_joined: u64,
+    /// Older than what had been confirmed at another master, while sentinels replace one that is alive. Allowed, until both
+    /// processes hear of that.
+    pub(crate) late_far: u64,
     /// Older than what this process had been answered.
     pub(crate) local: u64,
     /// From the second level or the source, and older than what had been confirmed.
@@ -56,6 +59,7 @@ impl NodeReport {
         self.joined += other.joined;
         self.late_near += other.late_near;
         self.late_joined += other.late_joined;
+        self.late_far += other.late_far;
         self.local += other.local;
         self.confirmed += other.confirmed;
         self.settled += other.settled;
@@ -119,8 +123,17 @@ impl Race {
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
         let NodeReport { loads, invalidations, sets, pending, near, far, joined, .. } = counts;
-        let NodeReport { late_near, late_joined, local, confirmed, settled, diverged, converged_ms, .. } =
-            counts;
+        let NodeReport {
+            late_near,
+            late_joined,
+            late_far,
+            local,
+            confirmed,
+            settled,
+            diverged,
+            converged_ms,
+            ..
+        } = counts;
         vec![
             ("seconds", seconds.to_string()),
             ("faults of the server", faults.to_string()),
@@ -132,6 +145,7 @@ impl Race {
             ("  from memory", near.to_string()),
             ("    late, as it may be: not told yet, or within its ttl_cap", late_near.to_string()),
             ("  from the second level, or an own load", far.to_string()),
+            ("    late, as it may be: confirmed at another master", late_far.to_string()),
             ("  by joining a load", joined.to_string()),
             ("    late, as it may be: begun before the other's change", late_joined.to_string()),
             ("violations", violations.to_string()),

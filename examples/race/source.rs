@@ -3,7 +3,7 @@
 //! A line asks, a line answers, in order. Everything goes through one lock, so there is one order of all that happens.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -25,8 +25,8 @@ pub(crate) const KEYS: usize = 16;
 #[derive(Default)]
 struct Key {
     version: u64,
-    /// The newest version whose invalidation or set has answered `Confirmed`.
-    confirmed: u64,
+    /// The newest version whose invalidation or set has answered `Confirmed`, by the master at which.
+    confirmed: BTreeMap<String, u64>,
     /// What was confirmed when, as far as it is younger than the bound.
     recent: VecDeque<(u64, Instant)>,
     /// The newest version that was confirmed longer ago than the bound.
@@ -36,9 +36,11 @@ struct Key {
 /// What no read that begins now may be older than.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Floors {
-    /// A read of the second level, or of the source.
-    pub(crate) confirmed: u64,
-    /// A read of the other process's memory.
+    /// A read of the second level, or of the source, by a process with this master.
+    pub(crate) here: u64,
+    /// Confirmed, but perhaps at a master that was replaced while it was alive, or is about to be.
+    pub(crate) anywhere: u64,
+    /// Any read: so long ago that every process has heard of it.
     pub(crate) settled: u64,
 }
 
@@ -110,8 +112,9 @@ impl Table {
                 key.version.to_string()
             }
             "confirm" => {
-                key.confirmed = words.next()?.parse().ok()?;
-                key.recent.push_back((key.confirmed, Instant::now()));
+                let version = words.next()?.parse().ok()?;
+                key.confirmed.insert(words.next()?.to_owned(), version);
+                key.recent.push_back((version, Instant::now()));
                 "0".to_owned()
             }
             "floors" => {
@@ -120,7 +123,9 @@ impl Table {
                     key.settled = *version;
                     key.recent.pop_front();
                 }
-                format!("{} {}", key.confirmed, key.settled)
+                let here = key.confirmed.get(words.next()?).copied().unwrap_or(0);
+                let anywhere = key.confirmed.values().max().copied().unwrap_or(0);
+                format!("{here} {anywhere} {}", key.settled)
             }
             _ => return None,
         })
@@ -187,15 +192,16 @@ impl Source {
         Ok(self.ask(format!("change {key}")).await?.parse()?)
     }
 
-    /// Notes that whatever is older than this version is gone from the second level.
-    pub(crate) async fn confirm(&self, key: usize, version: u64) -> Result<(), BoxError> {
-        self.ask(format!("confirm {key} {version}")).await.map(drop)
+    /// Notes that whatever is older than this version is gone from that master.
+    pub(crate) async fn confirm(&self, key: usize, version: u64, master: &str) -> Result<(), BoxError> {
+        self.ask(format!("confirm {key} {version} {master}")).await.map(drop)
     }
 
-    pub(crate) async fn floors(&self, key: usize) -> Result<Floors, BoxError> {
-        let line = self.ask(format!("floors {key}")).await?;
-        let (confirmed, settled) = line.split_once(' ').ok_or("not an answer of the source")?;
-        Ok(Floors { confirmed: confirmed.parse()?, settled: settled.parse()? })
+    pub(crate) async fn floors(&self, key: usize, master: &str) -> Result<Floors, BoxError> {
+        let line = self.ask(format!("floors {key} {master}")).await?;
+        let mut floors = line.split(' ').map(str::parse);
+        let mut next = || floors.next().ok_or("not an answer of the source");
+        Ok(Floors { here: next()??, anywhere: next()??, settled: next()?? })
     }
 
     /// Waits until every node has come here.
