@@ -34,9 +34,14 @@ impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
         let (before, moving) = (self.ledger.home(), self.ledger.moving());
+        if before.is_some_and(|before| before != self.incarnation()) {
+            // Before anybody believes entries of that state: they may be older than what this node has told the last one.
+            self.tell_again(around);
+        }
         let learned = self.learn_mark(around, raw, changes).await;
         let arrived = moving.is_some_and(|epoch| self.ledger.has_arrived_from(epoch));
         if arrived || before.is_some_and(|before| self.ledger.home() != Some(before)) {
+            // And what has been told meanwhile.
             self.tell_again(around);
         }
         learned

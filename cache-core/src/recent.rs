@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,11 @@ const WINDOW: Duration = Duration::from_secs(60);
 const MOST: usize = 10_000;
 
 #[derive(Default)]
-pub(crate) struct Recent(Mutex<State>);
+pub(crate) struct Recent {
+    state: Mutex<State>,
+    /// How often something had to be said again.
+    again: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
@@ -45,7 +52,7 @@ impl State {
 
 impl Recent {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn note(&self, now: Moment, effects: impl Iterator<Item = Effect>) {
@@ -61,15 +68,24 @@ impl Recent {
         }
     }
 
-    /// All of it, which is forgotten by that.
-    pub(crate) fn take(&self, now: Moment) -> Vec<Effect> {
+    /// Says all of it again, which is forgotten by that. Whoever comes meanwhile waits, and finds it said.
+    pub(crate) fn say_again(&self, now: Moment, mut say: impl FnMut(Effect)) {
         let mut state = self.lock();
         state.forget(now);
         let State { effects, overflow } = std::mem::take(&mut *state);
-        match overflow {
-            Some(_) => vec![Effect::Clear],
-            None => effects.into_iter().map(|(_, effect)| effect).collect(),
+        if effects.is_empty() && overflow.is_none() {
+            return;
         }
+        match overflow {
+            Some(_) => say(Effect::Clear),
+            None => effects.into_iter().for_each(|(_, effect)| say(effect)),
+        }
+        self.again.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number once something has been said again.
+    pub(crate) fn again(&self) -> u64 {
+        self.again.load(Ordering::Acquire)
     }
 }
 
@@ -85,23 +101,30 @@ mod tests {
         Effect::Key(n.to_string().into())
     }
 
+    fn said(recent: &Recent, now: Moment) -> Vec<Effect> {
+        let (mut all, before) = (Vec::new(), recent.again());
+        recent.say_again(now, |effect| all.push(effect));
+        assert_eq!(recent.again() - before, u64::from(!all.is_empty()));
+        all
+    }
+
     #[test]
     fn a_minute_is_remembered_and_said_once() {
         let recent = Recent::default();
         for second in 0..100 {
             recent.note(at(second), [key(0)].into_iter());
         }
-        assert_eq!(recent.take(at(100)).len(), 60);
-        assert_eq!(recent.take(at(100)), []);
+        assert_eq!(said(&recent, at(100)).len(), 60);
+        assert_eq!(said(&recent, at(100)), []);
     }
 
     #[test]
     fn more_than_fits_is_everything_until_it_is_over() {
         let recent = Recent::default();
         recent.note(at(0), (0..=MOST).map(key));
-        assert_eq!(recent.take(at(1)), [Effect::Clear]);
+        assert_eq!(said(&recent, at(1)), [Effect::Clear]);
         recent.note(at(0), (0..=MOST).map(key));
         recent.note(at(61), [key(1)].into_iter());
-        assert_eq!(recent.take(at(61)), [key(1)]);
+        assert_eq!(said(&recent, at(61)), [key(1)]);
     }
 }

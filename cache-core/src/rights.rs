@@ -120,7 +120,7 @@ impl<T: Value> Inner<T> {
             if wanted.is_empty() {
                 return;
             }
-            let mut again = false;
+            let (mut again, told) = (false, tier.told_again());
             for (wish, answer) in asking.iter_mut().zip(tier.acquire_many(&self.around, &wanted, LEASE).await)
             {
                 match answer {
@@ -135,7 +135,9 @@ impl<T: Value> Inner<T> {
                         wish.at += 1;
                     }
                     // It has yet to hear that this is gone.
-                    Ok(Acquired::Found(_)) if tier.masks(wish.key.id) => wish.at += 1,
+                    Ok(Acquired::Found(_)) if tier.masks(wish.key.id) || tier.told_again() != told => {
+                        wish.at += 1;
+                    }
                     Ok(Acquired::Found(bytes)) => {
                         again |= self.found(tier, wish, &bytes, begun).await;
                     }

@@ -1,7 +1,7 @@
 //! A store that turns out to be another one: a new master that lacks the last writes, or the other half of a split.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -12,12 +12,16 @@ use traced_cache::{
     RawKey, Time, TracedCache, testing::MapProvider,
 };
 
+use tokio::sync::oneshot;
+
 use crate::world::{S, Source, confirmed, get, policy, set, settled};
 
 /// Two stores of which it is now the one, now the other.
 struct Pair {
     stores: [Arc<MapProvider>; 2],
     second: AtomicBool,
+    /// Tells that the next read has been answered, and keeps the answer until told.
+    late: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
 
 impl Pair {
@@ -27,6 +31,13 @@ impl Pair {
 
     fn fail_over(&self) {
         self.second.store(true, Ordering::SeqCst);
+    }
+
+    /// When the next read has been answered, and what lets the answer go.
+    fn late(&self) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let ((answered, is_answered), (go, goes)) = (oneshot::channel(), oneshot::channel());
+        *self.late.lock().unwrap() = Some((answered, goes));
+        (is_answered, go)
     }
 }
 
@@ -41,7 +52,13 @@ impl CacheProvider for Pair {
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        self.now().get_many(keys).await
+        let answers = self.now().get_many(keys).await;
+        let late = self.late.lock().unwrap().take();
+        if let Some((answered, goes)) = late {
+            answered.send(()).unwrap();
+            goes.await.unwrap();
+        }
+        answers
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -102,12 +119,13 @@ impl Stores {
 
     fn build(&self, memory: bool) -> Node {
         let stores = [Arc::clone(&self.master), Arc::clone(&self.replica)];
-        let pair = Arc::new(Pair { stores, second: AtomicBool::new(false) });
+        let pair = Arc::new(Pair { stores, second: AtomicBool::new(false), late: Mutex::default() });
         let mut builder = TracedCache::builder("things").clock(self.clock.clone()).policy(policy());
         if memory {
             builder = builder.level(Memory::entries(100_000).engine_expiry(false));
         }
-        let level = Level::shared(Arc::clone(&pair) as _).on_failover(self.failover);
+        // No call here is slow but the one that is kept.
+        let level = Level::shared(Arc::clone(&pair) as _).on_failover(self.failover).budget(60 * S);
         Node { cache: builder.level(level).build().unwrap(), pair }
     }
 
@@ -255,4 +273,28 @@ async fn what_a_split_off_master_has_confirmed_is_said_to_the_other_half() {
         third.pair.fail_over();
         assert_eq!(get(&third.cache, "k").await, None, "{failover:?}");
     }
+}
+
+/// Two reads find another master at once. The answer of one is older than what the other one has had said again.
+#[tokio::test]
+async fn an_answer_of_before_something_was_said_again_is_not_believed() {
+    let stores = Stores::new(Failover::Clear);
+    let [inside, outside] = [stores.bare(), stores.bare()];
+    set(&inside.cache, "warm", "1", &[]).await;
+    stores.replicate();
+    outside.pair.fail_over();
+    stores.pass().await;
+    set(&outside.cache, "k", "old", &[]).await;
+    confirmed(inside.cache.invalidate("k").await);
+
+    inside.pair.fail_over();
+    let (answered, go) = inside.pair.late();
+    let cache = inside.cache.clone();
+    let late = tokio::spawn(async move { get(&cache, "k").await });
+    answered.await.unwrap();
+    assert_eq!(get(&inside.cache, "warm").await, None);
+    stores.pass().await;
+    assert_eq!(get(&outside.cache, "k").await, None, "it has been told");
+    go.send(()).unwrap();
+    assert_eq!(late.await.unwrap(), None);
 }

@@ -48,13 +48,14 @@ pub(crate) struct ReadOne {
 impl Tier {
     /// Reads keys, and the mark along with them when that is due. Says what has come to light by that.
     pub(crate) async fn read_many(&self, around: &Around, keys: &[RawKey<'_>]) -> (Vec<Read>, Learned) {
+        let told = self.told_again();
         let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
         let asked: Cow<'_, [RawKey<'_>]> = match masked.contains(&true) {
             // As nearly always.
             false => keys.into(),
             true => keys.iter().zip(&masked).filter(|(_, masked)| !**masked).map(|(key, _)| *key).collect(),
         };
-        let (answers, learned) = self.ask(around, &asked).await;
+        let (answers, learned) = self.ask(around, &asked, told).await;
         let mut answers = answers.into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| match masked {
             true => Read::Masked,
@@ -68,6 +69,7 @@ impl Tier {
         &self,
         around: &Around,
         keys: &[RawKey<'_>],
+        told: u64,
     ) -> (Vec<Result<Option<Bytes>, Failure>>, Learned) {
         let provider = self.provider();
         let home = provider.incarnation();
@@ -82,12 +84,13 @@ impl Tier {
         }
         let mut answers = match due {
             None => self.get_raw(around, keys).await,
-            Some(changes) => self.get_with_mark(around, keys, changes, &mut learned).await,
+            Some(changes) => self.get_with_mark(around, keys, changes, told, &mut learned).await,
         };
-        if due.is_none() && !plain && answers.iter().any(Result::is_ok) && self.incarnation() != home {
-            // Answered from another state of the store than the epoch was read from: once more, with the mark.
+        let elsewhere = || self.incarnation() != home || self.told_again() != told;
+        if due.is_none() && !plain && answers.iter().any(Result::is_ok) && elsewhere() {
+            // Perhaps answered from another state of the store than the epoch was read from: once more, with the mark.
             let changes = self.ledger.changes();
-            answers = self.get_with_mark(around, keys, changes, &mut learned).await;
+            answers = self.get_with_mark(around, keys, changes, told, &mut learned).await;
         }
         (answers, learned)
     }
@@ -96,6 +99,7 @@ impl Tier {
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
     pub(crate) fn read_one(&self, around: &Around, key: RawKey<'_>) -> impl Future<Output = ReadOne> + Send {
         async move {
+            let told = self.told_again();
             if self.masks(key.id) {
                 // Whatever else is due is done all the same.
                 let (mut all, learned) = self.read_many(around, &[key]).boxed().await;
@@ -117,12 +121,12 @@ impl Tier {
                 }
                 Some(_) => Err(Failure::Skipped),
             };
-            let elsewhere = !plain && answer.is_ok() && self.incarnation_since(moves, &provider) != home;
-            if due.is_some() || elsewhere {
-                // With the mark: it is due, or the answer was given from another state of the store than the epoch was read
-                // from.
+            let elsewhere = || self.incarnation_since(moves, &provider) != home || self.told_again() != told;
+            if due.is_some() || !plain && answer.is_ok() && elsewhere() {
+                // With the mark: it is due, or the answer was perhaps given from another state of the store than the epoch was
+                // read from.
                 let changes = due.unwrap_or_else(|| self.ledger.changes());
-                let (read, learned) = self.read_one_with_mark(around, key, changes).boxed().await;
+                let (read, learned) = self.read_one_with_mark(around, key, changes, told).boxed().await;
                 return self.just_read(around, read, learned);
             }
             let (answer, now) = match answer {
@@ -138,9 +142,15 @@ impl Tier {
         ReadOne { read, learned, times: self.times(&around.clock), home: self.incarnation() }
     }
 
-    async fn read_one_with_mark(&self, around: &Around, key: RawKey<'_>, changes: u64) -> (Read, Learned) {
+    async fn read_one_with_mark(
+        &self,
+        around: &Around,
+        key: RawKey<'_>,
+        changes: u64,
+        told: u64,
+    ) -> (Read, Learned) {
         let mut learned = Learned::Nothing;
-        let mut answers = self.get_with_mark(around, &[key], changes, &mut learned).await;
+        let mut answers = self.get_with_mark(around, &[key], changes, told, &mut learned).await;
         let answer = answers.pop().unwrap_or(Ok(None));
         (self.settled(key, answer), learned)
     }
@@ -189,11 +199,13 @@ impl Tier {
         all.collect()
     }
 
+    /// `told`: what [`Self::told_again`] was before it was known that the keys are not masked.
     async fn get_with_mark(
         &self,
         around: &Around,
         keys: &[RawKey<'_>],
         changes: u64,
+        told: u64,
         learned: &mut Learned,
     ) -> Vec<Result<Option<Bytes>, Failure>> {
         let mut with_mark = keys.to_vec();
@@ -204,6 +216,21 @@ impl Tier {
             // Whoever reads next asks again, not only when the period is over.
             _ => self.ledger.doubt(),
         }
-        all
+        if self.told_again() == told { all } else { self.get_unmasked(around, keys).await }
+    }
+
+    /// What the level has under these keys, and nothing of what it has yet to hear is gone.
+    async fn get_unmasked(
+        &self,
+        around: &Around,
+        keys: &[RawKey<'_>],
+    ) -> Vec<Result<Option<Bytes>, Failure>> {
+        let masked: Vec<bool> = keys.iter().map(|key| self.masks(key.id)).collect();
+        let answers = self.get_raw(around, keys).await;
+        answers
+            .into_iter()
+            .zip(masked)
+            .map(|(answer, masked)| if masked { Ok(None) } else { answer })
+            .collect()
     }
 }

@@ -97,13 +97,16 @@ impl Tier {
 
     /// The store is another one now, or has lost something: what this node has lately told it is told again.
     pub(crate) fn tell_again(&self, around: &Around) {
-        for effect in self.recent.take(around.clock.now()) {
-            match effect {
-                Effect::Key(id) => self.pending.add(&id),
-                Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
-                Effect::Clear => self.pending.add_clear(),
-            }
-        }
+        self.recent.say_again(around.clock.now(), |effect| match effect {
+            Effect::Key(id) => self.pending.add(&id),
+            Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
+            Effect::Clear => self.pending.add_clear(),
+        });
+    }
+
+    /// Another number once something has been told again: what was read before may be older than that.
+    pub(crate) fn told_again(&self) -> u64 {
+        self.recent.again()
     }
 
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
