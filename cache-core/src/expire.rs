@@ -136,9 +136,10 @@ impl<T: Value> Inner<T> {
         if fills.is_empty() {
             return;
         }
+        let home = tier.incarnation();
         for (fill, filled) in fills.iter().zip(tier.fill_many(&self.around, &fills).await) {
-            match filled {
-                Ok(true) => tier.note(&self.around, [fill.put.key.id]),
+            match tier.noted_if_stored(&self.around, home, fill.put.key.id, filled) {
+                Ok(true) => {}
                 // Set or invalidated meanwhile, or the lease has been lost, and it is there still.
                 Ok(false) => gone.push(fill.put.key),
                 Err(failure) => {
@@ -154,10 +155,11 @@ impl<T: Value> Inner<T> {
             return;
         }
         let puts: Vec<_> = ending.into_iter().map(|ending| ending.put).collect();
+        let home = tier.incarnation();
         for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
-            match result {
-                Ok(()) => tier.note(&self.around, [put.key.id]),
-                Err(_) => tier.pending.add(put.key.id),
+            let result = tier.noted(&self.around, home, put.key.id, result);
+            if result.is_err() {
+                tier.pending.add(put.key.id);
             }
             written.take(tier, result);
         }

@@ -303,7 +303,9 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(no_form(tier));
         }
-        match self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop() {
+        let home = tier.incarnation();
+        let sent = self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop();
+        match sent.map(|sent| tier.noted_if_stored(&self.around, home, key.id, sent)) {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
                 writing.end_unwritten();
@@ -457,22 +459,20 @@ impl<T: Value> Inner<T> {
         let mut written = Written::new();
         if keep != Keep::Nothing {
             for tier in self.remote().rev() {
-                let keeps = done == Some(tier.index);
-                if keeps && keep == Keep::Store {
-                    tier.note(&self.around, [key.id]);
+                if done == Some(tier.index) && keep == Keep::Store {
                     continue;
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
-                    let stamp = stamp_of_update(tier, begun);
+                    let (stamp, home) = (stamp_of_update(tier, begun), tier.incarnation());
                     let sent = match stamp.epoch {
                         0 => None,
                         _ => self.send(tier, &mut [item], stamp, &NO_ORDER).await.pop(),
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
-                    match sent {
-                        Ok(_) => tier.note(&self.around, [key.id]),
-                        Err(_) => tier.pending.add(key.id),
+                    let sent = tier.noted(&self.around, home, key.id, sent);
+                    if sent.is_err() {
+                        tier.pending.add(key.id);
                     }
                     sent.map(drop)
                 } else {

@@ -315,7 +315,7 @@ impl<T: Value> Inner<T> {
         written: &mut Written,
     ) {
         for tier in self.remote().rev().filter(|tier| !tier.background) {
-            let stamp = begun.stamp(tier.index);
+            let (stamp, home) = (begun.stamp(tier.index), tier.incarnation());
             let results = if stamp.epoch == 0 {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
@@ -323,9 +323,9 @@ impl<T: Value> Inner<T> {
                 self.send(tier, &mut refs, stamp, order).await
             };
             for (item, result) in items.iter_mut().zip(results) {
-                match result {
-                    Ok(_) => tier.note(&self.around, [item.key.id]),
-                    Err(_) => self.keep_for_later(item, tier, stamp),
+                let result = tier.noted(&self.around, home, item.key.id, result);
+                if result.is_err() {
+                    self.keep_for_later(item, tier, stamp);
                 }
                 written.take(tier, result.map(drop));
             }
@@ -391,14 +391,15 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
+            let home = tier.incarnation();
             let results = self.send(tier, &mut refs, stamp, order).await;
             if order.is_lost() {
                 return;
             }
             for (item, result) in items.iter_mut().zip(results) {
-                match result {
-                    Ok(_) => tier.note(&self.around, [item.key.id]),
-                    Err(_) => self.keep_for_later(item, tier, stamp),
+                let result = tier.noted(&self.around, home, item.key.id, result);
+                if result.is_err() {
+                    self.keep_for_later(item, tier, stamp);
                 }
             }
             behind.arrived();

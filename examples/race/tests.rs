@@ -40,7 +40,9 @@ fn memcached() {
 #[test]
 fn redis_in_trouble() {
     if require(Server::Redis).is_some() {
-        for (fault, seconds) in [("kill", "4"), ("dump", "5"), ("stop", "4"), ("failover", "8")] {
+        for (fault, seconds) in
+            [("kill", "4"), ("dump", "5"), ("stop", "4"), ("failover", "8"), ("replace", "4")]
+        {
             let json = race("redis", &["--fault", fault, "--seconds", seconds]);
             assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
         }

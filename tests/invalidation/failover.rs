@@ -8,8 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use traced_cache::{
-    BoxError, CacheProvider, Capabilities, Clock, Description, Failover, Leases, Level, Marks, Memory, Put,
-    RawKey, Time, TracedCache, testing::MapProvider,
+    BoxError, CacheProvider, Capabilities, Clock, Delivery, Description, Failover, Leases, Level, Marks,
+    Memory, Put, RawKey, Time, TracedCache, testing::MapProvider,
 };
 
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use crate::world::{S, Source, confirmed, get, policy, set, settled};
 struct Pair {
     stores: [Arc<MapProvider>; 2],
     second: AtomicBool,
-    /// Tells that the next read has been answered, and keeps the answer until told.
+    /// Tells that the next call has been answered, and keeps the answer until told.
     late: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
 
@@ -33,11 +33,20 @@ impl Pair {
         self.second.store(true, Ordering::SeqCst);
     }
 
-    /// When the next read has been answered, and what lets the answer go.
+    /// When the next read or removal has been answered, and what lets the answer go.
     fn late(&self) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
         let ((answered, is_answered), (go, goes)) = (oneshot::channel(), oneshot::channel());
         *self.late.lock().unwrap() = Some((answered, goes));
         (is_answered, go)
+    }
+
+    async fn kept<T>(&self, answer: T) -> T {
+        let late = self.late.lock().unwrap().take();
+        if let Some((answered, goes)) = late {
+            answered.send(()).unwrap();
+            goes.await.unwrap();
+        }
+        answer
     }
 }
 
@@ -52,13 +61,7 @@ impl CacheProvider for Pair {
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        let answers = self.now().get_many(keys).await;
-        let late = self.late.lock().unwrap().take();
-        if let Some((answered, goes)) = late {
-            answered.send(()).unwrap();
-            goes.await.unwrap();
-        }
-        answers
+        self.kept(self.now().get_many(keys).await).await
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -66,7 +69,7 @@ impl CacheProvider for Pair {
     }
 
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        self.now().remove_many(keys).await
+        self.kept(self.now().remove_many(keys).await).await
     }
 
     fn leases(&self) -> Option<&dyn Leases> {
@@ -297,4 +300,30 @@ async fn an_answer_of_before_something_was_said_again_is_not_believed() {
     assert_eq!(get(&outside.cache, "k").await, None, "it has been told");
     go.send(()).unwrap();
     assert_eq!(late.await.unwrap(), None);
+}
+
+/// Its answer comes when what this node had been answered by then has been said again.
+#[tokio::test]
+async fn what_a_master_confirms_when_another_one_has_been_found_is_pending() {
+    let stores = Stores::new(Failover::Clear);
+    let [inside, outside] = [stores.bare(), stores.bare()];
+    set(&inside.cache, "warm", "1", &[]).await;
+    stores.replicate();
+    outside.pair.fail_over();
+    stores.pass().await;
+    set(&outside.cache, "k", "old", &[]).await;
+
+    let (answered, go) = inside.pair.late();
+    let cache = inside.cache.clone();
+    let late = tokio::spawn(async move { cache.invalidate("k").await });
+    answered.await.unwrap();
+    inside.pair.fail_over();
+    assert_eq!(get(&inside.cache, "warm").await, None);
+    stores.pass().await;
+    go.send(()).unwrap();
+    assert!(!late.await.unwrap().is_ok_and(Delivery::is_confirmed));
+    for _ in 0..2 {
+        assert_eq!(get(&inside.cache, "k").await, None);
+        stores.pass().await;
+    }
 }

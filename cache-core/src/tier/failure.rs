@@ -24,6 +24,14 @@ impl Failure {
         )
     }
 
+    /// The store has become another one while it was asked, and the new one may not know of it.
+    pub(super) fn left() -> Self {
+        Self::Failed(
+            LevelFault::Error,
+            Some("the store was replaced by another one while it was asked".into()),
+        )
+    }
+
     /// Others were quicker, every time.
     pub(crate) fn busy() -> Self {
         Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))

@@ -1,6 +1,6 @@
 //! Writes to a level, with leases and without, and what is to be told again of them.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use super::{Around, Failure, Tier, skipped};
 use crate::{
@@ -70,16 +70,45 @@ impl Tier {
     ) -> Vec<Result<Lease, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
+        let home = provider.incarnation();
         let batch = Parts::new(&provider, keys, |key| *key);
         let hold = |keys| leases.hold_many(keys, life);
         let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
-        self.note(around, keys.iter().zip(&results).filter(|(_, held)| held.is_ok()).map(|(key, _)| key.id));
-        results
+        keys.iter().zip(results).map(|(key, held)| self.noted(around, home, key.id, held)).collect()
     }
 
-    /// Notes keys that this node has written or invalidated here.
-    pub(crate) fn note<'a>(&self, around: &Around, ids: impl IntoIterator<Item = &'a str>) {
-        self.note_effects(around, ids.into_iter().map(|id| Effect::Key(id.into())));
+    /// Notes a key that this node has written or invalidated here, if so. A store that was another one by the time it had
+    /// answered has not: `home` is the state in which it was asked.
+    pub(crate) fn noted<R>(
+        &self,
+        around: &Around,
+        home: u64,
+        id: &str,
+        result: Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        if result.is_ok() {
+            // First: from when it is another one, what has been noted is told again.
+            self.note_effects(around, iter::once(Effect::Key(id.into())));
+            // It may be the call itself that has made the first connection of all.
+            if home != 0 && self.incarnation() != home {
+                return Err(Failure::left());
+            }
+        }
+        result
+    }
+
+    /// The same for what may have been refused.
+    pub(crate) fn noted_if_stored(
+        &self,
+        around: &Around,
+        home: u64,
+        id: &str,
+        result: Result<bool, Failure>,
+    ) -> Result<bool, Failure> {
+        match result {
+            Ok(true) => self.noted(around, home, id, result),
+            other => other,
+        }
     }
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
@@ -148,10 +177,10 @@ impl Tier {
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
         let provider = self.provider();
+        let home = provider.incarnation();
         let batch = Parts::new(&provider, keys, |key| *key);
         let remove = |keys| provider.remove_many(keys);
         let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
-        self.note(around, keys.iter().zip(&results).filter(|(_, gone)| gone.is_ok()).map(|(key, _)| key.id));
-        results
+        keys.iter().zip(results).map(|(key, gone)| self.noted(around, home, key.id, gone)).collect()
     }
 }
