@@ -7,12 +7,11 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use traced_cache::{
     BoxError, CacheProvider, Capabilities, Clock, Delivery, Description, Failover, Leases, Level, Marks,
     Memory, Put, RawKey, Time, TracedCache, testing::MapProvider,
 };
-
-use tokio::sync::oneshot;
 
 use crate::world::{S, Source, confirmed, get, policy, set, settled};
 
@@ -130,6 +129,15 @@ impl Stores {
         // No call here is slow but the one that is kept.
         let level = Level::shared(Arc::clone(&pair) as _).on_failover(self.failover).budget(60 * S);
         Node { cache: builder.level(level).build().unwrap(), pair }
+    }
+
+    /// The first node stays with the master; the other one has been told of the replica.
+    async fn split(&self, nodes: [Node; 2]) -> [Node; 2] {
+        set(&nodes[0].cache, "warm", "1", &[]).await;
+        self.replicate();
+        nodes[1].pair.fail_over();
+        self.pass().await;
+        nodes
     }
 
     async fn pass(&self) {
@@ -259,11 +267,7 @@ async fn a_mark_that_has_gone_back_clears_the_cache() {
 async fn what_a_split_off_master_has_confirmed_is_said_to_the_other_half() {
     for failover in [Failover::Clear, Failover::Keep] {
         let stores = Stores::new(failover);
-        let [inside, outside] = [stores.node(), stores.node()];
-        set(&inside.cache, "warm", "1", &[]).await;
-        stores.replicate();
-        outside.pair.fail_over();
-        stores.pass().await;
+        let [inside, outside] = stores.split([stores.node(), stores.node()]).await;
         let source = Source::new();
         source.has("k", "old", &[]);
         source.ask(&outside.cache, "k").await;
@@ -282,11 +286,7 @@ async fn what_a_split_off_master_has_confirmed_is_said_to_the_other_half() {
 #[tokio::test]
 async fn an_answer_of_before_something_was_said_again_is_not_believed() {
     let stores = Stores::new(Failover::Clear);
-    let [inside, outside] = [stores.bare(), stores.bare()];
-    set(&inside.cache, "warm", "1", &[]).await;
-    stores.replicate();
-    outside.pair.fail_over();
-    stores.pass().await;
+    let [inside, outside] = stores.split([stores.bare(), stores.bare()]).await;
     set(&outside.cache, "k", "old", &[]).await;
     confirmed(inside.cache.invalidate("k").await);
 
@@ -306,11 +306,7 @@ async fn an_answer_of_before_something_was_said_again_is_not_believed() {
 #[tokio::test]
 async fn what_a_master_confirms_when_another_one_has_been_found_is_pending() {
     let stores = Stores::new(Failover::Clear);
-    let [inside, outside] = [stores.bare(), stores.bare()];
-    set(&inside.cache, "warm", "1", &[]).await;
-    stores.replicate();
-    outside.pair.fail_over();
-    stores.pass().await;
+    let [inside, outside] = stores.split([stores.bare(), stores.bare()]).await;
     set(&outside.cache, "k", "old", &[]).await;
 
     let (answered, go) = inside.pair.late();

@@ -74,7 +74,7 @@ impl Tier {
         let batch = Parts::new(&provider, keys, |key| *key);
         let hold = |keys| leases.hold_many(keys, life);
         let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
-        keys.iter().zip(results).map(|(key, held)| self.noted(around, home, key.id, held)).collect()
+        self.noted_all(around, home, keys, results)
     }
 
     /// Notes a key that this node has written or invalidated here, if so. A store that was another one by the time it had
@@ -86,15 +86,10 @@ impl Tier {
         id: &str,
         result: Result<R, Failure>,
     ) -> Result<R, Failure> {
-        if result.is_ok() {
-            // First: from when it is another one, what has been noted is told again.
-            self.note_effects(around, iter::once(Effect::Key(id.into())));
-            // It may be the call itself that has made the first connection of all.
-            if home != 0 && self.incarnation() != home {
-                return Err(Failure::left());
-            }
+        match result {
+            Ok(_) if !self.note(around, home, iter::once(id)) => Err(Failure::left()),
+            other => other,
         }
-        result
     }
 
     /// The same for what may have been refused.
@@ -109,6 +104,29 @@ impl Tier {
             Ok(true) => self.noted(around, home, id, result),
             other => other,
         }
+    }
+
+    /// The same as [`Self::noted`] for many, noted at once.
+    fn noted_all<R>(
+        &self,
+        around: &Around,
+        home: u64,
+        keys: &[RawKey<'_>],
+        results: Vec<Result<R, Failure>>,
+    ) -> Vec<Result<R, Failure>> {
+        let done = keys.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(key, _)| key.id);
+        if self.note(around, home, done) {
+            return results;
+        }
+        results.into_iter().map(|result| result.and_then(|_| Err(Failure::left()))).collect()
+    }
+
+    /// `false`: the store is another one than when these were sent.
+    fn note<'a>(&self, around: &Around, home: u64, ids: impl Iterator<Item = &'a str>) -> bool {
+        // First: from when it is another one, what has been noted is told again.
+        self.note_effects(around, ids.map(|id| Effect::Key(id.into())));
+        // It may be the call itself that has made the first connection of all.
+        home == 0 || self.incarnation() == home
     }
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
@@ -181,6 +199,6 @@ impl Tier {
         let batch = Parts::new(&provider, keys, |key| *key);
         let remove = |keys| provider.remove_many(keys);
         let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
-        keys.iter().zip(results).map(|(key, gone)| self.noted(around, home, key.id, gone)).collect()
+        self.noted_all(around, home, keys, results)
     }
 }
