@@ -170,7 +170,7 @@ fn seed(key: RawKey<'_>) -> u64 {
     buf.push_str(key.namespace);
     buf.push_str(":");
     buf.push_str(key.id);
-    xxh3_64(buf.as_bytes())
+    xxh3_64(buf.as_str().as_bytes())
 }
 
 fn micros(d: Duration) -> u64 {

@@ -6,6 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
+use arrayvec::ArrayString;
 use foldhash::fast::FixedState;
 
 /// Something that names an entry of one cache: `&str`, `String`, integers, `bool`, `char`, UUIDs, and
@@ -49,8 +50,7 @@ pub trait CacheKey: Sync {
 
 /// A stack buffer for rendering keys; longer ones spill to the heap.
 pub struct KeyBuf {
-    inline: [u8; Self::INLINE],
-    len: usize,
+    inline: ArrayString<{ Self::INLINE }>,
     spill: Option<String>,
 }
 
@@ -60,19 +60,16 @@ impl KeyBuf {
 
     /// An empty buffer.
     pub const fn new() -> Self {
-        Self { inline: [0; Self::INLINE], len: 0, spill: None }
+        Self { inline: ArrayString::new_const(), spill: None }
     }
 
     /// Appends text.
     pub fn push_str(&mut self, text: &str) {
         if let Some(spill) = &mut self.spill {
             spill.push_str(text);
-        } else if let Some(free) = self.inline.get_mut(self.len..self.len + text.len()) {
-            free.copy_from_slice(text.as_bytes());
-            self.len += text.len();
-        } else {
-            let mut spill = String::with_capacity((self.len + text.len()) * 2);
-            spill.push_str(self.as_str());
+        } else if self.inline.try_push_str(text).is_err() {
+            let mut spill = String::with_capacity((self.inline.len() + text.len()) * 2);
+            spill.push_str(&self.inline);
             spill.push_str(text);
             self.spill = Some(spill);
         }
@@ -87,15 +84,7 @@ impl KeyBuf {
 
     /// What has been written so far.
     pub fn as_str(&self) -> &str {
-        // Only whole `&str`s are ever copied in, so the bytes are valid text.
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        match &self.spill {
-            Some(spill) => spill.as_bytes(),
-            None => &self.inline[..self.len],
-        }
+        self.spill.as_deref().unwrap_or(&self.inline)
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use hashbrown::{HashTable, hash_table::OccupiedEntry};
+use smol_str::SmolStr;
 
 use crate::{
     RawKey,
@@ -62,7 +63,7 @@ pub(crate) struct Slots<T> {
 }
 
 struct Slot<T> {
-    id: Arc<str>,
+    id: SmolStr,
     hash: u64,
     /// Open tickets.
     open: usize,
@@ -151,7 +152,7 @@ impl<T> Slots<T> {
         slot.opened += 1;
         Ticket {
             slots: Arc::clone(self),
-            id: Arc::clone(&slot.id),
+            id: slot.id.clone(),
             hash: slot.hash,
             revision,
             number: slot.opened,
@@ -262,11 +263,11 @@ impl<T> Slots<T> {
     }
 
     /// Keys of writes that are under way.
-    pub(crate) fn being_written(&self) -> Vec<Arc<str>> {
+    pub(crate) fn being_written(&self) -> Vec<SmolStr> {
         let mut ids = Vec::new();
         for shard in &self.shards {
             let shard = Locked::new(shard);
-            ids.extend(shard.iter().filter(|slot| slot.writing > 0).map(|slot| Arc::clone(&slot.id)));
+            ids.extend(shard.iter().filter(|slot| slot.writing > 0).map(|slot| slot.id.clone()));
         }
         ids
     }
@@ -281,7 +282,7 @@ impl<T> Slots<T> {
 /// The right to fill, until revoked. Closes when dropped.
 pub(crate) struct Ticket<T> {
     slots: Arc<Slots<T>>,
-    id: Arc<str>,
+    id: SmolStr,
     hash: u64,
     revision: u64,
     number: u64,
@@ -296,7 +297,7 @@ impl<T> Ticket<T> {
         slot.hash == self.hash && slot.id == self.id
     }
 
-    pub(crate) fn id(&self) -> &Arc<str> {
+    pub(crate) fn id(&self) -> &SmolStr {
         &self.id
     }
 
@@ -310,7 +311,7 @@ impl<T> Ticket<T> {
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s)) {
             slot.open += 1;
         }
-        Self { slots: Arc::clone(&self.slots), id: Arc::clone(&self.id), writes: false, ..*self }
+        Self { slots: Arc::clone(&self.slots), id: self.id.clone(), writes: false, ..*self }
     }
 
     /// The key that it is for.

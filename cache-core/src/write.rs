@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use crate::{
     Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
@@ -469,12 +470,12 @@ impl<T: Value> Inner<T> {
 struct Behind<T: Value> {
     inner: Arc<Inner<T>>,
     level: u8,
-    ids: Vec<Arc<str>>,
+    ids: Vec<SmolStr>,
 }
 
 impl<T: Value> Behind<T> {
     fn new(inner: &Arc<Inner<T>>, level: u8, batch: &[(Ticket<T>, Entry<T>, Option<EntryId>)]) -> Self {
-        let ids: Vec<_> = batch.iter().map(|(ticket, ..)| Arc::clone(ticket.id())).collect();
+        let ids: Vec<_> = batch.iter().map(|(ticket, ..)| ticket.id().clone()).collect();
         ids.iter().for_each(|id| inner.tiers[usize::from(level)].pending.set_out(id));
         Self { inner: Arc::clone(inner), level, ids }
     }
