@@ -136,7 +136,10 @@ impl Plane {
         self.channel.rcu(|channel| Channel {
             carrier: Arc::clone(&carrier),
             number: channel.number + 1,
-            before: Some(Arc::clone(&channel.carrier)),
+            // One that has not come up has nothing to say: the one before it has.
+            before: (channel.before.clone())
+                .filter(|_| self.up.load(Ordering::Acquire) < channel.number)
+                .or_else(|| Some(Arc::clone(&channel.carrier))),
         });
         self.silent.store(false, Ordering::Release);
     }

@@ -136,9 +136,9 @@ impl<T: Value> Inner<T> {
         if fills.is_empty() {
             return;
         }
-        let home = tier.incarnation();
+        let here = tier.place();
         for (fill, filled) in fills.iter().zip(tier.fill_many(&self.around, &fills).await) {
-            match tier.noted_if_stored(&self.around, home, fill.put.key.id, filled) {
+            match tier.noted_if_stored(&self.around, here, fill.put.key.id, filled) {
                 Ok(true) => {}
                 // Set or invalidated meanwhile, or the lease has been lost, and it is there still.
                 Ok(false) => gone.push(fill.put.key),
@@ -155,9 +155,9 @@ impl<T: Value> Inner<T> {
             return;
         }
         let puts: Vec<_> = ending.into_iter().map(|ending| ending.put).collect();
-        let home = tier.incarnation();
+        let here = tier.place();
         for (put, result) in puts.iter().zip(tier.put_many(&self.around, &puts).await) {
-            let result = tier.noted(&self.around, home, put.key.id, result);
+            let result = tier.noted(&self.around, here, put.key.id, result);
             if result.is_err() {
                 tier.pending.add(put.key.id);
             }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use scopeguard::ScopeGuard;
 
 use crate::{
     BoxError, LevelOp, Moment, Put, RawKey, Swap, Swapped,
-    ledger::{Learned, TagCopy},
+    ledger::{Learned, Ledger, TagCopy},
     mark::{Mark, Reach, TagMark},
-    tier::{Around, Failure, Tier, flatten},
+    tier::{Around, Failure, Place, Tier, flatten},
 };
 
 /// How often a remote level's mark is read, along with a look-up or on its own: the period within which invalidations of
@@ -34,7 +35,16 @@ impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
         let (before, moving) = (self.ledger.home(), self.ledger.moving());
-        if before.is_some_and(|before| before != self.incarnation()) {
+        // Another way to the same store is known by its epoch.
+        let moved = moving.is_some_and(|epoch| {
+            raw.as_deref().and_then(Mark::decode).is_none_or(|mark| mark.epoch != epoch)
+        });
+        let elsewhere = match before {
+            Some(before) => before != self.incarnation(),
+            // Who has only removed keys has read no mark.
+            None => self.has_told_another(),
+        };
+        if moved || elsewhere {
             // Before anybody believes entries of that state: they may be older than what this node has told the last one.
             self.tell_again(around);
         }
@@ -88,22 +98,24 @@ impl Tier {
         let swaps = self.provider().marks().is_some();
         let key = RawKey::marker(around.cache, &around.name);
         for _ in 0..TRIES {
-            let home = self.incarnation();
+            let here = self.place();
+            let home = here.home;
             let found = seen.as_deref().and_then(Mark::decode);
             let used = found.is_some_and(|mark| mark.home == home);
             let mark = match found.filter(|mark| self.keeps && self.ledger.goes_on(mark)) {
                 Some(mark) => Mark { home, ..mark },
                 None => self.ledger.first(home, used),
             };
-            if !swaps {
-                return self.put_mark(around, mark).await;
-            }
             let bytes = mark.encode();
+            if !swaps {
+                return self.put_mark(around, here, mark, || ()).await;
+            }
             let swap = Swap { key, seen, bytes: bytes.clone(), ttl: Duration::MAX };
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return Ok(self.ledger.wrote((mark, bytes), Vec::new(), home, changes, sent));
+                    let took = |ledger: &Ledger| ledger.wrote((mark, bytes), Vec::new(), home, changes, sent);
+                    return self.take_written(here, took);
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -124,17 +136,25 @@ impl Tier {
         }
         let mut learned = Learned::Nothing;
         for _ in 0..TRIES {
-            let home = self.incarnation();
-            learned = learned.and(self.put_mark(around, Mark::new(home)).await?);
+            let here = self.place();
+            let note = || self.note_tags(around, &[], Reach::Purge);
+            learned = learned.and(self.put_mark(around, here, Mark::new(here.home), note).await?);
             // The first call of all is what makes the connection that tells which state of the store this is.
-            if self.incarnation() == home {
+            if self.incarnation() == here.home {
                 break;
             }
         }
         Ok(learned)
     }
 
-    async fn put_mark(&self, around: &Around, mark: Mark) -> Result<Learned, Failure> {
+    /// `note` is called when it is there, and before it is known where the level is by then, see [`Tier::noted`].
+    async fn put_mark(
+        &self,
+        around: &Around,
+        here: Place,
+        mark: Mark,
+        note: impl FnOnce(),
+    ) -> Result<Learned, Failure> {
         let bytes = mark.encode();
         let key = RawKey::marker(around.cache, &around.name);
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
@@ -146,7 +166,8 @@ impl Tier {
         for result in results {
             result?;
         }
-        Ok(self.ledger.wrote((mark, bytes), Vec::new(), mark.home, changes, sent))
+        note();
+        self.take_written(here, |ledger| ledger.wrote((mark, bytes), Vec::new(), mark.home, changes, sent))
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -178,7 +199,7 @@ impl Tier {
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
         let changes = self.ledger.changes();
         let marker = [RawKey::marker(around.cache, &around.name)];
-        match self.get_raw(around, &marker).await.pop().unwrap_or(Err(Failure::Skipped)) {
+        match self.looking(self.get_raw(around, &marker)).await.pop().unwrap_or(Err(Failure::Skipped)) {
             Ok(raw) => Ok(self.learn(around, raw, changes).await),
             Err(failure) => {
                 // Whoever reads next asks again, not only when the period is over.
@@ -186,6 +207,14 @@ impl Tier {
                 Err(failure)
             }
         }
+    }
+
+    /// A call that asks for the mark because it was due. Whoever leaves it has not looked, and the next one does.
+    pub(crate) async fn looking<A>(&self, call: impl Future<Output = A>) -> A {
+        let left = scopeguard::guard(&self.ledger, Ledger::doubt);
+        let answer = call.await;
+        ScopeGuard::into_inner(left);
+        answer
     }
 
     /// Reads the marks of tags that are not known, in one round trip unless something is invalidated meanwhile.
@@ -232,7 +261,8 @@ impl Tier {
         let mut learned = Learned::Nothing;
         let until = around.clock.now().after(life);
         for _ in 0..TRIES {
-            let home = self.incarnation();
+            let here = self.place();
+            let home = here.home;
             if !self.ledger.is_of(home) {
                 learned = learned.and(self.read_mark(around).await?);
             }
@@ -262,9 +292,12 @@ impl Tier {
             let sent = around.clock.now();
             let (place, now) = match self.swap(around, needed).await? {
                 Swapped::Done => {
-                    let written = self.ledger.wrote((next, bytes), copies, home, at.changes, sent);
                     self.note_tags(around, tags, reach);
-                    return Ok(advanced(learned.and(written)));
+                    if !self.is_at(here) {
+                        return Err(Failure::left());
+                    }
+                    let took = |ledger: &Ledger| ledger.wrote((next, bytes), copies, home, at.changes, sent);
+                    return Ok(advanced(learned.and(self.take_written(here, took)?)));
                 }
                 Swapped::Other { at, now } => (at + skipped, now),
             };

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Moment, mark::Reach};
+use crate::{Moment, mark::Reach, tier::Place};
 
 /// For how long a store may lack what it has acknowledged, and the most that is remembered of it. What does not fit becomes
 /// a clear of the cache. Documented in docs/semantics.md.
@@ -27,6 +27,8 @@ pub(crate) struct Recent {
 #[derive(Default)]
 struct State {
     effects: VecDeque<(Moment, Effect)>,
+    /// Where the first of them was done.
+    place: Place,
     /// There have been more: when the last one of those was.
     overflow: Option<Moment>,
 }
@@ -55,9 +57,12 @@ impl Recent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn note(&self, now: Moment, effects: impl Iterator<Item = Effect>) {
+    pub(crate) fn note(&self, now: Moment, place: Place, effects: impl Iterator<Item = Effect>) {
         let mut state = self.lock();
         state.forget(now);
+        if state.effects.is_empty() {
+            state.place = place;
+        }
         for effect in effects {
             if state.effects.len() >= MOST
                 && let Some((at, _)) = state.effects.pop_front()
@@ -72,7 +77,7 @@ impl Recent {
     pub(crate) fn say_again(&self, now: Moment, mut say: impl FnMut(Effect)) {
         let mut state = self.lock();
         state.forget(now);
-        let State { effects, overflow } = std::mem::take(&mut *state);
+        let State { effects, overflow, .. } = std::mem::take(&mut *state);
         if effects.is_empty() && overflow.is_none() {
             return;
         }
@@ -81,6 +86,12 @@ impl Recent {
             None => effects.into_iter().for_each(|(_, effect)| say(effect)),
         }
         self.again.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether there is something that was done in another place than this.
+    pub(crate) fn is_from_elsewhere(&self, place: Place) -> bool {
+        let state = self.lock();
+        !state.effects.is_empty() && state.place != place
     }
 
     /// Another number once something has been said again.
@@ -112,7 +123,7 @@ mod tests {
     fn a_minute_is_remembered_and_said_once() {
         let recent = Recent::default();
         for second in 0..100 {
-            recent.note(at(second), [key(0)].into_iter());
+            recent.note(at(second), Place::default(), [key(0)].into_iter());
         }
         assert_eq!(said(&recent, at(100)).len(), 60);
         assert_eq!(said(&recent, at(100)), []);
@@ -121,10 +132,10 @@ mod tests {
     #[test]
     fn more_than_fits_is_everything_until_it_is_over() {
         let recent = Recent::default();
-        recent.note(at(0), (0..=MOST).map(key));
+        recent.note(at(0), Place::default(), (0..=MOST).map(key));
         assert_eq!(said(&recent, at(1)), [Effect::Clear]);
-        recent.note(at(0), (0..=MOST).map(key));
-        recent.note(at(61), [key(1)].into_iter());
+        recent.note(at(0), Place::default(), (0..=MOST).map(key));
+        recent.note(at(61), Place::default(), [key(1)].into_iter());
         assert_eq!(said(&recent, at(61)), [key(1)]);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    ledger::Ledger,
+    ledger::{Learned, Ledger},
     level::Level,
     observers::Observers,
     patience::Patience,
@@ -88,6 +88,14 @@ pub(crate) struct Around {
     pub(crate) clock: Clock,
     pub(crate) observers: Observers,
     pub(crate) stats: Arc<Stats>,
+}
+
+/// The store that a level has, told from others that it is given later, and the state in which the store is: what has been
+/// written in one place is not in another.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(crate) struct Place {
+    moves: u64,
+    pub(crate) home: u64,
 }
 
 /// A call under way, which its caller may leave.
@@ -178,6 +186,29 @@ impl Tier {
         self.moves.load(Ordering::Acquire)
     }
 
+    /// Where calls go that are made from now on.
+    pub(crate) fn place(&self) -> Place {
+        let moves = self.moves();
+        Place { moves, home: self.incarnation() }
+    }
+
+    /// Whether they still do.
+    pub(crate) fn is_at(&self, place: Place) -> bool {
+        // It may be a call itself that has made the first connection of all.
+        self.moves() == place.moves && (place.home == 0 || self.incarnation() == place.home)
+    }
+
+    /// Has the ledger take what this node has written at a place, unless the level has moved since: it would not know that
+    /// any more.
+    pub(crate) fn take_written(
+        &self,
+        place: Place,
+        take: impl FnOnce(&Ledger) -> Learned,
+    ) -> Result<Learned, Failure> {
+        let _stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.moves() == place.moves { Ok(take(&self.ledger)) } else { Err(Failure::left()) }
+    }
+
     /// What the clocks of this node and of the store say.
     pub(crate) fn times(&self, clock: &Clock) -> Times {
         clock.times(self.time_offset_ms())
@@ -204,6 +235,8 @@ impl Tier {
             return fail("provider", &provider.describe().system, fix);
         }
         let _alone = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before and after: whoever has counted meanwhile cannot tell where his call has gone.
+        self.moves.fetch_add(1, Ordering::Release);
         for place in self.provider.iter() {
             place.store(Arc::new(Provider(Arc::clone(&provider))));
         }

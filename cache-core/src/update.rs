@@ -262,6 +262,7 @@ impl<T: Value> Inner<T> {
         change: &Change<T>,
         until: Moment,
     ) -> Result<Tried<T>> {
+        let here = tier.place();
         let begun = self.begin_writing().await;
         if begun.stamp(tier.index).epoch == 0 {
             return Err(self.why_mute(key, tier).await);
@@ -270,6 +271,11 @@ impl<T: Value> Inner<T> {
             return Ok(Tried::Again);
         };
         let rights: Rights = vec![Right::new(tier.index, lease)];
+        if !tier.is_at(here) || !tier.ledger.is_of(here.home) {
+            // What it holds has perhaps been read from another state of the store than the mark that it was judged by.
+            self.give_back(key, rights);
+            return Ok(Tried::Again);
+        }
         let writing = Writing::begin(self, [key]);
         let kept = [(key, rights.clone())];
         let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
@@ -303,9 +309,8 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(no_form(tier));
         }
-        let home = tier.incarnation();
         let sent = self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop();
-        match sent.map(|sent| tier.noted_if_stored(&self.around, home, key.id, sent)) {
+        match sent.map(|sent| tier.noted_if_stored(&self.around, here, key.id, sent)) {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
                 writing.end_unwritten();
@@ -464,13 +469,13 @@ impl<T: Value> Inner<T> {
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
-                    let (stamp, home) = (stamp_of_update(tier, begun), tier.incarnation());
+                    let (stamp, here) = (stamp_of_update(tier, begun), tier.place());
                     let sent = match stamp.epoch {
                         0 => None,
                         _ => self.send(tier, &mut [item], stamp, &NO_ORDER).await.pop(),
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
-                    let sent = tier.noted(&self.around, home, key.id, sent);
+                    let sent = tier.noted(&self.around, here, key.id, sent);
                     if sent.is_err() {
                         tier.pending.add(key.id);
                     }

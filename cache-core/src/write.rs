@@ -316,7 +316,7 @@ impl<T: Value> Inner<T> {
         written: &mut Written,
     ) {
         for tier in self.remote().rev().filter(|tier| !tier.background) {
-            let (stamp, home) = (begun.stamp(tier.index), tier.incarnation());
+            let (stamp, here) = (begun.stamp(tier.index), tier.place());
             let results = if stamp.epoch == 0 {
                 items.iter().map(|_| Err(Failure::Skipped)).collect()
             } else {
@@ -324,7 +324,7 @@ impl<T: Value> Inner<T> {
                 self.send(tier, &mut refs, stamp, order).await
             };
             for (item, result) in items.iter_mut().zip(results) {
-                let result = tier.noted(&self.around, home, item.key.id, result);
+                let result = tier.noted(&self.around, here, item.key.id, result);
                 if result.is_err() {
                     self.keep_for_later(item, tier, stamp);
                 }
@@ -392,13 +392,13 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
             let mut refs: Vec<_> = items.iter_mut().collect();
-            let home = tier.incarnation();
+            let here = tier.place();
             let results = self.send(tier, &mut refs, stamp, order).await;
             if order.is_lost() {
                 return;
             }
             for (item, result) in items.iter_mut().zip(results) {
-                let result = tier.noted(&self.around, home, item.key.id, result);
+                let result = tier.noted(&self.around, here, item.key.id, result);
                 if result.is_err() {
                     self.keep_for_later(item, tier, stamp);
                 }
@@ -449,9 +449,8 @@ impl<T: Value> Inner<T> {
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
             let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
-            match result {
-                Ok(()) => tier.note_tags(&self.around, &[], Reach::Purge),
-                Err(_) => tier.pending.add_clear(),
+            if result.is_err() {
+                tier.pending.add_clear();
             }
             written.take(tier, result);
         }

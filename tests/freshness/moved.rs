@@ -311,6 +311,28 @@ async fn a_channel_that_is_down_takes_nothing_over() {
     assert_ne!(outcome(&here, "m").await, IN_MEMORY);
 }
 
+/// The one that is listened to is the last that has come up, whatever has been tried since.
+#[tokio::test]
+async fn two_channels_that_are_down_take_nothing_over() {
+    let world = World::new();
+    let [a] = stores(&world);
+    let (old, new) = (Hub::new(), Hub::new());
+    let (here, there) = (heard(&world, &a, old.node()), heard(&world, &a, old.node()));
+    for key in ["k", "l", "m"] {
+        ask_for(&here, key, &world.db()).await.unwrap();
+        ask_for(&there, key, &world.db()).await.unwrap();
+    }
+    for key in ["k", "l"] {
+        let link = new.node();
+        link.cut();
+        here.move_backplane(Arc::new(link.clone())).unwrap();
+        link.notice();
+        confirmed(there.invalidate(key).await);
+        assert_eq!(outcome(&here, key).await, MISS);
+    }
+    assert_eq!(outcome(&here, "m").await, IN_MEMORY);
+}
+
 /// A link that shows whether anybody still holds it.
 struct Held(Link, #[allow(dead_code, reason = "it is counted")] Arc<()>);
 

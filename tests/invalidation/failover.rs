@@ -1,88 +1,13 @@
 //! A store that turns out to be another one: a new master that lacks the last writes, or the other half of a split.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::sync::Arc;
+
+use traced_cache::{Clock, Delivery, Failover, Level, Memory, Time, TracedCache, testing::MapProvider};
+
+use crate::{
+    pair::Pair,
+    world::{S, Source, confirmed, get, policy, set, settled},
 };
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use tokio::sync::oneshot;
-use traced_cache::{
-    BoxError, CacheProvider, Capabilities, Clock, Delivery, Description, Failover, Leases, Level, Marks,
-    Memory, Put, RawKey, Time, TracedCache, testing::MapProvider,
-};
-
-use crate::world::{S, Source, confirmed, get, policy, set, settled};
-
-/// Two stores of which it is now the one, now the other.
-struct Pair {
-    stores: [Arc<MapProvider>; 2],
-    second: AtomicBool,
-    /// Tells that the next call has been answered, and keeps the answer until told.
-    late: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
-}
-
-impl Pair {
-    fn now(&self) -> &MapProvider {
-        &self.stores[usize::from(self.second.load(Ordering::SeqCst))]
-    }
-
-    fn fail_over(&self) {
-        self.second.store(true, Ordering::SeqCst);
-    }
-
-    /// When the next read or removal has been answered, and what lets the answer go.
-    fn late(&self) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
-        let ((answered, is_answered), (go, goes)) = (oneshot::channel(), oneshot::channel());
-        *self.late.lock().unwrap() = Some((answered, goes));
-        (is_answered, go)
-    }
-
-    async fn kept<T>(&self, answer: T) -> T {
-        let late = self.late.lock().unwrap().take();
-        if let Some((answered, goes)) = late {
-            answered.send(()).unwrap();
-            goes.await.unwrap();
-        }
-        answer
-    }
-}
-
-#[async_trait]
-impl CacheProvider for Pair {
-    fn capabilities(&self) -> Capabilities {
-        self.now().capabilities()
-    }
-
-    fn describe(&self) -> Description {
-        self.now().describe()
-    }
-
-    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        self.kept(self.now().get_many(keys).await).await
-    }
-
-    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-        self.now().put_many(items).await
-    }
-
-    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        self.kept(self.now().remove_many(keys).await).await
-    }
-
-    fn leases(&self) -> Option<&dyn Leases> {
-        self.now().leases()
-    }
-
-    fn marks(&self) -> Option<&dyn Marks> {
-        self.now().marks()
-    }
-
-    fn incarnation(&self) -> u64 {
-        self.now().incarnation()
-    }
-}
 
 /// A master, and a replica that has what the master had when it was last in touch.
 struct Stores {
@@ -120,8 +45,7 @@ impl Stores {
     }
 
     fn build(&self, memory: bool) -> Node {
-        let stores = [Arc::clone(&self.master), Arc::clone(&self.replica)];
-        let pair = Arc::new(Pair { stores, second: AtomicBool::new(false), late: Mutex::default() });
+        let pair = Pair::new(&self.master, &self.replica);
         let mut builder = TracedCache::builder("things").clock(self.clock.clone()).policy(policy());
         if memory {
             builder = builder.level(Memory::entries(100_000).engine_expiry(false));
@@ -305,21 +229,89 @@ async fn an_answer_of_before_something_was_said_again_is_not_believed() {
 /// Its answer comes when what this node had been answered by then has been said again.
 #[tokio::test]
 async fn what_a_master_confirms_when_another_one_has_been_found_is_pending() {
-    let stores = Stores::new(Failover::Clear);
-    let [inside, outside] = stores.split([stores.bare(), stores.bare()]).await;
-    set(&outside.cache, "k", "old", &[]).await;
+    for (failover, tag) in [(Failover::Clear, false), (Failover::Clear, true), (Failover::Keep, true)] {
+        let stores = Stores::new(failover);
+        let [inside, outside] = stores.split([stores.bare(), stores.bare()]).await;
+        set(&outside.cache, "k", "old", &["x"]).await;
 
-    let (answered, go) = inside.pair.late();
-    let cache = inside.cache.clone();
-    let late = tokio::spawn(async move { cache.invalidate("k").await });
-    answered.await.unwrap();
-    inside.pair.fail_over();
-    assert_eq!(get(&inside.cache, "warm").await, None);
-    stores.pass().await;
-    go.send(()).unwrap();
-    assert!(!late.await.unwrap().is_ok_and(Delivery::is_confirmed));
-    for _ in 0..2 {
-        assert_eq!(get(&inside.cache, "k").await, None);
+        let (answered, go) = inside.pair.late();
+        let cache = inside.cache.clone();
+        let late = tokio::spawn(async move {
+            match tag {
+                true => cache.invalidate_tag("x").await,
+                false => cache.invalidate("k").await,
+            }
+        });
+        answered.await.unwrap();
+        inside.pair.fail_over();
+        assert_eq!(get(&inside.cache, "warm").await, None);
         stores.pass().await;
+        go.send(()).unwrap();
+        assert!(!late.await.unwrap().is_ok_and(Delivery::is_confirmed), "{failover:?}, a tag: {tag}");
+        for node in [&inside, &outside, &inside] {
+            stores.pass().await;
+            assert_eq!(get(&node.cache, "k").await, None, "{failover:?}, a tag: {tag}");
+        }
+    }
+}
+
+/// Who has only written has no mark, and so nothing to tell one master from the next by.
+#[tokio::test]
+async fn what_was_invalidated_before_any_mark_was_read_is_said_again() {
+    let stores = Stores::new(Failover::Keep);
+    let [here, there] = [stores.bare(), stores.bare()];
+    set(&there.cache, "k", "old", &[]).await;
+    // So long ago that nobody says it again.
+    stores.time.advance(61 * S);
+    stores.replicate();
+    confirmed(here.cache.invalidate("k").await);
+    here.pair.fail_over();
+    assert_eq!(get(&here.cache, "k").await, None);
+    stores.pass().await;
+    assert_eq!(get(&here.cache, "k").await, None);
+}
+
+#[tokio::test]
+async fn what_is_set_right_after_a_first_invalidation_stays() {
+    let stores = Stores::new(Failover::Clear);
+    let [here, there] = [stores.bare(), stores.bare()];
+    confirmed(here.cache.invalidate("k").await);
+    set(&here.cache, "k", "new", &[]).await;
+    stores.pass().await;
+    for node in [&here, &there] {
+        assert_eq!(get(&node.cache, "k").await.as_deref(), Some("new"));
+    }
+}
+
+/// The lease is granted by another master than the mark is of. What was read there was judged by the wrong mark.
+#[tokio::test]
+async fn an_update_that_first_meets_a_new_master_is_not_lost() {
+    for (failover, expected) in [(Failover::Clear, ["1", "2"]), (Failover::Keep, ["6", "7"])] {
+        let stores = Stores::new(failover);
+        let node = stores.bare();
+        let bump = || async {
+            let next = node.cache.update("n", &(), |(), _, n| async move {
+                traced_cache::ok((n.map_or(0, |n| n.parse::<u64>().unwrap()) + 1).to_string())
+            });
+            let updated = next.await.unwrap();
+            assert!(updated.delivery.is_confirmed());
+            updated.value.to_string()
+        };
+        for _ in 0..5 {
+            bump().await;
+        }
+        stores.time.advance(61 * S);
+        assert_eq!(get(&node.cache, "n").await.as_deref(), Some("5"));
+        stores.replicate();
+        node.pair.fail_over_for_a_lease();
+        let mut updates = std::pin::pin!(async { [bump().await, bump().await] });
+        let seen = loop {
+            tokio::select! {
+                biased;
+                seen = &mut updates => break seen,
+                () = stores.pass() => {}
+            }
+        };
+        assert_eq!(seen, expected, "{failover:?}");
     }
 }

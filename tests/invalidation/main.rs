@@ -12,6 +12,8 @@ mod holds;
 mod journal;
 mod lent;
 mod lost;
+mod moves;
+mod pair;
 mod pending;
 mod real;
 mod running;

@@ -1,11 +1,15 @@
 //! G and C: what a tag reaches, and what it does not.
 
+use std::pin::pin;
+
 use traced_cache::{
     Access, ErrorKind, Level, Loaded, Memory, MissReason, Outcome, TracedCache,
     testing::{ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled};
+use crate::world::{
+    MS, PERIOD, Source, World, alone, confirmed, done, get, level, policy, saw, set, settled,
+};
 
 async fn three(cache: &TracedCache<String>) {
     set(cache, "foo", "1", &["x", "y"]).await;
@@ -326,4 +330,22 @@ async fn a_batch_that_learns_of_a_clear_answers_no_key_with_what_that_has_ended(
     assert!(found.iter().all(Option::is_none));
     let reasons = reader.stats().miss_reasons;
     assert!(reasons.contains(&(MissReason::Invalidated, 2)), "{reasons:?}");
+}
+
+/// The mark is looked at by the first who finds it due. Should he leave before he has seen it, the next one looks.
+#[tokio::test]
+async fn who_leaves_does_not_take_the_look_at_the_mark_along() {
+    let world = World::new();
+    let (here, there) = (world.deaf(), world.bare());
+    set(&there.cache, "k", "1", &["x"]).await;
+    assert_eq!(get(&here.cache, "k").await.as_deref(), Some("1"));
+    confirmed(there.cache.invalidate_tag("x").await);
+    for _ in 0..5 {
+        world.time.advance(PERIOD);
+        here.l2.set(ChaosOp::Get, Fault::DelayReply(MS));
+        assert!(futures::poll!(pin!(here.cache.get("other"))).is_pending());
+        here.l2.set(ChaosOp::Get, Fault::None);
+        settled().await;
+    }
+    assert_eq!(get(&here.cache, "k").await, None);
 }

@@ -25,7 +25,7 @@ impl Failure {
     }
 
     /// The store has become another one while it was asked, and the new one may not know of it.
-    pub(super) fn left() -> Self {
+    pub(crate) fn left() -> Self {
         Self::Failed(
             LevelFault::Error,
             Some("the store was replaced by another one while it was asked".into()),

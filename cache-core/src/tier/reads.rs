@@ -210,7 +210,7 @@ impl Tier {
     ) -> Vec<Result<Option<Bytes>, Failure>> {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
-        let mut all = self.get_raw(around, &with_mark).await;
+        let mut all = self.looking(self.get_raw(around, &with_mark)).await;
         match all.pop() {
             Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
             // Whoever reads next asks again, not only when the period is over.

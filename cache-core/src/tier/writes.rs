@@ -2,7 +2,7 @@
 
 use std::{iter, time::Duration};
 
-use super::{Around, Failure, Tier, skipped};
+use super::{Around, Failure, Place, Tier, skipped};
 use crate::{
     Acquire, Acquired, Fill, Lease, LevelOp, Put, RawKey,
     mark::Reach,
@@ -68,26 +68,26 @@ impl Tier {
         keys: &[RawKey<'_>],
         life: Duration,
     ) -> Vec<Result<Lease, Failure>> {
+        let here = self.place();
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        let home = provider.incarnation();
         let batch = Parts::new(&provider, keys, |key| *key);
         let hold = |keys| leases.hold_many(keys, life);
         let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
-        self.noted_all(around, home, keys, results)
+        self.noted_all(around, here, keys, results)
     }
 
     /// Notes a key that this node has written or invalidated here, if so. A store that was another one by the time it had
-    /// answered has not: `home` is the state in which it was asked.
+    /// answered has not: `here` is where it was asked.
     pub(crate) fn noted<R>(
         &self,
         around: &Around,
-        home: u64,
+        here: Place,
         id: &str,
         result: Result<R, Failure>,
     ) -> Result<R, Failure> {
         match result {
-            Ok(_) if !self.note(around, home, iter::once(id)) => Err(Failure::left()),
+            Ok(_) if !self.note(around, here, iter::once(id)) => Err(Failure::left()),
             other => other,
         }
     }
@@ -96,12 +96,12 @@ impl Tier {
     pub(crate) fn noted_if_stored(
         &self,
         around: &Around,
-        home: u64,
+        here: Place,
         id: &str,
         result: Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         match result {
-            Ok(true) => self.noted(around, home, id, result),
+            Ok(true) => self.noted(around, here, id, result),
             other => other,
         }
     }
@@ -110,29 +110,28 @@ impl Tier {
     fn noted_all<R>(
         &self,
         around: &Around,
-        home: u64,
+        here: Place,
         keys: &[RawKey<'_>],
         results: Vec<Result<R, Failure>>,
     ) -> Vec<Result<R, Failure>> {
         let done = keys.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(key, _)| key.id);
-        if self.note(around, home, done) {
+        if self.note(around, here, done) {
             return results;
         }
         results.into_iter().map(|result| result.and_then(|_| Err(Failure::left()))).collect()
     }
 
     /// `false`: the store is another one than when these were sent.
-    fn note<'a>(&self, around: &Around, home: u64, ids: impl Iterator<Item = &'a str>) -> bool {
+    fn note<'a>(&self, around: &Around, here: Place, ids: impl Iterator<Item = &'a str>) -> bool {
         // First: from when it is another one, what has been noted is told again.
         self.note_effects(around, ids.map(|id| Effect::Key(id.into())));
-        // It may be the call itself that has made the first connection of all.
-        home == 0 || self.incarnation() == home
+        self.is_at(here)
     }
 
     fn note_effects(&self, around: &Around, effects: impl Iterator<Item = Effect>) {
         // Also for a store that has but one state, and so loses nothing: the level may move to another.
         if self.is_marked() {
-            self.recent.note(around.clock.now(), effects);
+            self.recent.note(around.clock.now(), self.place(), effects);
         }
     }
 
@@ -140,6 +139,11 @@ impl Tier {
     pub(crate) fn note_tags(&self, around: &Around, tags: &[Box<str>], reach: Reach) {
         let all = tags.is_empty().then_some(Effect::Clear);
         self.note_effects(around, tags.iter().map(|tag| Effect::Tag(tag.clone(), reach)).chain(all));
+    }
+
+    /// Whether what this node has lately told was told to another store, or to another state of it.
+    pub(crate) fn has_told_another(&self) -> bool {
+        self.recent.is_from_elsewhere(self.place())
     }
 
     /// The store is another one now, or has lost something: what this node has lately told it is told again.
@@ -194,11 +198,11 @@ impl Tier {
         around: &Around,
         keys: &[RawKey<'_>],
     ) -> Vec<Result<(), Failure>> {
+        let here = self.place();
         let provider = self.provider();
-        let home = provider.incarnation();
         let batch = Parts::new(&provider, keys, |key| *key);
         let remove = |keys| provider.remove_many(keys);
         let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
-        self.noted_all(around, home, keys, results)
+        self.noted_all(around, here, keys, results)
     }
 }
