@@ -16,7 +16,7 @@ use crate::{
     replay::Replay,
     rights::{Right, Rights},
     slots::Ticket,
-    tier::{Failure, Tier},
+    tier::{Failure, Tier, Unfit},
     unsaved::Unsaved,
     within::{until_cancelled, within},
 };
@@ -32,6 +32,8 @@ pub(crate) struct Outgoing<'k, T> {
     pub(crate) rights: Rights,
     /// What this node knew to be stored under the key before.
     pub(crate) before: Option<EntryId>,
+    /// Why the last level that it was sent to cannot hold it.
+    pub(crate) unfit: Option<Unfit>,
     /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
     payload: Option<(Codec, Option<Bytes>)>,
     /// Packed as the last level packs, if its payload was that of `payload`.
@@ -40,7 +42,7 @@ pub(crate) struct Outgoing<'k, T> {
 
 impl<'k, T: Value> Outgoing<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, entry: Entry<T>) -> Self {
-        Self { key, entry, rights: Rights::new(), before: None, payload: None, packed: None }
+        Self { key, entry, rights: Rights::new(), before: None, unfit: None, payload: None, packed: None }
     }
 
     pub(crate) fn with_rights(mut self, rights: Rights) -> Self {
@@ -100,9 +102,10 @@ impl<'k, T: Value> Outgoing<'k, T> {
 enum Unsent {
     /// Nothing of its life is left, or the level has no form for it.
     Spent,
-    NotEncoded,
-    TooLarge,
+    Unfit(Unfit),
 }
+
+const NOT_ENCODED: Unsent = Unsent::Unfit(Unfit::NotEncoded);
 
 /// What became of each item.
 type Sent<R> = Vec<Result<R, Failure>>;
@@ -121,16 +124,16 @@ impl<T: Value> Inner<T> {
             let ttl = self.plain_ttl(&item.entry, tier).filter(|_| item.entry.value.is_some());
             let ttl = ttl.ok_or(Unsent::Spent)?;
             let payload = item.payload(packing.codec).filter(|bytes| !bytes.is_empty());
-            return Ok((payload.ok_or(Unsent::NotEncoded)?, ttl));
+            return Ok((payload.ok_or(NOT_ENCODED)?, ttl));
         }
         let (mut header, ttl) = self.header(&item.entry, tier, stamp).ok_or(Unsent::Spent)?;
-        let (form, payload) = item.packed(packing).ok_or(Unsent::NotEncoded)?;
+        let (form, payload) = item.packed(packing).ok_or(NOT_ENCODED)?;
         header.form = form;
         let bytes = match &packing.encryption {
             Some(encryption) => envelope::seal_encrypted(item.key, &header, &payload, encryption),
             None => Some(envelope::seal(item.key, &header, &payload)),
         };
-        Ok((bytes.ok_or(Unsent::NotEncoded)?, ttl))
+        Ok((bytes.ok_or(NOT_ENCODED)?, ttl))
     }
 
     /// The same, if the level has room for it. Tells of what it cannot hold.
@@ -141,7 +144,7 @@ impl<T: Value> Inner<T> {
         stamp: Stamp,
     ) -> Result<(Bytes, Duration), Unsent> {
         let wrapped = self.wrap(item, tier, stamp);
-        if let Err(Unsent::NotEncoded) = &wrapped {
+        if let Err(Unsent::Unfit(Unfit::NotEncoded)) = &wrapped {
             self.stats().not_encoded(tier.index);
             self.observers().event(&Event::NotEncoded { level: tier.index });
         }
@@ -151,14 +154,17 @@ impl<T: Value> Inner<T> {
         {
             self.stats().too_large(tier.index);
             self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
-            return Err(Unsent::TooLarge);
+            return Err(Unsent::Unfit(Unfit::TooLarge));
         }
         Ok((bytes, ttl))
     }
 
     /// Whether a level can hold a value, whose life may be over.
-    pub(crate) fn fits(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> bool {
-        !matches!(self.wrap_to_fit(item, tier, stamp), Err(Unsent::NotEncoded | Unsent::TooLarge))
+    pub(crate) fn fits(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Result<(), Unfit> {
+        match self.wrap_to_fit(item, tier, stamp) {
+            Err(Unsent::Unfit(unfit)) => Err(unfit),
+            Ok(_) | Err(Unsent::Spent) => Ok(()),
+        }
     }
 
     /// An entry that nobody believes, and how long it lives: for what a level is not to hold, see [`Plan::End`].
@@ -263,7 +269,12 @@ impl<T: Value> Inner<T> {
             // Who encodes a large batch does not stand still.
             next = next.map(|next| order.step_by_times(&self.around.clock, next));
             let key = item.key;
-            match (self.wrap_to_fit(item, tier, stamp), item.use_right(tier.index)) {
+            let wrapped = self.wrap_to_fit(item, tier, stamp);
+            item.unfit = match &wrapped {
+                Err(Unsent::Unfit(unfit)) => Some(*unfit),
+                Ok(_) | Err(Unsent::Spent) => None,
+            };
+            match (wrapped, item.use_right(tier.index)) {
                 (Ok((bytes, ttl)), right) => {
                     sizes.push(bytes.len());
                     let put = Put { key, bytes, ttl };

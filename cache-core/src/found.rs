@@ -177,7 +177,8 @@ impl<T> fmt::Debug for Found<T> {
 #[must_use = "a pending invalidation holds on this node only, until the level is back"]
 #[non_exhaustive]
 pub enum Delivery {
-    /// Every level acknowledged it, and the backplane, if there is one, has taken the message.
+    /// Every level acknowledged it, and the backplane, if there is one, has taken the message. What a level that absorbs its
+    /// failures cannot hold, being too large or not to be encoded, is gone from there, and counted as that.
     Confirmed,
     /// A level, or the backplane, could not be reached: it holds on this node, and is delivered when that is back. Or it is a
     /// value on its way to a level that is written in the [background](crate::Level::background).

@@ -261,9 +261,9 @@ impl<T: Value> Inner<T> {
         let mut answers = tier.get_raw(around, &keys).await.into_iter();
         let bytes = match answers.next().unwrap_or(Err(Failure::Skipped)) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) if tier.masks(key.id) => return blank.failed(Failure::Skipped),
+            Ok(None) if tier.masks(key.id) => return blank.failed(tier, Failure::Skipped),
             Ok(None) => return blank,
-            Err(failure) => return blank.failed(failure),
+            Err(failure) => return blank.failed(tier, failure),
         };
         let Some(mark) = answers.next() else { return self.inspect_plain(tier, &bytes, values, blank) };
         let (header, payload) = match envelope::open(key, &bytes) {
@@ -294,13 +294,13 @@ impl<T: Value> Inner<T> {
                 let home = tier.incarnation();
                 raw.as_deref().and_then(Mark::decode).filter(|mark| mark.is_of(home))
             }
-            Err(failure) => return Inspected { entry: Some(info), ..blank.failed(failure) },
+            Err(failure) => return Inspected { entry: Some(info), ..blank.failed(tier, failure) },
         };
         let standing = self.standing(tier, &header, mark).await;
         let outcome = match (&read, standing, tier.masks(key.id)) {
             (Err(_), ..) => LevelOutcome::Unreadable,
             (_, _, true) => LevelOutcome::Skipped,
-            (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(failure) },
+            (_, Err(failure), _) => return Inspected { entry: Some(info), ..blank.failed(tier, failure) },
             (_, Ok(Some(Reach::Purge)), _) => LevelOutcome::Invalidated,
             (_, Ok(expired), _) => {
                 let times = tier.times(&around.clock);
@@ -460,9 +460,9 @@ impl EntryInfo {
 }
 
 impl Inspected {
-    fn failed(self, failure: Failure) -> Self {
+    fn failed(self, tier: &Tier, failure: Failure) -> Self {
         let outcome = match &failure {
-            Failure::Skipped => LevelOutcome::Skipped,
+            Failure::Skipped | Failure::Mute => LevelOutcome::Skipped,
             Failure::Failed(..) => LevelOutcome::Error,
         };
         let error = match failure {
@@ -470,7 +470,7 @@ impl Inspected {
                 "not asked: its breaker is open, or an invalidation has not reached it yet".to_owned()
             }
             Failure::Failed(LevelFault::Timeout, None) => "no answer within its budget".to_owned(),
-            failure => with_causes(&failure.into_error(u8::try_from(self.level).unwrap_or(u8::MAX))),
+            failure => with_causes(&failure.into_error(tier)),
         };
         Self { outcome, error: Some(error), ..self }
     }

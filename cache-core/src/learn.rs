@@ -267,7 +267,7 @@ impl Tier {
                 learned = learned.and(self.read_mark(around).await?);
             }
             let at = self.ledger.snapshot();
-            let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Skipped) };
+            let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Mute) };
             let mut next = mark.next();
             if tags.is_empty() {
                 next.expired = next.sequence;

@@ -393,12 +393,12 @@ impl<T: Value> Inner<T> {
             }
             Read::Failed(failure) => {
                 let outcome = match failure {
-                    Failure::Skipped => LevelOutcome::Skipped,
+                    Failure::Skipped | Failure::Mute => LevelOutcome::Skipped,
                     Failure::Failed(..) => LevelOutcome::Error,
                 };
                 asked.missed(outcome);
                 if tier.surface {
-                    asked.error.get_or_insert_with(|| failure.into_error(tier.index));
+                    asked.error.get_or_insert_with(|| failure.into_error(tier));
                 }
                 Err(outcome)
             }

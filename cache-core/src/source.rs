@@ -326,7 +326,7 @@ impl<T: Value> Inner<T> {
             tier.pending.add(key.id);
             if tier.surface {
                 self.give_back(key, rights);
-                return Err(failure.into_error(tier.index));
+                return Err(failure.into_error(tier));
             }
             written.pending();
         }

@@ -4,6 +4,7 @@ mod answer;
 mod court;
 mod failure;
 mod reads;
+mod trouble;
 mod writes;
 
 use std::{
@@ -35,10 +36,11 @@ use crate::{
     striped::Striped,
 };
 
+use self::trouble::Trouble;
 pub(crate) use self::{
     answer::{Answer, Received},
     court::Court,
-    failure::{Failure, flatten, skipped},
+    failure::{Failure, Unfit, flatten, skipped},
     reads::{Read, ReadOne},
 };
 
@@ -66,6 +68,7 @@ pub(crate) struct Tier {
     gates: Option<Gates>,
     pub(crate) ledger: Ledger,
     recent: Recent,
+    trouble: Trouble,
     /// Entries outlive a failover of the store.
     pub(crate) keeps: bool,
 }
@@ -154,11 +157,22 @@ impl Tier {
             gates: level.breaker.filter(|_| caps.remote).map(|breaker| Gates::new(breaker, level.budget)),
             ledger: Ledger::default(),
             recent: Recent::default(),
+            trouble: Trouble::default(),
             keeps: level.failover == Failover::Keep,
             provider: Striped::new(|| ArcSwap::from_pointee(Provider(Arc::clone(&provider)))),
             moves: AtomicU64::new(0),
             moving: Mutex::new(()),
         }
+    }
+
+    /// What it is called in errors, counted from 1.
+    pub(crate) fn number(&self) -> usize {
+        usize::from(self.index) + 1
+    }
+
+    /// What went wrong last, for who is not let through or gets no answer because of that.
+    fn trouble(&self) -> Option<crate::BoxError> {
+        self.trouble.last()
     }
 
     /// The provider now. A call keeps to the one that it began with.
@@ -339,7 +353,7 @@ impl Tier {
                     None => (None, None),
                 },
                 Err(Failure::Failed(fault, cause)) => (Some(*fault), cause.as_ref()),
-                Err(Failure::Skipped) => (None, None),
+                Err(Failure::Skipped | Failure::Mute) => (None, None),
             };
             // Part of a batch failing is one key, or a server that nobody has named: the rest is well.
             let well = ended.as_ref().is_ok_and(Answer::is_well);
@@ -348,6 +362,7 @@ impl Tier {
                 self.tell_breaker(around);
             }
             if let Some(fault) = fault {
+                self.trouble.note(fault, cause);
                 around.stats.fault(self.index, fault);
                 span.failed(fault.as_str());
             }

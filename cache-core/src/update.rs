@@ -224,13 +224,13 @@ impl<T: Value> Inner<T> {
             Some(crate::tier::Read::Bytes(bytes)) => self.readable(key, tier, &bytes, &begun).await,
             Some(crate::tier::Read::Failed(failure)) => {
                 writing.end_unwritten();
-                return Err(failure.into_error(tier.index));
+                return Err(failure.into_error(tier));
             }
             _ => None,
         };
         if stamp_of_update(tier, &begun).epoch == 0 {
             writing.end_unwritten();
-            return Err(mute(tier));
+            return Err(Failure::Mute.into_error(tier));
         }
         let Made { entry, keep, .. } = match self.changed(held.as_ref(), change, &begun, &[]).await {
             Ok(made) => made,
@@ -245,9 +245,11 @@ impl<T: Value> Inner<T> {
         }
         let value = entry.value.clone();
         let mut item = Outgoing::new(key, entry);
-        if keep == Keep::Store && !self.fits(&mut item, tier, begun.stamp(tier.index)) {
+        if keep == Keep::Store
+            && let Err(unfit) = self.fits(&mut item, tier, begun.stamp(tier.index))
+        {
             writing.end_unwritten();
-            return Err(no_form(tier));
+            return Err(unfit.into_error(tier));
         }
         let delivery = self.spread(writing, &mut item, keep, None, &begun).await?;
         Ok(Tried::Done(value, delivery))
@@ -265,7 +267,7 @@ impl<T: Value> Inner<T> {
         let here = tier.place();
         let begun = self.begin_writing().await;
         if begun.stamp(tier.index).epoch == 0 {
-            return Err(self.why_mute(key, tier).await);
+            return Err(Failure::Mute.into_error(tier));
         }
         let Some((lease, held)) = self.take(key, tier, &begun, until).await? else {
             return Ok(Tried::Again);
@@ -304,10 +306,12 @@ impl<T: Value> Inner<T> {
             entry.timeline = crate::Timeline::new(self.now(), LEASE, LEASE);
         }
         let mut item = Outgoing::new(key, entry).with_rights(rights);
-        if keep == Keep::Store && !self.fits(&mut item, tier, begun.stamp(tier.index)) {
+        if keep == Keep::Store
+            && let Err(unfit) = self.fits(&mut item, tier, begun.stamp(tier.index))
+        {
             self.give_back(key, std::mem::take(&mut item.rights));
             writing.end_unwritten();
-            return Err(no_form(tier));
+            return Err(unfit.into_error(tier));
         }
         let sent = self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop();
         match sent.map(|sent| tier.noted_if_stored(&self.around, here, key.id, sent)) {
@@ -321,22 +325,12 @@ impl<T: Value> Inner<T> {
                 tier.pending.add(key.id);
                 writing.end([]);
                 self.replay();
-                return Err(failure.into_error(tier.index));
+                return Err(failure.into_error(tier));
             }
-            None => return Err(Failure::Skipped.into_error(tier.index)),
+            None => return Err(Failure::Skipped.into_error(tier)),
         }
         let delivery = self.spread(writing, &mut item, keep, Some(tier.index), &begun).await?;
         Ok(Tried::Done(value, delivery))
-    }
-
-    /// Why a level has not said what is valid: mostly that it is away, or refuses the login. It tells whoever asks again.
-    async fn why_mute(&self, key: RawKey<'_>, tier: &Tier) -> Error {
-        let (read, learned) = tier.read_many(&self.around, &[key]).await;
-        self.heed(tier, learned);
-        match read.into_iter().next() {
-            Some(crate::tier::Read::Failed(failure)) => failure.into_error(tier.index),
-            _ => mute(tier),
-        }
     }
 
     /// Waits for the lease of a key; with what the level holds of it. `None`: there is something that it has to hear first.
@@ -372,8 +366,8 @@ impl<T: Value> Inner<T> {
                 Some(Ok(Acquired::Held | Acquired::Kept)) => {
                     (held, holding) = (None, Holding::Nothing);
                 }
-                Some(Err(failure)) => return Err(failure.into_error(tier.index)),
-                None => return Err(Failure::Skipped.into_error(tier.index)),
+                Some(Err(failure)) => return Err(failure.into_error(tier)),
+                None => return Err(Failure::Skipped.into_error(tier)),
             }
             if self.now() >= until {
                 return Err(contended());
@@ -507,23 +501,9 @@ fn stamp_of_update(tier: &Tier, begun: &Begun) -> Stamp {
     }
 }
 
-/// Nothing can be changed that is not known to be valid, and nobody would believe what is stored.
-fn mute(tier: &Tier) -> Error {
-    let at = usize::from(tier.index) + 1;
-    Error::new(
-        ErrorKind::Level,
-        format!("level {at} does not say which of its entries are valid: its mark cannot be read"),
-    )
-}
-
-fn no_form(tier: &Tier) -> Error {
-    let at = usize::from(tier.index) + 1;
-    Error::new(ErrorKind::Level, format!("level {at} cannot hold the new value: too large, or not encodable"))
-}
-
 /// It has not heard yet that what it holds of the key is gone.
 fn deaf(tier: &Tier) -> Error {
-    let at = usize::from(tier.index) + 1;
+    let at = tier.number();
     Error::new(
         ErrorKind::Level,
         format!(

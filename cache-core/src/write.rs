@@ -16,7 +16,7 @@ use crate::{
     mark::Reach,
     order::WriteOrder,
     slots::Ticket,
-    tier::{Failure, Tier},
+    tier::{Failure, Tier, Unfit},
     within::within,
 };
 
@@ -35,8 +35,15 @@ impl Written {
         if let Err(failure) = result {
             self.delivery = Delivery::Pending;
             if tier.surface {
-                self.error.get_or_insert_with(|| failure.into_error(tier.index));
+                self.error.get_or_insert_with(|| failure.into_error(tier));
             }
+        }
+    }
+
+    /// What a level cannot hold is gone from there, as if it had been evicted.
+    fn unfit(&mut self, tier: &Tier, unfit: Unfit) {
+        if tier.surface {
+            self.error.get_or_insert_with(|| unfit.into_error(tier));
         }
     }
 
@@ -318,7 +325,7 @@ impl<T: Value> Inner<T> {
         for tier in self.remote().rev().filter(|tier| !tier.background) {
             let (stamp, here) = (begun.stamp(tier.index), tier.place());
             let results = if stamp.epoch == 0 {
-                items.iter().map(|_| Err(Failure::Skipped)).collect()
+                items.iter().map(|_| Err(Failure::Mute)).collect()
             } else {
                 let mut refs: SmallVec<[_; 1]> = items.iter_mut().collect();
                 self.send(tier, &mut refs, stamp, order).await
@@ -329,6 +336,9 @@ impl<T: Value> Inner<T> {
                     self.keep_for_later(item, tier, stamp);
                 }
                 written.take(tier, result.map(drop));
+                if let Some(unfit) = item.unfit.take() {
+                    written.unfit(tier, unfit);
+                }
             }
         }
         let behind = self.remote().rev().filter(|tier| tier.background);

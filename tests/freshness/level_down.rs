@@ -6,6 +6,7 @@ use traced_cache::{
     Access, Breaker, BreakerState, Delivery, ErrorKind, Level, LevelFault, LevelOp, LevelOutcome, Outcome,
     Policy, Stance,
     testing::{Chaos, ChaosError, ChaosOp, Fault, Hub, MapProvider, Recorded},
+    with_causes,
 };
 
 use crate::world::{
@@ -77,6 +78,29 @@ async fn r4_alone_a_remote_level_surfaces_by_default() {
         .unwrap();
     assert_eq!(look(&absorbing).await, MISS);
     assert_eq!(absorbing.set("k", "1".to_owned()).await.unwrap(), Delivery::Pending);
+}
+
+/// Nobody finds out from `get` alone: what is to be set needs the mark first, and what is asked later is not let through.
+#[tokio::test]
+async fn who_is_not_let_through_is_told_what_went_wrong() {
+    let world = World::new();
+    let breaker = Breaker::default().failure_rate(0.1).min_calls(1).open_for(2 * S);
+    for breaker in [None, Some(breaker)] {
+        let cache = world
+            .builder(policy())
+            .level(Level::new(Arc::clone(&world.l2)).breaker(breaker))
+            .build()
+            .unwrap();
+        world.down();
+        let first = cache.set("k", "1".to_owned()).await.unwrap_err();
+        assert_eq!(with_causes(&first), "cache `things`: level 1 failed: injected failure");
+        let later = with_causes(&cache.set("k", "1".to_owned()).await.unwrap_err());
+        assert!(later.ends_with("injected failure"), "{later}");
+        let removed = with_causes(&cache.invalidate("k").await.unwrap_err());
+        assert!(removed.ends_with("injected failure"), "{removed}");
+        assert_eq!(removed.contains("its breaker is open"), breaker.is_some(), "{removed}");
+        world.up();
+    }
 }
 
 /// 2 and 3 never reached the level, which holds 1: an older value than what was set, so it must not be served. Values are

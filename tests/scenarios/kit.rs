@@ -12,8 +12,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 use traced_cache::{
-    CacheInfo, CacheKey, Closed, Event, Found, LoadEnd, Observer, Outcome, Result, Time, TracedCache, Value,
-    ok,
+    CacheInfo, CacheKey, Closed, ErrorKind, Event, Found, LoadEnd, Observer, Outcome, Result, Time,
+    TracedCache, Value, ok,
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -124,6 +124,13 @@ pub(crate) async fn outcome<T: Value>(cache: &TracedCache<T>, key: impl CacheKey
 pub(crate) async fn set<T: Value>(cache: &TracedCache<T>, key: impl CacheKey, value: impl Into<T>) {
     let value: T = value.into();
     assert!(patient(cache.set(key, value)).await.unwrap().is_confirmed());
+}
+
+/// Stores what the only level cannot hold, and demands that it says so.
+pub(crate) async fn set_nowhere<T: Value>(cache: &TracedCache<T>, key: impl CacheKey, value: T) {
+    let error = patient(cache.set(key, value)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Level);
+    assert!(error.to_string().contains("level 1 cannot hold the value"), "{error}");
 }
 
 /// Invalidates, and demands that every level heard of it.

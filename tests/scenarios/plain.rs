@@ -217,7 +217,7 @@ async fn every_codec_can_be_bare() {
             .clock(Clock::manual().0)
             .build()
             .unwrap();
-        kit::set(&units, 1, ()).await;
+        kit::set_nowhere(&units, 1, ()).await;
         assert_eq!(map.raw("users:1"), None);
     }
 }

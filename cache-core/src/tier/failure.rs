@@ -1,5 +1,6 @@
-//! Why a level has no answer.
+//! Why a level has no answer, or no room.
 
+use super::Tier;
 use crate::{BoxError, Error, ErrorKind, LevelFault};
 
 /// Why a level has no answer.
@@ -7,6 +8,8 @@ use crate::{BoxError, Error, ErrorKind, LevelFault};
 pub(crate) enum Failure {
     /// Not asked: the breaker is open, or a call of the same batch has just failed.
     Skipped,
+    /// Not asked: its mark cannot be read, so nobody would believe what is stored.
+    Mute,
     Failed(LevelFault, Option<BoxError>),
 }
 
@@ -19,7 +22,7 @@ impl Failure {
     /// Its caller did not get on with it, and others have written since.
     pub(crate) fn overtaken() -> Self {
         Self::Failed(
-            LevelFault::Timeout,
+            LevelFault::Error,
             Some("the write stood still for too long, and others have overtaken it".into()),
         )
     }
@@ -37,32 +40,60 @@ impl Failure {
         Self::Failed(LevelFault::Error, Some("others invalidate all the time".into()))
     }
 
-    pub(crate) fn into_error(self, level: u8) -> Error {
-        let at = usize::from(level) + 1;
-        match self {
-            Self::Skipped => Error::new(
-                ErrorKind::Level,
-                format!("level {at} is not being asked: its breaker is open after failures"),
-            ),
-            // Why, says the cause.
-            Self::Failed(_, Some(cause)) => {
-                Error::with_source(ErrorKind::Level, format!("level {at} failed"), cause)
+    pub(crate) fn into_error(self, tier: &Tier) -> Error {
+        let at = tier.number();
+        let (said, cause) = match self {
+            Self::Skipped => {
+                (format!("level {at} is not being asked: its breaker is open after failures"), tier.trouble())
             }
-            Self::Failed(fault, None) => Error::new(
-                ErrorKind::Level,
-                match fault {
-                    LevelFault::Error => format!("level {at} failed"),
-                    LevelFault::Timeout => format!("level {at} did not answer within its `budget`"),
-                    LevelFault::Panic => format!("level {at} failed: its provider panicked"),
-                },
-            ),
+            // The level's own words, and not what comes of its silence.
+            Self::Mute => match tier.trouble() {
+                Some(cause) => (format!("level {at} failed"), Some(cause)),
+                None => (
+                    format!(
+                        "level {at} does not say which of its entries are valid: its mark cannot be read"
+                    ),
+                    None,
+                ),
+            },
+            // Why, says the cause.
+            Self::Failed(LevelFault::Error, cause) => {
+                (format!("level {at} failed"), cause.or_else(|| tier.trouble()))
+            }
+            Self::Failed(LevelFault::Timeout, cause) => {
+                (format!("level {at} did not answer within its `budget`"), cause)
+            }
+            Self::Failed(LevelFault::Panic, cause) => {
+                (format!("level {at} failed: its provider panicked"), cause)
+            }
+        };
+        match cause {
+            Some(cause) => Error::with_source(ErrorKind::Level, said, cause),
+            None => Error::new(ErrorKind::Level, said),
         }
+    }
+}
+
+/// Why a level cannot hold a value.
+#[derive(Clone, Copy)]
+pub(crate) enum Unfit {
+    NotEncoded,
+    TooLarge,
+}
+
+impl Unfit {
+    pub(crate) fn into_error(self, tier: &Tier) -> Error {
+        let why = match self {
+            Self::NotEncoded => "its codec or its encryption cannot write it",
+            Self::TooLarge => "it is larger than the level takes",
+        };
+        Error::new(ErrorKind::Level, format!("level {} cannot hold the value: {why}", tier.number()))
     }
 }
 
 fn spread(failure: Failure, over: usize) -> Vec<Failure> {
     let again = match &failure {
-        Failure::Skipped => None,
+        Failure::Skipped | Failure::Mute => None,
         Failure::Failed(fault, _) => Some(*fault),
     };
     let mut all: Vec<Failure> =
