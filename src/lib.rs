@@ -90,6 +90,7 @@
 //! | `otel-bound` | no | metrics of remote reads at less cost, by an experimental part of OpenTelemetry |
 //! | `tracing` | no | what an operator may want to put right, and why a level is not asked any more, as lines of that facade |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
+//! | `otel-setup-tls` | no | the same with OTLP over TLS |
 //! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
 //! | `macros` | no | `#[cached]` for async functions, over the caches of a file; `#[derive(CacheKey)]` |

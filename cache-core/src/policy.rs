@@ -169,7 +169,8 @@ impl Policy {
                 "policy.grace",
                 format_args!("{grace:?}"),
                 format_args!(
-                    "below policy.ttl = {ttl:?}, although it is the maximum age counted from birth; raise it above the ttl, or leave it out"
+                    "below policy.ttl = {}, although it is the maximum age counted from birth; raise it above the ttl, or leave it out",
+                    spell(ttl)
                 ),
             ));
         }
@@ -178,8 +179,8 @@ impl Policy {
                 "policy.revalidate",
                 format_args!("{revalidate:?}"),
                 format_args!(
-                    "reaches past policy.grace = {grace:?}; raise grace to at least ttl + revalidate = {:?}",
-                    ttl.saturating_add(revalidate)
+                    "reaches past policy.grace = {grace:?}; raise grace to at least ttl + revalidate = {}",
+                    spell(ttl.saturating_add(revalidate))
                 ),
             ));
         }
@@ -226,6 +227,10 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+fn spell(time: Duration) -> String {
+    if time == Duration::MAX { "forever".to_owned() } else { format!("{time:?}") }
 }
 
 /// Which parts of the cache one call may use.

@@ -268,6 +268,18 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
     if value(plan, "policy.hard_limit") == "off" {
         advice.push("`hard_limit` is off: a loader that hangs keeps its callers waiting for ever".to_owned());
     }
+    for (at, level) in near {
+        // Inherited, they are for other levels.
+        let idle = level.known.iter().filter(|known| known.name != "ttl_cap" && known.is_of_a_level());
+        advice.extend(idle.map(|known| {
+            format!(
+                "level {} ({}) is in this process, where `{}` means nothing: leave it out",
+                at + 1,
+                level.provider,
+                known.name
+            )
+        }));
+    }
     for (at, level) in plan.levels.iter().enumerate() {
         let Some(provider) = loaded.providers.get(&level.provider) else { continue };
         let kept = level.ttl_cap.unwrap_or(Duration::MAX).min(ttl.max(grace));

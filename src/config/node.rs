@@ -94,6 +94,12 @@ impl Node {
         next.at(rest)
     }
 
+    /// Where that is, or what is around it: the items of a list in a variable are no nodes.
+    pub(crate) fn place_of(&self, path: &[Step]) -> Option<Place> {
+        let around = (1..=path.len()).rev().find_map(|steps| self.at(path.get(..steps)?));
+        around.map(|node| node.place.clone())
+    }
+
     pub(crate) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Self> {
         let Some((first, rest)) = path.split_first() else { return Some(self) };
         let next = match (first, &mut self.what) {

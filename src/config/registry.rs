@@ -4,13 +4,16 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use cache_core::{BoxError, Builder, CacheProvider, Closed, Error, Result, Schema, TracedCache, Value};
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use super::{
@@ -55,6 +58,8 @@ pub(super) struct Inner {
     /// Held by whoever adds a cache, or changes what they run under. What sets a cache up, and its observers, may ask for
     /// other caches: the thread that holds it may enter again.
     changing: ReentrantMutex<()>,
+    /// What is asked for from here on has been closed.
+    closed: AtomicBool,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
 }
@@ -81,6 +86,7 @@ impl Caches {
             loaded: ArcSwap::from_pointee(loaded),
             built: ArcSwap::default(),
             changing: ReentrantMutex::default(),
+            closed: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
         }))
     }
@@ -135,6 +141,10 @@ impl Caches {
             return running.cache(name);
         }
         self.0.add(name, Running::new(&cache).by(plan.clone(), loaded.resolved.keyrings.clone()));
+        if self.0.is_closed() {
+            // Nothing is under way yet: there is nothing to wait for.
+            let _nothing_left = cache.close(Duration::ZERO).now_or_never();
+        }
         Ok(cache)
     }
 
@@ -252,9 +262,9 @@ impl Caches {
     }
 
     /// Ends every cache that has been asked for, all at once, each as [`TracedCache::close`] does, and then the providers.
-    /// Answers with what came of each.
+    /// Answers with what came of each. A cache that is first asked for after that is a closed one, and nothing is reloaded.
     pub async fn close(&self, limit: Duration) -> BTreeMap<String, Closed> {
-        let built = self.0.built.load_full();
+        let built = self.0.end();
         let closing =
             built.iter().map(async |(name, running)| (name.clone(), running.controls.close(limit).await));
         let closed = join_all(closing).await.into_iter().collect();
@@ -272,6 +282,17 @@ impl Inner {
 
     pub(super) fn built(&self) -> Arc<HashMap<String, Arc<Running>>> {
         self.built.load_full()
+    }
+
+    /// The caches that are running. No other will.
+    fn end(&self) -> Arc<HashMap<String, Arc<Running>>> {
+        let _changing = self.change();
+        self.closed.store(true, Ordering::Release);
+        self.built()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn plan<'a>(&self, loaded: &'a Loaded, name: &str) -> Result<&'a Plan> {

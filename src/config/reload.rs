@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use cache_core::{Backplane, CacheProvider, Error, Result};
+use cache_core::{Backplane, CacheProvider, Error, ErrorKind, Result};
 use serde::Serialize;
 
 use super::{
@@ -54,11 +54,17 @@ impl Caches {
     ///
     /// # Errors
     /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file), also for a cache that is right in the file and wrong on
-    /// a provider that goes on as before; [`ErrorKind::Level`](crate::ErrorKind::Level) for a provider that does not answer. Then
-    /// nothing has changed.
+    /// a provider that goes on as before; [`ErrorKind::Level`](crate::ErrorKind::Level) for a provider that does not answer;
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Then nothing has changed.
     pub async fn reload(&self) -> Result<Reloaded> {
         let inner = &self.0;
         let _one = inner.reloading.lock().await;
+        if inner.is_closed() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                format!("{}: its caches have been closed", inner.file),
+            ));
+        }
         let path = inner.path.as_ref().ok_or_else(|| {
             Error::config("file", &inner.file, "it was no file that the caches were made of; make them anew")
         })?;

@@ -70,6 +70,14 @@ pub(crate) struct Known {
     pub(crate) from: Origin,
 }
 
+impl Known {
+    /// Whether it stands in a list of levels.
+    pub(crate) fn is_of_a_level(&self) -> bool {
+        let Origin::Set { path, .. } = &self.from else { return false };
+        path.iter().any(|step| matches!(step, Step::Item(_)))
+    }
+}
+
 /// Where a setting came from.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Origin {
@@ -109,6 +117,7 @@ impl Resolved {
             providers.insert(field.name.clone(), backends.take(&field.node, &path, base)?);
         }
         let mut caches = BTreeMap::new();
+        check_defaults(tree, &file.defaults, &providers)?;
         for (name, cache) in &file.caches {
             let resolver = Resolver { tree, name, cache, defaults: &file.defaults, providers: &providers };
             caches.insert(name.clone(), resolver.plan(&file.keyrings)?);
@@ -153,6 +162,44 @@ fn read_each<T: serde::de::DeserializeOwned>(
     Ok(all)
 }
 
+/// What caches inherit names providers, whether or not one inherits it.
+fn check_defaults(
+    tree: &Node,
+    defaults: &Defaults,
+    providers: &BTreeMap<String, Provided>,
+) -> Result<(), Fault> {
+    for (nth, level) in defaults.levels.iter().flatten().enumerate() {
+        is_provider(tree, providers, &level.provider, &at!["defaults", "levels", nth])?;
+    }
+    match defaults.backplane.as_deref() {
+        None | Some("off") => Ok(()),
+        Some(name) => is_provider(tree, providers, name, &at!["defaults", "backplane"]),
+    }
+}
+
+fn is_provider(
+    tree: &Node,
+    providers: &BTreeMap<String, Provided>,
+    name: &str,
+    path: &[Step],
+) -> Result<(), Fault> {
+    if providers.contains_key(name) {
+        return Ok(());
+    }
+    let fix = no_such("provider", name, providers.keys().map(String::as_str));
+    Err(fault_of(tree, path, name, fix))
+}
+
+/// Of a name that stands at this path, or in a table there.
+fn fault_of(tree: &Node, path: &[Step], name: &str, fix: impl fmt::Display) -> Fault {
+    let value = match tree.at(path) {
+        // A reference shows as it was written.
+        Some(node @ Node { what: What::Text(_), .. }) => node.shown(),
+        _ => node::shown(name),
+    };
+    Fault { path: path.to_vec(), place: tree.place_of(path), value: Some(value), fix: fix.to_string() }
+}
+
 struct Resolver<'a> {
     tree: &'a Node,
     name: &'a str,
@@ -177,7 +224,7 @@ impl Resolver<'_> {
         let said = layers.into_iter().find_map(|(path, value)| Some((path, value?)));
         let (value, from, picked) = match said {
             Some((path, value)) => {
-                let place = self.tree.at(&path).map_or(Place::Line(0), |node| node.place.clone());
+                let place = self.tree.place_of(&path).unwrap_or(Place::Line(0));
                 (shown(&value), Origin::Set { path, place }, Some(value))
             }
             None => (default.to_string(), Origin::Default, None),
@@ -309,23 +356,11 @@ impl Resolver<'_> {
     }
 
     fn is_provider(&self, name: &str, path: &[Step]) -> Result<(), Fault> {
-        if self.providers.contains_key(name) {
-            return Ok(());
-        }
-        let fix = no_such("provider", name, self.providers.keys().map(String::as_str));
-        Err(self.fault(path, name, fix))
+        is_provider(self.tree, self.providers, name, path)
     }
 
-    /// Of a name that stands at this path, or in a table there.
     fn fault(&self, path: &[Step], name: &str, fix: impl fmt::Display) -> Fault {
-        let node = self.tree.at(path);
-        let value = match node {
-            // A reference shows as it was written.
-            Some(node @ Node { what: What::Text(_), .. }) => node.shown(),
-            _ => node::shown(name),
-        };
-        let place = node.map(|node| node.place.clone());
-        Fault { path: path.to_vec(), place, value: Some(value), fix: fix.to_string() }
+        fault_of(self.tree, path, name, fix)
     }
 
     fn level(

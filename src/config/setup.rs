@@ -177,7 +177,10 @@ impl Source {
             return Err(Error::config("file", &file, "name it `.toml`, `.json`, `.yaml` or `.yml`"));
         };
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let fix = format!("cannot be read ({}); check the path and who may read it", error.kind());
+            let fix = match error.kind() {
+                std::io::ErrorKind::InvalidData => "it is no UTF-8; save it as that".to_owned(),
+                kind => format!("cannot be read ({kind}); check the path and who may read it"),
+            };
             Error::config("file", &file, fix)
         })?;
         let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);

@@ -124,6 +124,9 @@ fn time<'de, D: Deserializer<'de>>(
         Some(word) => format!(", or \"{word}\""),
         None => String::new(),
     };
+    if text.contains('M') {
+        return Err(de::Error::custom("`M` stands for months: write `m` for minutes, or \"months\""));
+    }
     humantime::parse_duration(&text).map(Some).map_err(|_says_less| TIME.wrong(&or))
 }
 

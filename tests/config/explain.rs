@@ -63,6 +63,17 @@ async fn settings_that_do_little_are_pointed_out() {
 }
 
 #[tokio::test]
+async fn what_a_level_in_this_process_has_no_use_for_is_pointed_out() {
+    let idle = "levels = [{ provider = \"near\", ttl_cap = \"10s\", budget = \"1s\", codec = \"json\" }]";
+    let told = advice(idle).await;
+    let says = |field: &str| {
+        format!("level 1 (near) is in this process, where `{field}` means nothing: leave it out")
+    };
+    assert_eq!(told, [says("budget"), says("codec")]);
+    assert_eq!(advice("codec = \"json\"\nlevels = [\"near\"]").await, [""; 0], "it may be for other levels");
+}
+
+#[tokio::test]
 async fn a_ttl_that_a_level_cannot_hold_is_pointed_out() {
     use traced_cache::{Capabilities, testing::MapProvider};
     #[derive(serde::Deserialize)]

@@ -61,6 +61,13 @@ async fn k2_unknown_names_are_refused_with_the_nearest() {
             "(text):2: caches.users.levels[0] = \"local\": no provider has this name; define it: `[providers.local]`",
         ),
         (
+            format!(
+                "{PROVIDERS}\n[defaults]\nlevels = [\"shred\"]\n{}",
+                "[caches.users]\nlevels = [\"local\"]"
+            ),
+            "(text):10: defaults.levels[0] = \"shred\": no provider has this name; did you mean `shared`?",
+        ),
+        (
             cache("levels = [\"local\"]\nbackplane = \"redis\""),
             "(text):11: caches.users.backplane = \"redis\": no provider has this name; use one of `local` or `shared`",
         ),
@@ -103,6 +110,14 @@ async fn times_and_sizes_say_their_unit() {
         (
             cache("levels = [\"local\"]\npolicy.ttl = 1.5"),
             "(text):11: caches.users.policy.ttl = 1.5: a time needs its unit: \"1.5ms\", \"1.5s\" or \"1.5m\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"5M\""),
+            "(text):11: caches.users.policy.ttl = \"5M\": `M` stands for months: write `m` for minutes, or \"months\"",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = 2026-11-29"),
+            "(text):11: caches.users.policy.ttl = \"2026-11-29\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\", or \"forever\"",
         ),
         (
             cache("levels = [\"local\"]\npolicy.ttl = \"5 parsecs\""),
@@ -691,4 +706,34 @@ policy = { ttl = \"5m\", grace = \"1m\" }
     let told = mistake(&text).await;
     let starts: Vec<_> = told.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
     assert_eq!(starts, ["caches.a.policy.grace", "caches.b.policy.grace", "caches.c.policy.ttl"], "{told}");
+}
+
+/// The file is right: what is wrong stands in the variable.
+#[tokio::test]
+async fn an_item_of_a_list_in_a_variable_is_found_there() {
+    let text = cache("levels = [\"local\"]");
+    for (levels, expected) in [
+        (
+            "local,elsewhere",
+            "levels[1] = \"elsewhere\": no provider has this name; use one of `local` or `shared`",
+        ),
+        (
+            "local,local",
+            "levels[1] = \"local\": levels[0] is on this provider already, and both would use the same keys; leave one of them out",
+        ),
+    ] {
+        let variable = "TRACED_CACHE__CACHES__USERS__LEVELS";
+        let builder = sealed().variables([(variable, levels)]);
+        let error = builder.from_text(Format::Toml, &text).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("environment variable {variable}: caches.users.{expected}"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_another_encoding_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.toml");
+    std::fs::write(&path, b"# caf\xe9\n").unwrap();
+    let error = sealed().from_file(&path).await.unwrap_err().to_string();
+    assert!(error.ends_with("it is no UTF-8; save it as that"), "{error}");
 }

@@ -464,3 +464,16 @@ async fn closing_ends_every_cache() {
     assert_eq!(a.get(1).await.unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(b.get(1).await.unwrap_err().kind(), ErrorKind::Closed);
 }
+
+/// By a function that is called for the first time while the service ends, say.
+#[tokio::test]
+async fn what_is_asked_for_after_the_end_has_ended() {
+    let file = File::new(&memory("ttl = \"5m\""));
+    let caches = file.load().await;
+    assert!(caches.close(Duration::from_secs(5)).await.is_empty());
+    let late = caches.cache::<String>("a").unwrap();
+    assert_eq!(late.set("k", "v".to_owned()).await.unwrap_err().kind(), ErrorKind::Closed);
+    let load = || async { traced_cache::ok("v".to_owned()) };
+    assert_eq!(late.get_or_set("k", load).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(caches.reload().await.unwrap_err().kind(), ErrorKind::Closed);
+}

@@ -72,7 +72,11 @@ pub(crate) fn resolve(
     match url.scheme() {
         "http" => {}
         "https" if cfg!(feature = "setup-tls") => {}
-        "https" => return refuse("TLS is not built in; add the feature `setup-tls` of cache-otel"),
+        "https" => {
+            return refuse(
+                "TLS is not built in; add the feature `setup-tls` of cache-otel, `otel-setup-tls` of traced-cache",
+            );
+        }
         _ => return refuse("use http:// or https://"),
     }
     if url.host_str().is_none_or(str::is_empty) {

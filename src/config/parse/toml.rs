@@ -51,9 +51,8 @@ fn node(text: &str, value: Spanned<DeValue<'_>>) -> Result<Node, Fault> {
             Ok(number) => What::Float(number),
             Err(_) => return Err(broken(line, "no number")),
         },
-        DeValue::Datetime(_) => {
-            return Err(broken(line, "dates have no meaning here; write a text, in quotes"));
-        }
+        // No field is one, and says so with its name.
+        DeValue::Datetime(date) => What::Text(Text::new(date.to_string())),
         DeValue::Array(items) => {
             What::List(items.into_iter().map(|item| node(text, item)).collect::<Result<_, _>>()?)
         }
