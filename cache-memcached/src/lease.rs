@@ -6,6 +6,7 @@
 //! whatever is put or removed in between refuses it, and no write of anybody has to think of leases.
 
 mod acquire;
+mod asking;
 
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use bytes::{BufMut, BytesMut};
 use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey, is_written};
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
+use self::asking::Asking;
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     item::{Item, TOMBSTONE_SECONDS},
@@ -134,7 +136,7 @@ impl MemcachedProvider {
 #[async_trait]
 impl Leases for MemcachedProvider {
     async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
-        let answers = self.acquire(wanted, life).await;
+        let answers = Asking::new(self, wanted, life).await;
         answers.into_iter().map(|answer| answer.map_err(Into::into)).collect()
     }
 
@@ -277,7 +279,7 @@ impl Leases for MemcachedProvider {
             self.run(wanted.iter().map(|held| self.routed(&held.key, get(held), held.under)).collect())
         };
         let mut results: Vec<Result<(), Error>> = leases.iter().map(|_| Ok(())).collect();
-        let mut wanted = self.held(leases);
+        let mut wanted = self.held(leases.iter().map(|(key, lease)| (self.key(key), lease)));
 
         // Looks before it touches: what has overtaken the lease is not to live as short as that.
         let mut answers = look(&wanted, None).await.into_iter();
@@ -308,10 +310,8 @@ impl Leases for MemcachedProvider {
 
     async fn release_many(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Result<(), BoxError>> {
         let mut results: Vec<Result<(), BoxError>> = leases.iter().map(|_| Ok(())).collect();
-        let held = self.held(leases);
-        let remove = |held: &Held| Command::Remove { key: held.item.clone(), cas: Some(held.cas) };
-        let removals = held.iter().map(|held| self.routed(&held.key, remove(held), held.under)).collect();
-        for (held, answer) in held.iter().zip(self.run(removals).await) {
+        let held = self.held(leases.iter().map(|(key, lease)| (self.key(key), lease)));
+        for (held, answer) in held.iter().zip(self.release(&held).await) {
             if let Err(error) = answer {
                 results[held.index] = Err(error.into());
             }
@@ -337,14 +337,19 @@ impl Held {
 }
 
 impl MemcachedProvider {
-    /// Those that are ours.
-    fn held(&self, leases: &[(RawKey<'_>, Lease)]) -> Vec<Held> {
-        let of = |(index, (key, lease)): (usize, &(RawKey<'_>, Lease))| {
-            let (token, key) = (Token::open(lease)?, self.key(key));
+    /// Those that are ours, by their wire keys.
+    fn held<'a>(&self, leases: impl Iterator<Item = (String, &'a Lease)>) -> Vec<Held> {
+        let of = |(index, (key, lease)): (usize, (String, &Lease))| {
+            let token = Token::open(lease)?;
             let (item, cas) = token.item(key.clone(), &self.0.prefix);
             Some(Held { index, key, item, cas, under: Under::Exactly(token.life) })
         };
-        leases.iter().enumerate().filter_map(of).collect()
+        leases.enumerate().filter_map(of).collect()
+    }
+
+    async fn release(&self, held: &[Held]) -> Vec<Result<Answer, Error>> {
+        let remove = |held: &Held| Command::Remove { key: held.item.clone(), cas: Some(held.cas) };
+        self.run(held.iter().map(|held| self.routed(&held.key, remove(held), held.under)).collect()).await
     }
 }
 

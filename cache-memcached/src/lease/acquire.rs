@@ -1,10 +1,10 @@
 //! Asking for leases.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use cache_core::{Acquire, Acquired, Holding};
 
-use super::{Refresh, Right, Token, hold_key, lease_seconds, right_key};
+use super::{Refresh, Right, Token, hold_key, right_key};
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     error::Fault,
@@ -18,8 +18,8 @@ const NO_CAS: Fault = Fault::new(ErrorKind::Protocol, "the server does not tell 
 const NO_MEMORY: Fault =
     Fault::new(ErrorKind::Refused, "the server has no memory for a lease (option -m, or evictions are off)");
 
-struct Wish {
-    key: String,
+pub(super) struct Wish {
+    pub(super) key: String,
     holding: Holding,
     /// Which entry is to be replaced, and where the right to do so lies.
     right: Option<(u64, String)>,
@@ -84,15 +84,9 @@ impl Looked {
 }
 
 impl MemcachedProvider {
-    pub(super) async fn acquire(
-        &self,
-        wanted: &[Acquire<'_>],
-        life: Duration,
-    ) -> Vec<Result<Acquired, Error>> {
-        let seconds = lease_seconds(life);
-        let wishes: Vec<Wish> = wanted.iter().map(|wish| self.wish(wish)).collect();
-        let mut looked = self.look(&wishes, seconds).await;
-        self.learn_lives(&wishes, &mut looked).await;
+    pub(super) async fn acquire(&self, wishes: &[Wish], seconds: u32) -> Vec<Result<Acquired, Error>> {
+        let mut looked = self.look(wishes, seconds).await;
+        self.learn_lives(wishes, &mut looked).await;
 
         // Tombstones and the like become placeholders, and rights that are of no use go, in a second round.
         let mut results = Vec::with_capacity(wishes.len());
@@ -138,7 +132,7 @@ impl MemcachedProvider {
         results
     }
 
-    fn wish(&self, wish: &Acquire<'_>) -> Wish {
+    pub(super) fn wish(&self, wish: &Acquire<'_>) -> Wish {
         let key = self.key(&wish.key);
         let of = match wish.holding {
             Holding::Nothing => None,

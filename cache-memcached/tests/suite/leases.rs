@@ -469,3 +469,25 @@ async fn a_fill_without_an_answer_is_in_doubt() {
     cache.put(put).await.unwrap();
     assert_eq!(value(&cache, "k").await.unwrap(), "new");
 }
+
+/// The server stands still while it is asked, for longer than the caller waits.
+#[tokio::test]
+async fn who_does_not_wait_for_a_lease_leaves_none_behind() {
+    let server = Server::start();
+    let (cache, other) = (provider(&server), provider(&server));
+    cache.put(item("stale", &entry(1))).await.unwrap();
+    cache.put(item("removed", b"v")).await.unwrap();
+    cache.remove(key("removed")).await.unwrap();
+    let wish = |id, holding| Acquire { key: key(id), holding };
+    let stale = Holding::Entry(EntryId(1));
+    let wishes = [wish("absent", Holding::Nothing), wish("removed", Holding::Nothing), wish("stale", stale)];
+    let stopped = server.stop();
+    let asked = leases(&cache).acquire_many(&wishes, LONG);
+    assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+    drop(stopped);
+    // On the same connection, so the server has heard it by then.
+    cache.get(key("absent")).await.unwrap();
+    for Acquire { key, holding } in wishes {
+        eventually("it is free", async || !is_held(&ask(&other, key.id, holding, LONG).await)).await;
+    }
+}
