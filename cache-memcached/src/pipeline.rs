@@ -222,13 +222,13 @@ mod tests {
     };
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
         runtime::Builder,
         time::timeout,
     };
 
     use super::*;
-    use crate::endpoint::Endpoint;
+    use crate::{endpoint::Endpoint, item::Item, transport::When};
 
     const HANG: Duration = Duration::from_secs(20);
 
@@ -316,5 +316,39 @@ mod tests {
         assert_eq!(written_at_once(8).await, first(8));
         assert_eq!(written_at_once(2).await, first(2));
         assert_eq!(written_at_once(1).await, [true]);
+    }
+
+    /// How two puts fail of which the task holds all of the second, and a part of the first, when the connection ends.
+    async fn fates(end: fn(&Pipeline, TcpStream)) -> [ErrorKind; 2] {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint = Endpoint { tls: false, host: "127.0.0.1".to_owned(), port };
+        let limits = Limits { connect_timeout: HANG, response_timeout: HANG };
+        let pipeline = Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100));
+        let puts = [32 << 20, 1].map(|size| {
+            let item = Item::Bare(vec![0; size].into());
+            let put = Command::Put { key: "k".to_owned(), item, exptime: 0, when: When::Always };
+            let pipeline = Arc::clone(&pipeline);
+            tokio::spawn(async move { pipeline.one(&put, None, Instant::now()).await.1.unwrap_err().kind })
+        });
+        let (peer, _) = listener.accept().await.unwrap();
+        // On one thread: what is taken by the task is written as far as the socket takes it.
+        timeout(HANG, async {
+            while !pipeline.0.lock().writing {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        end(&pipeline, peer);
+        let [first, second] = puts;
+        timeout(HANG, async { [first.await.unwrap(), second.await.unwrap()] }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_task_holds_is_in_doubt_where_another_ends_the_connection() {
+        assert_eq!(fates(|pipeline, _| pipeline.reset()).await, [ErrorKind::InDoubt; 2]);
+        let task_ends = fates(|_, peer| drop(peer)).await;
+        assert_eq!(task_ends, [ErrorKind::InDoubt, ErrorKind::Connect], "the task knows what has left");
     }
 }

@@ -55,6 +55,7 @@ pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
         rested: false,
     };
     let cause = poll_fn(|cx| driver.poll(cx)).await;
+    driver.hand_back();
     guard.cause = driver.explained(cause);
 }
 
@@ -162,7 +163,7 @@ impl<'a> Driver<'a> {
                 }
                 state.expecting = false;
                 std::mem::swap(&mut self.writing, &mut state.out);
-                state.writing = self.writing.len();
+                state.writing = !self.writing.is_empty();
                 if self.writing.is_empty() {
                     drop(state);
                     return self.io.flush(cx).map_err(lost);
@@ -171,7 +172,10 @@ impl<'a> Driver<'a> {
             match self.io.poll_write(&self.writing, cx) {
                 Poll::Ready(Ok(written)) => {
                     self.writing.advance(written);
-                    self.state()?.writing = self.writing.len();
+                    if !self.writing.is_empty() {
+                        // Over, perhaps.
+                        drop(self.state()?);
+                    }
                 }
                 Poll::Ready(Err(e)) => return Err(lost(e)),
                 Poll::Pending => {
@@ -180,6 +184,14 @@ impl<'a> Driver<'a> {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// What it has not written has not left, and lies again where nobody has begun to write.
+    fn hand_back(&mut self) {
+        if let Ok(mut state) = self.state() {
+            self.writing.extend_from_slice(&state.out);
+            std::mem::swap(&mut self.writing, &mut state.out);
         }
     }
 

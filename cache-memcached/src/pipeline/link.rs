@@ -29,8 +29,8 @@ pub(super) struct State {
     pub(super) queue: Queue,
     /// Requests that nobody has begun to write.
     pub(super) out: BytesMut,
-    /// Bytes that the task is writing now. While there are any, callers do not write.
-    pub(super) writing: usize,
+    /// The task has requests that it writes. Meanwhile callers do not.
+    pub(super) writing: bool,
     /// The task has answered a crowd, and not written since: it lets all of them run first.
     pub(super) expecting: bool,
     /// Bytes of all requests on this connection, written or not.
@@ -67,7 +67,7 @@ impl Link {
             generation: 0,
             queue: Queue::default(),
             out: BytesMut::new(),
-            writing: 0,
+            writing: false,
             expecting: false,
             total: 0,
             next_id: 0,
@@ -125,10 +125,11 @@ impl State {
         };
         let because = (!at_once).then(|| cause.duplicate());
         self.phase = Phase::Down { until: Instant::now() + pause, because };
-        let sent = self.total - (self.out.len() + self.writing) as u64;
+        // What the task holds counts as sent: the kernel takes it outside of the lock.
+        let sent = self.total - self.out.len() as u64;
         let callers = self.queue.fail(cause, sent);
         self.out = BytesMut::new();
-        self.writing = 0;
+        self.writing = false;
         self.expecting = false;
         self.total = 0;
         self.armed = false;
@@ -137,7 +138,7 @@ impl State {
 
     /// Nobody waits for anything, and no crowd is expected to.
     pub(super) fn is_idle(&self) -> bool {
-        !self.expecting && self.queue.is_empty() && self.writing == 0
+        !self.expecting && self.queue.is_empty() && !self.writing
     }
 
     /// Writes what is queued, as far as the socket takes it. For a caller who finds the connection idle.
