@@ -7,6 +7,7 @@
 
 mod acquire;
 mod asking;
+mod keeping;
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use bytes::{BufMut, BytesMut};
 use cache_core::{Acquire, Acquired, BoxError, Fill, Lease, Leases, RawKey, is_written};
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
-use self::asking::Asking;
+use self::{asking::Asking, keeping::Keeping};
 use crate::{
     Error, ErrorKind, MemcachedProvider,
     item::{Item, TOMBSTONE_SECONDS},
@@ -225,14 +226,14 @@ impl Leases for MemcachedProvider {
     async fn hold_many(&self, held: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
         let exptime = lease_seconds(life);
         let keys: Vec<String> = held.iter().map(|key| self.key(key)).collect();
-        let hold = |key: &String, when| {
-            let item = Item::Placeholder;
+        let mut keeping = Keeping::new(self, &keys);
+        let hold = |key: &String, item, when| {
             let put = Command::Put { key: hold_key(&self.0.prefix, key), item, exptime, when };
             self.routed(key, put, Under::Known)
         };
         let mut commands = Vec::with_capacity(keys.len() * 2);
         for key in &keys {
-            commands.push(hold(key, When::Absent));
+            commands.push(hold(key, keeping.item(), When::Absent));
             let (item, when) = (Item::Tombstone, When::Always);
             let put = Command::Put { key: key.clone(), item, exptime: TOMBSTONE_SECONDS, when };
             commands.push(self.routed(key, put, Under::Known));
@@ -248,7 +249,7 @@ impl Leases for MemcachedProvider {
                         Ok(Token { life: put.life, cas, right: Right::Hold(hold) })
                     }
                     (Reply::Refused, Reply::Done(_)) => {
-                        met.push(hold(key, When::Always));
+                        met.push(hold(key, Item::Placeholder, When::Always));
                         places.push(results.len());
                         Ok(Token { life: put.life, cas: NEVER, right: Right::Hold(NEVER) })
                     }
@@ -268,6 +269,7 @@ impl Leases for MemcachedProvider {
             };
         }
         self.retire(held.iter().enumerate(), &mut results).await;
+        keeping.is_answered = true;
         results.into_iter().map(|result| result.map(Token::seal).map_err(Into::into)).collect()
     }
 

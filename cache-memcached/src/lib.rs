@@ -69,7 +69,7 @@
 //! | `<prefix>~lease-<32 hex digits>` | none: the right to refresh an entry, named by XXH3-128 of its key and id | the lease's |
 //! | `<prefix><namespace>:` | as an entry's; for the envelope a line of text: the cache's mark | for ever |
 //! | `<prefix><namespace>~:<tag>` | likewise: the tag's mark | twice an entry's life |
-//! | `<prefix>~hold-<32 hex digits>` | none: a writer keeps the key, named by XXH3-128 of it | the hold's |
+//! | `<prefix>~hold-<32 hex digits>` | 8 random bytes, or none: a writer keeps the key, named by XXH3-128 of it | the hold's |
 //! | `<prefix>~life` | `E`, 8 random bytes | 30 s from the last poll |
 //!
 //! With several servers the names of marks and lives carry the number of the list, a hash of its names: `<namespace>~<16 hex

@@ -491,3 +491,22 @@ async fn who_does_not_wait_for_a_lease_leaves_none_behind() {
         eventually("it is free", async || !is_held(&ask(&other, key.id, holding, LONG).await)).await;
     }
 }
+
+/// What it has put meanwhile stays, too.
+#[tokio::test]
+async fn who_does_not_wait_for_a_hold_leaves_none_behind() {
+    let server = Server::start();
+    let (cache, other) = (provider(&server), provider(&server));
+    cache.put(item("put", b"old")).await.unwrap();
+    let keys = [key("k"), key("put")];
+    let stopped = server.stop();
+    let asked = leases(&cache).hold_many(&keys, LONG);
+    assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+    drop(stopped);
+    cache.put(item("put", b"new")).await.unwrap();
+    for key in keys {
+        let kept = async || matches!(ask(&other, key.id, Holding::Nothing, LONG).await, Acquired::Kept);
+        eventually("it is free", async || !kept().await).await;
+    }
+    assert_eq!(value(&other, "put").await.unwrap(), "new");
+}
