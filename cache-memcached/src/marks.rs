@@ -28,7 +28,7 @@ impl MemcachedProvider {
         let mut now = None;
         for _ in 0..TRIES {
             let look = Command::Get { key: key.clone(), look: Some(Look::default()) };
-            let Answer { reply, life } = self.run_one(home, look, Under::Known).await?;
+            let Answer { reply, life, .. } = self.run_one(home, look, Under::Known).await?;
             let seen = match reply {
                 Reply::Item(seen) => seen,
                 Reply::Done(_) | Reply::Refused => None,

@@ -56,6 +56,8 @@ pub(crate) enum Under {
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) life: u64,
+    /// It is to a request that was sent again: the first may have had its effect.
+    pub(crate) again: bool,
 }
 
 /// Requests of one exchange, in bytes. A whole request is written before replies are read, so requests for values must
@@ -146,7 +148,8 @@ impl Server {
                 &allowed
             };
             let (_, replies) = self.transport.run(sent, link).await;
-            // A lost connection: reading twice is safe, and so is sending what never left.
+            // A lost connection: reading twice is safe, and so is sending what never left. A look that leaves something
+            // behind may find what it has left itself; who asks for a lease minds that.
             if !replies.is_empty() && replies.iter().all(|r| r.as_ref().is_err_and(is_lost)) {
                 link.into_iter().for_each(|link| self.life.forget(link));
                 if !last {
@@ -156,8 +159,10 @@ impl Server {
             }
             let mut replies = replies.into_iter();
             let answer = |under| match may(under) {
-                true => replies.next().unwrap_or(Err(NO_RESULT)).map(|reply| Answer { reply, life }),
-                false => Ok(Answer { reply: Reply::Refused, life }),
+                true => {
+                    replies.next().unwrap_or(Err(NO_RESULT)).map(|reply| Answer { reply, life, again: last })
+                }
+                false => Ok(Answer { reply: Reply::Refused, life, again: last }),
             };
             return Ok(unders.iter().map(answer).collect());
         }
@@ -198,7 +203,7 @@ impl Server {
                         continue;
                     }
                 }
-                return result.map(|reply| Answer { reply, life: known.life });
+                return result.map(|reply| Answer { reply, life: known.life, again: last });
             }
         }
     }

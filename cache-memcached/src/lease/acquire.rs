@@ -34,6 +34,8 @@ struct Looked {
     right: Option<Refresh>,
     /// A writer keeps the key.
     kept: bool,
+    /// The key was looked for twice.
+    again: bool,
 }
 
 enum Verdict {
@@ -61,6 +63,8 @@ impl Looked {
         match seen.kind() {
             Kind::Placeholder if seen.won => granted(Right::Absent),
             Kind::Placeholder if self.kept => Verdict::Told(Acquired::Kept),
+            // Perhaps our own, of the first time: if nobody takes it over, nobody has it. Of another, it costs one more load.
+            Kind::Placeholder if self.again && !still => Verdict::Void(seen.cas),
             Kind::Placeholder => Verdict::Told(Acquired::Held),
             Kind::Entry(of, envelope) if of == self.life => {
                 let held = match holding {
@@ -122,7 +126,7 @@ impl MemcachedProvider {
         for (index, answer) in places.into_iter().zip(self.run(second).await) {
             results[index] = match answer {
                 Ok(Answer { reply: Reply::Done(0), .. }) => Err(self.no_cas(&wishes[index])),
-                Ok(Answer { reply: Reply::Done(cas), life }) => {
+                Ok(Answer { reply: Reply::Done(cas), life, .. }) => {
                     Ok(Acquired::Granted(Token { life, cas, right: Right::Absent }.seal()))
                 }
                 Ok(_) => Ok(Acquired::Held),
@@ -171,8 +175,10 @@ impl MemcachedProvider {
             };
             match answer? {
                 Answer { reply: Reply::Item(Some(seen)), .. } if seen.cas == 0 => Err(self.no_cas(wish)),
-                Answer { reply: Reply::Item(seen), life } => Ok(Looked { seen, life, right, kept }),
-                Answer { life, .. } => Ok(Looked { seen: None, life, right, kept }),
+                Answer { reply: Reply::Item(seen), life, again } => {
+                    Ok(Looked { seen, life, right, kept, again })
+                }
+                Answer { life, again, .. } => Ok(Looked { seen: None, life, right, kept, again }),
             }
         });
         looked.collect()

@@ -10,6 +10,7 @@ use cache_core::{
 };
 use cache_memcached::{ErrorKind, MemcachedProvider};
 use futures::future::join_all;
+use test_servers::Proxy;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 const LONG: Duration = Duration::from_secs(100);
@@ -509,4 +510,25 @@ async fn who_does_not_wait_for_a_hold_leaves_none_behind() {
         eventually("it is free", async || !kept().await).await;
     }
     assert_eq!(value(&other, "put").await.unwrap(), "new");
+}
+
+/// What is asked for is sent again when its connection breaks, and meets the placeholder of the first time.
+#[tokio::test]
+async fn a_lease_whose_answer_was_lost_is_had_by_who_asked() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.addr());
+    let url = format!("memcached://{}", proxy.addr());
+    let cache = super::common::builder(url).response_timeout(LONG).build().unwrap();
+    granted(&cache, "known").await;
+    proxy.mute();
+    let asked = tokio::spawn({
+        let cache = cache.clone();
+        async move { granted(&cache, "k").await }
+    });
+    eventually("it is there", async || server.raw(b"mg ns:k v\r\n") != "EN\r\n").await;
+    proxy.pass();
+    proxy.cut();
+    let lease = asked.await.unwrap();
+    assert!(is_held(&ask(&provider(&server), "k", Holding::Nothing, LONG).await));
+    assert!(fill(&cache, "k", b"v", &lease).await);
 }
