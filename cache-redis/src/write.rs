@@ -1,6 +1,7 @@
 //! Puts and removals: each ends the lease of its key in the same transaction.
 
 use cache_core::{Put, RawKey};
+use redis::Value;
 
 use crate::{
     Error, ErrorKind, RedisProvider,
@@ -125,8 +126,8 @@ impl RedisProvider {
     }
 
     /// A server out of memory refuses writes and transactions. A removal must work all the same, and a refused put must
-    /// leave nothing: a script may do that; where it may not, there is still `UNLINK`, which nobody hears of if nothing
-    /// was there.
+    /// leave nothing: a script may do that; where it may not, there is still `UNLINK`. Nobody hears of that if nothing was
+    /// there, so where others listen the refusal stands then.
     async fn without_memory(&self, writes: &[Write<'_>], results: &mut [Result<(), Error>]) {
         let refused = |at: &usize| results[*at].as_ref().is_err_and(|e| e.kind() == ErrorKind::OutOfMemory);
         let refused: Vec<usize> = (0..writes.len()).filter(refused).collect();
@@ -152,12 +153,18 @@ impl RedisProvider {
             Repeat::Never,
             |pipeline, at, _| {
                 let [value, lease, ..] = self.keys(writes[refused[failed[at]]].key);
-                pipeline.cmd("UNLINK").arg(value).arg(lease);
-                1
+                pipeline.cmd("UNLINK").arg(lease).cmd("UNLINK").arg(value);
+                2
             },
         );
         for (at, replies) in failed.iter().zip(unlinked.await) {
-            void[*at] = replies.and_then(wire::all_done);
+            let was_there = matches!(replies.as_deref(), Ok([.., Value::Int(1)]));
+            let at_write = refused[*at];
+            let is_silent = !was_there && self.watch().watches(writes[at_write].key.namespace);
+            void[*at] = match replies.and_then(wire::all_done) {
+                Ok(()) if is_silent => results[at_write].clone(),
+                done => done,
+            };
         }
         for (at, void) in refused.into_iter().zip(void) {
             // Of a refused put, the refusal is what its caller wants to hear of.

@@ -17,7 +17,7 @@ use cache_core::{
     RawKey,
 };
 use cache_redis::{ErrorKind, RedisBackplane, RedisProvider, RedisProviderBuilder};
-use common::{RedisServer, item, key, put, until, until_async};
+use common::{RedisServer, item, key, kind, put, until, until_async};
 use test_servers::{Proxy, RedisCluster};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -518,4 +518,22 @@ async fn who_is_not_used_in_the_end_is_not_listened_to() {
     // Each of the two is told of once in ten seconds.
     let gaps = a.ear.gaps() - before;
     assert!(gaps <= 2, "{gaps} gaps in 6 s");
+}
+
+/// `UNLINK`, which is what is left then, tells of nothing that is not there.
+#[tokio::test]
+async fn without_memory_and_scripts_no_removal_is_acknowledged_that_nobody_hears_of() {
+    let server = RedisServer::start();
+    let rights = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha"];
+    server.command::<()>(&rights).unwrap();
+    let url = format!("redis://ann:pw@127.0.0.1:{}", server.port());
+    let (a, b) = (node(RedisProvider::builder(url)).await, node(to(&server)).await);
+    until_async("quiet", || async { a.backplane.hears_writes("users") }).await;
+    put(&b.provider, "there", "v").await;
+    server.command::<()>(&["SET", "l:{users:absent}", "token"]).unwrap();
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    assert_eq!(kind(a.provider.remove(key("absent")).await), ErrorKind::OutOfMemory);
+    a.provider.remove(key("there")).await.unwrap();
+    b.ear.until_changed("there").await;
+    assert_eq!(server.command::<usize>(&["DBSIZE"]).unwrap(), 0, "value and lease");
 }
