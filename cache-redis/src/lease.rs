@@ -161,7 +161,8 @@ impl Leases for RedisProvider {
     async fn acquire_many(&self, wanted: &[Acquire<'_>], life: Duration) -> Vec<Result<Acquired, BoxError>> {
         let tokens: Vec<Bytes> = wanted.iter().map(|_| token()).collect();
         let ms = life_ms(life);
-        let mut asking = Asking { provider: self, wanted, tokens: &tokens, is_answered: false };
+        let mut asking =
+            Asking { provider: self, wanted, key: |wish| wish.key, tokens: &tokens, is_answered: false };
         let replies = self.units(
             wanted.len(),
             |at| wanted[at].key,
@@ -196,6 +197,8 @@ impl Leases for RedisProvider {
     async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
         let tokens: Vec<Bytes> = keys.iter().map(|_| token()).collect();
         let ms = life_ms(life);
+        let mut asking =
+            Asking { provider: self, wanted: keys, key: |key| *key, tokens: &tokens, is_answered: false };
         let replies = self.units(
             keys.len(),
             |at| keys[at],
@@ -208,9 +211,11 @@ impl Leases for RedisProvider {
                 4
             },
         );
-        boxed(replies.await.into_iter().zip(tokens).map(|(replies, token)| {
+        let replies = replies.await.into_iter().zip(&tokens);
+        asking.is_answered = true;
+        boxed(replies.map(|(replies, token)| {
             let held = replies.and_then(executed).and_then(wire::all_done);
-            self.heed(held).map(|()| Lease(token))
+            self.heed(held).map(|()| Lease(token.clone()))
         }))
     }
 
@@ -236,23 +241,24 @@ impl Leases for RedisProvider {
     }
 }
 
-/// A request for leases that is under way.
-struct Asking<'a> {
+/// A request for leases, or holds, that is under way.
+struct Asking<'a, W> {
     provider: &'a RedisProvider,
-    wanted: &'a [Acquire<'a>],
+    wanted: &'a [W],
+    key: fn(&'a W) -> RawKey<'a>,
     tokens: &'a [Bytes],
     is_answered: bool,
 }
 
 /// Whoever has asked has left, or does not wait any longer. What is granted all the same would keep others waiting until it
 /// ends. Sent over the same connection, this comes after the request.
-impl Drop for Asking<'_> {
+impl<W> Drop for Asking<'_, W> {
     fn drop(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
         if self.is_answered {
             return;
         }
-        let keys = self.wanted.iter().map(|wish| self.provider.keys(wish.key));
+        let keys = self.wanted.iter().map(|wish| self.provider.keys((self.key)(wish)));
         let lent = keys.zip(self.tokens.iter().cloned()).collect();
         let provider = self.provider.clone();
         runtime.spawn(async move { drop(provider.give_back(lent).await) });

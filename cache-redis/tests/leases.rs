@@ -353,6 +353,25 @@ async fn who_does_not_wait_for_a_lease_leaves_none_behind() {
 }
 
 #[tokio::test]
+async fn who_does_not_wait_for_a_hold_leaves_none_behind() {
+    let server = RedisServer::start();
+    let (provider, other) = (provider(&server), provider(&server));
+    let known = [key("known")];
+    provider.hold_many(&known, LIFE).await.remove(0).unwrap();
+    let holds = server.calls("exec");
+    server.stop();
+    let keys = [key("k")];
+    let asked = provider.hold_many(&keys, LIFE);
+    assert!(tokio::time::timeout(Duration::from_millis(100), asked).await.is_err());
+    server.cont();
+    until_async("held", || async { server.calls("exec") > holds }).await;
+    until_async("granted to another", || async {
+        matches!(ask(&other, "k").await.unwrap(), Acquired::Granted(_))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_replica_gives_no_leases() {
     let server = RedisServer::start();
     let provider = provider(&server);
