@@ -26,7 +26,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -490,14 +490,18 @@ impl Drop for IdleAtEnd {
 
 async fn run(guard: IdleAtEnd) {
     let cluster = &guard.0;
+    tokio::select! {
+        biased;
+        () = cluster.closed() => {}
+        () = keep_map(cluster) => {}
+        () = keep_number(cluster) => {}
+    }
+}
+
+async fn keep_map(cluster: &Arc<Cluster>) {
     let mut backoff = Backoff::new();
     loop {
-        let looked = tokio::select! {
-            biased;
-            () = cluster.closed() => return,
-            looked = cluster.look() => looked,
-        };
-        let pause = match looked {
+        let pause = match cluster.look().await {
             Ok(ranges) => {
                 backoff.reset();
                 if cluster.known().is_none_or(|map| map.ranges != ranges) {
@@ -519,20 +523,10 @@ async fn run(guard: IdleAtEnd) {
         };
         let until = Instant::now() + pause;
         let known = cluster.known().is_some();
+        sleep(PAUSE.min(pause)).await;
         tokio::select! {
             biased;
-            () = cluster.closed() => return,
-            () = sleep(PAUSE.min(pause)) => {}
-        }
-        tokio::select! {
-            biased;
-            () = cluster.closed() => return,
-            () = tokio::time::sleep_until(until) => {
-                // Nobody else may have asked for the record, and what nobody asks for is what the server evicts first.
-                if known {
-                    let _ = timeout(cluster.settings.connect_timeout, cluster.recognise()).await;
-                }
-            }
+            () = sleep_until(until) => {}
             () = cluster.reason.notified(), if known => {}
         }
         // Whoever comes now waits for this try.
@@ -543,6 +537,14 @@ async fn run(guard: IdleAtEnd) {
             }
             down
         });
+    }
+}
+
+/// Nobody else may have asked for the record, and what nobody asks for is what the server evicts first.
+async fn keep_number(cluster: &Arc<Cluster>) {
+    loop {
+        sleep(PERIOD).await;
+        let _ = timeout(cluster.settings.connect_timeout, cluster.recognise()).await;
     }
 }
 

@@ -26,6 +26,13 @@ impl Cluster {
     pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
         // A user who may not ask goes without.
         let Some(reign) = link.server.reign() else { return Ok(()) };
+        while !self.meet(reign, link).await? {}
+        Ok(())
+    }
+
+    /// `false`: to be asked again.
+    async fn meet(self: &Arc<Self>, reign: u64, link: &Link) -> Result<bool, Error> {
+        let known = self.incarnation();
         let number = fastrand::u64(1..);
         let meet = |mut pipeline: Pipeline| {
             MEET.on(&mut pipeline, Form::Text, &[&self.record])
@@ -56,30 +63,35 @@ impl Cluster {
                      not noticed; grant +eval +hget +hset +hexists +hlen +del +rename on {}",
                     self.record
                 ));
-                Ok(())
+                Ok(true)
             }
-            reply => self.take(reply.as_ref()),
+            reply => self.take(known, reply.as_ref()),
         }
     }
 
-    fn take(&self, number: Option<&Value>) -> Result<(), Error> {
+    /// Takes the answer of the record, and what was known before it was asked. `false`: another number has been taken
+    /// meanwhile, and which of the two is the later one is not known. None ever comes back.
+    fn take(&self, known: u64, number: Option<&Value>) -> Result<bool, Error> {
         let number = number.and_then(wire::text).and_then(|text| u64::from_str_radix(text, 16).ok());
-        match number {
-            Some(number) => {
-                self.incarnation.store(number, Ordering::Release);
-                Ok(())
-            }
-            None => Err(Error::protocol("no number where the cluster's was asked for")),
-        }
+        let number = number.ok_or_else(|| Error::protocol("no number where the cluster's was asked for"))?;
+        let taken = self.incarnation.compare_exchange(known, number, Ordering::AcqRel, Ordering::Acquire);
+        Ok(taken.map_or_else(|other| other == number, |_known| true))
     }
 
     /// Reads the number again. Whoever has given the cluster another one has written that before any cache's marker: to be
     /// called after one has been read that carries another number. One that carries this one is believed though the record's
     /// node is away: that costs its own keys only.
     pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
-        if self.incarnation() == 0 {
+        while !self.ask().await? {}
+        Ok(())
+    }
+
+    /// `false`: to be asked again.
+    async fn ask(self: &Arc<Self>) -> Result<bool, Error> {
+        let known = self.incarnation();
+        if known == 0 {
             // Nobody has vouched for anybody so far.
-            return Ok(());
+            return Ok(true);
         }
         let add = |pipeline: &mut Pipeline, _: usize, _: Form| {
             pipeline.cmd("HGET").arg(&self.record).arg("number");
@@ -95,8 +107,8 @@ impl Cluster {
         }
         match reply {
             Some(Value::ServerError(error)) => Err(Error::reply(&error)),
-            Some(Value::Nil) => self.meet_all().await,
-            reply => self.take(reply.as_ref()),
+            Some(Value::Nil) => self.meet_all().await.map(|()| true),
+            reply => self.take(known, reply.as_ref()),
         }
     }
 
@@ -139,4 +151,62 @@ impl Cluster {
 fn moving(reply: Option<&Value>) -> Option<Redirect> {
     let Some(Value::ServerError(error)) = reply else { return None };
     Redirect::of(error).filter(|redirect| redirect.ask)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use futures::poll;
+    use test_servers::RedisCluster;
+
+    use super::*;
+    use crate::{RedisProvider, cluster::PERIOD, fleet::Fleet};
+
+    /// What another process writes that has met somebody new.
+    const NEXT: u64 = 0xff;
+
+    async fn connected(servers: &RedisCluster) -> (RedisProvider, Arc<Cluster>) {
+        let url = format!("redis+cluster://{}", servers.nodes()[0].addr());
+        let provider = RedisProvider::builder(url).build().unwrap();
+        provider.connect().await.unwrap();
+        let Fleet::Cluster(cluster) = provider.fleet() else { panic!("no cluster") };
+        let cluster = Arc::clone(cluster);
+        (provider, cluster)
+    }
+
+    fn another_number(servers: &RedisCluster, record: &str) {
+        let number = format!("{NEXT:016x}");
+        servers.owner(record).unwrap().command::<()>(&["HSET", record, "number", &number]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_before_does_not_bring_a_number_back() {
+        let Some(servers) = RedisCluster::start(3, 0) else { return };
+        let (_provider, cluster) = connected(&servers).await;
+        let owner = cluster.node_of(&cluster.record).await.unwrap();
+        let link = owner.keeper.link().await.unwrap();
+        let mut of_before = Box::pin(cluster.vouch(&link));
+        assert!(poll!(&mut of_before).is_pending());
+        // Over the same connection: the answer has come, and its caller has yet to look at it.
+        cluster.ping().await.unwrap();
+        another_number(&servers, &cluster.record);
+        cluster.recognise().await.unwrap();
+        of_before.await.unwrap();
+        assert_eq!(cluster.incarnation(), NEXT);
+    }
+
+    /// As while a master is away.
+    #[tokio::test]
+    async fn calls_that_fail_put_off_no_look_at_the_number() {
+        let Some(servers) = RedisCluster::start(3, 0) else { return };
+        let (_provider, cluster) = connected(&servers).await;
+        another_number(&servers, &cluster.record);
+        let begun = Instant::now();
+        while cluster.incarnation() != NEXT {
+            assert!(begun.elapsed() < PERIOD * 3, "not looked at");
+            cluster.heed(&Error::new(ErrorKind::Connect, "away"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
