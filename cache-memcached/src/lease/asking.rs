@@ -7,6 +7,7 @@ use std::{
 };
 
 use cache_core::{Acquire, Acquired};
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::{acquire::Wish, lease_seconds};
@@ -18,7 +19,7 @@ type Answers = Vec<Result<Acquired, Error>>;
 pub(super) struct Asking {
     provider: MemcachedProvider,
     /// Boxed, so that it can move to a task. `None`: over.
-    work: Option<Pin<Box<dyn Future<Output = (Vec<Wish>, Answers)> + Send>>>,
+    work: Option<BoxFuture<'static, (Vec<Wish>, Answers)>>,
 }
 
 impl Asking {
