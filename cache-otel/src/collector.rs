@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,29 @@ pub(crate) type Reading = Arc<Vec<(Arc<Named>, Totals)>>;
 /// A reading is never handed out when it is older than this.
 const READING_MAX_AGE: Duration = Duration::from_secs(1);
 
+/// For so long counts are reported whose telemetry is gone, from the first collection on: all readers of the provider have
+/// collected by then. Telemetries that come and go must not pile up behind it.
+const LAST_WORD: Duration = Duration::from_secs(120);
+
+/// The collector as callbacks have it. They live as long as the meter provider.
+#[derive(Clone)]
+pub(crate) struct Source(Arc<Mutex<Option<Arc<Collector>>>>);
+
+impl Source {
+    pub(crate) fn new(collector: &Arc<Collector>) -> Self {
+        Self(Arc::new(Mutex::new(Some(Arc::clone(collector)))))
+    }
+
+    /// For as long as it has something to say.
+    pub(crate) fn collector(&self) -> Option<Arc<Collector>> {
+        let mut held = lock(&self.0);
+        if held.as_ref().is_some_and(|collector| collector.is_silent()) {
+            *held = None;
+        }
+        held.clone()
+    }
+}
+
 /// Sums the counters of all attached caches by name.
 pub(crate) struct Collector {
     pub(crate) series: Series,
@@ -29,6 +55,10 @@ pub(crate) struct Collector {
     /// Attached since the last collection. Apart from the rest, so that building a cache never waits for a collection.
     inbox: Mutex<Vec<Tracked>>,
     view: Mutex<View>,
+    /// Its telemetry is gone, and so are the caches, which have held it.
+    over: AtomicBool,
+    /// The first collection since.
+    last_word: OnceLock<Instant>,
 }
 
 #[derive(Default)]
@@ -65,7 +95,23 @@ impl Collector {
             backlog: Arc::default(),
             inbox: Mutex::default(),
             view: Mutex::default(),
+            over: AtomicBool::new(false),
+            last_word: OnceLock::new(),
         }
+    }
+
+    /// Its telemetry is gone. Of the caches only counts are kept: nobody may ever collect.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        // Who reads at this moment lets go of the rest when it reads again.
+        if let Ok(mut view) = self.view.try_lock() {
+            view.take_in(std::mem::take(&mut *lock(&self.inbox)));
+            view.retire();
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.over.load(Ordering::Acquire) && self.last_word.get_or_init(Instant::now).elapsed() >= LAST_WORD
     }
 
     pub(crate) fn attach(&self, stats: &Arc<Stats>) {
@@ -175,4 +221,26 @@ fn totals(stats: &Stats) -> Option<Totals> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_is_reported_for_a_while_and_then_let_go() {
+        let collector = Arc::new(Collector::new(100));
+        let (source, held) = (Source::new(&collector), Arc::downgrade(&collector));
+        drop(collector);
+        assert!(source.collector().is_some());
+        held.upgrade().unwrap().end();
+        assert!(source.collector().is_some_and(|collector| collector.last_word.get().is_some()));
+
+        let collector = Arc::new(Collector::new(100));
+        let (source, held) = (Source::new(&collector), Arc::downgrade(&collector));
+        collector.last_word.set(Instant::now().checked_sub(LAST_WORD).unwrap()).unwrap();
+        collector.end();
+        drop(collector);
+        assert!(source.collector().is_none() && held.upgrade().is_none());
+    }
 }

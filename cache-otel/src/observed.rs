@@ -1,9 +1,6 @@
 //! What is read when telemetry collects: the caches' own counters.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use cache_core::{Outcome, Verb};
 use opentelemetry::{
@@ -13,7 +10,7 @@ use opentelemetry::{
 
 use crate::{
     Vocabulary,
-    collector::Collector,
+    collector::{Collector, Source},
     names,
     series::Named,
     totals::{Level, Totals},
@@ -35,9 +32,9 @@ pub(crate) const fn result(outcome: Outcome) -> &'static str {
 
 type Observe<'a, T> = &'a dyn AsyncInstrument<T>;
 
-/// Registers the instruments. The callbacks live as long as the meter provider, the collector does not.
+/// Registers the instruments.
 pub(crate) fn register(meter: &Meter, collector: &Arc<Collector>, vocabulary: Vocabulary) {
-    let mut of = Register { meter, collector: Arc::downgrade(collector), next: 0 };
+    let mut of = Register { meter, source: Source::new(collector), next: 0 };
     look_ups(&mut of, vocabulary);
     loads(&mut of);
     invalidations(&mut of);
@@ -192,13 +189,13 @@ fn levels(of: &mut Register<'_>) {
 
 /// What one instrument reads.
 struct Reader {
-    collector: Weak<Collector>,
+    source: Source,
     instrument: u32,
 }
 
 impl Reader {
     fn each(&self, mut work: impl FnMut(&Named, &Totals)) {
-        let Some(collector) = self.collector.upgrade() else { return };
+        let Some(collector) = self.source.collector() else { return };
         for (at, totals) in collector.read(self.instrument).iter() {
             work(at, totals);
         }
@@ -224,7 +221,7 @@ impl Reader {
 
 struct Register<'a> {
     meter: &'a Meter,
-    collector: Weak<Collector>,
+    source: Source,
     next: u32,
 }
 
@@ -236,7 +233,7 @@ impl Register<'_> {
     fn reader(&mut self) -> Reader {
         let instrument = self.next;
         self.next += 1;
-        Reader { collector: Weak::clone(&self.collector), instrument }
+        Reader { source: self.source.clone(), instrument }
     }
 
     fn counter(

@@ -27,7 +27,8 @@ use crate::{
 ///
 /// Make one per process. Caches of one name are summed; two of these over one meter provider would report such caches
 /// over each other. Give it to a cache once: a second clone at the same cache would count and trace each call again. The
-/// counts of a cache that is dropped stay in the sum of its name.
+/// counts of a cache that is dropped stay in the sum of its name; where the last clone of this goes as well, for two minutes,
+/// from the next collection on.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
@@ -36,6 +37,12 @@ struct Inner {
     collector: Arc<Collector>,
     recorded: Recorded,
     spans: Spans,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.collector.end();
+    }
 }
 
 impl Telemetry {

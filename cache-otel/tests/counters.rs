@@ -341,11 +341,26 @@ async fn eight_thousand_names_stay_within_the_limit_and_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_reported_once_the_observer_is_gone() {
+async fn what_was_counted_last_is_reported_although_the_observer_went_with_the_cache() {
     let reader = Reader::new(Temporality::Cumulative);
-    drop(users(&reader.telemetry()));
-    let series = reader.collect();
-    assert!(series.keys().all(|name| name.starts_with(names::ADVICE)), "{series:?}");
+    let recorder = cache_core::testing::Recorder::new();
+    let cache = TracedCache::<u64>::builder("job")
+        .level(Memory::entries(100))
+        .observer(reader.telemetry())
+        .observer(recorder.clone())
+        .build()
+        .unwrap();
+    cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
+    let stats: Vec<_> = recorder.stats().iter().map(Arc::downgrade).collect();
+    drop((cache, recorder));
+    let is_let_go = || stats.iter().all(|stats| stats.upgrade().is_none());
+    assert!(until(SOON, is_let_go), "its store goes at once, although nobody has collected");
+    for _ in 0..2 {
+        let series = reader.collect();
+        assert_eq!((sum(&series, names::MISSES), sum(&series, names::LOADS)), (1.0, 1.0));
+        assert_eq!(sum(&series, "cache.operation.duration_count"), 1.0);
+        assert_eq!(sum(&series, names::ENTRY_COUNT), 0.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
