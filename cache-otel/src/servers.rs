@@ -5,7 +5,10 @@ mod shown;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -63,7 +66,11 @@ impl Servers {
         let seen = Arc::downgrade(&all);
         let asking = async move {
             for round in 1.. {
-                let answers = ask(providers(), every).await;
+                let list = caught(&providers);
+                let answers = match list {
+                    Some(list) => Some(ask(list, every).await),
+                    None => None,
+                };
                 let Some(all) = seen.upgrade() else { return };
                 let new = hear(&mut lock(&all), answers, round);
                 drop(all);
@@ -97,38 +104,60 @@ fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
 /// What the servers of one provider have said. `None`: one that does not answer.
 struct Answer {
     name: String,
-    about: Description,
+    /// `None`: the provider panics.
+    about: Option<Description>,
     said: Vec<Option<ServerStatus>>,
+}
+
+/// Lists and providers are somebody else's code: a panic there must not end the watch, as what is up would seem so for ever.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// The same for what takes its time.
+async fn caught_late<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| match caught(|| work.as_mut().poll(cx)) {
+        Some(poll) => poll.map(Some),
+        None => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Asks all providers at once.
 async fn ask(providers: Providers, limit: Duration) -> Vec<Answer> {
     let mut asked = JoinSet::new();
-    for (name, provider) in providers.into_iter().filter(|(_, provider)| provider.in_process().is_none()) {
+    for (name, provider) in providers {
+        if caught(|| provider.in_process().is_some()) == Some(true) {
+            continue;
+        }
         let asking = async move {
-            // One that hangs is as good as down.
-            let said = timeout(limit, provider.servers()).await.unwrap_or_default();
+            // One that hangs, or panics, is as good as down.
+            let said = timeout(limit, caught_late(async { provider.servers().await })).await;
+            let said = said.ok().flatten().unwrap_or_default();
             let said = said.into_iter().map(Result::ok).collect();
-            Answer { name, about: provider.describe(), said }
+            Answer { name, about: caught(|| provider.describe()), said }
         };
         asked.spawn(asking.with_current_context());
     }
     let mut answers = Vec::new();
     while let Some(answer) = asked.join_next().await {
-        // A provider of somebody's own may panic.
         answers.extend(answer);
     }
     answers
 }
 
-/// Takes what servers have said. Says which systems are new.
-fn hear(all: &mut All, answers: Vec<Answer>, round: u64) -> Vec<&'static str> {
+/// Takes what servers have said; `None`: nobody could say whom to ask. Says which systems are new.
+fn hear(all: &mut All, answers: Option<Vec<Answer>>, round: u64) -> Vec<&'static str> {
+    let Some(answers) = answers else {
+        all.seen.values_mut().for_each(|seen| seen.up = false);
+        return Vec::new();
+    };
     all.seen.retain(|(name, _), _| answers.iter().any(|answer| answer.name == *name));
     let mut new = Vec::new();
     for answer in answers {
-        if all.registered.insert(answer.about.system) {
-            new.push(answer.about.system);
-        }
+        let system = answer.about.as_ref().map(|about| about.system);
+        new.extend(system.filter(|system| all.registered.insert(system)));
         all.take(answer, round);
     }
     new
@@ -137,6 +166,10 @@ fn hear(all: &mut All, answers: Vec<Answer>, round: u64) -> Vec<&'static str> {
 impl All {
     fn take(&mut self, answer: Answer, round: u64) {
         let Answer { name, about, said } = answer;
+        let Some(about) = about else {
+            self.seen.iter_mut().filter(|(of, _)| of.0 == name).for_each(|(_, seen)| seen.up = false);
+            return;
+        };
         let silent = said.iter().filter(|said| said.is_none()).count().max(usize::from(said.is_empty()));
         let mine = |of: &(String, String)| of.0 == name;
         for said in said.into_iter().flatten() {
@@ -186,7 +219,11 @@ mod tests {
         let mut hear = |said: Vec<Option<ServerStatus>>| {
             let about = Description::remote("redis", "10.0.0.1", Some(6379));
             round += 1;
-            super::hear(&mut all, vec![Answer { name: "shared".to_owned(), about, said }], round);
+            super::hear(
+                &mut all,
+                Some(vec![Answer { name: "shared".to_owned(), about: Some(about), said }]),
+                round,
+            );
             all.seen.iter().map(|((_, at), seen)| (at.clone(), seen.up)).collect::<Vec<_>>()
         };
         let seen = |at: &str, up| (at.to_owned(), up);

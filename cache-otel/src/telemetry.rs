@@ -83,8 +83,9 @@ impl Telemetry {
     ///
     /// `providers` is asked each time, as [`Caches`](https://docs.rs/traced-cache) that are read again may have others; those
     /// in process are passed over. It costs each server a command, over the provider's own connection. One that does not answer
-    /// within `every` is down. Collections read what was said last: no call of a cache waits for it, and it is in no trace.
-    /// Call it once for a provider: its instruments stay for as long as the meter provider.
+    /// within `every`, or panics, is down; a panic of `providers` counts as if none had answered. Collections read what was said
+    /// last: no call of a cache waits for it, and it is in no trace. Call it once for a provider: its instruments stay for as
+    /// long as the meter provider.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 type Said = Vec<Option<ServerStatus>>;
 
-/// A provider that has nothing but servers. `None`: they hang.
+/// A provider that has nothing but servers. `None`: they hang. An empty list: it panics.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Option<Said>>>, &'static str);
 
@@ -54,6 +54,7 @@ impl CacheProvider for Told {
     async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
         let said = self.0.lock().unwrap().clone();
         match said {
+            Some(said) if said.is_empty() => panic!("on purpose"),
             Some(said) => said.into_iter().map(|said| said.ok_or_else(|| "refused".into())).collect(),
             None => std::future::pending().await,
         }
@@ -130,6 +131,29 @@ async fn what_servers_say_is_reported_and_counts_never_go_back() {
     assert_eq!((of(&said, "redis.up").count(), of(&said, "memcached.up").count()), (0, 1));
     drop(servers);
     assert_eq!(of(&next(&reader).await, "memcached.up").count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_panics_is_as_good_as_down() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let redis = Told(Arc::default(), "redis");
+    redis.says(vec![at("10.0.0.1:6379", 1)]);
+    let panics = Arc::new(AtomicBool::new(false));
+    let (told, list_panics) = (redis.clone(), Arc::clone(&panics));
+    let _servers = reader.telemetry().watch_servers(EVERY, move || {
+        assert!(!list_panics.load(Ordering::Relaxed), "on purpose");
+        vec![("shared".to_owned(), Arc::new(told.clone()) as Arc<_>)]
+    });
+    let up = async || of(&next(&reader).await, "redis.up").map(|(_, up)| up).collect::<Vec<_>>();
+    assert_eq!(up().await, [1.0]);
+    redis.says(vec![]);
+    assert_eq!(up().await, [0.0], "under the name and address that it had");
+    redis.says(vec![at("10.0.0.1:6379", 1)]);
+    assert_eq!(up().await, [1.0]);
+    panics.store(true, Ordering::Relaxed);
+    assert_eq!(up().await, [0.0], "nobody is asked");
+    panics.store(false, Ordering::Relaxed);
+    assert_eq!(up().await, [1.0], "the next round is tried all the same");
 }
 
 /// The SDK holds a lock of its own while it asks, and while an instrument is made.
