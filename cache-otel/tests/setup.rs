@@ -145,6 +145,17 @@ fn a_trace_that_passes_through_stays_sampled_where_none_are_exported() {
     assert!(!goes_on(TraceFlags::default()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_twice_reports_nothing_over_another() {
+    let running = with([("OTEL_TRACES_EXPORTER", "none")]).scrape().start().unwrap();
+    for _ in 0..2 {
+        users(&running).get(1).await.unwrap();
+    }
+    let page = running.prometheus_text();
+    let misses = r#"cache_misses_total{cache_name="users",cache_operation="get"} 2"#;
+    assert!(page.contains(misses), "{page}");
+}
+
 #[test]
 fn each_start_is_an_instance_of_its_own_unless_told_which() {
     let instance = |setup: Setup| {

@@ -45,7 +45,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -220,7 +220,14 @@ impl Setup {
         global::set_meter_provider(meters.clone());
         global::set_tracer_provider(tracers.clone());
         global::set_text_map_propagator(TraceContextPropagator::new());
-        Ok(Running { meters, tracers, page, runtime: Mutex::new(runtime), over: AtomicBool::new(false) })
+        Ok(Running {
+            meters,
+            tracers,
+            page,
+            runtime: Mutex::new(runtime),
+            over: AtomicBool::new(false),
+            telemetry: OnceLock::new(),
+        })
     }
 }
 
@@ -280,6 +287,8 @@ fn metric_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<M
 pub struct Running {
     meters: SdkMeterProvider,
     tracers: SdkTracerProvider,
+    /// The same for all who ask: counts of caches that are gone stay, and nobody reports over another.
+    telemetry: OnceLock<Telemetry>,
     page: Option<Page>,
     runtime: Mutex<Option<Runtime>>,
     over: AtomicBool,
@@ -290,19 +299,20 @@ impl Running {
         Self {
             meters: SdkMeterProvider::builder().build(),
             tracers: SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build(),
+            telemetry: OnceLock::new(),
             page: None,
             runtime: Mutex::new(None),
             over: AtomicBool::new(true),
         }
     }
 
-    /// An observer for caches that reports here. Take it once and clone it.
+    /// An observer for caches that reports here: each time a clone of the same one.
     #[must_use]
     pub fn telemetry(&self) -> Telemetry {
-        self.builder().build()
+        self.telemetry.get_or_init(|| self.builder().build()).clone()
     }
 
-    /// The same, to be set up further.
+    /// One that is set up further. Use it instead of [`telemetry`](Self::telemetry), once, and clone it.
     pub fn builder(&self) -> TelemetryBuilder {
         Telemetry::builder().meter_provider(&self.meters).tracer_provider(&self.tracers)
     }
