@@ -55,6 +55,8 @@ fn what_a_variable_cannot_say_is_an_error_that_names_it() {
         ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
         ("OTEL_SDK_DISABLED", "perhaps"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "env=prod,team"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "=prod"),
     ] {
         let error = with([(name, value)]).start().unwrap_err().to_string();
         assert!(error.starts_with(&format!("{name} = ")), "{name}={value}: {error}");
@@ -154,6 +156,23 @@ async fn who_asks_twice_reports_nothing_over_another() {
     let page = running.prometheus_text();
     let misses = r#"cache_misses_total{cache_name="users",cache_operation="get"} 2"#;
     assert!(page.contains(misses), "{page}");
+}
+
+#[test]
+fn who_this_is_comes_from_the_variables_that_were_given() {
+    let info = |setup: Setup| {
+        let text = setup.scrape().start().unwrap().prometheus_text();
+        text.lines().find(|line| line.starts_with("target_info{")).unwrap().to_owned()
+    };
+    let none = ("OTEL_TRACES_EXPORTER", "none");
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=orders, team = cash ,");
+    let said = info(with([none, attributes]));
+    assert!(said.contains(r#"service_name="orders""#) && said.contains(r#"team="cash""#), "{said}");
+    let said = info(with([none, attributes, ("OTEL_SERVICE_NAME", "billing")]));
+    assert!(said.contains(r#"service_name="billing""#), "{said}");
+    let said = info(with([none, attributes]).attribute(KeyValue::new("team", "core")));
+    assert!(said.contains(r#"team="core""#) && !said.contains("cash"), "{said}");
+    assert!(info(with([none])).contains(r#"service_name="shop""#));
 }
 
 #[test]

@@ -6,11 +6,10 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::trace::Sampler;
 
 use super::SetupError;
-
-pub(crate) const INSTANCE_ID: &str = "service.instance.id";
 
 type LookUp = dyn Fn(&str) -> Option<String> + Send;
 
@@ -46,17 +45,25 @@ impl Env {
         }
     }
 
-    pub(crate) fn names_service(&self) -> bool {
-        let attributes = self.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-        self.get("OTEL_SERVICE_NAME").is_some()
-            || attributes.split(',').any(|pair| pair.trim_start().starts_with("service.name="))
-    }
-
-    /// Which of the service's processes this is, if somebody has said so.
-    pub(crate) fn instance(&self) -> Option<String> {
-        let attributes = self.get("OTEL_RESOURCE_ATTRIBUTES")?;
-        let mut pairs = attributes.split(',').filter_map(|pair| pair.split_once('='));
-        pairs.find(|(name, _)| name.trim() == INSTANCE_ID).map(|(_, value)| value.trim().to_owned())
+    /// Who this is, as far as variables say.
+    pub(crate) fn resource(&self) -> Result<Vec<KeyValue>, SetupError> {
+        const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let said = self.get(NAME).unwrap_or_default();
+        let mut all = Vec::new();
+        for pair in said.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+                Some((name, value)) if !name.is_empty() => {
+                    all.push(KeyValue::new(name.to_owned(), value.to_owned()));
+                }
+                _ => {
+                    let fix = format_args!("use name=value, with commas between, which `{pair}` is not");
+                    return Err(SetupError::new(NAME, &said, fix));
+                }
+            }
+        }
+        // The last one counts.
+        all.extend(self.get("OTEL_SERVICE_NAME").map(|name| KeyValue::new("service.name", name)));
+        Ok(all)
     }
 
     pub(crate) fn traces(&self) -> Result<bool, SetupError> {

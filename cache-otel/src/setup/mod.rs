@@ -59,16 +59,13 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
     propagation::TraceContextPropagator,
+    resource::TelemetryResourceDetector,
     trace::{Sampler, SdkTracerProvider},
 };
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use self::{
-    endpoint::Signal,
-    env::{Env, INSTANCE_ID},
-    page::Page,
-};
+use self::{endpoint::Signal, env::Env, page::Page};
 use crate::{Telemetry, TelemetryBuilder};
 
 /// How long [`Running`] waits for a last export when it is dropped.
@@ -183,14 +180,14 @@ impl Setup {
         let targets = env.metrics_to(scrape || prometheus.is_some())?;
         let traced = env.traces()?;
         let sampler = env.sampler(sample)?;
-        // Copies of a service that send to one collector would be one to it.
-        let instance = env.instance().unwrap_or_else(|| Uuid::new_v4().to_string());
-        let instance = KeyValue::new(INSTANCE_ID, instance);
-        let mut resource = Resource::builder().with_attribute(instance).with_attributes(attributes);
-        if !env.names_service() {
-            resource = resource.with_service_name(service);
-        }
-        let resource = resource.build();
+        // Not the SDK's own detectors, which read the process. Copies of a service that send to one collector would be one to it.
+        let resource = Resource::builder_empty()
+            .with_detector(Box::new(TelemetryResourceDetector))
+            .with_service_name(service)
+            .with_attribute(KeyValue::new("service.instance.id", Uuid::new_v4().to_string()))
+            .with_attributes(env.resource()?)
+            .with_attributes(attributes)
+            .build();
         let to = |signal, wanted: bool| {
             wanted.then(|| endpoint::resolve(&env, signal, endpoint.as_deref(), grpc)).transpose()
         };
@@ -287,11 +284,11 @@ fn metric_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<M
 pub struct Running {
     meters: SdkMeterProvider,
     tracers: SdkTracerProvider,
-    /// The same for all who ask: counts of caches that are gone stay, and nobody reports over another.
-    telemetry: OnceLock<Telemetry>,
     page: Option<Page>,
     runtime: Mutex<Option<Runtime>>,
     over: AtomicBool,
+    /// The same for all who ask: counts of caches that are gone stay, and nobody reports over another.
+    telemetry: OnceLock<Telemetry>,
 }
 
 impl Running {
@@ -299,10 +296,10 @@ impl Running {
         Self {
             meters: SdkMeterProvider::builder().build(),
             tracers: SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build(),
-            telemetry: OnceLock::new(),
             page: None,
             runtime: Mutex::new(None),
             over: AtomicBool::new(true),
+            telemetry: OnceLock::new(),
         }
     }
 
