@@ -16,6 +16,8 @@
 //!
 //! What a connection does beside commands (subscriptions, say) is reached through [`Traced::get_mut`] and is not reported.
 
+mod key;
+
 use std::{borrow::Cow, collections::BTreeMap, ops::Deref, time::Duration};
 
 use ::redis::{
@@ -215,7 +217,7 @@ fn described<'a>(arguments: &[&'a [u8]], name: Cow<'a, str>, database: i64) -> C
         _ => {}
     }
     if !matches!(command.class, Class::Admin | Class::PubSub) {
-        command.key = rest.first().and_then(|key| text(key));
+        command.key = key::first(&upper, rest).and_then(text);
         command.keys = command.keys.max(usize::from(command.key.is_some()));
     }
     command
@@ -396,5 +398,38 @@ mod tests {
         let names = || ["GET", "GET"].into_iter().map(Cow::Borrowed);
         assert_eq!(several(names(), false, 0).operation(), "PIPELINE GET");
         assert_eq!(several(names().chain(["SET".into()]), true, 0).operation(), "MULTI");
+    }
+
+    #[test]
+    fn only_keys_are_taken_for_keys() {
+        for (words, key) in [
+            ("get k", Some("k")),
+            ("OBJECT ENCODING k", Some("k")),
+            ("XGROUP CREATE k group 0 MKSTREAM", Some("k")),
+            ("XINFO STREAM k", Some("k")),
+            ("BITOP AND k other", Some("k")),
+            ("SINTERCARD 1 k", Some("k")),
+            ("ZUNION 2 k other", Some("k")),
+            ("LMPOP 1 k LEFT", Some("k")),
+            ("BLMPOP 0 1 k LEFT", Some("k")),
+            ("XREAD COUNT 1 streams k 0", Some("k")),
+            ("XREADGROUP GROUP STREAMS me STREAMS k >", Some("k")),
+            ("XREAD COUNT 1", None),
+            ("SCAN 0 MATCH user:*", None),
+            ("KEYS user:*", None),
+            ("RANDOMKEY", None),
+            ("SCRIPT LOAD text", None),
+            ("FUNCTION LIST", None),
+            ("EVAL text 1 k", None),
+            ("MIGRATE host 6379 k 0 1000", None),
+            ("FT.SEARCH index query", None),
+            ("AUTH password", None),
+        ] {
+            let mut words = words.split(' ');
+            let mut cmd = ::redis::cmd(words.next().unwrap());
+            words.for_each(|word| _ = cmd.arg(word));
+            let command = one(&cmd, 0);
+            assert_eq!(command.key.as_deref(), key, "{}", command.name);
+        }
     }
 }
