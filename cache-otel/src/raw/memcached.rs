@@ -2,6 +2,9 @@
 //!
 //! Its clients have no trait that commands go through, so the usual commands are wrapped one by one; for the rest there is
 //! [`Traced::command`].
+//!
+//! What is reported is what the client answers. One that was built with `degrade(true)` answers for a server that is dead as if
+//! a look-up had found nothing and a `set` or `touch` were done: misses and successes, and no error. Its `on_error` hears of them.
 
 use memcache::exp::{AsyncMemcache, Decode, Encode, Error, Result, Ttl};
 
