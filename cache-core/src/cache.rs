@@ -6,8 +6,8 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Found, Held,
-    KeyBuf, Loaded, Policy, RawKey, Result, Snapshot, Value, Verb, close::Closed, flight::Loader, ids::Ids,
-    inner::Inner, load::ManyLoader, mark::Reach, observers::Spans, operation::Glimpse,
+    KeyBuf, Loaded, Policy, RawKey, Result, Snapshot, Value, Verb, WeakCache, close::Closed, flight::Loader,
+    ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observers::Spans, operation::Glimpse,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -107,6 +107,12 @@ impl<T: Value> TracedCache<T> {
     #[must_use]
     pub fn access(&self, access: Access) -> Self {
         Self { inner: Arc::clone(&self.inner), access }
+    }
+
+    /// A handle that does not keep the cache: for what the cache itself keeps, such as an observer.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakCache<T> {
+        WeakCache { inner: Arc::downgrade(&self.inner), access: self.access }
     }
 
     /// The counts of this cache so far.

@@ -115,6 +115,7 @@ mod tier;
 mod unsaved;
 mod update;
 mod warm;
+mod weak;
 mod wire;
 mod within;
 mod words;
@@ -151,6 +152,7 @@ pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
 pub use update::Updated;
 pub use warm::Warmed;
+pub use weak::WeakCache;
 pub use words::{BreakerState, LevelFault, LevelOp, LoadEnd, Scope, Verb};
 
 pub(crate) use entry::{Begun, Entry};

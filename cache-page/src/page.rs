@@ -13,6 +13,7 @@ use cache_core::{CacheInfo, Error, Event, Observer, Result, Stats, TracedCache, 
 use crate::{
     Guard,
     history::STEP,
+    shown::Shown,
     watched::{Store, Watched, lock},
 };
 
@@ -54,8 +55,8 @@ impl Page {
         }
     }
 
-    /// Has the page show what a cache runs under, and look keys up in it where that is allowed. It keeps a clone. A cache that
-    /// is only observed shows its counts.
+    /// Has the page show what a cache runs under, and look keys up in it where that is allowed. The cache ends with its last
+    /// handle all the same. A cache that is only observed shows its counts.
     ///
     /// # Errors
     /// [`cache_core::ErrorKind::Config`]: the page does not observe the cache. Give it to the cache's builder as an observer.
@@ -65,8 +66,9 @@ impl Page {
                 "the page does not observe this cache: add it to the builder with `.observer(page.clone())`";
             Error::config("Page::show", cache.name(), fix)
         })?;
-        // The one before may be the last of its cache: it is not dropped under the lock.
-        let _before = lock(&watched.shown).replace(Arc::new(cache.clone()));
+        let weak = cache.downgrade();
+        let find = move || weak.upgrade().map(|cache| Arc::new(cache) as Arc<dyn Shown>);
+        *lock(&watched.shown) = Some(Box::new(find));
         Ok(())
     }
 
@@ -86,11 +88,9 @@ impl Page {
 impl Inner {
     fn round(&self, number: u64) {
         let mut all = self.watched.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<_> = all.extract_if(.., |watched| watched.stats.strong_count() == 0).collect();
+        all.retain(|watched| watched.stats.strong_count() > 0);
         let living = all.clone();
         drop(all);
-        // As in `attach`.
-        guarded(|| drop(gone));
         lock(&self.stores).retain(|store| store.store.strong_count() > 0);
         living.iter().for_each(|watched| guarded(|| self.round_of(watched, number)));
     }
@@ -121,7 +121,7 @@ impl Inner {
     }
 }
 
-/// A store is somebody else's code, and so is a value's destructor: a panic there ends no other cache's round, nor the thread.
+/// A store is somebody else's code: a panic there ends no other cache's round, nor the thread.
 fn guarded(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
@@ -139,14 +139,10 @@ impl Observer for Page {
         let store = self.0.store(stats);
         let mut all = self.0.watched.write().unwrap_or_else(PoisonError::into_inner);
         // A cache that is built anew under a name takes the place of the one before.
-        let gone: Vec<_> =
-            all.extract_if(.., |watched| watched.name == *stats.info().shared_name()).collect();
+        all.retain(|watched| watched.name != *stats.info().shared_name());
         // Any number will do that others of the same store do not have.
         let number = fastrand::u32(..);
         all.push(Arc::new(Watched::new(stats, number, store, self.0.options.show_key.clone())));
-        drop(all);
-        // What it shows may be the last of that cache, whose drop may come back here.
-        drop(gone);
     }
 
     fn event(&self, cache: &CacheInfo, event: &Event<'_>) {

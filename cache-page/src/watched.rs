@@ -106,6 +106,8 @@ impl Store {
     }
 }
 
+pub(crate) type FindShown = dyn Fn() -> Option<Arc<dyn Shown>> + Send + Sync;
+
 /// One cache.
 pub(crate) struct Watched {
     pub(crate) name: Arc<str>,
@@ -119,8 +121,8 @@ pub(crate) struct Watched {
     /// Look-ups that the tally expects so far.
     seen: AtomicU64,
     queues: Mutex<(Receiver<u64>, Receiver<Sampled>)>,
-    /// Given by whoever shows the cache.
-    pub(crate) shown: Mutex<Option<Arc<dyn Shown>>>,
+    /// Given by whoever shows the cache, which it finds for as long as others keep that: the cache keeps this.
+    pub(crate) shown: Mutex<Option<Box<FindShown>>>,
 }
 
 impl Watched {
@@ -150,7 +152,7 @@ impl Watched {
     }
 
     pub(crate) fn shown(&self) -> Option<Arc<dyn Shown>> {
-        lock(&self.shown).clone()
+        lock(&self.shown).as_ref().and_then(|find| find())
     }
 
     /// Works off what has been noted since the last round.

@@ -8,7 +8,10 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
-use cache_core::{Level, Loaded, Policy, TracedCache, ok, testing::MapProvider};
+use cache_core::{
+    Level, Loaded, Policy, TracedCache, ok,
+    testing::{MapProvider, Recorder},
+};
 use cache_memory::Memory;
 use cache_page::{Guard, Page, PageBuilder};
 use serde_json::{Value, json};
@@ -406,6 +409,16 @@ async fn a_cache_that_is_gone_is_not_shown_and_a_new_one_takes_its_name() {
     })
     .await;
     assert!(world.get("/cache").await.1.contains("No cache has been built"));
+}
+
+#[tokio::test]
+async fn a_cache_that_is_shown_ends_with_its_last_handle() {
+    let (page, recorder) = (Page::builder().build().unwrap(), Recorder::new());
+    let builder = TracedCache::<u64>::builder("shown").level(Memory::entries(10));
+    let cache = builder.observer(page.clone()).observer(recorder.clone()).build().unwrap();
+    page.show(&cache).unwrap();
+    drop((page, cache));
+    until("it is over", async || recorder.stats().iter().all(|stats| stats.is_over())).await;
 }
 
 #[tokio::test]
