@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{Attribute, Error, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type, spanned::Spanned};
 
-use crate::options::Options;
+use crate::{options::Options, returns::bare};
 
 pub(crate) struct Arguments {
     pub(crate) receiver: Option<Receiver>,
@@ -58,7 +58,7 @@ impl Arguments {
                     return Err(Error::new(other.span(), "give this argument of a cached function a name"));
                 }
             };
-            let by_reference = match &*typed.ty {
+            let by_reference = match bare(&typed.ty) {
                 Type::Reference(reference) if reference.mutability.is_some() => {
                     let what = "a cached function takes no `&mut`: a hit changes nothing";
                     return Err(Error::new(reference.and_token.span(), what));

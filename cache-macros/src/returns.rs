@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Error, GenericArgument, PathArguments, Result, ReturnType, Signature, Type, spanned::Spanned};
+use syn::{
+    Error, GenericArgument, PathArguments, Result, ReturnType, Signature, Type, TypeGroup, TypeParen,
+    spanned::Spanned,
+};
 
 pub(crate) struct Returns {
     /// Whether there is an `Err` for what goes wrong.
@@ -60,15 +63,24 @@ impl Returns {
     }
 }
 
+/// Without parentheses, and without the delimiters that nobody sees around what another macro has matched.
+pub(crate) fn bare(mut of: &Type) -> &Type {
+    while let Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) = of {
+        of = elem;
+    }
+    of
+}
+
 /// The first parameter of a type of this name.
 fn unwrapped<'a>(whole: &'a Type, name: &str) -> (bool, &'a Type) {
+    let whole = bare(whole);
     if let Type::Path(path) = whole
         && let Some(last) = path.path.segments.last()
         && last.ident == name
         && let PathArguments::AngleBracketed(parameters) = &last.arguments
         && let Some(GenericArgument::Type(inner)) = parameters.args.first()
     {
-        return (true, inner);
+        return (true, bare(inner));
     }
     (false, whole)
 }

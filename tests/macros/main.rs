@@ -7,6 +7,7 @@
 )]
 
 mod keys;
+mod types;
 
 use std::{
     fmt,
@@ -82,7 +83,8 @@ const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [defaults]\nlevels = ['local']\npolicy = { ttl = '1h', absent_ttl = '1h' }\n\
     [caches.users]\n[caches.shared]\n[caches.found]\n[caches.pages]\n[caches.options]\n[caches.plain]\n[caches.tenants]\n\
     [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n\
-    [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n";
+    [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n\
+    [caches.made]\n[caches.made_optional]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();

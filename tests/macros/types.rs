@@ -1,0 +1,33 @@
+//! Types of arguments and answers, however they are written.
+
+use super::*;
+
+macro_rules! cached_as {
+    ($cache:literal, $name:ident, $argument:ty => $answer:ty) => {
+        #[cached($cache)]
+        async fn $name(#[skip] db: &Db, text: $argument) -> $answer {
+            let _ = db.user(1).await?;
+            Ok(text.to_owned().into())
+        }
+    };
+}
+
+cached_as!("made", made, &str => Result<String, AppError>);
+cached_as!("made_optional", made_optional, &str => Result<Option<String>, AppError>);
+
+#[tokio::test]
+async fn a_type_from_another_macro_is_what_it_says() {
+    let caches = installed().await;
+    let db = Db::default();
+    *db.down.lock().unwrap() = true;
+    assert!(matches!(made(&db, "a").await, Err(AppError::Db(DbError))));
+    assert!(matches!(made_optional(&db, "a").await, Err(AppError::Db(DbError))));
+    *db.down.lock().unwrap() = false;
+    for _ in 0..2 {
+        assert_eq!(made(&db, "a").await.unwrap(), "a");
+        assert_eq!(made_optional(&db, "a").await.unwrap().as_deref(), Some("a"));
+    }
+    assert_eq!(db.asked(), 4, "an error is not kept, and a value is");
+    assert_eq!(*caches.cache::<String>("made").unwrap().get("a").await.unwrap().unwrap(), "a");
+    assert_eq!(*caches.cache::<String>("made_optional").unwrap().get("a").await.unwrap().unwrap(), "a");
+}
