@@ -1,6 +1,16 @@
 //! `replay`: what a cache of the file would have saved.
 
-use std::{collections::BTreeSet, fmt::Write as _, fs::File, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs::File,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use cache_replay::{Form, Keys, Latencies, Report, Trace, TraceError, replay};
 use serde::Serialize;
@@ -31,9 +41,10 @@ pub(crate) async fn run(
     options: ReplayOptions,
 ) -> Result<Exit, Failure> {
     let ReplayOptions { file, cache: name, trace: path, remote, callers, load_time, format } = options;
-    if remote && path == Path::new("-") {
-        let fix = "what is stored remotely is removed by reading the trace once more; give a file";
-        return Err(Failure::wrong("TRACE", "-", fix));
+    if remote && is_read_once(&path) {
+        let fix =
+            "what is stored remotely is removed by reading the trace once more; give a file that is no pipe";
+        return Err(Failure::wrong("TRACE", path.display(), fix));
     }
     let session = Session::open(builder, &file).await?;
     session.cache::<traced_cache::Opaque>(&name)?;
@@ -44,9 +55,13 @@ pub(crate) async fn run(
     let cache = session.like::<u64>(&name, &own, &kept)?.observer(latencies.clone()).build()?;
     let (trace, bar) = open(&path, format.form(), out)?;
     let about = format!("{}: {}, {}.\n", path.display(), trace.packing(), trace.form().as_str());
+    let keys = Arc::new(AtomicU64::new(0));
     let tell = {
-        let bar = bar.clone();
-        move |read| bar.set_message(format!("{read} requests"))
+        let (bar, keys) = (bar.clone(), Arc::clone(&keys));
+        move |read| {
+            keys.store(read, Ordering::Relaxed);
+            bar.set_message(format!("{read} requests"));
+        }
     };
     let asked = tokio::select! {
         asked = replay(&cache, trace, usize::from(callers), load_time, tell) => Some(asked),
@@ -59,8 +74,9 @@ pub(crate) async fn run(
     let remote: Vec<_> = levels.iter().filter(|level| level.is_remote()).collect();
     let is_clean = remote.is_empty() || {
         let stored = session.like::<u64>(&name, &own, &remote)?.build()?;
+        let keys = keys.load(Ordering::Relaxed);
         tokio::select! {
-            is_clean = clean(&stored, &path, format.form(), out) => is_clean,
+            is_clean = clean(&stored, &path, format.form(), keys, out) => is_clean,
             _ = tokio::signal::ctrl_c() => false,
         }
     };
@@ -81,6 +97,11 @@ pub(crate) async fn run(
     Ok(exit)
 }
 
+/// Whether there is nothing behind it when it is opened again. What is not there is told by whoever opens it.
+fn is_read_once(path: &Path) -> bool {
+    path == Path::new("-") || path.metadata().is_ok_and(|found| !found.is_file())
+}
+
 fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicatif::ProgressBar), Failure> {
     let failed = |error: TraceError| Failure::failed(with_causes(&error));
     if path == Path::new("-") {
@@ -93,13 +114,13 @@ fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicati
     Ok((Trace::read(bar.wrap_read(file), path, form).map_err(failed)?, bar))
 }
 
-/// Removes what the replay has left at remote levels. Whether nothing of it is left.
-async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: Output) -> bool {
+/// Removes what the replay of so many keys has left at remote levels. Whether nothing of it is left.
+async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, keys: u64, out: Output) -> bool {
     let mut heard = false;
     // What a level has not heard of is told once more when it is back: of too many keys it is told that all are over, and
     // they would stay until their ttl ends.
     for _ in 0..2 {
-        heard = match remove(cache, path, form, out).await {
+        heard = match remove(cache, path, form, keys, out).await {
             Ok(heard) => heard,
             Err(_told) => return false,
         };
@@ -111,18 +132,20 @@ async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, out: O
     left::ends_clean(cache).await && heard
 }
 
-/// The same keys once more. Whether every level has heard of all of them.
+/// The same keys once more, as many at least. Whether every level has heard of all of them.
 async fn remove(
     cache: &TracedCache<u64>,
     path: &Path,
     form: Option<Form>,
+    replayed: u64,
     out: Output,
 ) -> Result<bool, Failure> {
     let (mut trace, bar) = open(path, form, out)?;
     bar.set_message("removing what was stored");
-    let mut heard = true;
-    // What is wrong with the trace the replay has told.
+    let (mut heard, mut read) = (true, 0);
+    // What is wrong with the trace the replay has told, or there are fewer keys than it had.
     while let Ok(Some(keys)) = trace.next() {
+        read += keys.len() as u64;
         let ids: BTreeSet<_> = match keys {
             Keys::Integers(all) => all.iter().map(u32::to_string).collect(),
             Keys::Lines(all) => all.iter().map(str::to_owned).collect(),
@@ -131,12 +154,12 @@ async fn remove(
         heard &= cache.invalidate_many(ids.into_iter().map(Rendered)).await.is_ok_and(Delivery::is_confirmed);
     }
     bar.finish_and_clear();
-    Ok(heard)
+    Ok(heard && read >= replayed)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fmt::Write as _, sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use traced_cache::{
         Level,
@@ -167,7 +190,7 @@ mod tests {
         let values = || store.keys().iter().filter(|key| key.contains("page/")).count() as u64;
         assert_eq!(values(), KEYS);
         level.set_all(Fault::Fail);
-        let cleaning = clean(&cache, &path, Some(Form::Lines), Output::new(true));
+        let cleaning = clean(&cache, &path, Some(Form::Lines), KEYS, Output::new(true));
         let outage = async {
             while level.keys(ChaosOp::Remove) < KEYS {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -176,5 +199,17 @@ mod tests {
         };
         let (is_clean, ()) = futures::join!(cleaning, outage);
         assert_eq!((is_clean, values()), (true, 0));
+    }
+
+    #[tokio::test]
+    async fn a_trace_that_has_fewer_keys_by_now_leaves_some() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a\nb\n").unwrap();
+        for (keys, expected) in [(2, true), (3, false)] {
+            let cache: TracedCache<u64> =
+                TracedCache::builder("t").level(Level::new(MapProvider::new())).build().unwrap();
+            let is_clean = clean(&cache, file.path(), Some(Form::Lines), keys, Output::new(true)).await;
+            assert_eq!(is_clean, expected, "{keys}");
+        }
     }
 }

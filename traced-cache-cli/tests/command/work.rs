@@ -433,6 +433,7 @@ fn what_cannot_be_measured_is_told() {
     for (place, verb, rest, code, says) in [
         (&place, "replay", &["users", "no-such-file"][..], 1, "no-such-file cannot be read"),
         (&place, "replay", &["users", "-", "--remote"], 2, "give a file"),
+        (&place, "replay", &["users", "/dev/null", "--remote"], 2, "TRACE = /dev/null: "),
         (&place, "replay", &["nobody", trace], 2, "has no such cache"),
         (
             &place,
