@@ -222,10 +222,9 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     bar.finish_and_clear();
     // What they write after it has been removed would stay.
     callers.shutdown().await;
-    let left = match clean(subjects.into_iter().map(|(_, cache, _)| cache).collect(), &load).await {
-        true => None,
-        false => Some(format!("{own}:")),
-    };
+    let is_clean = clean(subjects.into_iter().map(|(_, cache, _)| cache).collect(), &load).await
+        && left::unmarked(&levels, &own).await;
+    let left = (!is_clean).then_some(own);
     let note = left.as_deref().map(left::note);
     if let Err(failure) = measured {
         return Err(left::noted(failure, note.as_deref()));

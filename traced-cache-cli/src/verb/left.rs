@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use traced_cache::{TracedCache, Value};
+use futures::future::join_all;
+use traced_cache::{CacheId, RawKey, TracedCache, Value};
 
-use crate::end::Failure;
+use crate::{end::Failure, session::LevelAt};
 
 /// What levels may take to hear that what was stored is to go.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,11 +24,22 @@ pub(super) async fn ends_clean<T: Value>(cache: &TracedCache<T>) -> bool {
     cache.close(PATIENCE).await.undelivered().iter().all(|left| left.level.is_none())
 }
 
+/// Removes the mark that a cache of this name, which nobody else has, leaves at remote levels: it has no ttl. Whether they have
+/// all done so.
+pub(super) async fn unmarked(levels: &[LevelAt], name: &str) -> bool {
+    // Stores outside of this process do not ask which cache of it this is.
+    let mark = [RawKey::marker(CacheId(0), name)];
+    let remote = levels.iter().filter(|level| level.is_remote());
+    let removed = join_all(remote.map(|level| level.provider.remove_many(&mark)));
+    let removed = tokio::time::timeout(PATIENCE, removed).await;
+    removed.is_ok_and(|results| results.iter().flatten().all(Result::is_ok))
+}
+
 /// What to do about keys that could not be removed.
 pub(super) fn note(left: &str) -> String {
     format!(
-        "not all of what was stored could be removed: keys with `{left}` in them stay until their ttl ends, or until you \
-         remove them"
+        "not all of what was stored could be removed: keys with `{left}` in them stay until you remove them, values until their \
+         ttl ends at the latest"
     )
 }
 

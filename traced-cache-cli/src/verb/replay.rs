@@ -76,11 +76,13 @@ pub(crate) async fn run(
         let stored = session.like::<u64>(&name, &own, &remote)?.build()?;
         let keys = keys.load(Ordering::Relaxed);
         tokio::select! {
-            is_clean = clean(&stored, &path, format.form(), keys, out) => is_clean,
+            is_clean = async {
+                clean(&stored, &path, format.form(), keys, out).await && left::unmarked(&levels, &own).await
+            } => is_clean,
             _ = tokio::signal::ctrl_c() => false,
         }
     };
-    let left = (!is_clean).then(|| format!("{own}:"));
+    let left = (!is_clean).then_some(own);
     let note = left.as_deref().map(left::note);
     let failed = |failure| left::noted(failure, note.as_deref());
     let Some(asked) = asked else { return Err(failed(Failure::failed("interrupted"))) };

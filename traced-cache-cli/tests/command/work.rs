@@ -2,12 +2,14 @@
 
 use std::{
     fmt::Write,
+    io::{BufRead, BufReader, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use test_servers::{RedisServer, until};
+use test_servers::{MemcachedServer, RedisServer, until};
 use traced_cache::Loaded;
 
 use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run_with_input, utf8};
@@ -47,10 +49,32 @@ fn nested(depth: usize) -> String {
     format!("{{\"key\": \"nested\", \"value\": {open}\"secret\"{close}}}\n")
 }
 
+/// Marks of such caches, which have no ttl.
+fn marks_at(redis: &RedisServer, name: &str) -> Vec<String> {
+    redis.command(&["KEYS", &format!("m:{{{name}-*")]).unwrap()
+}
+
+/// Keys that stay until somebody removes them.
+fn immortal_at(memcached: &MemcachedServer) -> Vec<String> {
+    let mut stream = TcpStream::connect(memcached.addr()).unwrap();
+    stream.write_all(b"lru_crawler metadump all\r\n").unwrap();
+    let lines = BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| line != "END");
+    lines.filter(|line| line.contains(" exp=-1 ")).collect()
+}
+
 /// Entries of caches whose names begin so. What was removed leaves a word of eight bytes for a minute.
 fn left_at(redis: &RedisServer, name: &str) -> usize {
     let keys: Vec<String> = redis.command(&["KEYS", &format!("v:{{{name}-*")]).unwrap();
     keys.iter().filter(|key| redis.command::<usize>(&["STRLEN", key]).unwrap() > 8).count()
+}
+
+fn nothing_is_left_at(servers: &Servers, name: &str) {
+    if let Some(redis) = &servers.redis {
+        assert_eq!((left_at(redis, name), marks_at(redis, name)), (0, vec![]));
+    }
+    if let Some(memcached) = &servers.memcached {
+        assert_eq!(immortal_at(memcached), Vec::<String>::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,9 +293,7 @@ fn a_replay_is_of_the_caches_own_levels_and_leaves_nothing_behind() {
         let ended = run_with_input(&["replay", utf8(&place.file), "users", "-"], trace());
         assert!(ended.code == 0 && ended.out.contains("5,000"), "{ended:?}");
     }
-    if let Some(redis) = &servers.redis {
-        assert_eq!(left_at(redis, "replay"), 0);
-    }
+    nothing_is_left_at(&servers, "replay");
 }
 
 #[test]
@@ -311,9 +333,7 @@ fn a_bench_measures_every_level_and_leaves_nothing_behind() {
         let text = place.run("bench", &[&quick[..], &["--remote"]].concat()).out;
         assert!(text.contains("level 2, shared") && text.contains("all levels"), "{text}");
     }
-    if let Some(redis) = &servers.redis {
-        assert_eq!(left_at(redis, "bench"), 0);
-    }
+    nothing_is_left_at(&servers, "bench");
 }
 
 #[test]
@@ -327,7 +347,7 @@ fn a_replay_that_is_interrupted_leaves_nothing_behind() {
     assert!(until(WAIT, || left_at(&redis, "replay") > 0));
     let ended = interrupt(child);
     assert!(ended.code == 1 && ended.error().contains("interrupted"), "{ended:?}");
-    assert_eq!(left_at(&redis, "replay"), 0, "{ended:?}");
+    assert_eq!((left_at(&redis, "replay"), marks_at(&redis, "replay")), (0, vec![]), "{ended:?}");
 }
 
 /// A second of each kind of call, at remote levels alone.
@@ -377,7 +397,7 @@ fn a_bench_that_is_interrupted_while_it_writes_leaves_nothing_behind() {
     let ended = interrupt(child);
     let json = ended.json();
     assert_eq!((ended.code, &json["complete"], &json["left"]), (1, &json!(false), &json!(null)), "{json}");
-    assert_eq!(left_at(&redis, "bench"), 0);
+    assert_eq!((left_at(&redis, "bench"), marks_at(&redis, "bench")), (0, vec![]));
 }
 
 /// The breaker refuses at once what the server would not have answered.
@@ -412,7 +432,7 @@ fn a_bench_that_cannot_remove_what_it_has_stored_names_it() {
     let ended = interrupt(child);
     let json = ended.json();
     let left = json["left"].as_str().unwrap();
-    assert_eq!((ended.code, format!("v:{{{left}0}}")), (1, keys[0].clone()), "{json}");
+    assert_eq!((ended.code, format!("v:{{{left}:0}}")), (1, keys[0].clone()), "{json}");
 }
 
 #[test]
