@@ -35,7 +35,10 @@ mod view;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue},
+};
 use traced_cache::config::CachesBuilder;
 
 pub use end::Exit;
@@ -46,7 +49,7 @@ use options::{Options, Verb};
 pub fn run(builder: CachesBuilder) -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
-        Err(error) => return misread(&error),
+        Err(error) => return misread(error),
     };
     let json = options.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -64,7 +67,13 @@ pub fn run(builder: CachesBuilder) -> ExitCode {
 }
 
 /// Help and versions are answers, too. A wrong command line ends with 2, and in JSON for whoever wants it.
-fn misread(error: &clap::Error) -> ExitCode {
+fn misread(mut error: clap::Error) -> ExitCode {
+    // A URL where none belongs may have a password.
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
+        if matches!(error.get(kind), Some(ContextValue::String(said)) if said.contains("://")) {
+            error.insert(kind, ContextValue::String("***".to_owned()));
+        }
+    }
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
         // What is missing, or what may be written, stands below the first line.

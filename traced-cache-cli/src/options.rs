@@ -1,10 +1,15 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cache_replay::Form;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::end::Failure;
 
 /// Looks into the caches of a configuration file, invalidates, watches, measures.
 ///
@@ -67,6 +72,19 @@ pub(crate) struct FileOption {
     /// The configuration file: .toml, .json or .yaml
     #[arg(value_name = "FILE")]
     pub(crate) path: PathBuf,
+}
+
+impl FileOption {
+    /// A URL is not shown: it may have a password.
+    pub(crate) fn checked(&self) -> Result<&Path, Failure> {
+        match self.path.to_string_lossy().contains("://") {
+            true => {
+                let fix = "it is a URL; for a running service use --url, of `stats` and `watch`";
+                Err(Failure::wrong("FILE", "***", fix))
+            }
+            false => Ok(&self.path),
+        }
+    }
 }
 
 /// Which keys.

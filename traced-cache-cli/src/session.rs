@@ -59,7 +59,7 @@ impl Session {
     /// Reads the file; connects to no server but those that it requires.
     pub(crate) async fn open(builder: CachesBuilder, file: &FileOption) -> Result<Self, Failure> {
         let faults = Faults::default();
-        let caches = builder.observer(faults.clone()).from_file(&file.path).await?;
+        let caches = builder.observer(faults.clone()).from_file(file.checked()?).await?;
         let explanation = caches.explain();
         Ok(Self { caches, explanation, faults })
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: CheckOptions) -> Result<Exit, Failure> {
-    let path = &options.file.path;
+    let path = options.file.checked()?;
     let explanation = match options.offline {
         true => builder.explain(path)?,
         false => builder.explain_and_ping(path).await?,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(crate) fn run(builder: CachesBuilder, out: Output, options: ExplainOptions) -> Result<Exit, Failure> {
-    let explanation = builder.explain(&options.file.path)?;
+    let explanation = builder.explain(options.file.checked()?)?;
     let answer = json!({
         "file": explanation.file,
         "providers": providers(&explanation),

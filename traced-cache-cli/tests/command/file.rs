@@ -232,6 +232,27 @@ fn command_lines_that_are_wrong_end_with_two() {
     }
 }
 
+/// A URL in the place of a file: somebody has left out `--url`.
+#[test]
+fn a_password_where_none_belongs_is_not_shown() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let (file, url) = (utf8(&place.file), "http://ann:hunter2@127.0.0.1:1/metrics");
+    for (arguments, says) in [
+        (&["watch", url][..], "use --url"),
+        (&["stats", url], "use --url"),
+        (&["check", url], "use --url"),
+        (&["explain", url], "use --url"),
+        (&["get", url, "users", "1"], "use --url"),
+        (&["watch", file, url], "unexpected argument"),
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let ended = run([arguments, json].concat());
+            assert!(ended.code == 2 && ended.err.contains(says), "{ended:?}");
+            assert!(!format!("{ended:?}").contains("hunter2"), "{ended:?}");
+        }
+    }
+}
+
 #[test]
 fn errors_are_json_where_answers_are() {
     for arguments in
