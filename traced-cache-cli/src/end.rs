@@ -69,7 +69,10 @@ impl Failure {
         let Self { exit, message } = self;
         let mut err = io::stderr().lock();
         let _ = match json {
-            true => writeln!(err, "{}", serde_json::json!({ "error": message, "exit": exit as u8 })),
+            true => {
+                let told = serde_json::json!({ "error": message, "exit": exit as u8 }).to_string();
+                writeln!(err, "{}", output::word(&told))
+            }
             false => message.lines().try_for_each(|line| writeln!(err, "error: {}", output::word(line))),
         };
         exit

@@ -29,9 +29,9 @@ impl Output {
     pub(crate) fn answer(self, json: &impl Serialize, text: impl fmt::Display) -> Result<(), Failure> {
         let text = match self.json {
             true => serde_json::to_string(json).map_err(|error| Failure::failed(error.to_string()))?,
-            false => plain(&text.to_string()),
+            false => text.to_string(),
         };
-        write(text.trim_end_matches('\n')).map(drop)
+        write(plain(&text).trim_end_matches('\n')).map(drop)
     }
 
     /// A bar for long work. None with `--json`, nor where the error output is no terminal.
@@ -53,7 +53,8 @@ impl Output {
     }
 }
 
-/// Without control characters but line ends: what stores, servers and services say must not speak to a terminal.
+/// Without control characters but line ends: what stores, servers and services say must not speak to a terminal. JSON stays what
+/// it is, as it has them in texts only.
 pub(crate) fn plain(text: &str) -> String {
     escaped(text, |c| c != '\n')
 }

@@ -73,7 +73,7 @@ pub(crate) async fn again(
         before = next;
         let over = Some(seen.took);
         let is_read = if out.is_json() {
-            output::write(&Value::from(seen.json(over)).to_string())?
+            output::write(&output::word(&Value::from(seen.json(over)).to_string()))?
         } else {
             let clock = humantime::format_rfc3339_seconds(SystemTime::now());
             // Home, and what was there before is wiped away.

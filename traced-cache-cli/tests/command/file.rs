@@ -255,13 +255,16 @@ fn a_password_where_none_belongs_is_not_shown() {
 
 #[test]
 fn errors_are_json_where_answers_are() {
-    for arguments in
-        [&["frobnicate", "--json"][..], &["get", "--json"], &["get", "no-such.toml", "users", "1", "--json"]]
-    {
+    for arguments in [
+        &["frobnicate", "--json"][..],
+        &["get", "--json"],
+        &["get", "no-such\u{9b}.toml", "users", "1", "--json"],
+    ] {
         let ended = run(arguments.iter().copied());
         let error: serde_json::Value = serde_json::from_str(ended.error()).unwrap();
         assert_eq!((ended.code, &error["exit"]), (2, &2.into()), "{ended:?}");
         assert!(!error["error"].as_str().unwrap().is_empty() && ended.out.is_empty());
+        assert!(!ended.error().contains(char::is_control), "{ended:?}");
     }
 }
 

@@ -95,6 +95,10 @@ async fn what_is_stored_does_not_speak_to_the_terminal() {
     }
     let (_, found) = place.json("inspect", &["users", key]);
     assert_eq!(found["levels"][1]["entry"]["tags"], json!([tag]), "programs get it as it is");
+    for verb in ["inspect", "get"] {
+        let out = place.run(verb, &["users", key, "--show-value", "--json"]).out;
+        assert!(!out.trim_end().contains(char::is_control), "{verb}: {out:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
