@@ -154,7 +154,10 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         };
         if tally.read == 0 {
             let wanted = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
-            probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await?;
+            ended = probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await;
+            if ended.is_err() {
+                break;
+            }
         }
         let (tried, result) = match replace {
             true => store(&cache, &chunk).await,

@@ -220,6 +220,9 @@ async fn what_is_told_as_stored_is_there() {
             assert!(error.ends_with("; 250 values are stored"), "{error}");
             assert!(is_there("1") && is_there("250"));
         }
+        // Before anything was stored, too.
+        let ended = warm(&place, "{\"key\": \"\", \"value\": 1}\n", more);
+        assert!(ended.code == 2 && ended.error().ends_with("; 0 values are stored"), "{ended:?}");
         let ended = warm(&place, "{\"key\": 1, \"value\": [1, 123456789012345678901234567890]}\n", more);
         assert!(ended.code == 2 && ended.error().contains("line 1, column 25"), "{ended:?}");
 
