@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::{Attribute, Error, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type, spanned::Spanned};
+use syn::{
+    Attribute, Error, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type, TypeReference,
+    spanned::Spanned,
+};
 
 use crate::{options::Options, returns::bare};
 
@@ -62,6 +65,12 @@ impl Arguments {
                 Type::Reference(reference) if reference.mutability.is_some() => {
                     let what = "a cached function takes no `&mut`: a hit changes nothing";
                     return Err(Error::new(reference.and_token.span(), what));
+                }
+                // What lasts for ever the load need not own.
+                Type::Reference(TypeReference { lifetime: Some(lifetime), .. })
+                    if lifetime.ident == "static" =>
+                {
+                    false
                 }
                 Type::Reference(_) => true,
                 Type::ImplTrait(of) => {

@@ -54,8 +54,8 @@ use proc_macro::TokenStream;
 /// `key = ("email", user)`. So the first function without a `key` that is called has the cache, and any other one without a
 /// `key` gets an error of kind `Config` from it. A `key` is believed, and other processes are not seen.
 ///
-/// Arguments are borrowed on a hit, and cloned (`&str` and slices: made owned) on a miss, for the load is a task that
-/// outlives its caller. So they are `Send + 'static` once owned. A method needs `Self: Clone`, too.
+/// Arguments are borrowed on a hit, and cloned (`&str` and slices, unless `'static`: made owned) on a miss, for the load is a
+/// task that outlives its caller. So they are `Send + 'static` once owned. A method needs `Self: Clone`, too.
 ///
 /// | the function answers | what is kept | what its caller gets |
 /// | --- | --- | --- |

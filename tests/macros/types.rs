@@ -31,3 +31,20 @@ async fn a_type_from_another_macro_is_what_it_says() {
     assert_eq!(*caches.cache::<String>("made").unwrap().get("a").await.unwrap().unwrap(), "a");
     assert_eq!(*caches.cache::<String>("made_optional").unwrap().get("a").await.unwrap().unwrap(), "a");
 }
+
+#[cached("lasting")]
+async fn lasting(#[skip] db: &'static Db, text: &'static str, deep: bool) -> Result<String, AppError> {
+    db.user(1).await?;
+    let kept: &'static str = tokio::spawn(async move { text }).await.unwrap();
+    Ok(format!("{kept}/{deep}"))
+}
+
+#[tokio::test]
+async fn what_lasts_for_ever_is_handed_on_as_it_is() {
+    installed().await;
+    let db: &'static Db = Box::leak(Box::default());
+    for _ in 0..2 {
+        assert_eq!(lasting(db, "a", true).await.unwrap(), "a/true");
+    }
+    assert_eq!(db.asked(), 1);
+}
