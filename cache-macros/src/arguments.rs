@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{
-    Attribute, Error, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type, TypeReference,
-    spanned::Spanned,
+    Attribute, Error, Expr, ExprGroup, ExprParen, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type,
+    TypeReference, spanned::Spanned,
 };
 
 use crate::{options::Options, returns::bare};
@@ -96,7 +96,7 @@ impl Arguments {
     /// The expression that is the key.
     pub(crate) fn key(&self, options: &Options, name: &Ident) -> Result<TokenStream> {
         if let Some(key) = &options.key {
-            return Ok(quote!(#key));
+            return Ok(self.lent(key));
         }
         let parts: Vec<_> = self.named.iter().filter(|argument| !argument.skipped).map(|a| &a.name).collect();
         match parts.as_slice() {
@@ -108,6 +108,21 @@ impl Arguments {
                 Err(Error::new(name.span(), what))
             }
             parts => Ok(quote!((#(&#parts,)*))),
+        }
+    }
+
+    /// A key that is said. Arguments that are named in it, alone or in a tuple, stay the load's.
+    fn lent(&self, key: &Expr) -> TokenStream {
+        match key {
+            Expr::Path(path) if self.named.iter().any(|argument| path.path.is_ident(&argument.name)) => {
+                quote_spanned!(path.span()=> &#path)
+            }
+            Expr::Tuple(tuple) => {
+                let parts = tuple.elems.iter().map(|part| self.lent(part));
+                quote!((#(#parts,)*))
+            }
+            Expr::Paren(ExprParen { expr, .. }) | Expr::Group(ExprGroup { expr, .. }) => self.lent(expr),
+            other => quote!(#other),
         }
     }
 

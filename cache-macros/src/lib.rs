@@ -45,7 +45,7 @@ use proc_macro::TokenStream;
 /// | option | what it says |
 /// | --- | --- |
 /// | `"users"` | the name of the cache. Required, and first |
-/// | `key = (tenant, id)` | the key: any expression over the arguments that is a `CacheKey`. Otherwise all arguments but `self` and those that are skipped: alone as it is, several as a tuple, none as `"-"` |
+/// | `key = (tenant, id)` | the key: any expression over the arguments that is a `CacheKey`; those that it names, alone or in a tuple, are borrowed. Otherwise all arguments but `self` and those that are skipped: alone as it is, several as a tuple, none as `"-"` |
 /// | `skip(db)` | arguments that do not take part in the key; or `#[skip]` on the argument itself |
 /// | `caches = self.caches` | the registry, an expression. Otherwise the one of `Caches::install` |
 ///

@@ -48,3 +48,25 @@ async fn what_lasts_for_ever_is_handed_on_as_it_is() {
     }
     assert_eq!(db.asked(), 1);
 }
+
+#[cached("named", key = id)]
+async fn named(id: String, _trace: Trace) -> Result<String, AppError> {
+    Ok(id)
+}
+
+#[cached("named_pair", key = ("pair", (tenant, id), id.len()))]
+async fn named_pair(tenant: String, id: String, _trace: Trace) -> Option<String> {
+    Some(tenant + &id)
+}
+
+#[tokio::test]
+async fn a_key_takes_no_argument_away() {
+    let caches = installed().await;
+    for _ in 0..2 {
+        assert_eq!(named("a".to_owned(), Trace).await.unwrap(), "a");
+        assert_eq!(named_pair("t".to_owned(), "a".to_owned(), Trace).await.as_deref(), Some("ta"));
+    }
+    assert!(caches.cache::<String>("named").unwrap().get("a").await.unwrap().is_some());
+    let pairs = caches.cache::<String>("named_pair").unwrap();
+    assert!(pairs.get(("pair", ("t", "a"), 1usize)).await.unwrap().is_some());
+}
