@@ -259,6 +259,20 @@ fn every_metric_of_rules_and_dashboard_is_one_that_there_is() {
     assert!(seen > 60, "{seen}");
 }
 
+/// Its marks go by the first words of alerts' names.
+#[test]
+fn every_alert_is_marked_on_the_dashboard() {
+    let dashboard: Value = serde_json::from_str(&shipped("grafana/traced-cache.json")).unwrap();
+    let expr = dashboard["annotations"]["list"][0]["expr"].as_str().unwrap();
+    let names = expr.split("alertname=~\"").nth(1).unwrap().split('"').next().unwrap();
+    let marked: Vec<_> = names.split('|').map(|name| name.trim_end_matches(".*")).collect();
+    let alerts = shipped("prometheus/alerts.yml");
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(marked.iter().any(|first| alert.starts_with(first)), "{alert}");
+    }
+    assert_eq!(queries()["Up"], ["redis_up or memcached_up"]);
+}
+
 /// As Prometheus begins them.
 fn metric_names() -> Vec<String> {
     let docs =
