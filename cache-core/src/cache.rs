@@ -170,9 +170,10 @@ impl<T: Value> TracedCache<T> {
     /// Stores a value at every level under the policy, and beats every load of the key that began before.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Key`]; [`crate::ErrorKind::Level`] where a level surfaces its failures, which a value that it has no
-    /// form or no room for is one of (the other levels have been written); [`crate::ErrorKind::Closed`]. On an error, or when the future is dropped midway, no in-process level
-    /// holds the key, and a remote level that may still hold an older value is not read for it until it has been told.
+    /// [`crate::ErrorKind::Key`]; [`crate::ErrorKind::Level`] where a level surfaces its failures, a value that it has no form
+    /// or no room for among them (the other levels have been written); [`crate::ErrorKind::Closed`]. On an error, or when the
+    /// future is dropped midway, no in-process level holds the key, and a remote level that may still hold an older value is
+    /// not read for it until it has been told.
     pub async fn set(&self, key: impl CacheKey, value: impl Into<Arc<T>>) -> Result<Delivery> {
         self.set_loaded(key, Loaded::value(value)).await
     }

@@ -114,8 +114,7 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    let took = |ledger: &Ledger| ledger.wrote((mark, bytes), Vec::new(), home, changes, sent);
-                    return self.take_written(here, took);
+                    return self.wrote(here, (mark, bytes), Vec::new(), changes, sent);
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -167,7 +166,7 @@ impl Tier {
             result?;
         }
         note();
-        self.take_written(here, |ledger| ledger.wrote((mark, bytes), Vec::new(), mark.home, changes, sent))
+        self.wrote(here, (mark, bytes), Vec::new(), changes, sent)
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -262,8 +261,7 @@ impl Tier {
         let until = around.clock.now().after(life);
         for _ in 0..TRIES {
             let here = self.place();
-            let home = here.home;
-            if !self.ledger.is_of(home) {
+            if !self.ledger.is_of(here.home) {
                 learned = learned.and(self.read_mark(around).await?);
             }
             let at = self.ledger.snapshot();
@@ -296,8 +294,8 @@ impl Tier {
                     if !self.is_at(here) {
                         return Err(Failure::left());
                     }
-                    let took = |ledger: &Ledger| ledger.wrote((next, bytes), copies, home, at.changes, sent);
-                    return Ok(advanced(learned.and(self.take_written(here, took)?)));
+                    let written = self.wrote(here, (next, bytes), copies, at.changes, sent)?;
+                    return Ok(advanced(learned.and(written)));
                 }
                 Swapped::Other { at, now } => (at + skipped, now),
             };

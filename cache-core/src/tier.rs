@@ -17,6 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::{
@@ -25,8 +26,9 @@ use crate::{
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    ledger::{Learned, Ledger},
+    ledger::{Learned, Ledger, TagCopy},
     level::Level,
+    mark::Mark,
     observers::Observers,
     patience::Patience,
     payload::Packing,
@@ -170,11 +172,6 @@ impl Tier {
         usize::from(self.index) + 1
     }
 
-    /// What went wrong last, for who is not let through or gets no answer because of that.
-    fn trouble(&self) -> Option<crate::BoxError> {
-        self.trouble.last()
-    }
-
     /// The provider now. A call keeps to the one that it began with.
     pub(crate) fn provider(&self) -> Arc<Provider> {
         self.provider.mine().load_full()
@@ -212,15 +209,21 @@ impl Tier {
         self.moves() == place.moves && (place.home == 0 || self.incarnation() == place.home)
     }
 
-    /// Has the ledger take what this node has written at a place, unless the level has moved since: it would not know that
-    /// any more.
-    pub(crate) fn take_written(
+    /// Has the ledger take what this node has written here, see [`Ledger::wrote`], unless the level has moved since: it would
+    /// not know that any more.
+    pub(crate) fn wrote(
         &self,
-        place: Place,
-        take: impl FnOnce(&Ledger) -> Learned,
+        here: Place,
+        mark: (Mark, Bytes),
+        tags: Vec<(Box<str>, TagCopy)>,
+        changes: u64,
+        sent: Moment,
     ) -> Result<Learned, Failure> {
         let _stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.moves() == place.moves { Ok(take(&self.ledger)) } else { Err(Failure::left()) }
+        if self.moves() != here.moves {
+            return Err(Failure::left());
+        }
+        Ok(self.ledger.wrote(mark, tags, here.home, changes, sent))
     }
 
     /// What the clocks of this node and of the store say.

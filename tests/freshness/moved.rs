@@ -284,17 +284,23 @@ async fn a_channel_that_had_a_gap_is_not_taken_over_from_without_one() {
     assert_eq!(outcome(&here, "k").await, IN_MEMORY);
 }
 
+/// Two nodes over a channel, which alone hold their links, and both hold three entries.
+async fn filled(world: &World, store: &Arc<MapProvider>, hub: &Hub) -> [TracedCache<String>; 2] {
+    let nodes = [heard(world, store, hub.node()), heard(world, store, hub.node())];
+    for key in ["k", "l", "m"] {
+        for cache in &nodes {
+            ask_for(cache, key, &world.db()).await.unwrap();
+        }
+    }
+    nodes
+}
+
 #[tokio::test]
 async fn a_channel_that_is_down_takes_nothing_over() {
     let world = World::new();
     let [a] = stores(&world);
     let (old, new) = (Hub::new(), Hub::new());
-    // The cache alone holds its link.
-    let (here, there) = (heard(&world, &a, old.node()), heard(&world, &a, old.node()));
-    for key in ["k", "l", "m"] {
-        ask_for(&here, key, &world.db()).await.unwrap();
-        ask_for(&there, key, &world.db()).await.unwrap();
-    }
+    let [here, there] = filled(&world, &a, &old).await;
     let cut = new.node();
     cut.cut();
     here.move_backplane(Arc::new(cut.clone())).unwrap();
@@ -317,11 +323,7 @@ async fn two_channels_that_are_down_take_nothing_over() {
     let world = World::new();
     let [a] = stores(&world);
     let (old, new) = (Hub::new(), Hub::new());
-    let (here, there) = (heard(&world, &a, old.node()), heard(&world, &a, old.node()));
-    for key in ["k", "l", "m"] {
-        ask_for(&here, key, &world.db()).await.unwrap();
-        ask_for(&there, key, &world.db()).await.unwrap();
-    }
+    let [here, there] = filled(&world, &a, &old).await;
     for key in ["k", "l"] {
         let link = new.node();
         link.cut();

@@ -43,11 +43,12 @@ impl Failure {
     pub(crate) fn into_error(self, tier: &Tier) -> Error {
         let at = tier.number();
         let (said, cause) = match self {
-            Self::Skipped => {
-                (format!("level {at} is not being asked: its breaker is open after failures"), tier.trouble())
-            }
+            Self::Skipped => (
+                format!("level {at} is not being asked: its breaker is open after failures"),
+                tier.trouble.last(),
+            ),
             // The level's own words, and not what comes of its silence.
-            Self::Mute => match tier.trouble() {
+            Self::Mute => match tier.trouble.last() {
                 Some(cause) => (format!("level {at} failed"), Some(cause)),
                 None => (
                     format!(
@@ -58,7 +59,7 @@ impl Failure {
             },
             // Why, says the cause.
             Self::Failed(LevelFault::Error, cause) => {
-                (format!("level {at} failed"), cause.or_else(|| tier.trouble()))
+                (format!("level {at} failed"), cause.or_else(|| tier.trouble.last()))
             }
             Self::Failed(LevelFault::Timeout, cause) => {
                 (format!("level {at} did not answer within its `budget`"), cause)
