@@ -1,14 +1,15 @@
 //! What is written after an invalidation by another node has been heard of stays, although nobody has read yet what the
 //! store says of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use traced_cache::{
-    Delivery, Level, TracedCache, ok,
+    CacheInfo, Delivery, Event, Level, Memory, Observer, TracedCache, WeakCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, Node, World, confirmed, get, policy, set, settled};
+use crate::world::{MS, Node, World, confirmed, get, level, policy, set, settled};
 
 #[derive(Clone, Copy, Debug)]
 enum By {
@@ -115,4 +116,42 @@ async fn a_set_stays_that_waits_for_one_level_while_another_is_told_of() {
     for cache in [&a, &b] {
         assert_eq!(get(cache, "k").await.as_deref(), Some("new"));
     }
+}
+
+/// Looks for a key of its cache when it is told of a gap, and keeps at which level it was found.
+#[derive(Clone, Default)]
+struct Curious {
+    cache: Arc<Mutex<Option<WeakCache<String>>>>,
+    found_at: Arc<Mutex<Vec<Option<usize>>>>,
+}
+
+impl Observer for Curious {
+    fn event(&self, _: &CacheInfo, event: &Event<'_>) {
+        let cache = self.cache.lock().unwrap().as_ref().and_then(WeakCache::upgrade);
+        if let (Event::BackplaneGap, Some(cache)) = (event, cache) {
+            let found = cache.look("k").now_or_never().and_then(|found| found.unwrap().level());
+            self.found_at.lock().unwrap().push(found);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_told_of_a_gap_finds_nothing_of_before_in_memory() {
+    let world = World::new();
+    let (link, curious) = (world.hub.node(), Curious::default());
+    let cache = TracedCache::<String>::builder("things")
+        .level(Memory::entries(100))
+        .level(Arc::clone(&world.store))
+        .backplane(link.clone())
+        .clock(world.clock.clone())
+        .policy(policy())
+        .observer(curious.clone())
+        .build()
+        .unwrap();
+    set(&cache, "k", "v", &[]).await;
+    assert_eq!(level(&cache, "k").await, Some(0));
+    *curious.cache.lock().unwrap() = Some(cache.downgrade());
+    link.notice();
+    let found_at = curious.found_at.lock().unwrap();
+    assert!(!found_at.is_empty() && !found_at.contains(&Some(0)), "{found_at:?}");
 }

@@ -75,11 +75,11 @@ impl<T: Value> Listener for Ear<T> {
 
     fn gap(&self) {
         let Some(inner) = self.inner.upgrade() else { return };
-        if inner.plane.as_ref().is_some_and(|plane| plane.fails.swap(false, Ordering::AcqRel)) {
-            inner.observers().event(&Event::BackplaneUp);
-        }
         if inner.plane.as_ref().is_none_or(|plane| plane.has_gap(self.channel)) {
             inner.missed_something();
+        }
+        if inner.plane.as_ref().is_some_and(|plane| plane.fails.swap(false, Ordering::AcqRel)) {
+            inner.observers().event(&Event::BackplaneUp);
         }
     }
 
@@ -112,11 +112,11 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// What was missed is not known: no entry of before is believed.
+    /// What was missed is not known: no entry of before is believed, and none by the time that anybody is told.
     fn missed_something(&self) {
+        self.cleared_elsewhere();
         self.stats().on_backplane(OnBackplane::Gap);
         self.observers().event(&Event::BackplaneGap);
-        self.cleared_elsewhere();
     }
 
     /// Counts a change that the backplane has seen in the store.
