@@ -1,7 +1,7 @@
 //! One timer for all calls to a level, instead of one for each.
 //!
-//! A timer of the runtime costs a call as much as everything else that a level does for it. So calls only note in which
-//! step they came; a thread counts steps, and wakes those that have waited too long. It serves all levels of the process,
+//! A timer of the runtime costs a call as much as everything else that a level does for it. So calls only note how long they
+//! may wait; a thread looks now and then, and wakes those that have waited too long. It serves all levels of the process,
 //! whatever runtime their callers are on, and is there only while calls are.
 
 use std::{
@@ -11,11 +11,11 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
@@ -23,11 +23,14 @@ use futures::{FutureExt, future::BoxFuture};
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::{clock::Clock, striped::stripe};
+use crate::{
+    clock::{Clock, Moment},
+    striped::stripe,
+};
 
-/// A call waits for so many steps, and for the rest of the one in which it came. Together that is at most the budget, and
-/// at least sixteen seventeenths of it.
-const STEPS: u32 = 16;
+/// The thread looks so many times within a budget. A call is over with the first look in the last step of its budget: after
+/// sixteen seventeenths of it at least, and all of it at most, unless the thread comes late.
+const STEPS: u32 = 17;
 /// Steps are not shorter than this. Where they would have to be, each call has a timer of its own.
 const SHORTEST: Duration = Duration::from_millis(2);
 const SHARDS: usize = 8;
@@ -41,28 +44,25 @@ pub(crate) struct Patience {
 /// Calls under way.
 struct Calls {
     step: Duration,
-    /// Counts steps.
-    now: AtomicU64,
+    /// How long each of them waits at least.
+    wait: Duration,
     shards: [CachePadded<Mutex<Slab<Call>>>; SHARDS],
-    /// The thread counts its steps.
+    /// The thread looks at them.
     watched: AtomicBool,
 }
 
 struct Call {
-    /// The step in which it has waited too long.
-    until: u64,
+    /// From when on it has waited too long.
+    until: Moment,
     waker: Waker,
     over: bool,
 }
 
 impl Patience {
     pub(crate) fn new(budget: Duration) -> Self {
-        let calls = Calls {
-            step: budget / (STEPS + 1),
-            now: AtomicU64::new(0),
-            shards: Default::default(),
-            watched: AtomicBool::new(false),
-        };
+        let step = budget / STEPS;
+        let calls =
+            Calls { step, wait: budget - step, shards: Default::default(), watched: AtomicBool::new(false) };
         Self { budget, calls: Arc::new(calls) }
     }
 
@@ -70,11 +70,11 @@ impl Patience {
         self.budget
     }
 
-    /// Runs a call for as long as the budget lasts.
-    pub(crate) fn spend<'a, F: Future>(&'a self, clock: &'a Clock, call: F) -> Spending<'a, F> {
+    /// Runs a call that begins now, by this clock, for as long as the budget lasts.
+    pub(crate) fn spend<'a, F: Future>(&'a self, clock: &'a Clock, now: Moment, call: F) -> Spending<'a, F> {
         // Manual clocks are exact.
         let limit = if clock.is_system() && self.calls.step >= SHORTEST {
-            Limit::Counted { calls: &self.calls, place: None }
+            Limit::Counted { calls: &self.calls, until: now.after(self.calls.wait), place: None }
         } else {
             Limit::Timer(clock.sleep(self.budget).boxed())
         };
@@ -94,9 +94,8 @@ impl Calls {
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(self: &Arc<Self>, waker: &Waker) -> Place {
+    fn note(self: &Arc<Self>, until: Moment, waker: &Waker) -> Place {
         let shard = stripe() % SHARDS;
-        let until = self.now.load(Ordering::Relaxed) + u64::from(STEPS) + 1;
         let call = Call { until, waker: waker.clone(), over: false };
         let at = self.shard(shard).insert(call);
         if !self.watched.load(Ordering::SeqCst) {
@@ -129,9 +128,8 @@ impl Calls {
         (0..SHARDS).all(|at| self.shard(at).is_empty())
     }
 
-    /// Counts steps, and ends what has waited too long.
-    fn pass(&self, steps: u64) {
-        let now = self.now.fetch_add(steps, Ordering::Relaxed) + steps;
+    /// Ends what has waited too long.
+    fn look(&self, now: Moment) {
         for at in 0..SHARDS {
             let mut wakers = Vec::new();
             for (_, call) in self.shard(at).iter_mut().filter(|(_, call)| call.until <= now) {
@@ -152,12 +150,12 @@ impl Calls {
             return;
         }
         let mut watch = lock();
-        watch.levels.push((Arc::clone(self), Instant::now() + self.step));
+        watch.levels.push((Arc::clone(self), Clock::system().now().after(self.step)));
         if watch.awake {
             WAKE.notify_one();
             return;
         }
-        let spawned = thread::Builder::new().name("cache-budgets".into()).spawn(count);
+        let spawned = thread::Builder::new().name("cache-budgets".into()).spawn(look);
         // Without a thread there are no timeouts; the next call tries again.
         watch.awake = spawned.is_ok();
         if !watch.awake {
@@ -168,10 +166,10 @@ impl Calls {
     }
 }
 
-/// What the thread counts for.
+/// What the thread looks at.
 struct Watch {
-    /// With the end of the step that each is in.
-    levels: Vec<(Arc<Calls>, Instant)>,
+    /// With the time of the next look at each.
+    levels: Vec<(Arc<Calls>, Moment)>,
     /// There is a thread.
     awake: bool,
 }
@@ -184,27 +182,24 @@ fn lock() -> MutexGuard<'static, Watch> {
 }
 
 /// The thread. Ends when no level has calls under way.
-fn count() {
+fn look() {
+    let clock = Clock::system();
     let mut watch = lock();
     loop {
-        let now = Instant::now();
+        let now = clock.now();
         let due: Vec<_> = watch
             .levels
             .iter_mut()
-            .filter(|(_, end)| *end <= now)
-            .map(|(calls, end)| {
-                // All that have passed: a thread that comes late must not make calls wait longer.
-                let late = now.duration_since(*end).as_nanos() / calls.step.as_nanos();
-                let steps = u32::try_from(late).unwrap_or(u32::MAX - 1) + 1;
-                *end += calls.step * steps;
-                (Arc::clone(calls), steps)
+            .filter(|(_, next)| *next <= now)
+            .map(|(calls, next)| {
+                *next = now.after(calls.step);
+                Arc::clone(calls)
             })
             .collect();
         // Wakers run without the lock: they may be anything.
         drop(watch);
-        for (calls, steps) in due {
-            calls.pass(steps.into());
-        }
+        due.iter().for_each(|calls| calls.look(now));
+        drop(due);
         watch = lock();
         watch.levels.retain(|(calls, _)| {
             if !calls.is_idle() {
@@ -214,11 +209,11 @@ fn count() {
             // One may have come before it could see that.
             !calls.is_idle() && !calls.watched.swap(true, Ordering::SeqCst)
         });
-        let Some(next) = watch.levels.iter().map(|(_, end)| *end).min() else {
+        let Some(next) = watch.levels.iter().map(|(_, next)| *next).min() else {
             watch.awake = false;
             return;
         };
-        let pause = next.saturating_duration_since(Instant::now());
+        let pause = next.since(clock.now());
         watch = WAKE.wait_timeout(watch, pause).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
@@ -233,13 +228,13 @@ pin_project! {
 }
 
 enum Limit<'a> {
-    Counted { calls: &'a Arc<Calls>, place: Option<Place> },
+    Counted { calls: &'a Arc<Calls>, until: Moment, place: Option<Place> },
     Timer(BoxFuture<'a, ()>),
 }
 
 impl Drop for Limit<'_> {
     fn drop(&mut self) {
-        if let Self::Counted { calls, place: Some(place) } = self {
+        if let Self::Counted { calls, place: Some(place), .. } = self {
             calls.forget(*place);
         }
     }
@@ -248,9 +243,9 @@ impl Drop for Limit<'_> {
 impl Limit<'_> {
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::Counted { calls, place: Some(place) } => calls.is_over(*place, cx.waker()),
-            Self::Counted { calls, place } => {
-                *place = Some(calls.note(cx.waker()));
+            Self::Counted { calls, place: Some(place), .. } => calls.is_over(*place, cx.waker()),
+            Self::Counted { calls, until, place } => {
+                *place = Some(calls.note(*until, cx.waker()));
                 false
             }
             Self::Timer(timer) => timer.poll_unpin(cx).is_ready(),
@@ -277,6 +272,7 @@ mod tests {
     use std::{
         future::{pending, ready},
         task::Wake,
+        time::Instant,
     };
 
     use super::*;
@@ -287,22 +283,37 @@ mod tests {
         let patience = Patience::new(Duration::from_millis(80));
         for _ in 0..3 {
             let started = Instant::now();
-            assert!(patience.spend(&Clock::system(), pending::<()>()).await.is_none());
+            assert!(patience.spend(&Clock::system(), Clock::system().now(), pending::<()>()).await.is_none());
             let took = started.elapsed();
             assert!(took >= Duration::from_millis(75) && took < Duration::from_secs(5), "{took:?}");
             assert!(patience.calls.is_idle());
         }
-        assert_eq!(patience.spend(&Clock::system(), ready(1)).await, Some(1));
+        assert_eq!(patience.spend(&Clock::system(), Clock::system().now(), ready(1)).await, Some(1));
+    }
+
+    /// However late the thread is with the look before.
+    #[test]
+    fn no_look_ends_a_call_before_its_time() {
+        let patience = Patience::new(Duration::from_secs(34));
+        let (clock, waker) = (Clock::system(), Waker::noop());
+        let from = clock.now();
+        let mut call = Box::pin(patience.spend(&clock, from, pending::<()>()));
+        let mut asked = || call.poll_unpin(&mut Context::from_waker(waker));
+        assert!(asked().is_pending());
+        patience.calls.look(from.after(Duration::from_millis(31_999)));
+        assert!(asked().is_pending());
+        patience.calls.look(from.after(Duration::from_secs(32)));
+        assert_eq!(asked(), Poll::Ready(None));
     }
 
     #[tokio::test]
     async fn calls_that_end_or_leave_are_forgotten_and_the_counting_ends() {
         let patience = Patience::new(Duration::from_millis(40));
         let clock = Clock::system();
-        let short = patience.spend(&clock, tokio::time::sleep(Duration::from_millis(1)));
+        let short = patience.spend(&clock, clock.now(), tokio::time::sleep(Duration::from_millis(1)));
         assert!(short.await.is_some());
         {
-            let mut left = std::pin::pin!(patience.spend(&clock, pending::<()>()));
+            let mut left = std::pin::pin!(patience.spend(&clock, clock.now(), pending::<()>()));
             assert!(futures::poll!(left.as_mut()).is_pending());
             assert!(!patience.calls.is_idle());
         }
@@ -313,7 +324,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // And begins again.
-        assert!(patience.spend(&clock, pending::<()>()).await.is_none());
+        assert!(patience.spend(&clock, clock.now(), pending::<()>()).await.is_none());
     }
 
     #[test]
@@ -322,16 +333,18 @@ mod tests {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (idle, other) = (runtime(), runtime());
         let clock = Clock::system();
-        let mut stalled = Box::pin(patience.spend(&clock, pending::<()>()));
+        let mut stalled = Box::pin(patience.spend(&clock, clock.now(), pending::<()>()));
         idle.block_on(async { assert!(futures::poll!(stalled.as_mut()).is_pending()) });
-        assert!(other.block_on(patience.spend(&clock, pending::<()>())).is_none());
+        assert!(other.block_on(patience.spend(&clock, clock.now(), pending::<()>())).is_none());
     }
 
     #[tokio::test]
     async fn many_calls_of_many_levels_all_end() {
         let levels: Vec<_> = (0..4).map(|n| Patience::new(Duration::from_millis(40 + n))).collect();
         let clock = Clock::system();
-        let calls = levels.iter().flat_map(|level| (0..100).map(|_| level.spend(&clock, pending::<()>())));
+        let calls = levels
+            .iter()
+            .flat_map(|level| (0..100).map(|_| level.spend(&clock, clock.now(), pending::<()>())));
         let ended = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(calls)).await;
         assert!(ended.unwrap().iter().all(Option::is_none));
     }
@@ -349,13 +362,13 @@ mod tests {
     async fn a_waker_that_panics_keeps_no_other_call_waiting() {
         let patience = Patience::new(Duration::from_millis(40));
         let clock = Clock::system();
-        let mut calls = [(); 2].map(|()| Box::pin(patience.spend(&clock, pending::<()>())));
+        let mut calls = [(); 2].map(|()| Box::pin(patience.spend(&clock, clock.now(), pending::<()>())));
         let waker = Waker::from(Arc::new(Panics));
         for call in &mut calls {
             assert!(call.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
         }
         for _ in 0..2 {
-            let other = patience.spend(&clock, pending::<()>());
+            let other = patience.spend(&clock, clock.now(), pending::<()>());
             let ended = tokio::time::timeout(Duration::from_secs(10), other).await;
             assert_eq!(ended, Ok(None));
         }
@@ -375,7 +388,7 @@ mod tests {
         ends_within(Duration::from_secs(10), move || {
             let patience: &Patience = Box::leak(Box::new(Patience::new(Duration::from_secs(3600))));
             let clock: &Clock = Box::leak(Box::new(Clock::system()));
-            let call = || patience.spend(clock, pending::<()>());
+            let call = || patience.spend(clock, clock.now(), pending::<()>());
             let mut other = call().boxed();
             assert!(other.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending());
             let waker = Waker::from(Arc::new(Task { _call: Mutex::new(other) }));

@@ -336,7 +336,7 @@ impl Tier {
             });
             let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
             let ended = if self.caps.remote {
-                self.patience.spend(&around.clock, guarded).await
+                self.patience.spend(&around.clock, since, guarded).await
             } else {
                 Some(guarded.await)
             };

@@ -186,7 +186,7 @@ impl Tier {
             return keys.iter().map(|_| Read::Nothing).collect();
         };
         let call = AssertUnwindSafe(replicas.get_copies(&asked)).catch_unwind();
-        let answers = self.patience.spend(&around.clock, call).await;
+        let answers = self.patience.spend(&around.clock, around.clock.now(), call).await;
         let answers = answers.and_then(Result::ok).filter(|answers| answers.len() == asked.len());
         let mut answers = answers.unwrap_or_default().into_iter();
         let all = keys.iter().zip(masked).map(|(key, masked)| {
