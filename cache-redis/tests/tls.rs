@@ -169,6 +169,16 @@ async fn a_port_with_tls_is_named_as_such() {
     }
 }
 
+/// A key on P-521, which ring does not have.
+const P521: &str = "-----BEGIN PRIVATE KEY-----\n\
+    MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIABFYCQCaXHDCZvz7X\n\
+    LK8ootOVU5fOGyehKX3KCTSYWG3zl9nucWxqyJTNP8Mstf40Rj0pmBm/3sj1I33i\n\
+    M1Qvxt6hgYkDgYYABAE4jorP+q7kO0ZIPUJSWdbqTPB1hwbrrdcMncHeU3ycc+tS\n\
+    qPme3WztBQ7rjLEpnEyIE5Eurdr5gbpPWLDjbeGsPwB+7VAl/KZwNS4G9lzCzTiq\n\
+    Jp0PyB4y4wcRcCEHQT0Cn2OJG6pv5gMgM54tMENEnPtrRs7ElG284B8YDnVL3GWL\n\
+    rA==\n\
+    -----END PRIVATE KEY-----\n";
+
 #[test]
 fn bad_files_name_field_and_fix() {
     let authority = Authority::new();
@@ -176,6 +186,12 @@ fn bad_files_name_field_and_fix() {
     let secure = || RedisProvider::builder("rediss://127.0.0.1:1").ca_file(authority.ca_file());
     let nonsense = tempfile::NamedTempFile::new().unwrap();
     fs::write(nonsense.path(), "hunter2").unwrap();
+    // As of a renewal that was cut short: the form is that of a certificate, what it holds is none.
+    let broken = tempfile::NamedTempFile::new().unwrap();
+    fs::write(broken.path(), "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n")
+        .unwrap();
+    let odd = tempfile::NamedTempFile::new().unwrap();
+    fs::write(odd.path(), P521).unwrap();
     for (builder, field, words) in [
         (secure().ca_file("/nowhere/ca.pem"), "ca_file = /nowhere/ca.pem", "entity not found"),
         (secure().ca_file(nonsense.path()), "ca_file = ", "it holds none"),
@@ -184,6 +200,8 @@ fn bad_files_name_field_and_fix() {
         (secure().client_certificate(&own.certificate, &own.certificate), "client_key = ", "a private key"),
         (secure().client_certificate(&own.certificate, nonsense.path()), "client_key = ", "a private key"),
         (secure().client_certificate(&own.certificate, &other.key), "client_key = ", "does not belong"),
+        (secure().client_certificate(broken.path(), &own.key), "client_certificate = ", "cannot be read"),
+        (secure().client_certificate(&own.certificate, odd.path()), "client_key = ", "of a kind"),
         (secure().tls_server_name("no name"), "tls_server_name = no name", "host name"),
         (RedisProvider::builder("redis://x").ca_file("/ca.pem"), "ca_file = /ca.pem", "rediss://"),
         (RedisProvider::builder("redis://x").tls_server_name("x"), "tls_server_name = x", "rediss://"),

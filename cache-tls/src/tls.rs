@@ -76,8 +76,18 @@ impl Tls {
         // The cause may quote what it has read.
         let secret = PrivateKeyDer::from_pem_file(key)
             .map_err(|error| unreadable("client_key", key, &error, "a private key in PEM form"))?;
-        config.with_client_auth_cert(chain, secret).map_err(|_error| {
-            Error::config("client_key", key.display(), "it does not belong to client_certificate")
+        config.with_client_auth_cert(chain, secret).map_err(|error| match error {
+            TlsError::InvalidCertificate(_) => {
+                let fix = "its first certificate cannot be read as one of X.509 version 3";
+                Error::config("client_certificate", certificate.display(), fix)
+            }
+            TlsError::InconsistentKeys(_) => {
+                Error::config("client_key", key.display(), "it does not belong to client_certificate")
+            }
+            _ => {
+                let fix = "it is of a kind that is not known here: use RSA of 2048 bits or more, P-256, P-384 or Ed25519";
+                Error::config("client_key", key.display(), fix)
+            }
         })
     }
 
