@@ -537,3 +537,16 @@ async fn without_memory_and_scripts_no_removal_is_acknowledged_that_nobody_hears
     b.ear.until_changed("there").await;
     assert_eq!(server.command::<usize>(&["DBSIZE"]).unwrap(), 0, "value and lease");
 }
+
+/// What it says of a command that it does not have quotes the message, which is no text.
+#[tokio::test]
+async fn a_server_without_publish_refuses_messages_and_keeps_the_connection() {
+    let server = RedisServer::with(&["--rename-command", "PUBLISH", ""], None);
+    let a = node(to(&server)).await;
+    for _ in 0..2 {
+        let refused = a.backplane.publish("users", Bytes::from_static(b"\xff\xfe")).await;
+        assert_eq!(kind(refused), ErrorKind::Server);
+    }
+    put(&a.provider, "k", "v").await;
+    assert_eq!((a.provider.connections()[0].reconnects, a.ear.gaps()), (0, 1));
+}

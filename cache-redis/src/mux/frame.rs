@@ -100,15 +100,20 @@ impl Frames {
                     rest.extend_from_slice(&self.input);
                     self.input = rest;
                 }
-                Ok(Some(if odd {
-                    Reply::Other(parse_redis_value(&frame).map_err(|_unread| garbled())?)
-                } else {
-                    texts(frame.freeze())
-                }))
+                Ok(Some(if odd { Reply::Other(read(&frame)?) } else { texts(frame.freeze()) }))
             }
             Err(Garbled) => Err(garbled()),
         }
     }
+}
+
+fn read(frame: &[u8]) -> Result<Value, RedisError> {
+    let read = match frame.first() {
+        // It may quote what was sent, which need not be text, nor end where a character does.
+        Some(b'-') => parse_redis_value(String::from_utf8_lossy(frame).as_bytes()),
+        _ => parse_redis_value(frame),
+    };
+    read.map_err(|_unread| garbled())
 }
 
 /// An answer that RESP3 does not have, or that does not fit the question.
@@ -286,6 +291,21 @@ mod tests {
         for step in [1, 2, 3, 7, 1_000, 16_384] {
             assert_eq!(all(input.as_bytes(), step).unwrap(), whole, "{step}");
         }
+    }
+
+    /// Redis quotes arguments in it, and cuts them where it likes.
+    #[test]
+    fn an_error_may_quote_any_bytes() {
+        let mut frames = Frames::default();
+        let said =
+            b"-ERR unknown command 'PUBLISH', with args beginning with: 'b:' '\xff\xc3' \r\n$1\r\na\r\n";
+        frames.room().extend_from_slice(said);
+        let Some(Reply::Other(Value::ServerError(error))) = frames.next().unwrap() else {
+            panic!("no error")
+        };
+        assert_eq!(error.code(), "ERR");
+        assert!(error.details().is_some_and(|text| text.starts_with("unknown command 'PUBLISH'")));
+        assert!(matches!(frames.next().unwrap(), Some(Reply::Text(text)) if text == "a"));
     }
 
     #[test]
