@@ -215,7 +215,7 @@ async fn a_port_with_and_one_without_tls_are_not_mistaken_for_each_other() {
     let plain = format!("memcacheds://127.0.0.1:{}", server.port());
     let error = refused(MemcachedProvider::builder(plain).ca_file(authority.ca_file())).await;
     says(&error, ErrorKind::Tls, &["does not speak TLS", "use memcached://"]);
-    let alerting = alerting_port().await;
+    let alerting = alerting_port(10).await;
     let encrypted = |port| {
         let builder = MemcachedProvider::builder(format!("memcached://127.0.0.1:{port}"));
         builder.connect_timeout(LONG).response_timeout(LONG).breaker(1_000_000, Duration::from_millis(1))

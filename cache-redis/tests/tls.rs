@@ -162,11 +162,46 @@ async fn a_port_without_tls_is_named_as_such() {
 async fn a_port_with_tls_is_named_as_such() {
     let authority = Authority::new();
     let Some(server) = server(&authority, &authority.issue(HERE), false) else { return };
-    let alerting = alerting_port().await;
+    let alerting = alerting_port(10).await;
     for port in [server.tls_port(), alerting] {
         let error = refused(RedisProvider::builder(format!("redis://127.0.0.1:{port}"))).await;
         says(&error, ErrorKind::Connect, &["127.0.0.1", "begin the url with `rediss`"]);
     }
+}
+
+/// As of one whose OpenSSL speaks TLS 1.1 at most, or of whose ciphers we have none.
+#[tokio::test]
+async fn a_server_that_speaks_another_tls_is_not_one_that_wants_a_certificate() {
+    let authority = Authority::new();
+    let url = format!("rediss://127.0.0.1:{}", alerting_port(70).await);
+    let error = refused(RedisProvider::builder(url).ca_file(authority.ca_file())).await;
+    says(&error, ErrorKind::Tls, &["no TLS 1.2 or 1.3 in common", "see its tls-protocols"]);
+
+    let own = authority.issue(HERE);
+    let builder = RedisBuilder::default().tls(&authority, &own, false).config("tls-protocols", "TLSv1.2");
+    let Some(server) = builder.config("tls-ciphers", "ECDHE-ECDSA-AES256-SHA").start() else { return };
+    let trusting = || at(&server).ca_file(authority.ca_file());
+    let words = ["ECDHE", "AES-GCM or ChaCha20"];
+    says(&refused(trusting()).await, ErrorKind::Tls, &words);
+    says(&refused(trusting().client_certificate(own.certificate, own.key)).await, ErrorKind::Tls, &words);
+}
+
+#[tokio::test]
+async fn a_server_of_tls_1_2_that_wants_a_certificate_says_so() {
+    let authority = Authority::new();
+    let builder = RedisBuilder::default().tls(&authority, &authority.issue(HERE), true);
+    let Some(server) = builder.config("tls-protocols", "TLSv1.2").start() else { return };
+    let error = refused(at(&server).ca_file(authority.ca_file())).await;
+    says(&error, ErrorKind::Tls, &["client_certificate = (none)", "set client_certificate"]);
+}
+
+/// A server that goes by the name that is asked for, and has none of this one.
+#[tokio::test]
+async fn a_server_that_knows_another_name_is_told_of_as_such() {
+    let authority = Authority::new();
+    let url = format!("rediss://localhost:{}", alerting_port(112).await);
+    let error = refused(RedisProvider::builder(url).ca_file(authority.ca_file())).await;
+    says(&error, ErrorKind::Tls, &["tls_server_name = (none)", "set tls_server_name"]);
 }
 
 /// A key on P-521, which ring does not have.

@@ -115,14 +115,28 @@ impl Tls {
     /// as late as with the first answer.
     pub fn explain(&self, host: &str, error: &(dyn StdError + 'static)) -> Option<Error> {
         let Peer { name: who, plain, client_ca, versions, .. } = self.peer;
+        let name = self.named();
         let message = match cause(error)? {
             TlsError::InvalidCertificate(reason) => self.distrust(host, reason),
             TlsError::AlertReceived(
-                AlertDescription::CertificateRequired
-                | AlertDescription::HandshakeFailure
-                | AlertDescription::AccessDenied,
+                AlertDescription::CertificateRequired | AlertDescription::AccessDenied,
             ) if self.files.client.is_none() => format!(
                 "client_certificate = (none): {who} at {host} wants a client certificate: set client_certificate"
+            ),
+            // Up to TLS 1.2 it is all that is said of a certificate that is wanted, too.
+            TlsError::AlertReceived(AlertDescription::HandshakeFailure) => {
+                let ciphers = "allow it one of ECDHE with AES-GCM or ChaCha20";
+                match self.files.client {
+                    None => format!(
+                        "client_certificate = (none): {who} at {host} wants a client certificate, or has no cipher in \
+                         common with us: set client_certificate, or {ciphers}"
+                    ),
+                    Some(_) => format!("{who} at {host} has no cipher in common with us: {ciphers}"),
+                }
+            }
+            TlsError::AlertReceived(AlertDescription::UnrecognisedName) => format!(
+                "tls_server_name = {name}: {who} at {host} goes by another name: set tls_server_name to one that its \
+                 certificate is for, or connect by that name"
             ),
             TlsError::AlertReceived(
                 alert @ (AlertDescription::UnknownCA
@@ -141,21 +155,26 @@ impl Tls {
                      that the server's {client_ca} has signed"
                 )
             }
-            TlsError::AlertReceived(alert) => format!("{who} at {host} broke TLS off ({alert:?})"),
             TlsError::InvalidMessage(_) => {
                 format!("{who} at {host} does not speak TLS at that port: {plain}")
             }
-            TlsError::PeerIncompatible(_) => {
+            TlsError::AlertReceived(AlertDescription::ProtocolVersion) | TlsError::PeerIncompatible(_) => {
                 format!("{who} at {host} speaks no TLS 1.2 or 1.3 in common with us: see its {versions}")
             }
+            TlsError::AlertReceived(alert) => format!("{who} at {host} broke TLS off ({alert:?})"),
             _ => format!("TLS with {who} at {host} failed"),
         };
         Some(Error::new(ErrorKind::Tls, message))
     }
 
+    /// The name that was asked for in the place of the host.
+    fn named(&self) -> &str {
+        self.files.server_name.as_deref().unwrap_or("(none)")
+    }
+
     fn distrust(&self, host: &str, reason: &CertificateError) -> String {
         let who = self.peer.name;
-        let name = self.files.server_name.as_deref().unwrap_or("(none)");
+        let name = self.named();
         let ca =
             self.files.ca.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
         match reason {
