@@ -180,6 +180,7 @@ impl Error {
         // The client leaves the code out where it refuses a connection because of `SELECT`.
         let code = match code.unwrap_or("ERR") {
             "ERR" if detail.is_some_and(forbids) => "NOPERM",
+            "ERR" => detail.and_then(of_a_script).unwrap_or("ERR"),
             code => code,
         };
         let (kind, hint) = match code {
@@ -246,6 +247,13 @@ fn quotable(detail: &str) -> &str {
     let end = detail.find(['\'', '"', '`']).unwrap_or(detail.len()).min(120);
     let end = (0..=end).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
     detail[..end].trim_end()
+}
+
+/// What has gone wrong in a script, where that stands behind the fact (before Redis 7): `Error running script (call to f_...):
+/// @user_script:1: -OOM ...`.
+fn of_a_script(detail: &str) -> Option<&str> {
+    let (_, said) = detail.strip_prefix("Error running script")?.split_once(": -")?;
+    said.split(' ').next().filter(|code| is_code(code))
 }
 
 fn is_code(code: &str) -> bool {
@@ -319,5 +327,21 @@ mod tests {
         ] {
             assert_eq!(Error::from_code(Some(code), None).kind(), kind, "{code}");
         }
+    }
+
+    #[test]
+    fn what_goes_wrong_in_a_script_is_told_as_elsewhere() {
+        let kind = |said: &str| {
+            // Redis 6, and Dragonfly.
+            ["@user_script:1: @user_script: 1: ", "@user_script:1: "].map(|place| {
+                let text = format!("Error running script (call to f_28a3c1): {place}{said}");
+                Error::from_code(Some("ERR"), Some(&text)).kind()
+            })
+        };
+        let read_only = kind("-READONLY You can't write against a read only replica. ");
+        assert_eq!(read_only, [ErrorKind::ReadOnly; 2]);
+        let full = kind("-OOM command not allowed when used memory > 'maxmemory'. ");
+        assert_eq!(full, [ErrorKind::OutOfMemory; 2]);
+        assert_eq!(kind("no such field"), [ErrorKind::Server; 2]);
     }
 }
