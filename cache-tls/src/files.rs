@@ -47,9 +47,13 @@ impl fmt::Debug for Files {
     }
 }
 
-/// For people: they may have written a key itself where the path of its file belongs.
+/// For people: they may have written a key itself where the path of its file belongs, or the server's URL, with a password.
 pub(crate) fn shown(path: &Path) -> String {
-    if is_text(path) { "***".to_owned() } else { path.display().to_string() }
+    if is_text(path) || is_url(path) { "***".to_owned() } else { path.display().to_string() }
+}
+
+pub(crate) fn is_url(path: &Path) -> bool {
+    path.to_string_lossy().contains("://")
 }
 
 /// Whether it is what belongs into the file.
@@ -63,8 +67,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_key_in_the_place_of_its_path_nothing_shows() {
-        for text in ["/etc/-----BEGIN PRIVATE KEY-----\\nhunter2", "hunter2\n", "hunter2\r"] {
+    fn of_a_key_or_url_in_the_place_of_a_path_nothing_shows() {
+        let url = "rediss://:hunter2@cache.internal";
+        for text in ["/etc/-----BEGIN PRIVATE KEY-----\\nhunter2", "hunter2\n", "hunter2\r", url] {
             let key = PathBuf::from(text);
             let files = Files {
                 ca: Some(key.clone()),

@@ -19,7 +19,7 @@ use tokio_rustls::{
 
 use crate::{
     Error, ErrorKind, Files, Peer,
-    files::{is_text, shown},
+    files::{is_text, is_url, shown},
 };
 
 /// A connection that is encrypted.
@@ -265,6 +265,9 @@ fn unreadable(
         PemError::Io(_) if is_text(path) => {
             let fix = "it is the text of a key or certificate: write the path of its file";
             Error::config(field, shown(path), fix)
+        }
+        PemError::Io(_) if is_url(path) => {
+            Error::config(field, shown(path), format!("it is a URL: give the path of a file of {what}"))
         }
         PemError::Io(error) => Error::config(
             field,
