@@ -126,12 +126,16 @@ impl Tls {
             // Up to TLS 1.2 it is all that is said of a certificate that is wanted, too.
             TlsError::AlertReceived(AlertDescription::HandshakeFailure) => {
                 let ciphers = "allow it one of ECDHE with AES-GCM or ChaCha20";
-                match self.files.client {
+                match &self.files.client {
                     None => format!(
                         "client_certificate = (none): {who} at {host} wants a client certificate, or has no cipher in \
                          common with us: set client_certificate, or {ciphers}"
                     ),
-                    Some(_) => format!("{who} at {host} has no cipher in common with us: {ciphers}"),
+                    Some((own, _)) => format!(
+                        "client_certificate = {}: {who} at {host} does not accept it, or has no cipher in common with us: \
+                         set another, or {ciphers}",
+                        own.display()
+                    ),
                 }
             }
             TlsError::AlertReceived(AlertDescription::UnrecognisedName) => format!(
