@@ -100,7 +100,7 @@ pub const DB_DURATION: &str = "db.client.operation.duration";
 
 /// The cache's name. On every metric and span.
 pub const CACHE_NAME: &str = "cache.name";
-/// The verb (`get`, `get_or_set`, ...), or what a level was asked (`get`, `put`, `remove`).
+/// The verb (`get`, `get_or_set`, ...), or what a level was asked (`get`, `acquire`, `put`, `remove`, `swap`).
 pub const CACHE_OPERATION: &str = "cache.operation";
 /// How a look-up ended: `hit`, `stale`, `negative`, `coalesced`, `miss`; for a level also `expired`, `invalidated`,
 /// `unreadable`, `error`, `skipped`.
@@ -123,7 +123,8 @@ pub const JOURNAL_RESULT: &str = "cache.journal.result";
 pub const BACKPLANE_MESSAGE: &str = "cache.backplane.message";
 /// `closed`, `half_open`, `open`.
 pub const BREAKER_STATE: &str = "cache.breaker.state";
-/// Why an entry could not be read: `foreign`, `version`, `corrupt`, `codec`, `schema`, `payload`, `type`, `too_large`.
+/// Why an entry could not be read: `foreign`, `version`, `corrupt`, `codec`, `schema`, `payload`, `type`, `too_large`, `no_key`,
+/// `not_authentic`.
 pub const UNREADABLE_REASON: &str = "cache.unreadable.reason";
 /// Why a value was not sent: `too_large`, `not_encoded`.
 pub const UNSENT_REASON: &str = "cache.unsent.reason";
