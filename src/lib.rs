@@ -88,10 +88,10 @@
 //! | `memcached` | yes | `MemcachedProvider`: one server or many |
 //! | `otel` | yes | `Telemetry`: OpenTelemetry metrics and spans |
 //! | `otel-bound` | no | metrics of remote reads at less cost, by an experimental part of OpenTelemetry |
-//! | `tracing` | no | what an operator may want to put right, and why a level is not asked any more, as lines of that facade |
+//! | `tracing` | no | what an operator may want to put right, why a level or the backplane fails, and why loads do, as lines of that facade |
 //! | `otel-setup` | no | `setup`: one call that sets up OTLP and a page for Prometheus |
-//! | `otel-setup-tls` | no | the same with OTLP over TLS |
-//! | `tls` | no | `rediss://`: TLS to Redis, on rustls; wants a C compiler |
+//! | `otel-setup-tls` | no | the same with OTLP over TLS; wants a C compiler |
+//! | `tls` | no | `rediss://` and `memcacheds://`, on rustls; wants a C compiler |
 //! | `config` | yes | `Caches`: caches from a TOML, JSON or YAML file |
 //! | `macros` | no | `#[cached]` for async functions, over the caches of a file; `#[derive(CacheKey)]` |
 //! | `schema` | no | the JSON Schema of such files |
