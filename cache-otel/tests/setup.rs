@@ -338,3 +338,61 @@ fn user_and_password_of_a_url_are_a_header() {
     // ann:hun ter2
     assert!(head.contains("authorization: Basic YW5uOmh1biB0ZXIy\r\n"), "{head}");
 }
+
+/// What a collector over TLS hears first, or why there was no handshake. It is one for a single caller.
+#[cfg(feature = "setup-tls")]
+async fn heard_over_tls(
+    listener: tokio::net::TcpListener,
+    with: &test_servers::Certificate,
+) -> std::io::Result<Vec<u8>> {
+    use tokio::io::AsyncReadExt;
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{
+            ServerConfig,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        },
+    };
+    let chain = CertificateDer::pem_file_iter(&with.certificate).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&with.key).unwrap();
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (stream, _) = listener.accept().await?;
+    let mut stream = TlsAcceptor::from(std::sync::Arc::new(config)).accept(stream).await?;
+    let mut first = vec![0; 14];
+    stream.read_exact(&mut first).await?;
+    Ok(first)
+}
+
+/// The export is in a program of its own, as whom a system trusts stands in a variable of its process.
+#[cfg(feature = "setup-tls")]
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_over_tls_trusts_whom_the_system_trusts() {
+    const COLLECTOR: &str = "COLLECTOR_OF_THIS_TEST";
+    if let Ok(collector) = std::env::var(COLLECTOR) {
+        let running = with([("OTEL_METRICS_EXPORTER", "none")]).endpoint(collector).grpc().start().unwrap();
+        running.tracer_provider().tracer("shop").start("a span");
+        running.flush(LIMIT);
+        return;
+    }
+    let authority = test_servers::Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut exporting = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "grpc_over_tls_trusts_whom_the_system_trusts"])
+        .env(COLLECTOR, format!("https://{}", listener.local_addr().unwrap()))
+        .env("SSL_CERT_FILE", authority.ca_file())
+        // Its report is none of this program's.
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let certificate = authority.issue(&["127.0.0.1"]);
+    let heard = tokio::time::timeout(LIMIT, heard_over_tls(listener, &certificate)).await;
+    let _ = exporting.kill();
+    let _ = exporting.wait();
+    assert_eq!(heard.unwrap().unwrap(), b"PRI * HTTP/2.0");
+}

@@ -54,6 +54,8 @@ use std::{
 
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+#[cfg(feature = "setup-tls")]
+use opentelemetry_otlp::{WithTonicConfig, tonic_types::transport::ClientTlsConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -252,10 +254,24 @@ fn failed(to: &endpoint::Target, error: &impl fmt::Display) -> SetupError {
     SetupError::new(to.field, "(not shown)", format_args!("the exporter refuses it: {error}"))
 }
 
+/// Over TLS it trusts whom the system trusts: of its own accord, nobody.
+#[cfg(feature = "setup-tls")]
+fn trusting<B: WithTonicConfig>(builder: B, to: &endpoint::Target) -> B {
+    match to.url.starts_with("https:") {
+        true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
+        false => builder,
+    }
+}
+
+#[cfg(not(feature = "setup-tls"))]
+const fn trusting<B>(builder: B, _: &endpoint::Target) -> B {
+    builder
+}
+
 fn span_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<SpanExporter, SetupError> {
     if to.grpc {
         let _on = runtime.map(Runtime::enter);
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(&to.url).build();
+        let exporter = trusting(SpanExporter::builder().with_tonic(), to).with_endpoint(&to.url).build();
         return exporter.map_err(|error| failed(to, &error));
     }
     let builder = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
@@ -269,7 +285,7 @@ fn span_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<Spa
 fn metric_exporter(to: &endpoint::Target, runtime: Option<&Runtime>) -> Result<MetricExporter, SetupError> {
     if to.grpc {
         let _on = runtime.map(Runtime::enter);
-        let exporter = MetricExporter::builder().with_tonic().with_endpoint(&to.url).build();
+        let exporter = trusting(MetricExporter::builder().with_tonic(), to).with_endpoint(&to.url).build();
         return exporter.map_err(|error| failed(to, &error));
     }
     let builder = MetricExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
