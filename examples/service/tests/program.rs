@@ -15,7 +15,7 @@ use std::{
 
 use mock_collector::{MockServer, Protocol};
 use tempfile::TempDir;
-use test_servers::{MemcachedServer, RedisServer, until};
+use test_servers::{MemcachedServer, RedisServer, Signal, until};
 
 use crate::running::{Running, program, tool, with_database};
 
@@ -275,7 +275,7 @@ fn a_hup_signal_reads_the_caches_again() {
     };
     assert!(shows(r#"{"name":"ttl","value":"5m"}"#));
     with("7");
-    service.signal("HUP");
+    service.signal(Signal::HUP);
     let told = "cache.toml:6: defaults.policy.ttl = 7: ";
     assert!(until(Duration::from_secs(20), || fs::read_to_string(&log).unwrap().contains(told)));
     let text = fs::read_to_string(&log).unwrap();
@@ -285,7 +285,7 @@ fn a_hup_signal_reads_the_caches_again() {
         "{text}"
     );
     with("'7m'");
-    service.signal("HUP");
+    service.signal(Signal::HUP);
     assert!(shows(r#"{"name":"ttl","value":"7m"}"#));
     let (well, said) = service.end();
     assert!(well && said.contains("read the caches again\n"), "{said}");

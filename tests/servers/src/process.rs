@@ -215,7 +215,8 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-fn signal(child: &Child, signal: Signal) {
+/// Sends a signal to a program that a test has started. Small systems have no program `kill`.
+pub fn signal(child: &Child, signal: Signal) {
     // The child is not reaped while we hold it, so the id cannot be another process's; it may be dead already.
     let _ = kill_process(pid_of(child), signal);
 }

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::mpsc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use traced_cache::{
     setup::{Running, Setup},
 };
 
-use test_servers::until;
+use test_servers::{Signal, until};
 
 use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run, utf8};
 
@@ -195,7 +195,7 @@ fn an_interrupt_is_heard_while_a_service_hangs() {
     let (url, waiting) = hanging();
     let child = watch(&["--url", &url, "--every", "100ms"]);
     let _open = waiting.recv_timeout(WAIT).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    test_servers::signal(&child, Signal::INT);
     let ended: Ended = child.wait_with_output().unwrap().into();
     // Had it waited for the service, a line would say that this has not answered.
     assert!(ended.code == 0 && ended.out.is_empty() && ended.err.is_empty(), "{ended:?}");

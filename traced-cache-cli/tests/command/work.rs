@@ -4,12 +4,12 @@ use std::{
     fmt::Write,
     io::{BufRead, BufReader, Write as _},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use test_servers::{MemcachedServer, RedisServer, until};
+use test_servers::{MemcachedServer, RedisServer, Signal, until};
 use traced_cache::Loaded;
 
 use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run_with_input, utf8};
@@ -361,7 +361,7 @@ fn bench(place: &Place) -> Child {
 }
 
 fn interrupt(child: Child) -> Ended {
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    test_servers::signal(&child, Signal::INT);
     child.wait_with_output().unwrap().into()
 }
 

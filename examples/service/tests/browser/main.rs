@@ -11,7 +11,7 @@ use std::{env, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_servers::RedisServer;
+use test_servers::{RedisServer, Signal};
 
 use crate::{
     chromium::Chromium,
@@ -159,8 +159,8 @@ fn the_page_lives_reads_well_and_needs_no_mouse() {
     assert_ne!(browser.eval("1 + 1"), Value::Null);
 
     // A service that hangs says nothing at all: the page says so, and goes on when that is over.
-    service.signal("STOP");
+    service.signal(Signal::STOP);
     browser.until("document.getElementById('state').textContent.includes('does not answer')");
-    service.signal("CONT");
+    service.signal(Signal::CONT);
     browser.until("document.getElementById('state').textContent === ''");
 }

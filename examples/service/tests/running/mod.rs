@@ -8,6 +8,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use test_servers::Signal;
+
 pub fn program(folder: &Path) -> Command {
     with_database(&folder.join("airports.db"))
 }
@@ -64,12 +66,11 @@ impl Running {
 
     /// As a supervisor would.
     pub fn ask_to_end(&self) {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
     }
 
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    pub fn signal(&self, signal: Signal) {
+        test_servers::signal(&self.child, signal);
     }
 
     pub fn has_ended(&mut self) -> bool {
