@@ -124,6 +124,11 @@ impl Source<String, Airport> for Airports {
         self.0.save(airport.clone()).await
     }
 
+    /// As `load` gives them: what is saved is invalidated with its country, too.
+    fn tags(&self, _code: &String, airport: &Airport) -> Vec<Box<str>> {
+        vec![airport.tag().into()]
+    }
+
     async fn delete(&self, code: &String) -> Result<(), BoxError> {
         self.0.delete(code).await
     }

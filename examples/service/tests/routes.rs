@@ -166,6 +166,26 @@ async fn invalidation_by_key_and_by_tag() {
     assert_ne!(name("LFPG").await, "another", "of another country");
 }
 
+/// Also where the cache had nothing of it, or had it under another country's tag.
+#[tokio::test]
+async fn what_is_saved_has_its_tag() {
+    let world = World::new().await;
+    let mut moved = frankfurt();
+    moved["country"] = json!("FR");
+    world.get("/airport/EDDM").await;
+    for (code, draft) in [("EDDF", frankfurt()), ("EDDM", moved)] {
+        let (status, body) = world.send("PUT", &format!("/airport/{code}"), draft).await;
+        assert_eq!((status, &body["delivery"]), (StatusCode::OK, &json!("confirmed")), "{body}");
+        let mut airport = world.database.airport(code).await.unwrap().unwrap();
+        airport.name = "another".to_owned();
+        world.database.save(airport).await.unwrap();
+    }
+    for (code, tag) in [("EDDF", "country:DE"), ("EDDM", "country:FR")] {
+        world.send("POST", "/cache/invalidate", json!({ "tag": tag })).await;
+        assert_eq!(world.get(&format!("/airport/{code}")).await.1["name"], "another", "{tag}");
+    }
+}
+
 #[tokio::test]
 async fn malformed_bodies_are_400_and_name_the_field() {
     let world = World::new().await;
