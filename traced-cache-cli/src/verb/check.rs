@@ -25,7 +25,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: CheckOptio
         "caches": explanation.caches.iter().map(|cache| &cache.name).collect::<Vec<_>>(),
         "providers": explain::providers(&explanation),
         "problems": explanation.problems,
-        "advice": explanation.advice,
+        "advice": advice(&explanation),
     });
     out.answer(&answer, text(&explanation, fine))?;
     Ok(if fine { Exit::Done } else { Exit::Failed })
@@ -66,15 +66,19 @@ fn text(explanation: &Explanation, fine: bool) -> String {
     for problem in problems {
         let _ = write!(text, "\nproblem: {problem}");
     }
-    let advice = explanation.advice.iter().map(|line| (None, line));
-    let of_caches = caches.iter().flat_map(|cache| cache.advice.iter().map(|line| (Some(&cache.name), line)));
-    for (cache, line) in of_caches.chain(advice) {
-        let _ = match cache {
-            Some(cache) => write!(text, "\nadvice: {cache}: {line}"),
-            None => write!(text, "\nadvice: {line}"),
-        };
+    for line in advice(explanation) {
+        let _ = write!(text, "\nadvice: {line}");
     }
     text
+}
+
+/// Of each cache, by its name, and then of the whole.
+fn advice(explanation: &Explanation) -> Vec<String> {
+    let of_caches = explanation.caches.iter().flat_map(|cache| {
+        let name = &cache.name;
+        cache.advice.iter().map(move |line| format!("{name}: {line}"))
+    });
+    of_caches.chain(explanation.advice.iter().cloned()).collect()
 }
 
 pub(crate) fn count(n: usize, one: &str, many: &str) -> String {

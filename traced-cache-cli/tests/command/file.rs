@@ -28,6 +28,16 @@ fn check_tells_what_is_right_and_what_does_not_answer() {
     assert_eq!((code, &json["providers"][1]["answers"]), (0, &serde_json::Value::Null));
 }
 
+/// A program that reads the answer hears of the same as who reads the text.
+#[test]
+fn check_has_the_advice_of_each_cache_in_json_too() {
+    let place = Place::new(&layered("redis://127.0.0.1:1", ""));
+    let text = place.run("check", &["--offline"]).out;
+    let said: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("advice: ")).collect();
+    assert!(said.iter().any(|line| line.starts_with("users: ")), "{text}");
+    assert_eq!(place.json("check", &["--offline"]).1["advice"], serde_json::json!(said));
+}
+
 /// The server answers, and the caches' memory would hear nothing.
 #[test]
 fn check_tries_the_backplane() {
