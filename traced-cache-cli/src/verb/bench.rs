@@ -310,7 +310,8 @@ async fn measure(
             let mut calls = Calls { made: 0, unheard: 0, times: times()? };
             loop {
                 let timed = calls.made.is_multiple_of(timed_every).then(Instant::now);
-                if timed.is_some_and(|begun| begun >= until) {
+                // One call at least, however little time there is: nothing that has been measured would say nothing.
+                if calls.made > 0 && timed.is_some_and(|begun| begun >= until) {
                     return Some(calls);
                 }
                 let ended = call.make(&cache, &load).await;
