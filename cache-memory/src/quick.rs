@@ -160,7 +160,11 @@ impl Quick {
         self.part(query).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `left` begins with the time, where that is the system's.
+    /// For a write at `now`: which tells nothing about what is dead where somebody's clock is not the system's.
+    fn left(&self, now: Moment) -> Left {
+        if self.tempo.is_known() { Left::at(now) } else { Left::default() }
+    }
+
     fn insert(&self, query: Query<'_>, slot: Slot, end: Moment, mut left: Left) {
         let key = query.to_key();
         let mut part = self.write(&query);
@@ -218,7 +222,7 @@ impl Store for Quick {
         let until = Instant::now().checked_add(ttl);
         let now = Clock::system().now();
         let end = if until.is_some() { now.after(ttl) } else { Moment::NEVER };
-        self.insert(Query::bytes(joined), Slot::Bytes { bytes, until }, end, Left::at(now));
+        self.insert(Query::bytes(joined), Slot::Bytes { bytes, until }, end, self.left(now));
     }
 
     fn remove_bytes(&self, joined: &str) {
@@ -245,9 +249,8 @@ impl ObjectStore for Quick {
             return;
         }
         self.tempo.note(now);
-        let left = if self.tempo.is_known() { Left::at(now) } else { Left::default() };
         let end = object.usable_until();
-        self.insert(query, Slot::Object(object), end, left);
+        self.insert(query, Slot::Object(object), end, self.left(now));
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {

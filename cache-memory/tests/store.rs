@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use cache_core::{
-    CacheId, CacheProvider, Clock, EvictionCause, Evictions, Moment, Object, ObjectStore, RawKey, Timeline,
+    CacheId, CacheProvider, Clock, EvictionCause, Evictions, Moment, Object, ObjectStore, Put, RawKey,
+    Timeline,
 };
 use cache_memory::{Engine, Memory};
 
@@ -160,6 +162,23 @@ fn t_on_a_clock_of_its_own_nothing_is_taken_for_dead() {
         }
         memory.maintain();
         assert!(store.get(key("a")).is_some());
+    }
+}
+
+/// Nor by the system's, on which bytes beside them are counted.
+#[tokio::test]
+async fn t_bytes_take_no_object_of_another_clock_for_dead() {
+    for engine in Engine::ALL {
+        let (clock, time) = Clock::manual();
+        let memory = Memory::entries(100).engine(engine);
+        let store = store(&memory);
+        store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
+        time.advance(Duration::from_secs(2));
+        let bytes = Put { key: key("b"), bytes: Bytes::from_static(b"b"), ttl: Duration::from_secs(60) };
+        for _ in 0..200 {
+            memory.put_many(std::slice::from_ref(&bytes)).await.remove(0).unwrap();
+        }
+        assert!(store.get(key("a")).is_some(), "{engine}");
     }
 }
 
