@@ -252,7 +252,7 @@ impl Object {
         self.usable_until().since(now)
     }
 
-    /// Weight in bytes (0 where the store does not weigh).
+    /// Weight of the value in bytes (0 where the store does not weigh). What its key takes is for the store to add.
     pub fn weight(&self) -> u32 {
         self.weight
     }

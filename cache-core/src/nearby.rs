@@ -30,7 +30,7 @@ impl<T> Peeked<T> {
 }
 
 impl<T: Value> Inner<T> {
-    pub(crate) fn object(&self, key: RawKey<'_>, entry: &Entry<T>, tier: &Tier) -> Option<Object> {
+    pub(crate) fn object(&self, entry: &Entry<T>, tier: &Tier) -> Option<Object> {
         if self.tasks.is_closed() {
             // A hit asks for no more than what is there: new calls are refused only as long as there is nothing.
             return None;
@@ -44,7 +44,7 @@ impl<T: Value> Inner<T> {
             return None;
         }
         let weight = match &tier.store {
-            Some(store) if store.weighs() => self.weight(key, entry),
+            Some(store) if store.weighs() => self.weight(entry),
             _ => 0,
         };
         let quiet_until = match entry.retry_at() {
@@ -74,9 +74,9 @@ impl<T: Value> Inner<T> {
         Some(object)
     }
 
-    /// Bytes that an entry counts for: the user's own measure, else the encoded size.
-    fn weight(&self, key: RawKey<'_>, entry: &Entry<T>) -> u32 {
-        let value = match (&entry.value, &self.weigher, entry.encoded) {
+    /// Bytes that a value counts for: the user's own measure, else the encoded size. What keys take the store adds.
+    fn weight(&self, entry: &Entry<T>) -> u32 {
+        match (&entry.value, &self.weigher, entry.encoded) {
             (None, ..) => 0,
             (Some(value), Some(weigher), _) => weigher(value),
             (Some(_), None, Some(encoded)) => encoded,
@@ -84,8 +84,7 @@ impl<T: Value> Inner<T> {
                 let bytes = codec::measure(&**value).unwrap_or(size_of::<T>());
                 u32::try_from(bytes).unwrap_or(u32::MAX)
             }
-        };
-        value.saturating_add(u32::try_from(key.id.len()).unwrap_or(u32::MAX))
+        }
     }
 
     /// Looks into an in-process level. Counts the look-up, unless there is doubt.
@@ -213,7 +212,7 @@ impl<T: Value> Inner<T> {
         if self.has_ended() {
             return None;
         }
-        let object = self.object(key, entry, tier);
+        let object = self.object(entry, tier);
         let now = self.now();
         Some(move || match object {
             Some(object) => {

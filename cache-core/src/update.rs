@@ -188,7 +188,7 @@ impl<T: Value> Inner<T> {
         let value = entry.value.clone();
         let now = self.now();
         // Made before the key is locked: a weigher is anybody's code.
-        let object = |tier| if keep == Keep::Store { self.object(key, &entry, tier) } else { None };
+        let object = |tier| if keep == Keep::Store { self.object(&entry, tier) } else { None };
         let objects: Vec<_> =
             self.tiers.iter().filter_map(|tier| Some((tier.store.as_ref()?, object(tier)))).collect();
         let stored = ticket.swap(|| {

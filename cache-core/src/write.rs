@@ -132,7 +132,7 @@ impl<'k, T: Value> Writing<'k, T> {
                 .rev()
                 .filter_map(|tier| {
                     let store = tier.store.as_ref()?;
-                    Some((store, entry.and_then(|entry| inner.object(*key, entry, tier))))
+                    Some((store, entry.and_then(|entry| inner.object(entry, tier))))
                 })
                 .collect();
             let alone = ticket.end_write(|alone| {
