@@ -216,8 +216,9 @@ impl<T: Value> Inner<T> {
         let now = self.now();
         Some(move || match object {
             Some(object) => {
-                store.put(key, object, now);
+                // Before: what is too heavy has left again when it has been put.
                 self.stats().gone.back(key.hash);
+                store.put(key, object, now);
             }
             // What is there is older.
             None => drop(store.remove(key)),

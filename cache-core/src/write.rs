@@ -135,7 +135,11 @@ impl<'k, T: Value> Writing<'k, T> {
                     Some((store, entry.and_then(|entry| inner.object(entry, tier))))
                 })
                 .collect();
-            let alone = ticket.end_write(|alone| {
+            ticket.end_write(|alone| {
+                if alone && entry.is_some() {
+                    // Before: what is too heavy has left again when it has been put.
+                    inner.stats().gone.back(key.hash);
+                }
                 for (store, object) in objects {
                     match object.filter(|_| alone) {
                         Some(object) => store.put(*key, object, now),
@@ -144,11 +148,7 @@ impl<'k, T: Value> Writing<'k, T> {
                         }
                     }
                 }
-                alone
             });
-            if alone && entry.is_some() {
-                inner.stats().gone.back(key.hash);
-            }
         }
     }
 }
