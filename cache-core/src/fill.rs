@@ -364,11 +364,15 @@ impl<T: Value> Inner<T> {
                 self.fill_in_turn(tier, items, tickets, &mut held, stamp).boxed().await;
             }
         }
+        // A level in memory notes itself that a key is back.
+        let nearby = self.tiers[..below].iter().any(|tier| tier.store.is_some());
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
             *held = self.is_held(*held, ticket, &item.entry);
             if !*held {
                 self.overtaken();
+            } else if !nearby {
+                ticket.commit(|| self.stats().gone.back(item.key.hash));
             }
         }
         held

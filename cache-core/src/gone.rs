@@ -119,7 +119,10 @@ impl Gone {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{MissReason, TracedCache, ok, testing::MapProvider};
 
     fn hash(n: u64) -> u64 {
         n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xD6E8_FEB8_6659_FD93)
@@ -154,5 +157,20 @@ mod tests {
         assert!(known > SLOTS_MAX / 5, "{known} of the last {} are known", SLOTS_MAX / 4);
         let never = (LEFT..2 * LEFT).filter(|n| gone.why(hash(*n)).is_some()).count();
         assert_eq!(never, 0, "what has never been there is not mistaken for what has left");
+    }
+
+    /// Where nothing is kept in memory as well.
+    #[tokio::test]
+    async fn what_has_been_loaded_again_is_back() {
+        let store = Arc::new(MapProvider::new());
+        let cache: TracedCache<u64> =
+            TracedCache::builder("remote").level(Arc::clone(&store)).build().unwrap();
+        let reason = async || cache.look("k").await.unwrap().miss_reason();
+        assert!(cache.invalidate("k").await.unwrap().is_confirmed());
+        assert_eq!(reason().await, Some(MissReason::Invalidated));
+        cache.get_or_set_with("k", &(), |(), _| async { ok(1) }).await.unwrap();
+        assert_eq!(reason().await, None);
+        store.evict("remote:k");
+        assert_eq!(reason().await, Some(MissReason::Absent), "of a remote level's evictions nobody hears");
     }
 }
