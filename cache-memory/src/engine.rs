@@ -76,13 +76,17 @@ impl Settings {
         }
     }
 
-    /// Most bytes of a value and its key together; none where entries are not weighed.
-    pub(crate) fn heaviest(self) -> Option<u64> {
-        let most = match self.engine {
+    /// Weight of the heaviest entry that stays, where entries are weighed.
+    pub(crate) fn most(self) -> u64 {
+        match self.engine {
             Engine::Quick => crate::quick::heaviest(self),
             Engine::Moka => self.capacity,
-        };
-        self.weighs.then(|| most.saturating_sub(self.engine.entry_overhead().into()))
+        }
+    }
+
+    /// Most bytes of a value and its key together; none where entries are not weighed.
+    pub(crate) fn heaviest(self) -> Option<u64> {
+        self.weighs.then(|| self.most().saturating_sub(self.engine.entry_overhead().into()))
     }
 }
 

@@ -40,7 +40,7 @@ impl Memory {
     }
 
     /// Holds entries of up to `capacity` bytes in all: weight of the value, length of the key, and
-    /// [`Engine::entry_overhead`] for each. Less than the overhead of one entry is refused when a cache is built.
+    /// [`Engine::entry_overhead`] for each. What has no room for an empty entry is refused when a cache is built.
     #[must_use]
     pub fn bytes(capacity: u64) -> Self {
         Self::with(Settings { engine: Engine::default(), capacity, weighs: true, engine_expiry: true })
@@ -125,7 +125,7 @@ impl CacheProvider for Memory {
             (false, 0) => {
                 Err(Error::config("Memory::entries", capacity, "give it room for at least one entry"))
             }
-            (true, bytes) if bytes < u64::from(overhead) => Err(Error::config(
+            (true, _) if self.settings.most() < u64::from(overhead) => Err(Error::config(
                 "Memory::bytes",
                 capacity,
                 format_args!("one empty entry takes {overhead} bytes; give it more"),

@@ -228,6 +228,18 @@ fn z4_the_bound_holds_in_a_store_of_many_parts() {
 }
 
 #[test]
+fn the_least_bound_that_is_taken_holds_an_empty_entry() {
+    for engine in Engine::ALL {
+        let mut all = (1..).map(|bytes| Memory::bytes(bytes).engine(engine));
+        let store = store(&all.find(|memory| memory.check().is_ok()).unwrap());
+        let now = Clock::system().now();
+        let life = Timeline::new(now, Duration::MAX, Duration::MAX);
+        store.put(key(""), Object::for_tests(Arc::new(1u8), life, 0), now);
+        assert_eq!(store.len(), 1, "{engine}");
+    }
+}
+
+#[test]
 fn an_object_that_is_too_heavy_is_evicted_at_once_and_takes_the_old_one_along() {
     let store = store(&Memory::bytes(10_000).engine(Engine::Quick));
     let counts = Arc::new(Count::default());
