@@ -150,6 +150,9 @@ impl Trace {
                 return Err(trace.error(Fault::Foreign, what));
             }
         }
+        if packing != Packing::Plain && Packing::of(&head) != Packing::Plain {
+            return Err(trace.error(Fault::Foreign, "it is packed twice; unpack it once"));
+        }
         let control = |byte: &u8| byte.is_ascii_control() && !b"\t\n\r".contains(byte);
         let told = if head.iter().any(control) { Form::Integers } else { Form::Lines };
         trace.form = form.unwrap_or(told);

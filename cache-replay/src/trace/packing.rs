@@ -22,6 +22,16 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
+    pub(crate) fn of(head: &[u8]) -> Self {
+        if head.starts_with(b"\xfd7zXZ\0") {
+            Self::Xz
+        } else if head.starts_with(b"\x1f\x8b\x08") {
+            Self::Gzip
+        } else {
+            Self::Plain
+        }
+    }
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -47,8 +57,16 @@ const FOREIGN: [(&[u8], &str); 12] = [
     (b"PAR1", "a Parquet file; export the keys, one a line"),
 ];
 
+/// Where a tar archive has its magic: after the name of its first file and what is known of it.
+const TAR: usize = 257;
+const TAR_MAGIC: [&[u8]; 2] = [b"ustar\0", b"ustar  \0"];
+
 /// Why `head` cannot be the beginning of a trace.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
+    let tar = head.get(TAR..).is_some_and(|at| TAR_MAGIC.iter().any(|magic| at.starts_with(magic)));
+    if tar {
+        return Some("a tar archive; unpack it and give the trace in it");
+    }
     FOREIGN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
 }
 
@@ -59,14 +77,14 @@ pub(crate) fn unpack(
     let mut head = Vec::with_capacity(MAGIC);
     input.by_ref().take(MAGIC as u64).read_to_end(&mut head)?;
     let whole = BufReader::with_capacity(BUFFER, Cursor::new(head.clone()).chain(input));
-    if head.starts_with(b"\xfd7zXZ\0") {
-        let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
-        let plain = BufReader::with_capacity(BUFFER, XzDecoder::new_stream(whole, stream));
-        Ok((Packing::Xz, head, Box::new(plain)))
-    } else if head.starts_with(b"\x1f\x8b") {
-        let plain = BufReader::with_capacity(BUFFER, MultiGzDecoder::new(whole));
-        Ok((Packing::Gzip, head, Box::new(plain)))
-    } else {
-        Ok((Packing::Plain, head, Box::new(whole)))
-    }
+    let packing = Packing::of(&head);
+    let plain: Box<dyn BufRead + Send> = match packing {
+        Packing::Xz => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(BufReader::with_capacity(BUFFER, XzDecoder::new_stream(whole, stream)))
+        }
+        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(whole))),
+        Packing::Plain => Box::new(whole),
+    };
+    Ok((packing, head, plain))
 }

@@ -190,6 +190,37 @@ fn what_is_foreign_is_told() {
     assert!(error(turns).to_string().contains("line 3 has a zero byte"));
 }
 
+/// Its blocks would pass for integers, and there are always as many bytes of them as integers have.
+#[test]
+fn an_archive_is_no_trace() {
+    for magic in [b"ustar\x0000".as_slice(), b"ustar  \0"] {
+        let mut archive = b"keys.trace".to_vec();
+        archive.resize(257, 0);
+        archive.extend(magic);
+        archive.resize(512, 0);
+        archive.extend(b"1\n2\n");
+        archive.resize(10_240, 0);
+        for (packing, bytes) in packed(&archive) {
+            let error = error(bytes);
+            assert_eq!(error.fault(), Fault::Foreign, "{packing}");
+            assert!(error.to_string().contains("tar"), "{packing}: {error}");
+        }
+    }
+    let words = format!("{}\nustar\n", "x".repeat(256));
+    assert_eq!(keys(open(words).unwrap()).unwrap().len(), 2, "a word is no archive");
+}
+
+#[test]
+fn what_is_packed_twice_is_told() {
+    for (once, bytes) in packed(&integers(noise(400))).into_iter().skip(1) {
+        for (twice, bytes) in packed(&bytes).into_iter().skip(1) {
+            let error = error(bytes);
+            assert_eq!(error.fault(), Fault::Foreign, "{once} in {twice}");
+            assert!(error.to_string().contains("packed twice"), "{error}");
+        }
+    }
+}
+
 struct Broken;
 
 impl Read for Broken {
