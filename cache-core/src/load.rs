@@ -22,6 +22,7 @@ use crate::{
     fill::Outgoing,
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen},
+    news::Verdict,
     rights::{LEASE, Rights, Standing, Wish},
     slots::Ticket,
     within::within,
@@ -116,12 +117,14 @@ impl<T: Value> Drop for Landing<T> {
 }
 
 /// A load about to run: for which of a task's flights, and with which leases.
-pub(crate) struct Load<'k> {
+pub(crate) struct Load<'k, T> {
     load: LoadId,
     pub(crate) at: Vec<usize>,
     pub(crate) rights: Vec<(RawKey<'k>, Rights)>,
     /// Those that a writer keeps: stored nowhere.
     pub(crate) kept: Vec<bool>,
+    /// What was held of each when its flight was started.
+    pub(crate) held: Vec<Option<Entry<T>>>,
     pub(crate) terms: Terms,
 }
 
@@ -200,7 +203,7 @@ impl<T: Value> Inner<T> {
     /// Runs a loader: permit, hard limit, panic, cycle bookkeeping, leases kept alive, telemetry.
     async fn run<A>(
         self: &Arc<Self>,
-        load: &Load<'_>,
+        load: &Load<'_, T>,
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
@@ -209,7 +212,7 @@ impl<T: Value> Inner<T> {
 
     async fn run_alone<A>(
         &self,
-        load: &Load<'_>,
+        load: &Load<'_, T>,
         flights: &[Arc<Flight<T>>],
         loader: impl Future<Output = Result<A, BoxError>> + Send,
     ) -> Ran<A> {
@@ -281,11 +284,10 @@ impl<T: Value> Inner<T> {
             if let Some(seen) = found {
                 return inner.arrive(&landing, 0, seen, rights, &begun).boxed().await;
             }
-            let shown = held.as_ref().and_then(|entry| inner.held(entry));
-            let load =
-                Load { load, at: vec![0], rights: vec![(landing.key(0), rights)], kept: vec![kept], terms };
-            let loader = async move { Ok(vec![Some(loader(shown).await?)]) };
-            inner.load(&landing, load, loader, std::slice::from_ref(&held)).await;
+            let rights = vec![(landing.key(0), rights)];
+            let load = Load { load, at: vec![0], rights, kept: vec![kept], held: vec![held], terms };
+            let loader = |shown| async move { Ok(vec![Some(loader(shown).await?)]) };
+            inner.load(&landing, load, loader).await;
         };
         // Boxed, as a task that begins moves what it runs several times.
         let task = self.spawn(within(self.observers().ambient(), work.boxed()));
@@ -321,7 +323,14 @@ impl<T: Value> Inner<T> {
                 .map(|(at, rights)| terms.wish(landing.key(at), held[at].as_ref(), rights))
                 .collect();
             let go = async |(at, wishes): (Vec<usize>, Vec<Wish<'_, T>>)| {
-                let mut load = Load { load, at: Vec::new(), rights: Vec::new(), kept: Vec::new(), terms };
+                let mut load = Load {
+                    load,
+                    at: Vec::new(),
+                    rights: Vec::new(),
+                    kept: Vec::new(),
+                    held: Vec::new(),
+                    terms,
+                };
                 let mut arrivals = Vec::new();
                 for (at, Wish { key, found, rights, kept, .. }) in zip(at, wishes) {
                     landing.lend(at, &rights);
@@ -331,6 +340,7 @@ impl<T: Value> Inner<T> {
                             load.at.push(at);
                             load.rights.push((key, rights));
                             load.kept.push(kept);
+                            load.held.push(held[at].clone());
                         }
                     }
                 }
@@ -338,8 +348,8 @@ impl<T: Value> Inner<T> {
                     if !load.at.is_empty() {
                         let wanted = load.at.iter().map(|at| positions[*at]).collect();
                         // Called inside the guard of the load: a panic of it stays there.
-                        let loader = async { loader(wanted).await };
-                        inner.load(&landing, load, loader, &held).await;
+                        let loader = |_| async { loader(wanted).await };
+                        inner.load(&landing, load, loader).await;
                     }
                 };
                 join(load, join_all(arrivals)).await;
@@ -402,17 +412,41 @@ impl<T: Value> Inner<T> {
         landing.land(at, Ended::Entry { entry, level: Some(level), accepted });
     }
 
-    /// Runs the loader for some of the flights and ends them.
-    async fn load(
+    /// Runs the loader for some of the flights and ends them. It is shown what is held of the first.
+    async fn load<L>(
         self: &Arc<Self>,
         landing: &Landing<T>,
-        load: Load<'_>,
-        loader: impl Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send,
-        held: &[Option<Entry<T>>],
-    ) {
+        mut load: Load<'_, T>,
+        loader: impl FnOnce(Option<Held<T>>) -> L + Send,
+    ) where
+        L: Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send,
+    {
         let flights: Vec<_> = load.at.iter().map(|at| Arc::clone(&landing.open[*at].0)).collect();
-        let ran = self.run(&load, &flights, loader).await;
-        self.settle(landing, load, ran, held).await;
+        let mut held = std::mem::take(&mut load.held);
+        let work = async {
+            // The load has begun: what is invalidated from now on overtakes its answer, too.
+            for held in &mut held {
+                self.forego(held).await;
+            }
+            let shown = held.first().and_then(|first| self.held(first.as_ref()?));
+            loader(shown).await
+        };
+        let ran = self.run(&load, &flights, work).await;
+        load.held = held;
+        self.settle(landing, load, ran).await;
+    }
+
+    /// Lets go of what was invalidated while its load waited to begin: `unchanged` would bring it back.
+    async fn forego(&self, held: &mut Option<Entry<T>>) {
+        let Some(entry) = held else { return };
+        let verdict = match self.verdict(entry) {
+            // Boxed, as hardly any load has to ask.
+            Verdict::Unsure => self.surely(entry).boxed().await,
+            known => known,
+        };
+        if !matches!(verdict, Verdict::Valid | Verdict::Expired) {
+            *held = None;
+        }
     }
 
     pub(crate) fn held(&self, entry: &Entry<T>) -> Option<Held<T>> {

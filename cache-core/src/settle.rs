@@ -182,13 +182,12 @@ impl<T: Value> Inner<T> {
     pub(crate) async fn settle(
         self: &Arc<Self>,
         landing: &Landing<T>,
-        load: Load<'_>,
+        load: Load<'_, T>,
         ran: Ran<Vec<Option<Loaded<T>>>>,
-        held: &[Option<Entry<T>>],
     ) {
         let (terms, began) = (load.terms, ran.began);
         let Sorted { mut items, tickets, stored, unstored, gone } =
-            self.sort(landing, load, ran.answer, &began, held);
+            self.sort(landing, load, ran.answer, &began);
         if !gone.is_empty() {
             self.forget(gone, terms.remote).boxed().await;
         }
@@ -213,12 +212,11 @@ impl<T: Value> Inner<T> {
     fn sort<'k>(
         self: &Arc<Self>,
         landing: &'k Landing<T>,
-        load: Load<'k>,
+        load: Load<'k, T>,
         answer: Result<Vec<Option<Loaded<T>>>, Failed>,
         began: &Began,
-        held: &[Option<Entry<T>>],
     ) -> Sorted<'k, T> {
-        let Load { at: flights, rights, kept, terms, .. } = load;
+        let Load { at: flights, rights, kept, held, terms, .. } = load;
         let (answers, failed) = match answer {
             Ok(answers) => (answers, None),
             Err(failed) => (Vec::new(), Some(failed)),
@@ -227,12 +225,12 @@ impl<T: Value> Inner<T> {
         let mut sorted = Sorted::new(flights.len());
         let mut ends = Vec::with_capacity(flights.len());
         let mut unused = Vec::new();
-        for ((at, (key, rights)), kept) in zip(zip(flights, rights), kept) {
+        for ((at, (key, rights)), (kept, held)) in zip(zip(flights, rights), zip(kept, held)) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
                 None => {
                     let loaded = answers.next().flatten().unwrap_or_else(Loaded::absent);
-                    self.make(loaded, began, held[at].as_ref())
+                    self.make(loaded, began, held.as_ref())
                 }
                 Some(failed) => Err(failed.clone()),
             };
@@ -245,7 +243,7 @@ impl<T: Value> Inner<T> {
                         sorted.stored.push(at);
                         continue;
                     }
-                    if keep == Keep::Forget && terms.store && !kept && (held[at].is_some() || !terms.read) {
+                    if keep == Keep::Forget && terms.store && !kept && (held.is_some() || !terms.read) {
                         let item = Outgoing::new(key, entry.clone()).with_rights(rights);
                         sorted.gone.push(Forgotten { item, ticket });
                     } else {
@@ -256,7 +254,7 @@ impl<T: Value> Inner<T> {
                 Err(Failed { error, surface }) => {
                     ends.push(Err(error.clone()));
                     unused.push((key, rights));
-                    self.throttle(key, ticket, held[at].as_ref(), &began.begun, surface);
+                    self.throttle(key, ticket, held.as_ref(), &began.begun, surface);
                     sorted.unstored.push((at, kept, Err(Failed { error, surface })));
                 }
             }

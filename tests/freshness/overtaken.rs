@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    Access, BoxError, Capabilities, Clock, Delivery, ErrorKind, Level, Loaded, Outcome, Policy, Source,
+    Access, BoxError, Capabilities, Clock, Delivery, ErrorKind, Held, Level, Loaded, Outcome, Policy, Source,
     TracedCache, ok,
     testing::{Chaos, Fault, MapProvider},
 };
 
 use crate::world::{
-    Db, DbError, MISS, MS, S, Seen, World, ZERO, ask, asking, asking_alike, confirmed, look, memory, saw,
-    settled,
+    Db, DbError, MISS, MS, S, Seen, World, ZERO, ask, ask_for, asking, asking_alike, confirmed, look, memory,
+    saw, settled,
 };
 
 fn policy() -> Policy {
@@ -95,6 +95,73 @@ async fn what_was_expired_stands_in_if_the_next_load_fails() {
         assert_eq!(joined.await.unwrap(), Ok(Some("1".to_owned())), "a batch: {many}");
         assert_eq!(db.loads(), 3);
     }
+}
+
+/// A load that waits for its turn, or for another node, has not begun yet: it is one of those that come after.
+#[tokio::test]
+async fn what_is_invalidated_while_a_load_waits_to_begin_is_none_of_its_business() {
+    for (leases, many) in [(true, false), (true, true), (false, false), (false, true)] {
+        let world = World::new();
+        let l2 = marking(&world, true);
+        let build = || {
+            let builder = world.builder(policy().loads(1)).tags(true).level(memory());
+            if leases { builder.level(Arc::clone(&l2)) } else { builder }.build().unwrap()
+        };
+        let (cache, other) = (build(), build());
+        let (db, slow) = (world.db(), world.db());
+        db.answers(tagged("1"));
+        ask(&cache, &db).await.unwrap();
+        world.pass(11 * S).await;
+        slow.takes(2 * S).fails();
+        let before = match leases {
+            true => asking(&other, &slow).await,
+            false => {
+                let (cache, slow) = (cache.clone(), slow.clone());
+                tokio::spawn(async move { ask_for(&cache, "other", &slow).await })
+            }
+        };
+        settled().await;
+        db.answers(|| Ok(Loaded::unchanged()));
+        let waits = asking_alike(&cache, &db, many).await;
+        world.pass(S).await;
+        confirmed(cache.invalidate_tag("t").await);
+        let joined = asking_alike(&cache, &db, many).await;
+        for _ in 0..12 {
+            world.pass(100 * MS).await;
+        }
+        let _stale_or_failed = before.await.unwrap();
+        let case = format!("leases: {leases}, a batch: {many}");
+        for answer in [waits, joined] {
+            assert_eq!(answer.await.unwrap(), Err(ErrorKind::Load), "{case}");
+        }
+        assert_eq!((look(&cache).await, db.loads()), (MISS, 2), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_loader_is_not_shown_what_was_invalidated_before_it_began() {
+    let world = World::new();
+    let cache = world.builder(policy().loads(1)).tags(true).level(memory()).build().unwrap();
+    let (db, slow) = (world.db(), world.db());
+    db.answers(tagged("1"));
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    slow.takes(S);
+    let first = tokio::spawn({
+        let (cache, slow) = (cache.clone(), slow.clone());
+        async move { ask_for(&cache, "other", &slow).await }
+    });
+    settled().await;
+    let waits = tokio::spawn({
+        let cache = cache.clone();
+        let load = |(), _, held: Option<Held<String>>| async move { ok(held.is_some().to_string()) };
+        async move { cache.get_or_set_if_changed("k", &(), load).await.unwrap() }
+    });
+    settled().await;
+    confirmed(cache.invalidate_tag("t").await);
+    world.pass(S).await;
+    first.await.unwrap().unwrap();
+    assert_eq!(*waits.await.unwrap(), "false");
 }
 
 /// Two callers with this access, of whom the second joins, an invalidation, and time for the second load.
@@ -182,6 +249,12 @@ async fn nobody_joins_a_load_that_was_cancelled() {
         db.takes(ZERO);
         assert_eq!(ask(&cache.access(access), &db).await, saw(Outcome::Loaded, "2"), "{access:?}");
     }
+}
+
+/// A level that knows of tags, and perhaps of leases.
+fn marking(world: &World, leases: bool) -> Arc<Chaos<MapProvider>> {
+    let map = MapProvider::new().marking().clock(world.clock.clone());
+    Arc::new(Chaos::new(if leases { map.leasing() } else { map }).clock(world.clock.clone()))
 }
 
 type Answer = fn() -> Result<Loaded<String>, DbError>;
