@@ -193,6 +193,11 @@ impl<T: Value> Inner<T> {
                             overtaken.push((at, stale));
                             continue;
                         }
+                        // Who cancelled it did not know that this call was about to wait.
+                        (Some(Ended::Failed { .. }), stale) if !leads && !again && flight.is_aborted() => {
+                            overtaken.push((at, stale));
+                            continue;
+                        }
                         (None, stale) if idle => {
                             // Should its runtime go on, what it comes to is its own callers' only.
                             self.slots.disown(key, &flight);

@@ -340,12 +340,15 @@ impl<T: Value> Inner<T> {
         };
         drop(edge);
         if let Some(ended) = ended {
-            // What a level had after all was read there at some time while this caller waited, or before.
-            if let Ended::Entry { accepted, entry, level } = &ended
-                && (late || joins && level.is_some())
-                && !(*accepted && self.believes(entry).boxed().await)
-                && let Some((ticket, loader, access)) = alone
-            {
+            let overtaken = match &ended {
+                // What a level had after all was read there at some time while this caller waited, or before.
+                Ended::Entry { accepted, entry, level } => {
+                    (late || joins && level.is_some()) && !(*accepted && self.believes(entry).boxed().await)
+                }
+                // Who cancelled it did not know that this caller was about to wait.
+                Ended::Failed { .. } => joins && flight.is_aborted(),
+            };
+            if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
                 return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
             }
             return self.conclude(ended, stale, outcome);

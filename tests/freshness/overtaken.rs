@@ -257,6 +257,36 @@ fn marking(world: &World, leases: bool) -> Arc<Chaos<MapProvider>> {
     Arc::new(Chaos::new(if leases { map.leasing() } else { map }).clock(world.clock.clone()))
 }
 
+/// One who has joined it asks a level what he may fall back on, and waits for it already.
+#[tokio::test]
+async fn a_load_that_is_cancelled_under_who_has_just_joined_it_is_begun_anew() {
+    let world = World::new();
+    let policy = policy().soft_limit(5 * S).complete_in_background(false);
+    let l2 = marking(&world, false);
+    let node = || {
+        let level = Level::new(Arc::clone(&l2)).budget(10 * S);
+        world.builder(policy).tags(true).level(memory()).level(level).build().unwrap()
+    };
+    let (cache, other, db) = (node(), node(), world.db());
+    db.answers(tagged("1"));
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(20 * S);
+    let leader = asking(&cache, &db).await;
+    confirmed(other.invalidate_tag("t").await);
+    world.pass(2 * S).await;
+    assert!(cache.get("other").await.unwrap().is_none(), "it learns that there was something");
+    l2.set_all(Fault::Delay(4 * S));
+    let joins = asking(&cache, &db).await;
+    world.pass(3 * S).await;
+    assert_eq!(leader.await.unwrap(), saw(Outcome::Stale, "1"));
+    db.takes(ZERO).has("2");
+    l2.set_all(Fault::None);
+    world.pass(S).await;
+    assert!(joins.is_finished());
+    assert_eq!(joins.await.unwrap().map(|(_, value)| value), Ok(Some("2".to_owned())));
+}
+
 type Answer = fn() -> Result<Loaded<String>, DbError>;
 
 /// What a load comes to that leaves nothing at the level.
