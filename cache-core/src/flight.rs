@@ -64,6 +64,8 @@ pub(crate) struct Flight<T> {
     /// The runtime that it is a task of.
     home: Option<Handle>,
     task: OnceLock<AbortHandle>,
+    /// It asks for no more leases, and gives back those that it has if its task is aborted.
+    has_leases: AtomicBool,
     aborted: AtomicBool,
     /// Callers who wait now.
     callers: AtomicUsize,
@@ -99,6 +101,7 @@ impl<T> Flight<T> {
             needed: Notify::new(),
             home: Handle::try_current().ok(),
             task: OnceLock::new(),
+            has_leases: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             callers: AtomicUsize::new(0),
         })
@@ -154,12 +157,20 @@ impl<T> Flight<T> {
         self.ended.get().is_some()
     }
 
-    /// Cancels the load; its task's guard ends the flight.
+    /// Cancels the load; its task's guard ends the flight. While it is being granted leases it has to see to that itself.
     pub(crate) fn abort(&self) {
         if let Some(task) = self.task.get() {
-            self.aborted.store(true, Ordering::Release);
-            task.abort();
+            self.aborted.store(true, Ordering::SeqCst);
+            if self.has_leases.load(Ordering::SeqCst) {
+                task.abort();
+            }
         }
+    }
+
+    /// To be called once it has what leases it gets. `false`: it has been cancelled.
+    pub(crate) fn has_leases(&self) -> bool {
+        self.has_leases.store(true, Ordering::SeqCst);
+        !self.aborted.load(Ordering::SeqCst)
     }
 
     /// Waits for the end. Cancel-safe: leaving disturbs nobody.

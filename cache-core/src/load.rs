@@ -277,10 +277,13 @@ impl<T: Value> Inner<T> {
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             // Boxed: a cache in memory has none of it to do, and many loads may be under way.
             if terms.fills() && inner.has_remote() {
-                inner.stand_alone(&mut wish, &begun).boxed().await;
+                inner.stand_alone(&mut wish, &begun, &landing.open[0].0).boxed().await;
             }
             let Wish { found, rights, kept, .. } = wish;
             landing.lend(0, &rights);
+            if !landing.open[0].0.has_leases() {
+                return;
+            }
             if let Some(seen) = found {
                 return inner.arrive(&landing, 0, seen, rights, &begun).boxed().await;
             }
@@ -367,7 +370,7 @@ impl<T: Value> Inner<T> {
                 if wishes.is_empty() {
                     return None;
                 }
-                let decided = inner.stand(&mut wishes, begun, &mut standing).await;
+                let decided = inner.stand(&mut wishes, begun, &mut standing, || false).await;
                 let (later, now): (Vec<_>, Vec<_>) =
                     zip(at, wishes).partition(|(_, wish)| decided && inner.waits(wish));
                 let (at, wishes) = later.into_iter().unzip();

@@ -10,6 +10,7 @@ use futures::{
 
 use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, Moment, RawKey, Value, envelope,
+    flight::Flight,
     inner::{Inner, Seen},
     tier::Tier,
     within::within,
@@ -169,22 +170,29 @@ impl<T: Value> Inner<T> {
         true
     }
 
-    /// Asks for one and waits for it.
-    pub(crate) async fn stand_alone(self: &Arc<Self>, wish: &mut Wish<'_, T>, begun: &Begun) {
+    /// Asks for one and waits for it, unless its load is cancelled: not under a question, whose answer may be a lease to give
+    /// back.
+    pub(crate) async fn stand_alone(
+        self: &Arc<Self>,
+        wish: &mut Wish<'_, T>,
+        begun: &Begun,
+        flight: &Flight<T>,
+    ) {
         let wishes = std::slice::from_mut(wish);
         let mut standing = Standing::new(self.now());
         self.ask(wishes, begun).await;
-        self.stand(wishes, begun, &mut standing).await;
+        self.stand(wishes, begun, &mut standing, || flight.is_aborted()).await;
     }
 
     /// Waits, for those that have been asked and were told to, until one of them has its rights or an answer, and says
     /// whether it has. If not, the wait budget is over: they load without the right to fill the level that somebody else is
-    /// about to fill.
+    /// about to fill. Or whoever wished has given up.
     pub(crate) async fn stand(
         self: &Arc<Self>,
         wishes: &mut [Wish<'_, T>],
         begun: &Begun,
         standing: &mut Standing,
+        given_up: impl Fn() -> bool + Send,
     ) -> bool {
         let policy = self.policy();
         let budget = policy.wait.or(policy.hard).unwrap_or(LONGEST_WAIT);
@@ -194,6 +202,9 @@ impl<T: Value> Inner<T> {
                 return false;
             }
             self.around.clock.sleep(pause_after(waited)).await;
+            if given_up() {
+                return false;
+            }
             if self.now().since(standing.renewed) >= LEASE / 3 {
                 standing.renewed = self.now();
                 // Of nearer levels, while a deeper one is waited for.

@@ -169,3 +169,48 @@ async fn a_lease_is_kept_while_a_deeper_level_is_waited_for() {
         assert_eq!(cache.look("k").await.unwrap().level(), Some(0));
     }
 }
+
+/// Of a load that is cancelled while it waits for another node at a deeper level.
+#[tokio::test]
+async fn a_lease_is_given_back_if_its_load_is_cancelled_before_it_begins() {
+    let world = World::new();
+    let (near, far) = (world.leasing(), world.leasing());
+    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(S).complete_in_background(false);
+    let cache = world.builder(policy).level(memory()).level(Arc::clone(&near)).level(Arc::clone(&far));
+    let cache = cache.build().unwrap();
+    let other = world.node_at(policy, &far);
+    let [slow, db] = [(); 2].map(|()| world.db());
+    ask_for(&cache, "k", &db).await.unwrap();
+    world.pass(11 * S).await;
+    slow.takes(20 * S);
+    let first = asking_alike(&other, &slow, true).await;
+    let gives_up = asking(&cache, &db).await;
+    assert!(near.inner().is_leased("things:k") && far.inner().is_leased("things:k"));
+    for _ in 0..10 {
+        world.pass(100 * MS).await;
+    }
+    assert_eq!(gives_up.await.unwrap(), saw(Outcome::Stale, "1"));
+    settled().await;
+    assert!(!near.inner().is_leased("things:k"), "other nodes would wait for its end");
+    drop(first);
+}
+
+/// The same of one whose grant is on its way.
+#[tokio::test]
+async fn a_lease_is_given_back_if_its_load_is_cancelled_while_it_is_granted() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(100 * MS).complete_in_background(false);
+    let cache = world.builder(policy).level(memory()).level(Level::new(Arc::clone(&l2)).budget(S));
+    let (cache, db) = (cache.build().unwrap(), world.db());
+    ask_for(&cache, "k", &db).await.unwrap();
+    world.pass(11 * S).await;
+    l2.set(ChaosOp::Acquire, Fault::DelayReply(200 * MS));
+    let gives_up = asking(&cache, &db).await;
+    assert!(l2.inner().is_leased("things:k"));
+    world.pass(100 * MS).await;
+    assert_eq!(gives_up.await.unwrap(), saw(Outcome::Stale, "1"));
+    world.pass(100 * MS).await;
+    assert!(!l2.inner().is_leased("things:k"), "other nodes would wait for its end");
+    assert_eq!(db.loads(), 1);
+}
