@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a load of another runtime is waited for before that is asked for a sign of life, and how long for this.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Counts one look-up exactly once, also when its caller leaves.
 pub(crate) struct Counted<'a> {
@@ -353,6 +353,7 @@ impl<T: Value> Inner<T> {
             }
             return self.conclude(ended, stale, outcome);
         }
+        let idle = idle || flight.stands_still(self.now(), SIGN_OF_LIFE);
         if let (true, Some((ticket, ..))) = (idle, &alone) {
             // Should its runtime go on, what it comes to is its own callers' only.
             self.slots.disown(ticket.key(&self.around), flight);

@@ -1,15 +1,23 @@
 //! Flights: the unit of loading. Owned by the runtime; callers only wait.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
 
 use crate::{
-    BoxError, Error, Held, Loaded, MissReason, cycle::LoadId, entry::Entry, inner::Seen, observers::Spans,
+    BoxError, Error, Held, Loaded, MissReason, Moment, cycle::LoadId, entry::Entry, inner::Seen,
+    observers::Spans,
 };
 
 /// A loader, with its types erased once, on a miss.
@@ -63,6 +71,8 @@ pub(crate) struct Flight<T> {
     needed: Notify,
     /// The runtime that it is a task of.
     home: Option<Handle>,
+    /// Since when that is asked for a sign of life.
+    asked: Mutex<Option<(Moment, JoinHandle<()>)>>,
     task: OnceLock<AbortHandle>,
     /// It asks for no more leases, and gives back those that it has if its task is aborted.
     has_leases: AtomicBool,
@@ -100,6 +110,7 @@ impl<T> Flight<T> {
             landed: Notify::new(),
             needed: Notify::new(),
             home: Handle::try_current().ok(),
+            asked: Mutex::default(),
             task: OnceLock::new(),
             has_leases: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -121,6 +132,20 @@ impl<T> Flight<T> {
     pub(crate) fn elsewhere(&self) -> Option<&Handle> {
         let here = Handle::try_current().ok()?.id();
         self.home.as_ref().filter(|home| home.id() != here)
+    }
+
+    /// Whether its runtime stands still, for callers who do not wait long enough to see: one asks it for a sign of life, and a
+    /// later one looks whether that has come within `limit`.
+    pub(crate) fn stands_still(&self, now: Moment, limit: Duration) -> bool {
+        let Some(home) = self.elsewhere() else { return false };
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*asked {
+            Some((at, sign)) if !sign.is_finished() => now.since(*at) >= limit,
+            _ => {
+                *asked = Some((now, home.spawn(async {})));
+                false
+            }
+        }
     }
 
     /// A load waits for this one: it must not queue behind that load for its turn.

@@ -435,6 +435,31 @@ fn a_load_whose_runtime_stands_still_is_not_waited_for() {
     }
 }
 
+/// What stands in meanwhile is no reason to have nobody load.
+#[test]
+fn a_load_whose_runtime_stands_still_does_not_keep_a_stale_value_alive() {
+    for many in [false, true] {
+        let (idle, driven) = (runtime(), runtime());
+        let world = World::new();
+        let cache = world.local(Policy::ttl(10 * S).grace(1_000 * S).soft_limit(100 * MS));
+        let (theirs, ours) = (world.db(), world.db());
+        driven.block_on(ask(&cache, &ours)).unwrap();
+        driven.block_on(world.pass(11 * S));
+        theirs.takes(S);
+        let _first = idle.block_on(asking(&cache, &theirs));
+        ours.has("2");
+        driven.block_on(async {
+            for _ in 0..10 {
+                let _stale = asking_alike(&cache, &ours, many).await;
+                world.pass(S).await;
+            }
+            let call = asking_alike(&cache, &ours, many).await;
+            world.pass(S).await;
+            assert_eq!(call.await.unwrap(), Ok(Some("2".to_owned())), "many: {many}");
+        });
+    }
+}
+
 #[test]
 fn a_load_of_another_runtime_is_waited_for_however_long_it_takes() {
     let (theirs, ours) = (runtime(), runtime());
