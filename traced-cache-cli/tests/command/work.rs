@@ -342,7 +342,8 @@ fn a_bench_measures_every_level_and_leaves_nothing_behind() {
 #[test]
 fn a_bench_without_time_calls_once() {
     let place = Place::new(&layered("redis://127.0.0.1:1", ""));
-    let (code, measured) = place.json("bench", &["users", "--each", "1us", "--keys", "200", "--callers", "3"]);
+    let (code, measured) =
+        place.json("bench", &["users", "--each", "1us", "--keys", "200", "--callers", "3"]);
     assert_eq!(code, 0, "{measured}");
     for row in measured["rows"].as_array().unwrap() {
         assert!(row["calls"].as_u64().unwrap() >= 3, "{row}");
