@@ -3,11 +3,12 @@
 //! One task per provider does all of it; callers only look at the state that it publishes. The task runs on the runtime
 //! of the caller that started it. Should that runtime end first, the next caller starts another.
 
+mod task;
+
 use std::{
     fmt,
-    future::{Future, pending},
+    future::Future,
     mem,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -15,21 +16,21 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::FutureExt;
 use redis::{Value, cmd};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    time::timeout,
 };
 
+use self::task::{IdleAtEnd, run};
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
     at_hand::AtHand,
-    backoff::Backoff,
-    connection::{Link, Pushes, There},
+    connection::{Link, Pushes},
     greet::{Server, establish},
     home::Home,
     rights::Step,
@@ -37,10 +38,6 @@ use crate::{
     state::State,
     watch::Watch,
 };
-
-/// A connection that lived at least this long was a good one: its loss is answered at once, and a server that sends us
-/// away (`READONLY`) makes us connect anew at most this often.
-const STABLE: Duration = Duration::from_secs(1);
 
 /// How often those who listen are told again while there is no connection, in silences that would go unnoticed: whatever
 /// they have kept meanwhile may be wrong.
@@ -377,193 +374,6 @@ impl Keeper {
     }
 }
 
-/// Says so when the task ends, however it does, so that callers do not wait for a task that is no more.
-struct IdleAtEnd(Arc<Keeper>);
-
-impl Drop for IdleAtEnd {
-    fn drop(&mut self) {
-        self.0.publish(State::ended());
-        self.0.deaf();
-    }
-}
-
-async fn run(guard: IdleAtEnd) {
-    let keeper = &*guard.0;
-    let mut backoff = Backoff::new();
-    let blind = keeper.settings.silence().saturating_mul(BLIND);
-    let mut told = Instant::now();
-    loop {
-        let Some(attempt) = keeper.unless_closed(keeper.connect(true)).await else { return };
-        match attempt {
-            Ok((link, driver)) => {
-                let since = Instant::now();
-                if !keeper.publish(State::Up(Arc::clone(&link)))
-                    || stay(keeper, link, driver).await == End::Closed
-                {
-                    return;
-                }
-                keeper.publish(State::Trying);
-                keeper.deaf();
-                told = Instant::now();
-                if since.elapsed() >= STABLE {
-                    backoff.reset();
-                } else if pause(keeper, backoff.after_loss()).await == End::Closed {
-                    return;
-                }
-            }
-            Err(error) => {
-                if let Some(watch) = &keeper.pushes.watch {
-                    watch.fails(&error);
-                }
-                keeper.publish(State::Down(error));
-                if told.elapsed() >= blind {
-                    keeper.deaf();
-                    told = Instant::now();
-                }
-                if pause(keeper, backoff.after_failure()).await == End::Closed {
-                    return;
-                }
-                // One server of many is no reason to make a whole batch wait: it is away until it is back.
-                if !matches!(keeper.home, Home::Node(..) | Home::NodeReplica(_) | Home::Replica(_)) {
-                    keeper.publish(State::Trying);
-                }
-            }
-        }
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum End {
-    Lost,
-    Closed,
-}
-
-async fn pause(keeper: &Keeper, by: Duration) -> End {
-    tokio::select! {
-        biased;
-        () = keeper.closed() => End::Closed,
-        () = sleep(by) => End::Lost,
-    }
-}
-
-/// Stays with a connection until it ends.
-///
-/// A connection on which nothing comes back any more is as good as lost, though the kernel may not know for minutes: when
-/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time.
-async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) -> End {
-    let limit = keeper.settings.response_timeout;
-    let mut looks = interval_at(Instant::now() + limit / 2, limit / 2);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut quiet_from, mut heard) = link.greeted;
-    let mut renewed = Instant::now();
-    let watch = keeper.pushes.watch.as_deref();
-    let mut newest = watch.map(Watch::newest);
-    let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beat: Option<Beat> = None;
-    let mut other = replaced(keeper, &link);
-    loop {
-        tokio::select! {
-            biased;
-            () = keeper.closed() => {
-                // Requests under way hold the link and may end; then the driver ends, too.
-                drop(link);
-                if timeout(limit, &mut driver).await.is_err() {
-                    driver.abort();
-                }
-                return End::Closed;
-            }
-            _ = &mut driver => return End::Lost,
-            () = &mut other => {
-                link.condemn();
-                return End::Lost;
-            }
-            () = keeper.renew.notified() => {
-                if renewed.elapsed() < STABLE {
-                    continue;
-                }
-                renewed = Instant::now();
-                // Requests under way on the old one may end: it is a replica, which takes no writes.
-                if let Some(Ok((next, next_driver))) = keeper.unless_closed(keeper.connect(false)).await {
-                    keeper.publish(State::Up(Arc::clone(&next)));
-                    // The old driver goes on for requests under way and ends with the last of them.
-                    (link, driver) = (next, next_driver);
-                    (newest, beat) = (watch.map(Watch::newest), None);
-                    (quiet_from, heard) = link.greeted;
-                    other = replaced(keeper, &link);
-                }
-            }
-            watch = comes(watch, &mut newest) => {
-                let followed = keeper.followed(watch, &link, keeper.settings.silence());
-                if let Some(Err(_)) = keeper.unless_closed(followed).await {
-                    link.condemn();
-                    return End::Lost;
-                }
-            }
-            alive = ends(&mut beat) => {
-                beat = None;
-                if !alive {
-                    link.condemn();
-                    return End::Lost;
-                }
-            }
-            _ = beats.tick(), if beat.is_none() => {
-                if keeper.pushes.watch.as_ref().is_some_and(|watch| !watch.is_empty()) {
-                    let link = Arc::clone(&link);
-                    let limit = keeper.settings.heartbeat_timeout;
-                    beat = Some(Box::pin(async move { link.lives_within(limit).await }));
-                }
-            }
-            _ = looks.tick() => {
-                let (sent, answered) = link.progress();
-                if answered == heard && sent > quiet_from {
-                    let there = tokio::select! {
-                        there = keeper.unless_closed(link.is_there(limit)) => there,
-                        _ = &mut driver => return End::Lost,
-                    };
-                    match there {
-                        Some(There::No) => {
-                            link.condemn();
-                            return End::Lost;
-                        }
-                        // What had been put to it by then waits for nothing any more, nor does the `PING`.
-                        Some(There::Answers) => quiet_from = sent + 1,
-                        // It may not even have been put to a connection that has no room.
-                        Some(There::IsBusy) | None => {}
-                    }
-                }
-                heard = answered.max(link.progress().1);
-            }
-        }
-    }
-}
-
-/// Ends when sentinels have replaced the server of a connection.
-fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
-    let Home::Sentinels(sentinels) = &keeper.home else { return Box::pin(pending()) };
-    let master = link.endpoint.clone();
-    Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
-}
-
-type Beat = Pin<Box<dyn Future<Output = bool> + Send>>;
-
-async fn ends(beat: &mut Option<Beat>) -> bool {
-    match beat {
-        Some(beat) => beat.await,
-        None => pending().await,
-    }
-}
-
-/// Ends when there is somebody new who wants to hear of changes.
-async fn comes<'a>(watch: Option<&'a Watch>, newest: &mut Option<watch::Receiver<u64>>) -> &'a Watch {
-    if let (Some(watch), Some(newest)) = (watch, newest)
-        && newest.changed().await.is_ok()
-    {
-        return watch;
-    }
-    pending().await
-}
-
 /// Shows where the server is and how the connection stands. No credentials, no keys.
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -586,29 +396,10 @@ impl fmt::Debug for Keeper {
 
 #[cfg(test)]
 mod tests {
-    use test_servers::RedisServer;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{RedisProvider, advice::Advice};
-
-    /// A caller may be faster than the watch, which must not begin to count after what it sends.
-    #[tokio::test]
-    async fn the_first_request_of_a_connection_is_watched() {
-        let Some(server) = RedisServer::start() else { return };
-        let built = RedisProvider::builder(server.url()).response_timeout(Duration::from_millis(50)).build();
-        let settings = Arc::clone(built.unwrap().settings());
-        let home = Home::of(&settings.place);
-        let keeper = Keeper::new(settings, home, Pushes::unheard(&Arc::new(Advice::default())));
-        let (link, driver) = keeper.connect(true).await.unwrap();
-        server.stop();
-        let first = Arc::clone(&link);
-        let get = redis::cmd("GET").arg("k").to_owned();
-        let mut first = Box::pin(async move { first.command(&get).await });
-        assert!(futures::poll!(&mut first).is_pending());
-        let end = timeout(Duration::from_secs(10), stay(&keeper, link, driver)).await;
-        assert!(end.expect("it is given up") == End::Lost);
-        assert!(timeout(Duration::from_secs(10), first).await.expect("its caller hears of it").is_err());
-    }
 
     /// A runtime without timers makes the task panic, each time.
     #[test]
