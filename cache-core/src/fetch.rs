@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
-    Stats, Value, Verb,
+    Stats, Timeline, Value, Verb,
     cycle::{self, LoadId},
     flight::{Ended, Flight, Loader},
     inner::{Inner, Seen, State},
@@ -274,10 +274,14 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Whether what a load has left is still valid, as far as this node knows.
+    /// Whether what a load has left is still valid, as far as this node knows, and still fresh. What is kept nowhere never was:
+    /// that is for those who were here in time.
     pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
         match ended {
-            Ended::Entry { entry, .. } => self.verdict(entry) == Verdict::Valid,
+            Ended::Entry { entry, .. } => {
+                let Timeline { born, fresh_until, .. } = entry.timeline;
+                (fresh_until <= born || self.now() < fresh_until) && self.verdict(entry) == Verdict::Valid
+            }
             Ended::Failed { .. } => true,
         }
     }

@@ -477,3 +477,23 @@ fn a_load_of_another_runtime_is_waited_for_however_long_it_takes() {
     assert_eq!(ours.block_on(second).unwrap(), saw(Outcome::Coalesced, "1"));
     assert_eq!((db.loads(), cache.stats().overtaken), (1, 0));
 }
+
+/// Its callers have called before it ended, but may still be reading a slow level when its life is over.
+#[tokio::test]
+async fn what_a_load_has_left_is_shown_to_nobody_once_it_is_over() {
+    for many in [false, true] {
+        let world = World::new();
+        let cache = world.node_with(Policy::ttl(S), |level| level.budget(10 * S));
+        let db = world.db();
+        // Marks are known.
+        look(&cache).await.unwrap();
+        world.l2.set(ChaosOp::Get, Fault::DelayReply(2 * S));
+        let late = asking_alike(&cache, &db, many).await;
+        world.l2.set(ChaosOp::Get, Fault::None);
+        assert_eq!(ask(&cache, &db).await, saw(Outcome::Loaded, "1"));
+        db.has("2");
+        world.pass(2 * S).await;
+        assert_eq!(late.await.unwrap(), Ok(Some("2".to_owned())), "a batch: {many}");
+        assert_eq!(db.loads(), 2);
+    }
+}
