@@ -504,14 +504,20 @@ impl<T: Value> Inner<T> {
                     && let Some(ticket) = asked.ticket.as_ref().map(Ticket::again)
                 {
                     asked.met_a_load = ticket.met_a_load();
-                    let rights = std::mem::take(&mut asked.rights);
+                    // Its own still: should its caller leave meanwhile, they are given back.
+                    let rights = asked.rights.clone();
                     items.push(Outgoing::new(asked.key, seen.entry.clone()).with_rights(rights));
                     tickets.push(ticket);
                 }
             }
-            if !items.is_empty() {
-                self.fill(&mut items, &tickets, level, &begun.stamps).await;
+            if items.is_empty() {
+                continue;
             }
+            self.fill(&mut items, &tickets, level, &begun.stamps).await;
+            let filled = |asked: &&mut Asked<'_, T>| {
+                asked.fresh.as_ref().is_some_and(|seen| usize::from(seen.level) == level)
+            };
+            asked.iter_mut().filter(filled).for_each(|asked| asked.rights.clear());
         }
     }
 

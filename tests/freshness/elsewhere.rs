@@ -8,7 +8,7 @@ use traced_cache::{
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{Db, MS, S, Seen, World, ask_for, asking, asking_alike, memory, saw, settled};
+use crate::world::{Db, MS, S, Seen, World, ask_for, asking, asking_alike, look, memory, saw, settled};
 
 type Answer = Result<Vec<Option<String>>, ErrorKind>;
 
@@ -213,4 +213,32 @@ async fn a_lease_is_given_back_if_its_load_is_cancelled_while_it_is_granted() {
     world.pass(100 * MS).await;
     assert!(!l2.inner().is_leased("things:k"), "other nodes would wait for its end");
     assert_eq!(db.loads(), 1);
+}
+
+/// A look-up that has taken the lease of a nearer level fills that with what a deeper one has.
+#[tokio::test]
+async fn a_lease_is_given_back_if_its_caller_leaves_while_a_level_is_filled() {
+    for loads in [false, true] {
+        let world = World::new();
+        let (near, far) = (world.leasing(), world.leasing());
+        let three = world.builder(Policy::ttl(60 * S)).level(memory()).level(Arc::clone(&near));
+        let cache = three.level(Arc::clone(&far)).build().unwrap();
+        let (other, db) = (world.node_at(Policy::ttl(60 * S), &far), world.db());
+        ask_for(&other, "k", &db).await.unwrap();
+        // Marks are known.
+        cache.get("another").await.unwrap();
+        near.set(ChaosOp::Fill, Fault::Hang);
+        let leaves = match loads {
+            true => asking(&cache, &db).await,
+            false => {
+                let cache = cache.clone();
+                tokio::spawn(async move { look(&cache).await })
+            }
+        };
+        settled().await;
+        assert!(near.inner().is_leased("things:k") && near.calls(ChaosOp::Fill) == 1);
+        leaves.abort();
+        settled().await;
+        assert!(!near.inner().is_leased("things:k"), "other nodes would wait for its end");
+    }
 }
