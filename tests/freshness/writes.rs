@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    BoxError, Capabilities, Codec, Delivery, ErrorKind, Level, Loaded, Outcome, Policy, Source, TracedCache,
+    Access, BoxError, Capabilities, Codec, Delivery, ErrorKind, Level, Loaded, MissReason, Outcome, Policy,
+    Source, TracedCache,
     testing::{Chaos, Fault, MapProvider, Recorded},
 };
 
-use crate::world::{DbError, S, World, ask, confirmed, look, memory, saw, settled};
+use crate::world::{DbError, S, World, ZERO, ask, confirmed, look, memory, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S)
@@ -123,4 +124,16 @@ async fn a_source_whose_tags_panic_is_told_so() {
     let table = world.local(policy()).with_source::<String, _>(Table);
     let error = table.save("panics".to_owned(), "1".to_owned()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoadPanicked);
+}
+
+/// Where it is kept in memory alone.
+#[tokio::test]
+async fn what_has_been_updated_is_back() {
+    let world = World::new();
+    let (cache, db) = (world.local(policy()), world.db());
+    confirmed(cache.invalidate("k").await);
+    let _new = cache.update("k", &(), |(), _, _| async { traced_cache::ok("1".to_owned()) }).await.unwrap();
+    db.answers(|| Ok(Loaded::value("2".to_owned()).ttl(ZERO)));
+    ask(&cache.access(Access::Reload), &db).await.unwrap();
+    assert_eq!(cache.look("k").await.unwrap().miss_reason(), Some(MissReason::Absent));
 }
