@@ -461,6 +461,7 @@ impl<T: Value> Inner<T> {
         let key = item.key;
         let mut written = Written::new();
         if keep != Keep::Nothing {
+            let deepest = self.remote().next_back().map(|tier| tier.index);
             for tier in self.remote().rev() {
                 if done == Some(tier.index) && keep == Keep::Store {
                     continue;
@@ -474,10 +475,18 @@ impl<T: Value> Inner<T> {
                     };
                     let sent = sent.unwrap_or(Err(Failure::Skipped));
                     let sent = tier.noted(&self.around, here, key.id, sent);
-                    if sent.is_err() {
+                    if let Err(failure) = sent {
                         tier.pending.add(key.id);
+                        if deepest == Some(tier.index) {
+                            // The next update reads it there, and would not find this one.
+                            writing.end([]);
+                            self.replay();
+                            return Err(failure.into_error(tier));
+                        }
+                        Err(failure)
+                    } else {
+                        Ok(())
                     }
-                    sent.map(drop)
                 } else {
                     let removed = tier.remove_many(&self.around, &[key]).await.pop();
                     removed.unwrap_or(Err(Failure::Skipped))

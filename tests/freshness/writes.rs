@@ -5,10 +5,10 @@ use std::sync::Arc;
 use traced_cache::{
     Access, BoxError, Capabilities, Codec, Delivery, ErrorKind, Level, Loaded, MissReason, Outcome, Policy,
     Source, TracedCache,
-    testing::{Chaos, Fault, MapProvider, Recorded},
+    testing::{Chaos, ChaosOp, Fault, MapProvider, Recorded},
 };
 
-use crate::world::{DbError, S, World, ZERO, ask, confirmed, look, memory, saw, settled};
+use crate::world::{DbError, MISS, S, World, ZERO, ask, confirmed, look, memory, saw, settled};
 
 fn policy() -> Policy {
     Policy::ttl(10 * S).grace(100 * S)
@@ -124,6 +124,20 @@ async fn a_source_whose_tags_panic_is_told_so() {
     let table = world.local(policy()).with_source::<String, _>(Table);
     let error = table.save("panics".to_owned(), "1".to_owned()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoadPanicked);
+}
+
+/// What is there when the level is back is what the next update would go on from.
+#[tokio::test]
+async fn an_update_that_its_level_has_not_taken_fails() {
+    for fault in [Fault::Fail, Fault::LoseReply] {
+        let world = World::new();
+        let cache = world.node(policy());
+        confirmed(cache.set("k", "1".to_owned()).await);
+        world.l2.set(ChaosOp::Put, fault);
+        let failed = cache.update("k", &(), |(), _, _| async { traced_cache::ok("2".to_owned()) }).await;
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Level, "{fault:?}");
+        assert_eq!(look(&cache).await, MISS, "{fault:?}");
+    }
 }
 
 /// Where it is kept in memory alone.
