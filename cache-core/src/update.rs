@@ -282,7 +282,7 @@ impl<T: Value> Inner<T> {
             self.give_back(key, rights);
             return Ok(Tried::Again);
         }
-        let writing = Writing::begin(self, [key]);
+        let mut writing = Writing::begin(self, [key]);
         let kept = [(key, rights.clone())];
         let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
             Ok(made) => made,
@@ -317,6 +317,7 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(unfit.into_error(tier));
         }
+        writing.sends();
         let sent = self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop();
         match sent.map(|sent| tier.noted_if_stored(&self.around, here, key.id, sent)) {
             Some(Ok(true)) => {}
@@ -452,7 +453,7 @@ impl<T: Value> Inner<T> {
     /// other nodes.
     async fn spread(
         self: &Arc<Self>,
-        writing: Writing<'_, T>,
+        mut writing: Writing<'_, T>,
         item: &mut Outgoing<'_, T>,
         keep: Keep,
         done: Option<u8>,
@@ -461,6 +462,7 @@ impl<T: Value> Inner<T> {
         let key = item.key;
         let mut written = Written::new();
         if keep != Keep::Nothing {
+            writing.sends();
             let deepest = self.remote().next_back().map(|tier| tier.index);
             for tier in self.remote().rev() {
                 if done == Some(tier.index) && keep == Keep::Store {

@@ -84,6 +84,11 @@ impl<'k, T: Value> Writing<'k, T> {
         Self { inner: Arc::clone(inner), keys, tickets, sent: false, ended: false }
     }
 
+    /// From here on remote levels may be sent something.
+    pub(crate) fn sends(&mut self) {
+        self.sent = true;
+    }
+
     /// Ends it: reads that began in between fill nothing. `entries` are kept at in-process levels, one per key, unless
     /// another write of the key overlapped; keys without one are gone from there.
     pub(crate) fn end<'e>(mut self, entries: impl IntoIterator<Item = &'e Entry<T>>) {
@@ -244,7 +249,7 @@ impl<T: Value> Inner<T> {
             return WriteOrder::default();
         }
         let order = self.in_order(&writing.tickets).await;
-        writing.sent = true;
+        writing.sends();
         if order.took_over {
             written.pending();
         }

@@ -217,3 +217,30 @@ async fn who_joins_a_load_that_the_next_level_answers_is_not_given_what_a_tag_ha
     assert_eq!(done(Some(&deep.world), late).await.1, "new");
     assert_eq!(done(Some(&deep.world), batch).await, ["new"]);
 }
+
+/// The deepest level has the new value then, and the one above was yet to be told. As after a `set` whose caller leaves, nobody
+/// can tell what has arrived where.
+#[test]
+fn an_update_that_ends_in_the_middle_leaves_nothing_older_nearer() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let deep = Deep::new();
+    let a = deep.bare();
+    let first = runtime();
+    first.block_on(async {
+        set(&a.cache, "k", "old", &[]).await;
+        a.l2.set(ChaosOp::Remove, Fault::Hang);
+        let cache = a.cache.clone();
+        tokio::spawn(async move {
+            cache.update("k", &(), |(), _, _| async { traced_cache::ok("new".to_owned()) }).await
+        });
+        settled().await;
+        assert_eq!(a.l2.calls(ChaosOp::Remove), 1);
+    });
+    drop(first);
+    a.l2.set_all(Fault::None);
+    runtime().block_on(async {
+        assert_eq!(get(&a.cache, "k").await, None);
+        deep.world.pass(S).await;
+        assert_eq!((get(&deep.bare().cache, "k").await, a.cache.stats().pending), (None, 0));
+    });
+}
