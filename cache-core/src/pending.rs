@@ -259,8 +259,13 @@ impl Pending {
 
     /// The replay ends. `false`: more came in, go on.
     pub(crate) fn release(&self) -> bool {
-        self.replaying.store(false, Ordering::Release);
+        self.unclaim();
         !self.claim()
+    }
+
+    /// The replay has been ended, whatever is left.
+    pub(crate) fn unclaim(&self) {
+        self.replaying.store(false, Ordering::Release);
     }
 
     /// What is left, for the report of `close`.

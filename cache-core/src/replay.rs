@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use scopeguard::ScopeGuard;
+
 use crate::{
     Acquire, Acquired, EntryId, Fill, Holding, Lease, Put, RawKey, SpanKind, SpanStart, Value, envelope,
     gates::Whom,
@@ -28,13 +30,14 @@ impl<T: Value> Inner<T> {
     pub(crate) fn replay(self: &Arc<Self>) {
         for tier in self.remote() {
             if tier.pending.claim() {
-                let inner = Arc::clone(self);
                 let level = usize::from(tier.index);
-                let replay = async move { inner.replay_level(&inner.tiers[level]).await };
-                let started = self.spawn(within(self.observers().ambient(), replay));
-                if started.is_none() {
-                    tier.pending.release();
-                }
+                // Without a runtime, or when that ends, the next call goes on.
+                let claimed =
+                    scopeguard::guard(Arc::clone(self), move |inner| inner.tiers[level].pending.unclaim());
+                self.spawn(within(self.observers().ambient(), async move {
+                    claimed.replay_level(&claimed.tiers[level]).await;
+                    ScopeGuard::into_inner(claimed);
+                }));
             }
         }
         self.count_pending();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 
+use futures::FutureExt;
 use traced_cache::{
     Delivery, ErrorKind, Level, Loaded, Outcome, Policy, Scope, TracedCache,
     testing::{Fault, MapProvider},
@@ -313,4 +314,37 @@ fn close_tells_of_a_value_behind_whose_runtime_stands_still() {
     assert!(!closed.is_drained() && l2.peek("things:k").is_none());
     let left: Vec<_> = closed.undelivered().iter().map(|left| (left.scope, left.name.as_deref())).collect();
     assert_eq!(left, [(Scope::Key, Some("k"))]);
+}
+
+/// With its runtime ends what tells the level, and without one nothing does: the next call goes on with it.
+#[test]
+fn what_a_level_has_not_heard_outlives_the_runtime_that_was_to_tell_it() {
+    for ends in [true, false] {
+        let world = World::new();
+        let cache = world.node_with(policy(), |level| level.breaker(None));
+        let first = runtime();
+        first.block_on(async {
+            confirmed(cache.set("k", "1".to_owned()).await);
+            world.down();
+        });
+        if ends {
+            let delivery = first.block_on(async {
+                let delivery = cache.invalidate("k").await;
+                settled().await;
+                delivery
+            });
+            assert_eq!(delivery.unwrap(), Delivery::Pending);
+        } else {
+            let delivery = cache.invalidate("k").now_or_never();
+            assert_eq!(delivery.unwrap().unwrap(), Delivery::Pending);
+        }
+        drop(first);
+        world.up();
+        runtime().block_on(async {
+            confirmed(cache.set("other", "1".to_owned()).await);
+            world.pass(2 * S).await;
+            let left = (cache.stats().pending, world.l2.inner().peek("things:k").is_some());
+            assert_eq!(left, (0, false), "its runtime ends: {ends}");
+        });
+    }
 }

@@ -404,3 +404,25 @@ async fn an_update_is_not_taken_away_by_what_failed_to_reach_the_level_while_it_
 async fn appending((): (), _: String, held: Option<Arc<String>>) -> Result<String, BoxError> {
     Ok(held.map_or_else(|| "first".to_owned(), |held| format!("after {held}")))
 }
+
+/// With its runtime ends what tells them: the next invalidation goes on with it.
+#[test]
+fn what_other_nodes_have_not_heard_outlives_the_runtime_that_was_to_tell_them() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let world = World::new();
+    let a = world.node();
+    let first = runtime();
+    first.block_on(async {
+        set(&a.cache, "k", "1", &[]).await;
+        a.link.cut();
+        assert_eq!(a.cache.invalidate("k").await.unwrap(), Delivery::Pending);
+        settled().await;
+    });
+    drop(first);
+    a.link.heal();
+    runtime().block_on(async {
+        let _told = a.cache.invalidate("other").await.unwrap();
+        world.pass(2 * S).await;
+        assert_eq!(a.cache.stats().pending, 0);
+    });
+}

@@ -112,11 +112,14 @@ impl<T: Value> Inner<T> {
         }
         self.count_pending();
         if plane.pending.claim() {
-            let inner = Arc::clone(self);
-            let retell = within(self.observers().ambient(), async move { inner.retell().await });
-            if self.spawn(retell).is_none() {
-                plane.pending.release();
-            }
+            // As the replay of a level's: see there.
+            let claimed = scopeguard::guard(Arc::clone(self), |inner| {
+                inner.plane.iter().for_each(|plane| plane.pending.unclaim());
+            });
+            self.spawn(within(self.observers().ambient(), async move {
+                claimed.retell().await;
+                ScopeGuard::into_inner(claimed);
+            }));
         }
     }
 
