@@ -184,6 +184,9 @@ async fn untold(a: &TracedCache<String>, verb: &str) {
     let told = match verb {
         "clear" => a.clear().await,
         "expire_all" => a.expire_all().await,
+        "invalidate" => a.invalidate("k").await,
+        "expire" => a.expire("k").await,
+        "set" => a.set("k", "2".to_owned()).await,
         _ => a.invalidate_tag("x").await,
     };
     assert_eq!(told.unwrap_err().kind(), ErrorKind::Closed);
@@ -202,7 +205,7 @@ fn hanging(world: &World, hangs: &Arc<watch::Sender<bool>>, level: bool) -> Trac
 
 #[tokio::test]
 async fn a_caller_who_leaves_before_the_channel_has_taken_its_message_leaves_it_to_be_told() {
-    for verb in ["clear", "expire_all", "invalidate_tag"] {
+    for verb in ["clear", "expire_all", "invalidate_tag", "invalidate", "expire", "set"] {
         let (world, hangs) = (World::new(), Arc::new(watch::Sender::new(false)));
         let (a, b) = (hanging(&world, &hangs, false), hanging(&world, &hangs, false));
         set(&b, "k", "1", &["x"]).await;

@@ -28,6 +28,11 @@ impl<T: Value> Inner<T> {
         const AT_ONCE: usize = 256;
         let send = async |key: &RawKey<'_>| self.send_now(plane, &Told::Key(key.id)).await;
         let mut delivery = Delivery::Confirmed;
+        // Also where its caller leaves before the channel has taken them.
+        let mut untold = scopeguard::guard(keys, |untold| {
+            untold.iter().for_each(|key| plane.pending.add(key.id));
+            self.tell_later(plane);
+        });
         for keys in keys.chunks(AT_ONCE) {
             let sent = futures::future::join_all(keys.iter().map(send)).await;
             for (key, sent) in keys.iter().zip(sent) {
@@ -36,8 +41,8 @@ impl<T: Value> Inner<T> {
                     delivery = Delivery::Pending;
                 }
             }
+            *untold = &untold[keys.len()..];
         }
-        self.tell_later(plane);
         delivery
     }
 
