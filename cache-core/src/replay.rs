@@ -13,7 +13,7 @@ use crate::{
     inner::Inner,
     pending::Due,
     rights::{LEASE, Right},
-    tier::Tier,
+    tier::{Failure, Place, Tier},
     unsaved::Unsaved,
     within::within,
 };
@@ -210,7 +210,7 @@ impl Round<'_> {
 
     /// The right to replace what was there before, and nothing else.
     async fn acquire<T: Value>(&mut self, inner: &Inner<T>) {
-        let (now, epoch) = (inner.now(), self.tier.stamp().epoch);
+        let (now, epoch, here) = (inner.now(), self.tier.stamp().epoch, self.tier.place());
         let mut open = Vec::new();
         for (at, (_, _, value)) in self.due.iter().enumerate() {
             match value.before.last() {
@@ -233,7 +233,7 @@ impl Round<'_> {
                     Ok(Acquired::Found(bytes)) => {
                         match envelope::open(self.key(inner, at), &bytes).map(|(header, _)| header.id) {
                             // It has arrived after all.
-                            Ok(found) if found == value.id => self.stored.push(at),
+                            Ok(found) if found == value.id => self.noted(inner, here, at, Ok(true)),
                             Ok(found) if first && value.before.contains(&found) => again.push((at, found)),
                             _ => self.refused.push(at),
                         }
@@ -285,11 +285,18 @@ impl Round<'_> {
                 Fill { put, lease: lease.clone() }
             })
             .collect();
+        let here = self.tier.place();
         let filled = self.tier.fill_many(&inner.around, &fills).await;
         for ((at, ..), filled) in std::mem::take(&mut self.granted).into_iter().zip(filled) {
-            // One that failed may have been stored: the invalidation that follows removes it.
-            if matches!(filled, Ok(true)) { self.stored.push(at) } else { self.refused.push(at) }
+            self.noted(inner, here, at, filled);
         }
+    }
+
+    /// What has been stored may be lost by a failover, as what a writer stores itself.
+    fn noted<T: Value>(&mut self, inner: &Inner<T>, here: Place, at: usize, filled: Result<bool, Failure>) {
+        let noted = self.tier.noted_if_stored(&inner.around, here, &self.due[at].0, filled);
+        // One that failed may have been stored: the invalidation that follows removes it.
+        if matches!(noted, Ok(true)) { self.stored.push(at) } else { self.refused.push(at) }
     }
 }
 

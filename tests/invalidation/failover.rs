@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use traced_cache::{Clock, Delivery, Failover, Level, Memory, Time, TracedCache, testing::MapProvider};
+use traced_cache::{
+    Clock, Delivery, Failover, Level, Memory, Time, TracedCache,
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
+};
 
 use crate::{
     pair::Pair,
@@ -313,5 +316,31 @@ async fn an_update_that_first_meets_a_new_master_is_not_lost() {
             }
         };
         assert_eq!(seen, expected, "{failover:?}");
+    }
+}
+
+/// A set whose value the journal has stored, or found stored, is one of the writes that a new master may lack.
+#[tokio::test]
+async fn what_was_stored_late_and_is_lost_leaves_nothing_older() {
+    for fault in [Fault::Fail, Fault::LoseReply] {
+        let stores = Stores::new(Failover::Keep);
+        let (other, pair) = (stores.bare(), Pair::new(&stores.master, &stores.replica));
+        let l2 = Arc::new(Chaos::new(Arc::clone(&pair)).clock(stores.clock.clone()));
+        let builder = TracedCache::builder("things").clock(stores.clock.clone()).policy(policy());
+        let level = Level::new(Arc::clone(&l2)).on_failover(Failover::Keep).breaker(None);
+        let cache = builder.level(Memory::entries(100).engine_expiry(false)).level(level).build().unwrap();
+        set(&cache, "k", "old", &[]).await;
+        // Long enough ago that the node does not say this again.
+        stores.time.advance(61 * S);
+        stores.replicate();
+        l2.set(ChaosOp::Put, fault);
+        assert_eq!(cache.set("k", "new".to_owned()).await.unwrap(), Delivery::Pending);
+        l2.set_all(Fault::None);
+        stores.pass().await;
+        assert_eq!((cache.stats().pending, cache.stats().stored_late), (0, 1), "{fault:?}");
+        pair.fail_over();
+        other.pair.fail_over();
+        stores.pass().await;
+        assert_eq!(get(&other.cache, "k").await, None, "{fault:?}");
     }
 }
