@@ -119,13 +119,19 @@ impl<T: Value> Drop for Landing<T> {
 /// A load about to run: for which of a task's flights, and with which leases.
 pub(crate) struct Load<'k, T> {
     load: LoadId,
-    pub(crate) at: Vec<usize>,
+    pub(crate) of: Vec<OneOf<T>>,
+    /// Of each.
     pub(crate) rights: Vec<(RawKey<'k>, Rights)>,
-    /// Those that a writer keeps: stored nowhere.
-    pub(crate) kept: Vec<bool>,
-    /// What was held of each when its flight was started.
-    pub(crate) held: Vec<Option<Entry<T>>>,
     pub(crate) terms: Terms,
+}
+
+/// One of the flights that a load is for.
+pub(crate) struct OneOf<T> {
+    pub(crate) at: usize,
+    /// A writer keeps its key: stored nowhere.
+    pub(crate) kept: bool,
+    /// What was held of it when it was started.
+    pub(crate) held: Option<Entry<T>>,
 }
 
 /// What came of running a loader.
@@ -288,7 +294,7 @@ impl<T: Value> Inner<T> {
                 return inner.arrive(&landing, 0, seen, rights, &begun).boxed().await;
             }
             let rights = vec![(landing.key(0), rights)];
-            let load = Load { load, at: vec![0], rights, kept: vec![kept], held: vec![held], terms };
+            let load = Load { load, of: vec![OneOf { at: 0, kept, held }], rights, terms };
             let loader = |shown| async move { Ok(vec![Some(loader(shown).await?)]) };
             inner.load(&landing, load, loader).await;
         };
@@ -326,30 +332,21 @@ impl<T: Value> Inner<T> {
                 .map(|(at, rights)| terms.wish(landing.key(at), held[at].as_ref(), rights))
                 .collect();
             let go = async |(at, wishes): (Vec<usize>, Vec<Wish<'_, T>>)| {
-                let mut load = Load {
-                    load,
-                    at: Vec::new(),
-                    rights: Vec::new(),
-                    kept: Vec::new(),
-                    held: Vec::new(),
-                    terms,
-                };
+                let mut load = Load { load, of: Vec::new(), rights: Vec::new(), terms };
                 let mut arrivals = Vec::new();
                 for (at, Wish { key, found, rights, kept, .. }) in zip(at, wishes) {
                     landing.lend(at, &rights);
                     match found {
                         Some(seen) => arrivals.push(inner.arrive(&landing, at, seen, rights, &begun)),
                         None => {
-                            load.at.push(at);
+                            load.of.push(OneOf { at, kept, held: held[at].clone() });
                             load.rights.push((key, rights));
-                            load.kept.push(kept);
-                            load.held.push(held[at].clone());
                         }
                     }
                 }
                 let load = async {
-                    if !load.at.is_empty() {
-                        let wanted = load.at.iter().map(|at| positions[*at]).collect();
+                    if !load.of.is_empty() {
+                        let wanted = load.of.iter().map(|one| positions[one.at]).collect();
                         // Called inside the guard of the load: a panic of it stays there.
                         let loader = |_| async { loader(wanted).await };
                         inner.load(&landing, load, loader).await;
@@ -424,18 +421,18 @@ impl<T: Value> Inner<T> {
     ) where
         L: Future<Output = Result<Vec<Option<Loaded<T>>>, BoxError>> + Send,
     {
-        let flights: Vec<_> = load.at.iter().map(|at| Arc::clone(&landing.open[*at].0)).collect();
-        let mut held = std::mem::take(&mut load.held);
+        let mut of = std::mem::take(&mut load.of);
+        let flights: Vec<_> = of.iter().map(|one| Arc::clone(&landing.open[one.at].0)).collect();
         let work = async {
             // The load has begun: what is invalidated from now on overtakes its answer, too.
-            for held in &mut held {
-                self.forego(held).await;
+            for one in &mut of {
+                self.forego(&mut one.held).await;
             }
-            let shown = held.first().and_then(|first| self.held(first.as_ref()?));
+            let shown = of.first().and_then(|first| self.held(first.held.as_ref()?));
             loader(shown).await
         };
         let ran = self.run(&load, &flights, work).await;
-        load.held = held;
+        load.of = of;
         self.settle(landing, load, ran).await;
     }
 

@@ -9,7 +9,7 @@ use crate::{
     fill::Outgoing,
     flight::Ended,
     inner::Inner,
-    load::{Began, Failed, Landing, Load, Ran, load_failed},
+    load::{Began, Failed, Landing, Load, OneOf, Ran, load_failed},
     loaded::Answered,
     order::WriteOrder,
     slots::Ticket,
@@ -216,16 +216,16 @@ impl<T: Value> Inner<T> {
         answer: Result<Vec<Option<Loaded<T>>>, Failed>,
         began: &Began,
     ) -> Sorted<'k, T> {
-        let Load { at: flights, rights, kept, held, terms, .. } = load;
+        let Load { of, rights, terms, .. } = load;
         let (answers, failed) = match answer {
             Ok(answers) => (answers, None),
             Err(failed) => (Vec::new(), Some(failed)),
         };
         let mut answers = answers.into_iter();
-        let mut sorted = Sorted::new(flights.len());
-        let mut ends = Vec::with_capacity(flights.len());
+        let mut sorted = Sorted::new(of.len());
+        let mut ends = Vec::with_capacity(of.len());
         let mut unused = Vec::new();
-        for ((at, (key, rights)), (kept, held)) in zip(zip(flights, rights), zip(kept, held)) {
+        for (OneOf { at, kept, held }, (key, rights)) in zip(of, rights) {
             let ticket = &landing.open[at].1;
             let made = match &failed {
                 None => {
