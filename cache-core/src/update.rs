@@ -361,6 +361,10 @@ impl<T: Value> Inner<T> {
                 Some(Ok(Acquired::Granted(lease))) => return Ok(Some((lease, held))),
                 Some(Ok(Acquired::Found(bytes))) => {
                     held = self.readable(key, tier, &bytes, begun).await;
+                    if tier.ledger.is_outdated() {
+                        // It does not say whether this is valid: nothing new is made of nothing.
+                        return Err(Failure::Mute.into_error(tier));
+                    }
                     holding = match envelope::open(key, &bytes) {
                         // What has been invalidated since must not be the value that the new one is made from.
                         Ok((header, _)) => Holding::Still(header.id),
@@ -390,6 +394,12 @@ impl<T: Value> Inner<T> {
         bytes: &[u8],
         begun: &Begun,
     ) -> Option<Entry<T>> {
+        // Unlike a read, a request for a lease does not look at the mark, which may have changed since anybody did.
+        let learned = tier.know_epoch(&self.around).await;
+        self.heed(tier, learned);
+        if tier.ledger.is_outdated() {
+            return None;
+        }
         let Decoded { entry, stamp } =
             self.decode_quietly(key, tier, bytes, tier.times(&self.around.clock)).ok()?;
         self.observers().items(tier.index, LevelOp::Get, &[bytes.len()]);

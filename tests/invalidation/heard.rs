@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use traced_cache::{
-    CacheInfo, Delivery, Event, Level, Memory, Observer, TracedCache, WeakCache, ok,
+    CacheInfo, Delivery, Event, Level, Memory, Observer, Outcome, TracedCache, WeakCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, Node, World, confirmed, get, level, policy, set, settled};
+use crate::world::{MS, Node, Source, World, confirmed, get, level, policy, saw, set, settled};
 
 #[derive(Clone, Copy, Debug)]
 enum By {
@@ -26,6 +26,12 @@ async fn heard(by: By) -> (World, Node, Node) {
     let world = World::new();
     let (a, b) = (world.node(), world.node());
     set(&b.cache, "k", "old", &["t"]).await;
+    happens(by, &a, &b).await;
+    (world, a, b)
+}
+
+/// The first node does it, and the second one hears of it.
+async fn happens(by: By, a: &Node, b: &Node) {
     match by {
         By::Clear => confirmed(a.cache.clear().await),
         By::Expire => confirmed(a.cache.expire_all().await),
@@ -36,7 +42,6 @@ async fn heard(by: By) -> (World, Node, Node) {
             confirmed(a.cache.invalidate_tag("t").await);
         }
     }
-    (world, a, b)
 }
 
 #[tokio::test]
@@ -65,6 +70,27 @@ async fn an_update_sees_nothing_of_before_and_stays() {
         for node in [&a, &b] {
             assert_eq!(get(&node.cache, "k").await.as_deref(), Some("None"), "{by:?}");
         }
+    }
+}
+
+/// Who loads once more, as what it joined was overtaken, looks at no level first: the request for a lease is answered with
+/// what the level has.
+#[tokio::test]
+async fn what_answers_for_a_lease_is_not_what_was_there_before() {
+    for by in ALL {
+        let world = World::new();
+        let (a, b) = (world.node(), world.node());
+        let source = Source::new();
+        source.has("k", "loaded", &[]);
+        let _gate = source.gate();
+        let first = source.asking(&b.cache, "k").await;
+        let joined = source.asking(&b.cache, "k").await;
+        set(&a.cache, "k", "old", &["t"]).await;
+        happens(by, &a, &b).await;
+        source.open();
+        let _loaded = first.await.unwrap();
+        assert_eq!(joined.await.unwrap(), saw(Outcome::Loaded, "loaded"), "{by:?}");
+        assert_ne!(get(&b.cache, "k").await.as_deref(), Some("old"), "{by:?}");
     }
 }
 
