@@ -238,7 +238,7 @@ impl Ledger {
         known.moved = known.mark.is_some();
         known.asked = None;
         // What is under way was asked of the store before.
-        known.changes += 1;
+        known.change();
     }
 
     /// The first mark of a store that has none to be believed. `used`: the one that it has is its own: then the cache has been
@@ -272,11 +272,18 @@ impl Ledger {
         !known.moved
     }
 
-    /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted.
+    /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted by more than doubts.
     pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
         let mut known = self.write();
         if known.changes != changes {
-            return Learned::Nothing;
+            let lost = |(old, _): &(Mark, Bytes)| old.epoch == mark.epoch && mark.is_behind(old);
+            if known.changed_at > changes || known.home != home || known.mark.as_ref().is_some_and(lost) {
+                return Learned::Nothing;
+            }
+            // Others have only said meanwhile that there is a later one. This one is not the last, so the next reader asks again,
+            // but later than what is known: where news never stops, that would be gone by for ever.
+            let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
+            return self.learned(&mut known, old, mark);
         }
         known.home = home;
         known.moved = false;
@@ -318,7 +325,7 @@ impl Ledger {
         let new = mark.0;
         let old = known.mark.replace(mark).map(|(old, _)| old);
         let learned = if exact {
-            known.changes += 1;
+            known.change();
             Learned::Nothing
         } else {
             self.learned(&mut known, old, new)
@@ -346,7 +353,7 @@ impl Ledger {
             None => Learned::Nothing,
         };
         known.tags.clear();
-        known.changes += 1;
+        known.change();
         learned
     }
 
@@ -363,7 +370,7 @@ impl Ledger {
             return false;
         }
         known.mark = Some((next, next.encode()));
-        known.changes += 1;
+        known.change();
         for tag in tags {
             if let Some(copy) = known.tags.get_mut(tag) {
                 copy.mark = copy.mark.raised(reach, next.sequence);

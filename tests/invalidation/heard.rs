@@ -181,3 +181,26 @@ async fn who_is_told_of_a_gap_finds_nothing_of_before_in_memory() {
     let found_at = curious.found_at.lock().unwrap();
     assert!(!found_at.is_empty() && !found_at.contains(&Some(0)), "{found_at:?}");
 }
+
+/// Each look is overtaken by more news.
+#[tokio::test]
+async fn news_that_comes_while_the_mark_is_read_does_not_bring_back_what_was_cleared() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.node());
+    set(&b.cache, "k", "old", &[]).await;
+    world.pass(3_000 * MS).await;
+    confirmed(a.cache.clear().await);
+    b.l2.set(ChaosOp::Get, Fault::DelayReply(100 * MS));
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        let reading = tokio::spawn({
+            let cache = b.cache.clone();
+            async move { get(&cache, "k").await }
+        });
+        settled().await;
+        confirmed(a.cache.invalidate_tag("t").await);
+        world.pass(100 * MS).await;
+        seen.push(reading.await.unwrap());
+    }
+    assert!(seen.iter().all(Option::is_none), "{seen:?}");
+}

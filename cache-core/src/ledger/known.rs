@@ -37,6 +37,8 @@ pub(super) struct Known {
     pub(super) tries: u64,
     /// Counts changes, so that an answer that was under way during one is not believed.
     pub(super) changes: u64,
+    /// The last of them that was no mere doubt.
+    pub(super) changed_at: u64,
     /// Marks of tags. Right as long as the sequence is.
     pub(super) tags: HashMap<Box<str>, TagCopy>,
     /// The level has been given another store, of which no mark has been read yet.
@@ -57,6 +59,7 @@ impl Default for Known {
             outdated: false,
             tries: 0,
             changes: 0,
+            changed_at: 0,
             tags: HashMap::new(),
             moved: false,
             arriving: false,
@@ -119,6 +122,12 @@ impl Known {
         self.tags.clear();
         self.moved = false;
         self.arriving = true;
+    }
+
+    /// Something else is known now.
+    pub(super) fn change(&mut self) {
+        self.changes += 1;
+        self.changed_at = self.changes;
     }
 
     pub(super) fn doubt(&mut self) {
