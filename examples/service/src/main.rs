@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    future::IntoFuture,
+    future::{self, IntoFuture},
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -13,7 +13,9 @@ use std::{
 
 use clap::Parser;
 use service::{Operators, Service, database::Database};
-use tokio::{net::TcpListener, sync::Notify};
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{net::TcpListener, sync::oneshot};
 use traced_cache::BoxError;
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -99,21 +101,22 @@ async fn serve(options: Options) -> Result<(), BoxError> {
     let service = Arc::new(Service::new(&config, database, running, operators).await?);
     let at = listener.local_addr()?;
     let about = if made { ", its database new and filled" } else { "" };
-    say(&format!("serving http://{at} with the caches of {}{about}", config.display()));
+    // Before anybody knows that it is there: a signal that nobody asks for ends a program on the spot.
+    let mut end = End::new()?;
     // What is not waited for ends with the runtime.
-    tokio::spawn(follow(Arc::clone(&service)));
-    let asked = Arc::new(Notify::new());
-    let told = Arc::clone(&asked);
+    follow(Arc::clone(&service))?;
+    say(&format!("serving http://{at} with the caches of {}{about}", config.display()));
+    let (told, asked) = oneshot::channel();
     let serving = axum::serve(listener, service.router()).with_graceful_shutdown(async move {
-        asked_to_end().await;
-        told.notify_one();
+        end.asked().await;
+        let _ = told.send(end);
     });
     // A client that never sends the rest of its request must not keep invalidations from being delivered.
     let late = async {
-        asked.notified().await;
+        let Ok(mut end) = asked.await else { return future::pending().await };
         tokio::select! {
             () = tokio::time::sleep(PATIENCE) => {}
-            () = asked_to_end() => {}
+            () = end.asked() => {}
         }
     };
     tokio::select! {
@@ -126,40 +129,67 @@ async fn serve(options: Options) -> Result<(), BoxError> {
 
 /// Reads the caches' file again at each HUP signal, which would end a program that does not ask for it.
 #[cfg(unix)]
-async fn follow(service: Arc<Service>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hup) = signal(SignalKind::hangup()) else { return };
-    while hup.recv().await.is_some() {
-        match service.reload().await {
-            Ok(reloaded) => say(&format!("read the caches again\n{reloaded}")),
-            // In the log, with its time: somebody wants to know from when on the file was not what runs.
-            Err(error) => tracing::error!("the caches go on as before: {error}"),
+fn follow(service: Arc<Service>) -> io::Result<()> {
+    let mut hup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hup.recv().await.is_some() {
+            match service.reload().await {
+                Ok(reloaded) => say(&format!("read the caches again\n{reloaded}")),
+                // In the log, with its time: somebody wants to know from when on the file was not what runs.
+                Err(error) => tracing::error!("the caches go on as before: {error}"),
+            }
         }
-    }
+    });
+    Ok(())
 }
 
 #[cfg(not(unix))]
-async fn follow(_: Arc<Service>) {}
+#[allow(clippy::unnecessary_wraps, reason = "as where there are signals")]
+fn follow(_: Arc<Service>) -> io::Result<()> {
+    Ok(())
+}
 
 fn say(line: &str) {
     // Nobody may be listening.
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Ctrl-C, or what supervisors send.
-async fn asked_to_end() {
-    let interrupted = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminated) => tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            },
-            Err(_no_handler) => drop(interrupted.await),
+/// Ctrl-C, or what supervisors send: heard from when this is made.
+#[cfg(unix)]
+struct End {
+    interrupted: Signal,
+    terminated: Signal,
+}
+
+#[cfg(unix)]
+impl End {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupted: signal(SignalKind::interrupt())?,
+            terminated: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Once more each time.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupted.recv() => {}
+            _ = self.terminated.recv() => {}
         }
     }
-    #[cfg(not(unix))]
-    drop(interrupted.await);
+}
+
+#[cfg(not(unix))]
+struct End;
+
+#[cfg(not(unix))]
+impl End {
+    #[allow(clippy::unnecessary_wraps, reason = "as where there are signals")]
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn asked(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
 }

@@ -31,6 +31,18 @@ fn it_fills_its_database_once_and_drains_at_the_end() {
     assert!(folder.path().join("airports.db").metadata().unwrap().len() > 1 << 20);
 }
 
+/// A supervisor may change its mind.
+#[test]
+fn it_is_heard_as_soon_as_it_says_that_it_serves() {
+    let folder = TempDir::new().unwrap();
+    for _ in 0..5 {
+        let service = Running::start(program(folder.path()));
+        service.signal(Signal::HUP);
+        let (well, said) = service.end();
+        assert!(well && said.contains("draining"), "{said}");
+    }
+}
+
 /// A client may never send the rest of its request.
 #[test]
 fn a_request_that_never_ends_is_waited_for_only_so_long() {
