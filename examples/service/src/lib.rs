@@ -3,6 +3,7 @@
 //! Begin with `airport.rs` (what is cached, and its source) and `routes.rs` (who asks); the rest is a service's usual
 //! surroundings.
 
+pub mod address;
 pub mod airport;
 mod answer;
 mod checks;

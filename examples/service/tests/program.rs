@@ -353,6 +353,15 @@ fn a_validation_passes_reports_and_fails_where_it_should() {
         "{said}"
     );
     assert_eq!(written["passed"], false);
+    let url = format!("http://u:secret@{}", service.at);
+    let status =
+        Command::new(env!("CARGO_BIN_EXE_validate")).args(["--url", &url, "--report"]).arg(&report).output();
+    assert!(status.unwrap().status.success());
+    let written = fs::read_to_string(&report).unwrap();
+    assert!(
+        written.contains(&format!("\"http://{}\"", service.at)) && !written.contains("secret"),
+        "{written}"
+    );
 }
 
 #[test]
@@ -363,6 +372,14 @@ fn tools_say_when_there_is_nobody_to_ask() {
         for url in [url.as_str(), "ftp://somewhere", "nonsense"] {
             let said = fails(Command::new(program).args(["--url", url]));
             assert!(said.contains("--url"), "{said}");
+        }
+    }
+    let withheld =
+        ["ftp://u:secret@host", "http://u:secret@", "http://u:se/cret@host", "u:secret@http://host"];
+    for url in [&*format!("http://u:secret@{closed}"), "u:secret@host"].iter().chain(&withheld) {
+        for program in [env!("CARGO_BIN_EXE_load"), env!("CARGO_BIN_EXE_validate")] {
+            let said = fails(Command::new(program).args(["--url", url]));
+            assert!(said.contains("--url") && !said.contains("cret"), "{said}");
         }
     }
     let said = fails(Command::new(env!("CARGO_BIN_EXE_load")).args(["--trace", "/nowhere"]));

@@ -12,9 +12,10 @@ use std::{
 };
 
 use clap::Parser;
-use reqwest::{Client, Method, Url};
+use reqwest::{Client, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
+use service::address::Address;
 use traced_cache::BoxError;
 
 /// Drives the check endpoints of a running service. Ends with 0 if all pass, with 1 if one does not.
@@ -65,25 +66,21 @@ async fn main() -> ExitCode {
 }
 
 async fn validate(options: &Options) -> Result<bool, BoxError> {
-    let base = Url::parse(&options.url)
-        .ok()
-        .filter(|base| base.scheme() == "http" && base.has_host())
-        .ok_or_else(|| format!("--url {}: use http://host:port", options.url))?;
+    let service = Address::new(&options.url)?;
+    let shown = service.shown();
     let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
     let mut out = io::stdout();
     let mut checks = Vec::new();
     for (name, path, body) in plan(options) {
-        let mut url = base.clone();
-        url.set_path(path);
         let started = Instant::now();
         let method = if body.is_some() { Method::POST } else { Method::GET };
-        let mut request = client.request(method, url.clone());
+        let mut request = client.request(method, service.at(path));
         if let Some(body) = &body {
             request = request.body(body.to_string());
         }
         let response = request.send().await.map_err(|_cause| {
             format!(
-                "no answer from {url}; start it with `cargo run --release -p service`, or name it with --url"
+                "no answer from {shown}; start it with `cargo run --release -p service`, or name it with --url"
             )
         })?;
         let well = response.status().is_success();
@@ -98,7 +95,8 @@ async fn validate(options: &Options) -> Result<bool, BoxError> {
     }
     let failed = checks.iter().filter(|check| !check.passed).count();
     if let Some(path) = &options.report {
-        let report = json!({ "url": options.url, "project": options.project, "passed": failed == 0, "checks": checks });
+        let report =
+            json!({ "url": shown, "project": options.project, "passed": failed == 0, "checks": checks });
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .map_err(|error| format!("--report {}: {error}", path.display()))?;
     }

@@ -1,35 +1,27 @@
 //! The service that is asked.
 
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, StatusCode};
 use serde_json::Value;
+use service::address::Address;
 use traced_cache::BoxError;
 
 /// A client of it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Service {
     client: Client,
-    base: Url,
+    address: Address,
 }
 
 impl Service {
     pub(crate) fn new(url: &str) -> Result<Self, BoxError> {
-        let base = Url::parse(url)
-            .ok()
-            .filter(|base| base.scheme() == "http" && base.has_host())
-            .ok_or_else(|| format!("--url {url}: use http://host:port"))?;
-        Ok(Self { client: Client::builder().no_proxy().build()?, base })
-    }
-
-    fn at(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(path);
-        url
+        let address = Address::new(url)?;
+        Ok(Self { client: Client::builder().no_proxy().build()?, address })
     }
 
     /// What it says of its cache of airports.
     pub(crate) async fn airports(&self) -> Result<Value, BoxError> {
-        let url = self.at("/cache/stats");
-        let answer = self.client.get(url.clone()).send().await.map_err(|_cause| {
+        let url = self.address.shown();
+        let answer = self.client.get(self.address.at("/cache/stats")).send().await.map_err(|_cause| {
             format!(
                 "no answer from {url}; start it with `cargo run --release -p service`, or name it with --url"
             )
@@ -44,7 +36,7 @@ impl Service {
 
     /// Asks for one airport; the whole answer is read.
     pub(crate) async fn airport(&self, code: &str) -> Option<StatusCode> {
-        let answer = self.client.get(self.at(&format!("/airport/{code}"))).send().await.ok()?;
+        let answer = self.client.get(self.address.at(&format!("/airport/{code}"))).send().await.ok()?;
         let status = answer.status();
         answer.bytes().await.ok().map(|_| status)
     }
