@@ -87,7 +87,8 @@ impl Address {
     /// `/metrics` where the URL has no path.
     pub(crate) fn new(text: &str) -> Result<Self, Failure> {
         const FIX: &str = "write http://host:port, or the whole URL of the metrics";
-        let Some((scheme, rest)) = text.split_once("://") else {
+        // In front of a second scheme there may be a user and a password.
+        let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| !scheme.contains('@')) else {
             return Err(Failure::wrong("--url", "(no URL)", FIX));
         };
         let (host, path) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));

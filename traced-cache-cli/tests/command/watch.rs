@@ -293,6 +293,7 @@ fn what_cannot_be_watched_is_told_in_a_line() {
         (&["watch", "--url", "http://u:2#hunter2@host"], 2, secret),
         (&["stats", "--url", "http://u:2\\hunter2@host"], 2, secret),
         (&["stats", "--url", "ftp://u:2/hunter2@host"], 2, secret),
+        (&["stats", "--url", "u:hunter2@http://host"], 2, "--url = (no URL): write http://host:port"),
         (&["stats", "--url", "http://u:hunter2@127.0.0.1:99999"], 2, "--url = http://127.0.0.1:99999: "),
         (&["stats", "--url", "http://u:hunter2@ho st/"], 2, "--url = http://ho st/: "),
         (&["stats", "--url", "http://[::1"], 2, "--url = http://[::1: "),
