@@ -229,8 +229,9 @@ pub(crate) fn entry(entry: &EntryInfo) -> Value {
         "age_seconds": entry.age.and_then(seconds),
         "fresh_for_seconds": entry.fresh_for.and_then(seconds),
         "usable_for_seconds": entry.usable_for.and_then(seconds),
-        "load_seconds": entry.cost.as_secs_f64(),
-        "made_by": if entry.by_set { "set" } else { "load" },
+        // What has no name of its own does not say where it is from.
+        "load_seconds": entry.id.map(|_| entry.cost.as_secs_f64()),
+        "made_by": entry.id.map(|_| if entry.by_set { "set" } else { "load" }),
         "tags": entry.tags,
         "etag": entry.etag,
         "bytes": entry.bytes,

@@ -111,6 +111,9 @@ async fn what_cannot_be_read_says_why() {
     let (code, found) = place.json("inspect", &["users", "7"]);
     let far = &found["levels"][1];
     assert_eq!((code, &far["unreadable"], &far["entry"]["bytes"]), (5, &"foreign".into(), &5.into()));
+    for unknown in ["age_seconds", "load_seconds", "made_by"] {
+        assert_eq!(far["entry"][unknown], Value::Null, "{unknown}");
+    }
     assert!(place.run("inspect", &["users", "7"]).out.contains("written by another program"));
     // One that is not there and one that cannot be read.
     assert_eq!(place.json("get", &["users", "7", "8", "42"]).0, 5);
