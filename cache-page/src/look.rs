@@ -43,8 +43,9 @@ pub(crate) struct Entry {
     pub(crate) usable_for_s: Option<f64>,
     /// It stays until it is evicted or invalidated.
     pub(crate) has_no_end: bool,
-    pub(crate) load_us: f64,
-    pub(crate) by_set: bool,
+    /// These two: nothing where it does not say, as a bare value or what cannot be read.
+    pub(crate) load_us: Option<f64>,
+    pub(crate) by_set: Option<bool>,
     pub(crate) tags: Vec<String>,
     pub(crate) etag: Option<String>,
     pub(crate) bytes: Option<usize>,
@@ -93,8 +94,8 @@ impl Entry {
             fresh_for_s: seconds(entry.fresh_for),
             usable_for_s: seconds(entry.usable_for),
             has_no_end: entry.fresh_for == Some(Duration::MAX),
-            load_us: micros(entry.cost),
-            by_set: entry.by_set,
+            load_us: entry.id.map(|_| micros(entry.cost)),
+            by_set: entry.id.map(|_| entry.by_set),
             tags: entry.tags.iter().map(ToString::to_string).collect(),
             etag: entry.etag.as_ref().map(ToString::to_string),
             bytes: entry.bytes,

@@ -1,7 +1,10 @@
 //! What the page says and does, and to whom.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -10,7 +13,7 @@ use axum::{
 };
 use cache_core::{
     Level, Loaded, Policy, TracedCache, ok,
-    testing::{MapProvider, Recorder},
+    testing::{Chaos, Fault, MapProvider, Recorder},
 };
 use cache_memory::Memory;
 use cache_page::{Guard, Page, PageBuilder};
@@ -278,6 +281,25 @@ async fn a_key_is_shown_with_its_levels_and_made_to_go() {
     let (status, _, html) = world.form(&[SECRET], "action=invalidate-tag&tag=country:DE").await;
     assert!(status == StatusCode::OK && html.contains("every level has it"), "{html}");
     assert!(world.cache.get(KEY).await.unwrap().is_none());
+}
+
+/// It was not loaded in no time.
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_does_not_say_what_made_it() {
+    let (page, store) = (open().build().unwrap(), Arc::new(Chaos::new(MapProvider::new())));
+    let builder = TracedCache::builder("users").level(Level::new(Arc::clone(&store)));
+    let cache: TracedCache<String> = builder.observer(page.clone()).build().unwrap();
+    page.show(&cache).unwrap();
+    let world = World { router: page.router(), page, cache };
+    assert!(world.cache.set("42", "Ada".to_owned()).await.unwrap().is_confirmed());
+    store.set_all(Fault::Truncate);
+    let about = json!({ "cache": "users", "key": "42" });
+    let (_, look) = world.post("/cache/api/look-up", &[SECRET], about).await;
+    let entry = &look["levels"][0]["entry"];
+    assert!(entry["bytes"].as_u64().unwrap() > 0, "{look}");
+    assert_eq!((&entry["load_us"], &entry["by_set"]), (&Value::Null, &Value::Null), "{look}");
+    let (_, _, html) = world.form(&[SECRET], "action=look-up&key=42").await;
+    assert!(html.contains("<dt>made by</dt><dd>not known</dd>"), "{html}");
 }
 
 #[tokio::test]

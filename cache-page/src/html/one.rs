@@ -427,7 +427,11 @@ fn said(f: &mut fmt::Formatter<'_>, entry: &Entry) -> fmt::Result {
         ("usable for", seconds(entry.usable_for_s)),
         (
             "made by",
-            if entry.by_set { "a set".to_owned() } else { format!("a load of {}", Micros(entry.load_us)) },
+            match (entry.by_set, entry.load_us) {
+                (Some(true), _) => "a set".to_owned(),
+                (_, Some(took)) => format!("a load of {}", Micros(took)),
+                _ => "not known".to_owned(),
+            },
         ),
         ("tags", if entry.tags.is_empty() { "none".to_owned() } else { entry.tags.join(", ") }),
     ];
