@@ -112,8 +112,11 @@ fn text(value: &Shown) -> String {
     let mut text = match value {
         Shown::Json(json) => json.clone(),
         Shown::Bytes(bytes) => {
-            let shown = bytes.iter().take(VALUE_MAX / 3);
-            shown.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+            // With room for the mark.
+            let most = VALUE_MAX / 3 - 1;
+            let shown = bytes.iter().take(most).map(|byte| format!("{byte:02x}"));
+            let rest = (bytes.len() > most).then(|| "…".to_owned());
+            shown.chain(rest).collect::<Vec<_>>().join(" ")
         }
         _ => String::new(),
     };
@@ -123,4 +126,21 @@ fn text(value: &Shown) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_cut_short_does_not_look_whole() {
+        for (whole, cut) in [(VALUE_MAX / 3 - 1, false), (VALUE_MAX / 3, true)] {
+            let shown = text(&Shown::Bytes(vec![7; whole].into()));
+            assert_eq!((shown.ends_with('…'), shown.starts_with("07 07 ")), (cut, true), "{whole}");
+        }
+        for (whole, cut) in [(VALUE_MAX, false), (VALUE_MAX + 1, true)] {
+            let shown = text(&Shown::Json("7".repeat(whole)));
+            assert_eq!((shown.ends_with('…'), shown.len() <= VALUE_MAX + 3), (cut, true), "{whole}");
+        }
+    }
 }
