@@ -19,7 +19,7 @@ use redis::AsyncCommands;
 use serde_json::Value;
 use test_servers::{PrometheusServer, RedisServer, until};
 use traced_cache::{
-    Level, Memory, Policy, RedisProvider, TracedCache, ok,
+    Level, Memory, Policy, RedisProvider, TracedCache, Unreadable, ok,
     testing::{Hub, Link},
 };
 
@@ -271,6 +271,33 @@ fn every_alert_is_marked_on_the_dashboard() {
         assert!(marked.iter().any(|first| alert.starts_with(first)), "{alert}");
     }
     assert_eq!(queries()["Up"], ["redis_up or memcached_up"]);
+}
+
+/// Masters of a cluster may share a host.
+#[test]
+fn servers_are_told_apart_by_their_ports() {
+    let dashboard: Value = serde_json::from_str(&shipped("grafana/traced-cache.json")).unwrap();
+    let targets =
+        dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array());
+    let legends = targets.flatten().filter_map(|target| target["legendFormat"].as_str());
+    let alerts = shipped("prometheus/alerts.yml");
+    let said: Vec<_> = legends.chain(alerts.lines()).filter(|line| line.contains("server_address")).collect();
+    assert!(said.len() > 10, "{said:?}");
+    for line in said {
+        assert!(line.contains("server_port"), "{line}");
+    }
+}
+
+/// What is to be done about an entry that cannot be read goes by the reason.
+#[test]
+fn the_dashboard_knows_each_reason_why_an_entry_is_unreadable() {
+    let dashboard: Value = serde_json::from_str(&shipped("grafana/traced-cache.json")).unwrap();
+    let mut panels = dashboard["panels"].as_array().unwrap().iter();
+    let panel = panels.find(|panel| panel["title"] == "Misses by reason").unwrap();
+    let says = panel["description"].as_str().unwrap();
+    for reason in Unreadable::ALL {
+        assert!(says.contains(reason.as_str()), "{reason:?}");
+    }
 }
 
 /// As Prometheus begins them.
