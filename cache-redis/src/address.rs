@@ -180,11 +180,14 @@ impl Reading<'_> {
             return Err(self.bad("the socket's path is missing: unix:///run/redis.sock"));
         }
         let mut login = Login::default();
-        for (name, value) in url.query_pairs() {
-            match &*name {
+        // Not as forms are read: there `+` is a space, in a password it is itself, as in the other URLs.
+        for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = self.decode(value)?;
+            match name {
                 "db" => login.database = self.database(&value)?,
-                "user" => login.user = Some(Secret(value.into_owned())),
-                "pass" => login.password = Some(Secret(value.into_owned())),
+                "user" => login.user = Some(Secret(value)),
+                "pass" => login.password = Some(Secret(value)),
                 _ => return Err(self.bad("of parameters, a Unix socket knows `db`, `user` and `pass`")),
             }
         }
@@ -280,7 +283,18 @@ mod tests {
         let Address { place, login, .. } = Address::parse("unix:///run/a%20b.sock?db=2&pass=x").unwrap();
         assert_eq!(place, Place::One(Endpoint::Unix { path: "/run/a b.sock".into() }));
         assert_eq!((login.database, login.password), (2, Some(Secret("x".into()))));
-        for (url, tls) in [("rediss://host", true), ("valkeys://host", true), ("valkey://host", false)] {
+        // What a form means by `+` is nothing to a password.
+        let login = Address::parse("unix:///run/s?user=a+b&pass=c+d%2B%26=e").unwrap().login;
+        assert_eq!(
+            (login.user, login.password),
+            (Some(Secret("a+b".into())), Some(Secret("c+d+&=e".into())))
+        );
+        for (url, tls) in [
+            ("rediss://host", true),
+            ("valkeys://host", true),
+            ("valkey://host", false),
+            ("REDISS://host", true),
+        ] {
             assert_eq!(Address::parse(url).unwrap().tls, tls, "{url}");
         }
     }
@@ -327,6 +341,7 @@ mod tests {
             "unix://host/path?pass=hunter2",
             "unix:///?pass=hunter2",
             "unix:///a?password=hunter2",
+            "unix:///a?pass=hunter2%ff",
             "redis+sentinel://:hunter2@host",
             "redis+sentinel://:hunter2@host/",
             "redis+sentinel://:hunter2@host,/m",

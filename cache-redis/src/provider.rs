@@ -64,7 +64,7 @@ impl RedisProvider {
     ///   answers is enough.
     ///
     /// `rediss` in the place of `redis` speaks TLS, to sentinels too. `valkey` and `valkeys` are the same words. Special
-    /// characters in user, password and name are percent-encoded.
+    /// characters in user, password and name are percent-encoded; all others, `+` too, are themselves.
     pub fn builder(url: impl Into<String>) -> RedisProviderBuilder {
         RedisProviderBuilder::new(url.into())
     }
