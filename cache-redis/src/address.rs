@@ -79,13 +79,15 @@ impl Address {
     /// Reads a URL. Errors show no part of it that may belong to a password.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| Error::config("url", "***", FORMS))?;
-        let (base, form) = scheme.split_once('+').unwrap_or((scheme, ""));
+        // Schemes are the same in any case.
+        let scheme = scheme.to_ascii_lowercase();
+        let (base, form) = scheme.split_once('+').unwrap_or((&scheme, ""));
         let tls = match base {
             "redis" | "valkey" | "unix" => false,
             "rediss" | "valkeys" => true,
             _ => return Err(Error::config("url", "***", format!("unknown scheme; {FORMS}"))),
         };
-        let reading = Reading { scheme, tls };
+        let reading = Reading { scheme: &scheme, tls };
         match (base, form) {
             ("unix", "") | ("redis" | "valkey", "unix") if cfg!(unix) => reading.unix(text),
             ("unix", "") | ("redis" | "valkey", "unix") => {
@@ -313,6 +315,8 @@ mod tests {
         assert_eq!((tls, login.user.unwrap().0, login.database), (false, "ann".into(), 0));
         let login = Address::parse("redis+cluster://ann:p%40s%2Cs@a,b").unwrap().login;
         assert_eq!(login.password, Some(Secret("p@s,s".into())));
+        let login = Address::parse("REDIS+Sentinel://:Only@a/m").unwrap().login;
+        assert_eq!((login.user, login.password), (None, Some(Secret("Only".into()))));
         let login = Address::parse("redis+sentinel://:only@a/m").unwrap().login;
         assert_eq!((login.user, login.password), (None, Some(Secret("only".into()))));
     }
