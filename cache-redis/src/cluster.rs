@@ -287,6 +287,12 @@ impl Cluster {
         });
         for ((_, group), answers) in chosen.values().zip(join_all(calls).await) {
             for (at, answer) in group.iter().zip(answers) {
+                // Not followed: who lacks something here asks the masters for it anyway.
+                match &answer {
+                    Err(error) if error.redirect().is_some_and(|redirect| !redirect.ask) => self.look_again(),
+                    Err(error) => self.heed(error),
+                    Ok(_) => {}
+                }
                 found[*at] = answer;
             }
         }

@@ -64,6 +64,41 @@ async fn in_a_cluster_each_masters_replica_answers() {
     until_copied(&provider, "0", "new").await;
 }
 
+/// Not only when it is time for it: until then, each look-up of a copy goes to a server that is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_gone_makes_the_cluster_be_looked_at_again() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let url = format!("redis+cluster://{}", cluster.nodes()[0].addr());
+    let provider = RedisProvider::builder(url).read_replicas(true).build().unwrap();
+    put(&provider, "k", "v").await;
+    until_copied(&provider, "k", "v").await;
+    let owner = cluster.owner("v:{users:k}").unwrap().port();
+    let masters: Vec<u16> = cluster.masters().iter().map(|master| master.port()).collect();
+    let replicas = cluster.nodes().iter().filter(|node| !masters.contains(&node.port()));
+    let replica = replicas.into_iter().find(|node| {
+        let about: String = node.command(&["INFO", "replication"]).unwrap();
+        about.contains(&format!("master_port:{owner}\r\n"))
+    });
+    let replica = replica.unwrap();
+    let looks = || cluster.masters().iter().map(|master| calls(master, "cluster|slots")).sum::<u64>();
+    // One that has just been is followed by another after five seconds.
+    let before = looks();
+    common::until("looks", || looks() > before);
+    let looked = Instant::now();
+    replica.kill();
+    // Asks every node that is there.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = looks();
+    assert!(provider.get_copies(&[key("k")]).await[0].is_err());
+    let again = async || {
+        while looks() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let left = Duration::from_secs(4).saturating_sub(looked.elapsed());
+    assert!(tokio::time::timeout(left, again()).await.is_ok(), "not before it was time");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_sentinels_a_replica_answers_and_takes_no_writes() {
     let Some(sentinels) = RedisSentinel::start() else { return };
