@@ -145,6 +145,10 @@ pub(crate) fn found_many(reply: Reply, count: usize) -> Vec<Result<Option<Bytes>
         Reply::Texts(texts) if texts.len() == count => {
             return texts.into_iter().map(|text| Ok(text.and_then(value_of))).collect();
         }
+        // A proxy that asks several servers puts the error of one in the place of its keys.
+        Reply::Other(Value::Array(values)) if values.len() == count => {
+            return values.into_iter().map(found_value).collect();
+        }
         Reply::Other(Value::ServerError(error)) => Error::reply(&error),
         _ => Error::protocol("not one value per key"),
     };
@@ -221,6 +225,9 @@ mod tests {
         assert!(found(Reply::Other(Value::Int(1))).is_err());
         assert!(found_many(Reply::Texts(vec![None]), 2).iter().all(Result::is_err));
         assert_eq!(found_many(Reply::Nil, 2).len(), 2);
+        let several = Value::Array(vec![Value::BulkString(b"v".into()), Value::Int(1), Value::Nil]);
+        let several = found_many(Reply::Other(several), 3).into_iter().map(|found| found.ok());
+        assert_eq!(several.collect::<Vec<_>>(), [Some(Some("v".into())), None, Some(None)]);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) enum Taken {
 pub(super) enum Ended {
     One(Reply, Caller<Reply>),
     Gathered(Vec<Option<Bytes>>, Vec<Asking>),
+    /// Has values and errors.
+    Mixed(Vec<Value>, Vec<Asking>),
     /// One of the look-ups has failed them all.
     Scattered(Vec<Asking>),
     Refused(ServerError, Vec<Asking>),
@@ -49,9 +51,10 @@ impl Ended {
     /// Look-ups in it that were gathered.
     pub(super) fn gathered(&self) -> usize {
         match self {
-            Self::Gathered(_, callers) | Self::Scattered(callers) | Self::Refused(_, callers) => {
-                callers.len()
-            }
+            Self::Gathered(_, callers)
+            | Self::Mixed(_, callers)
+            | Self::Scattered(callers)
+            | Self::Refused(_, callers) => callers.len(),
             Self::One(..) | Self::Many(..) => 0,
         }
     }
@@ -59,7 +62,7 @@ impl Ended {
     pub(super) fn callers(&self) -> usize {
         match self {
             Self::One(..) | Self::Many(..) => 1,
-            Self::Gathered(..) | Self::Scattered(_) | Self::Refused(..) => self.gathered(),
+            _ => self.gathered(),
         }
     }
 
@@ -74,6 +77,12 @@ impl Ended {
                 for Asking(place, caller) in callers {
                     let value = values.get_mut(place).and_then(|v| if alone { v.take() } else { v.clone() });
                     let _ = caller.send(Ok(value.map_or(Reply::Nil, Reply::Text)));
+                }
+            }
+            Self::Mixed(values, callers) => {
+                for Asking(place, caller) in callers {
+                    let value = values.get(place).cloned().unwrap_or(Value::Nil);
+                    let _ = caller.send(Ok(Reply::Other(value)));
                 }
             }
             Self::Refused(error, callers) => {
@@ -119,6 +128,10 @@ impl Waiter {
             Self::One(caller) => Taken::Ended(Ended::One(reply, caller)),
             Self::Gathered(count, callers) => Taken::Ended(match reply {
                 Reply::Texts(values) if values.len() == count => Ended::Gathered(values, callers),
+                // A proxy asks several servers, and one of them may be away.
+                Reply::Other(Value::Array(values)) if values.len() == count && are_found(&values) => {
+                    Ended::Mixed(values, callers)
+                }
                 Reply::Other(Value::ServerError(error)) if error.code() == "NOPERM" => {
                     Ended::Scattered(callers)
                 }
@@ -159,6 +172,11 @@ impl Waiter {
             }
         }
     }
+}
+
+/// Whether each can be the answer to a look-up.
+fn are_found(values: &[Value]) -> bool {
+    values.iter().all(|value| matches!(value, Value::BulkString(_) | Value::Nil | Value::ServerError(_)))
 }
 
 /// Look-ups that have been gathered and not been sent. Those of one key share their place in the command, for the most part:

@@ -85,6 +85,33 @@ async fn look_ups_under_way_are_gathered_in_their_order_with_other_requests() {
     assert_eq!(text(alone.await), None);
 }
 
+/// A proxy asks several servers, and one of them may be away.
+#[tokio::test]
+async fn what_one_key_of_several_is_refused_is_told_to_who_asked_for_it() {
+    let (mux, mut server) = pair(None).await;
+    let mut first = Box::pin(mux.get("a", true));
+    assert!(poll!(&mut first).is_pending());
+    let ask = async |key: &'static str| mux.get(key, true).await;
+    let mut several = Box::pin(join_all(["b", "c", "d", "c"].map(ask)));
+    assert!(poll!(&mut several).is_pending());
+    expect(&mut server, &(request(&["GET", "a"]) + &request(&["MGET", "b", "c", "d"]))).await;
+    server.write_all(b"$1\r\nA\r\n*3\r\n$1\r\n1\r\n-ERR backend away\r\n_\r\n").await.unwrap();
+    assert_eq!(text(first.await).as_deref(), Some("A"));
+    let several = several.await.into_iter().map(|reply| match reply.unwrap().into_value() {
+        Value::ServerError(error) => Err(error.details().unwrap().to_owned()),
+        value => Ok(value),
+    });
+    let (value, away) = (Ok(Value::BulkString(b"1".to_vec())), Err("backend away".to_owned()));
+    assert_eq!(several.collect::<Vec<_>>(), [value, away.clone(), Ok(Value::Nil), away]);
+
+    // The connection goes on.
+    let mut next = Box::pin(mux.get("e", true));
+    assert!(poll!(&mut next).is_pending());
+    expect(&mut server, &request(&["GET", "e"])).await;
+    server.write_all(b"$1\r\nE\r\n").await.unwrap();
+    assert_eq!(text(next.await).as_deref(), Some("E"));
+}
+
 /// Asks for `a`, then for so many more, and has all of that sent.
 async fn ask<'m>(
     mux: &'m Mux,
