@@ -35,7 +35,7 @@ pub struct Asked {
 /// ends with the piece that is being read.
 ///
 /// # Errors
-/// The first one of the trace or of the cache. [`WrongValue`]: the cache has answered with what belongs to another key.
+/// The first one of the trace or of the cache, or that there is no caller. [`WrongValue`]: the cache has answered with what belongs to another key.
 pub async fn replay(
     cache: &TracedCache<u64>,
     trace: Trace,
@@ -43,6 +43,9 @@ pub async fn replay(
     load_time: Duration,
     progress: impl Fn(u64) + Send + 'static,
 ) -> Result<Asked, BoxError> {
+    if callers == 0 {
+        return Err("callers = 0: nobody would ask for a key; give at least 1".into());
+    }
     let started = Instant::now();
     // Dropped, it takes the callers along; without them the reader ends.
     let mut tasks = JoinSet::new();
@@ -157,6 +160,18 @@ mod tests {
     use cache_memory::Memory;
 
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_asks_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        std::fs::write(&keys, "1\n").unwrap();
+        let cache: TracedCache<u64> =
+            TracedCache::builder("users").level(Memory::entries(10)).build().unwrap();
+        let trace = Trace::open(&keys, None).unwrap();
+        let error = replay(&cache, trace, 0, Duration::ZERO, |_| {}).await.unwrap_err();
+        assert!(error.to_string().starts_with("callers = 0"), "{error}");
+    }
 
     #[tokio::test]
     async fn dropping_it_ends_it() {
