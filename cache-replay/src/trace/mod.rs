@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use error::{Fault, TraceError};
-use packing::{Packing, foreign, unpack};
+use packing::{Packing, XZ_MEMORY, foreign, unpack, wants_memory};
 
 /// Keys handed out at once.
 const CHUNK: usize = 1024;
@@ -283,6 +283,14 @@ impl Trace {
         let (fault, message) = match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 (Fault::Cut, format!("the {packing} data ends {after}, before its own end mark; {AGAIN}"))
+            }
+            _ if wants_memory(&error) => {
+                let most = XZ_MEMORY >> 20;
+                let what = format!("the {packing} data takes more than {most} MiB of memory to unpack");
+                (
+                    Fault::Unreadable,
+                    format!("{what}; unpack it, or pack it with a smaller dictionary (xz -9)"),
+                )
             }
             _ => (Fault::Corrupt, format!("the {packing} data is damaged {after}; {AGAIN}")),
         };

@@ -2,14 +2,14 @@
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use liblzma::{
     bufread::XzDecoder,
-    stream::{CONCATENATED, Stream},
+    stream::{CONCATENATED, Error as XzError, Stream},
 };
 
 /// How much memory unpacking may take. `xz -9` needs 65 MiB; a file can claim any amount.
-const XZ_MEMORY: u64 = 128 << 20;
+pub(crate) const XZ_MEMORY: u64 = 128 << 20;
 const BUFFER: usize = 64 << 10;
 /// The longest magic number below.
 const MAGIC: usize = 8;
@@ -83,8 +83,50 @@ pub(crate) fn unpack(
             let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
             Box::new(BufReader::with_capacity(BUFFER, XzDecoder::new_stream(whole, stream)))
         }
-        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(whole))),
+        Packing::Gzip => Box::new(BufReader::with_capacity(BUFFER, Members::new(whole))),
         Packing::Plain => Box::new(whole),
     };
     Ok((packing, head, plain))
+}
+
+/// Whether unpacking has ended because it would take more memory than it may.
+pub(crate) fn wants_memory(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(XzError::MemLimit))
+}
+
+/// What gzip has packed, one after the other, with zeros behind each: gzip itself ignores them, as media that hold whole
+/// blocks have them.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Members<R> {
+    fn new(input: R) -> Self {
+        Self(Some(GzDecoder::new(input)))
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let read = member.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            let more = skip_zeros(member.get_mut())?;
+            self.0 = self.0.take().filter(|_| more).map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// Whether something follows.
+fn skip_zeros(input: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let rest = input.fill_buf()?;
+        let (length, zeros) = (rest.len(), rest.iter().take_while(|byte| **byte == 0).count());
+        input.consume(zeros);
+        if zeros < length || length == 0 {
+            return Ok(length > 0);
+        }
+    }
 }

@@ -89,6 +89,21 @@ fn packed_files_may_be_joined() {
     assert_eq!(keys(open(joined).unwrap()).unwrap(), ["1", "2", "3"]);
 }
 
+/// As gzip itself, which is given whole blocks of tapes.
+#[test]
+fn zeros_behind_a_gzip_file_are_ignored() {
+    for zeros in [1, 3, 4096, 200_000] {
+        let padded = [gz(b"1\n2\n"), vec![0; zeros]].concat();
+        assert_eq!(keys(open(padded.clone()).unwrap()).unwrap(), ["1", "2"], "{zeros}");
+        let joined = [padded.clone(), gz(b"3\n")].concat();
+        assert_eq!(keys(open(joined).unwrap()).unwrap(), ["1", "2", "3"], "{zeros}");
+        assert_eq!(error([padded, b"garbage, and not short".to_vec()].concat()).fault(), Fault::Corrupt);
+    }
+    // Those at the end of what is packed are its own.
+    let whole = gz(&integers([1, 0]));
+    assert_eq!(keys(open(whole).unwrap()).unwrap(), ["1", "0"]);
+}
+
 #[test]
 fn a_form_that_was_asked_for_is_taken() {
     let bytes = b"AAAABBBB".to_vec();
@@ -154,7 +169,8 @@ fn an_xz_file_that_wants_too_much_memory_is_refused() {
     let mut packer = XzEncoder::new_stream(Vec::new(), stream);
     packer.write_all(b"1\n2\n").unwrap();
     let error = error(packer.finish().unwrap());
-    assert_eq!(error.fault(), Fault::Corrupt);
+    assert_eq!(error.fault(), Fault::Unreadable);
+    assert!(error.to_string().contains("more than 128 MiB of memory to unpack"), "{error}");
 }
 
 #[test]
