@@ -60,7 +60,9 @@ impl Class {
             | "INFO" | "COMMAND" | "DBSIZE" | "DEBUG" | "MEMORY" | "LATENCY" | "MONITOR" | "SLOWLOG"
             | "TIME" | "ROLE" | "REPLICAOF" | "SAVE" | "BGSAVE" | "BGREWRITEAOF" | "LASTSAVE"
             | "SHUTDOWN" | "CLUSTER" | "ACL" | "MODULE" | "WAIT" | "WAITAOF" | "SWAPDB" | "ASKING"
-            | "READONLY" | "READWRITE" | "STATS" | "VERSION" | "ME" => Self::Admin,
+            | "READONLY" | "READWRITE" | "SLAVEOF" | "SENTINEL" | "REPLCONF" | "PSYNC" | "SYNC"
+            | "FAILOVER" | "LOLWUT" | "PFDEBUG" | "PFSELFTEST" | "JSON.DEBUG" | "STATS" | "VERSION"
+            | "ME" => Self::Admin,
             _ => Self::Write,
         }
     }

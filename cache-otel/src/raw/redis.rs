@@ -395,6 +395,9 @@ mod tests {
         let command = one(&script, 0);
         assert_eq!((command.procedure.as_deref(), command.class), (Some("ab12"), Class::Transaction));
         assert_eq!(one(&::redis::cmd("a secret sentence"), 0).name, "other");
+        for name in ["slaveof", "SENTINEL", "REPLCONF", "PSYNC", "FAILOVER", "JSON.DEBUG"] {
+            assert_eq!(Class::of(name), Class::Admin, "{name}");
+        }
         let names = || ["GET", "GET"].into_iter().map(Cow::Borrowed);
         assert_eq!(several(names(), false, 0).operation(), "PIPELINE GET");
         assert_eq!(several(names().chain(["SET".into()]), true, 0).operation(), "MULTI");
@@ -424,6 +427,11 @@ mod tests {
             ("MIGRATE host 6379 k 0 1000", None),
             ("FT.SEARCH index query", None),
             ("AUTH password", None),
+            ("FAILOVER TO host 6379", None),
+            ("SLAVEOF host 6379", None),
+            ("SENTINEL get-master-addr-by-name name", None),
+            ("REPLCONF listening-port 6379", None),
+            ("JSON.DEBUG MEMORY k", None),
         ] {
             let mut words = words.split(' ');
             let mut cmd = ::redis::cmd(words.next().unwrap());

@@ -12,8 +12,8 @@ pub(super) fn first<'a>(command: &str, arguments: &[&'a [u8]]) -> Option<&'a [u8
         "XREAD" => streams(arguments, 0)?,
         // The group and its consumer may be called anything.
         "XREADGROUP" => streams(arguments, 3)?,
-        "SCAN" | "KEYS" | "RANDOMKEY" | "SCRIPT" | "FUNCTION" | "MIGRATE" | "FAILOVER" | "PSYNC"
-        | "LOLWUT" | "TS.MGET" | "TS.MRANGE" | "TS.MREVRANGE" | "TS.QUERYINDEX" => return None,
+        "SCAN" | "KEYS" | "RANDOMKEY" | "SCRIPT" | "FUNCTION" | "MIGRATE" | "TS.MGET" | "TS.MRANGE"
+        | "TS.MREVRANGE" | "TS.QUERYINDEX" => return None,
         // Of indexes.
         name if name.starts_with("FT.") => return None,
         _ => 0,
