@@ -10,7 +10,7 @@ use opentelemetry::{
     trace::{SpanBuilder, SpanKind, Status, TraceContextExt, Tracer},
 };
 
-use super::{Command, Failed, Inner, OPERATION_CLASS, Outcome, Words};
+use super::{Command, Failed, Inner, OPERATION_CLASS, Outcome, Words, summary::Seen};
 use crate::{names, spans::client_name};
 
 /// Longest query text, in arguments.
@@ -20,6 +20,7 @@ const TEXT_MAX: usize = 16;
 pub struct Call {
     of: Arc<Inner>,
     operation: String,
+    seen: Arc<Seen>,
     class: &'static str,
     key: Option<String>,
     key_length: usize,
@@ -32,7 +33,7 @@ pub struct Call {
 
 impl Call {
     pub(crate) fn start(of: Arc<Inner>, command: &Command<'_>) -> Self {
-        let operation = command.operation();
+        let (operation, seen) = of.summary.named(command.operation());
         let key = command.key.as_deref().zip(of.show_key.as_ref()).and_then(|(key, show)| show.of(key));
         let suppressed = Context::map_current(Context::is_telemetry_suppressed);
         let unsampled = Context::map_current(|cx| {
@@ -54,6 +55,7 @@ impl Call {
         }
         Self {
             operation,
+            seen,
             class: command.class.as_str(),
             key_length: command.key.as_ref().map_or(0, |key| key.len()),
             key,
@@ -92,7 +94,7 @@ impl Call {
 
     fn count(&self, took: Duration, failed: Option<&Failed>, outcome: &Outcome) {
         let of = &self.of;
-        of.summary.record(&self.operation, took, failed.is_some());
+        self.seen.record(took, failed.is_some());
         let found = [("hit", outcome.hits), ("miss", outcome.misses)];
         for (result, count) in found.into_iter().filter_map(|(result, count)| Some((result, count?))) {
             let count = u64::try_from(count).unwrap_or(u64::MAX);

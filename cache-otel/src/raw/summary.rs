@@ -15,7 +15,7 @@ use crate::{
     totals::share,
 };
 
-/// Operations that are told apart. A program has some dozens; what comes after is one.
+/// Operations that are told apart, in series and spans as well. A program has some dozens; what comes after is one.
 const OPERATIONS: usize = 256;
 
 /// How one command of a client does. From [`ClientTelemetry::stats`](super::ClientTelemetry::stats).
@@ -35,38 +35,44 @@ pub struct CommandStatus {
 }
 
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     window: Window,
     calls: AtomicU64,
     failed: AtomicU64,
+}
+
+impl Seen {
+    pub(crate) fn record(&self, took: Duration, failed: bool) {
+        self.window.record(minute(), &[Timed::new(took, 1)]);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
 pub(crate) struct Summary(RwLock<HashMap<String, Arc<Seen>>>);
 
 impl Summary {
-    pub(crate) fn record(&self, operation: &str, took: Duration, failed: bool) {
-        let seen = self.of(operation);
-        seen.window.record(minute(), &[Timed::new(took, 1)]);
-        seen.calls.fetch_add(1, Ordering::Relaxed);
-        seen.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
-    }
-
-    fn of(&self, operation: &str) -> Arc<Seen> {
+    /// What an operation goes by, and how it does.
+    pub(crate) fn named(&self, operation: String) -> (String, Arc<Seen>) {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = known.get(operation) {
-            return Arc::clone(seen);
+        if let Some(seen) = known.get(&operation) {
+            return (operation, Arc::clone(seen));
         }
-        let name = if known.len() < OPERATIONS { operation } else { "other" };
         drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(known.entry(name.to_owned()).or_default())
+        let has_room = known.len() < OPERATIONS || known.contains_key(&operation);
+        let name = if has_room { operation } else { "other".to_owned() };
+        let seen = Arc::clone(known.entry(name.clone()).or_default());
+        (name, seen)
     }
 
     pub(crate) fn read(&self) -> Vec<CommandStatus> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = known
             .iter()
+            // The first call may be under way.
+            .filter(|(_, seen)| seen.calls.load(Ordering::Relaxed) > 0)
             .map(|(operation, seen)| {
                 let (calls, failed) =
                     (seen.calls.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
@@ -86,13 +92,26 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::raw::{ClientTelemetry, Command};
+
+    /// Series and spans are named after them, too.
+    #[test]
+    fn names_without_number_end_in_one() {
+        let telemetry = ClientTelemetry::builder("redis", "users").build();
+        let name = |n: usize| format!("{:?}", telemetry.start(&Command::named(format!("CMD{n}"))));
+        let names: HashSet<String> = (0..1000).map(name).collect();
+        assert!(names.len() <= OPERATIONS + 1, "{}", names.len());
+        assert!(name(7).contains("CMD7") && name(900).contains("other"));
+    }
 
     #[test]
     fn commands_without_number_end_in_one() {
         let summary = Summary::default();
         for n in 0..1000 {
-            summary.record(&format!("CMD{n}"), Duration::from_millis(1), n % 2 == 0);
+            summary.named(format!("CMD{n}")).1.record(Duration::from_millis(1), n % 2 == 0);
         }
         let all = summary.read();
         assert!(all.len() <= OPERATIONS + 1);
