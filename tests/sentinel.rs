@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use test_servers::{RedisSentinel, RedisServer, until};
 use tokio::time::Instant;
-use traced_cache::{Level, Memory, Policy, RedisProvider, TracedCache};
+use traced_cache::{Level, Memory, Policy, RedisBackplane, RedisProvider, TracedCache};
 
 const LONG: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(60);
@@ -134,5 +134,55 @@ async fn a_master_that_gets_its_first_replica_is_one_for_all() {
             assert_eq!(load(cache, "k", "another").await.as_str(), "v");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn node_that(
+    sentinels: &RedisSentinel,
+    listens: impl Fn(&RedisProvider) -> RedisBackplane,
+) -> TracedCache<String> {
+    let redis = RedisProvider::builder(sentinels.url()).build().unwrap();
+    let builder = TracedCache::builder("users").level(Memory::entries(1000)).backplane(listens(&redis));
+    builder.level(Level::new(redis).budget(Duration::from_secs(5))).policy(Policy::ttl(LONG)).build().unwrap()
+}
+
+/// Until it is found in memory.
+async fn keeps(cache: &TracedCache<String>) {
+    let since = Instant::now();
+    load(cache, "k", "before").await;
+    while cache.look("k").await.ok().and_then(|found| found.level()) != Some(0) {
+        assert!(since.elapsed() < SOON, "it is not kept in memory");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whichever way nodes hear of each other, they do so on the master that takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_after_a_failover_leaves_the_memory_of_other_nodes() {
+    for watches in [true, false] {
+        let Some(sentinels) = RedisSentinel::start() else { return };
+        let listens = |redis: &RedisProvider| if watches { redis.backplane() } else { redis.messages() };
+        let (a, b) = (node_that(&sentinels, listens), node_that(&sentinels, listens));
+        keeps(&a).await;
+        keeps(&b).await;
+        let first = sentinels.master().unwrap();
+        sentinels.sentinels()[0].command::<()>(&["SENTINEL", "FAILOVER", RedisSentinel::MASTER]).unwrap();
+        // What the old one still takes as a master is lost.
+        let role = || first.command::<String>(&["INFO", "replication"]).unwrap_or_default();
+        assert!(until(SOON, || role().contains("role:slave")));
+        for round in 0..3 {
+            let value = format!("after {round}");
+            let since = Instant::now();
+            while !a.set("k", value.clone()).await.is_ok_and(|delivery| delivery.is_confirmed()) {
+                assert!(since.elapsed() < SOON, "nobody takes it");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // Kept for ten minutes: it goes because of what it hears.
+            while b.get("k").await.ok().flatten().is_none_or(|seen| *seen != value) {
+                assert!(since.elapsed() < SOON, "{watches} {round}: not heard of");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            keeps(&b).await;
+        }
     }
 }
