@@ -63,6 +63,8 @@ pub(crate) struct Answer {
 /// Requests of one exchange, in bytes. A whole request is written before replies are read, so requests for values must
 /// fit into the socket's buffers, or both sides would wait for each other.
 const READ_CHUNK: usize = 32 << 10;
+/// Such exchanges that one batch has under way: about half of the commands that may wait.
+const AT_ONCE: usize = 64;
 /// Replies to writes are short: these chunks only bound the copy that is made.
 const WRITE_CHUNK: usize = 256 << 10;
 /// A call that is dropped after this time counts against the server: callers whose budgets end before the response
@@ -86,11 +88,14 @@ impl Server {
             }
             results
         } else {
-            join_all(chunks.into_iter().map(|chunk| self.run_chunk(chunk)))
-                .await
-                .into_iter()
-                .flatten()
-                .collect()
+            // Not all at once: a batch may have more keys than may wait on one connection.
+            let mut results = Vec::new();
+            let mut chunks = chunks.into_iter().peekable();
+            while chunks.peek().is_some() {
+                let some = chunks.by_ref().take(AT_ONCE).map(|chunk| self.run_chunk(chunk));
+                results.extend(join_all(some).await.into_iter().flatten());
+            }
+            results
         }
     }
 

@@ -394,3 +394,17 @@ async fn closed_stays_closed() {
     drop(gives_up);
     assert_eq!(kind(timeout(LONG, goes_on).await.unwrap()), ErrorKind::Closed);
 }
+
+/// More than may wait on one connection.
+#[tokio::test]
+async fn r_a_batch_of_any_size_is_answered() {
+    let server = Server::start();
+    let cache = builder(server.url()).response_timeout(LONG).build().unwrap();
+    cache.put(item("7", b"v")).await.unwrap();
+    let ids: Vec<String> = (0..70_000).map(|n| n.to_string()).collect();
+    let keys: Vec<_> = ids.iter().map(|id| key(id)).collect();
+    let found = cache.get_many(&keys).await;
+    let failed = found.iter().filter(|found| found.is_err()).count();
+    assert_eq!(failed, 0);
+    assert_eq!(found[7].as_ref().unwrap().as_deref(), Some(&b"v"[..]));
+}
