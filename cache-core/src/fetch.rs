@@ -300,88 +300,92 @@ impl<T: Value> Inner<T> {
     }
 
     /// Waits for a flight as long as this caller should.
-    async fn attend(
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
+    fn attend(
         self: &Arc<Self>,
         flight: &Arc<Flight<T>>,
         part: Part,
         stale: Option<&Seen<T>>,
         alone: Option<Alone<T>>,
         counted: &mut Counted<'_>,
-    ) -> Result<Found<T>> {
-        let joins = part == Part::Waiter && !counted.again;
-        let late = joins && flight.has_begun();
-        let edge = wait_for(flight)?;
-        let waiting = flight.waiting();
-        let waited_from = self.now();
-        let soft = stale.and_then(|_| self.policy().soft);
-        let wait = if part == Part::Waiter { self.policy().wait } else { None };
-        let limit = match (soft, wait) {
-            (Some(soft), Some(wait)) => Some(soft.min(wait)),
-            (soft, wait) => soft.or(wait),
-        };
-        let mut idle = false;
-        let mut ended = match limit {
-            Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
-            None => self.await_end(flight, &mut idle).await,
-        };
-        let fallback = stale.filter(|seen| self.stands_in(seen));
-        let waited = self.now().since(waited_from);
-        if ended.is_none() && fallback.is_none() {
-            // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
-            ended = match wait.map(|wait| wait.saturating_sub(waited)) {
-                None if idle => None,
+    ) -> impl Future<Output = Result<Found<T>>> + Send {
+        async move {
+            let joins = part == Part::Waiter && !counted.again;
+            let late = joins && flight.has_begun();
+            let edge = wait_for(flight)?;
+            let waiting = flight.waiting();
+            let waited_from = self.now();
+            let soft = stale.and_then(|_| self.policy().soft);
+            let wait = if part == Part::Waiter { self.policy().wait } else { None };
+            let limit = match (soft, wait) {
+                (Some(soft), Some(wait)) => Some(soft.min(wait)),
+                (soft, wait) => soft.or(wait),
+            };
+            let mut idle = false;
+            let mut ended = match limit {
+                Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
                 None => self.await_end(flight, &mut idle).await,
-                Some(Duration::ZERO) => None,
-                Some(rest) => self.around.clock.timeout(rest, flight.wait()).await,
             };
-        }
-        let outcome = match part {
-            Part::Leader => Outcome::Loaded,
-            Part::Waiter => {
-                self.has_waited(flight, waited_from, counted);
-                Outcome::Coalesced
+            let fallback = stale.filter(|seen| self.stands_in(seen));
+            let waited = self.now().since(waited_from);
+            if ended.is_none() && fallback.is_none() {
+                // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
+                ended = match wait.map(|wait| wait.saturating_sub(waited)) {
+                    None if idle => None,
+                    None => self.await_end(flight, &mut idle).await,
+                    Some(Duration::ZERO) => None,
+                    Some(rest) => self.around.clock.timeout(rest, flight.wait()).await,
+                };
             }
-        };
-        drop(edge);
-        if let Some(ended) = ended {
-            let overtaken = match &ended {
-                // What a level had after all was read there at some time while this caller waited, or before.
-                Ended::Entry { accepted, entry, level } => {
-                    (late || joins && level.is_some()) && !(*accepted && self.believes(entry).boxed().await)
+            let outcome = match part {
+                Part::Leader => Outcome::Loaded,
+                Part::Waiter => {
+                    self.has_waited(flight, waited_from, counted);
+                    Outcome::Coalesced
                 }
-                // Who cancelled it did not know that this caller was about to wait.
-                Ended::Failed { .. } => joins && flight.is_aborted(),
             };
-            if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
+            drop(edge);
+            if let Some(ended) = ended {
+                let overtaken = match &ended {
+                    // What a level had after all was read there at some time while this caller waited, or before.
+                    Ended::Entry { accepted, entry, level } => {
+                        (late || joins && level.is_some())
+                            && !(*accepted && self.believes(entry).boxed().await)
+                    }
+                    // Who cancelled it did not know that this caller was about to wait.
+                    Ended::Failed { .. } => joins && flight.is_aborted(),
+                };
+                if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
+                    return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
+                }
+                return self.conclude(ended, stale, outcome);
+            }
+            let idle = idle || flight.stands_still(self.now(), SIGN_OF_LIFE);
+            if let (true, Some((ticket, ..))) = (idle, &alone) {
+                // Should its runtime go on, what it comes to is its own callers' only.
+                self.slots.disown(ticket.key(&self.around), flight);
+            }
+            if let Some(Seen { entry, level }) = fallback {
+                // Others may have nothing to fall back on.
+                if !self.policy().complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
+                    flight.abort();
+                }
+                return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
+            }
+            let Some((ticket, loader, access)) = alone else {
+                return self.conclude(flight.wait().await, None, outcome);
+            };
+            if idle {
                 return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
             }
-            return self.conclude(ended, stale, outcome);
+            // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
+            // the other load holds.
+            let own = Flight::new(LoadId::next(), true, None, counted.reason);
+            let _edge = wait_for(&own)?;
+            let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
+            self.launch(departure, loader, Terms { remote: false, ..Terms::of(access) })?;
+            self.conclude(own.wait().await, stale, Outcome::Loaded)
         }
-        let idle = idle || flight.stands_still(self.now(), SIGN_OF_LIFE);
-        if let (true, Some((ticket, ..))) = (idle, &alone) {
-            // Should its runtime go on, what it comes to is its own callers' only.
-            self.slots.disown(ticket.key(&self.around), flight);
-        }
-        if let Some(Seen { entry, level }) = fallback {
-            // Others may have nothing to fall back on.
-            if !self.policy().complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
-                flight.abort();
-            }
-            return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
-        }
-        let Some((ticket, loader, access)) = alone else {
-            return self.conclude(flight.wait().await, None, outcome);
-        };
-        if idle {
-            return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
-        }
-        // The wait budget is over: load alone. The value stays out of remote levels, where it would need the right that
-        // the other load holds.
-        let own = Flight::new(LoadId::next(), true, None, counted.reason);
-        let _edge = wait_for(&own)?;
-        let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
-        self.launch(departure, loader, Terms { remote: false, ..Terms::of(access) })?;
-        self.conclude(own.wait().await, stale, Outcome::Loaded)
     }
 
     /// Waits for the end of a flight. `None`, and `idle`: it is a task of another runtime, and that stands still.

@@ -63,7 +63,8 @@ async fn concurrent_look_ups_share_commands_and_get_their_own_values() {
     assert!(server.calls("mget") > 0 && commands < 64 * 204, "{commands} commands");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread: the connection's task does not write while they ask.
+#[tokio::test]
 async fn one_key_asked_many_times_is_sent_once_a_round() {
     let server = RedisServer::start();
     let provider = filled(&server, 1).await;
