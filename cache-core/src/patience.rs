@@ -74,7 +74,7 @@ impl Patience {
     pub(crate) fn spend<'a, F: Future>(&'a self, clock: &'a Clock, now: Moment, call: F) -> Spending<'a, F> {
         // Manual clocks are exact.
         let limit = if clock.is_system() && self.calls.step >= SHORTEST {
-            Limit::Counted { calls: &self.calls, until: now.after(self.calls.wait), place: None }
+            Limit::Coming { calls: &self.calls, until: now.after(self.calls.wait) }
         } else {
             Limit::Timer(clock.sleep(self.budget).boxed())
         };
@@ -228,13 +228,21 @@ pin_project! {
 }
 
 enum Limit<'a> {
-    Counted { calls: &'a Arc<Calls>, until: Moment, place: Option<Place> },
+    /// Noted once it has to wait.
+    Coming {
+        calls: &'a Arc<Calls>,
+        until: Moment,
+    },
+    Noted {
+        calls: &'a Arc<Calls>,
+        place: Place,
+    },
     Timer(BoxFuture<'a, ()>),
 }
 
 impl Drop for Limit<'_> {
     fn drop(&mut self) {
-        if let Self::Counted { calls, place: Some(place), .. } = self {
+        if let Self::Noted { calls, place } = self {
             calls.forget(*place);
         }
     }
@@ -243,9 +251,10 @@ impl Drop for Limit<'_> {
 impl Limit<'_> {
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::Counted { calls, place: Some(place), .. } => calls.is_over(*place, cx.waker()),
-            Self::Counted { calls, until, place } => {
-                *place = Some(calls.note(*until, cx.waker()));
+            Self::Noted { calls, place } => calls.is_over(*place, cx.waker()),
+            Self::Coming { calls, until } => {
+                let place = calls.note(*until, cx.waker());
+                *self = Self::Noted { calls, place };
                 false
             }
             Self::Timer(timer) => timer.poll_unpin(cx).is_ready(),
