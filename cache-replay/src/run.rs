@@ -35,7 +35,8 @@ pub struct Asked {
 /// ends with the piece that is being read.
 ///
 /// # Errors
-/// The first one of the trace or of the cache, or that there is no caller. [`WrongValue`]: the cache has answered with what belongs to another key.
+/// The first one of the trace or of the cache, or that there is no caller. [`WrongValue`]: the cache has answered with what
+/// belongs to another key.
 pub async fn replay(
     cache: &TracedCache<u64>,
     trace: Trace,
