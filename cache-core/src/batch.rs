@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     Access, Entry, Error, Found, MissReason, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
-    fetch::{Counted, SIGN_OF_LIFE, wait_for},
+    fetch::{Counted, wait_for},
     flight::{Ended, Flight},
     inner::{Inner, Seen, State},
     load::{Departure, ManyLoader, Terms},
@@ -205,7 +205,7 @@ impl<T: Value> Inner<T> {
                             continue;
                         }
                         (None, Some(seen)) => {
-                            if flight.stands_still(self.now(), SIGN_OF_LIFE) {
+                            if flight.stands_still(self.now()) {
                                 self.slots.disown(key, &flight);
                             }
                             Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))

@@ -9,7 +9,7 @@ use crate::{
     Access, Entry, Error, ErrorKind, Event, Found, LevelOutcome, MissReason, Moment, Outcome, RawKey, Result,
     Stats, Timeline, Value, Verb,
     cycle::{self, LoadId},
-    flight::{Ended, Flight, Loader},
+    flight::{Ended, Flight, Loader, SIGN_OF_LIFE},
     inner::{Inner, Seen, State},
     load::{Departure, Terms},
     news::Verdict,
@@ -18,9 +18,6 @@ use crate::{
     rights::Rights,
     slots::{Role, Ticket},
 };
-
-/// How long a load of another runtime is waited for before that is asked for a sign of life, and how long for this.
-pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Counts one look-up exactly once, also when its caller leaves.
 pub(crate) struct Counted<'a> {
@@ -360,7 +357,7 @@ impl<T: Value> Inner<T> {
                 }
                 return self.conclude(ended, stale, outcome);
             }
-            let idle = idle || flight.stands_still(self.now(), SIGN_OF_LIFE);
+            let idle = idle || flight.stands_still(self.now());
             if let (true, Some((ticket, ..))) = (idle, &alone) {
                 // Should its runtime go on, what it comes to is its own callers' only.
                 self.slots.disown(ticket.key(&self.around), flight);

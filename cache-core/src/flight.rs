@@ -20,6 +20,9 @@ use crate::{
     observers::Spans,
 };
 
+/// How long a load of another runtime is waited for before that is asked for a sign of life, and how long for this.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
 /// A loader, with its types erased once, on a miss.
 pub(crate) type Loader<T> =
     Box<dyn FnOnce(Option<Held<T>>) -> BoxFuture<'static, Result<Loaded<T>, BoxError>> + Send>;
@@ -135,12 +138,12 @@ impl<T> Flight<T> {
     }
 
     /// Whether its runtime stands still, for callers who do not wait long enough to see: one asks it for a sign of life, and a
-    /// later one looks whether that has come within `limit`.
-    pub(crate) fn stands_still(&self, now: Moment, limit: Duration) -> bool {
+    /// later one looks whether that has come in time.
+    pub(crate) fn stands_still(&self, now: Moment) -> bool {
         let Some(home) = self.elsewhere() else { return false };
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         match &*asked {
-            Some((at, sign)) if !sign.is_finished() => now.since(*at) >= limit,
+            Some((at, sign)) if !sign.is_finished() => now.since(*at) >= SIGN_OF_LIFE,
             _ => {
                 *asked = Some((now, home.spawn(async {})));
                 false

@@ -201,6 +201,13 @@ impl<T: Value> Inner<T> {
         self.putting(key, entry, tier, &**store).is_some_and(|put| ticket.close_with(put).is_some())
     }
 
+    /// Puts an object into an in-process level, where its key may have been missed.
+    pub(crate) fn put_back(&self, key: RawKey<'_>, object: Object, store: &dyn ObjectStore, now: Moment) {
+        // Before: what is too heavy has left again when it has been put.
+        self.stats().gone.back(key.hash);
+        store.put(key, object, now);
+    }
+
     /// What puts an entry into an in-process level; to be run under a ticket. `None`: the cache has ended.
     fn putting<'a>(
         &'a self,
@@ -215,11 +222,7 @@ impl<T: Value> Inner<T> {
         let object = self.object(entry, tier);
         let now = self.now();
         Some(move || match object {
-            Some(object) => {
-                // Before: what is too heavy has left again when it has been put.
-                self.stats().gone.back(key.hash);
-                store.put(key, object, now);
-            }
+            Some(object) => self.put_back(key, object, store, now),
             // What is there is older.
             None => drop(store.remove(key)),
         })

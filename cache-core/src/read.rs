@@ -498,7 +498,7 @@ impl<T: Value> Inner<T> {
     async fn backfill(self: &Arc<Self>, asked: &mut [Asked<'_, T>], begun: &Begun) {
         for level in 0..self.tiers.len() {
             let mut items = Vec::new();
-            let mut tickets = Vec::new();
+            let (mut tickets, mut filled) = (Vec::new(), Vec::new());
             for asked in asked.iter_mut() {
                 if let Some(seen) = asked.fresh.as_ref().filter(|s| usize::from(s.level) == level)
                     && let Some(ticket) = asked.ticket.as_ref().map(Ticket::again)
@@ -508,16 +508,13 @@ impl<T: Value> Inner<T> {
                     let rights = asked.rights.clone();
                     items.push(Outgoing::new(asked.key, seen.entry.clone()).with_rights(rights));
                     tickets.push(ticket);
+                    filled.push(asked);
                 }
             }
-            if items.is_empty() {
-                continue;
+            if !items.is_empty() {
+                self.fill(&mut items, &tickets, level, &begun.stamps).await;
             }
-            self.fill(&mut items, &tickets, level, &begun.stamps).await;
-            let filled = |asked: &&mut Asked<'_, T>| {
-                asked.fresh.as_ref().is_some_and(|seen| usize::from(seen.level) == level)
-            };
-            asked.iter_mut().filter(filled).for_each(|asked| asked.rights.clear());
+            filled.into_iter().for_each(|asked| asked.rights.clear());
         }
     }
 

@@ -194,11 +194,7 @@ impl<T: Value> Inner<T> {
         let stored = ticket.swap(|| {
             for (store, object) in objects {
                 match object {
-                    Some(object) => {
-                        // Before: what is too heavy has left again when it has been put.
-                        self.stats().gone.back(key.hash);
-                        store.put(key, object, now);
-                    }
+                    Some(object) => self.put_back(key, object, &**store, now),
                     None if keep != Keep::Nothing => {
                         store.remove(key);
                     }
