@@ -196,14 +196,15 @@ impl Cluster {
 
     /// Takes note of an error that another look may heal.
     pub(crate) fn heed(&self, error: &Error) {
-        if matches!(
+        let away = matches!(
             error.kind(),
             ErrorKind::Connect
                 | ErrorKind::Disconnected
                 | ErrorKind::Timeout
                 | ErrorKind::Unavailable
                 | ErrorKind::ReadOnly
-        ) {
+        );
+        if away || error.redirect().is_some_and(|redirect| !redirect.ask) {
             self.look_again();
         }
     }
@@ -288,12 +289,7 @@ impl Cluster {
         for ((_, group), answers) in chosen.values().zip(join_all(calls).await) {
             for (at, answer) in group.iter().zip(answers) {
                 // Not followed: who lacks something here asks the masters for it anyway.
-                match &answer {
-                    Err(error) if error.redirect().is_some_and(|redirect| !redirect.ask) => self.look_again(),
-                    Err(error) => self.heed(error),
-                    Ok(_) => {}
-                }
-                found[*at] = answer;
+                found[*at] = answer.inspect_err(|error| self.heed(error));
             }
         }
         found
