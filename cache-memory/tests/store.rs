@@ -149,14 +149,20 @@ fn t_an_update_counts_for_the_sweep_and_maintenance_does_it_at_once() {
     assert!(store.get(key("a")).is_some());
 }
 
+/// With an object under `a` whose time is over by this clock.
+fn dead_by_its_clock(engine: Engine) -> (Memory, Arc<dyn ObjectStore>, Clock) {
+    let (clock, time) = Clock::manual();
+    let memory = Memory::entries(100).engine(engine);
+    let store = store(&memory);
+    store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
+    time.advance(Duration::from_secs(2));
+    (memory, store, clock)
+}
+
 #[test]
 fn t_on_a_clock_of_its_own_nothing_is_taken_for_dead() {
     for engine in Engine::ALL {
-        let (clock, time) = Clock::manual();
-        let memory = Memory::entries(100).engine(engine);
-        let store = store(&memory);
-        store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
-        time.advance(Duration::from_secs(2));
+        let (memory, store, clock) = dead_by_its_clock(engine);
         for n in 0..100 {
             store.put(key("b"), object(n, clock.now(), Duration::MAX), clock.now());
         }
@@ -169,11 +175,7 @@ fn t_on_a_clock_of_its_own_nothing_is_taken_for_dead() {
 #[tokio::test]
 async fn t_bytes_take_no_object_of_another_clock_for_dead() {
     for engine in Engine::ALL {
-        let (clock, time) = Clock::manual();
-        let memory = Memory::entries(100).engine(engine);
-        let store = store(&memory);
-        store.put(key("a"), object(1, clock.now(), Duration::from_secs(1)), clock.now());
-        time.advance(Duration::from_secs(2));
+        let (memory, store, _) = dead_by_its_clock(engine);
         let bytes = Put { key: key("b"), bytes: Bytes::from_static(b"b"), ttl: Duration::from_secs(60) };
         for _ in 0..200 {
             memory.put_many(std::slice::from_ref(&bytes)).await.remove(0).unwrap();

@@ -169,12 +169,18 @@ async fn a_port_with_tls_is_named_as_such() {
     }
 }
 
+/// What becomes of a server that answers with this alert.
+async fn alerted(alert: u8, host: &str) -> Error {
+    let url = format!("rediss://{host}:{}", alerting_port(alert).await);
+    let authority = Authority::new();
+    refused(RedisProvider::builder(url).ca_file(authority.ca_file())).await
+}
+
 /// As of one whose OpenSSL speaks TLS 1.1 at most, or of whose ciphers we have none.
 #[tokio::test]
 async fn a_server_that_speaks_another_tls_is_not_one_that_wants_a_certificate() {
     let authority = Authority::new();
-    let url = format!("rediss://127.0.0.1:{}", alerting_port(70).await);
-    let error = refused(RedisProvider::builder(url).ca_file(authority.ca_file())).await;
+    let error = alerted(70, "127.0.0.1").await;
     says(&error, ErrorKind::Tls, &["no TLS 1.2 or 1.3 in common", "see its tls-protocols"]);
 
     let own = authority.issue(HERE);
@@ -198,9 +204,7 @@ async fn a_server_of_tls_1_2_that_wants_a_certificate_says_so() {
 /// A server that goes by the name that is asked for, and has none of this one.
 #[tokio::test]
 async fn a_server_that_knows_another_name_is_told_of_as_such() {
-    let authority = Authority::new();
-    let url = format!("rediss://localhost:{}", alerting_port(112).await);
-    let error = refused(RedisProvider::builder(url).ca_file(authority.ca_file())).await;
+    let error = alerted(112, "localhost").await;
     says(&error, ErrorKind::Tls, &["tls_server_name = (none)", "set tls_server_name"]);
 }
 

@@ -149,8 +149,7 @@ async fn a_lease_is_kept_while_a_deeper_level_is_waited_for() {
     for many in [false, true] {
         let world = World::new();
         let (near, far) = (world.leasing(), world.leasing());
-        let three = world.builder(Policy::ttl(60 * S)).level(memory()).level(Arc::clone(&near));
-        let cache = three.level(Arc::clone(&far)).build().unwrap();
+        let cache = world.node_at_both(Policy::ttl(60 * S), &near, &far);
         let other = world.node_at(Policy::ttl(60 * S), &far);
         let [slow, db] = [(); 2].map(|()| world.db());
         slow.takes(5 * S);
@@ -176,8 +175,7 @@ async fn a_lease_is_given_back_if_its_load_is_cancelled_before_it_begins() {
     let world = World::new();
     let (near, far) = (world.leasing(), world.leasing());
     let policy = Policy::ttl(10 * S).grace(100 * S).soft_limit(S).complete_in_background(false);
-    let cache = world.builder(policy).level(memory()).level(Arc::clone(&near)).level(Arc::clone(&far));
-    let cache = cache.build().unwrap();
+    let cache = world.node_at_both(policy, &near, &far);
     let other = world.node_at(policy, &far);
     let [slow, db] = [(); 2].map(|()| world.db());
     ask_for(&cache, "k", &db).await.unwrap();
@@ -221,8 +219,7 @@ async fn a_lease_is_given_back_if_its_caller_leaves_while_a_level_is_filled() {
     for loads in [false, true] {
         let world = World::new();
         let (near, far) = (world.leasing(), world.leasing());
-        let three = world.builder(Policy::ttl(60 * S)).level(memory()).level(Arc::clone(&near));
-        let cache = three.level(Arc::clone(&far)).build().unwrap();
+        let cache = world.node_at_both(Policy::ttl(60 * S), &near, &far);
         let (other, db) = (world.node_at(Policy::ttl(60 * S), &far), world.db());
         ask_for(&other, "k", &db).await.unwrap();
         // Marks are known.

@@ -91,6 +91,17 @@ impl World {
         self.builder(policy).level(memory()).level(Arc::clone(l2)).build().unwrap()
     }
 
+    /// Memory in front of these two.
+    pub(crate) fn node_at_both(
+        &self,
+        policy: Policy,
+        near: &Arc<Chaos<MapProvider>>,
+        far: &Arc<Chaos<MapProvider>>,
+    ) -> TracedCache<String> {
+        let builder = self.builder(policy).level(memory());
+        builder.level(Arc::clone(near)).level(Arc::clone(far)).build().unwrap()
+    }
+
     pub(crate) fn db(&self) -> Db {
         Db(Arc::new(Source {
             clock: self.clock.clone(),

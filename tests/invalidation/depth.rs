@@ -7,7 +7,7 @@ use traced_cache::{
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, S, Source, World, confirmed, done, get, policy, saw, set, settled};
+use crate::world::{MS, S, Source, World, confirmed, done, get, policy, runtime, saw, set, settled};
 
 /// The world's store, and a second one behind it.
 struct Deep {
@@ -222,7 +222,6 @@ async fn who_joins_a_load_that_the_next_level_answers_is_not_given_what_a_tag_ha
 /// can tell what has arrived where.
 #[test]
 fn an_update_that_ends_in_the_middle_leaves_nothing_older_nearer() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let deep = Deep::new();
     let a = deep.bare();
     let first = runtime();

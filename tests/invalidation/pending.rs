@@ -14,7 +14,7 @@ use traced_cache::{
     testing::{ChaosOp, Fault, Link, MapProvider},
 };
 
-use crate::world::{MS, S, Source, World, confirmed, done, get, policy, saw, set, settled};
+use crate::world::{MS, S, Source, World, confirmed, done, get, policy, runtime, saw, set, settled};
 
 #[tokio::test]
 async fn a_tag_is_masked_until_the_level_has_heard() {
@@ -411,7 +411,6 @@ async fn appending((): (), _: String, held: Option<Arc<String>>) -> Result<Strin
 /// With its runtime ends what tells them: the next invalidation goes on with it.
 #[test]
 fn what_other_nodes_have_not_heard_outlives_the_runtime_that_was_to_tell_them() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = World::new();
     let a = world.node();
     let first = runtime();

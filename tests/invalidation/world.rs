@@ -105,6 +105,11 @@ pub(crate) fn alone() -> TracedCache<String> {
     TracedCache::builder("alone").level(Memory::entries(100_000)).policy(policy()).build().unwrap()
 }
 
+/// One that is driven by its `block_on` only.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// Runs every task until none can go on without time.
 pub(crate) async fn settled() {
     for _ in 0..100 {
