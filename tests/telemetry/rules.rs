@@ -32,7 +32,8 @@ fn a_rule_that_is_wrong_fails_its_test() {
     let mistakes = [
         ("rate5m < 0.8", "rate5m < 0.75"),
         ("cache:lookups:rate5m > 1\n", "cache:lookups:rate5m > 0.3\n"),
-        ("p99_5m > 0.05", "p99_5m > 0.1"),
+        (r#"p99_5m{cache_operation!="warm"} > 0.05"#, r#"p99_5m{cache_operation!="warm"} > 0.1"#),
+        (r#"{cache_operation!="warm"}"#, ""),
         (r#"cache_breaker_state!="closed""#, r#"cache_breaker_state="half_open""#),
         ("_count[5m])) > 0) > 0.05", "_count[5m])) > 0) > 0.08"),
         ("cache_journal_depth[3m]) > 0", "cache_journal_depth[3m]) > 5"),
