@@ -27,6 +27,8 @@ pub struct Call {
     cx: Context,
     /// Whether the span in it is this call's. One of the caller's is neither written to nor ended.
     own: bool,
+    /// For as long as it was told to.
+    waits: bool,
     started: Instant,
     over: bool,
 }
@@ -61,6 +63,7 @@ impl Call {
             key,
             cx,
             own,
+            waits: command.waits,
             started: Instant::now(),
             over: suppressed,
             of,
@@ -87,7 +90,7 @@ impl Call {
             }
             span.end();
         }
-        if took >= self.of.slow_after && failed != Some(Failed::CANCELLED) {
+        if took >= self.of.slow_after && !self.waits && failed != Some(Failed::CANCELLED) {
             self.slow(took);
         }
     }

@@ -68,6 +68,23 @@ impl Class {
     }
 }
 
+/// Whether the server lets the command of this name wait, for something to come or for others to follow.
+pub(crate) fn waits(command: &str) -> bool {
+    matches!(
+        command.to_ascii_uppercase().as_str(),
+        "BLPOP"
+            | "BRPOP"
+            | "BRPOPLPUSH"
+            | "BLMOVE"
+            | "BLMPOP"
+            | "BZPOPMIN"
+            | "BZPOPMAX"
+            | "BZMPOP"
+            | "WAIT"
+            | "WAITAOF"
+    )
+}
+
 /// A command on its way.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -96,6 +113,8 @@ pub struct Command<'a> {
     pub database: Option<i64>,
     /// Of several, how often each comes.
     pub counts: Vec<(Cow<'a, str>, usize)>,
+    /// It is to wait at the server: how long it takes is then what was asked for, and no sign of a slow one.
+    pub waits: bool,
 }
 
 /// Keys stay out of `Debug` output.
@@ -111,6 +130,7 @@ impl<'a> Command<'a> {
         let name = name.into();
         Self {
             class: Class::of(&name),
+            waits: waits(&name),
             name,
             inner: None,
             batch: None,

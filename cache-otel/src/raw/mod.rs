@@ -183,7 +183,8 @@ impl ClientTelemetryBuilder {
         self
     }
 
-    /// Commands that take this long or longer are slow: counted, and logged in one line. 100 ms by default.
+    /// Commands that take this long or longer are slow: counted, and logged in one line; not those that are told to wait at the
+    /// server, such as `BLPOP`. 100 ms by default.
     pub fn slow_after(mut self, threshold: Duration) -> Self {
         self.slow_after = threshold;
         self

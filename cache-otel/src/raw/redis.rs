@@ -25,7 +25,7 @@ use ::redis::{
 };
 use opentelemetry::trace::FutureExt;
 
-use super::{Class, ClientTelemetry, Command, Failed, Failure, Outcome};
+use super::{Class, ClientTelemetry, Command, Failed, Failure, Outcome, command::waits};
 
 /// A connection whose commands are reported.
 #[derive(Clone, Debug)]
@@ -214,6 +214,7 @@ fn described<'a>(arguments: &[&'a [u8]], name: Cow<'a, str>, database: i64) -> C
             let unit = if upper == "SETEX" { 1000 } else { 1 };
             command.ttl = rest.get(1).and_then(|time| number(time)).map(|n| ms(n, unit));
         }
+        "XREAD" | "XREADGROUP" => command.waits = key::blocks(&upper, rest),
         _ => {}
     }
     if !matches!(command.class, Class::Admin | Class::PubSub) {
@@ -244,6 +245,8 @@ fn several<'a>(names: impl Iterator<Item = Cow<'a, str>>, transaction: bool, dat
     let mut counts: BTreeMap<Cow<'a, str>, usize> = BTreeMap::new();
     names.for_each(|name| *counts.entry(name).or_default() += 1);
     let mut command = Command::named(if transaction { "MULTI" } else { "PIPELINE" });
+    // Within a transaction nothing waits.
+    command.waits = !transaction && counts.keys().any(|name| waits(name));
     command.batch = Some(counts.values().sum());
     command.database = Some(database);
     let alike = if counts.len() == 1 { counts.keys().next() } else { None };
@@ -401,6 +404,28 @@ mod tests {
         let names = || ["GET", "GET"].into_iter().map(Cow::Borrowed);
         assert_eq!(several(names(), false, 0).operation(), "PIPELINE GET");
         assert_eq!(several(names().chain(["SET".into()]), true, 0).operation(), "MULTI");
+    }
+
+    #[test]
+    fn what_is_to_wait_is_known() {
+        let of = |words: &str| {
+            let mut words = words.split(' ');
+            let mut cmd = ::redis::cmd(words.next().unwrap());
+            words.for_each(|word| _ = cmd.arg(word));
+            one(&cmd, 0).waits
+        };
+        for words in
+            ["blpop k 5", "WAIT 1 0", "XREAD BLOCK 0 STREAMS k $", "XREADGROUP GROUP g c block 9 STREAMS k >"]
+        {
+            assert!(of(words), "{words}");
+        }
+        for words in
+            ["LPOP k", "XREAD COUNT 1 STREAMS BLOCK 0", "XREADGROUP GROUP BLOCK c STREAMS k >", "XREAD"]
+        {
+            assert!(!of(words), "{words}");
+        }
+        let names = || ["GET", "BLPOP"].into_iter().map(Cow::Borrowed);
+        assert!(several(names(), false, 0).waits && !several(names(), true, 0).waits);
     }
 
     #[test]

@@ -9,9 +9,7 @@ pub(super) fn first<'a>(command: &str, arguments: &[&'a [u8]]) -> Option<&'a [u8
         "SINTERCARD" | "ZINTERCARD" | "ZUNION" | "ZINTER" | "ZDIFF" | "LMPOP" | "ZMPOP" | "MSETEX" => 1,
         // After a time as well.
         "BLMPOP" | "BZMPOP" => 2,
-        "XREAD" => streams(arguments, 0)?,
-        // The group and its consumer may be called anything.
-        "XREADGROUP" => streams(arguments, 3)?,
+        "XREAD" | "XREADGROUP" => streams(command, arguments)?,
         "SCAN" | "KEYS" | "RANDOMKEY" | "SCRIPT" | "FUNCTION" | "MIGRATE" | "TS.MGET" | "TS.MRANGE"
         | "TS.MREVRANGE" | "TS.QUERYINDEX" => return None,
         // Of indexes.
@@ -21,8 +19,20 @@ pub(super) fn first<'a>(command: &str, arguments: &[&'a [u8]]) -> Option<&'a [u8
     arguments.get(at).copied()
 }
 
-fn streams(arguments: &[&[u8]], from: usize) -> Option<usize> {
-    let options = arguments.get(from..)?;
-    let before = options.iter().position(|word| word.eq_ignore_ascii_case(b"STREAMS"))?;
+/// Where a read of streams has its options: a group and its consumer may be called anything.
+fn options(command: &str) -> usize {
+    if command == "XREADGROUP" { 3 } else { 0 }
+}
+
+fn streams(command: &str, arguments: &[&[u8]]) -> Option<usize> {
+    let from = options(command);
+    let before = arguments.get(from..)?.iter().position(|word| word.eq_ignore_ascii_case(b"STREAMS"))?;
     Some(from + before + 1)
+}
+
+/// Whether a read of streams waits for something to come.
+pub(super) fn blocks(command: &str, arguments: &[&[u8]]) -> bool {
+    let end = streams(command, arguments).unwrap_or(arguments.len());
+    let options = arguments.get(options(command)..end).unwrap_or_default();
+    options.iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
 }
