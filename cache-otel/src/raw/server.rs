@@ -91,13 +91,14 @@ impl ServerInfo {
 
     /// Memory that the server has from the system, over what it uses; 1 is best.
     pub fn fragmentation(&self) -> Option<f64> {
-        self.field("mem_fragmentation_ratio")?.parse().ok()
+        // A server that uses nothing yet says `-nan`, or `inf`.
+        self.field("mem_fragmentation_ratio")?.parse().ok().filter(|ratio: &f64| ratio.is_finite())
     }
 
     /// Keys found over keys asked for, since the server's start; `None` before the first.
     pub fn hit_rate(&self) -> Option<f64> {
         let hits = self.number("keyspace_hits")?;
-        crate::totals::share(hits, hits + self.number("keyspace_misses")?)
+        crate::totals::share(hits, hits.checked_add(self.number("keyspace_misses")?)?)
     }
 
     /// What the server does when it is full.
@@ -390,6 +391,12 @@ mod tests {
         assert_eq!((info.number("used_memory"), info.number("many")), (Some(1024), None));
         assert_eq!((info.fragmentation(), info.hit_rate()), (Some(1.25), Some(0.75)));
         assert_eq!(info.policy(), Some("allkeys-lru"));
+        for ratio in ["-nan", "inf", ""] {
+            let odd = ServerInfo::parse(&format!("mem_fragmentation_ratio:{ratio}\n"));
+            assert_eq!(odd.fragmentation(), None, "{ratio}");
+        }
+        let huge = ServerInfo::parse(&format!("keyspace_hits:{}\nkeyspace_misses:1\n", u64::MAX));
+        assert_eq!(huge.hit_rate(), None);
         let fresh = ServerInfo::parse("keyspace_hits:0\nkeyspace_misses:0\n");
         assert_eq!(fresh.hit_rate(), None);
         assert!(!ServerInfo::default().is_up());
