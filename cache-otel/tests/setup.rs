@@ -56,6 +56,7 @@ fn what_a_variable_cannot_say_is_an_error_that_names_it() {
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
         ("OTEL_SDK_DISABLED", "perhaps"),
         ("OTEL_RESOURCE_ATTRIBUTES", "env=prod,team"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=%FF"),
         ("OTEL_RESOURCE_ATTRIBUTES", "=prod"),
     ] {
         let error = with([(name, value)]).start().unwrap_err().to_string();
@@ -173,6 +174,10 @@ fn who_this_is_comes_from_the_variables_that_were_given() {
     let said = info(with([none, attributes]).attribute(KeyValue::new("team", "core")));
     assert!(said.contains(r#"team="core""#) && !said.contains("cash"), "{said}");
     assert!(info(with([none])).contains(r#"service_name="shop""#));
+    let said = info(with([none, ("OTEL_RESOURCE_ATTRIBUTES", "team=a%2Cb%3Dc,share=5%,place=K%C3%B6ln")]));
+    for as_meant in [r#"team="a,b=c""#, r#"share="5%""#, r#"place="Köln""#] {
+        assert!(said.contains(as_meant), "{said}");
+    }
 }
 
 #[test]

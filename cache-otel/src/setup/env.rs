@@ -8,6 +8,7 @@ use std::{
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::trace::Sampler;
+use percent_encoding::percent_decode_str;
 
 use super::SetupError;
 
@@ -50,11 +51,11 @@ impl Env {
         const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
         let said = self.get(NAME).unwrap_or_default();
         let mut all = Vec::new();
+        // What parts them is percent-encoded within them, as the specification has it.
+        let decoded = |text: &str| Some(percent_decode_str(text.trim()).decode_utf8().ok()?.into_owned());
         for pair in said.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
-                Some((name, value)) if !name.is_empty() => {
-                    all.push(KeyValue::new(name.to_owned(), value.to_owned()));
-                }
+            match pair.split_once('=').and_then(|(name, value)| decoded(name).zip(decoded(value))) {
+                Some((name, value)) if !name.is_empty() => all.push(KeyValue::new(name, value)),
                 _ => {
                     let fix = format_args!("use name=value, with commas between, which `{pair}` is not");
                     return Err(SetupError::new(NAME, &said, fix));
