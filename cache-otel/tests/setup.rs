@@ -133,6 +133,17 @@ async fn prometheus_reads_the_page_under_the_names_that_it_expects() {
 }
 
 #[test]
+fn the_address_of_a_page_that_is_over_is_free() {
+    let at = |at: SocketAddr| with([("OTEL_TRACES_EXPORTER", "none")]).prometheus(at).start();
+    let first = at(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let same = first.prometheus_address().unwrap();
+    drop(first);
+    for _ in 0..50 {
+        drop(at(same).unwrap());
+    }
+}
+
+#[test]
 fn a_trace_that_passes_through_stays_sampled_where_none_are_exported() {
     use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
     let none = [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none")];

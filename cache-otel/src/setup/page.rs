@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Page {
     address: Option<SocketAddr>,
     registry: Registry,
     over: Arc<AtomicBool>,
+    /// Has the address for as long as it runs.
+    listens: Option<JoinHandle<()>>,
 }
 
 /// Opens the page at an address, if there is one, for what a provider collects.
@@ -47,15 +50,15 @@ pub(crate) fn open(meters: Meters, at: Option<SocketAddr>) -> Result<(Meters, Pa
         .map_err(|error| refuse(&error))?;
     let over = Arc::new(AtomicBool::new(false));
     let meters = meters.with_reader(exporter);
-    let Some(at) = at else { return Ok((meters, Page { address: None, registry, over })) };
+    let Some(at) = at else { return Ok((meters, Page { address: None, registry, over, listens: None })) };
     let listener = TcpListener::bind(at).map_err(|error| refuse(&error))?;
     let address = listener.local_addr().map_err(|error| refuse(&error))?;
-    let page = Page { address: Some(address), registry: registry.clone(), over: Arc::clone(&over) };
-    std::thread::Builder::new()
+    let (shown, ends) = (registry.clone(), Arc::clone(&over));
+    let listens = std::thread::Builder::new()
         .name("otel-page".into())
-        .spawn(move || serve(&listener, &registry, &over))
+        .spawn(move || serve(&listener, &shown, &ends))
         .map_err(|error| refuse(&error))?;
-    Ok((meters, page))
+    Ok((meters, Page { address: Some(address), registry, over, listens: Some(listens) }))
 }
 
 impl Page {
@@ -72,8 +75,12 @@ impl Drop for Page {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Release);
         // Wakes it from its wait for a caller.
-        if let Some(address) = &self.address {
-            drop(TcpStream::connect_timeout(address, Duration::from_millis(100)));
+        let woken = self
+            .address
+            .is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_millis(100)).is_ok());
+        // Whoever starts anew may want the same address.
+        if let Some(listens) = self.listens.take().filter(|_| woken) {
+            let _ = listens.join();
         }
     }
 }
