@@ -120,7 +120,9 @@ async fn prometheus_reads_the_page_under_the_names_that_it_expects() {
     .await
     .unwrap();
     assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
-    assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
+    assert!(posted.starts_with("HTTP/1.1 405") && posted.contains("\r\nAllow: GET, HEAD\r\n"), "{posted}");
+    let head = tokio::task::spawn_blocking(move || get(at, "HEAD /metrics HTTP/1.1\r\n\r\n")).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     drop(running);
     let gone = tokio::task::spawn_blocking(move || {
         let until = Instant::now() + LIMIT;

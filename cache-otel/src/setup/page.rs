@@ -125,7 +125,6 @@ impl Drop for Done {
 
 fn answer(mut caller: TcpStream, registry: &Registry) -> io::Result<()> {
     let until = Instant::now() + PATIENCE;
-    caller.set_write_timeout(Some(PATIENCE))?;
     let mut head = Vec::new();
     let mut chunk = [0; 1024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -141,17 +140,61 @@ fn answer(mut caller: TcpStream, registry: &Registry) -> io::Result<()> {
     }
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
-    let path = words.nth(1).unwrap_or_default();
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let (status, kind, body) = match (line.starts_with(b"GET "), path) {
-        (true, b"/metrics") => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text(registry)),
-        (true, _) => ("404 Not Found", "text/plain", "see /metrics\n".to_owned()),
-        (false, _) => ("405 Method Not Allowed", "text/plain", "GET only\n".to_owned()),
+    let (status, kind, body) = match (method, path) {
+        (b"GET" | b"HEAD", b"/metrics") => {
+            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text(registry))
+        }
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "text/plain", "see /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed\r\nAllow: GET, HEAD", "text/plain", "GET only\n".to_owned()),
     };
     let length = body.len();
-    let head = format!(
+    let mut answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    caller.write_all(head.as_bytes())?;
-    caller.write_all(body.as_bytes())
+    if method != b"HEAD" {
+        answer.push_str(&body);
+    }
+    send(&mut caller, answer.as_bytes(), until)
+}
+
+/// Who reads a little now and then must not keep the place of others.
+fn send(caller: &mut TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        caller.set_write_timeout(Some(left))?;
+        match caller.write(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            sent => bytes = bytes.get(sent..).unwrap_or_default(),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_slowly_does_not_stay() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut caller, _) = listener.accept().unwrap();
+        let begun = Instant::now();
+        let sending = std::thread::spawn(move || {
+            // More than the system takes in advance.
+            send(&mut caller, &vec![0; 64 << 20], begun + Duration::from_millis(300))
+        });
+        let mut some = vec![0; 64 << 10];
+        while !sending.is_finished() {
+            let _ = slow.read(&mut some);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(sending.join().unwrap().is_err());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
 }
