@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -198,7 +198,8 @@ pub(crate) struct Window([Minute; 2]);
 struct Minute {
     number: AtomicU64,
     nanos: AtomicU64,
-    buckets: [AtomicU32; BUCKETS],
+    /// With their weights: memory that many threads hit has four billion of them within a minute.
+    buckets: [AtomicU64; BUCKETS],
 }
 
 /// The minute that it is, never 0, which is what an unused half says. Asks the exact clock where one ends.
@@ -240,7 +241,7 @@ impl Default for Minute {
         Self {
             number: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
-            buckets: std::array::from_fn(|_| AtomicU32::new(0)),
+            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -256,7 +257,7 @@ impl Window {
         let mut all = 0_u64;
         for Timed { nanos, weight } in calls {
             all = all.saturating_add(nanos.saturating_mul(u64::from(*weight)));
-            minute.buckets[bucket(*nanos)].fetch_add(*weight, Ordering::Relaxed);
+            minute.buckets[bucket(*nanos)].fetch_add(u64::from(*weight), Ordering::Relaxed);
         }
         minute.nanos.fetch_add(all, Ordering::Relaxed);
     }
@@ -264,9 +265,8 @@ impl Window {
     pub(crate) fn read(&self, now: u64) -> Option<Latency> {
         let live: Vec<&Minute> =
             self.0.iter().filter(|m| m.number.load(Ordering::Relaxed) + 1 >= now).collect();
-        let counts: Vec<u64> = (0..BUCKETS)
-            .map(|at| live.iter().map(|m| u64::from(m.buckets[at].load(Ordering::Relaxed))).sum())
-            .collect();
+        let counts: Vec<u64> =
+            (0..BUCKETS).map(|at| live.iter().map(|m| m.buckets[at].load(Ordering::Relaxed)).sum()).collect();
         let count: u64 = counts.iter().sum();
         if count == 0 {
             return None;
@@ -315,6 +315,18 @@ mod tests {
         assert_eq!(mean(Duration::from_secs(1), 4), Some(Duration::from_millis(250)));
         // Four billion and more, of a millisecond each.
         assert_eq!(mean(Duration::from_millis(1 << 33), 1 << 33), Some(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn more_calls_than_four_billion_are_not_forgotten() {
+        let window = Window::default();
+        for _ in 0..2 {
+            window.record(7, &[Timed::new(Duration::from_micros(1), 1 << 31)]);
+        }
+        window.record(7, &[Timed::new(Duration::from_secs(1), 1)]);
+        let latency = window.read(7).unwrap();
+        assert_eq!(latency.count, (1 << 32) + 1);
+        assert!(latency.p99 < Duration::from_micros(2), "{latency:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         OnceLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,14 +39,15 @@ pub(crate) struct Latencies {
 struct Row([Window; 2]);
 
 struct Window {
-    buckets: Box<[AtomicU32]>,
+    /// With their weights: memory that many threads hit has four billion of them within a minute.
+    buckets: Box<[AtomicU64]>,
     count: AtomicU64,
     nanos: AtomicU64,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { buckets: (0..BUCKETS).map(|_| AtomicU32::new(0)).collect(), count: 0.into(), nanos: 0.into() }
+        Self { buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(), count: 0.into(), nanos: 0.into() }
     }
 }
 
@@ -100,7 +101,7 @@ impl Latencies {
         let Some(row) = self.rows.get(at) else { return };
         let window = &row.get_or_init(Box::default).0[self.now.load(Ordering::Relaxed) % 2];
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        window.buckets[bucket(nanos)].fetch_add(*weight, Ordering::Relaxed);
+        window.buckets[bucket(nanos)].fetch_add((*weight).into(), Ordering::Relaxed);
         window.count.fetch_add((*weight).into(), Ordering::Relaxed);
         window.nanos.fetch_add(nanos.saturating_mul((*weight).into()), Ordering::Relaxed);
     }
@@ -150,7 +151,7 @@ impl Row {
             return None;
         }
         let buckets: Vec<u64> = (0..BUCKETS)
-            .map(|at| self.0.iter().map(|window| u64::from(window.buckets[at].load(Ordering::Relaxed))).sum())
+            .map(|at| self.0.iter().map(|window| window.buckets[at].load(Ordering::Relaxed)).sum())
             .collect();
         let counted: u64 = buckets.iter().sum();
         let at = |percent: u64| {
@@ -188,6 +189,18 @@ mod tests {
             }
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn more_calls_than_four_billion_are_not_forgotten() {
+        let latencies = Latencies::new(1);
+        for _ in 0..2 {
+            latencies.record(&operation(Outcome::Hit, Some(0), Duration::from_micros(1), 1 << 31));
+        }
+        latencies.record(&operation(Outcome::Hit, Some(0), Duration::from_secs(1), 1));
+        let (_, times) = latencies.read().remove(0);
+        assert_eq!(times.count, (1 << 32) + 1);
+        assert!(times.p99 < Duration::from_micros(2), "{times:?}");
     }
 
     #[test]
