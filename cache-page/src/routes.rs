@@ -1,9 +1,13 @@
 //! The page over HTTP.
 
+use std::convert::Infallible;
+
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Form, FromRequest, Path, Request, State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::{
+        DefaultBodyLimit, Form, FromRequest, FromRequestParts, Path, Request, State, rejection::JsonRejection,
+    },
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::{get, post},
@@ -137,11 +141,23 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// The name of a cache, as the path has it. What is no text is the name of none.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(name.map_or_else(|_| String::new(), |Path(name)| name)))
+    }
+}
+
 async fn overview(State(page): State<Page>) -> Html<String> {
     Html(html::overview(&page.0.options, &page.report()))
 }
 
-async fn one(State(page): State<Page>, Path(name): Path<String>) -> Response {
+async fn one(State(page): State<Page>, Name(name): Name) -> Response {
     match page.one(&name) {
         Ok(cache) => Html(html::one(&page.0.options, &cache, &Done::Nothing)).into_response(),
         Err(refusal) => {
@@ -155,7 +171,7 @@ async fn all_as_json(State(page): State<Page>) -> Response {
     Json(page.report()).into_response()
 }
 
-async fn one_as_json(State(page): State<Page>, Path(name): Path<String>) -> Result<Json<Cache>, Refusal> {
+async fn one_as_json(State(page): State<Page>, Name(name): Name) -> Result<Json<Cache>, Refusal> {
     page.one(&name).map(Json)
 }
 
@@ -244,7 +260,7 @@ struct Filled {
 /// What the page's forms send. The key is in the body, so that it is in nobody's log of addresses.
 async fn act(
     State(page): State<Page>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
     Form(Filled { action, key, tag }): Form<Filled>,
 ) -> Response {

@@ -332,6 +332,9 @@ async fn what_is_wrong_is_said_without_the_key() {
         assert_eq!((got, &answer["field"]), (status, &json!(field)), "{answer}");
         assert!(!answer.to_string().contains("a-key"), "{answer}");
     }
+    let (status, answer) = world.get("/cache/api/caches/%ff").await;
+    assert_eq!((status, answer.contains("\"field\":\"cache\"")), (StatusCode::NOT_FOUND, true), "{answer}");
+    assert_eq!(world.get("/cache/caches/%ff").await.0, StatusCode::NOT_FOUND);
     let both = json!({ "cache": "users", "key": "a", "tag": "b" });
     assert_eq!(world.post("/cache/api/invalidate", &[SECRET], both).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(world.form(&[SECRET], "action=fly&key=x").await.0, StatusCode::BAD_REQUEST);
