@@ -63,7 +63,10 @@ impl ServerInfo {
             memory_used: number("used_memory"),
             memory_rss: number("used_memory_rss"),
             memory_peak: number("used_memory_peak"),
-            memory_fragmentation: field("mem_fragmentation_ratio").and_then(|text| text.parse().ok()),
+            // A server that uses nothing yet says `-nan`, or `inf`.
+            memory_fragmentation: field("mem_fragmentation_ratio")
+                .and_then(|text| text.parse().ok())
+                .filter(|ratio: &f64| ratio.is_finite()),
             memory_allocator: field("mem_allocator"),
             memory_max: number("maxmemory"),
             memory_policy: field("maxmemory_policy"),
@@ -73,7 +76,9 @@ impl ServerInfo {
             commands: number("total_commands_processed"),
             evicted_keys: number("evicted_keys"),
             expired_keys: number("expired_keys"),
-            keys: info.contains("# Keyspace").then(|| info.lines().filter_map(keys).sum()),
+            keys: info
+                .contains("# Keyspace")
+                .then(|| info.lines().filter_map(keys).fold(0, u64::saturating_add)),
         }
     }
 }
@@ -151,6 +156,10 @@ mod tests {
             ..ServerInfo::default()
         };
         assert_eq!(info, read);
+        let odd =
+            "mem_fragmentation_ratio:-nan\r\n# Keyspace\r\ndb0:keys=18446744073709551615\r\ndb1:keys=1\r\n";
+        let odd = ServerInfo::read("here".into(), odd);
+        assert_eq!((odd.memory_fragmentation, odd.keys), (None, Some(u64::MAX)));
         assert_eq!(
             ServerInfo::read("here".into(), ""),
             ServerInfo { address: "here".into(), ..Default::default() }
