@@ -243,6 +243,17 @@ async fn a_transaction_has_failed_where_one_of_its_commands_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_has_failed_where_an_error_is_in_its_answer() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let mut redis = Traced::new(connect(&server).await, watched.client().build());
+    let script = "return {1, {redis.error_reply('LATE as ever')}}";
+    assert!(redis::cmd("EVAL").arg(script).arg(0).query_async::<redis::Value>(&mut redis).await.is_err());
+    let span = watched.only();
+    assert_eq!((span.status, span.name.as_ref()), (Status::error("LATE"), "EVAL"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_have_a_class_and_a_code() {
     let Some(server) = RedisServer::start() else { return };
     let watched = Watched::new();

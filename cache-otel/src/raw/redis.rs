@@ -263,7 +263,7 @@ fn several<'a>(names: impl Iterator<Item = Cow<'a, str>>, transaction: bool, dat
 fn end(call: &mut super::Call, name: &str, reply: &RedisResult<Value>) {
     match reply {
         Err(error) => call.end(Some(error.describe()), &Outcome::default()),
-        Ok(value) => match failure(name, value) {
+        Ok(value) => match failure(value) {
             None => call.end(None, &outcome(name, value)),
             failed => call.end(failed, &Outcome::default()),
         },
@@ -286,14 +286,14 @@ fn end_several<'a>(
         Some(exec) if transaction => match exec {
             Value::Array(values) => (None, values.as_slice()),
             // Refused, or given up because of what was watched.
-            _ => (failure("EXEC", exec), Default::default()),
+            _ => (failure(exec), Default::default()),
         },
         _ => (None, values.as_slice()),
     };
     let mut seen = Outcome { items: Some(values.len()), ..Outcome::default() };
     for (name, value) in names.zip(values) {
         // All have failed where one has.
-        failed = failed.or_else(|| failure(&name, value));
+        failed = failed.or_else(|| failure(value));
         let one = outcome(&name, value);
         add(&mut seen.hits, one.hits);
         add(&mut seen.misses, one.misses);
@@ -308,14 +308,16 @@ fn add(sum: &mut Option<usize>, more: Option<usize>) {
     }
 }
 
-/// Why the command of this name has failed, if it has.
-fn failure(name: &str, value: &Value) -> Option<Failed> {
+/// Why a command has failed, if it has: to its caller an error anywhere in the reply is one, within that to a transaction or a
+/// script as well.
+fn failure(value: &Value) -> Option<Failed> {
     match value {
         Value::ServerError(error) => Some(Failed::command(Some(error.code()))),
-        // What goes wrong in a transaction does not end it.
-        Value::Array(values) if name.eq_ignore_ascii_case("EXEC") => {
-            values.iter().find_map(|value| failure("", value))
+        Value::Array(values) | Value::Set(values) | Value::Push { data: values, .. } => {
+            values.iter().find_map(failure)
         }
+        Value::Map(pairs) => pairs.iter().find_map(|(name, value)| failure(name).or_else(|| failure(value))),
+        Value::Attribute { data, .. } => failure(data),
         _ => None,
     }
 }
