@@ -254,6 +254,21 @@ async fn a_script_has_failed_where_an_error_is_in_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_answers_with_what_there_was_has_one_size() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let mut redis = Traced::new(connect(&server).await, watched.client().build());
+    for (stored, before) in [("four", None), ("twelve", Some("four".to_owned()))] {
+        let set = redis::cmd("SET").arg("k").arg(stored).arg("GET").to_owned();
+        assert_eq!(set.query_async::<Option<String>>(&mut redis).await.unwrap(), before);
+        let span = watched.only();
+        let sizes: Vec<_> =
+            span.attributes.iter().filter(|kv| kv.key.as_str() == "cache.item_size").collect();
+        assert!(sizes.len() == 1 && sizes[0].value == (stored.len() as i64).into(), "{sizes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_have_a_class_and_a_code() {
     let Some(server) = RedisServer::start() else { return };
     let watched = Watched::new();

@@ -29,6 +29,8 @@ pub struct Call {
     own: bool,
     /// For as long as it was told to.
     waits: bool,
+    /// The size of what it stores is said: that of an answer would be a second one.
+    sized: bool,
     started: Instant,
     over: bool,
 }
@@ -64,6 +66,7 @@ impl Call {
             cx,
             own,
             waits: command.waits,
+            sized: command.size.is_some(),
             started: Instant::now(),
             over: suppressed,
             of,
@@ -140,7 +143,7 @@ impl Call {
             _ => {}
         }
         for (name, value) in [
-            (names::ITEM_SIZE, outcome.size),
+            (names::ITEM_SIZE, outcome.size.filter(|_| !self.sized)),
             ("db.response.returned_rows", outcome.items),
             ("cache.deleted.count", outcome.deleted),
         ] {
