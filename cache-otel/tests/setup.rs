@@ -305,6 +305,27 @@ async fn a_collector_that_is_away_costs_its_telemetry_only() {
 
 /// Exporters have threads of their own: what the whole program says is heard.
 #[cfg(feature = "tracing")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_no_traces_does_not_keep_metrics_back() {
+    // It takes connections, and says nothing.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = MockServer::builder().protocol(Protocol::HttpBinary).start().await.unwrap();
+    let (traces, metrics) = (
+        format!("http://{}/v1/traces", hangs.local_addr().unwrap()),
+        format!("http://{}/v1/metrics", collector.addr()),
+    );
+    let setup = Setup::new("shop").variables(move |name| match name {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" => Some(traces.clone()),
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" => Some(metrics.clone()),
+        _ => None,
+    });
+    let running = setup.start().unwrap();
+    users(&running).get(1).await.unwrap();
+    let ended = tokio::task::spawn_blocking(move || running.shutdown(Duration::from_secs(2)));
+    assert!(!ended.await.unwrap(), "the traces are lost");
+    collector.with_collector(|seen| seen.expect_metric_with_name("cache.misses").assert_exists()).await;
+}
+
 #[test]
 fn a_collector_that_is_not_there_is_a_line_without_its_password() {
     let log = common::heard::Log::default();

@@ -49,7 +49,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opentelemetry::{KeyValue, global};
@@ -354,7 +354,7 @@ impl Running {
     /// from inside a runtime of one thread it ends.
     pub fn flush(&self, limit: Duration) -> bool {
         let (meters, tracers) = (self.meters.clone(), self.tracers.clone());
-        within(limit, move || both(tracers.force_flush(), meters.force_flush()))
+        within(limit, move || tracers.force_flush(), move || meters.force_flush())
     }
 
     /// Exports what is left, and ends. As [`flush`](Self::flush); what did not go out within `limit` is lost.
@@ -367,9 +367,11 @@ impl Running {
             return true;
         }
         let (meters, tracers) = (self.meters.clone(), self.tracers.clone());
-        let ended = within(limit, move || {
-            both(tracers.shutdown_with_timeout(limit), meters.shutdown_with_timeout(limit))
-        });
+        let ended = within(
+            limit,
+            move || tracers.shutdown_with_timeout(limit),
+            move || meters.shutdown_with_timeout(limit),
+        );
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             // A plain drop would wait, and panics inside another runtime.
@@ -379,18 +381,30 @@ impl Running {
     }
 }
 
-fn both(one: OTelSdkResult, other: OTelSdkResult) -> bool {
-    one.is_ok() && other.is_ok()
+/// Runs work that blocks on threads of its own, for as long as `limit`. Both at once: a collector that takes no traces must not
+/// keep metrics from theirs.
+fn within(
+    limit: Duration,
+    traces: impl FnOnce() -> OTelSdkResult + Send + 'static,
+    metrics: impl FnOnce() -> OTelSdkResult + Send + 'static,
+) -> bool {
+    let begun = Instant::now();
+    let (traces, metrics) = (begin(traces), begin(metrics));
+    let ended = |work: mpsc::Receiver<bool>| {
+        work.recv_timeout(limit.saturating_sub(begun.elapsed())).unwrap_or(false)
+    };
+    let (traces, metrics) = (ended(traces), ended(metrics));
+    traces && metrics
 }
 
-/// Runs work that blocks on a thread of its own, for as long as `limit`.
-fn within(limit: Duration, work: impl FnOnce() -> bool + Send + 'static) -> bool {
+/// Where there can be no thread, it never says that it has gone well.
+fn begin(work: impl FnOnce() -> OTelSdkResult + Send + 'static) -> mpsc::Receiver<bool> {
     let (done, ended) = mpsc::sync_channel(1);
-    let started = std::thread::Builder::new().name("otel-flush".into()).spawn(move || {
+    let _ = std::thread::Builder::new().name("otel-flush".into()).spawn(move || {
         // Nobody may be waiting any more.
-        let _ = done.send(work());
+        let _ = done.send(work().is_ok());
     });
-    started.is_ok() && ended.recv_timeout(limit).unwrap_or(false)
+    ended
 }
 
 impl Drop for Running {
