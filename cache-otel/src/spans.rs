@@ -59,6 +59,13 @@ impl Spans {
         if self.is_idle(start.root) {
             return None;
         }
+        // What a level is asked for no call, whether anything was invalidated say, would be a trace each time.
+        if !start.root
+            && matches!(start.kind, SpanKind::Level { .. })
+            && !Context::map_current(Context::has_active_span)
+        {
+            return None;
+        }
         let mut builder = SpanBuilder::default();
         series.with(cache, |_, lately| {
             builder = lately.spans.get(start.kind, || self.builder(cache, start.kind)).clone();

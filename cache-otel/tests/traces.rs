@@ -5,7 +5,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use cache_core::{
     Early, Level, Policy, TracedCache, ok,
-    testing::{Chaos, Fault, Hub, Link, MapProvider},
+    testing::{Chaos, ChaosOp, Fault, Hub, Link, MapProvider},
 };
 use cache_memory::Memory;
 use cache_otel::{Telemetry, TelemetryBuilder, names};
@@ -180,6 +180,23 @@ async fn a_refresh_behind_a_hit_has_a_trace_of_its_own_with_a_link() {
     let (call, load) = (find(&spans, "cache.get_or_set users"), find(&spans, "cache.load users"));
     is_caused_by(load, id(call));
     assert_ne!(load.span_context.trace_id(), call.span_context.trace_id());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cache_looks_up_for_itself_is_in_no_trace() {
+    let traced = Traced::new();
+    traced.cache.get_or_set(1, || async { ok(7u64) }).await.unwrap();
+    // Once a second, whether anything has been invalidated elsewhere.
+    let asked = traced.store.calls(ChaosOp::Get);
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while traced.store.calls(ChaosOp::Get) < asked + 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok());
+    let spans = traced.spans();
+    let roots = spans.iter().filter(|span| span.parent_span_id == SpanId::INVALID);
+    assert_eq!(roots.map(|span| &*span.name).collect::<Vec<_>>(), ["cache.get_or_set users"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
