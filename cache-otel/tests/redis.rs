@@ -449,6 +449,15 @@ fn pools_are_reported_by_the_conventions_and_silent_when_unreadable() {
 }
 
 #[test]
+fn a_pool_may_count_anything() {
+    let watched = Watched::new();
+    let client = watched.client().vocabulary(Vocabulary::Seeds).build();
+    let many = PoolState { used: u32::MAX, idle: 1, max: 0, pending: 0 };
+    let _pool = client.pool("main").observe(move || Some(many));
+    assert_eq!(watched.reader.collect()["redis.pool.size{name=main}"], 4_294_967_296.0);
+}
+
+#[test]
 fn a_pool_that_is_gone_is_let_go_and_not_reported() {
     let watched = Watched::new();
     let telemetry = watched.client().build();

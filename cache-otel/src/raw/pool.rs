@@ -78,7 +78,7 @@ impl PoolTelemetry {
         };
         if seeds {
             observe("redis.pool.size", "", |s, name, to| {
-                to.observe((s.used + s.idle).into(), std::slice::from_ref(name));
+                to.observe(i64::from(s.used) + i64::from(s.idle), std::slice::from_ref(name));
             });
             observe("redis.pool.available", "", |s, name, to| {
                 to.observe(s.idle.into(), std::slice::from_ref(name));
