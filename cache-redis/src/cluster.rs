@@ -204,7 +204,8 @@ impl Cluster {
                 | ErrorKind::Unavailable
                 | ErrorKind::ReadOnly
         );
-        if away || error.redirect().is_some_and(|redirect| !redirect.ask) {
+        // While a slot moves, or for as long as replicas are missing, another look would say the same, however often.
+        if away && !error.is_at_home() {
             self.look_again();
         }
     }

@@ -85,11 +85,19 @@ struct Inner {
     message: String,
     source: Option<RedisError>,
     redirect: Option<Redirect>,
+    /// Who serves a key is not in question.
+    at_home: bool,
+}
+
+impl Inner {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None, redirect: None, at_home: false }
+    }
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), source: None, redirect: None }))
+        Self(Arc::new(Inner::new(kind, message)))
     }
 
     pub(crate) fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
@@ -126,7 +134,7 @@ impl Error {
             _ => "Redis gave an answer that cannot be read",
         };
         let source = (kind == ErrorKind::Disconnected).then_some(error);
-        Self(Arc::new(Inner { kind, message: message.into(), source, redirect: None }))
+        Self(Arc::new(Inner { source, ..Inner::new(kind, message) }))
     }
 
     /// From the client, about connecting to `address`.
@@ -135,7 +143,7 @@ impl Error {
             return Self::request(error);
         }
         let message = format!("cannot connect to Redis at {address}");
-        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
+        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
     }
 
     /// From the client, about `address`, where somebody hung up without an answer to what was not encrypted.
@@ -143,7 +151,7 @@ impl Error {
         let message = format!(
             "cannot connect to Redis at {address}: it hung up; if it wants TLS, begin the url with `rediss`"
         );
-        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
+        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
     }
 
     /// From the client, about `address`, where somebody hung up after he had said that.
@@ -153,7 +161,7 @@ impl Error {
             _ => String::new(),
         };
         let message = format!("cannot connect to Redis at {address}{said}");
-        Self(Arc::new(Inner { kind: ErrorKind::Connect, message, source: Some(error), redirect: None }))
+        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
     }
 
     /// From an error reply.
@@ -162,13 +170,19 @@ impl Error {
             Some(ServerErrorKind::ReadOnly) => return Self::from_code(Some("READONLY"), None),
             _ => Self::from_code(Some(error.code()), error.details()),
         };
+        // A key that is being moved, whoever else is short of something: that does not change who serves it.
+        let at_home = matches!(error.code(), "ASK" | "TRYAGAIN" | "NOREPLICAS" | "BUSY");
         match Redirect::of(error) {
-            Some(redirect) => {
-                let (kind, message) = (built.kind(), built.to_string());
-                Self(Arc::new(Inner { kind, message, source: None, redirect: Some(redirect) }))
+            None if !at_home => built,
+            redirect => {
+                Self(Arc::new(Inner { redirect, at_home, ..Inner::new(built.kind(), built.to_string()) }))
             }
-            None => built,
         }
+    }
+
+    /// Whether a server that answers so is known to be the one that was to be asked.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.0.at_home
     }
 
     /// Where a cluster's node says that the key is.

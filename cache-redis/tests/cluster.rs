@@ -14,8 +14,8 @@ use std::{
 };
 
 use cache_core::{
-    Backplane, BreakerState, CacheId, CacheProvider, Level, Listener, Policy, Put, RawKey, Stance,
-    TracedCache, ok,
+    Acquire, Backplane, BreakerState, CacheId, CacheProvider, Holding, Leases, Level, Listener, Policy, Put,
+    RawKey, Stance, TracedCache, ok,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -359,6 +359,20 @@ async fn a_node_that_hangs_holds_nobody_up_for_long() {
     eventually("back", async || batch().await == ids.len()).await;
 }
 
+/// The slot of a key is about to move. Returns which one.
+fn begin_to_move(from: &RedisServer, to: &RedisServer, name: &str) -> String {
+    let slot = from.command::<u16>(&["CLUSTER", "KEYSLOT", name]).unwrap().to_string();
+    let id = |node: &RedisServer| node.command::<String>(&["CLUSTER", "MYID"]).unwrap();
+    to.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]).unwrap();
+    from.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]).unwrap();
+    slot
+}
+
+fn move_key(from: &RedisServer, to: &RedisServer, name: &str) {
+    let port = to.port().to_string();
+    from.command::<()>(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]).unwrap();
+}
+
 /// While a slot moves, a key is read where it is, and written where it was if it can be; afterwards all goes to the new
 /// node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -370,20 +384,15 @@ async fn slots_that_move_are_followed() {
     let name = "v:{users:k}";
     let from = cluster.owner(name).unwrap();
     let to = cluster.nodes().iter().find(|node| node.port() != from.port()).unwrap();
-    let slot: u16 = from.command(&["CLUSTER", "KEYSLOT", name]).unwrap();
-    let slot = slot.to_string();
-    let id = |node: &RedisServer| node.command::<String>(&["CLUSTER", "MYID"]).unwrap();
-    let (from_id, to_id) = (id(from), id(to));
-    to.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).unwrap();
-    from.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).unwrap();
+    let slot = begin_to_move(from, to, name);
     assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"), "not moved yet");
-    let port = to.port().to_string();
-    from.command::<()>(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]).unwrap();
+    move_key(from, to, name);
     assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"), "moved already");
     let found = provider.get_many(&[key("stays"), key("k")]).await;
     assert!(found.into_iter().all(|found| found.unwrap().is_some()));
     assert_eq!(kind(provider.put(item("k", b"w")).await), ErrorKind::Unavailable);
     assert_eq!(kind(provider.remove(key("k")).await), ErrorKind::Unavailable);
+    let to_id: String = to.command(&["CLUSTER", "MYID"]).unwrap();
     for node in [to, from] {
         node.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).unwrap();
     }
@@ -404,6 +413,36 @@ async fn slots_that_move_are_followed() {
         moved(from) == before
     })
     .await;
+}
+
+/// Each look is a new connection to every node, by every process, and a move may take hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_moves_is_no_reason_to_look_at_the_cluster() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    put(&provider, "k", "v").await;
+    let name = "v:{users:k}";
+    let from = cluster.owner(name).unwrap();
+    let to = cluster.nodes().iter().find(|node| node.port() != from.port()).unwrap();
+    begin_to_move(from, to, name);
+    let connections = || {
+        let stats: String = to.command(&["INFO", "stats"]).unwrap();
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    let (before, start) = (connections(), Instant::now());
+    let mut calls = 0;
+    while start.elapsed() < Duration::from_secs(4) {
+        // It is there, and its lease is not: TRYAGAIN.
+        let wish = Acquire { key: key("k"), holding: Holding::Nothing };
+        assert_eq!(kind(provider.acquire_many(&[wish], SOON).await.remove(0)), ErrorKind::Unavailable);
+        // Its lease alone: ASK.
+        assert_eq!(kind(provider.remove(key("k")).await), ErrorKind::Unavailable);
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let made = connections() - before;
+    assert!(made < 10, "{made} for {calls} calls");
 }
 
 /// Nodes that are to go by a name, and have none, say `?` in its place.
