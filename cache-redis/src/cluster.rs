@@ -54,6 +54,9 @@ use crate::{
 pub(crate) const PERIOD: Duration = Duration::from_secs(5);
 /// Pause between two looks, however many reasons there are.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a node to which a key is being moved is kept though it serves nothing so far. To give it up is a gap: nobody else
+/// tells of what was read there.
+const LED: Duration = Duration::from_secs(30);
 /// Redirections that one request follows.
 const REDIRECTS: usize = 4;
 
@@ -86,6 +89,8 @@ pub(crate) struct Cluster {
     seeds: Vec<Endpoint>,
     state: watch::Sender<State<Map>>,
     nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
+    /// When a key was last looked up where it is being moved to.
+    led: Mutex<HashMap<Endpoint, Instant>>,
     /// Replicas that have been asked for something.
     copies: Mutex<HashMap<Endpoint, Arc<Node>>>,
     reason: Notify,
@@ -110,6 +115,7 @@ impl Cluster {
             seeds,
             state: watch::Sender::new(State::Idle),
             nodes: Mutex::default(),
+            led: Mutex::default(),
             copies: Mutex::default(),
             reason: Notify::new(),
             incarnation: AtomicU64::new(0),
@@ -238,7 +244,11 @@ impl Cluster {
         if !redirect.ask {
             self.look_again();
         }
-        self.node_at(&redirect.endpoint(from.keeper.endpoint()))
+        let to = redirect.endpoint(from.keeper.endpoint());
+        if redirect.ask {
+            lock(&self.led).insert(to.clone(), Instant::now());
+        }
+        self.node_at(&to)
     }
 
     pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Option<Bytes>, Error> {
@@ -433,7 +443,11 @@ impl Cluster {
     fn prune(&self) {
         let Some(map) = self.known() else { return };
         let serves = |node: &Arc<Node>| map.masters.iter().any(|master| Arc::ptr_eq(master, node));
-        let gone: Vec<_> = lock(&self.nodes).extract_if(|_, node| !serves(node)).collect();
+        let mut led = lock(&self.led);
+        led.retain(|_, at| at.elapsed() < LED);
+        let idle = |at: &Endpoint, node: &mut Arc<Node>| !serves(node) && !led.contains_key(at);
+        let gone: Vec<_> = lock(&self.nodes).extract_if(idle).collect();
+        drop(led);
         let known = |at: &Endpoint| map.replicas.iter().flatten().any(|replica| replica == at);
         let copies: Vec<_> = lock(&self.copies).extract_if(|at, _| !known(at)).collect();
         gone.iter().chain(&copies).for_each(|(_, node)| node.keeper.close_soon());

@@ -277,6 +277,10 @@ impl Listener for Ear {
         self.gaps.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn keeps_in(&self, store: u64) -> bool {
+        store != 0
+    }
+
     fn is_closed(&self) -> bool {
         false
     }
@@ -443,6 +447,47 @@ async fn a_slot_that_moves_is_no_reason_to_look_at_the_cluster() {
     }
     let made = connections() - before;
     assert!(made < 10, "{made} for {calls} calls");
+}
+
+/// A node that tells of changes, and has no slots so far.
+fn newcomer(cluster: &RedisCluster) -> RedisServer {
+    let builder = RedisServer::builder().config("cluster-enabled", "yes");
+    let new = builder.config("cluster-config-file", "nodes.conf").start().unwrap();
+    let known = cluster.nodes()[0].port().to_string();
+    new.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &known]).unwrap();
+    let knows = |node: &RedisServer| {
+        let nodes: String = node.command(&["CLUSTER", "NODES"]).unwrap();
+        nodes.lines().count() == 4 && !nodes.contains("handshake")
+    };
+    let serves = || new.command::<String>(&["CLUSTER", "INFO"]).unwrap().contains("cluster_state:ok");
+    assert!(until(SOON, || cluster.nodes().iter().all(knows) && serves()));
+    new
+}
+
+/// What is given up there is a gap, for all that memory holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_to_which_slots_move_is_kept_before_it_serves_any() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let new = newcomer(&cluster);
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    let (backplane, ear) = (provider.backplane(), Arc::new(Ear::default()));
+    backplane.subscribe("users", Arc::clone(&ear) as _);
+    put(&provider, "k", "v").await;
+    let name = "v:{users:k}";
+    let from = cluster.owner(name).unwrap();
+    begin_to_move(from, &new, name);
+    move_key(from, &new, name);
+    assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+    let connected = || provider.connections().iter().filter(|it| it.state == "up").count();
+    eventually("all are connected to", async || connected() == 4).await;
+    let gaps = ear.gaps.load(Ordering::SeqCst);
+    let start = Instant::now();
+    // By then the cluster has been looked at.
+    while start.elapsed() < Duration::from_secs(7) {
+        assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ear.gaps.load(Ordering::SeqCst), gaps);
 }
 
 /// Nodes that are to go by a name, and have none, say `?` in its place.
