@@ -51,8 +51,9 @@ pub(crate) fn is_unknown(reply: &Value) -> bool {
 /// for a writer, or is not what it was still to be.
 ///
 /// Keys: value, lease, hold. Arguments: token, life in ms, tombstone, what the asker holds: nothing (empty), an entry (the
-/// 8 bytes of its id), anything (`*`), and `1` if it must be there still. The head is enough to compare, so that a large value is not copied for nothing. A
-/// key of another type is nothing, as for a look-up. Sent twice under one token it answers the same.
+/// 8 bytes of its id), anything (`*`), and `1` if it must be there still. The head is enough to compare, so that a large value is not copied for nothing. What
+/// has another type is nothing, as for a look-up, be it in the place of the value, the lease or the hold. Sent twice under one
+/// token it answers the same.
 pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
@@ -61,10 +62,13 @@ if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' t
   if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
 elseif ARGV[5] == '1' then return 2
 end
-if redis.call('GET', KEYS[3]) then return 2 end
+if type(redis.pcall('GET', KEYS[3])) == 'string' then return 2 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
-return 0",
+local held = redis.pcall('GET', KEYS[2])
+if held == ARGV[1] then return 1 end
+if type(held) == 'string' then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return 1",
     )
 });
 
@@ -78,7 +82,7 @@ pub(crate) static FILL: LazyLock<Script> = LazyLock::new(|| {
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) else redis.call('SET', KEYS[2], ARGV[2]) end
 redis.call('DEL', KEYS[1])
-if redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end
+if redis.pcall('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end
 return 1",
     )
 });
@@ -89,9 +93,9 @@ return 1",
 pub(crate) static HOLD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
-local other = redis.call('GET', KEYS[2])
+local other = redis.pcall('GET', KEYS[2])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-if other and other ~= ARGV[1] then redis.call('SET', KEYS[1], 'X', 'PX', ARGV[2])
+if type(other) == 'string' and other ~= ARGV[1] then redis.call('SET', KEYS[1], 'X', 'PX', ARGV[2])
 else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return 1",
     )
@@ -113,13 +117,18 @@ return 1",
 
 /// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
 ///
-/// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew. `RENAME` onto
+/// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew, and so does what
+/// has another type. `RENAME` onto
 /// itself does nothing and takes no memory: after a first write of that kind the others are let run where there is none
 /// left, and a master that is well must not wait for another one's memory.
 pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
-local number = redis.call('HGET', KEYS[1], 'number')
+local number = redis.pcall('HGET', KEYS[1], 'number')
+if type(number) == 'table' then
+  redis.call('DEL', KEYS[1])
+  number = false
+end
 if number and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return number end
 redis.pcall('RENAME', KEYS[1], KEYS[1])
 if redis.call('HLEN', KEYS[1]) > 1000 then redis.call('DEL', KEYS[1]) end
@@ -133,7 +142,7 @@ pub(crate) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
 for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then redis.call('PEXPIRE', key, ARGV[2]) end
+  if redis.pcall('GET', key) == ARGV[1] then redis.call('PEXPIRE', key, ARGV[2]) end
 end",
     )
 });
@@ -143,7 +152,7 @@ pub(crate) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
 for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+  if redis.pcall('GET', key) == ARGV[1] then redis.call('DEL', key) end
 end",
     )
 });

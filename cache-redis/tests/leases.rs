@@ -211,6 +211,28 @@ async fn what_others_wrote_is_an_answer_and_another_type_is_replaced() {
     assert_eq!(get(&provider, "list").await.unwrap().as_deref(), Some("v"));
 }
 
+#[tokio::test]
+async fn another_type_beside_a_key_is_no_lease_and_no_hold() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    let other = |name: &str| server.command::<()>(&["LPUSH", name, "x"]).unwrap();
+    for (id, kinds) in [("a", "l"), ("b", "w"), ("c", "lw")] {
+        kinds.chars().for_each(|kind| other(&format!("{kind}:{{users:{id}}}")));
+        let lease = granted(&provider, id).await;
+        assert!(matches!(ask(&provider, id).await.unwrap(), Acquired::Held), "{kinds}");
+        renew(&provider, id, &lease).await.unwrap();
+        assert!(fill(&provider, id, "v", lease).await.unwrap(), "{kinds}");
+        assert_eq!(get(&provider, id).await.unwrap().as_deref(), Some("v"));
+        provider.remove(key(id)).await.unwrap();
+        let lease = granted(&provider, id).await;
+        release(&provider, id, &lease).await.unwrap();
+        // A writer takes its place.
+        let hold = provider.hold_many(&[key(id)], LIFE).await.remove(0).unwrap();
+        assert!(fill(&provider, id, "w", hold).await.unwrap(), "{kinds}");
+        assert_eq!(get(&provider, id).await.unwrap().as_deref(), Some("w"));
+    }
+}
+
 /// PROTOCOL A8: a server out of memory refuses writes and transactions.
 #[tokio::test]
 async fn out_of_memory_an_invalidation_works_and_revokes() {

@@ -106,6 +106,23 @@ async fn lost_it_is_begun_anew_by_those_that_are_there() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_record_is_replaced_by_one() {
+    let Some(cluster) = cluster() else { return };
+    let (owner, _) = record(&cluster);
+    let before = provider(owner);
+    before.connect().await.unwrap();
+    let number = before.incarnation();
+    owner.command::<()>(&["SET", RECORD, "another program's"]).unwrap();
+    before.get(RawKey::marker(CacheId(1), "users")).await.unwrap();
+    assert_ne!(before.incarnation(), number);
+    owner.command::<()>(&["SET", RECORD, "another program's"]).unwrap();
+    let after = provider(owner);
+    after.connect().await.unwrap();
+    put(&after, "k", "v").await;
+    assert_eq!(get(&after, "k").await.unwrap().as_deref(), Some("v"));
+}
+
 /// Who is connected needs it for what is new alone.
 async fn while_it_is_away_the_others_serve(strike: fn(&RedisServer)) {
     const IDS: std::ops::Range<u64> = 0..60;

@@ -106,8 +106,8 @@ impl Cluster {
             reply = node.keeper.link().await?.pipeline(&question).await.map_err(Error::request)?.pop();
         }
         match reply {
-            Some(Value::ServerError(error)) => Err(Error::reply(&error)),
-            Some(Value::Nil) => self.meet_all().await.map(|()| true),
+            Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => Err(Error::reply(&error)),
+            Some(Value::Nil | Value::ServerError(_)) => self.meet_all().await.map(|()| true),
             reply => self.take(known, reply.as_ref()),
         }
     }
