@@ -126,10 +126,16 @@ fn greeting(login: &Login) -> Pipeline {
 fn accepted(endpoint: &Endpoint, login: &Login, replies: Vec<Reply>) -> Result<(), Error> {
     let mut replies = replies.into_iter();
     let hello = replies.next();
-    if let Some(Reply::Other(Value::ServerError(error))) = hello {
-        let old =
-            error.details().is_some_and(|text| text.to_ascii_lowercase().starts_with("unknown command"));
-        return Err(if old { Error::no_resp3() } else { Error::reply(&error) });
+    match &hello {
+        Some(Reply::Other(Value::ServerError(error))) => {
+            let old =
+                error.details().is_some_and(|text| text.to_ascii_lowercase().starts_with("unknown command"));
+            let refuses = old || error.code() == "NOPROTO";
+            return Err(if refuses { Error::no_resp3() } else { Error::reply(error) });
+        }
+        Some(Reply::Other(Value::Map(_))) => {}
+        // A proxy may take the word for it, and go on as before: nothing would be told of what changes.
+        _ => return Err(Error::no_resp3()),
     }
     if login.database != 0
         && let Some(Reply::Other(Value::ServerError(error))) = replies.next()

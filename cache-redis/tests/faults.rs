@@ -12,7 +12,11 @@ use cache_core::CacheProvider;
 use cache_redis::{Error, ErrorKind, RedisProvider};
 use common::{RedisServer, get, item, key, kill_clients, kind, proxy::Proxy, put, until, until_async};
 use futures::future::join_all;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 /// A call that takes this long hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -209,7 +213,6 @@ async fn a_peer_that_never_answers_costs_one_connect_timeout() {
 
 #[tokio::test]
 async fn a_peer_that_speaks_something_else_is_an_error() {
-    use tokio::io::AsyncWriteExt;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -220,6 +223,40 @@ async fn a_peer_that_speaks_something_else_is_an_error() {
     let provider = RedisProvider::builder(format!("redis://127.0.0.1:{port}")).build().unwrap();
     let error: Error = provider.connect().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect), "{error:?}");
+}
+
+/// Passes everything on, but for the protocol that it is asked for.
+async fn in_another_protocol(server: u16, version: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let mut asked = vec![0; 4096];
+                let read = client.read(&mut asked).await.unwrap();
+                let hello = String::from_utf8(asked[..read].to_vec()).unwrap();
+                let hello = hello.replace("HELLO\r\n$1\r\n3\r\n", &format!("HELLO\r\n$1\r\n{version}\r\n"));
+                server.write_all(hello.as_bytes()).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    url
+}
+
+/// Redis takes `CLIENT TRACKING` in RESP2 as well, and then has no way to tell of anything.
+#[tokio::test]
+async fn without_resp3_there_is_no_connection() {
+    let server = RedisServer::start();
+    for version in ["2", "9"] {
+        let url = in_another_protocol(server.port(), version).await;
+        let error = RedisProvider::builder(url).build().unwrap().connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{version}: {error:?}");
+        assert!(error.to_string().contains("RESP3"), "{version}: {error}");
+    }
+    let url = in_another_protocol(server.port(), "3").await;
+    RedisProvider::builder(url).build().unwrap().connect().await.unwrap();
 }
 
 #[tokio::test]
