@@ -472,6 +472,7 @@ impl<T: Value> Inner<T> {
             keys: batch.len(),
             root: true,
         });
+        let span = spans.clone();
         self.spawn(within(spans, async move {
             let turns = inner.in_order(batch.iter().map(|(_, ticket, _)| ticket)).await;
             let mut items: Vec<_> = batch
@@ -486,6 +487,7 @@ impl<T: Value> Inner<T> {
             // As in `fill_in_turn`.
             let _lost = turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await;
             inner.give_back_many(items.into_iter().map(|item| (item.key, item.rights)).collect());
+            span.end();
             inner.replay();
         }));
     }

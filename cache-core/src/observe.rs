@@ -306,7 +306,8 @@ pub enum SpanKind {
     Replay,
 }
 
-/// A span under way. Ends when [told](Self::end), at the latest when dropped.
+/// A span under way. Ends when [told](Self::end). One that is dropped without has been given up: its caller has left, or its
+/// runtime ended.
 pub trait Span: Send + Sync + 'static {
     /// Runs `work` with this span as the current one. Called around every poll.
     fn within(&self, work: &mut dyn FnMut());

@@ -115,6 +115,7 @@ impl<T: Value> Inner<T> {
             if let Some(kind) = error {
                 spans.failed(kind.as_str());
             }
+            spans.end();
             self.observers().event(&Event::Operation {
                 verb,
                 outcome: brief.map(|brief| brief.outcome),

@@ -62,7 +62,9 @@ impl<T: Value> Inner<T> {
                 keys: tier.pending.len(),
                 root: true,
             });
-            if spans.around(self.deliver(tier)).await {
+            let well = spans.around(self.deliver(tier)).await;
+            spans.end();
+            if well {
                 pause = FIRST;
                 self.replay();
             } else {

@@ -374,6 +374,7 @@ impl Tier {
                 if sent + received > 0 {
                     span.size(sent + received);
                 }
+                span.end();
                 around.observers.event(&Event::Level {
                     level: self.index,
                     op,

@@ -103,6 +103,7 @@ impl<T: Value> Inner<T> {
         let started = self.now();
         let (warmed, keys) = spans.around(work).await;
         spans.done(keys, warmed.failed.len());
+        spans.end();
         self.observers().event(&Event::Operation {
             verb: Verb::Warm,
             outcome: None,

@@ -381,11 +381,13 @@ impl<T: Value> Inner<T> {
             keys: batch.len(),
             root: true,
         });
+        let span = spans.clone();
         self.spawn(within(spans, async move {
             let write = inner.write_behind(&batch, levels, &mut behind, &order);
             // What has not arrived by then is in doubt, as `behind` says when it goes.
             let _lost = order.while_it_lasts(write).await;
             drop(behind);
+            span.end();
             inner.replay();
         }));
     }

@@ -163,6 +163,8 @@ pub const LINK_KIND: &str = "cache.link";
 
 /// [`CACHE_LEVEL`] of look-ups that no level served.
 pub const NO_LEVEL: &str = "none";
+/// [`ERROR_TYPE`] of what was given up before it had ended: its caller has left, or its runtime ended.
+pub const CANCELLED: &str = "cancelled";
 
 #[cfg(test)]
 mod tests {

@@ -101,6 +101,7 @@ impl Spans {
             lookup,
             writes,
             failed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }))
     }
 
@@ -207,6 +208,7 @@ struct OtelSpan {
     /// Sentry wants to know whether it did.
     writes: bool,
     failed: AtomicBool,
+    ended: AtomicBool,
 }
 
 impl Span for OtelSpan {
@@ -269,7 +271,7 @@ impl Span for OtelSpan {
     }
 
     fn end(&self) {
-        if self.recording.is_none() {
+        if self.recording.is_none() || self.ended.swap(true, Ordering::Relaxed) {
             return;
         }
         let span = self.cx.span();
@@ -287,7 +289,10 @@ impl Span for OtelSpan {
 
 impl Drop for OtelSpan {
     fn drop(&mut self) {
-        self.end();
+        if !*self.ended.get_mut() {
+            self.failed(names::CANCELLED);
+            self.end();
+        }
     }
 }
 

@@ -154,6 +154,29 @@ async fn x14_a_call_that_waited_links_to_the_load_of_another() {
     assert_eq!(linked, [vec![id(load)]]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_caller_gives_up_says_so() {
+    let traced = Traced::new();
+    traced.store.set(ChaosOp::Get, Fault::Hang);
+    {
+        let mut call = std::pin::pin!(traced.cache.get(1).with_context(traced.request()));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+    }
+    let of = |span: &SpanData| span.attributes.iter().find(|a| a.key.as_str() == names::ERROR_TYPE).cloned();
+    let spans = traced.spans();
+    for name in ["cache.get users", "get map.test"] {
+        let said = of(find(&spans, name)).map(|said| said.value);
+        assert_eq!(said, Some(names::CANCELLED.into()), "{name}");
+    }
+
+    traced.exporter.reset();
+    traced.store.set(ChaosOp::Get, Fault::None);
+    let _ = traced.cache.set(2, 7u64).await.unwrap();
+    assert_eq!(traced.cache.get_or_set(3, || async { ok(7u64) }).await.map(|value| *value).unwrap(), 7);
+    let spans = traced.spans();
+    assert!(spans.len() > 4 && spans.iter().all(|span| of(span).is_none()), "{:?}", named(&spans));
+}
+
 /// The trace of `span` is its own, and says what set it off.
 fn is_caused_by(span: &SpanData, cause: SpanId) {
     assert_eq!(span.parent_span_id, SpanId::INVALID);

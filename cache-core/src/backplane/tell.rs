@@ -103,6 +103,7 @@ impl<T: Value> Inner<T> {
         if let Some(fault) = fault {
             spans.failed(fault.as_str());
         }
+        spans.end();
         let sent = fault.is_none();
         if sent {
             self.stats().on_backplane(OnBackplane::Sent);
@@ -168,6 +169,7 @@ impl<T: Value> Inner<T> {
                 SpanStart { kind: SpanKind::Replay, key: None, keys: plane.pending.len(), root: true };
             let spans = self.observers().span(&start);
             let well = spans.around(self.retell_some(plane)).await;
+            spans.end();
             self.count_pending();
             if plane.pending.len() == 0 && plane.pending.release() {
                 return;

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, io, time::Duration};
 
+use crate::names;
+
 /// What kind of command it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -229,7 +231,7 @@ impl Failed {
     pub const CONNECTION: Self = Self { class: "connection", code: None };
     /// It did not answer in time.
     pub const TIMEOUT: Self = Self { class: "timeout", code: None };
-    pub(crate) const CANCELLED: Self = Self { class: "cancelled", code: None };
+    pub(crate) const CANCELLED: Self = Self { class: names::CANCELLED, code: None };
 }
 
 /// An error that can say what kind it is.
