@@ -376,14 +376,22 @@ impl From<BreakerTable> for Breaker {
 impl<'de> Deserialize<'de> for Compression {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let on = |algorithm| Ok(Self::On(CompressionTable { algorithm, above: None, level: None }));
-        either::<_, _, CompressionTable, _>(deserializer, "\"off\", \"lz4\", \"zstd\", or a table", |word| {
-            match word {
-                "off" => Ok(Self::Off),
-                "lz4" => on(Algorithm::Lz4),
-                "zstd" => on(Algorithm::Zstd),
-                other => Err(super::fault::unknown(other, ["off", "lz4", "zstd"])),
+        const EXPECTED: &str = "\"off\", \"lz4\", \"zstd\", or a table";
+        let read = either::<_, _, CompressionTable, _>(deserializer, EXPECTED, |word| match word {
+            "off" => Ok(Self::Off),
+            "lz4" => on(Algorithm::Lz4),
+            "zstd" => on(Algorithm::Zstd),
+            other => Err(super::fault::unknown(other, ["off", "lz4", "zstd"])),
+        })?;
+        match read {
+            // Who asks for it believes that it does something.
+            Self::On(CompressionTable { algorithm: Algorithm::Lz4, level: Some(level), .. }) => {
+                Err(de::Error::custom(format_args!(
+                    "`level = {level}` is of zstd; leave it out, or write `algorithm = \"zstd\"`"
+                )))
             }
-        })
+            read => Ok(read),
+        }
     }
 }
 
