@@ -179,7 +179,8 @@ impl Policy {
                 "policy.revalidate",
                 format_args!("{revalidate:?}"),
                 format_args!(
-                    "reaches past policy.grace = {grace:?}; raise grace to at least ttl + revalidate = {}",
+                    "reaches past policy.grace = {}; raise grace to at least ttl + revalidate = {}",
+                    spell(grace),
                     spell(ttl.saturating_add(revalidate))
                 ),
             ));
@@ -229,8 +230,13 @@ impl Policy {
     }
 }
 
-fn spell(time: Duration) -> String {
-    if time == Duration::MAX { "forever".to_owned() } else { format!("{time:?}") }
+/// A time as files of configuration write it.
+pub(crate) fn spell(time: Duration) -> String {
+    match time {
+        Duration::ZERO => "0s".to_owned(),
+        Duration::MAX => "forever".to_owned(),
+        time => format!("{time:?}"),
+    }
 }
 
 /// Which parts of the cache one call may use.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use crate::{Capabilities, Error, Policy, Result, plain};
+use crate::{Capabilities, Error, Policy, Result, plain, policy::spell};
 
 /// The policy, and what comes with it.
 pub(crate) struct Rules {
@@ -53,7 +53,9 @@ pub(crate) fn check(levels: &[Shape], policy: &Policy) -> Result<()> {
                 &level.field(at, "ttl_cap"),
                 format_args!("{cap:?}"),
                 format_args!(
-                    "above all that the policy lets live (ttl {ttl:?}, grace {grace:?}), so it caps nothing; lower it or leave it out"
+                    "above all that the policy lets live (ttl {}, grace {}), so it caps nothing; lower it or leave it out",
+                    spell(*ttl),
+                    spell(*grace)
                 ),
             ));
         }
@@ -65,7 +67,7 @@ pub(crate) fn check(levels: &[Shape], policy: &Policy) -> Result<()> {
         let longest = levels.iter().filter_map(|level| level.caps.ttl_max).max().unwrap_or_default();
         return Err(Error::config(
             "policy.ttl",
-            format_args!("{:?}", policy.ttl),
+            spell(policy.ttl),
             format_args!("no level can hold it; at most {longest:?} here, or give a level a ttl_cap"),
         ));
     }

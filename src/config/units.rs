@@ -127,7 +127,12 @@ fn time<'de, D: Deserializer<'de>>(
     if text.contains('M') {
         return Err(de::Error::custom("`M` stands for months: write `m` for minutes, or \"months\""));
     }
-    humantime::parse_duration(&text).map(Some).map_err(|_says_less| TIME.wrong(&or))
+    humantime::parse_duration(&text).map(Some).map_err(|error| match error {
+        humantime::DurationError::NumberOverflow => {
+            de::Error::custom(format_args!("the time is too long; write a shorter one{or}"))
+        }
+        _says_less => TIME.wrong(&or),
+    })
 }
 
 impl<'de> Deserialize<'de> for Timespan {

@@ -132,6 +132,10 @@ async fn times_and_sizes_say_their_unit() {
             "(text):11: caches.users.policy.jitter = \"-5s\": write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
         ),
         (
+            cache("levels = [\"local\"]\npolicy.ttl = \"99999999999999999999years\""),
+            "(text):11: caches.users.policy.ttl = \"99999999999999999999years\": the time is too long; write a shorter one, or \"forever\"",
+        ),
+        (
             cache("levels = [\"local\"]\npolicy.ttl = [\"5m\"]"),
             "(text):11: caches.users.policy.ttl = (a list): write a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
         ),
@@ -223,7 +227,7 @@ async fn contradictions_are_found_where_the_file_says_them() {
         ),
         (
             cache("levels = [\"local\", { provider = \"shared\", ttl_cap = \"1h\" }]"),
-            "(text):10: caches.users.levels[1].ttl_cap = 3600s: above all that the policy lets live (ttl 60s, grace 0ns), so it caps nothing; lower it or leave it out",
+            "(text):10: caches.users.levels[1].ttl_cap = 3600s: above all that the policy lets live (ttl 60s, grace 0s), so it caps nothing; lower it or leave it out",
         ),
         // Of many caches one has a shorter life than what they all inherit allows for.
         (
@@ -231,7 +235,7 @@ async fn contradictions_are_found_where_the_file_says_them() {
                 "[defaults]\nlevels = [{{ provider = \"local\", ttl_cap = \"30s\" }}, \"shared\"]\n{}",
                 cache("policy.ttl = \"5s\"")
             ),
-            "(text):2: defaults.levels[0].ttl_cap = 30s: above all that the policy lets live (ttl 5s, grace 0ns), so it caps nothing; lower it or leave it out (inherited by caches.users)",
+            "(text):2: defaults.levels[0].ttl_cap = 30s: above all that the policy lets live (ttl 5s, grace 0s), so it caps nothing; lower it or leave it out (inherited by caches.users)",
         ),
         (
             cache("levels = [\"local\", { provider = \"shared\", breaker = { failure_rate = 2.0 } }]"),
@@ -252,6 +256,15 @@ async fn contradictions_are_found_where_the_file_says_them() {
         (
             cache("levels = [\"local\"]\npolicy = { ttl = \"5m\", early = { xfetch = -1 } }"),
             "(text):11: caches.users.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.revalidate = \"5m\""),
+            "(text):11: caches.users.policy.revalidate = 300s: reaches past policy.grace = 0s; raise grace to at least ttl + revalidate = 360s",
+        ),
+        // It would be believed to do something.
+        (
+            cache("levels = [{ provider = \"shared\", compression = { algorithm = \"lz4\", level = 3 } }]"),
+            "(text):10: caches.users.levels[0].compression = (a table): `level = 3` is of zstd; leave it out, or write `algorithm = \"zstd\"`",
         ),
         (
             format!("[defaults.policy.early]\nxfetch = -1\n{}", cache("levels = [\"local\"]")),
