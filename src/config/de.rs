@@ -96,6 +96,11 @@ impl de::Error for Mistake {
     }
 }
 
+/// One text where a list should be.
+fn one_text() -> Mistake {
+    Mistake::custom("write a list, in brackets, also of one")
+}
+
 /// What serde expects, for people who do not know its types.
 fn in_words(expected: &str) -> &str {
     match expected {
@@ -233,6 +238,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 let items: Vec<_> = text.value.split(',').map(part).collect();
                 visitor.visit_seq(Items { reader: self, rest: items.iter(), at: 0 })
             }
+            What::Text(_) => Err(one_text()),
             _ => self.deserialize_any(visitor),
         }
     }
@@ -258,7 +264,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             (SECRETS, What::List(_) | What::Text(Text { untyped: true, .. })) => {
                 visitor.visit_newtype_struct(self)
             }
-            // One text where a list should be.
+            (SECRETS, What::Text(_)) => Err(one_text().hidden(self.node)),
             (SECRETS, _) => Err(Mistake::custom("write a list").hidden(self.node)),
             (PATH, What::Text(text)) => match self.base.join(&text.value).to_str() {
                 Some(path) => visitor.visit_str(path),

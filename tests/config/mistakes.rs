@@ -196,7 +196,10 @@ async fn times_and_sizes_say_their_unit() {
             cache("levels = [\"local\"]\npolicy.loads = \"some\""),
             "(text):11: caches.users.policy.loads = \"some\": write a whole number of 1 or above, or \"off\"",
         ),
-        (cache("levels = \"local\""), "(text):10: caches.users.levels = \"local\": write a list"),
+        (
+            cache("levels = \"local\""),
+            "(text):10: caches.users.levels = \"local\": write a list, in brackets, also of one",
+        ),
         (
             cache("levels = [5]"),
             "(text):10: caches.users.levels[0] = 5: write the name of a provider, or a table with one",
