@@ -41,7 +41,9 @@ impl Endpoint {
             ));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("path, query and fragment have no meaning here (limits are set on the builder)"));
+            return Err(bad(
+                "path, query and fragment have no meaning here: each setting has a field of its own",
+            ));
         }
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');

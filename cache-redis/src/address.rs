@@ -141,7 +141,7 @@ impl Reading<'_> {
         let url = self.url(text)?;
         let endpoint = self.endpoint(&url, PORT)?;
         if url.query().is_some() {
-            return Err(self.bad("parameters after `?` are not known here; set them on the builder"));
+            return Err(self.bad("parameters after `?` are not known here; leave them out: each setting has a field of its own"));
         }
         let database = match url.path().trim_start_matches('/') {
             "" => 0,

@@ -139,8 +139,14 @@ impl Error {
 
     /// From the client, about connecting to `address`.
     pub(crate) fn connect(address: &str, error: RedisError) -> Self {
-        if error.kind() != redis::ErrorKind::Io {
-            return Self::request(error);
+        match error.kind() {
+            redis::ErrorKind::Io => {}
+            // Its text may quote what was sent: who we are.
+            redis::ErrorKind::Parse => {
+                let message = format!("what answers at {address} is no Redis: check host and port");
+                return Self::new(ErrorKind::Protocol, message);
+            }
+            _ => return Self::request(error),
         }
         let message = format!("cannot connect to Redis at {address}");
         Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))

@@ -1,6 +1,6 @@
 //! Each mistake gives one error, with file, line, field, value and fix.
 
-use test_servers::RedisServer;
+use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{Error, Memory, TracedCache, config::Format};
 
 use crate::kit::{mistake, sealed, toml};
@@ -257,10 +257,6 @@ async fn contradictions_are_found_where_the_file_says_them() {
             "(text):10: caches.users.levels[0].breaker.failure_rate = NaN: a share of calls, above 0 up to 1",
         ),
         (
-            cache("levels = [\"local\"]\npolicy = { ttl = \"5m\", early = { xfetch = -1 } }"),
-            "(text):11: caches.users.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
-        ),
-        (
             cache("levels = [\"local\"]\npolicy.revalidate = \"5m\""),
             "(text):11: caches.users.policy.revalidate = 300s: reaches past policy.grace = 0s; raise grace to at least ttl + revalidate = 360s",
         ),
@@ -268,6 +264,10 @@ async fn contradictions_are_found_where_the_file_says_them() {
         (
             cache("levels = [{ provider = \"shared\", compression = { algorithm = \"lz4\", level = 3 } }]"),
             "(text):10: caches.users.levels[0].compression = (a table): `level = 3` is of zstd; leave it out, or write `algorithm = \"zstd\"`",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy = { ttl = \"5m\", early = { xfetch = -1 } }"),
+            "(text):11: caches.users.policy.early.xfetch = -1: a finite number, 0 or above; 1 is usual",
         ),
         (
             format!("[defaults.policy.early]\nxfetch = -1\n{}", cache("levels = [\"local\"]")),
@@ -626,6 +626,7 @@ async fn a_file_that_cannot_be_read_is_named() {
 async fn servers_that_are_not_what_the_file_says_are_named() {
     let Some(server) = RedisServer::builder().password("hunter2").start() else { return };
     let Some(open) = RedisServer::start() else { return };
+    let Some(memcached) = MemcachedServer::start() else { return };
     let port = server.port();
     for (url, says) in [
         (format!("redis://:hunter3@127.0.0.1:{port}"), "WRONGPASS: check user and password"),
@@ -641,8 +642,11 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         ),
         (format!("rediss://127.0.0.1:{}", open.port()), "is TLS on at that port?"),
         (format!("redis://127.0.0.1:{}/99", open.port()), "database = 99: "),
+        (format!("redis://127.0.0.1:{}", memcached.port()), " is no Redis: check host and port"),
+        (format!("memcached://127.0.0.1:{}", open.port()), "; is that memcached 1.6 or later?"),
     ] {
-        let text = format!("[providers.shared]\nbackend = \"redis\"\nurl = \"{url}\"\nrequired = true\n");
+        let backend = if url.starts_with("redis") { "redis" } else { "memcached" };
+        let text = format!("[providers.shared]\nbackend = \"{backend}\"\nurl = \"{url}\"\nrequired = true\n");
         let error = toml(&text).await.expect_err(&url);
         let shown = error.to_string();
         assert!(

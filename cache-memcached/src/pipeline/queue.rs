@@ -110,8 +110,10 @@ pub(super) const PANICKED: Fault = Fault::ours(
     ErrorKind::NoRuntime,
     "the connection's task has panicked; its runtime needs timers and I/O (`enable_all`)",
 );
-pub(super) const GARBLED: Fault =
-    Fault::new(ErrorKind::Protocol, "an answer that the meta protocol does not have, or out of turn");
+pub(super) const GARBLED: Fault = Fault::new(
+    ErrorKind::Protocol,
+    "an answer that the meta protocol does not have, or out of turn; is that memcached 1.6 or later?",
+);
 const TOO_LARGE: Fault = Fault::new(ErrorKind::TooLarge, "the item is over the server's limit (option -I)");
 const NO_MEMORY: Fault =
     Fault::new(ErrorKind::Refused, "the server is out of memory (option -m, or evictions are off)");
