@@ -251,14 +251,13 @@ impl Caches {
         Explanation::of(&self.0.file, &self.0.loaded.load(), Vec::new())
     }
 
-    /// Asks every provider for a sign of life, one after the other. Answers with names and what was wrong.
+    /// Asks every provider for a sign of life, all at once: as long as the slowest takes, which its `connect_timeout` and
+    /// `response_timeout` bound. Answers with names and what was wrong.
     pub async fn ping(&self) -> Vec<(String, Result<(), BoxError>)> {
         let loaded = self.0.loaded.load_full();
-        let mut all = Vec::new();
-        for (name, provider) in &loaded.providers {
-            all.push((name.clone(), provider.ping().await));
-        }
-        all
+        let asked =
+            loaded.providers.iter().map(async |(name, provider)| (name.clone(), provider.ping().await));
+        join_all(asked).await
     }
 
     /// Ends every cache that has been asked for, all at once, each as [`TracedCache::close`] does, and then the providers.

@@ -1,9 +1,9 @@
 //! Caches that are asked for while another one is being built, and what all of a registry have in common.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use cache_core::testing::ends_within;
-use traced_cache::{Clock, TracedCache, config::Format};
+use cache_core::testing::{Chaos, ChaosOp, Fault, MapProvider, ends_within};
+use traced_cache::{Clock, Error, TracedCache, config::Format};
 
 use crate::kit::{sealed, toml};
 
@@ -56,4 +56,20 @@ async fn all_caches_of_a_file_go_by_the_clock_that_the_registry_was_given() {
             assert_eq!(cache.get("k").await.unwrap().as_deref().copied(), held, "{}", cache.name());
         }
     }
+}
+
+/// Who asks how the stores are waits for the slowest, not for all in a row.
+#[tokio::test]
+async fn all_providers_are_asked_for_a_sign_of_life_at_once() {
+    let sick = Arc::new(Chaos::new(MapProvider::new()));
+    sick.set_all(Fault::Hang);
+    let theirs = Arc::clone(&sick);
+    let builder =
+        sealed().backend("sick", move |_: BTreeMap<String, String>| Ok::<_, Error>(Arc::clone(&theirs)));
+    let text = "[providers.a]\nbackend = \"sick\"\n[providers.b]\nbackend = \"sick\"\n";
+    let caches = builder.from_text(Format::Toml, text).await.unwrap();
+    let asking = tokio::spawn(async move { caches.ping().await });
+    let both = tokio::time::timeout(Duration::from_secs(10), sick.until_calls(ChaosOp::Ping, 2));
+    both.await.expect("one waits for the other");
+    asking.abort();
 }
