@@ -269,6 +269,13 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
         advice.push("`hard_limit` is off: a loader that hangs keeps its callers waiting for ever".to_owned());
     }
     for (at, level) in near {
+        if plan.levels[..at].iter().any(|nearer| !in_process(nearer, loaded)) {
+            advice.push(format!(
+                "level {} ({}) is in this process, behind one that is not, which is asked first: name it before that",
+                at + 1,
+                level.provider
+            ));
+        }
         // Inherited, they are for other levels.
         let idle = level.known.iter().filter(|known| known.name != "ttl_cap" && known.is_of_a_level());
         advice.extend(idle.map(|known| {

@@ -74,6 +74,12 @@ async fn what_a_level_in_this_process_has_no_use_for_is_pointed_out() {
 }
 
 #[tokio::test]
+async fn memory_behind_a_remote_level_is_pointed_out() {
+    let says = "level 2 (near) is in this process, behind one that is not, which is asked first: name it before that";
+    assert_eq!(advice("levels = [\"far\", \"near\"]\nbackplane = \"far\"").await, [says]);
+}
+
+#[tokio::test]
 async fn a_ttl_that_a_level_cannot_hold_is_pointed_out() {
     use traced_cache::{Capabilities, testing::MapProvider};
     #[derive(serde::Deserialize)]
