@@ -60,7 +60,9 @@ pub(crate) fn levels(all: &Caches, over: Option<Duration>) -> String {
         all.iter().flat_map(|(name, Counts { levels, .. })| levels.iter().map(move |(l, c)| (name, l, c)))
     {
         let asked: f64 = counts.answers.values().sum();
-        let had: f64 = ["hit", "negative"].iter().filter_map(|answer| counts.answers.get(*answer)).sum();
+        // A sum of nothing would be -0.0.
+        let of = |answer: &str| counts.answers.get(answer).copied().unwrap_or_default();
+        let had = of("hit") + of("negative");
         table.add_row([
             name.clone(),
             level.to_uppercase(),
@@ -159,4 +161,19 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(crate) fn float(n: u64) -> f64 {
     n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::Level;
+
+    /// A page leaves out what a level has never answered.
+    #[test]
+    fn a_level_that_had_nothing_yet_had_nothing() {
+        let level = Level { answers: [("miss".to_owned(), 2.0)].into(), ..Level::default() };
+        let counts = Counts { levels: [("l1".to_owned(), level)].into(), ..Counts::default() };
+        let shown = levels(&[("users".to_owned(), counts)].into(), None);
+        assert!(shown.contains(" 0.0 %") && !shown.contains("-0"), "{shown}");
+    }
 }
