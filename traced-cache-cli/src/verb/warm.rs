@@ -34,6 +34,9 @@ const LINE_MAX: u64 = 64 << 20;
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Keys that are looked at to see whether the schema id is right.
 const PROBED: usize = 20;
+/// The longest that a backplane is waited for, and how often it is looked at.
+const UP: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A line.
 #[derive(Clone, Deserialize)]
@@ -98,7 +101,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Of these, some may not have arrived if a level has failed meanwhile: then it is asked.
+    /// Of these, some may not have arrived if a level has failed, or something has overtaken one: then it is asked.
     async fn take(
         &mut self,
         opaque: &TracedCache<Opaque>,
@@ -141,6 +144,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
         return Err(Failure::failed(format!("{place} does not answer: {fault}")));
     }
+    hears(&cache).await;
     let mut tally = Tally::default();
     let mut ended = Ok(());
     loop {
@@ -163,7 +167,8 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             true => store(&cache, &chunk).await,
             false => fill(&cache, chunk).await,
         };
-        let counted = tally.take(&opaque, &tried, failures(&cache) > 0 || unsent(&cache) > 0).await;
+        let doubtful = failures(&cache) > 0 || unsent(&cache) > 0 || cache.stats().overtaken > 0;
+        let counted = tally.take(&opaque, &tried, doubtful).await;
         let result = result.map_err(|(line, error)| lines.at(line, error));
         if let Err(failure) = result.and_then(|()| counted.map_err(Into::into)) {
             ended = Err(failure);
@@ -198,6 +203,10 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     }
     if failed > 0 || lost {
         text.push_str("\nsome may be missing: run it again when the level is well");
+    } else if tally.refused > 0 && unsent == 0 {
+        text.push_str(
+            "\nsomething has come between, such as an invalidation: run it again where the values are right",
+        );
     }
     let answer = json!({
         "cache": name,
@@ -209,7 +218,18 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         "undelivered": closed.undelivered().len(),
     });
     out.answer(&answer, text)?;
-    Ok(if failed > 0 || lost || unsent > 0 { Exit::Failed } else { Exit::Done })
+    Ok(if failed > 0 || lost || tally.refused > 0 || unsent > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// Waits until the backplane is up, if there is one: of what is loaded before that, nobody knows whether something has
+/// overtaken it, and it is not stored.
+async fn hears(cache: &TracedCache<Value>) {
+    let up = async {
+        while cache.stats().backplane.is_some_and(|backplane| backplane.gaps == 0) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(UP, up).await;
 }
 
 fn count_of(n: u64) -> String {

@@ -116,6 +116,19 @@ async fn an_application_reads_what_was_warmed_as_its_own() {
     }
 }
 
+/// What is loaded before the backplane is up is stored nowhere.
+#[test]
+fn a_backplane_that_comes_up_meanwhile_takes_nothing_away() {
+    let Some(redis) = RedisServer::start() else { return };
+    let place = Place::new(&layered(&redis.url(), "backplane = 'shared'\n"));
+    for round in 0..20 {
+        let file = place.write("values", format!("{{\"key\": {round}, \"value\": 1}}\n"));
+        let (code, told) = place.json("warm", &["users", utf8(&file)]);
+        let there = place.run("get", &["users", &round.to_string()]).code == 0;
+        assert_eq!((code, &told["stored"], there), (0, &1.into(), true), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     let servers = Servers::start();
