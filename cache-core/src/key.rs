@@ -10,11 +10,13 @@ use arrayvec::ArrayString;
 use foldhash::fast::FixedState;
 
 /// Something that names an entry of one cache: `&str`, `String`, integers, `bool`, `char`, UUIDs, and
-/// tuples of up to twelve of them. `#[derive(CacheKey)]` makes one of a struct or an enum (`traced-cache`, feature `macros`).
+/// tuples of up to twelve of them, and `Option`s. `#[derive(CacheKey)]` makes one of a struct or an enum (`traced-cache`,
+/// feature `macros`).
 ///
 /// A single part renders as itself (`42`, `abc`), so that an operator finds it in `redis-cli`. A tuple renders
 /// as `(3:a:b,1:c)`: every part carries its length in bytes, so `("a:b", "c")` and `("a", "b:c")` are
-/// different keys. A string that starts with `(` gets that bracket doubled, which keeps strings and tuples apart.
+/// different keys. `Some` is a tuple of one, `None` is `()`. A string that starts with `(` gets that bracket doubled, which
+/// keeps strings and tuples apart.
 /// `42u64` and `"42"` are the same key: types do not take part. Bytes decide: `Foo` is not `foo`, and the composed
 /// and decomposed forms of one letter are two keys.
 ///
@@ -35,7 +37,7 @@ use foldhash::fast::FixedState;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache key",
-    note = "keys are strings, integers, UUIDs, tuples of keys and references to them; derive `CacheKey` (feature `macros` of traced-cache), or implement it by delegating to a field"
+    note = "keys are strings, integers, UUIDs, tuples and `Option`s of keys and references to them; derive `CacheKey` (feature `macros` of traced-cache), or implement it by delegating to a field"
 )]
 pub trait CacheKey: Sync {
     /// The form handed to loaders: `String` for `&str`, itself for integers.
@@ -214,6 +216,22 @@ tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9);
 tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9, K: 10);
 tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9, K: 10, L: 11);
 
+/// What is there is a tuple of one: no text is either.
+impl<K: CacheKey> CacheKey for Option<K> {
+    type Owned = Option<K::Owned>;
+    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+        buf.push_str("(");
+        if let Some(key) = self {
+            buf.push_part(key.render(&mut KeyBuf::new()));
+        }
+        buf.push_str(")");
+        buf.as_str()
+    }
+    fn to_owned_key(&self) -> Self::Owned {
+        self.as_ref().map(K::to_owned_key)
+    }
+}
+
 /// Identifies one `TracedCache` within this process. Two caches never share in-process entries, even when they
 /// have one name and one provider, so a type clash between them cannot happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -325,6 +343,15 @@ mod tests {
         assert_ne!(text(("a", "b")), text("(1:a,1:b)"));
         assert_ne!(text((("a", "b"), "c")), text(("a", ("b", "c"))));
         assert_eq!(text("(1:a,1:b)"), "((1:a,1:b)");
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_text() {
+        let keys =
+            [text(None::<&str>), text(Some("")), text("()"), text(""), text(Some(None::<u8>)), text("None")];
+        assert_eq!(keys, ["()", "(0:)", "(()", "", "(2:())", "None"]);
+        assert_ne!(text((None::<&str>, Some("a"))), text((Some("a"), None::<&str>)));
+        assert_eq!((1, Some("a")).to_owned_key(), (1, Some("a".to_owned())));
     }
 
     #[test]
