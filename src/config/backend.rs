@@ -182,5 +182,6 @@ fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     // What a reference stands for may be a secret that does not belong here: a key where the path of its file should be.
     let value = if node.refers() { node.shown() } else { rest[..end].to_owned() };
     let path = path.iter().cloned().chain(steps).collect();
-    Fault { path, place: Some(found.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }
+    // Where the value comes from, which may be a variable; not where the file has the field.
+    Fault { path, place: Some(node.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }
 }

@@ -231,6 +231,12 @@ async fn a_wrong_variable_is_named() {
             "many",
             "environment variable TRACED_CACHE__PROVIDERS__LOCAL__ENTRIES: providers.local.entries = \"many\": write a whole number, 0 or above",
         ),
+        // What only the backend finds wrong.
+        (
+            "TRACED_CACHE__PROVIDERS__LOCAL__ENTRIES",
+            "0",
+            "environment variable TRACED_CACHE__PROVIDERS__LOCAL__ENTRIES: providers.local.entries = 0: give it room for at least one entry",
+        ),
         (
             "TRACED_CACHE__CACHES__A_B__SCHEMA",
             "5",
