@@ -1,15 +1,16 @@
 //! Keys: what a caller may ask for, and the form in which levels see it.
 
 use std::{
+    borrow::Cow,
     fmt,
     hash::{BuildHasher, Hash, Hasher},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use arrayvec::ArrayString;
 use foldhash::fast::FixedState;
 
-/// Something that names an entry of one cache: `&str`, `String`, integers, `bool`, `char`, UUIDs, and
+/// Something that names an entry of one cache: `&str`, `String` and other owners of text, integers, `bool`, `char`, UUIDs, and
 /// tuples of up to twelve of them, and `Option`s. `#[derive(CacheKey)]` makes one of a struct or an enum (`traced-cache`,
 /// feature `macros`).
 ///
@@ -118,14 +119,30 @@ impl CacheKey for str {
     }
 }
 
-impl CacheKey for String {
-    type Owned = Self;
+macro_rules! text_keys {
+    ($($t:ty),*) => {$(
+        impl CacheKey for $t {
+            type Owned = Self;
+            #[inline]
+            fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
+                (**self).render(buf)
+            }
+            fn to_owned_key(&self) -> Self {
+                self.clone()
+            }
+        }
+    )*};
+}
+text_keys!(String, Box<str>, Arc<str>);
+
+impl CacheKey for Cow<'_, str> {
+    type Owned = String;
     #[inline]
     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
-        self.as_str().render(buf)
+        (**self).render(buf)
     }
-    fn to_owned_key(&self) -> Self {
-        self.clone()
+    fn to_owned_key(&self) -> String {
+        (**self).to_owned()
     }
 }
 
@@ -343,6 +360,20 @@ mod tests {
         assert_ne!(text(("a", "b")), text("(1:a,1:b)"));
         assert_ne!(text((("a", "b"), "c")), text(("a", ("b", "c"))));
         assert_eq!(text("(1:a,1:b)"), "((1:a,1:b)");
+    }
+
+    #[test]
+    fn whoever_owns_a_text_has_its_key() {
+        for key in ["abc", "(a", ""] {
+            let all = [
+                text(String::from(key)),
+                text(Box::<str>::from(key)),
+                text(Arc::<str>::from(key)),
+                text(Cow::from(key)),
+            ];
+            assert_eq!(all, [(); 4].map(|()| text(key)));
+        }
+        assert_eq!((Cow::from("a"), 1).to_owned_key(), ("a".to_owned(), 1));
     }
 
     #[test]
