@@ -52,8 +52,46 @@ impl Court<'_> {
         // In this order: what has been delivered in between is known by then.
         match (self.tier.reaches(tags), known.judge(stamp, tags)) {
             (_, Verdict::Void) | (Some(Reach::Purge), _) => Verdict::Void,
-            (Some(Reach::Expire), _) => Verdict::Expired,
-            (None, verdict) => verdict,
+            // Another node may have purged what this one is yet to expire.
+            (Some(Reach::Expire), Verdict::Valid) => Verdict::Expired,
+            (_, verdict) => verdict,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use crate::{
+        Access, Clock, Level, Loaded, Outcome, Policy, Stance, TracedCache,
+        testing::{Chaos, ChaosOp, Fault, MapProvider},
+    };
+
+    #[tokio::test]
+    async fn what_others_have_purged_does_not_stand_in_while_an_expiry_of_its_tag_is_pending() {
+        const S: Duration = Duration::from_secs(1);
+        let (clock, time) = Clock::manual();
+        let store = Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
+        let node = || {
+            let level = Arc::new(Chaos::new(Arc::clone(&store)).clock(clock.clone()));
+            let cache: TracedCache<u64> = TracedCache::builder("tagged")
+                .clock(clock.clone())
+                .level(Level::new(Arc::clone(&level)).stance(Stance::Absorb).breaker(None))
+                .policy(Policy::ttl(100 * S).grace(1_000 * S))
+                .build()
+                .unwrap();
+            (cache, level)
+        };
+        let ((a, _), (b, level)) = (node(), node());
+        assert!(a.set_loaded("k", Loaded::value(1).tag("t")).await.unwrap().is_confirmed());
+        assert!(b.look("k").await.unwrap().is_hit());
+        level.set(ChaosOp::Swap, Fault::Fail);
+        assert!(!b.expire_tag("t").await.unwrap().is_confirmed());
+        let stands_in = async || b.access(Access::AllowStale).look("k").await.unwrap().outcome();
+        assert_eq!(stands_in().await, Outcome::Stale);
+        assert!(a.invalidate_tag("t").await.unwrap().is_confirmed());
+        time.advance(S);
+        assert_eq!(stands_in().await, Outcome::Miss);
     }
 }
