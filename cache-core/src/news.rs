@@ -142,28 +142,37 @@ impl News {
         if seen == self.count() {
             return Verdict::Valid;
         }
-        self.lock().verdict(seen, tags)
+        match self.lock().verdict(seen, tags) {
+            (_, true) => Verdict::Unsure,
+            (verdict, false) => verdict,
+        }
+    }
+
+    /// The same of one that a remote level calls valid: it may not have heard yet of what this node has expired.
+    pub(crate) fn confirmed(&self, seen: u32, tags: &[Box<str>]) -> Verdict {
+        self.lock().verdict(seen, tags).0
     }
 }
 
 impl Known {
-    fn verdict(&self, seen: u32, tags: &[Box<str>]) -> Verdict {
+    /// By what is known, and whether a remote level may know more.
+    fn verdict(&self, seen: u32, tags: &[Box<str>]) -> (Verdict, bool) {
         if is_before(seen, self.void) {
-            return Verdict::Void;
+            return (Verdict::Void, false);
         }
         let mut verdict = if is_before(seen, self.stale) { Verdict::Expired } else { Verdict::Valid };
         let mut unsure = false;
         for tag in tags {
             match self.tags.get(tag) {
-                Some(Tag { purged: Some(at), .. }) if is_before(seen, *at) => return Verdict::Void,
+                Some(Tag { purged: Some(at), .. }) if is_before(seen, *at) => return (Verdict::Void, false),
                 Some(Tag { expired: Some(at), .. }) if is_before(seen, *at) => verdict = Verdict::Expired,
                 Some(_) => {}
-                None if is_before(seen, self.forgotten) => return Verdict::Void,
+                None if is_before(seen, self.forgotten) => return (Verdict::Void, false),
                 None => {}
             }
             unsure |= is_before(seen, self.unsure);
         }
-        if unsure { Verdict::Unsure } else { verdict }
+        (verdict, unsure)
     }
 
     fn invalidate(&mut self, tag: &str, reach: Reach, now: u32) {
@@ -245,6 +254,9 @@ mod tests {
         news.unsure();
         assert_eq!(news.verdict(seen, &tags(&["x"])), Verdict::Unsure);
         assert_eq!(news.verdict(seen, &[]), Verdict::Valid, "tags only");
+        assert_eq!(news.confirmed(seen, &tags(&["x"])), Verdict::Valid);
+        news.tags(["x"], Reach::Expire);
+        assert_eq!(news.confirmed(seen, &tags(&["x"])), Verdict::Expired);
     }
 
     #[test]

@@ -31,7 +31,10 @@ impl<T: Value> Inner<T> {
 
     pub(crate) fn verdict_of(&self, seen: u32, stamp: Stamp, tags: &[Box<str>]) -> Verdict {
         match (self.news.verdict(seen, tags), self.authority()) {
-            (Verdict::Unsure, Some(tier)) => tier.ledger.judge(stamp, tags),
+            (Verdict::Unsure, Some(tier)) => match tier.ledger.judge(stamp, tags) {
+                Verdict::Valid => self.news.confirmed(seen, tags),
+                other => other,
+            },
             (verdict, _) => verdict,
         }
     }
@@ -228,5 +231,86 @@ impl<T: Value> Inner<T> {
     pub(crate) fn wide_under_way(&self) -> Vec<Arc<Wide>> {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{
+        Access, CacheId, Clock, Evictions, Level, Loaded, Moment, Object, ObjectStore, Outcome, Policy,
+        RawKey, TracedCache,
+        testing::{Chaos, ChaosOp, Fault, MapProvider, ObjectsOnly},
+    };
+
+    /// Memory with room for one.
+    #[derive(Default)]
+    struct One(Mutex<Option<Object>>);
+
+    impl ObjectStore for One {
+        fn get(&self, _: RawKey<'_>) -> Option<Object> {
+            self.0.lock().unwrap().clone()
+        }
+
+        fn put(&self, _: RawKey<'_>, object: Object, _: Moment) {
+            *self.0.lock().unwrap() = Some(object);
+        }
+
+        fn remove(&self, _: RawKey<'_>) -> bool {
+            self.0.lock().unwrap().take().is_some()
+        }
+
+        fn clear(&self, _: CacheId) {
+            self.0.lock().unwrap().take();
+        }
+
+        fn len(&self) -> u64 {
+            0
+        }
+
+        fn weight(&self) -> u64 {
+            0
+        }
+
+        fn attach(&self, _: CacheId, _: Arc<dyn Evictions>) {}
+
+        fn detach(&self, _: CacheId) {}
+    }
+
+    #[tokio::test]
+    async fn what_is_expired_here_stays_so_when_a_level_that_has_not_heard_calls_it_valid() {
+        const S: Duration = Duration::from_secs(1);
+        for all in [false, true] {
+            let (clock, time) = Clock::manual();
+            let store = Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
+            let node = || {
+                let level = Arc::new(Chaos::new(Arc::clone(&store)).clock(clock.clone()));
+                let cache: TracedCache<u64> = TracedCache::builder("tagged")
+                    .clock(clock.clone())
+                    .level(ObjectsOnly(Arc::new(One::default())))
+                    .level(Level::new(Arc::clone(&level)).breaker(None))
+                    .policy(Policy::ttl(100 * S).grace(1_000 * S))
+                    .build()
+                    .unwrap();
+                (cache, level)
+            };
+            let ((a, level), (b, _)) = (node(), node());
+            assert!(a.set_loaded("k", Loaded::value(1).tag("t")).await.unwrap().is_confirmed());
+            level.set(ChaosOp::Swap, Fault::Fail);
+            level.set(ChaosOp::Put, Fault::Fail);
+            let expired = if all { a.expire_all().await } else { a.expire_tag("t").await };
+            assert!(!expired.unwrap().is_confirmed());
+            // That something has been invalidated shows with the next look at the level.
+            assert!(b.invalidate_tag("other").await.unwrap().is_confirmed());
+            time.advance(S);
+            assert!(a.inner.tiers[1].read_mark(&a.inner.around).await.is_ok_and(|learned| {
+                a.inner.heed(&a.inner.tiers[1], learned);
+                learned == crate::ledger::Learned::Tags
+            }));
+            let found = a.access(Access::AllowStale).look("k").await.unwrap();
+            assert_eq!((found.outcome(), found.level()), (Outcome::Stale, Some(0)), "all: {all}");
+        }
     }
 }
