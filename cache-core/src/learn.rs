@@ -114,7 +114,7 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return self.wrote(here, (mark, bytes), Vec::new(), changes, sent);
+                    return self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false);
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -166,7 +166,7 @@ impl Tier {
             result?;
         }
         note();
-        self.wrote(here, (mark, bytes), Vec::new(), changes, sent)
+        self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false)
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -294,7 +294,7 @@ impl Tier {
                     if !self.is_at(here) {
                         return Err(Failure::left());
                     }
-                    let written = self.wrote(here, (next, bytes), copies, at.changes, sent)?;
+                    let written = self.wrote(here, (next, bytes), copies, at.changes, sent, true)?;
                     return Ok(advanced(learned.and(written)));
                 }
                 Swapped::Other { at, now } => (at + skipped, now),

@@ -296,6 +296,7 @@ impl Ledger {
     }
 
     /// Takes what this node has written: the mark, and marks of tags with it. `sent`: when, after `changes` had been counted.
+    /// `follows`: it has taken the place of one of its epoch, which was known then.
     pub(crate) fn wrote(
         &self,
         mark: (Mark, Bytes),
@@ -303,8 +304,14 @@ impl Ledger {
         home: u64,
         changes: u64,
         sent: Moment,
+        follows: bool,
     ) -> Learned {
         let mut known = self.write();
+        if follows && known.mark.as_ref().is_some_and(|(known, _)| known.epoch != mark.0.epoch) {
+            // The cache has been cleared since: what was void would be believed again.
+            known.doubt();
+            return Learned::Nothing;
+        }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
             // What came after it has been read before its own answer was.
@@ -473,8 +480,25 @@ impl Court<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::mark::TagMark;
+
+    #[test]
+    fn an_answer_that_comes_after_a_clear_does_not_take_it_back() {
+        let (ledger, now, home) = (Ledger::default(), Moment::ORIGIN, 7);
+        let wrote = |mark: Mark, changes, follows| {
+            ledger.wrote((mark, mark.encode()), Vec::new(), home, changes, now, follows)
+        };
+        let (first, cleared) = (Mark::new(home), Mark::new(home));
+        wrote(first, ledger.changes(), false);
+        let changes = ledger.changes();
+        wrote(cleared, changes, false);
+        assert_eq!(wrote(first.next(), changes, true), Learned::Nothing);
+        assert_eq!(ledger.stamp().epoch, cleared.epoch);
+        assert!(ledger.due(now, home, Duration::MAX).is_some(), "the next read asks");
+    }
 
     /// What was read before an invalidation may be judged after it: the replay of one that had to wait takes it off its
     /// journal once it is known here.
@@ -484,14 +508,14 @@ mod tests {
         let mark = Mark::new(home);
         let stamp = Stamp { epoch: mark.epoch, sequence: mark.sequence };
         let tags = ["t".into()];
-        ledger.wrote((mark, mark.encode()), Vec::new(), home, ledger.changes(), now);
+        ledger.wrote((mark, mark.encode()), Vec::new(), home, ledger.changes(), now, false);
         let court = ledger.court(home);
         assert_eq!(court.judge(stamp, &tags), Verdict::Valid);
         assert_eq!(court.judge(stamp, &[]), Verdict::Valid);
         let next = mark.next();
         let copy = TagMark::unknown(&mark).raised(Reach::Purge, next.sequence);
         let copy = TagCopy { mark: copy, raw: None, until: Moment::NEVER };
-        ledger.wrote((next, next.encode()), vec![("t".into(), copy)], home, ledger.changes(), now);
+        ledger.wrote((next, next.encode()), vec![("t".into(), copy)], home, ledger.changes(), now, false);
         assert_eq!(court.judge(stamp, &tags), Verdict::Void);
         assert_eq!(court.judge(stamp, &[]), Verdict::Valid);
         assert_eq!(ledger.court(home + 1).judge(stamp, &[]), Verdict::Void);

@@ -218,12 +218,13 @@ impl Tier {
         tags: Vec<(Box<str>, TagCopy)>,
         changes: u64,
         sent: Moment,
+        follows: bool,
     ) -> Result<Learned, Failure> {
         let _stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         if self.moves() != here.moves {
             return Err(Failure::left());
         }
-        Ok(self.ledger.wrote(mark, tags, here.home, changes, sent))
+        Ok(self.ledger.wrote(mark, tags, here.home, changes, sent, follows))
     }
 
     /// What the clocks of this node and of the store say.
