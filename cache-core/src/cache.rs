@@ -484,7 +484,7 @@ impl<T: Value> TracedCache<T> {
     pub async fn expire(&self, key: impl CacheKey) -> Result<Delivery> {
         let id = self.render(&key)?;
         let inner = &self.inner;
-        let work = async |_: &Spans| inner.expire_all(vec![inner.key(&id)?]).await;
+        let work = async |_: &Spans| inner.expire_keys(vec![inner.key(&id)?]).await;
         inner.operation(Verb::Expire, Some(&id), 1, work, |_| None).boxed().await
     }
 

@@ -19,7 +19,7 @@ struct Ending<'k> {
 impl<T: Value> Inner<T> {
     /// Ends the freshness of keys at every level. Each key once. Loads under way store nothing any more, here and where a
     /// level keeps leases.
-    pub(crate) async fn expire_all(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
+    pub(crate) async fn expire_keys(self: &Arc<Self>, keys: Vec<RawKey<'_>>) -> Result<Delivery> {
         self.check_open()?;
         let mut writing = Writing::begin(self, keys);
         let mut written = Written::new();

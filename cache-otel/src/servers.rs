@@ -56,6 +56,9 @@ struct Seen {
     labels: Vec<KeyValue>,
 }
 
+/// A loop that is to ask more often than this, zero say, would do nothing else.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
+
 impl Servers {
     pub(crate) fn watch(
         meter: Meter,
@@ -64,6 +67,7 @@ impl Servers {
     ) -> Self {
         let all = Arc::new(Mutex::new(All::default()));
         let seen = Arc::downgrade(&all);
+        let every = every.max(SHORTEST);
         let asking = async move {
             for round in 1.. {
                 let list = caught(&providers);

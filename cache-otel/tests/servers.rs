@@ -6,7 +6,7 @@ mod common;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -19,6 +19,7 @@ use cache_core::{
 };
 use common::{Reader, Series, of};
 use opentelemetry_sdk::metrics::Temporality;
+use tokio::sync::Notify;
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -187,4 +188,22 @@ fn a_watch_may_begin_while_metrics_are_collected() {
         over.store(true, Ordering::Relaxed);
         collecting.join().unwrap();
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_ask_without_a_pause_leaves_time_for_others() {
+    let (rounds, too_many) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (counted, over) = (Arc::clone(&rounds), Arc::clone(&too_many));
+    let _servers =
+        Reader::new(Temporality::Cumulative).telemetry().watch_servers(Duration::ZERO, move || {
+            if counted.fetch_add(1, Ordering::Relaxed) == 1_000 {
+                over.notify_one();
+            }
+            Vec::new()
+        });
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        () = too_many.notified() => {}
+    }
+    assert!(rounds.load(Ordering::Relaxed) < 100);
 }

@@ -447,11 +447,9 @@ impl super::CachesBuilder {
         let (loaded, noted) = self.read(&source, Lacks::Noted)?;
         let lacking: Vec<_> = noted.iter().map(|fault| fault.path.clone()).collect();
         let mut explanation = Explanation::of(&source.file, &loaded, noted);
-        for (name, provider) in &loaded.providers {
-            // It would log in with the reference in place of what that stands for, and blame the password.
-            if lacking.iter().any(|path| path.starts_with(&at!["providers", name])) {
-                continue;
-            }
+        // It would log in with the reference in place of what that stands for, and blame the password.
+        let lacks = |name: &str| lacking.iter().any(|path| path.starts_with(&at!["providers", name]));
+        let asked = loaded.providers.iter().filter(|(name, _)| !lacks(name)).map(async |(name, provider)| {
             let heard = Arc::new(Heard::default());
             let listener: Weak<Heard> = Arc::downgrade(&heard);
             provider.advise(listener);
@@ -461,6 +459,10 @@ impl super::CachesBuilder {
                 Ok(()) => comes_up(name, &loaded).await,
                 Err(_) => None,
             };
+            (name, answer, backplane, heard)
+        });
+        // At once: each that is away takes its time.
+        for (name, answer, backplane, heard) in join_all(asked).await {
             if let Some(provider) = explanation.provider(name) {
                 (provider.answered, provider.backplane) = (Some(answer), backplane);
             }

@@ -61,15 +61,25 @@ async fn all_caches_of_a_file_go_by_the_clock_that_the_registry_was_given() {
 /// Who asks how the stores are waits for the slowest, not for all in a row.
 #[tokio::test]
 async fn all_providers_are_asked_for_a_sign_of_life_at_once() {
-    let sick = Arc::new(Chaos::new(MapProvider::new()));
-    sick.set_all(Fault::Hang);
-    let theirs = Arc::clone(&sick);
-    let builder =
-        sealed().backend("sick", move |_: BTreeMap<String, String>| Ok::<_, Error>(Arc::clone(&theirs)));
     let text = "[providers.a]\nbackend = \"sick\"\n[providers.b]\nbackend = \"sick\"\n";
-    let caches = builder.from_text(Format::Toml, text).await.unwrap();
-    let asking = tokio::spawn(async move { caches.ping().await });
-    let both = tokio::time::timeout(Duration::from_secs(10), sick.until_calls(ChaosOp::Ping, 2));
-    both.await.expect("one waits for the other");
-    asking.abort();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("caches.toml");
+    std::fs::write(&path, text).unwrap();
+    for explained in [false, true] {
+        let sick = Arc::new(Chaos::new(MapProvider::new()));
+        sick.set_all(Fault::Hang);
+        let theirs = Arc::clone(&sick);
+        let builder =
+            sealed().backend("sick", move |_: BTreeMap<String, String>| Ok::<_, Error>(Arc::clone(&theirs)));
+        let path = path.clone();
+        let asking = tokio::spawn(async move {
+            match explained {
+                true => drop(builder.explain_and_ping(path).await.unwrap()),
+                false => drop(builder.from_text(Format::Toml, text).await.unwrap().ping().await),
+            }
+        });
+        let both = tokio::time::timeout(Duration::from_secs(10), sick.until_calls(ChaosOp::Ping, 2));
+        both.await.expect("one waits for the other");
+        asking.abort();
+    }
 }

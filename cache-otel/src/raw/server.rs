@@ -15,7 +15,7 @@ use opentelemetry::{Context, KeyValue, metrics::AsyncInstrument, trace::FutureEx
 use tokio::task::AbortHandle;
 
 use super::{CLIENT_NAME, ClientTelemetry, Inner, call::server};
-use crate::total::Total;
+use crate::{servers::SHORTEST, total::Total};
 
 /// A whole number of `INFO`, its name there, and the metric that shows it.
 struct Shown {
@@ -221,7 +221,7 @@ impl ServerWatch {
             register(of);
         }
         let watches = Arc::clone(&of.watches);
-        let asking = ask(connection, every, Arc::clone(&latest), Arc::clone(&watches));
+        let asking = ask(connection, every.max(SHORTEST), Arc::clone(&latest), Arc::clone(&watches));
         let quiet = Context::new().with_telemetry_suppressed();
         Self { latest, watches, task: tokio::spawn(asking.with_context(quiet)).abort_handle() }
     }
