@@ -289,10 +289,10 @@ impl Span for OtelSpan {
 
 impl Drop for OtelSpan {
     fn drop(&mut self) {
-        if !*self.ended.get_mut() {
+        if !*self.ended.get_mut() && !*self.failed.get_mut() {
             self.failed(names::CANCELLED);
-            self.end();
         }
+        self.end();
     }
 }
 

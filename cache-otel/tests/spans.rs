@@ -65,7 +65,7 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
         load.within(&mut || drop(provider.tracer("user").start("SELECT users")));
     });
     operation.found(Outcome::Loaded, None);
-    drop(operation);
+    operation.end();
     assert!(!Context::current().has_active_span());
 
     let spans = exporter.get_finished_spans().unwrap();
@@ -239,6 +239,7 @@ fn sentry_finds_what_it_goes_by() {
         if fails {
             span.failed("level");
         }
+        span.end();
     }
     let spans = exporter.get_finished_spans().unwrap();
     let seen: Vec<_> = spans
