@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{BoxError, pending::Pending};
 
@@ -88,6 +89,8 @@ pub trait Listener: Send + Sync + 'static {
 
 /// How long a message may take to be handed to the channel.
 pub(crate) const BUDGET: Duration = Duration::from_millis(250);
+/// The longest that is waited for a channel to come up for the first time.
+const FIRST: Duration = Duration::from_secs(2);
 
 /// A cache's end of its backplane.
 pub(crate) struct Plane {
@@ -96,6 +99,8 @@ pub(crate) struct Plane {
     up: AtomicU64,
     /// The youngest one that had a gap after that.
     gapped: AtomicU64,
+    /// Something has been heard, and what was missed before is known to be.
+    hears: watch::Sender<bool>,
     /// This node, so that it knows its own messages.
     node: u64,
     /// The youngest channel that is listened to, counted from 1.
@@ -123,6 +128,7 @@ impl Plane {
             channel: ArcSwap::from_pointee(Channel { carrier, number: 1, before: None }),
             up: AtomicU64::new(0),
             gapped: AtomicU64::new(0),
+            hears: watch::Sender::new(false),
             node: fastrand::u64(..),
             subscribed: AtomicU64::new(0),
             pending: Pending::default(),
@@ -142,6 +148,11 @@ impl Plane {
                 .or_else(|| Some(Arc::clone(&channel.carrier))),
         });
         self.silent.store(false, Ordering::Release);
+    }
+
+    /// The channel hears, and what it may have missed is dealt with.
+    fn heard(&self) {
+        self.hears.send_if_modified(|hears| !std::mem::replace(hears, true));
     }
 
     /// A channel has come up. Says which one had before.

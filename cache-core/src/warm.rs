@@ -42,6 +42,9 @@ impl<T: Value> TracedCache<T> {
     /// A key is done with once a stale value stands in for it. Its load goes on and may be one of many then: `at_once` bounds
     /// the loads of keys of which nothing is held, [`Policy::loads`](crate::Policy::loads) all.
     ///
+    /// Waits for a backplane that has not come up so far, two seconds at most: what is being loaded when it does is kept at no
+    /// level, as nobody knows what has overtaken it.
+    ///
     /// Dropping the future stops starting loads; those under way go on.
     pub async fn warm<K, S, A, E, F, Fut>(
         &self,
@@ -59,6 +62,7 @@ impl<T: Value> TracedCache<T> {
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
         let work = async {
+            self.inner.hears().await;
             let mut keys = pin!(stream::iter(keys));
             let mut all = Gathering::new(at_once);
             while let Some(key) = all.next(keys.as_mut()).await {
@@ -168,5 +172,73 @@ impl<K, F: Future<Output = Gathered<K>>> Gathering<K, F> {
     async fn end(mut self) -> (Warmed<K>, usize) {
         while self.one().await {}
         (self.warmed, self.keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Mutex, PoisonError,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{Backplane, Listener, Policy, ok, testing::MapProvider};
+
+    /// Comes up once it is told to.
+    #[derive(Clone, Default)]
+    struct Late(Arc<(Mutex<Option<Arc<dyn Listener>>>, Notify)>);
+
+    impl Late {
+        async fn come_up(&self) {
+            self.0.1.notified().await;
+            let listener = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap();
+            listener.gap();
+        }
+    }
+
+    #[async_trait]
+    impl Backplane for Late {
+        async fn publish(&self, _: &str, _: Bytes) -> std::result::Result<(), BoxError> {
+            Ok(())
+        }
+
+        fn subscribe(&self, _: &str, listener: Arc<dyn Listener>) {
+            *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+            self.0.1.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_loaded_until_the_backplane_is_up() {
+        let (plane, store) = (Late::default(), Arc::new(MapProvider::new().leasing().marking()));
+        let cache: TracedCache<u64> = TracedCache::builder("warmed")
+            .level(Arc::clone(&store))
+            .policy(Policy::ttl(Duration::from_secs(60)))
+            .backplane(plane.clone())
+            .build()
+            .unwrap();
+        let loads = Arc::new(AtomicUsize::new(0));
+        let load = |loads: Arc<AtomicUsize>, _| async move {
+            loads.fetch_add(1, Ordering::Relaxed);
+            ok(7)
+        };
+        let warming = cache.warm([1_u64, 2], 2, &loads, load);
+        let meanwhile = async {
+            tokio::task::yield_now().await;
+            let before = loads.load(Ordering::Relaxed);
+            plane.come_up().await;
+            before
+        };
+        let (warmed, before) = tokio::join!(warming, meanwhile);
+        assert_eq!((warmed.warmed, before, cache.stats().overtaken), (2, 0, 0));
+        assert!(cache.look(1).await.unwrap().is_hit());
     }
 }

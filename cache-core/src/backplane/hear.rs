@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Listener,
+    FIRST, Listener, Plane,
     message::{Heard, What, decode},
 };
 use crate::{
@@ -78,6 +78,7 @@ impl<T: Value> Listener for Ear<T> {
         if inner.plane.as_ref().is_none_or(|plane| plane.has_gap(self.channel)) {
             inner.missed_something();
         }
+        inner.plane.iter().for_each(Plane::heard);
         if inner.plane.as_ref().is_some_and(|plane| plane.fails.swap(false, Ordering::AcqRel)) {
             inner.observers().event(&Event::BackplaneUp);
         }
@@ -109,6 +110,17 @@ impl<T: Value> Inner<T> {
         {
             let ear = Ear { inner: Arc::downgrade(self), channel: channel.number };
             channel.carrier.subscribe(&self.around.name, Arc::new(ear));
+        }
+    }
+
+    /// Begins to listen, and waits until something is heard, if not for long: what is being loaded when that happens is kept
+    /// nowhere.
+    pub(crate) async fn hears(self: &Arc<Self>) {
+        self.listen();
+        let Some(plane) = &self.plane else { return };
+        if plane.subscribed.load(Ordering::Acquire) > 0 && !*plane.hears.borrow() {
+            let mut hears = plane.hears.subscribe();
+            let _ = self.around.clock.timeout(FIRST, hears.wait_for(|hears| *hears)).await;
         }
     }
 

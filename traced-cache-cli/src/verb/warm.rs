@@ -144,7 +144,6 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
         return Err(Failure::failed(format!("{place} does not answer: {fault}")));
     }
-    hears(&cache).await;
     let mut tally = Tally::default();
     let mut ended = Ok(());
     loop {
@@ -161,6 +160,9 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             ended = probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await;
             if ended.is_err() {
                 break;
+            }
+            if let Some(line) = chunk.first() {
+                hears(&cache, line.key()).await;
             }
         }
         let (tried, result) = match replace {
@@ -223,7 +225,9 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
 
 /// Waits until the backplane is up, if there is one: of what is loaded before that, nobody knows whether something has
 /// overtaken it, and it is not stored.
-async fn hears(cache: &TracedCache<Value>) {
+async fn hears(cache: &TracedCache<Value>, key: Rendered) {
+    // It listens from its first call on.
+    let _ = cache.get(key).await;
     let up = async {
         while cache.stats().backplane.is_some_and(|backplane| backplane.gaps == 0) {
             tokio::time::sleep(LOOK).await;
