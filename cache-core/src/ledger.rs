@@ -272,12 +272,19 @@ impl Ledger {
         !known.moved
     }
 
-    /// Takes a mark that was read, or nothing if what was known has changed since `changes` were counted by more than doubts.
+    /// Takes a mark that was read. If what was known has changed by more than doubts since `changes` were counted, only one
+    /// that is later for sure.
     pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
         let mut known = self.write();
         if known.changes != changes {
-            let lost = |(old, _): &(Mark, Bytes)| old.epoch == mark.epoch && mark.is_behind(old);
-            if known.changed_at > changes || known.home != home || known.mark.as_ref().is_some_and(lost) {
+            let overtaken = known.changed_at > changes;
+            let refused = match &known.mark {
+                Some(_) if known.home != home => true,
+                // Of one epoch the numbers tell, whichever was asked for first.
+                Some((old, _)) if old.epoch == mark.epoch => mark.is_behind(old) || overtaken && known.moved,
+                _ => overtaken,
+            };
+            if refused {
                 return Learned::Nothing;
             }
             // Others have only said meanwhile that there is a later one. This one is not the last, so the next reader asks again,

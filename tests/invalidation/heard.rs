@@ -9,7 +9,7 @@ use traced_cache::{
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, Node, Source, World, confirmed, get, level, policy, saw, set, settled};
+use crate::world::{MS, Node, Source, World, confirmed, done, get, level, policy, saw, set, settled};
 
 #[derive(Clone, Copy, Debug)]
 enum By {
@@ -203,4 +203,35 @@ async fn news_that_comes_while_the_mark_is_read_does_not_bring_back_what_was_cle
         seen.push(reading.await.unwrap());
     }
     assert!(seen.iter().all(Option::is_none), "{seen:?}");
+}
+
+/// A node whose look at the store takes its time.
+fn slow(world: &World) -> Node {
+    let node = world.node();
+    node.l2.set(ChaosOp::Get, Fault::DelayReply(10 * MS));
+    node
+}
+
+/// Looks for the key, and has asked the store.
+async fn asks(node: &Node) -> tokio::task::JoinHandle<Outcome> {
+    let cache = node.cache.clone();
+    let asking = tokio::spawn(async move { cache.look("k").await.unwrap().outcome() });
+    settled().await;
+    asking
+}
+
+/// One that was asked for before the news, and has some of its own, is answered first.
+#[tokio::test]
+async fn a_later_mark_is_not_thrown_away_for_an_earlier_one() {
+    let world = World::new();
+    let (a, b) = (world.node(), slow(&world));
+    set(&a.cache, "k", "old", &[]).await;
+    done(Some(&world), asks(&b).await).await;
+    confirmed(a.cache.expire_all().await);
+    set(&a.cache, "k", "new", &[]).await;
+    let before = asks(&b).await;
+    confirmed(a.cache.expire_all().await);
+    let after = asks(&b).await;
+    assert_eq!(done(Some(&world), before).await, Outcome::Hit);
+    assert_eq!(done(Some(&world), after).await, Outcome::Miss);
 }
