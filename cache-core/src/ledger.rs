@@ -145,12 +145,20 @@ impl Ledger {
     /// arrives.
     pub(crate) fn outdate(&self) {
         let mut known = self.write();
-        known.doubt();
+        known.asked = None;
+        // Also what is to be the first: it may come from before.
+        known.changes += 1;
         known.outdated = known.mark.is_some();
     }
 
     pub(crate) fn changes(&self) -> u64 {
         self.read().changes
+    }
+
+    /// Whether something else is known than when `changes` were counted, or in doubt. A mark that is not known is so anyway.
+    pub(crate) fn has_changed_since(&self, changes: u64) -> bool {
+        let known = self.read();
+        known.changed_at > changes || known.mark.is_some() && known.changes != changes
     }
 
     pub(crate) fn tries(&self) -> u64 {
@@ -287,6 +295,9 @@ impl Ledger {
             if refused {
                 return Learned::Nothing;
             }
+            if known.mark.is_none() {
+                (known.home, known.proven, known.outdated) = (home, now, true);
+            }
             // Others have only said meanwhile that there is a later one. This one is not the last, so the next reader asks again,
             // but later than what is known: where news never stops, that would be gone by for ever.
             let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
@@ -329,9 +340,7 @@ impl Ledger {
         let exact = !known.arriving && known.mark.as_ref().is_some_and(next);
         known.home = home;
         known.moved = false;
-        if known.changes == changes {
-            known.outdated = false;
-        }
+        known.outdated = known.changes != changes && (known.outdated || known.mark.is_none());
         // What others have said meanwhile may be of a change that came later.
         known.asked = (!known.outdated).then_some(sent);
         known.proven = sent;
@@ -375,7 +384,7 @@ impl Ledger {
     /// it is not known, and the mark should be read.
     pub(crate) fn heard<'a>(&self, number: Stamp, tags: impl Iterator<Item = &'a str>, reach: Reach) -> bool {
         let mut known = self.write();
-        let Some((mark, _)) = &known.mark else { return true };
+        let Some((mark, _)) = &known.mark else { return false };
         if mark.epoch == number.epoch && mark.sequence >= number.sequence {
             return true;
         }

@@ -220,6 +220,38 @@ async fn asks(node: &Node) -> tokio::task::JoinHandle<Outcome> {
     asking
 }
 
+/// The first mark of all is read: what was told meanwhile is not in it.
+#[tokio::test]
+async fn news_that_comes_while_the_first_mark_is_read_counts() {
+    for by in ALL {
+        let world = World::new();
+        let (a, b) = (world.node(), slow(&world));
+        set(&a.cache, "k", "old", &["t"]).await;
+        let first = asks(&b).await;
+        happens(by, &a, &b).await;
+        done(Some(&world), first).await;
+        assert_eq!(done(Some(&world), asks(&b).await).await, Outcome::Miss, "{by:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_set_stays_that_comes_after_it() {
+    for by in ALL {
+        let world = World::new();
+        let (a, b) = (world.node(), slow(&world));
+        set(&a.cache, "k", "old", &["t"]).await;
+        let first = asks(&b).await;
+        happens(by, &a, &b).await;
+        done(Some(&world), first).await;
+        b.l2.set(ChaosOp::Get, Fault::None);
+        set(&b.cache, "k", "new", &["t"]).await;
+        world.pass(1_500 * MS).await;
+        for node in [&a, &b] {
+            assert_eq!(get(&node.cache, "k").await.as_deref(), Some("new"), "{by:?}");
+        }
+    }
+}
+
 /// One that was asked for before the news, and has some of its own, is answered first.
 #[tokio::test]
 async fn a_later_mark_is_not_thrown_away_for_an_earlier_one() {
