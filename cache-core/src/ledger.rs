@@ -313,6 +313,15 @@ impl Ledger {
         self.learned(&mut known, old, mark)
     }
 
+    /// Whether this mark, which was just read, was refused for one of another epoch that is in doubt itself: that one was
+    /// answered first, and which of them is later cannot be told.
+    pub(crate) fn is_at_odds_with(&self, raw: Option<&[u8]>) -> bool {
+        let Brief { mark: Some(known), home, asked: None, moved: false, .. } = self.brief.load() else {
+            return false;
+        };
+        raw.and_then(Mark::decode).is_some_and(|mark| mark.epoch != known.epoch && mark.is_of(home))
+    }
+
     /// Takes what this node has written: the mark, and marks of tags with it. `sent`: when, after `changes` had been counted.
     /// `follows`: it has taken the place of one of its epoch, which was known then.
     pub(crate) fn wrote(

@@ -234,6 +234,21 @@ async fn news_that_comes_while_the_first_mark_is_read_counts() {
     }
 }
 
+/// Who has asked after the news is answered after who has asked before.
+#[tokio::test]
+async fn of_two_looks_for_the_first_mark_the_one_before_the_news_does_not_decide() {
+    for by in ALL {
+        let world = World::new();
+        let (a, b) = (world.node(), slow(&world));
+        set(&a.cache, "k", "old", &["t"]).await;
+        let before = asks(&b).await;
+        happens(by, &a, &b).await;
+        let after = asks(&b).await;
+        assert_eq!(done(Some(&world), before).await, Outcome::Hit, "{by:?}");
+        assert_eq!(done(Some(&world), after).await, Outcome::Miss, "{by:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_set_stays_that_comes_after_it() {
     for by in ALL {

@@ -212,7 +212,16 @@ impl Tier {
         with_mark.push(RawKey::marker(around.cache, &around.name));
         let mut all = self.looking(self.get_raw(around, &with_mark)).await;
         match all.pop() {
-            Some(Ok(mark)) => *learned = learned.and(self.learn(around, mark, changes).await),
+            Some(Ok(mark)) => {
+                *learned = learned.and(self.learn(around, mark.clone(), changes).await);
+                if self.ledger.is_at_odds_with(mark.as_deref()) {
+                    match self.read_mark(around).boxed().await {
+                        Ok(more) => *learned = learned.and(more),
+                        // What was read would be judged by one that may be of before.
+                        Err(_) => return keys.iter().map(|_| Err(Failure::Mute)).collect(),
+                    }
+                }
+            }
             // Whoever reads next asks again, not only when the period is over.
             _ => self.ledger.doubt(),
         }
