@@ -194,12 +194,15 @@ mod tests {
 
     /// Comes up once it is told to.
     #[derive(Clone, Default)]
-    struct Late(Arc<(Mutex<Option<Arc<dyn Listener>>>, Notify)>);
+    struct Late {
+        listener: Arc<Mutex<Option<Arc<dyn Listener>>>>,
+        subscribed: Arc<Notify>,
+    }
 
     impl Late {
         async fn come_up(&self) {
-            self.0.1.notified().await;
-            let listener = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap();
+            self.subscribed.notified().await;
+            let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap();
             listener.gap();
         }
     }
@@ -211,8 +214,8 @@ mod tests {
         }
 
         fn subscribe(&self, _: &str, listener: Arc<dyn Listener>) {
-            *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
-            self.0.1.notify_one();
+            *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+            self.subscribed.notify_one();
         }
     }
 
