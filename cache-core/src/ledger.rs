@@ -339,6 +339,17 @@ impl Ledger {
             known.doubt();
             return Learned::Nothing;
         }
+        let other = |(old, _): &(Mark, Bytes)| old.epoch != mark.0.epoch;
+        if known.changed_at > changes && known.mark.as_ref().is_some_and(other) {
+            // Another epoch has become known since. Which of them the store has, it is to say: nothing is believed until then.
+            let nobodys = Mark::new(home);
+            (known.home, known.moved, known.outdated) = (home, false, true);
+            known.mark = Some((nobodys, nobodys.encode()));
+            known.tags.clear();
+            known.change();
+            known.asked = None;
+            return Learned::Epoch;
+        }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
             // What came after it has been read before its own answer was.
@@ -523,6 +534,23 @@ mod tests {
         assert_eq!(wrote(first.next(), changes, true), Learned::Nothing);
         assert_eq!(ledger.stamp().epoch, cleared.epoch);
         assert!(ledger.due(now, home, Duration::MAX).is_some(), "the next read asks");
+    }
+
+    #[test]
+    fn an_epoch_whose_answer_comes_after_another_one_is_not_gone_back_to() {
+        let (ledger, now, home) = (Ledger::default(), Moment::ORIGIN, 7);
+        let (first, cleared) = (Mark::new(home), Mark::new(home));
+        let stamp = Stamp { epoch: first.epoch, sequence: 0 };
+        let began = ledger.changes();
+        // Somebody has read it before its own writer is answered.
+        ledger.adopt(first, first.encode(), home, began, now);
+        ledger.wrote((cleared, cleared.encode()), Vec::new(), home, ledger.changes(), now, false);
+        let late = ledger.wrote((first, first.encode()), Vec::new(), home, began, now, false);
+        assert_eq!(late, Learned::Epoch);
+        assert_eq!(ledger.court(home).judge(stamp, &[]), Verdict::Void);
+        assert!(ledger.due(now, home, Duration::MAX).is_some() && ledger.is_outdated(), "it is asked");
+        ledger.adopt(cleared, cleared.encode(), home, ledger.changes(), now);
+        assert_eq!((ledger.stamp().epoch, ledger.is_outdated()), (cleared.epoch, false));
     }
 
     /// What was read before an invalidation may be judged after it: the replay of one that had to wait takes it off its
