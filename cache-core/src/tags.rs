@@ -236,67 +236,38 @@ impl<T: Value> Inner<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::{
-        Access, CacheId, Clock, Evictions, Level, Loaded, Moment, Object, ObjectStore, Outcome, Policy,
-        RawKey, TracedCache,
-        testing::{Chaos, ChaosOp, Fault, MapProvider, ObjectsOnly},
+        Access, Clock, Level, Loaded, Outcome, Policy, Stance, TracedCache,
+        clock::Time,
+        ledger::Learned,
+        testing::{Chaos, ChaosOp, Fault, MapProvider, ObjectsOnly, conformance::object_store::tests::fifo},
     };
 
-    /// Memory with room for one.
-    #[derive(Default)]
-    struct One(Mutex<Option<Object>>);
+    const S: Duration = Duration::from_secs(1);
 
-    impl ObjectStore for One {
-        fn get(&self, _: RawKey<'_>) -> Option<Object> {
-            self.0.lock().unwrap().clone()
-        }
+    type Store = Arc<Chaos<Arc<MapProvider>>>;
 
-        fn put(&self, _: RawKey<'_>, object: Object, _: Moment) {
-            *self.0.lock().unwrap() = Some(object);
-        }
-
-        fn remove(&self, _: RawKey<'_>) -> bool {
-            self.0.lock().unwrap().take().is_some()
-        }
-
-        fn clear(&self, _: CacheId) {
-            self.0.lock().unwrap().take();
-        }
-
-        fn len(&self) -> u64 {
-            0
-        }
-
-        fn weight(&self) -> u64 {
-            0
-        }
-
-        fn attach(&self, _: CacheId, _: Arc<dyn Evictions>) {}
-
-        fn detach(&self, _: CacheId) {}
+    /// Two nodes over one store, which marks: with memory, or without.
+    fn two(memory: bool) -> ([(TracedCache<u64>, Store); 2], Time) {
+        let (clock, time) = Clock::manual();
+        let store = Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
+        let nodes = [(); 2].map(|()| {
+            let level = Arc::new(Chaos::new(Arc::clone(&store)).clock(clock.clone()));
+            let builder = TracedCache::builder("tagged").clock(clock.clone());
+            let builder = if memory { builder.level(ObjectsOnly(fifo(1_000))) } else { builder };
+            let cache = builder
+                .level(Level::new(Arc::clone(&level)).stance(Stance::Absorb).breaker(None))
+                .policy(Policy::ttl(100 * S).grace(1_000 * S));
+            (cache.build().unwrap(), level)
+        });
+        (nodes, time)
     }
 
     #[tokio::test]
     async fn what_is_expired_here_stays_so_when_a_level_that_has_not_heard_calls_it_valid() {
-        const S: Duration = Duration::from_secs(1);
         for all in [false, true] {
-            let (clock, time) = Clock::manual();
-            let store = Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
-            let node = || {
-                let level = Arc::new(Chaos::new(Arc::clone(&store)).clock(clock.clone()));
-                let cache: TracedCache<u64> = TracedCache::builder("tagged")
-                    .clock(clock.clone())
-                    .level(ObjectsOnly(Arc::new(One::default())))
-                    .level(Level::new(Arc::clone(&level)).breaker(None))
-                    .policy(Policy::ttl(100 * S).grace(1_000 * S))
-                    .build()
-                    .unwrap();
-                (cache, level)
-            };
-            let ((a, level), (b, _)) = (node(), node());
+            let ([(a, level), (b, _)], time) = two(true);
             assert!(a.set_loaded("k", Loaded::value(1).tag("t")).await.unwrap().is_confirmed());
             level.set(ChaosOp::Swap, Fault::Fail);
             level.set(ChaosOp::Put, Fault::Fail);
@@ -307,10 +278,24 @@ mod tests {
             time.advance(S);
             assert!(a.inner.tiers[1].read_mark(&a.inner.around).await.is_ok_and(|learned| {
                 a.inner.heed(&a.inner.tiers[1], learned);
-                learned == crate::ledger::Learned::Tags
+                learned == Learned::Tags
             }));
             let found = a.access(Access::AllowStale).look("k").await.unwrap();
             assert_eq!((found.outcome(), found.level()), (Outcome::Stale, Some(0)), "all: {all}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_others_have_purged_does_not_stand_in_while_an_expiry_of_its_tag_is_pending() {
+        let ([(a, _), (b, level)], time) = two(false);
+        assert!(a.set_loaded("k", Loaded::value(1).tag("t")).await.unwrap().is_confirmed());
+        assert!(b.look("k").await.unwrap().is_hit());
+        level.set(ChaosOp::Swap, Fault::Fail);
+        assert!(!b.expire_tag("t").await.unwrap().is_confirmed());
+        let stands_in = async || b.access(Access::AllowStale).look("k").await.unwrap().outcome();
+        assert_eq!(stands_in().await, Outcome::Stale);
+        assert!(a.invalidate_tag("t").await.unwrap().is_confirmed());
+        time.advance(S);
+        assert_eq!(stands_in().await, Outcome::Miss);
     }
 }

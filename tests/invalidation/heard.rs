@@ -220,15 +220,20 @@ async fn asks(node: &Node) -> tokio::task::JoinHandle<Outcome> {
     asking
 }
 
-/// The first mark of all is read: what was told meanwhile is not in it.
+/// The second node's look for its first mark of all is under way when this happens: that is not in what it will be told.
+async fn during_the_first_look(by: By) -> (World, Node, Node, tokio::task::JoinHandle<Outcome>) {
+    let world = World::new();
+    let (a, b) = (world.node(), slow(&world));
+    set(&a.cache, "k", "old", &["t"]).await;
+    let first = asks(&b).await;
+    happens(by, &a, &b).await;
+    (world, a, b, first)
+}
+
 #[tokio::test]
 async fn news_that_comes_while_the_first_mark_is_read_counts() {
     for by in ALL {
-        let world = World::new();
-        let (a, b) = (world.node(), slow(&world));
-        set(&a.cache, "k", "old", &["t"]).await;
-        let first = asks(&b).await;
-        happens(by, &a, &b).await;
+        let (world, _a, b, first) = during_the_first_look(by).await;
         done(Some(&world), first).await;
         assert_eq!(done(Some(&world), asks(&b).await).await, Outcome::Miss, "{by:?}");
     }
@@ -238,11 +243,7 @@ async fn news_that_comes_while_the_first_mark_is_read_counts() {
 #[tokio::test]
 async fn of_two_looks_for_the_first_mark_the_one_before_the_news_does_not_decide() {
     for by in ALL {
-        let world = World::new();
-        let (a, b) = (world.node(), slow(&world));
-        set(&a.cache, "k", "old", &["t"]).await;
-        let before = asks(&b).await;
-        happens(by, &a, &b).await;
+        let (world, _a, b, before) = during_the_first_look(by).await;
         let after = asks(&b).await;
         assert_eq!(done(Some(&world), before).await, Outcome::Hit, "{by:?}");
         assert_eq!(done(Some(&world), after).await, Outcome::Miss, "{by:?}");
@@ -252,11 +253,7 @@ async fn of_two_looks_for_the_first_mark_the_one_before_the_news_does_not_decide
 #[tokio::test]
 async fn a_set_stays_that_comes_after_it() {
     for by in ALL {
-        let world = World::new();
-        let (a, b) = (world.node(), slow(&world));
-        set(&a.cache, "k", "old", &["t"]).await;
-        let first = asks(&b).await;
-        happens(by, &a, &b).await;
+        let (world, a, b, first) = during_the_first_look(by).await;
         done(Some(&world), first).await;
         b.l2.set(ChaosOp::Get, Fault::None);
         set(&b.cache, "k", "new", &["t"]).await;

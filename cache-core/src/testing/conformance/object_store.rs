@@ -389,4 +389,4 @@ pub fn threads_do_not_mix_up(make: Make<'_>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

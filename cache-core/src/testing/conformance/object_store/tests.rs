@@ -65,6 +65,11 @@ impl Fifo {
     }
 }
 
+/// One that is right.
+pub(crate) fn fifo(capacity: u64) -> Arc<dyn ObjectStore> {
+    Fifo::make(Wrong::Nothing, capacity)
+}
+
 impl ObjectStore for Fifo {
     fn get(&self, key: RawKey<'_>) -> Option<Object> {
         self.held.lock().unwrap().objects.get(&self.key(key)).cloned()
