@@ -34,9 +34,6 @@ const LINE_MAX: u64 = 64 << 20;
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Keys that are looked at to see whether the schema id is right.
 const PROBED: usize = 20;
-/// The longest that a backplane is waited for, and how often it is looked at.
-const UP: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// A line.
 #[derive(Clone, Deserialize)]
@@ -144,6 +141,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
         return Err(Failure::failed(format!("{place} does not answer: {fault}")));
     }
+    hears(&cache).await;
     let mut tally = Tally::default();
     let mut ended = Ok(());
     loop {
@@ -160,9 +158,6 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
             ended = probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await;
             if ended.is_err() {
                 break;
-            }
-            if let Some(line) = chunk.first() {
-                hears(&cache, line.key()).await;
             }
         }
         let (tried, result) = match replace {
@@ -223,17 +218,10 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     Ok(if failed > 0 || lost || tally.refused > 0 || unsent > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// Waits until the backplane is up, if there is one: of what is loaded before that, nobody knows whether something has
-/// overtaken it, and it is not stored.
-async fn hears(cache: &TracedCache<Value>, key: Rendered) {
-    // It listens from its first call on.
-    let _ = cache.get(key).await;
-    let up = async {
-        while cache.stats().backplane.is_some_and(|backplane| backplane.gaps == 0) {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let _ = tokio::time::timeout(UP, up).await;
+/// Waits for a backplane that has not come up so far, as a warm-up does, which has no keys here.
+async fn hears(cache: &TracedCache<Value>) {
+    let nothing = |(), _| async { Ok::<Option<Value>, std::convert::Infallible>(None) };
+    let _ = cache.warm(std::iter::empty::<Rendered>(), 1, &(), nothing).await;
 }
 
 fn count_of(n: u64) -> String {
