@@ -120,31 +120,20 @@ impl CacheKey for str {
 }
 
 macro_rules! text_keys {
-    ($($t:ty),*) => {$(
+    ($($t:ty => $owned:ty),*) => {$(
         impl CacheKey for $t {
-            type Owned = Self;
+            type Owned = $owned;
             #[inline]
             fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
                 (**self).render(buf)
             }
-            fn to_owned_key(&self) -> Self {
-                self.clone()
+            fn to_owned_key(&self) -> $owned {
+                self.clone().into()
             }
         }
     )*};
 }
-text_keys!(String, Box<str>, Arc<str>);
-
-impl CacheKey for Cow<'_, str> {
-    type Owned = String;
-    #[inline]
-    fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
-        (**self).render(buf)
-    }
-    fn to_owned_key(&self) -> String {
-        (**self).to_owned()
-    }
-}
+text_keys!(String => Self, Box<str> => Self, Arc<str> => Self, Cow<'_, str> => String);
 
 impl<K: CacheKey + ?Sized> CacheKey for &K {
     type Owned = K::Owned;
@@ -237,11 +226,10 @@ tuple_keys!(A: 0, B: 1, C: 2, D: 3, E: 4, F: 5, G: 6, H: 7, I: 8, J: 9, K: 10, L
 impl<K: CacheKey> CacheKey for Option<K> {
     type Owned = Option<K::Owned>;
     fn render<'a>(&'a self, buf: &'a mut KeyBuf) -> &'a str {
-        buf.push_str("(");
-        if let Some(key) = self {
-            buf.push_part(key.render(&mut KeyBuf::new()));
+        match self {
+            Some(key) => _ = (key,).render(buf),
+            None => buf.push_str("()"),
         }
-        buf.push_str(")");
         buf.as_str()
     }
     fn to_owned_key(&self) -> Self::Owned {

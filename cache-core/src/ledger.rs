@@ -334,13 +334,13 @@ impl Ledger {
         follows: bool,
     ) -> Learned {
         let mut known = self.write();
-        if follows && known.mark.as_ref().is_some_and(|(known, _)| known.epoch != mark.0.epoch) {
+        let of_another_epoch = known.mark.as_ref().is_some_and(|(old, _)| old.epoch != mark.0.epoch);
+        if of_another_epoch && follows {
             // The cache has been cleared since: what was void would be believed again.
             known.doubt();
             return Learned::Nothing;
         }
-        let other = |(old, _): &(Mark, Bytes)| old.epoch != mark.0.epoch;
-        if known.changed_at > changes && known.mark.as_ref().is_some_and(other) {
+        if of_another_epoch && known.changed_at > changes {
             // Another epoch has become known since. Which of them the store has, it is to say: nothing is believed until then.
             let nobodys = Mark::new(home);
             (known.home, known.moved, known.outdated) = (home, false, true);
