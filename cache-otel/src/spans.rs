@@ -36,16 +36,19 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// Whether a span that is built now would go nowhere.
-    fn is_idle(&self, root: bool) -> bool {
-        self.nothing_records.load(Ordering::Relaxed)
-            || Context::map_current(|cx| {
-                cx.is_telemetry_suppressed() || (!root && cx.has_active_span() && !is_sampled(cx))
-            })
+    /// Something of the current context, unless a span that is built now would go nowhere.
+    fn unless_idle<R>(&self, root: bool, of: impl FnOnce(&Context) -> R) -> Option<R> {
+        if self.nothing_records.load(Ordering::Relaxed) {
+            return None;
+        }
+        Context::map_current(|cx| {
+            let idle = cx.is_telemetry_suppressed() || (!root && cx.has_active_span() && !is_sampled(cx));
+            (!idle).then(|| of(cx))
+        })
     }
 
     pub(crate) fn wants_hit(&self) -> bool {
-        self.hits && !self.is_idle(false)
+        self.hits && self.unless_idle(false, |_| ()).is_some()
     }
 
     /// Starts a span, if anything would come of it.
@@ -56,14 +59,9 @@ impl Spans {
         start: &SpanStart<'_>,
     ) -> Option<Arc<dyn Span>> {
         // Nothing is built where nothing records.
-        if self.is_idle(start.root) {
-            return None;
-        }
+        let current = self.unless_idle(start.root, Context::clone)?;
         // What a level is asked for no call, whether anything was invalidated say, would be a trace each time.
-        if !start.root
-            && matches!(start.kind, SpanKind::Level { .. })
-            && !Context::map_current(Context::has_active_span)
-        {
+        if !start.root && matches!(start.kind, SpanKind::Level { .. }) && !current.has_active_span() {
             return None;
         }
         let mut builder = SpanBuilder::default();
@@ -73,13 +71,13 @@ impl Spans {
         builder.attributes.get_or_insert_default().extend(self.of_keys(start));
         let parent = if start.root {
             // Background work has a trace of its own, which says what set it off.
-            let cause = Context::map_current(|cx| cx.span().span_context().clone());
+            let cause = current.span().span_context().clone();
             if cause.is_valid() {
                 builder = builder.with_links(vec![Link::new(cause, link("caused_by"), 0)]);
             }
             Context::new()
         } else {
-            Context::current()
+            current
         };
         let span = self.tracer.build_with_context(builder, &parent);
         if !span.span_context().is_valid() {
@@ -95,9 +93,14 @@ impl Spans {
             SpanKind::Operation(verb) if self.sentry => sentry_op(verb) != "cache.get",
             _ => false,
         };
+        let recording = span.is_recording();
         Some(Arc::new(OtelSpan {
-            recording: span.is_recording().then(|| cache.clone()),
-            cx: parent.with_span(span),
+            // What records nothing is told by its identity alone, which takes no box and no lock.
+            cx: match recording {
+                true => parent.with_span(span),
+                false => parent.with_remote_span_context(span.span_context().clone()),
+            },
+            recording: recording.then(|| cache.clone()),
             lookup,
             writes,
             failed: AtomicBool::new(false),
