@@ -5,7 +5,11 @@ use std::time::Duration;
 use cache_core::CacheProvider;
 use cache_memcached::{Builder, ErrorKind};
 
-use super::common::{Server, builder, eventually, item, key, kind};
+use super::common::{
+    Server, builder, eventually,
+    fake::{Fake, answer},
+    item, key, kind,
+};
 
 struct Guarded {
     server: Server,
@@ -85,9 +89,32 @@ async fn a_server_that_does_not_ask_for_it_is_not_told() {
     assert_eq!(server.number("curr_items"), 2, "the value and the life");
 }
 
+/// As memcached 1.6.44 and later do; that of the tests may be older.
+#[tokio::test]
+async fn nothing_that_is_said_before_it_is_taken_for_junk() {
+    let fake = Fake::start(|mut peer, _| async move {
+        let mut known = false;
+        while let Some(line) = peer.line().await {
+            let said = match known {
+                true if line.starts_with("mg ") => answer(&line),
+                true => "MN\r\n".into(),
+                false if line.len() < 6 => return,
+                false if line.starts_with("set ") => {
+                    known = peer.line().await.as_deref() == Some("shop s3cret");
+                    "STORED\r\n".into()
+                }
+                false => "CLIENT_ERROR unauthenticated\r\n".into(),
+            };
+            peer.say(said.as_bytes()).await;
+        }
+    })
+    .await;
+    let cache = builder(fake.url()).login("shop", "s3cret").build().unwrap();
+    assert!(cache.get(key("k")).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_to_it_is_no_connection() {
-    use super::common::fake::Fake;
     let fake = Fake::start(|mut peer, _| async move { while peer.line().await.is_some() {} }).await;
     let limit = Duration::from_millis(50);
     let cache = builder(fake.url()).login("a", "b").connect_timeout(limit).build().unwrap();
