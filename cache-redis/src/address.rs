@@ -169,6 +169,7 @@ impl Reading<'_> {
             user: Some(user).filter(|u| !u.is_empty()).map(secret).transpose()?,
             password: password.map(secret).transpose()?,
             database,
+            ..Login::default()
         })
     }
 

@@ -1,6 +1,12 @@
 //! From an address to a connection that takes commands: sockets, TLS, the handshake.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use cache_tls::{addresses_of, first_of};
 use redis::{Pipeline, RedisError, Value, cmd};
@@ -23,6 +29,8 @@ pub(crate) struct Login {
     pub(crate) user: Option<Secret>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
+    /// It may not say what it is (`CLIENT SETINFO`). Servers log what they refuse, and operators have alarms on that.
+    pub(crate) unnamed: Arc<AtomicBool>,
 }
 
 /// Connects. What runs it has to run for the connection to work.
@@ -95,7 +103,13 @@ async fn greet(
             }
             _ => failed(settings, endpoint, error),
         })?;
+    let refused =
+        |reply: &Reply| matches!(reply, Reply::Other(Value::ServerError(error)) if error.code() == "NOPERM");
+    let unnamed = replies.last().is_some_and(refused);
     accepted(endpoint, login, replies)?;
+    if unnamed {
+        login.unnamed.store(true, Ordering::Relaxed);
+    }
     // What runs it has come to its end then.
     if let Some(error) = connection.over() {
         return Err(failed(settings, endpoint, error));
@@ -116,8 +130,10 @@ fn greeting(login: &Login) -> Pipeline {
     if login.database != 0 {
         steps.cmd("SELECT").arg(login.database);
     }
-    for (name, value) in [("LIB-NAME", "traced-cache"), ("LIB-VER", env!("CARGO_PKG_VERSION"))] {
-        steps.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
+    if !login.unnamed.load(Ordering::Relaxed) {
+        for (name, value) in [("LIB-NAME", "traced-cache"), ("LIB-VER", env!("CARGO_PKG_VERSION"))] {
+            steps.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
+        }
     }
     steps
 }

@@ -61,7 +61,11 @@
 //! - a cluster: `cluster|slots asking hget hset hexists hlen`, and `readonly` with
 //!   [`read_replicas`](RedisProviderBuilder::read_replicas);
 //! - a backplane that tracks: `client|tracking subscribe publish`, and the channels `shop:b:*`; one that goes by messages:
-//!   `unsubscribe` in the place of `client|tracking`.
+//!   `unsubscribe` in the place of `client|tracking`;
+//! - Redis 7.2 or later, for `CLIENT LIST` to show what it is: `client|setinfo`. Without it, a provider asks once, which
+//!   `ACL LOG` shows.
+//!
+//! Redis 6.2 wants `resetchannels` before the channels of a new user.
 //!
 //! Who lacks one of these goes on as follows, and every cache on the provider is told so once, with the permission that is
 //! missing ([`Event::Advice`](cache_core::Event::Advice)):

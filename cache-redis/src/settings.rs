@@ -226,9 +226,10 @@ impl RedisProviderBuilder {
             user: self.user.or(address.login.user),
             password: self.password.or(address.login.password),
             database: self.database.map_or(address.login.database, i64::from),
+            ..Login::default()
         };
         let sentinel_login =
-            Login { user: self.sentinel_user, password: self.sentinel_password, database: 0 };
+            Login { user: self.sentinel_user, password: self.sentinel_password, ..Login::default() };
         if matches!(address.place, Place::Cluster { .. }) && login.database != 0 {
             return Err(Error::config(
                 "database",

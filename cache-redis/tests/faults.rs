@@ -10,13 +10,13 @@ use std::{
 
 use cache_core::CacheProvider;
 use cache_redis::{Error, ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kill_clients, kind, proxy::Proxy, put, until, until_async};
-use futures::future::join_all;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-    time::timeout,
+use common::{
+    RedisServer, get, item, key, kill_clients, kind,
+    proxy::{Proxy, first_words_changed},
+    put, until, until_async,
 };
+use futures::future::join_all;
+use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
 
 /// A call that takes this long hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -225,24 +225,11 @@ async fn a_peer_that_speaks_something_else_is_an_error() {
     assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect), "{error:?}");
 }
 
-/// Passes everything on, but for the protocol that it is asked for.
-async fn in_another_protocol(server: u16, version: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("redis://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                let mut asked = vec![0; 4096];
-                let read = client.read(&mut asked).await.unwrap();
-                let hello = String::from_utf8(asked[..read].to_vec()).unwrap();
-                let hello = hello.replace("HELLO\r\n$1\r\n3\r\n", &format!("HELLO\r\n$1\r\n{version}\r\n"));
-                server.write_all(hello.as_bytes()).await.unwrap();
-                let _ = copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    url
+/// Where the protocol that is asked for becomes another.
+async fn in_another_protocol(server: u16, version: &str) -> String {
+    let port =
+        first_words_changed(server, "HELLO\r\n$1\r\n3\r\n", &format!("HELLO\r\n$1\r\n{version}\r\n")).await;
+    format!("redis://127.0.0.1:{port}")
 }
 
 /// Redis takes `CLIENT TRACKING` in RESP2 as well, and then has no way to tell of anything.

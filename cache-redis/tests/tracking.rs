@@ -378,7 +378,7 @@ async fn who_may_not_use_channels_tracks_all_the_same() {
 /// A server that is busy with a script refuses whatever it is asked: that is no word on who may track.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_server_is_waited_for() {
-    let server = RedisServer::with(&["--busy-reply-threshold", "20"], None);
+    let server = RedisServer::with(&["--lua-time-limit", "20"], None);
     let script = "local now = redis.call('TIME') local till = now[1] * 1000 + now[2] / 1000 + 800 \
                   repeat now = redis.call('TIME') until now[1] * 1000 + now[2] / 1000 > till return 1";
     let port = server.port();

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -93,4 +93,25 @@ impl Proxy {
             }
         }
     }
+}
+
+/// The port of one that passes everything on, but changes what a client says first.
+pub(crate) async fn first_words_changed(server: u16, from: &str, to: &str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (from, to) = (from.to_owned(), to.to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (from, to) = (from.clone(), to.clone());
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let mut said = vec![0; 4096];
+                let read = client.read(&mut said).await.unwrap();
+                let said = String::from_utf8(said[..read].to_vec()).unwrap().replace(&from, &to);
+                server.write_all(said.as_bytes()).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
 }

@@ -53,7 +53,7 @@ impl RedisSentinel {
             None => any(),
         };
         let master = server().start()?;
-        let replica = || server().config("replicaof", &format!("127.0.0.1 {}", port(&master))).start();
+        let replica = || server().args(["--replicaof", "127.0.0.1", &port(&master).to_string()]).start();
         let replicas = (0..replicas).map(|_| replica()).collect::<Option<Vec<_>>>()?;
         let mut config = format!(
             "sentinel monitor {name} 127.0.0.1 {port} 2\n\
