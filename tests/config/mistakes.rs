@@ -643,7 +643,7 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         (format!("rediss://127.0.0.1:{}", open.port()), "is TLS on at that port?"),
         (format!("redis://127.0.0.1:{}/99", open.port()), "database = 99: "),
         (format!("redis://127.0.0.1:{}", memcached.port()), " is no Redis: check host and port"),
-        (format!("memcached://127.0.0.1:{}", open.port()), "; is that memcached 1.6 or later?"),
+        (format!("memcached://127.0.0.1:{}", open.port()), "; is that memcached 1.6.13 or later?"),
     ] {
         let backend = if url.starts_with("redis") { "redis" } else { "memcached" };
         let text = format!("[providers.shared]\nbackend = \"{backend}\"\nurl = \"{url}\"\nrequired = true\n");

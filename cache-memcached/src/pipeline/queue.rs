@@ -112,13 +112,16 @@ pub(super) const PANICKED: Fault = Fault::ours(
 );
 pub(super) const GARBLED: Fault = Fault::new(
     ErrorKind::Protocol,
-    "an answer that the meta protocol does not have, or out of turn; is that memcached 1.6 or later?",
+    "an answer that the meta protocol does not have, or out of turn; is that memcached 1.6.13 or later?",
 );
 const TOO_LARGE: Fault = Fault::new(ErrorKind::TooLarge, "the item is over the server's limit (option -I)");
 const NO_MEMORY: Fault =
     Fault::new(ErrorKind::Refused, "the server is out of memory (option -m, or evictions are off)");
 const FAILED: Fault = Fault::new(ErrorKind::Refused, "the server reported an error");
-const REJECTED: Fault = Fault::new(ErrorKind::Refused, "the server did not accept the command");
+const REJECTED: Fault = Fault::new(
+    ErrorKind::Refused,
+    "the server did not accept the command; is that memcached 1.6.13 or later?",
+);
 const FULL: Fault = Fault::new(ErrorKind::Connect, "the server takes no more connections (option -c)");
 
 /// First in, first out: replies come in the order of the requests.
