@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::room::{Room, ok, own};
-use crate::{CacheProvider, Capabilities, Put, shorten};
+use crate::{CacheProvider, Capabilities, Put, RawKey, shorten};
 
 pub(super) fn has_a_limit(capabilities: &Capabilities) -> bool {
     capabilities.key_max.is_some()
+}
+
+/// Whether other processes may share the store.
+pub(super) fn is_shared(capabilities: &Capabilities) -> bool {
+    capabilities.remote
 }
 
 /// Y8: `Foo` is not `foo`.
@@ -102,14 +107,16 @@ pub async fn keys_inject_no_command(provider: &dyn CacheProvider) {
     room.expect_own(provider, &ids).await;
 }
 
-/// Y2: keys of 1,000 bytes that differ in one place only.
+/// Y2: keys of 1,000 bytes that differ in one place only, and longer ones, where stores cut or count in 16 bits.
 pub async fn long_keys_are_apart(provider: &dyn CacheProvider) {
     let long = "k".repeat(998);
-    distinct(
-        provider,
-        &[format!("{long}aa"), format!("{long}ab"), format!("ba{long}"), "k".repeat(1_000), long],
-    )
-    .await;
+    let mut ids =
+        vec![format!("{long}aa"), format!("{long}ab"), format!("ba{long}"), "k".repeat(1_000), long];
+    for len in [5_000, 70_000] {
+        let longer = "k".repeat(len);
+        ids.extend([format!("{longer}a"), format!("{longer}b"), longer]);
+    }
+    distinct(provider, &ids).await;
 }
 
 /// Y1: keys one byte shorter than the limit, as long, and longer, also where a cut would split a character.
@@ -194,6 +201,25 @@ pub async fn marks_are_apart(provider: &dyn CacheProvider) {
         assert!(ok(provider.get(mark).await).is_none(), "a mark can be removed");
     }
     room.expect_own(provider, &ids).await;
+}
+
+/// What one process has put another one finds and removes. There the cache has another number, and ids another hash; its name
+/// and the id are the same.
+pub async fn other_processes_find_it(provider: &dyn CacheProvider) {
+    let (here, there) = Room::twins();
+    let pairs =
+        [(here.key("a"), there.key("a")), (here.marker(), there.marker()), (here.tag("a"), there.tag("a"))];
+    for (ours, theirs) in pairs {
+        let theirs = RawKey { hash: !ours.hash, ..theirs };
+        let item = Put { key: ours, bytes: own("shared"), ttl: Duration::from_secs(600) };
+        ok(provider.put(item).await);
+        assert!(
+            ok(provider.get(theirs).await) == Some(own("shared")),
+            "another process does not find it: what tells keys apart is `joined()`, not `cache` or `hash`"
+        );
+        ok(provider.remove(theirs).await);
+        assert!(ok(provider.get(ours).await).is_none(), "another process has not removed it");
+    }
 }
 
 async fn distinct(provider: &dyn CacheProvider, ids: &[impl AsRef<str>]) {

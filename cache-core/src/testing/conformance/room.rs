@@ -33,6 +33,13 @@ impl Room {
         Self { cache, namespace: format!("{prefix}{name}") }
     }
 
+    /// One namespace, as two processes that use one store have it.
+    pub(super) fn twins() -> (Self, Self) {
+        let one = Self::new();
+        let other = Self::beside(&one.namespace, "");
+        (one, other)
+    }
+
     pub(super) fn key<'a>(&'a self, id: &'a str) -> RawKey<'a> {
         RawKey::new(self.cache, &self.namespace, id)
     }

@@ -130,6 +130,13 @@ enum Wrong {
     FailsOnMiss,
     EndsAtZero,
     SpoilsBatches,
+    AnswersBackwards,
+    TellsKeys,
+    TellsValues,
+    CutsLargeValues,
+    CutsVeryLongKeys,
+    GoesByCache,
+    GoesByHash,
 }
 
 struct Broken(MapProvider, Wrong);
@@ -140,6 +147,9 @@ impl Broken {
             Wrong::FoldsCase => key.id.to_lowercase(),
             Wrong::TrimsKeys => key.id.trim().to_owned(),
             Wrong::CutsLongKeys => key.id.chars().take(250).collect(),
+            Wrong::CutsVeryLongKeys => key.id.chars().take(1 << 16).collect(),
+            Wrong::GoesByCache => format!("{}{}", key.cache.0, key.id),
+            Wrong::GoesByHash => format!("{:x}{}", key.hash, key.id),
             _ => key.id.to_owned(),
         }
     }
@@ -190,6 +200,16 @@ impl CacheProvider for Broken {
                 results.push(Err("too large".into()));
                 continue;
             }
+            let told = match self.1 {
+                Wrong::TellsKeys => Some(format!("too large: {}", item.key.joined())),
+                Wrong::TellsValues => Some(format!("too large: {:?}", &item.bytes[..100])),
+                _ => None,
+            };
+            if large && let Some(told) = told {
+                self.0.remove(key).await.unwrap();
+                results.push(Err(told.into()));
+                continue;
+            }
             if large && self.1 == Wrong::SpoilsBatches {
                 return items.iter().map(|_| Err("too large".into())).collect();
             }
@@ -205,8 +225,12 @@ impl CacheProvider for Broken {
                 _ => item.ttl,
             };
             let end = item.bytes.iter().position(|byte| *byte == 0 && self.1 == Wrong::EndsAtZero);
-            let bytes = item.bytes.slice(..end.unwrap_or(item.bytes.len()));
+            let most = if self.1 == Wrong::CutsLargeValues { 1 << 20 } else { usize::MAX };
+            let bytes = item.bytes.slice(..end.unwrap_or(item.bytes.len()).min(most));
             results.push(self.0.put(Put { key, bytes, ttl }).await);
+        }
+        if self.1 == Wrong::AnswersBackwards {
+            results.reverse();
         }
         results
     }
@@ -245,9 +269,26 @@ async fn each_breach_is_found() {
         (Wrong::FailsOnMiss, "miss_is_none"),
         (Wrong::EndsAtZero, "every_byte_survives"),
         (Wrong::EndsAtZero, "one_byte_value"),
+        (Wrong::AnswersBackwards, "a_refused_item_spoils_no_batch"),
+        (Wrong::TellsKeys, "refusals_are_discreet"),
+        (Wrong::TellsValues, "refusals_are_discreet"),
+        (Wrong::GoesByCache, "other_processes_find_it"),
+        (Wrong::GoesByHash, "other_processes_find_it"),
     ];
     for (wrong, name) in breaches {
         assert!(fails(wrong, name).await, "{name} did not notice");
+    }
+}
+
+/// What a limit of this list's own provider would keep away.
+#[tokio::test]
+async fn what_is_cut_without_a_limit_is_found() {
+    for (wrong, name) in [
+        (Wrong::CutsLargeValues, "larger_values_come_whole"),
+        (Wrong::CutsVeryLongKeys, "long_keys_are_apart"),
+    ] {
+        let broken = Broken(MapProvider::new(), wrong);
+        assert!(breaks(&broken, name).await, "{name} did not notice");
     }
 }
 
@@ -260,9 +301,13 @@ async fn wrong_ttls_are_found() {
 
 async fn fails(wrong: Wrong, name: &str) -> bool {
     let broken = Broken(MapProvider::with(narrow().ttl_step(Duration::from_millis(1))), wrong);
+    breaks(&broken, name).await
+}
+
+async fn breaks(broken: &Broken, name: &str) -> bool {
     let behaviour = all().find(|behaviour| behaviour.name == name).unwrap();
     assert!(behaviour.applies(&broken.capabilities()));
-    AssertUnwindSafe(behaviour.check(&broken)).catch_unwind().await.is_err()
+    AssertUnwindSafe(behaviour.check(broken)).catch_unwind().await.is_err()
 }
 
 #[tokio::test]
@@ -275,4 +320,20 @@ async fn a_call_that_hangs_is_a_failure_with_a_name() {
         options = options.except(behaviour.name, "not the point");
     }
     run(Arc::new(chaos), options).await;
+}
+
+/// Each behaviour would wait as long.
+#[tokio::test]
+#[should_panic(
+    expected = "map does not conform: miss_is_none (not over after 50ms); not tried after that: 3"
+)]
+async fn the_first_call_that_hangs_is_the_last() {
+    let chaos = Chaos::new(MapProvider::new());
+    chaos.set(ChaosOp::Get, Fault::Hang);
+    let list = all().filter(|behaviour| {
+        ["ping_answers", "miss_is_none", "put_then_get", "overwrite_replaces", "empty_batch"]
+            .contains(&behaviour.name)
+    });
+    let options = Options { limit: Duration::from_millis(50), ..Options::default() };
+    run_all(list.collect(), Arc::new(chaos), options).await;
 }

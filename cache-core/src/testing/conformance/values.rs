@@ -135,6 +135,25 @@ pub async fn large_value(provider: &dyn CacheProvider) {
     assert!(room.get(provider, "k").await == Some(value), "100 KiB come back as they were");
 }
 
+/// Values just above a MiB and 16 MiB, where stores cut: whole, or not at all.
+pub async fn larger_values_come_whole(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let max = provider.capabilities().value_max.unwrap_or(usize::MAX);
+    for len in [1 << 20, 16 << 20].map(|len| len + 1).into_iter().filter(|len| *len <= max) {
+        let value = noise(len);
+        room.put(provider, "k", "small and old").await;
+        let put = provider.put(room.item("k", value.clone())).await;
+        let found = room.get(provider, "k").await;
+        // A bounded store may let it go at once.
+        assert!(
+            found.is_none() || (put.is_ok() && found == Some(value)),
+            "{len} bytes were put, and {} other ones are there: what is refused or cut is a `value_max`",
+            found.map_or(0, |found| found.len())
+        );
+        room.remove(provider, "k").await;
+    }
+}
+
 /// An item of exactly `value_max` bytes is kept, under a short key and a long one.
 ///
 /// What is that large is removed again, here as elsewhere: a bounded store may evict one for the other.
@@ -162,4 +181,22 @@ pub async fn too_large_leaves_nothing(provider: &dyn CacheProvider) {
         room.put(provider, "k", "small and new").await;
         assert_eq!(room.get(provider, "k").await.as_deref(), Some(&b"small and new"[..]));
     }
+}
+
+/// An error is logged and shown: it holds neither the key nor the value that it is about.
+pub async fn refusals_are_discreet(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let value = "secret value ".repeat(limit(provider) / 10);
+    let Err(refused) = provider.put(room.item("secret key", value)).await else { return };
+    let mut said = format!("{refused:?}");
+    let mut error: Option<&dyn std::error::Error> = Some(&*refused);
+    while let Some(part) = error {
+        said = format!("{said} {part}");
+        error = part.source();
+    }
+    // Also as the numbers of its bytes.
+    let bytes = format!("{:?}", b"secret value");
+    let tells = |what: &str| said.contains(what);
+    assert!(!tells("secret key") && !tells("secret%20key"), "the error holds the key");
+    assert!(!tells("secret value") && !tells(bytes.trim_end_matches(']')), "the error holds the value");
 }
