@@ -1,25 +1,26 @@
 //! Why levels fail, as the caches' events tell it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use traced_cache::{CacheInfo, Event, Observer, with_causes};
+use traced_cache::{CacheInfo, Description, Event, Observer, with_causes};
 
-/// The last failure of each level, 0 being the nearest, and what an operator may want to put right.
+use crate::session::LevelAt;
+
+/// The last failure of each provider, and what an operator may want to put right. By provider, for a verb may look into the
+/// remote levels alone, by a cache of its own in which they have other numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
 struct Heard {
-    levels: BTreeMap<u8, String>,
+    providers: Vec<(Description, String)>,
     advice: Vec<String>,
 }
 
 impl Faults {
-    pub(crate) fn of(&self, level: u8) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).levels.get(&level).cloned()
+    pub(crate) fn of(&self, level: &LevelAt) -> Option<String> {
+        let (at, heard) = (level.provider.describe(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        heard.providers.iter().find(|(known, _)| *known == at).map(|(_, text)| text.clone())
     }
 
     pub(crate) fn advice(&self) -> Vec<String> {
@@ -28,12 +29,14 @@ impl Faults {
 }
 
 impl Observer for Faults {
-    fn event(&self, _: &CacheInfo, event: &Event<'_>) {
+    fn event(&self, cache: &CacheInfo, event: &Event<'_>) {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Level { level, fault: Some(fault), error, .. } => {
                 let text = error.map_or_else(|| fault.as_str().to_owned(), with_causes);
-                heard.levels.insert(*level, text);
+                let Some(at) = cache.levels().get(usize::from(*level)) else { return };
+                heard.providers.retain(|(known, _)| *known != at.provider);
+                heard.providers.push((at.provider.clone(), text));
             }
             Event::Advice(text) if !heard.advice.iter().any(|known| known == text) => {
                 heard.advice.push((*text).to_owned());

@@ -170,7 +170,7 @@ impl Work {
             if !undelivered.iter().any(|left| left.level == Some(at)) {
                 continue;
             }
-            let fault = self.session.faults.of(at);
+            let fault = self.session.faults.of(level);
             let _ = write!(
                 text,
                 "\n{}: {}",
@@ -198,7 +198,9 @@ impl Work {
                 };
                 let level = left.level.map(|level| u16::from(level) + 1);
                 let fault = match left.level {
-                    Some(level) => self.session.faults.of(level),
+                    Some(at) => {
+                        self.levels.get(usize::from(at)).and_then(|level| self.session.faults.of(level))
+                    }
                     None => Some(UNTOLD.to_owned()),
                 };
                 json!({ "level": level, "scope": scope, "name": left.name, "error": fault })

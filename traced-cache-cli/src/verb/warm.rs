@@ -189,8 +189,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
         text.push_str(&format!(", {} not stored", tally.refused));
     }
     for level in &levels {
-        let fault = u8::try_from(level.number - 1).ok().and_then(|at| session.faults.of(at));
-        if let Some(fault) = fault.filter(|_| failed > 0 || lost) {
+        if let Some(fault) = session.faults.of(level).filter(|_| failed > 0 || lost) {
             text.push_str(&format!("\n{}: {fault}", level.place()));
         }
     }

@@ -205,7 +205,8 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_as_stored_is_there() {
-    let acl = "user default on nopass ~* &* +@all\nuser reader on >pass ~* &* +@all -@write -eval -evalsha -fcall\n";
+    let acl = "user default on nopass ~* &* +@all\nuser reader on >pass ~* &* +@all -@write -eval -evalsha -fcall\n\
+               user writer on >pass ~* &* +@all -@read\n";
     let Some(redis) = RedisServer::builder().acl(acl).start() else { return };
     let place = Place::new(&layered(&redis.url(), ""));
     let lines = |last: &str| {
@@ -251,6 +252,11 @@ async fn what_is_told_as_stored_is_there() {
             "{ended:?}"
         );
         assert!(!is_there("1"));
+        // Whose fault it is: what was stored is looked for at the remote levels alone.
+        let writer = redis.url().replace("redis://", "redis://writer:pass@");
+        let ended = warm(&Place::new(&layered(&writer, "")), &lines(""), more);
+        assert!(ended.code == 1 && ended.out.contains("\nlevel 2, shared (redis at "), "{ended:?}");
+        assert!(!ended.out.contains("level 1"), "{ended:?}");
     }
 }
 
