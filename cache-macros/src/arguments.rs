@@ -7,19 +7,41 @@ use syn::{
     TypeReference, spanned::Spanned,
 };
 
-use crate::{options::Options, returns::bare};
+use crate::{
+    borrowed,
+    options::Options,
+    returns::{bare, unwrapped},
+};
 
 pub(crate) struct Arguments {
     pub(crate) receiver: Option<Receiver>,
     named: Vec<Argument>,
 }
 
-/// `self`, or `&self`.
+/// `self` or `&self`, or as its type says, `self: Arc<Self>` say.
 pub(crate) struct Receiver {
     by_reference: bool,
 }
 
 impl Receiver {
+    fn of(receiver: &syn::Receiver) -> Result<Self> {
+        let mutable = match &receiver.kind {
+            ReceiverKind::Reference(_, _, mutability) => Some(mutability.is_some()),
+            ReceiverKind::Typed(_, of) => match bare(of) {
+                Type::Reference(of) => Some(of.mutability.is_some()),
+                _ => None,
+            },
+            _ => None,
+        };
+        match mutable {
+            Some(true) => {
+                let what = "a cached method takes `&self` or `self`, not `&mut self`: a hit changes nothing";
+                Err(Error::new(receiver.span(), what))
+            }
+            shared => Ok(Self { by_reference: shared.is_some() }),
+        }
+    }
+
     pub(crate) fn passed(&self) -> TokenStream {
         if self.by_reference { quote!(&__this) } else { quote!(__this) }
     }
@@ -27,8 +49,44 @@ impl Receiver {
 
 struct Argument {
     name: Ident,
-    by_reference: bool,
+    given: Given,
     skipped: bool,
+}
+
+/// What a caller gives.
+#[derive(Clone, Copy)]
+enum Given {
+    /// What the load can have a copy of.
+    Value,
+    /// A reference, to what it can own.
+    Reference,
+    /// Perhaps a reference.
+    Option,
+}
+
+impl Given {
+    fn of(of: &Type) -> Result<Self> {
+        let (optional, inner) = unwrapped(of, "Option");
+        match inner {
+            Type::Reference(reference) if reference.mutability.is_some() => {
+                let what = "a cached function takes no `&mut`: a hit changes nothing";
+                Err(Error::new(reference.and_token.span(), what))
+            }
+            // What lasts for ever the load need not own.
+            Type::Reference(TypeReference { lifetime: Some(lifetime), .. }) if lifetime.ident == "static" => {
+                Ok(Self::Value)
+            }
+            Type::Reference(reference) => {
+                borrowed::nothing_in(&reference.elem)?;
+                Ok(if optional { Self::Option } else { Self::Reference })
+            }
+            Type::ImplTrait(of) => {
+                let what = "name this type: `impl Trait` cannot be owned by the load";
+                Err(Error::new(of.span(), what))
+            }
+            inner => borrowed::nothing_in(inner).map(|()| Self::Value),
+        }
+    }
 }
 
 /// Most parts of a tuple that is a key.
@@ -41,15 +99,7 @@ impl Arguments {
         for argument in &mut signature.inputs {
             let typed = match argument {
                 FnArg::Receiver(receiver) => {
-                    let by_reference = match &receiver.kind {
-                        ReceiverKind::Value => false,
-                        ReceiverKind::Reference(_, _, None) => true,
-                        _ => {
-                            let what = "a cached method takes `&self` or `self`: a hit changes nothing";
-                            return Err(Error::new(receiver.span(), what));
-                        }
-                    };
-                    all.receiver = Some(Receiver { by_reference });
+                    all.receiver = Some(Receiver::of(receiver)?);
                     continue;
                 }
                 FnArg::Typed(typed) => typed,
@@ -61,26 +111,9 @@ impl Arguments {
                     return Err(Error::new(other.span(), "give this argument of a cached function a name"));
                 }
             };
-            let by_reference = match bare(&typed.ty) {
-                Type::Reference(reference) if reference.mutability.is_some() => {
-                    let what = "a cached function takes no `&mut`: a hit changes nothing";
-                    return Err(Error::new(reference.and_token.span(), what));
-                }
-                // What lasts for ever the load need not own.
-                Type::Reference(TypeReference { lifetime: Some(lifetime), .. })
-                    if lifetime.ident == "static" =>
-                {
-                    false
-                }
-                Type::Reference(_) => true,
-                Type::ImplTrait(of) => {
-                    let what = "name this type: `impl Trait` cannot be owned by the load";
-                    return Err(Error::new(of.span(), what));
-                }
-                _ => false,
-            };
+            let given = Given::of(&typed.ty)?;
             let skipped = skipped || options.skip.contains(&name);
-            all.named.push(Argument { name, by_reference, skipped });
+            all.named.push(Argument { name, given, skipped });
         }
         for name in &options.skip {
             if !all.named.iter().any(|argument| argument.name == *name) {
@@ -129,21 +162,27 @@ impl Arguments {
     /// Makes each argument the load's own.
     pub(crate) fn owned(&self) -> TokenStream {
         let this = self.receiver.as_ref().map(|receiver| match receiver.by_reference {
-            true => quote!(let __this = <Self as ::core::clone::Clone>::clone(self);),
-            false => quote!(let __this = <Self as ::core::clone::Clone>::clone(&self);),
+            true => quote!(let __this = ::core::clone::Clone::clone(self);),
+            false => quote!(let __this = ::core::clone::Clone::clone(&self);),
         });
-        let each = self.named.iter().map(|Argument { name, by_reference, .. }| match by_reference {
-            true => quote_spanned!(name.span()=> let #name = ::std::borrow::ToOwned::to_owned(#name);),
-            false => quote_spanned!(name.span()=> let #name = ::core::clone::Clone::clone(&#name);),
+        let each = self.named.iter().map(|Argument { name, given, .. }| match given {
+            Given::Value => quote_spanned!(name.span()=> let #name = ::core::clone::Clone::clone(&#name);),
+            Given::Reference => {
+                quote_spanned!(name.span()=> let #name = ::std::borrow::ToOwned::to_owned(#name);)
+            }
+            Given::Option => {
+                quote_spanned!(name.span()=> let #name = #name.map(::std::borrow::ToOwned::to_owned);)
+            }
         });
         quote!(#this #(#each)*)
     }
 
     /// What the function is called with: by the load with its own, or in place with what the caller gave.
     pub(crate) fn passed(&self, owned: bool) -> Vec<TokenStream> {
-        let pass = |Argument { name, by_reference, .. }: &Argument| match *by_reference && owned {
-            true => quote!(&#name),
-            false => quote!(#name),
+        let pass = |Argument { name, given, .. }: &Argument| match given {
+            Given::Reference if owned => quote!(&#name),
+            Given::Option if owned => quote!(#name.as_ref().map(::std::borrow::Borrow::borrow)),
+            _ => quote!(#name),
         };
         self.named.iter().map(pass).collect()
     }

@@ -2,6 +2,7 @@
 //! application as a key. Used through `traced-cache`, feature `macros`.
 
 mod arguments;
+mod borrowed;
 mod expand;
 mod key;
 mod options;
@@ -54,8 +55,9 @@ use proc_macro::TokenStream;
 /// `key = ("email", user)`. So the first function without a `key` that is called has the cache, and any other one without a
 /// `key` gets an error of kind `Config` from it. A `key` is believed, and other processes are not seen.
 ///
-/// Arguments are borrowed on a hit, and cloned (`&str` and slices, unless `'static`: made owned) on a miss, for the load is a
-/// task that outlives its caller. So they are `Send + 'static` once owned. A method needs `Self: Clone`, too.
+/// Arguments are borrowed on a hit, and cloned (references and `Option`s of them, unless `'static`: made owned) on a miss, for the
+/// load is a task that outlives its caller. So they are `Send + 'static` once owned: no `Vec<&str>`. A method needs `Self: Clone`,
+/// too, or takes `self: Arc<Self>` or `self: &Arc<Self>`.
 ///
 /// | the function answers | what is kept | what its caller gets |
 /// | --- | --- | --- |

@@ -72,7 +72,7 @@ pub(crate) fn bare(mut of: &Type) -> &Type {
 }
 
 /// The first parameter of a type of this name.
-fn unwrapped<'a>(whole: &'a Type, name: &str) -> (bool, &'a Type) {
+pub(crate) fn unwrapped<'a>(whole: &'a Type, name: &str) -> (bool, &'a Type) {
     let whole = bare(whole);
     if let Type::Path(path) = whole
         && let Some(last) = path.path.segments.last()

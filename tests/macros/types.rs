@@ -70,3 +70,55 @@ async fn a_key_takes_no_argument_away() {
     let pairs = caches.cache::<String>("named_pair").unwrap();
     assert!(pairs.get(("pair", ("t", "a"), 1usize)).await.unwrap().is_some());
 }
+
+#[cached("perhaps")]
+async fn perhaps(
+    #[skip] db: &Db,
+    text: Option<&str>,
+    trace: Option<&u64>,
+    #[skip] call: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+) -> Result<String, AppError> {
+    db.user(1).await?;
+    Ok(format!("{}/{trace:?}/{}", text.unwrap_or("-"), call("four")))
+}
+
+#[tokio::test]
+async fn an_argument_may_be_perhaps_a_reference() {
+    let caches = installed().await;
+    let db = Db::default();
+    let call: Arc<dyn Fn(&str) -> usize + Send + Sync> = Arc::new(str::len);
+    for _ in 0..2 {
+        let text = "a".to_owned();
+        assert_eq!(perhaps(&db, Some(&text), None, Arc::clone(&call)).await.unwrap(), "a/None/4");
+        assert_eq!(perhaps(&db, None, Some(&7), Arc::clone(&call)).await.unwrap(), "-/Some(7)/4");
+    }
+    assert_eq!(db.asked(), 2);
+    let kept = caches.cache::<String>("perhaps").unwrap();
+    assert!(kept.get((Some("a"), None::<u64>)).await.unwrap().is_some());
+}
+
+/// Not `Clone`, as most services are: they are shared.
+struct Shared(Db);
+
+impl Shared {
+    #[cached("arc")]
+    async fn by_arc(self: Arc<Self>, id: u64) -> Result<u64, AppError> {
+        Ok(self.0.user(id).await?.map_or(0, |user| user.id))
+    }
+
+    #[cached("arc_ref")]
+    async fn by_reference(self: &Arc<Self>, id: u64) -> Option<u64> {
+        self.0.user(id).await.ok()?.map(|user| user.id)
+    }
+}
+
+#[tokio::test]
+async fn a_method_of_what_is_shared_needs_no_clone_of_it() {
+    installed().await;
+    let shared = Arc::new(Shared(Db::default()));
+    for _ in 0..2 {
+        assert_eq!(Arc::clone(&shared).by_arc(3).await.unwrap(), 3);
+        assert_eq!(shared.by_reference(4).await, Some(4));
+    }
+    assert_eq!(shared.0.asked(), 2);
+}

@@ -32,9 +32,24 @@ impl Users {
     }
 
     #[cached("users")]
-    async fn boxed(self: Box<Self>, id: u64) -> Result<u64, Error> {
+    async fn changing_by_type(self: &mut Self, id: u64) -> Result<u64, Error> {
         Ok(self.0 + id)
     }
+}
+
+#[cached("users")]
+async fn perhaps_mutable(db: Option<&mut u64>, id: u64) -> Result<u64, Error> {
+    Ok(id + db.map_or(0, |db| *db))
+}
+
+#[cached("users", key = ids.len())]
+async fn borrows_inside(ids: &[&str]) -> Result<u64, Error> {
+    Ok(ids.len() as u64)
+}
+
+#[cached("users", skip(name))]
+async fn borrows_by_name<'a>(name: std::borrow::Cow<'a, str>, id: u64) -> Result<u64, Error> {
+    Ok(id + name.len() as u64)
 }
 
 fn main() {}
