@@ -51,7 +51,7 @@ impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.fault {
             Fault::Unreadable => "cannot be read",
-            Fault::Foreign => "is not a trace",
+            Fault::Foreign => "is no list of keys",
             Fault::Cut => "is cut short",
             Fault::Corrupt => "is corrupt",
             Fault::Empty => "is empty",

@@ -146,6 +146,7 @@ async fn no_key_in_a_file_is_nothing_to_do() {
     assert!(ended.code == 0 && ended.out.starts_with("confirmed: 0 keys of users"), "{ended:?}");
     assert_eq!(run_with_input(&["get", utf8(&place.file), "users", "--keys-from", "-"], "").code, 0);
     let ended = from(&[], b"a\n\xff\n");
+    assert!(ended.error().starts_with("error: standard input is no list of keys: "), "{ended:?}");
     assert!(ended.code == 1 && ended.error().ends_with("one key a line is wanted, in UTF-8"), "{ended:?}");
 }
 
