@@ -80,7 +80,9 @@ use proc_macro::TokenStream;
 /// - type parameters that no argument has;
 /// - `type Answer = Result<User, MyError>`: `Result`, `Option` and `Arc` are known by their names, so an alias is a value like
 ///   any other. One that is called `Result` and has its parameter, as that of `std::io`, is right;
-/// - `&mut` arguments, and `impl Trait`.
+/// - `&mut` arguments, and `impl Trait`;
+/// - a function that awaits itself, for other arguments: let it call a plain function that answers
+///   `Pin<Box<dyn Future<Output = ...> + Send>>`, which is `Box::pin` of it. For the same arguments it is an error of kind `Cycle`.
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
     expand::cached(options.into(), function.into()).into()

@@ -1,5 +1,7 @@
 //! Types of arguments and answers, however they are written.
 
+use std::pin::Pin;
+
 use super::*;
 
 macro_rules! cached_as {
@@ -121,4 +123,29 @@ async fn a_method_of_what_is_shared_needs_no_clone_of_it() {
         assert_eq!(shared.by_reference(4).await, Some(4));
     }
     assert_eq!(shared.0.asked(), 2);
+}
+
+#[cached("depth")]
+async fn depth(id: u64) -> Result<u64, BoxError> {
+    match id {
+        0 => Ok(0),
+        // For its own arguments: a cycle.
+        u64::MAX => above(id).await,
+        _ => Ok(above(id - 1).await? + 1),
+    }
+}
+
+/// Has a type that is known before that of `depth`.
+fn above(id: u64) -> Pin<Box<dyn Future<Output = Result<u64, BoxError>> + Send>> {
+    Box::pin(depth(id))
+}
+
+#[tokio::test]
+async fn a_function_may_ask_itself() {
+    let caches = installed().await;
+    assert_eq!(depth(20).await.unwrap(), 20);
+    assert_eq!(depth(10).await.unwrap(), 10);
+    assert_eq!(caches.cache::<u64>("depth").unwrap().stats().loads, 21);
+    let error = depth(u64::MAX).await.unwrap_err();
+    assert!(error.to_string().contains("the key that it is loading"), "{error}");
 }
