@@ -210,7 +210,10 @@ async fn run_all(list: Vec<Behaviour>, provider: Arc<dyn CacheProvider>, options
     }
     let system = provider.describe().system;
     let untried = left.map(|behaviour| behaviour.name).filter(|name| !excepted(name)).count();
-    let untried = (untried > 0).then(|| format!("; not tried after that: {untried}")).unwrap_or_default();
+    let untried = match untried {
+        0 => String::new(),
+        untried => format!("; not tried after that: {untried}"),
+    };
     assert!(failed.is_empty(), "{system} does not conform: {}{untried}", failed.join(", "));
     report
 }
