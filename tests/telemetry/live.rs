@@ -12,14 +12,15 @@ use std::{
 };
 
 use cache_otel::{
+    Servers,
     raw::{ClientTelemetry, PoolState, PoolTelemetry, ServerWatch, redis::Traced},
     setup::{Running, Setup},
 };
 use redis::AsyncCommands;
 use serde_json::Value;
-use test_servers::{PrometheusServer, RedisServer, until};
+use test_servers::{MemcachedServer, PrometheusServer, RedisServer, until};
 use traced_cache::{
-    Level, Memory, Policy, RedisProvider, TracedCache, Unreadable, ok,
+    CacheProvider, Level, MemcachedProvider, Memory, Policy, RedisProvider, TracedCache, Unreadable, ok,
     testing::{Hub, Link},
 };
 
@@ -104,18 +105,20 @@ fn queries() -> BTreeMap<String, Vec<String>> {
     all
 }
 
-/// A service: a cache over memory and Redis, a second node of it, and a raw client with a pool.
+/// A service: a cache over memory and Redis, a second node of it, one over memcached, and a raw client with a pool.
 struct Service {
     running: Running,
     cache: TracedCache<u64>,
     other: TracedCache<u64>,
+    items: TracedCache<u64>,
     client: Traced<redis::aio::MultiplexedConnection>,
     _watch: ServerWatch,
+    _servers: Servers,
     _pool: PoolTelemetry,
 }
 
 impl Service {
-    async fn start(server: &RedisServer) -> Self {
+    async fn start(server: &RedisServer, memcached: &MemcachedServer) -> Self {
         let running = Setup::new("shop")
             .variables(|name| (name == "OTEL_TRACES_EXPORTER").then(|| "none".to_owned()))
             .prometheus(([127, 0, 0, 1], 0))
@@ -135,6 +138,12 @@ impl Service {
                 .unwrap()
         };
         let (cache, other) = (node(hub.node()), node(hub.node()));
+        let provider: Arc<dyn CacheProvider> =
+            Arc::new(MemcachedProvider::builder(memcached.url()).build().unwrap());
+        let items = TracedCache::builder("items").level(Arc::clone(&provider)).build().unwrap();
+        let servers = telemetry.watch_servers(Duration::from_millis(300), move || {
+            vec![("memcached".to_owned(), Arc::clone(&provider))]
+        });
         let client = ClientTelemetry::builder("redis", "sessions")
             .server("127.0.0.1", server.port())
             .slow_after(Duration::ZERO)
@@ -152,8 +161,10 @@ impl Service {
             running,
             cache,
             other,
+            items,
             client: Traced::new(connect().await, client),
             _watch: watch,
+            _servers: servers,
             _pool: pool,
         }
     }
@@ -179,6 +190,7 @@ impl Service {
                 let _ = self.cache.invalidate(n % 70).await;
                 let _ = self.cache.get_or_set(n % 50, move || async move { ok(n) }).await;
             }
+            let _ = self.items.get(n % 50).await;
             let _: redis::RedisResult<()> = client.set("text", n).await;
             let _: redis::RedisResult<Option<u64>> = client.get("text").await;
             let _: redis::RedisResult<Option<u64>> = client.get("missing").await;
@@ -191,7 +203,8 @@ impl Service {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dashboard_shows_a_service_and_an_alert_fires_and_resolves() {
     let Some(server) = RedisServer::builder().config("maxmemory", "100mb").start() else { return };
-    let service = Arc::new(Service::start(&server).await);
+    let Some(memcached) = MemcachedServer::start() else { return };
+    let service = Arc::new(Service::start(&server, &memcached).await);
     let Some(prometheus) = Prometheus::of(&service.running) else { return };
     let over = Arc::new(AtomicBool::new(false));
     let work = tokio::spawn({
@@ -202,7 +215,10 @@ async fn the_dashboard_shows_a_service_and_an_alert_fires_and_resolves() {
         for (panel, queries) in queries() {
             for query in queries {
                 // Another service may have a cache of the same name. Servers are asked by one process for all, or by a Collector.
-                assert!(query.contains("job=~\"$job\"") || query.contains("redis"), "{panel}: {query}");
+                assert!(
+                    query.contains("job=~\"$job\"") || query.contains("redis") || query.contains("memcached"),
+                    "{panel}: {query}"
+                );
                 let query =
                     query.replace("$job", ".*").replace("$cache", ".*").replace("$__rate_interval", "10s");
                 let mut last = Ok(0);
