@@ -9,6 +9,7 @@ use syn::{
 
 use crate::{
     borrowed,
+    expand::hidden,
     options::Options,
     returns::{bare, unwrapped},
 };
@@ -43,7 +44,8 @@ impl Receiver {
     }
 
     pub(crate) fn passed(&self) -> TokenStream {
-        if self.by_reference { quote!(&__this) } else { quote!(__this) }
+        let this = hidden("this");
+        if self.by_reference { quote!(&#this) } else { quote!(#this) }
     }
 }
 
@@ -161,9 +163,10 @@ impl Arguments {
 
     /// Makes each argument the load's own.
     pub(crate) fn owned(&self) -> TokenStream {
+        let kept = hidden("this");
         let this = self.receiver.as_ref().map(|receiver| match receiver.by_reference {
-            true => quote!(let __this = ::core::clone::Clone::clone(self);),
-            false => quote!(let __this = ::core::clone::Clone::clone(&self);),
+            true => quote!(let #kept = ::core::clone::Clone::clone(self);),
+            false => quote!(let #kept = ::core::clone::Clone::clone(&self);),
         });
         let each = self.named.iter().map(|Argument { name, given, .. }| match given {
             Given::Value => quote_spanned!(name.span()=> let #name = ::core::clone::Clone::clone(&#name);),

@@ -1,8 +1,8 @@
 //! Puts the parts together.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
-use syn::{Attribute, Error, FnArg, ItemFn, Meta, Pat, Result, ReturnType, Signature, Type, parse2};
+use syn::{Attribute, Error, FnArg, Ident, ItemFn, Meta, Pat, Result, ReturnType, Signature, Type, parse2};
 
 use crate::{
     arguments::{self, Arguments},
@@ -86,12 +86,13 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
         None => (quote!(#name(#(#own),*)), quote!(#name(#(#given),*))),
     };
     let (loaded, answered) = (returns.loaded(), returns.answered());
+    let (cache, looked_up) = (hidden("cache"), hidden("found"));
     let (look_up, load, finish) = match returns.fallible {
         true => (
             quote!(#registry?),
             quote!(#by_load.await.map(|answer| #loaded)),
             quote! {
-                let found = __found?;
+                let found = #looked_up?;
                 ::core::result::Result::Ok(#answered)
             },
         ),
@@ -102,7 +103,7 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
                 ::traced_cache::ok(#loaded)
             },
             quote! {
-                match __found {
+                match #looked_up {
                     ::core::result::Result::Ok(found) => #answered,
                     // There is nowhere to put the error.
                     ::core::result::Result::Err(_) => #in_place.await,
@@ -116,15 +117,20 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
         #vis #sig {
             #inside
             #function
-            let __cache = #look_up;
-            let __found = __cache.get_or_set_lazily(#key, || {
+            let #cache = #look_up;
+            let #looked_up = #cache.get_or_set_lazily(#key, || {
                 #owned
                 move || async move { #load }
             });
-            let __found = __found.await;
+            let #looked_up = #looked_up.await;
             #finish
         }
     })
+}
+
+/// A variable that no argument is taken for, whatever its name.
+pub(crate) fn hidden(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
 }
 
 /// `Pin<Box<dyn Future<...>>>`.

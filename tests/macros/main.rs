@@ -85,7 +85,7 @@ const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n\
     [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n\
     [caches.made]\n[caches.made_optional]\n[caches.lasting]\n[caches.named]\n[caches.named_pair]\n\
-    [caches.perhaps]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n";
+    [caches.perhaps]\n[caches.hidden]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
@@ -405,6 +405,12 @@ async fn names(found: u64, cache: u64, answer: u64, value: u64, caches: u64) -> 
     Some(found + cache + answer + value + caches)
 }
 
+/// And names that it could have.
+#[cached("hidden", key = cache)]
+async fn hidden(cache: u64, this: u64, __cache: u64, __found: u64, __this: u64) -> Result<u64, AppError> {
+    Ok(cache + this + __cache + __found + __this)
+}
+
 #[cached("changed")]
 async fn changed(mut found: u64) -> u64 {
     found += 1;
@@ -440,6 +446,7 @@ mod lints {
 async fn names_lints_and_mut_are_the_functions_own() {
     installed().await;
     assert_eq!(names(1, 2, 3, 4, 5).await, Some(15));
+    assert_eq!(hidden(1, 2, 3, 4, 5).await.unwrap(), 15);
     for _ in 0..2 {
         assert_eq!(changed(1).await, 2);
     }
