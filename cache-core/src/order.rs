@@ -247,9 +247,10 @@ impl<T: Value> Inner<T> {
 
     /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
     async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
-        // Nothing that is polled waits longer without being polled again.
+        // Nothing that is polled waits longer without being polled again. Where updates of objects in process are all there is
+        // to wait for, that long, too: who looks without a pause keeps the one whose turn it is from its thread.
         let told = self.plane.as_ref().map(|_| backplane::BUDGET);
-        let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or_default();
+        let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or(backplane::BUDGET);
         let mut entering = pin!(line.enter(writer));
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {
@@ -276,7 +277,35 @@ mod tests {
     use futures::future::BoxFuture;
 
     use super::*;
-    use crate::{CacheId, RawKey, slots::Slots, testing::ends_within};
+    use crate::{
+        CacheId, Level, Policy, RawKey, TracedCache,
+        slots::Slots,
+        testing::{ObjectsOnly, conformance::object_store::tests::fifo, ends_within},
+    };
+
+    #[test]
+    fn updates_take_turns_also_where_nothing_has_a_budget() {
+        let count = ends_within(Duration::from_secs(10), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let cache: TracedCache<u64> = TracedCache::builder("counts")
+                    .level(Level::new(ObjectsOnly(fifo(10))))
+                    .clock(Clock::manual().0)
+                    .policy(Policy::ttl(Duration::from_secs(60)))
+                    .build()
+                    .unwrap();
+                let one_more = || {
+                    cache.update("k", &(), |(), _, count| async move {
+                        tokio::task::yield_now().await;
+                        crate::ok(count.map_or(1, |count| *count + 1))
+                    })
+                };
+                let (first, second) = futures::future::join(one_more(), one_more()).await;
+                (*first.unwrap().value, *second.unwrap().value)
+            })
+        });
+        assert_eq!(count, (1, 2));
+    }
 
     /// A task of an executor that has ended: what wakes it drops it, with all that it has.
     struct Orphan(Mutex<BoxFuture<'static, ()>>);
