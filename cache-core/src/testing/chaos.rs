@@ -90,6 +90,7 @@ pub enum Fault {
 pub struct Chaos<P> {
     inner: P,
     clock: Clock,
+    restless: usize,
     ops: [Op; ChaosOp::ALL.len()],
 }
 
@@ -143,7 +144,7 @@ impl Error for ChaosError {}
 impl<P: CacheProvider> Chaos<P> {
     /// Puts the decorator around a provider, without a fault.
     pub fn new(inner: P) -> Self {
-        Self { inner, clock: Clock::system(), ops: std::array::from_fn(|_| Op::new()) }
+        Self { inner, clock: Clock::system(), restless: 0, ops: std::array::from_fn(|_| Op::new()) }
     }
 
     /// Delays pass on this clock.
@@ -153,7 +154,15 @@ impl<P: CacheProvider> Chaos<P> {
         self
     }
 
-    /// Makes random faults repeatable.
+    /// Has each call give way to other tasks, a random number of times below this one, before the provider behind is asked and
+    /// again before it has answered: so calls overtake each other, as they do on a network, without time that passes.
+    #[must_use]
+    pub fn restless(mut self, times: usize) -> Self {
+        self.restless = times;
+        self
+    }
+
+    /// Makes random faults, and giving way, repeatable.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         for op in &self.ops {
@@ -212,6 +221,7 @@ impl<P: CacheProvider> Chaos<P> {
         let op = self.op(op);
         op.keys.fetch_add(u64::try_from(keys).unwrap_or(u64::MAX), Ordering::AcqRel);
         op.calls.send_modify(|calls| *calls += 1);
+        self.give_way().await;
         let fault = match op.fault.subscribe().wait_for(|fault| *fault != Fault::Hang).await {
             Ok(fault) => *fault,
             Err(_) => Fault::None,
@@ -226,9 +236,20 @@ impl<P: CacheProvider> Chaos<P> {
         Ok(fault)
     }
 
+    async fn give_way(&self) {
+        let times = match self.restless {
+            0 => 0,
+            below => self.op(ChaosOp::Get).roll(|dice| dice.usize(..below)),
+        };
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Asks the provider behind.
     async fn ask<R>(&self, fault: Fault, call: impl Future<Output = R> + Send) -> R {
         let answer = call.await;
+        self.give_way().await;
         if let Fault::DelayReply(by) = fault {
             self.clock.sleep(by).await;
         }
@@ -440,6 +461,18 @@ mod tests {
 
     fn item<'a>(id: &'a str, bytes: &'static [u8]) -> Put<'a> {
         Put { key: key(id), bytes: Bytes::from_static(bytes), ttl: Duration::MAX }
+    }
+
+    #[tokio::test]
+    async fn who_is_restless_gives_way() {
+        let waits = async |times| {
+            let chaos = Chaos::new(MapProvider::new()).seed(1).restless(times);
+            let calls = (0..20).filter(|_| chaos.get(key("k")).now_or_never().is_none()).count();
+            chaos.get(key("k")).await.unwrap();
+            calls
+        };
+        assert_eq!(waits(0).await, 0);
+        assert!(waits(6).await > 10);
     }
 
     #[tokio::test]

@@ -29,7 +29,10 @@ pub struct MapProvider {
     clock: Clock,
     offset_ms: AtomicI64,
     incarnation: AtomicU64,
+    watch: Option<Watch>,
 }
+
+type Watch = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct Held {
@@ -101,6 +104,7 @@ impl MapProvider {
             clock: Clock::system(),
             offset_ms: AtomicI64::new(0),
             incarnation: AtomicU64::new(1),
+            watch: None,
         }
     }
 
@@ -122,6 +126,14 @@ impl MapProvider {
     #[must_use]
     pub fn incarnated(self, number: u64) -> Self {
         self.incarnation.store(number, Ordering::Release);
+        self
+    }
+
+    /// Tells of each stored key whose item a call may have changed, before the call is answered: what a
+    /// [`Backplane`](crate::Backplane) that [hears writes](crate::Backplane::hears_writes) goes by. Not what goes by itself.
+    #[must_use]
+    pub fn watched(mut self, changed: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.watch = Some(Box::new(changed));
         self
     }
 
@@ -245,6 +257,13 @@ impl MapProvider {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// With no lock held.
+    fn tell<'k>(&self, keys: impl IntoIterator<Item = &'k RawKey<'k>>) {
+        if let Some(watch) = &self.watch {
+            keys.into_iter().for_each(|key| watch(&self.stored_key(key)));
+        }
+    }
+
     fn stored_key(&self, key: &RawKey<'_>) -> String {
         let joined = key.joined();
         match self.capabilities.key_max {
@@ -308,14 +327,17 @@ impl CacheProvider for MapProvider {
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
         let mut held = self.lock();
-        items
+        let stored = items
             .iter()
             .map(|item| {
                 let key = self.stored_key(&item.key);
                 held.leases.remove(&key);
                 self.store(&mut held, key, item)
             })
-            .collect()
+            .collect();
+        drop(held);
+        self.tell(items.iter().map(|item| &item.key));
+        stored
     }
 
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
@@ -325,6 +347,8 @@ impl CacheProvider for MapProvider {
             held.leases.remove(&key);
             held.items.remove(&key);
         }
+        drop(held);
+        self.tell(keys);
         keys.iter().map(|_| Ok(())).collect()
     }
 
@@ -358,6 +382,8 @@ impl Marks for MapProvider {
             }
             held.items.insert(key, Item { bytes: mark.bytes.clone(), until: self.until(mark.ttl) });
         }
+        drop(held);
+        self.tell(marks.iter().map(|mark| &mark.key));
         Ok(Swapped::Done)
     }
 }
@@ -392,7 +418,7 @@ impl Leases for MapProvider {
     async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {
         let mut held = self.lock();
         let now = self.clock.now();
-        fills
+        let stored = fills
             .iter()
             .map(|fill| {
                 let key = self.stored_key(&fill.put.key);
@@ -403,13 +429,17 @@ impl Leases for MapProvider {
                 held.let_go(&key, &fill.lease);
                 self.store(&mut held, key, &fill.put).map(|()| true)
             })
-            .collect()
+            .collect();
+        drop(held);
+        self.tell(fills.iter().map(|fill| &fill.put.key));
+        stored
     }
 
     async fn hold_many(&self, keys: &[RawKey<'_>], life: Duration) -> Vec<Result<Lease, BoxError>> {
         let mut held = self.lock();
         let now = self.clock.now();
-        keys.iter()
+        let kept = keys
+            .iter()
             .map(|key| {
                 let key = self.stored_key(key);
                 let lease = new_lease();
@@ -422,7 +452,10 @@ impl Leases for MapProvider {
                 held.leases.insert(key, Lent { lease: right, until });
                 Ok(lease)
             })
-            .collect()
+            .collect();
+        drop(held);
+        self.tell(keys);
+        kept
     }
 
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
@@ -496,6 +529,24 @@ mod tests {
         assert_eq!(map.get(key).await.unwrap().as_deref(), Some(&b"garbage"[..]));
         map.wipe();
         assert_eq!(map.get(key).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_watches_hears_of_writes() {
+        let (changed, heard) = std::sync::mpsc::channel();
+        let map =
+            MapProvider::new().leasing().marking().watched(move |key| changed.send(key.to_owned()).unwrap());
+        let key = |id| RawKey::new(CacheId(1), "users", id);
+        let put = |id| Put { key: key(id), bytes: Bytes::from_static(b"v"), ttl: Duration::MAX };
+        map.put(put("put")).await.unwrap();
+        map.remove(key("removed")).await.unwrap();
+        let lease = map.hold_many(&[key("held")], Duration::MAX).await.remove(0).unwrap();
+        map.fill_many(&[Fill { put: put("filled"), lease }]).await.remove(0).unwrap();
+        let mark = Swap { key: key("mark"), seen: None, bytes: Bytes::from_static(b"m"), ttl: Duration::MAX };
+        assert!(matches!(map.swap(&[mark]).await.unwrap(), Swapped::Done));
+        map.get(key("read")).await.unwrap();
+        let heard: Vec<_> = heard.try_iter().collect();
+        assert_eq!(heard, ["users:put", "users:removed", "users:held", "users:filled", "users:mark"]);
     }
 
     #[tokio::test]
