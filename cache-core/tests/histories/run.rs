@@ -1,0 +1,301 @@
+//! One history, from its steps to its end.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use cache_core::{
+    Access, MissReason, Outcome, WeakCache,
+    testing::{Dump, Fault},
+};
+use fastrand::Rng;
+use futures::FutureExt;
+use tokio::task::JoinHandle;
+
+use crate::{
+    calls::Caller,
+    model::{Floors, KEYS, Shown},
+    node::{CACHE, Faulty, Node, World, id},
+    post::Link,
+    shape::Shape,
+    steps::{LinkStep, Loss, Step},
+};
+
+/// What came of a history: what is wrong, if anything, and all that has happened.
+pub(crate) struct Ended {
+    pub(crate) wrong: Option<String>,
+    pub(crate) trace: Vec<String>,
+}
+
+/// Runs it, in a thread of its own: it has a runtime and random numbers for itself, so that it is the same each time.
+pub(crate) fn run(seed: u64, shape: Shape, steps: &[Step]) -> Ended {
+    let steps = steps.to_vec();
+    let history = move || {
+        fastrand::seed(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let world = Arc::new(World::new(seed, shape));
+        let (wrong, trace) = runtime.block_on(History::new(world).go(&steps));
+        Ended { wrong, trace }
+    };
+    let ended = std::thread::spawn(history).join();
+    ended.unwrap_or_else(|_| Ended { wrong: Some("it panicked".to_owned()), trace: Vec::new() })
+}
+
+struct History {
+    world: Arc<World>,
+    nodes: Vec<Arc<Node>>,
+    /// Those whose place others have taken.
+    left: Vec<(WeakCache<u64>, Gone)>,
+    calls: Vec<JoinHandle<()>>,
+    dumps: Vec<Option<Dump>>,
+    joined: usize,
+}
+
+enum Gone {
+    Closing(Arc<Node>),
+    /// Its levels' faults and link, which calls that go on still meet.
+    Left(Vec<[Arc<Faulty>; 2]>, Link),
+}
+
+impl Gone {
+    fn is_left(&self) -> bool {
+        matches!(self, Self::Left(..))
+    }
+
+    fn ends(&self) -> (&[[Arc<Faulty>; 2]], &Link) {
+        match self {
+            Self::Closing(node) => (&node.levels, &node.link),
+            Self::Left(levels, link) => (levels, link),
+        }
+    }
+}
+
+impl History {
+    fn new(world: Arc<World>) -> Self {
+        let count = world.shape.nodes;
+        let nodes = (0..count).map(|name| world.join(name)).collect();
+        let dumps = world.stores.iter().map(|_| None).collect();
+        Self { world, nodes, left: Vec::new(), calls: Vec::new(), dumps, joined: count }
+    }
+
+    async fn go(mut self, steps: &[Step]) -> (Option<String>, Vec<String>) {
+        for step in steps {
+            if self.world.is_wrong() {
+                break;
+            }
+            self.step(step).await;
+        }
+        if !self.world.is_wrong() {
+            self.end().await;
+        }
+        self.world.end()
+    }
+
+    async fn step(&mut self, step: &Step) {
+        let world = Arc::clone(&self.world);
+        if !matches!(step, Step::Call { .. } | Step::Run(_)) {
+            world.note(format!("{step:?}"));
+        }
+        match *step {
+            Step::Call { node, call, keys, leaves, seed } => {
+                let dice = Arc::new(Mutex::new(Rng::with_seed(seed)));
+                let caller = Caller { world, node: Arc::clone(&self.nodes[node]), keys, leaves, dice };
+                self.calls.push(tokio::spawn(caller.make(call)));
+            }
+            Step::Run(turns) => run_for(turns).await,
+            Step::Pass(by) => world.time.advance(by),
+            Step::Fault { node, level, op, fault } => {
+                self.nodes[node].levels[level].iter().for_each(|store| store.set(op, fault));
+            }
+            Step::FaultAll { node, fault } => {
+                self.nodes[node].levels.iter().flatten().for_each(|store| store.set_all(fault));
+            }
+            Step::Link { node, link } => {
+                let end = &self.nodes[node].link;
+                match link {
+                    LinkStep::Cut { noticed } => end.cut(noticed),
+                    LinkStep::Deafen => end.deafen(),
+                    LinkStep::Slow(by) => end.answers_after(by),
+                    LinkStep::Mend if !end.is_up() => end.mend(&world.model(|model| model.confirmed())),
+                    LinkStep::Mend => {}
+                }
+            }
+            Step::Deliver { node, letters } => self.nodes[node].link.inbox.deliver(letters),
+            Step::Forget { node, key } => self.nodes[node].shelf.drop_key(&id(key)),
+            Step::Close { node, limit } => {
+                let closing = self.replace(node);
+                self.left.push((closing.cache.downgrade(), Gone::Closing(Arc::clone(&closing))));
+                self.calls.push(tokio::spawn(close(world, closing, limit)));
+            }
+            Step::Leave { node } => {
+                let leaving = self.replace(node);
+                leaving.link.leave();
+                let gone = Gone::Left(leaving.levels.clone(), leaving.link.clone());
+                self.left.push((leaving.cache.downgrade(), gone));
+            }
+            Step::Store { level, loss } => self.lose(level, loss),
+            Step::Move { node, level, side } => {
+                let node = &self.nodes[node];
+                let to = Arc::clone(&node.levels[level][side]);
+                node.cache.move_level(level + usize::from(world.shape.memory), to).unwrap();
+            }
+            Step::Jump(by) => world.time.jump_wall(by),
+        }
+    }
+
+    /// Another node takes the place of one.
+    fn replace(&mut self, node: usize) -> Arc<Node> {
+        let another = self.world.join(self.joined);
+        self.joined += 1;
+        std::mem::replace(&mut self.nodes[node], another)
+    }
+
+    fn lose(&mut self, level: usize, loss: Loss) {
+        let store = &self.world.stores[level][0];
+        match loss {
+            Loss::Dump => self.dumps[level] = Some(store.dump()),
+            Loss::Restore => {
+                if let Some(dump) = &self.dumps[level] {
+                    store.restore(dump);
+                    if self.world.shape.tracks {
+                        self.world.post.gap();
+                    }
+                }
+            }
+            Loss::Evict(key) => store.evict(&stored(key)),
+            Loss::Revoke(key) => store.revoke(&stored(key)),
+            Loss::Marks => {
+                let of_keys: Vec<_> = (0..KEYS).map(stored).collect();
+                store.keys().iter().filter(|key| !of_keys.contains(key)).for_each(|key| store.evict(key));
+            }
+        }
+    }
+
+    /// Everything is well again. Then all calls end, all is told, and what holds for one node holds for all.
+    async fn end(&mut self) {
+        let world = Arc::clone(&self.world);
+        world.note("the end comes".to_owned());
+        world.calm.store(true, SeqCst);
+        self.mend();
+        for round in 0.. {
+            run_for(50).await;
+            let calls = self.calls.iter().filter(|call| !call.is_finished()).count();
+            let left: usize =
+                self.nodes.iter().map(|node| node.cache.stats()).map(|s| s.flights + s.pending).sum();
+            let alive =
+                self.left.iter().filter(|(cache, gone)| gone.is_left() && cache.upgrade().is_some()).count();
+            if calls + left + alive == 0 {
+                break;
+            }
+            if round == 5_000 {
+                world.wrong(format!("{calls} calls, {left} loads and effects, {alive} old nodes never end"));
+                return;
+            }
+            world.time.advance(Duration::from_millis(20));
+            self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
+        }
+        run_for(200).await;
+        self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
+        for call in std::mem::take(&mut self.calls) {
+            if let Some(Err(error)) = call.now_or_never() {
+                world.wrong(format!("a call panicked: {error}"));
+            }
+        }
+        self.agree().await;
+        run_for(200).await;
+        self.counts();
+    }
+
+    fn mend(&self) {
+        let world = &self.world;
+        let confirmed = world.model(|model| model.confirmed());
+        let here = self.nodes.iter().map(|node| (&*node.levels, &node.link));
+        for (levels, link) in here.chain(self.left.iter().map(|(_, gone)| gone.ends())) {
+            levels.iter().flatten().for_each(|store| store.set_all(Fault::None));
+            link.answers_after(Duration::ZERO);
+            if world.shape.backplane && !link.is_up() {
+                link.mend(&confirmed);
+            }
+        }
+    }
+
+    /// Once nothing is pending, what any node has answered binds every other.
+    async fn agree(&self) {
+        let world = &self.world;
+        if !world.shape.backplane {
+            return;
+        }
+        let mut all = Floors::default();
+        self.nodes.iter().for_each(|node| all.raise(&node.link.inbox.bound()));
+        for (node, key) in self.nodes.iter().flat_map(|node| (0..KEYS).map(move |key| (node, key))) {
+            let asked = world.model(|model| model.asks(key, &all, world.clock.now()));
+            node.lookups.fetch_add(1, SeqCst);
+            let Ok(found) = node.cache.access(Access::AllowStale).look(id(key)).await else { continue };
+            let Some(value) = found.value() else { continue };
+            let shown = Shown { stale: found.outcome() == Outcome::Stale, found: true, from_remote: false };
+            world.note(format!(
+                "at last n{} has {value} of k{key}, {:?} {:?}",
+                node.name,
+                found.outcome(),
+                found.level()
+            ));
+            world.shows("the last look", node, key, &asked, **value, shown);
+        }
+    }
+
+    /// Promises 9, 10 and 12.
+    fn counts(&self) {
+        let world = &self.world;
+        for node in self.nodes.iter() {
+            let stats = node.cache.stats();
+            let (lookups, asked) = (stats.lookups(), node.lookups.load(SeqCst));
+            if lookups != asked {
+                world.wrong(format!("n{}: {asked} look-ups, {lookups} counted", node.name));
+            }
+            let reasons: u64 = MissReason::ALL.into_iter().map(|reason| stats.missed(reason)).sum();
+            if reasons != stats.misses() {
+                world.wrong(format!("n{}: {} misses, {reasons} reasons", node.name, stats.misses()));
+            }
+        }
+        let shape = &world.shape;
+        // An answer that nobody has heard may have been a lease: that ends by its time.
+        let all_heard = shape.is_orderly() && !shape.leave;
+        for (store, key) in
+            world.stores.iter().flatten().flat_map(|store| (0..KEYS).map(move |key| (store, stored(key))))
+        {
+            if all_heard && (store.is_leased(&key) || store.is_kept(&key)) {
+                world.wrong(format!("{key} is leased or kept for ever"));
+            }
+        }
+        for (_, gone) in &self.left {
+            if let Gone::Closing(node) = gone
+                && node.stores_after_its_end()
+            {
+                world.wrong(format!("n{} has stored something after it was closed", node.name));
+            }
+        }
+    }
+}
+
+/// A key at a level.
+fn stored(key: usize) -> String {
+    format!("{CACHE}:{}", id(key))
+}
+
+async fn run_for(turns: usize) {
+    for _ in 0..turns {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn close(world: Arc<World>, node: Arc<Node>, limit: Duration) {
+    let closed = node.cache.close(limit).await;
+    node.has_closed();
+    world.note(format!("n{} has closed: {closed:?}", node.name));
+    if closed.undelivered().is_empty() {
+        // What it has answered is known everywhere.
+        world.confirm(&node.link.inbox.bound(), false);
+    }
+    node.link.leave();
+}
