@@ -25,7 +25,7 @@ use run::run;
 use shape::Shape;
 
 /// Histories in an ordinary run of the tests.
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 250;
 const STEPS: usize = 250;
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {

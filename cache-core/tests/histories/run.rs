@@ -179,7 +179,9 @@ impl History {
         world.calm.store(true, SeqCst);
         self.mend();
         for round in 0.. {
-            run_for(50).await;
+            // What is still at it after some seconds waits for something long.
+            let (turns, by) = if round < 100 { (50, 20) } else { (400, 1_000) };
+            run_for(turns).await;
             let calls = self.calls.iter().filter(|call| !call.is_finished()).count();
             let left: usize =
                 self.nodes.iter().map(|node| node.cache.stats()).map(|s| s.flights + s.pending).sum();
@@ -188,11 +190,11 @@ impl History {
             if calls + left + alive == 0 {
                 break;
             }
-            if round == 5_000 {
+            if round == 300 {
                 world.wrong(format!("{calls} calls, {left} loads and effects, {alive} old nodes never end"));
                 return;
             }
-            world.time.advance(Duration::from_millis(20));
+            world.time.advance(Duration::from_millis(by));
             self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
         }
         run_for(200).await;
