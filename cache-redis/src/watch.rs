@@ -15,7 +15,7 @@ use std::{
 
 use cache_core::{Listener, is_shortened};
 use parking_lot::ReentrantMutex;
-use redis::{PushInfo, PushKind, Value, cmd};
+use redis::{PushInfo, PushKind, Value, pipe};
 use tokio::sync::watch;
 
 use crate::{
@@ -28,6 +28,8 @@ pub(crate) const WANTS: Duration = Duration::from_secs(1);
 const WANTED: Duration = Duration::from_secs(5);
 /// How long it takes to believe that nobody asks, on a new connection.
 const UNSURE: Duration = Duration::from_secs(3);
+/// So many caches may be gone and watched still, or as many as are there: at the price of a gap the server forgets them.
+const GONE: usize = 100;
 
 /// The channel on which messages are asked for.
 pub(crate) fn want(settings: &Settings) -> String {
@@ -147,18 +149,24 @@ impl Watch {
         if caches.is_empty() || watching.newest == newest {
             return Ok(());
         }
+        // Prefixes cannot be given up one by one, and the server compares each of them at every write of anybody.
+        let anew = watching.caches.difference(&caches).count() > GONE.max(caches.len());
+        let mut tracking = pipe();
+        if anew {
+            tracking.cmd("CLIENT").arg("TRACKING").arg("OFF");
+            watching.caches.clear();
+        }
         let new: Vec<_> = caches.difference(&watching.caches).cloned().collect();
         if !new.is_empty() {
-            let mut tracking = cmd("CLIENT");
-            tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
+            tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
             for cache in &new {
                 tracking.arg("PREFIX").arg(format!("{}v:{{{cache}:", self.prefix));
                 tracking.arg("PREFIX").arg(format!("{}m:{{{cache}}}", self.prefix));
             }
-            let reply = link.command(&tracking).await.map_err(Error::request)?;
-            meant(&reply)?;
-            if let Value::ServerError(error) = reply {
-                self.refuse(&Error::reply(&error));
+            let replies = link.pipeline(&tracking).await.map_err(Error::request)?;
+            replies.iter().try_for_each(meant)?;
+            if let Some(Value::ServerError(error)) = replies.last() {
+                self.refuse(&Error::reply(error));
                 return Ok(());
             }
             watching.caches.extend(new);
@@ -180,6 +188,8 @@ impl Watch {
             *lock(&self.quiet_from) = Some(sure_from);
         }
         let before = std::mem::replace(&mut watching.newest, newest);
+        // What was changed while nothing was watched, nobody has heard of.
+        let before = if anew { 0 } else { before };
         link.watches(watching);
         self.tell(|ear| ear.number > before, |listener| listener.gap());
         Ok(())

@@ -291,6 +291,28 @@ async fn two_caches_of_one_name_on_one_provider_tell_each_other() {
     assert_eq!(*second.messages.lock().unwrap(), [b"m"]);
 }
 
+/// The server would go on comparing their keys with every write of anybody.
+#[tokio::test]
+async fn caches_that_come_and_go_are_not_watched_for_ever() {
+    const CACHES: usize = 250;
+    let server = RedisServer::start();
+    let (a, b) = (node(to(&server)).await, node(to(&server)).await);
+    for n in 0..CACHES {
+        let ear = Arc::new(Ear::default());
+        a.backplane.subscribe(&format!("tenant{n}"), Arc::<Ear>::clone(&ear));
+        ear.until_gaps(1).await;
+        ear.closed.store(true, Ordering::SeqCst);
+    }
+    let info: String = server.command(&["INFO", "stats"]).unwrap();
+    let prefixes = info.lines().find_map(|line| line.strip_prefix("tracking_total_prefixes:"));
+    let watched: usize = prefixes.unwrap().parse().unwrap();
+    assert!(watched < CACHES, "{watched} prefixes, of two caches");
+    // Nothing was watched for a moment.
+    assert!(a.ear.gaps() > 1);
+    put(&b.provider, "k", "v").await;
+    a.ear.until_changed("k").await;
+}
+
 #[tokio::test]
 async fn it_ends_with_its_backplane_and_at_close() {
     let server = RedisServer::start();
