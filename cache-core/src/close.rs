@@ -19,6 +19,8 @@ impl<T: Value> Inner<T> {
             callers.close();
         }
         self.news.void();
+        // Whoever was to tell it may have ended with its runtime, and the next call, which would go on with it, does not come.
+        self.replay();
         let ended = async {
             for callers in self.callers.iter() {
                 callers.wait().await;

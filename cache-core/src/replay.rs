@@ -26,7 +26,7 @@ impl<T: Value> Inner<T> {
         RawKey::new(self.around.cache, &self.around.name, id)
     }
 
-    /// Sees to it that levels hear of what they have not acknowledged.
+    /// Sees to it that levels, and other nodes, hear of what they have not acknowledged.
     pub(crate) fn replay(self: &Arc<Self>) {
         for tier in self.remote() {
             if tier.pending.claim() {
@@ -40,6 +40,7 @@ impl<T: Value> Inner<T> {
                 }));
             }
         }
+        self.plane.iter().for_each(|plane| self.tell_later(plane));
         self.count_pending();
     }
 

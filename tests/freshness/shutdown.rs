@@ -316,6 +316,25 @@ fn close_tells_of_a_value_behind_whose_runtime_stands_still() {
     assert_eq!(left, [(Scope::Key, Some("k"))]);
 }
 
+/// The runtime of what was telling it has ended, and no call has come since that would have gone on with it.
+#[test]
+fn close_tells_a_level_what_nobody_was_telling_it_any_more() {
+    let world = World::new();
+    let cache = world.node_with(policy(), |level| level.breaker(None));
+    let first = runtime();
+    first.block_on(async {
+        confirmed(cache.set("k", "1".to_owned()).await);
+        world.down();
+        assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Pending);
+        settled().await;
+    });
+    drop(first);
+    world.up();
+    let closed = runtime().block_on(cache.close(5 * S));
+    assert!(closed.is_drained() && closed.undelivered().is_empty());
+    assert!(world.l2.inner().peek("things:k").is_none());
+}
+
 /// With its runtime ends what tells the level, and without one nothing does: the next call goes on with it.
 #[test]
 fn what_a_level_has_not_heard_outlives_the_runtime_that_was_to_tell_it() {

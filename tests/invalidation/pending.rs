@@ -14,7 +14,7 @@ use traced_cache::{
     testing::{ChaosOp, Fault, Link, MapProvider},
 };
 
-use crate::world::{MS, S, Source, World, confirmed, done, get, policy, runtime, saw, set, settled};
+use crate::world::{MS, Node, S, Source, World, confirmed, done, get, policy, runtime, saw, set, settled};
 
 #[tokio::test]
 async fn a_tag_is_masked_until_the_level_has_heard() {
@@ -408,23 +408,37 @@ async fn appending((): (), _: String, held: Option<Arc<String>>) -> Result<Strin
     Ok(held.map_or_else(|| "first".to_owned(), |held| format!("after {held}")))
 }
 
-/// With its runtime ends what tells them: the next invalidation goes on with it.
-#[test]
-fn what_other_nodes_have_not_heard_outlives_the_runtime_that_was_to_tell_them() {
-    let world = World::new();
-    let a = world.node();
+/// A node whose link is back, and that has not told others of a key: the runtime of what was to do so has ended.
+fn orphaned(world: &World) -> Node {
+    let node = world.node();
     let first = runtime();
     first.block_on(async {
-        set(&a.cache, "k", "1", &[]).await;
-        a.link.cut();
-        assert_eq!(a.cache.invalidate("k").await.unwrap(), Delivery::Pending);
+        set(&node.cache, "k", "1", &[]).await;
+        node.link.cut();
+        assert_eq!(node.cache.invalidate("k").await.unwrap(), Delivery::Pending);
         settled().await;
     });
     drop(first);
-    a.link.heal();
-    runtime().block_on(async {
-        let _told = a.cache.invalidate("other").await.unwrap();
-        world.pass(2 * S).await;
-        assert_eq!(a.cache.stats().pending, 0);
-    });
+    node.link.heal();
+    node
+}
+
+/// With its runtime ends what tells them: the next call goes on with it, also one that has nothing to tell, and `close`.
+#[test]
+fn what_other_nodes_have_not_heard_outlives_the_runtime_that_was_to_tell_them() {
+    let world = World::new();
+    for invalidates in [true, false] {
+        let a = orphaned(&world);
+        runtime().block_on(async {
+            if invalidates {
+                let _told = a.cache.invalidate("other").await.unwrap();
+            } else {
+                let _found = get(&a.cache, "other").await;
+            }
+            world.pass(2 * S).await;
+            assert_eq!(a.cache.stats().pending, 0, "an invalidation: {invalidates}");
+        });
+    }
+    let closed = runtime().block_on(orphaned(&world).cache.close(5 * S));
+    assert!(closed.is_drained() && closed.undelivered().is_empty());
 }

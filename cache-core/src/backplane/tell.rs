@@ -112,7 +112,7 @@ impl<T: Value> Inner<T> {
         sent
     }
 
-    fn tell_later(self: &Arc<Self>, plane: &Plane) {
+    pub(crate) fn tell_later(self: &Arc<Self>, plane: &Plane) {
         if plane.pending.len() == 0 {
             return;
         }
