@@ -34,6 +34,7 @@
 //! | `shop:w:{users:42}` | a writer's hold: a token, while the source is being written | some seconds |
 //! | `shop:f:{users:42}` | a fill on its way to the entry, inside of one transaction | |
 //! | `shop:m:{users}` | the cache's own mark, a line of text: epoch and number of its last invalidation | for ever |
+//! | `shop:f:{users}` | another one on its way there, inside of one transaction | |
 //! | `shop:t:{users}:vip` | the mark of the tag `vip`, likewise | twice an entry's life |
 //! | `shop:r:{masters}` | of a cluster, which masters it has been seen with | |
 //!

@@ -1,10 +1,16 @@
-//! Marks: replaced by one script, since those of a cache are in one slot.
+//! Marks: replaced by one script, since those of a cache are in one slot, and a `RENAME` where that of the cache becomes
+//! another one, as with a fill.
 
 use async_trait::async_trait;
 use cache_core::{BoxError, Marks, Swap, Swapped};
 use redis::Value;
 
-use crate::{Error, RedisProvider, scripts::SWAP, units::Repeat, wire};
+use crate::{
+    Error, ErrorKind, RedisProvider,
+    scripts::SWAP,
+    units::{Repeat, executed},
+    wire,
+};
 
 #[async_trait]
 impl Marks for RedisProvider {
@@ -12,31 +18,73 @@ impl Marks for RedisProvider {
         if marks.is_empty() {
             return Ok(Swapped::Done);
         }
-        let keys: Vec<String> =
-            marks.iter().map(|mark| wire::key(&self.settings().prefix, mark.key)).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let replies = self.units(
-            1,
-            |_| marks[0].key,
-            Repeat::Never,
-            |pipeline, _, form| {
-                let script = SWAP.on(pipeline, form, &keys);
-                for Swap { seen, bytes, ttl, .. } in marks {
-                    let ms = wire::px(*ttl).map_or_else(String::new, |ms| ms.to_string());
-                    script.arg(u8::from(seen.is_some())).arg(seen.as_deref().unwrap_or_default());
-                    script.arg(&bytes[..]).arg(ms);
-                }
-                1
-            },
-        );
-        let reply = replies.await.pop().unwrap_or_else(|| Err(no_answer()));
-        let swapped = reply.and_then(|mut replies| swapped(replies.pop(), marks.len()));
+        // That of the cache is tracked: written by a script, this node would hear of its own change as of another's.
+        let moved = marks.iter().position(|mark| is_moved(mark));
+        let swapped = match self.swap_once(marks, moved).await {
+            // No transaction is let run then, and a script is.
+            Err(error) if moved.is_some() && error.kind() == ErrorKind::OutOfMemory => {
+                self.swap_once(marks, None).await
+            }
+            swapped => swapped,
+        };
         let swapped = self.heed(swapped)?;
         if let Swapped::Other { now, .. } = &swapped {
             // As with one that was read: whatever state of the store it was made in is known here, too.
             self.fleet().recognise(now.as_deref()).await?;
         }
         Ok(swapped)
+    }
+}
+
+impl RedisProvider {
+    /// `moved`: which of them goes there by a `RENAME`, in a transaction. There is at least one.
+    async fn swap_once(&self, marks: &[Swap<'_>], moved: Option<usize>) -> Result<Swapped, Error> {
+        let prefix = &self.settings().prefix;
+        let keys: Vec<String> = marks.iter().map(|mark| wire::key(prefix, mark.key)).collect();
+        let scratch = wire::beside(prefix, marks[0].key);
+        let touched: Vec<&str> = keys.iter().chain([&scratch]).map(String::as_str).collect();
+        let replies = self.units(
+            1,
+            |_| marks[0].key,
+            Repeat::Never,
+            |pipeline, _, form| {
+                if moved.is_some() {
+                    pipeline.cmd("MULTI").cmd("DEL").arg(&scratch);
+                }
+                let script = SWAP.on(pipeline, form, &touched).arg(moved.map_or(0, |at| at + 1));
+                for Swap { seen, bytes, ttl, .. } in marks {
+                    let ms = wire::px(*ttl).map_or_else(String::new, |ms| ms.to_string());
+                    script.arg(u8::from(seen.is_some())).arg(seen.as_deref().unwrap_or_default());
+                    script.arg(&bytes[..]).arg(ms);
+                }
+                match moved {
+                    Some(at) => {
+                        pipeline.cmd("RENAME").arg(&scratch).arg(&keys[at]).cmd("EXEC");
+                        5
+                    }
+                    None => 1,
+                }
+            },
+        );
+        let replies = replies.await.pop().unwrap_or_else(|| Err(no_answer()));
+        replies.and_then(|replies| match moved {
+            Some(_) => moved_as_well(replies, marks.len()),
+            None => swapped(replies.into_iter().next(), marks.len()),
+        })
+    }
+}
+
+/// Whether it is the mark of a cache, and becomes another one.
+fn is_moved(swap: &Swap<'_>) -> bool {
+    swap.key.id.is_empty() && swap.seen.as_ref() != Some(&swap.bytes)
+}
+
+/// What has become of a transaction. Where marks are not what was seen, there is nothing to be moved.
+fn moved_as_well(replies: Vec<Value>, count: usize) -> Result<Swapped, Error> {
+    let mut replies = executed(replies)?.into_iter().skip(1);
+    match (swapped(replies.next(), count)?, replies.next()) {
+        (Swapped::Done, Some(Value::ServerError(error))) => Err(Error::reply(&error)),
+        (swapped, _) => Ok(swapped),
     }
 }
 

@@ -68,6 +68,11 @@ pub(crate) fn keys(prefix: &str, key: RawKey<'_>) -> [String; 4] {
     [self::key(prefix, key), named(prefix, "l:{", key), named(prefix, "f:{", key), named(prefix, "w:{", key)]
 }
 
+/// Scratch of the marks of a cache.
+pub(crate) fn beside(prefix: &str, mark: RawKey<'_>) -> String {
+    format!("{prefix}f:{{{}}}", mark.namespace)
+}
+
 fn named(prefix: &str, kind: &str, key: RawKey<'_>) -> String {
     let mut out = String::new();
     put_named(&mut out, prefix, kind, key);

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use cache_core::{
     Acquire, Acquired, Advised, Backplane, CacheId, CacheProvider, Fill, Holding, Leases, Listener, Put,
-    RawKey,
+    RawKey, Swap, Swapped,
 };
 use cache_redis::{ErrorKind, RedisBackplane, RedisProvider, RedisProviderBuilder};
 use common::{RedisServer, item, key, kind, put, until, until_async};
@@ -69,6 +69,10 @@ impl Ear {
 
     async fn until_gaps(&self, count: usize) {
         until_async(&format!("{count} gaps"), || async { self.gaps() >= count }).await;
+    }
+
+    async fn until_changed_mark(&self) {
+        until_async("a mark", || async { self.markers.load(Ordering::SeqCst) > 0 }).await;
     }
 
     /// Until it has heard of this id, which ends what a test looks at.
@@ -289,6 +293,36 @@ async fn two_caches_of_one_name_on_one_provider_tell_each_other() {
     assert!(!a.backplane.hears_writes("users"));
     a.backplane.publish("users", Bytes::from_static(b"m")).await.unwrap();
     assert_eq!(*second.messages.lock().unwrap(), [b"m"]);
+}
+
+/// Who has changed the mark knows: to look at it again would cost a round trip each, and in a row of invalidations writers
+/// would not get to know it.
+#[tokio::test]
+async fn a_change_of_the_mark_is_news_to_others_alone() {
+    let server = RedisServer::start();
+    let (a, b) = (node(to(&server)).await, node(to(&server)).await);
+    let mark = RawKey::marker(CacheId(1), "users");
+    let tag = RawKey::tag(CacheId(1), "users", "vip");
+    let swap = |key, seen: Option<&'static [u8]>, bytes: &'static [u8], ttl| Swap {
+        key,
+        seen: seen.map(Bytes::from_static),
+        bytes: Bytes::from_static(bytes),
+        ttl,
+    };
+    let marks = a.provider.marks().unwrap();
+    let first = [swap(mark, None, b"1", Duration::MAX)];
+    assert_eq!(marks.swap(&first).await.unwrap(), Swapped::Done);
+    let next = [swap(tag, None, b"t", MINUTE), swap(mark, Some(b"1"), b"2", Duration::MAX)];
+    assert_eq!(marks.swap(&next).await.unwrap(), Swapped::Done);
+    let late = swap(mark, Some(b"1"), b"3", Duration::MAX);
+    let now = Some(Bytes::from_static(b"2"));
+    assert_eq!(marks.swap(&[late]).await.unwrap(), Swapped::Other { at: 0, now });
+    b.ear.until_changed_mark().await;
+    put(&b.provider, "last", "v").await;
+    a.ear.until_changed("last").await;
+    assert_eq!(a.ear.markers.load(Ordering::SeqCst), 0);
+    let left: Vec<String> = server.command(&["KEYS", "f:*"]).unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// The server would go on comparing their keys with every write of anybody.
