@@ -71,16 +71,20 @@ impl Keeper {
 
 /// The replies to what a transaction held, given those to all of its commands, `MULTI` and `EXEC` among them. An error
 /// while it was queued comes first: of a transaction that was thrown away, `EXEC` knows no reason.
-pub(crate) fn executed(replies: Vec<Value>) -> Result<Vec<Value>, Error> {
-    let mut refusal = None;
-    for reply in replies {
-        match reply {
-            Value::Array(done) => return Ok(done),
-            Value::ServerError(error) => refusal = refusal.or(Some(error)),
-            _ => {}
-        }
+///
+/// Only the last one is that of `EXEC`: where `MULTI` is refused, because a right has been taken away, say, what follows runs
+/// at once, and a script may answer with a list as well.
+pub(crate) fn executed(mut replies: Vec<Value>) -> Result<Vec<Value>, Error> {
+    if let Some(Value::Array(_)) = replies.last()
+        && let Some(Value::Array(done)) = replies.pop()
+    {
+        return Ok(done);
     }
-    Err(refusal.map_or_else(|| Error::protocol("a transaction without an end"), |error| Error::reply(&error)))
+    let refusal = replies.iter().find_map(|reply| match reply {
+        Value::ServerError(error) => Some(Error::reply(error)),
+        _ => None,
+    });
+    Err(refusal.unwrap_or_else(|| Error::protocol("a transaction without an end")))
 }
 
 #[cfg(test)]
@@ -92,5 +96,7 @@ mod tests {
         assert!(executed(vec![]).is_err());
         assert!(executed(vec![Value::Okay, Value::Nil]).is_err());
         assert_eq!(executed(vec![Value::Okay, Value::Array(vec![Value::Int(1)])]).unwrap(), [Value::Int(1)]);
+        // Without `MULTI` a script runs at once, and its answer is not that of `EXEC`.
+        assert!(executed(vec![Value::Array(vec![Value::Int(1)]), Value::Okay, Value::Nil]).is_err());
     }
 }
