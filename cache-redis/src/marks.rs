@@ -21,10 +21,7 @@ impl Marks for RedisProvider {
         // That of the cache is tracked: written by a script, this node would hear of its own change as of another's.
         let moved = marks.iter().position(|mark| is_moved(mark));
         let swapped = match self.swap_once(marks, moved).await {
-            // No transaction is let run then, and a script is.
-            Err(error) if moved.is_some() && error.kind() == ErrorKind::OutOfMemory => {
-                self.swap_once(marks, None).await
-            }
+            Err(error) if moved.is_some() && is_for_a_script(&error) => self.swap_once(marks, None).await,
             swapped => swapped,
         };
         let swapped = self.heed(swapped)?;
@@ -42,7 +39,9 @@ impl RedisProvider {
         let prefix = &self.settings().prefix;
         let keys: Vec<String> = marks.iter().map(|mark| wire::key(prefix, mark.key)).collect();
         let scratch = wire::beside(prefix, marks[0].key);
-        let touched: Vec<&str> = keys.iter().chain([&scratch]).map(String::as_str).collect();
+        // Not more than is needed: while a slot moves, a key that is not there keeps those that are from being touched with it.
+        let beside = moved.map(|_| &scratch);
+        let touched: Vec<&str> = keys.iter().chain(beside).map(String::as_str).collect();
         let replies = self.units(
             1,
             |_| marks[0].key,
@@ -74,6 +73,12 @@ impl RedisProvider {
     }
 }
 
+/// Whether a transaction was not let run where a script may be: without memory, and while the slot moves, as the scratch is
+/// not there.
+fn is_for_a_script(error: &Error) -> bool {
+    error.kind() == ErrorKind::OutOfMemory || error.redirect().is_some_and(|to| to.ask)
+}
+
 /// Whether it is the mark of a cache, and becomes another one.
 fn is_moved(swap: &Swap<'_>) -> bool {
     swap.key.id.is_empty() && swap.seen.as_ref() != Some(&swap.bytes)
@@ -84,6 +89,7 @@ fn moved_as_well(replies: Vec<Value>, count: usize) -> Result<Swapped, Error> {
     let mut replies = executed(replies)?.into_iter().skip(1);
     match (swapped(replies.next(), count)?, replies.next()) {
         (Swapped::Done, Some(Value::ServerError(error))) => Err(Error::reply(&error)),
+        (Swapped::Done, None) => Err(no_answer()),
         (swapped, _) => Ok(swapped),
     }
 }

@@ -1,7 +1,8 @@
 //! What runs inside the server.
 //!
 //! Scripts write only keys that nobody tracks: a client that asked not to hear of its own writes hears of those that
-//! its scripts make. The exceptions, [`VOID`] and a [`SWAP`] of its own, are for servers out of memory.
+//! its scripts make. The exceptions, [`VOID`] and a [`SWAP`] of its own, are for servers that let no
+//! transaction run: most often they are out of memory.
 
 use std::sync::LazyLock;
 
@@ -160,25 +161,27 @@ end",
 /// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is. The new
 /// mark of a cache, which is tracked, is put beside it, where a `RENAME` in the same transaction moves it.
 ///
-/// What would stay as it is, without an end, is only compared. Each is removed before it is set: a script whose first write takes no memory works where the server has none left.
+/// What would stay as it is, without an end, is only compared. As with [`MEET`], a first write that takes no memory, and does
+/// nothing, lets the others run where there is none left. None is removed before it is set: while a slot moves, a key that is
+/// not there any more cannot be set, and its mark would be lost.
 ///
-/// Keys: marks, scratch. Arguments: the position of the one that is put there, or 0; then four to each: 1 if something was
-/// seen, what it was, what takes its place, its life in ms or nothing.
+/// Keys: marks, and scratch where one is put there. Arguments: the position of that one, or 0; then four to each mark: 1 if
+/// something was seen, what it was, what takes its place, its life in ms or nothing.
 pub(crate) static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
-for i = 1, #KEYS - 1 do
+for i = 1, (#ARGV - 1) / 4 do
   local at = i * 4 - 3
   local now = redis.pcall('GET', KEYS[i])
   if type(now) == 'table' then now = false end
   if now ~= (ARGV[at + 1] == '1' and ARGV[at + 2]) then return {i, now} end
 end
-for i = 1, #KEYS - 1 do
+redis.pcall('RENAME', KEYS[1], KEYS[1])
+for i = 1, (#ARGV - 1) / 4 do
   local at = i * 4 - 3
   local ends = ARGV[at + 4] ~= ''
   if ends or ARGV[at + 2] ~= ARGV[at + 3] then
     local key = tonumber(ARGV[1]) == i and KEYS[#KEYS] or KEYS[i]
-    redis.call('DEL', key)
     if ends then redis.call('SET', key, ARGV[at + 3], 'PX', ARGV[at + 4])
     else redis.call('SET', key, ARGV[at + 3]) end
   end

@@ -13,9 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use cache_core::{
     Acquire, Backplane, BreakerState, CacheId, CacheProvider, Holding, Leases, Level, Listener, Policy, Put,
-    RawKey, Stance, TracedCache, ok,
+    RawKey, Stance, Swap, Swapped, TracedCache, ok,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
@@ -417,6 +418,37 @@ async fn slots_that_move_are_followed() {
         moved(from) == before
     })
     .await;
+}
+
+/// All marks of a cache are in one slot. Until they have moved they are swapped where they are: what is put beside them for
+/// that is not there, and a transaction that names it is not let run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_are_swapped_while_their_slot_moves() {
+    let Some(cluster) = RedisCluster::start(3, 0) else { return };
+    let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
+    let mark = RawKey::marker(CacheId(1), "users");
+    let tag = RawKey::tag(CacheId(1), "users", "vip");
+    let swap = |key, seen: Option<&'static [u8]>, bytes: &'static [u8], ttl| Swap {
+        key,
+        seen: seen.map(Bytes::from_static),
+        bytes: Bytes::from_static(bytes),
+        ttl,
+    };
+    let marks = provider.marks().unwrap();
+    let first = [swap(tag, None, b"t", SOON), swap(mark, None, b"1", Duration::MAX)];
+    assert_eq!(marks.swap(&first).await.unwrap(), Swapped::Done);
+    let name = "m:{users}";
+    let from = cluster.owner(name).unwrap();
+    let to = cluster.nodes().iter().find(|node| node.port() != from.port()).unwrap();
+    begin_to_move(from, to, name);
+    let touched = [swap(mark, Some(b"1"), b"1", Duration::MAX), swap(tag, Some(b"t"), b"t", SOON)];
+    assert_eq!(marks.swap(&touched).await.unwrap(), Swapped::Done);
+    let next = [swap(tag, Some(b"t"), b"u", SOON), swap(mark, Some(b"1"), b"2", Duration::MAX)];
+    assert_eq!(marks.swap(&next).await.unwrap(), Swapped::Done);
+    assert_eq!(from.command::<String>(&["GET", name]).unwrap(), "2");
+    move_key(from, to, name);
+    let late = [swap(mark, Some(b"2"), b"3", Duration::MAX)];
+    assert_eq!(kind(marks.swap(&late).await), ErrorKind::Unavailable);
 }
 
 /// Each look is a new connection to every node, by every process, and a move may take hours.
