@@ -178,6 +178,7 @@
 //! | `READONLY` | [`ErrorKind::ReadOnly`], and a new connection, as a failover may have moved the master; at most once a second |
 //! | `LOADING`, out of memory, no permission | an error of that kind; the connection stays |
 //! | a put or fill is refused, as too large or out of memory | the old value is removed, unless the fill had lost its lease |
+//! | everything is invalidated, while the server is out of memory | it works, by a script |
 //! | a removal, while the server is out of memory | it works, by a script, or by `UNLINK` where scripts are not allowed. Of a key that is not there the latter tells nobody: with a backplane that tracks it stays pending |
 //! | the key holds a list or a hash | a miss; the next put replaces it |
 //!

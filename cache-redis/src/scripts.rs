@@ -1,7 +1,7 @@
 //! What runs inside the server.
 //!
 //! Scripts write only keys that nobody tracks: a client that asked not to hear of its own writes hears of those that
-//! its scripts make. The exceptions, [`VOID`] and a [`SWAP`] of its own, are for servers that let no
+//! its scripts make. The exceptions, [`VOID`], [`MARK`] and a [`SWAP`] of its own, are for servers that let no
 //! transaction run: most often they are out of memory.
 
 use std::sync::LazyLock;
@@ -112,6 +112,18 @@ pub(crate) static VOID: LazyLock<Script> = LazyLock::new(|| {
 if ARGV[3] and redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1",
+    )
+});
+
+/// Puts the mark of a cache where the server is out of memory and refuses `SET`, in the way of [`SWAP`].
+///
+/// Key: mark. Arguments: mark, and its life in ms unless it has no end.
+pub(crate) static MARK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "\
+redis.pcall('RENAME', KEYS[1], KEYS[1])
+if ARGV[2] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) else redis.call('SET', KEYS[1], ARGV[1]) end
 return 1",
     )
 });

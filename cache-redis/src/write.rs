@@ -5,7 +5,7 @@ use redis::Value;
 
 use crate::{
     Error, ErrorKind, RedisProvider,
-    scripts::VOID,
+    scripts::{MARK, VOID},
     units::{Repeat, executed},
     wire::{self, TOMBSTONE, TOMBSTONE_MS},
 };
@@ -139,7 +139,12 @@ impl RedisProvider {
             |at| writes[refused[at]].key,
             Repeat::Never,
             |pipeline, at, form| {
-                let [value, lease, ..] = self.keys(writes[refused[at]].key);
+                let write = writes[refused[at]];
+                let [value, lease, ..] = self.keys(write.key);
+                if let (true, Some(mark)) = (write.key.mark, write.bytes) {
+                    MARK.on(pipeline, form, &[&value]).arg(mark).arg(write.ms);
+                    return 1;
+                }
                 VOID.on(pipeline, form, &[&value, &lease]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
                 1
             },
@@ -147,6 +152,11 @@ impl RedisProvider {
         let mut void: Vec<_> =
             void.await.into_iter().map(|replies| replies.and_then(wire::all_done)).collect();
         let failed: Vec<usize> = (0..void.len()).filter(|at| void[*at].is_err()).collect();
+        for (at, void) in refused.iter().zip(&void) {
+            if writes[*at].key.mark && void.is_ok() {
+                results[*at] = Ok(());
+            }
+        }
         let unlinked = self.units(
             failed.len(),
             |at| writes[refused[failed[at]]].key,

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cache_core::{
-    CacheId, CacheProvider, LevelOp, Put, RawKey,
+    CacheId, CacheProvider, LevelOp, Put, RawKey, Swap, Swapped,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
@@ -186,6 +186,25 @@ async fn a_refused_item_leaves_nothing_of_the_old_one() {
     server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
     assert_eq!(kind(provider.put(item("small", b"new")).await), ErrorKind::OutOfMemory);
     assert_eq!(get(&provider, "small").await.unwrap(), None);
+}
+
+/// All of a cache is invalidated by its mark. What stands for a removed key would be in the way of whoever gives it another.
+#[tokio::test]
+async fn a_mark_is_put_without_memory() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    let mark = RawKey::marker(CacheId(1), "users");
+    let put = |bytes, ttl| provider.put(Put { key: mark, bytes: Bytes::from_static(bytes), ttl });
+    put(b"1", Duration::MAX).await.unwrap();
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    put(b"2", Duration::MAX).await.unwrap();
+    assert_eq!(provider.get(mark).await.unwrap().as_deref(), Some(b"2".as_slice()));
+    assert_eq!(server.command::<i64>(&["PTTL", "m:{users}"]).unwrap(), -1);
+    let seen = Some(Bytes::from_static(b"2"));
+    let swap = Swap { key: mark, seen, bytes: Bytes::from_static(b"3"), ttl: Duration::MAX };
+    assert_eq!(provider.marks().unwrap().swap(&[swap]).await.unwrap(), Swapped::Done);
+    put(b"4", HANG).await.unwrap();
+    assert!(server.command::<i64>(&["PTTL", "m:{users}"]).unwrap() > 0);
 }
 
 #[tokio::test]
