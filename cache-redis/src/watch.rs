@@ -191,7 +191,8 @@ impl Watch {
         // What was changed while nothing was watched, nobody has heard of.
         let before = if anew { 0 } else { before };
         link.watches(watching);
-        self.tell(|ear| ear.number > before, |listener| listener.gap());
+        // Who has come meanwhile does not hear so far.
+        self.tell(|ear| before < ear.number && ear.number <= newest, |listener| listener.gap());
         Ok(())
     }
 

@@ -325,6 +325,11 @@ async fn a_change_of_the_mark_is_news_to_others_alone() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+fn watched_prefixes(server: &RedisServer) -> usize {
+    let info: String = server.command(&["INFO", "stats"]).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("tracking_total_prefixes:")).unwrap().parse().unwrap()
+}
+
 /// The server would go on comparing their keys with every write of anybody.
 #[tokio::test]
 async fn caches_that_come_and_go_are_not_watched_for_ever() {
@@ -345,6 +350,46 @@ async fn caches_that_come_and_go_are_not_watched_for_ever() {
     assert!(a.ear.gaps() > 1);
     put(&b.provider, "k", "v").await;
     a.ear.until_changed("k").await;
+}
+
+/// Notes what is watched when it is told that it hears.
+struct Novice {
+    server: Arc<RedisServer>,
+    watched: Mutex<Vec<usize>>,
+}
+
+impl Listener for Novice {
+    fn message(&self, _: &[u8]) {}
+
+    fn gap(&self) {
+        self.watched.lock().unwrap().push(watched_prefixes(&self.server));
+    }
+
+    fn keeps_in(&self, store: u64) -> bool {
+        store != 0
+    }
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_others_begin_to_hear_is_told_when_it_hears() {
+    let server = Arc::new(RedisServer::start());
+    let proxy = Proxy::start(server.addr());
+    let a = node(RedisProvider::builder(format!("redis://{}", proxy.addr()))).await;
+    // What the server has been told takes effect there before it is known here.
+    proxy.delay(Duration::from_millis(300));
+    let (first, second) =
+        (Arc::new(Ear::default()), Novice { server: Arc::clone(&server), watched: Mutex::default() });
+    let second = Arc::new(second);
+    a.backplane.subscribe("first", Arc::<Ear>::clone(&first));
+    until_async("two are watched", || async { watched_prefixes(&server) == 4 }).await;
+    a.backplane.subscribe("second", Arc::<Novice>::clone(&second));
+    until_async("told", || async { !second.watched.lock().unwrap().is_empty() }).await;
+    assert_eq!(*second.watched.lock().unwrap(), [6]);
+    assert_eq!(first.gaps(), 1);
 }
 
 #[tokio::test]
