@@ -30,6 +30,10 @@ const WANTED: Duration = Duration::from_secs(5);
 const UNSURE: Duration = Duration::from_secs(3);
 /// So many caches may be gone and watched still, or as many as are there: at the price of a gap the server forgets them.
 const GONE: usize = 100;
+/// For how long after that it is so many more: where caches come and go all the time, a gap for each hundred would leave nothing
+/// in anybody's memory.
+const PAUSE: Duration = Duration::from_secs(60);
+const MANY_GONE: usize = 500;
 
 /// The channel on which messages are asked for.
 pub(crate) fn want(settings: &Settings) -> String {
@@ -66,6 +70,17 @@ pub(crate) struct Watching {
     caches: BTreeSet<String>,
     wants: bool,
     newest: u64,
+    /// When the server was last made to forget those that were gone.
+    anew: Option<Instant>,
+}
+
+impl Watching {
+    /// Whether the server watches too many that nobody wants any more.
+    fn is_stale(&self, wanted: &BTreeSet<String>) -> bool {
+        let just_now = self.anew.is_some_and(|at| at.elapsed() < PAUSE);
+        let most = if just_now { MANY_GONE } else { GONE };
+        self.caches.difference(wanted).count() > most.max(wanted.len())
+    }
 }
 
 impl Watch {
@@ -150,11 +165,12 @@ impl Watch {
             return Ok(());
         }
         // Prefixes cannot be given up one by one, and the server compares each of them at every write of anybody.
-        let anew = watching.caches.difference(&caches).count() > GONE.max(caches.len());
+        let anew = watching.is_stale(&caches);
         let mut tracking = pipe();
         if anew {
             tracking.cmd("CLIENT").arg("TRACKING").arg("OFF");
             watching.caches.clear();
+            watching.anew = Some(Instant::now());
         }
         let new: Vec<_> = caches.difference(&watching.caches).cloned().collect();
         if !new.is_empty() {

@@ -330,10 +330,10 @@ fn watched_prefixes(server: &RedisServer) -> usize {
     info.lines().find_map(|line| line.strip_prefix("tracking_total_prefixes:")).unwrap().parse().unwrap()
 }
 
-/// The server would go on comparing their keys with every write of anybody.
+/// The server would go on comparing their keys with every write of anybody. To forget them is a gap, which must be rare.
 #[tokio::test]
 async fn caches_that_come_and_go_are_not_watched_for_ever() {
-    const CACHES: usize = 250;
+    const CACHES: usize = 400;
     let server = RedisServer::start();
     let (a, b) = (node(to(&server)).await, node(to(&server)).await);
     for n in 0..CACHES {
@@ -342,12 +342,10 @@ async fn caches_that_come_and_go_are_not_watched_for_ever() {
         ear.until_gaps(1).await;
         ear.closed.store(true, Ordering::SeqCst);
     }
-    let info: String = server.command(&["INFO", "stats"]).unwrap();
-    let prefixes = info.lines().find_map(|line| line.strip_prefix("tracking_total_prefixes:"));
-    let watched: usize = prefixes.unwrap().parse().unwrap();
-    assert!(watched < CACHES, "{watched} prefixes, of two caches");
+    let watched = watched_prefixes(&server);
+    assert!(watched < 2 * (CACHES - 90), "{watched} prefixes, of two caches");
     // Nothing was watched for a moment.
-    assert!(a.ear.gaps() > 1);
+    assert_eq!(a.ear.gaps(), 2);
     put(&b.provider, "k", "v").await;
     a.ear.until_changed("k").await;
 }
