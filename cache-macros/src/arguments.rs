@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{
-    Attribute, Error, Expr, ExprGroup, ExprParen, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Type,
-    TypeReference, spanned::Spanned,
+    Attribute, Error, Expr, ExprGroup, ExprParen, FnArg, Ident, Pat, ReceiverKind, Result, Signature, Token,
+    Type, TypeReference, spanned::Spanned,
 };
 
 use crate::{
@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
 /// `self` or `&self`, or as its type says, `self: Arc<Self>` say.
 pub(crate) struct Receiver {
     by_reference: bool,
+    /// As it is written: one that a macro has been given is not the `self` of the macro.
+    pub(crate) written: Token![self],
 }
 
 impl Receiver {
@@ -39,7 +41,7 @@ impl Receiver {
                 let what = "a cached method takes `&self` or `self`, not `&mut self`: a hit changes nothing";
                 Err(Error::new(receiver.span(), what))
             }
-            shared => Ok(Self { by_reference: shared.is_some() }),
+            shared => Ok(Self { by_reference: shared.is_some(), written: receiver.self_token }),
         }
     }
 
@@ -164,9 +166,9 @@ impl Arguments {
     /// Makes each argument the load's own.
     pub(crate) fn owned(&self) -> TokenStream {
         let kept = hidden("this");
-        let this = self.receiver.as_ref().map(|receiver| match receiver.by_reference {
-            true => quote!(let #kept = ::core::clone::Clone::clone(self);),
-            false => quote!(let #kept = ::core::clone::Clone::clone(&self);),
+        let this = self.receiver.as_ref().map(|Receiver { by_reference, written }| match by_reference {
+            true => quote!(let #kept = ::core::clone::Clone::clone(#written);),
+            false => quote!(let #kept = ::core::clone::Clone::clone(&#written);),
         });
         let each = self.named.iter().map(|Argument { name, given, .. }| match given {
             Given::Value => quote_spanned!(name.span()=> let #name = ::core::clone::Clone::clone(&#name);),

@@ -80,8 +80,8 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let (own, given) = (arguments.passed(true), arguments.passed(false));
     let (by_load, in_place) = match &arguments.receiver {
         Some(receiver) => {
-            let this = receiver.passed();
-            (quote!(Self::#name(#this, #(#own),*)), quote!(self.#name(#(#given),*)))
+            let (this, written) = (receiver.passed(), &receiver.written);
+            (quote!(Self::#name(#this, #(#own),*)), quote!(#written.#name(#(#given),*)))
         }
         None => (quote!(#name(#(#own),*)), quote!(#name(#(#given),*))),
     };

@@ -125,6 +125,30 @@ async fn a_method_of_what_is_shared_needs_no_clone_of_it() {
     assert_eq!(shared.0.asked(), 2);
 }
 
+/// Puts the attribute on a method that it has been given.
+macro_rules! cached_methods {
+    ($of:ty, $cache:literal, $($method:tt)*) => {
+        impl $of {
+            #[cached($cache)]
+            $($method)*
+        }
+    };
+}
+
+cached_methods! { Db, "given", async fn given(&self, id: u64) -> Option<u64> {
+    self.user(id).await.ok()?.map(|user| user.id)
+} }
+
+#[tokio::test]
+async fn a_method_may_come_from_what_a_macro_was_given() {
+    installed().await;
+    let db = Db::default();
+    for _ in 0..2 {
+        assert_eq!(db.given(5).await, Some(5));
+    }
+    assert_eq!(db.asked(), 1);
+}
+
 #[cached("depth")]
 async fn depth(id: u64) -> Result<u64, BoxError> {
     match id {
