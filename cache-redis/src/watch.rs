@@ -76,10 +76,10 @@ pub(crate) struct Watching {
 
 impl Watching {
     /// Whether the server watches too many that nobody wants any more.
-    fn is_stale(&self, wanted: &BTreeSet<String>) -> bool {
+    fn is_stale(&self, wanted: &BTreeMap<String, Vec<Ear>>) -> bool {
         let just_now = self.anew.is_some_and(|at| at.elapsed() < PAUSE);
         let most = if just_now { MANY_GONE } else { GONE };
-        self.caches.difference(wanted).count() > most.max(wanted.len())
+        self.caches.iter().filter(|cache| !wanted.contains_key(*cache)).count() > most.max(wanted.len())
     }
 }
 
@@ -152,33 +152,45 @@ impl Watch {
         }
     }
 
-    /// Turns tracking on, over this connection, for the caches of listeners that have come since.
+    /// Whether too many are watched over this connection that nobody wants any more.
+    pub(crate) fn is_stale(&self, link: &Link) -> bool {
+        self.forget_closed();
+        // What is refused is not asked for again.
+        !*lock(&self.refused) && link.watching().is_stale(&lock(&self.ears))
+    }
+
+    /// Turns tracking on, over this connection, for the caches of listeners that have come since, and off for those that are
+    /// gone, if they are many.
     ///
     /// # Errors
     /// The connection broke, or the server says nothing definite.
     pub(crate) async fn follow(&self, link: &Link) -> Result<(), Error> {
         self.forget_closed();
         let newest = *self.newest.borrow();
-        let caches: BTreeSet<String> = lock(&self.ears).keys().cloned().collect();
+        let ears = Arc::clone(&lock(&self.ears));
         let mut watching = link.watching();
-        if caches.is_empty() || watching.newest == newest {
+        // Prefixes cannot be given up one by one, and the server compares each of them at every write of anybody.
+        let anew = watching.is_stale(&ears);
+        if !anew && (ears.is_empty() || watching.newest == newest) {
             return Ok(());
         }
-        // Prefixes cannot be given up one by one, and the server compares each of them at every write of anybody.
-        let anew = watching.is_stale(&caches);
         let mut tracking = pipe();
         if anew {
             tracking.cmd("CLIENT").arg("TRACKING").arg("OFF");
             watching.caches.clear();
             watching.anew = Some(Instant::now());
         }
-        let new: Vec<_> = caches.difference(&watching.caches).cloned().collect();
+        let new: Vec<_> = ears.keys().filter(|cache| !watching.caches.contains(*cache)).cloned().collect();
+        // A listener that goes meanwhile goes at once.
+        drop(ears);
         if !new.is_empty() {
             tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
             for cache in &new {
                 tracking.arg("PREFIX").arg(format!("{}v:{{{cache}:", self.prefix));
                 tracking.arg("PREFIX").arg(format!("{}m:{{{cache}}}", self.prefix));
             }
+        }
+        if !tracking.is_empty() {
             let replies = link.pipeline(&tracking).await.map_err(Error::request)?;
             replies.iter().try_for_each(meant)?;
             if let Some(Value::ServerError(error)) = replies.last() {

@@ -350,6 +350,34 @@ async fn caches_that_come_and_go_are_not_watched_for_ever() {
     a.ear.until_changed("k").await;
 }
 
+/// Nobody may come after them for whom the server would be asked anew.
+#[tokio::test]
+async fn many_caches_that_go_are_forgotten_though_nobody_comes() {
+    let server = RedisServer::start();
+    let b = node(to(&server)).await;
+    let provider = to(&server).heartbeat(Duration::from_millis(100)).build().unwrap();
+    let backplane = provider.backplane();
+    let ears: Vec<_> = (0..150)
+        .map(|n| {
+            let ear = Arc::new(Ear::default());
+            backplane.subscribe(
+                if n == 0 { "users".into() } else { format!("tenant{n}") }.as_str(),
+                Arc::<Ear>::clone(&ear),
+            );
+            ear
+        })
+        .collect();
+    for ear in &ears {
+        ear.until_gaps(1).await;
+    }
+    let (stays, go) = ears.split_first().unwrap();
+    go.iter().for_each(|ear| ear.closed.store(true, Ordering::SeqCst));
+    until_async("forgotten", || async { watched_prefixes(&server) == 2 }).await;
+    stays.until_gaps(2).await;
+    put(&b.provider, "k", "v").await;
+    stays.until_changed("k").await;
+}
+
 /// Notes what is watched when it is told that it hears.
 struct Novice {
     server: Arc<RedisServer>,

@@ -144,9 +144,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 }
             }
             watch = comes(watch, &mut newest) => {
-                let followed = keeper.followed(watch, &link, keeper.settings.silence());
-                if let Some(Err(_)) = keeper.unless_closed(followed).await {
-                    link.condemn();
+                if !follows(keeper, watch, &link).await {
                     return End::Lost;
                 }
             }
@@ -158,6 +156,13 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 }
             }
             _ = beats.tick(), if beat.is_none() => {
+                // Of caches that go, nobody tells.
+                if let Some(watch) = watch
+                    && watch.is_stale(&link)
+                    && !follows(keeper, watch, &link).await
+                {
+                    return End::Lost;
+                }
                 if keeper.pushes.watch.as_ref().is_some_and(|watch| !watch.is_empty()) {
                     let link = Arc::clone(&link);
                     let limit = keeper.settings.heartbeat_timeout;
@@ -186,6 +191,16 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
             }
         }
     }
+}
+
+/// Has the server watch what is wanted now. `false`: it does not, and the connection is given up.
+async fn follows(keeper: &Keeper, watch: &Watch, link: &Link) -> bool {
+    let followed = keeper.followed(watch, link, keeper.settings.silence());
+    let lost = matches!(keeper.unless_closed(followed).await, Some(Err(_)));
+    if lost {
+        link.condemn();
+    }
+    !lost
 }
 
 /// Ends when sentinels have replaced the server of a connection.
