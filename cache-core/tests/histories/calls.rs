@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cache_core::{Access, BoxError, Delivery, Error, ErrorKind, Found, Loaded, Outcome, Source};
+use cache_core::{Access, BoxError, Delivery, Error, ErrorKind, Found, Loaded, Outcome, Source, Verb};
 use fastrand::Rng;
 use futures::{
     FutureExt,
@@ -25,6 +25,7 @@ const MS: Duration = Duration::from_millis(1);
 /// A call of the cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
+    Get(Access),
     Look(Access),
     GetOrSet(Access),
     IfChanged,
@@ -51,8 +52,10 @@ pub(crate) enum Call {
 
 impl Call {
     /// How often each is made.
-    const ALL: [(usize, Self); 28] = [
-        (8, Self::Look(Access::Normal)),
+    const ALL: [(usize, Self); 30] = [
+        (8, Self::Get(Access::Normal)),
+        (2, Self::Get(Access::AllowStale)),
+        (6, Self::Look(Access::Normal)),
         (4, Self::Look(Access::AllowStale)),
         (2, Self::Look(Access::CacheOnly)),
         (24, Self::GetOrSet(Access::Normal)),
@@ -91,6 +94,44 @@ impl Call {
             at -= weight;
         }
         Self::Look(Access::Normal)
+    }
+
+    fn verb(self) -> Option<Verb> {
+        Some(match self {
+            Self::Get(_) | Self::Look(_) => Verb::Get,
+            Self::GetOrSet(_) | Self::IfChanged | Self::SourceGet => Verb::GetOrSet,
+            Self::Refresh => Verb::Refresh,
+            Self::GetMany => Verb::GetMany,
+            Self::GetOrSetMany => Verb::GetOrSetMany,
+            Self::Warm => Verb::Warm,
+            Self::Inspect => return None,
+            Self::Set | Self::SetAbsent => Verb::Set,
+            Self::SetMany => Verb::SetMany,
+            Self::Invalidate => Verb::Invalidate,
+            Self::InvalidateMany => Verb::InvalidateMany,
+            Self::Expire => Verb::Expire,
+            Self::InvalidateTag => Verb::InvalidateTag,
+            Self::ExpireTag => Verb::ExpireTag,
+            Self::Clear => Verb::Clear,
+            Self::ExpireAll => Verb::ExpireAll,
+            Self::Update => Verb::Update,
+            Self::Save => Verb::Save,
+            Self::Delete => Verb::Delete,
+        })
+    }
+
+    /// How many of the two keys it looks up, and counts as look-ups.
+    fn lookups(self, both: usize) -> usize {
+        match self {
+            Self::GetMany | Self::GetOrSetMany => both,
+            Self::Get(_)
+            | Self::Look(_)
+            | Self::GetOrSet(_)
+            | Self::IfChanged
+            | Self::Refresh
+            | Self::SourceGet => 1,
+            _ => 0,
+        }
     }
 
     /// Whether it goes on when its caller leaves.
@@ -144,10 +185,6 @@ impl Caller {
         self.world.note(format!("n{} {line}", self.node.name));
     }
 
-    fn count(&self, lookups: usize) {
-        self.node.lookups.fetch_add(lookups as u64, SeqCst);
-    }
-
     /// The keys of a batch.
     fn both(&self) -> Vec<usize> {
         let [one, other] = self.keys;
@@ -158,13 +195,16 @@ impl Caller {
     async fn ask<T>(&self, call: impl Future<Output = Answer<T>>) -> Option<Answer<T>> {
         let closed = self.node.closed.load(SeqCst);
         let answer = Leaves { work: Box::pin(call), polls: self.leaves.unwrap_or(usize::MAX) }.await;
+        if let Some(Err(error)) = &answer {
+            self.node.watch.fails(error);
+        }
         if closed && let Some(Ok(_)) = answer {
             self.world.wrong(format!("n{} answers after it was closed", self.node.name));
         }
         answer
     }
 
-    fn saw(&self, what: &str, key: usize, asked: &Asked, answer: Option<Answer<Found<u64>>>) {
+    fn saw(&self, verb: Verb, what: &str, key: usize, asked: &Asked, answer: Option<Answer<Found<u64>>>) {
         let found = match answer {
             Some(Ok(found)) => found,
             other => {
@@ -172,6 +212,7 @@ impl Caller {
             }
         };
         let (value, outcome, level) = (found.value().map(|value| **value), found.outcome(), found.level());
+        self.node.watch.answers(verb, outcome);
         self.note(&format!("{what} k{key} of {} -> {value:?} {outcome:?} {level:?}", asked.at));
         let (world, node) = (&self.world, &self.node);
         match value {
@@ -263,6 +304,9 @@ impl Caller {
     /// Makes the call.
     pub(crate) async fn make(mut self, call: Call) {
         let shape = &self.world.shape;
+        if !shape.tags && matches!(call, Call::InvalidateTag | Call::ExpireTag) {
+            return;
+        }
         if shape.is_orderly() && call.is_task() {
             // Nobody would know when it has ended.
             self.leaves = None;
@@ -273,29 +317,35 @@ impl Caller {
         }
         self.note(&format!("{call:?} k{} k{}, leaves {:?}", self.keys[0], self.keys[1], self.leaves));
         let (cache, key, node) = (&self.node.cache, self.keys[0], &self.node);
+        if let Some(verb) = call.verb() {
+            node.watch.calls(verb, call.lookups(self.both().len()));
+        }
         let name = format!("{call:?}");
         let what = name.as_str();
         match call {
+            Call::Get(access) => {
+                let asked = self.asks(&[key]);
+                let answer = self.ask(cache.access(access).get(id(key))).await;
+                let shown = Shown { stale: access == Access::AllowStale, found: true, from_remote: false };
+                self.saw_many(what, &asked, answer.map(|answer| answer.map(|value| vec![value])), shown);
+            }
             Call::Look(access) => {
                 let asked = self.world.asks(node, key);
-                self.count(1);
                 let answer = self.ask(cache.access(access).look(id(key))).await;
-                self.saw(what, key, &asked, answer);
+                self.saw(Verb::Get, what, key, &asked, answer);
             }
             Call::GetOrSet(access) => {
                 let asked = self.world.asks(node, key);
                 let caller = self.clone();
-                self.count(1);
                 // Who bypasses the cache takes no lease, and waits for no other node.
                 let called = if access == Access::Bypass { 0 } else { asked.at };
                 let load = move |_: (), _| caller.load(key, called, access == Access::Normal, 0);
                 let answer = self.ask(cache.access(access).look_or_set_with(id(key), &(), load)).await;
-                self.saw(what, key, &asked, answer);
+                self.saw(Verb::GetOrSet, what, key, &asked, answer);
             }
             Call::IfChanged => {
                 let asked = self.asks(&[key]);
                 let (caller, known) = (self.clone(), asked[0].1);
-                self.count(1);
                 let load = move |(), _, held: Option<cache_core::Held<u64>>| async move {
                     let Some(held) = held else { return caller.load(key, known.at, true, 0).await };
                     let held = **held.value();
@@ -316,20 +366,17 @@ impl Caller {
             Call::Refresh => {
                 let asked = self.asks(&[key]);
                 let (caller, called) = (self.clone(), asked[0].1.at);
-                self.count(1);
                 let load = move |(), _| caller.load(key, called, false, 0);
                 let answer = self.ask(cache.refresh(id(key), &(), load)).await;
                 self.saw_many(what, &asked, answer.map(|answer| answer.map(|value| vec![value])), LOADED);
             }
             Call::GetMany => {
                 let asked = self.asks(&self.both());
-                self.count(asked.len());
                 let answer = self.ask(cache.get_many(self.both().into_iter().map(id))).await;
                 self.saw_many(what, &asked, answer, Shown { stale: false, found: true, from_remote: false });
             }
             Call::GetOrSetMany => {
                 let asked = self.asks(&self.both());
-                self.count(asked.len());
                 let (caller, called) = (self.clone(), asked[0].1.at);
                 let load = move |(), ids: Vec<String>| {
                     let caller = caller.clone();
@@ -348,12 +395,14 @@ impl Caller {
             }
             Call::Warm => {
                 let called = self.world.model(|model| model.tick());
-                self.count(self.both().len());
+                // Each key is a call of its own.
+                self.both().iter().for_each(|_| self.node.watch.calls(Verb::GetOrSet, 1));
                 let caller = self.clone();
                 let load =
                     move |(), id: String| caller.clone().load(id[1..].parse().unwrap(), called, true, 0);
                 // Not left: nobody could say which look-ups it had begun.
                 let warmed = cache.warm(self.both().into_iter().map(id), 2, &(), load).await;
+                warmed.failed.iter().for_each(|(_, error)| self.node.watch.fails(error));
                 self.note(&format!("{what} -> {warmed:?}"));
             }
             Call::Inspect => {
@@ -388,7 +437,6 @@ impl Caller {
                 self.end(what, Effect::keys(&self.both()), call).await;
             }
             Call::Expire => self.end(what, Effect::keys(&[key]).stale(), cache.expire(id(key))).await,
-            Call::InvalidateTag | Call::ExpireTag if !self.world.shape.tags => {}
             Call::InvalidateTag => {
                 self.end(what, Effect::tag(tag_of(key)), cache.invalidate_tag(tag_of(key))).await;
             }
@@ -400,7 +448,6 @@ impl Caller {
             Call::Update => self.update(key).await,
             Call::SourceGet => {
                 let asked = self.asks(&[key]);
-                self.count(1);
                 let source = cache.with_source(self.table(asked[0].1.at));
                 let answer = self.ask(source.get(id(key))).await;
                 self.saw_many(what, &asked, answer.map(|answer| answer.map(|value| vec![value])), LOADED);
@@ -500,11 +547,14 @@ impl Caller {
         if world.shape.nested && depth < 2 && self.below(4) == 0 {
             let other = self.below(crate::model::KEYS);
             let asked = world.asks(&self.node, other);
-            self.count(1);
+            self.node.watch.calls(Verb::GetOrSet, 1);
             let inner = self.clone();
             let load = move |(), _| inner.load(other, asked.at, false, depth + 1);
             let answer = self.node.cache.look_or_set_with(id(other), &(), load).boxed().await;
-            self.saw("nested", other, &asked, Some(answer));
+            if let Err(error) = &answer {
+                self.node.watch.fails(error);
+            }
+            self.saw(Verb::GetOrSet, "nested", other, &asked, Some(answer));
         }
         if self.below(5) == 0 && !world.calm.load(SeqCst) {
             let by = self.dice.lock().unwrap().u32(..400);

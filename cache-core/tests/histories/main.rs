@@ -18,6 +18,7 @@ mod run;
 mod shape;
 mod shrink;
 mod steps;
+mod watch;
 
 use std::{panic, str::FromStr};
 

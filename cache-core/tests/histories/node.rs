@@ -17,6 +17,7 @@ use crate::{
     model::{Asked, Effect, Floors, KEYS, Model, Reach, Shown, Tick},
     post::{Link, Post},
     shape::Shape,
+    watch::Watch,
 };
 
 pub(crate) const CACHE: &str = "history";
@@ -78,8 +79,7 @@ pub(crate) struct Node {
     pub(crate) levels: Vec<[Arc<Faulty>; 2]>,
     pub(crate) link: Link,
     pub(crate) shelf: Shelf,
-    /// Look-ups that have been asked of it.
-    pub(crate) lookups: AtomicU64,
+    pub(crate) watch: Watch,
     /// `close` has answered.
     pub(crate) closed: AtomicBool,
     stored: AtomicU64,
@@ -113,6 +113,8 @@ pub(crate) struct World {
     model: Mutex<Model>,
     /// Nothing takes long any more.
     pub(crate) calm: AtomicBool,
+    /// Of all nodes that have ever been.
+    pub(crate) watches: Mutex<Vec<(usize, Watch)>>,
     trace: Mutex<Vec<String>>,
     wrong: Mutex<Option<String>>,
 }
@@ -147,6 +149,7 @@ impl World {
             seed,
             model: Mutex::new(Model::new(shape.ttl(), shape.max_age(), shape.clocks_agree())),
             calm: AtomicBool::new(false),
+            watches: Mutex::default(),
             trace: Mutex::default(),
             wrong: Mutex::default(),
         }
@@ -155,7 +158,10 @@ impl World {
     pub(crate) fn join(&self, name: usize) -> Arc<Node> {
         let shape = &self.shape;
         let (link, shelf) = (self.post.join(self.model(|model| model.confirmed())), Shelf::default());
-        let mut builder = TracedCache::builder(CACHE).clock(self.clock.clone()).policy(shape.policy());
+        let watch = Watch::default();
+        self.watches.lock().unwrap().push((name, watch.clone()));
+        let builder = TracedCache::builder(CACHE).clock(self.clock.clone()).policy(shape.policy());
+        let mut builder = builder.observer(watch.clone());
         if shape.memory {
             builder = builder.level(Level::new(ObjectsOnly(Arc::new(shelf.clone()))));
         }
@@ -185,7 +191,7 @@ impl World {
             levels,
             link,
             shelf,
-            lookups: AtomicU64::new(0),
+            watch,
             closed: AtomicBool::new(false),
             stored: AtomicU64::new(0),
         })

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cache_core::{
-    Access, MissReason, Outcome, WeakCache,
+    Access, Outcome, Verb, WeakCache,
     testing::{Dump, Fault},
 };
 use fastrand::Rng;
@@ -178,6 +178,23 @@ impl History {
         world.note("the end comes".to_owned());
         world.calm.store(true, SeqCst);
         self.mend();
+        self.settle().await;
+        run_for(200).await;
+        self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
+        for call in std::mem::take(&mut self.calls) {
+            if let Some(Err(error)) = call.now_or_never() {
+                world.wrong(format!("a call panicked: {error}"));
+            }
+        }
+        self.agree().await;
+        self.settle().await;
+        run_for(200).await;
+        self.counts();
+    }
+
+    /// Waits until nothing is under way any more: no call, no load, nothing that is to be told, no span.
+    async fn settle(&self) {
+        let world = &self.world;
         for round in 0.. {
             // What is still at it after some seconds waits for something long.
             let (turns, by) = if round < 100 { (50, 20) } else { (400, 1_000) };
@@ -187,26 +204,18 @@ impl History {
                 self.nodes.iter().map(|node| node.cache.stats()).map(|s| s.flights + s.pending).sum();
             let alive =
                 self.left.iter().filter(|(cache, gone)| gone.is_left() && cache.upgrade().is_some()).count();
-            if calls + left + alive == 0 {
-                break;
+            let spans: u64 = world.watches.lock().unwrap().iter().map(|(_, watch)| watch.under_way()).sum();
+            if calls + left + alive == 0 && spans == 0 {
+                return;
             }
             if round == 300 {
-                world.wrong(format!("{calls} calls, {left} loads and effects, {alive} old nodes never end"));
-                return;
+                return world.wrong(format!(
+                    "{calls} calls, {left} loads and effects, {alive} old nodes, {spans} spans never end"
+                ));
             }
             world.time.advance(Duration::from_millis(by));
             self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
         }
-        run_for(200).await;
-        self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
-        for call in std::mem::take(&mut self.calls) {
-            if let Some(Err(error)) = call.now_or_never() {
-                world.wrong(format!("a call panicked: {error}"));
-            }
-        }
-        self.agree().await;
-        run_for(200).await;
-        self.counts();
     }
 
     fn mend(&self) {
@@ -232,8 +241,14 @@ impl History {
         self.nodes.iter().for_each(|node| all.raise(&node.link.inbox.bound()));
         for (node, key) in self.nodes.iter().flat_map(|node| (0..KEYS).map(move |key| (node, key))) {
             let asked = world.model(|model| model.asks(key, &all, world.clock.now()));
-            node.lookups.fetch_add(1, SeqCst);
-            let Ok(found) = node.cache.access(Access::AllowStale).look(id(key)).await else { continue };
+            node.watch.calls(Verb::Get, 1);
+            let found = match node.cache.access(Access::AllowStale).look(id(key)).await {
+                Ok(found) => found,
+                Err(error) => {
+                    node.watch.fails(&error);
+                    continue;
+                }
+            };
             let Some(value) = found.value() else { continue };
             let shown = Shown { stale: found.outcome() == Outcome::Stale, found: true, from_remote: false };
             world.note(format!(
@@ -249,15 +264,10 @@ impl History {
     /// Promises 9, 10 and 12.
     fn counts(&self) {
         let world = &self.world;
-        for node in self.nodes.iter() {
-            let stats = node.cache.stats();
-            let (lookups, asked) = (stats.lookups(), node.lookups.load(SeqCst));
-            if lookups != asked {
-                world.wrong(format!("n{}: {asked} look-ups, {lookups} counted", node.name));
-            }
-            let reasons: u64 = MissReason::ALL.into_iter().map(|reason| stats.missed(reason)).sum();
-            if reasons != stats.misses() {
-                world.wrong(format!("n{}: {} misses, {reasons} reasons", node.name, stats.misses()));
+        for (name, watch) in world.watches.lock().unwrap().iter() {
+            let closed = self.nodes.iter().all(|node| node.name != *name);
+            if let Err(why) = watch.verdict(world.shape.leave, closed) {
+                world.wrong(format!("n{name}: {why}"));
             }
         }
         let shape = &world.shape;
