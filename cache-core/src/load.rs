@@ -244,7 +244,8 @@ impl<T: Value> Inner<T> {
         let background = load.terms.background;
         let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
-        let ended = match self.policy().hard {
+        let hard = self.policy().hard;
+        let ended = match hard {
             Some(limit) => self.around.clock.timeout(limit, guarded).await,
             None => Some(guarded.await),
         };
@@ -255,7 +256,7 @@ impl<T: Value> Inner<T> {
             Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
             None => Err(Error::new(
                 ErrorKind::LoadTimeout,
-                format!("the loader ran into its hard limit of {:?}", self.policy().hard.unwrap_or_default()),
+                format!("the loader ran into its hard limit of {:?}", hard.unwrap_or_default()),
             )
             .into()),
         };

@@ -73,3 +73,49 @@ pub(crate) fn check(levels: &[Shape], policy: &Policy) -> Result<()> {
     }
     plain::check(levels, policy)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{BoxError, Clock, ErrorKind, Loaded, TracedCache, testing::MapProvider};
+
+    /// It ends by the limit under which it began, and says so.
+    #[tokio::test]
+    async fn what_runs_into_its_limit_names_that_under_another_policy_too() {
+        const LIMIT: Duration = Duration::from_millis(250);
+        let policy = Policy::ttl(Duration::from_secs(60)).hard_limit(Some(LIMIT));
+        let (clock, time) = Clock::manual();
+        let cache: TracedCache<String> = TracedCache::builder("limited")
+            .level(MapProvider::new().clock(clock.clone()))
+            .clock(clock)
+            .policy(policy)
+            .build()
+            .unwrap();
+        let hangs = |began: Arc<Notify>| async move {
+            began.notify_one();
+            std::future::pending::<Result<Loaded<String>, BoxError>>().await
+        };
+        for updates in [false, true] {
+            cache.set_policy(policy).unwrap();
+            let (began, other) = (Arc::new(Notify::new()), cache.clone());
+            let signal = Arc::clone(&began);
+            let call = tokio::spawn(async move {
+                if updates {
+                    other.update("k", &signal, move |signal, _, _| hangs(signal)).await.err()
+                } else {
+                    other.get_or_set_with("k", &signal, move |signal, _| hangs(signal)).await.err()
+                }
+            });
+            began.notified().await;
+            // It has been polled to its end, and so waits for its limit.
+            tokio::task::yield_now().await;
+            cache.set_policy(policy.hard_limit(None)).unwrap();
+            time.advance(LIMIT);
+            let error = call.await.unwrap().unwrap();
+            assert_eq!(error.kind(), ErrorKind::LoadTimeout);
+            assert!(error.to_string().contains("250ms"), "{error}");
+        }
+    }
+}

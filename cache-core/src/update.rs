@@ -1,6 +1,6 @@
 //! `update`: read, change, write, so that no update is lost between callers, nor between nodes.
 
-use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -416,7 +416,8 @@ impl<T: Value> Inner<T> {
         let work = async { change(shown).await };
         let guarded = AssertUnwindSafe(cycle::running(LoadId::next(), work)).catch_unwind();
         let alive = async { self.keeping(rights, LEASE, pin!(guarded)).await };
-        let ended = match self.policy().hard {
+        let hard = self.policy().hard;
+        let ended = match hard {
             Some(limit) => self.around.clock.timeout(limit, alive).await,
             None => Some(alive.await),
         };
@@ -425,7 +426,7 @@ impl<T: Value> Inner<T> {
             Some(Ok(Err(cause))) => return Err(load_failed(cause)),
             Some(Err(_panic)) => return Err(Error::new(ErrorKind::LoadPanicked, "the update panicked")),
             None => {
-                let limit = self.policy().hard.unwrap_or(Duration::MAX);
+                let limit = hard.unwrap_or_default();
                 let message = format!("the update ran into the policy's hard limit of {limit:?}");
                 return Err(Error::new(ErrorKind::LoadTimeout, message));
             }
