@@ -252,7 +252,8 @@ impl<T: Value> Inner<T> {
             policy.jitter.mul_f64(fastrand::f64())
         };
         let fresh_for = ttl.saturating_add(jitter);
-        let usable_for = if absent { fresh_for } else { grace.unwrap_or(policy.grace).max(fresh_for) };
+        let usable_for =
+            if absent || ttl.is_zero() { fresh_for } else { grace.unwrap_or(policy.grace).max(fresh_for) };
         Timeline::new(born, fresh_for, usable_for)
     }
 

@@ -296,3 +296,36 @@ impl<T: Value> Sorted<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use crate::{
+        Access, Clock, Loaded, Outcome, Policy, TracedCache, ok,
+        testing::{Chaos, ChaosOp, Fault, MapProvider},
+    };
+
+    type Shelf = Arc<Chaos<MapProvider>>;
+
+    /// A cache with a grace and leases, and its level.
+    fn graced() -> (TracedCache<u32>, Shelf) {
+        let (clock, _) = Clock::manual();
+        let shelf = Arc::new(Chaos::new(MapProvider::new().clock(clock.clone()).leasing().marking()));
+        let policy = Policy::ttl(Duration::from_secs(1)).grace(Duration::from_secs(60));
+        let cache = TracedCache::builder("graced").level(Arc::clone(&shelf)).clock(clock).policy(policy);
+        (cache.build().unwrap(), shelf)
+    }
+
+    fn unkept(value: u32) -> Loaded<u32> {
+        Loaded::value(value).ttl(Duration::ZERO)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_to_be_stored_is_no_stale_value_either() {
+        let (cache, _) = graced();
+        assert_eq!(*cache.refresh("k", &(), |(), _| async { ok(unkept(1)) }).await.unwrap().unwrap(), 1);
+        let found = cache.access(Access::AllowStale).look("k").await.unwrap();
+        assert_eq!((found.outcome(), found.value()), (Outcome::Miss, None));
+    }
+}
