@@ -328,4 +328,22 @@ mod tests {
         let found = cache.access(Access::AllowStale).look("k").await.unwrap();
         assert_eq!((found.outcome(), found.value()), (Outcome::Miss, None));
     }
+
+    #[tokio::test]
+    async fn what_an_update_does_not_keep_is_no_absence_meanwhile() {
+        let (cache, shelf) = graced();
+        let _ = cache.set("k", 1).await.unwrap();
+        shelf.set(ChaosOp::Remove, Fault::Hang);
+        let other = cache.clone();
+        let update = tokio::spawn(async move {
+            let updated = other.update("k", &(), |(), _, _| async { ok(unkept(2)) }).await;
+            updated.map(|updated| updated.value)
+        });
+        while shelf.calls(ChaosOp::Remove) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let found = cache.look("k").await.unwrap();
+        assert_eq!((found.outcome(), found.value()), (Outcome::Miss, None));
+        update.abort();
+    }
 }

@@ -1,6 +1,6 @@
 //! `update`: read, change, write, so that no update is lost between callers, nor between nodes.
 
-use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 
@@ -301,9 +301,9 @@ impl<T: Value> Inner<T> {
             return Ok(Tried::Again);
         }
         if keep == Keep::Forget {
-            // What is to be gone must still be what was read: it is replaced by an absence, and that is removed.
+            // What is to be gone must still be what was read: it is replaced by what nobody believes, and that is removed.
             entry.value = None;
-            entry.timeline = crate::Timeline::new(self.now(), LEASE, LEASE);
+            entry.timeline = crate::Timeline::new(self.now(), Duration::ZERO, Duration::ZERO);
         }
         let mut item = Outgoing::new(key, entry).with_rights(rights);
         if keep == Keep::Store
