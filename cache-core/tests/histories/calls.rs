@@ -16,7 +16,7 @@ use futures::{
 };
 
 use crate::{
-    model::{Asked, Effect, Shown, Tick, tag_of},
+    model::{Asked, Effect, KEYS, Life, Shown, TAGS, Tagged, Tick, tag_of},
     node::{Node, World, id},
 };
 
@@ -293,12 +293,41 @@ impl Caller {
         self.world.model(|model| model.write_begins(&effect.keys))
     }
 
-    fn new_value(&self) -> u64 {
-        self.world.model(|model| model.written(self.world.shape.tags))
+    fn new_value(&self, life: Life, tags: Tagged) -> u64 {
+        self.world.model(|model| model.written(self.node.name, life, tags))
     }
 
-    fn tagged(&self, key: usize, loaded: Loaded<u64>) -> Loaded<u64> {
-        if self.world.shape.tags { loaded.tag(tag_of(key)) } else { loaded }
+    fn life(&self) -> Life {
+        *self.node.life.lock().unwrap()
+    }
+
+    /// Mostly that of the key.
+    fn any_tags(&self, key: usize) -> Tagged {
+        let mut tags = Tagged::default();
+        if self.world.shape.tags {
+            match self.below(8) {
+                0 => {}
+                1 => tags = [true; TAGS.len()],
+                2 => tags[tag_of(key + 1)] = true,
+                _ => tags[tag_of(key)] = true,
+            }
+        }
+        tags
+    }
+
+    /// An answer's own ttl and grace, if it has any.
+    fn any_times(&self) -> [Option<Duration>; 2] {
+        if !self.world.shape.own_times {
+            return [None; 2];
+        }
+        let ttl = self.world.shape.ttl();
+        let own = match self.below(10) {
+            0 => Some(Duration::ZERO),
+            1 => Some(ttl / 8),
+            2 => Some(2 * ttl),
+            _ => None,
+        };
+        [own, (self.below(4) == 0).then(|| 4 * ttl)]
     }
 
     /// Makes the call.
@@ -351,14 +380,17 @@ impl Caller {
                     let held = **held.value();
                     let shown = Shown { stale: true, found: false, from_remote: false };
                     caller.world.shows("what is held", &caller.node, key, &known, held, shown);
-                    let begun = caller.world.model(|model| model.tick());
+                    let (begun, born) = (caller.world.model(|model| model.tick()), caller.world.clock.now());
                     let loaded = caller.clone().load(key, known.at, true, 0).await?;
                     if caller.below(2) == 0 {
                         return Ok(loaded);
                     }
                     caller.note(&format!("{held} is unchanged, says a load of {begun}"));
-                    caller.world.model(|model| model.unchanged(held, begun, caller.world.clock.now()));
-                    Ok(caller.tagged(key, Loaded::unchanged()))
+                    let times = caller.any_times();
+                    let life = caller.life().own(times[0], times[1]);
+                    caller.world.model(|model| model.unchanged(held, begun, born, life));
+                    // It keeps the tags that it has.
+                    Ok(answer(Loaded::unchanged(), times, Tagged::default()))
                 };
                 let answer = self.ask(cache.get_or_set_if_changed(id(key), &(), load)).await;
                 self.saw_many(what, &asked, answer.map(|answer| answer.map(|value| vec![value])), LOADED);
@@ -411,23 +443,25 @@ impl Caller {
             }
             Call::Set => {
                 let effect = Effect::keys(&[key]);
-                let (start, value) = (self.begins(&effect), self.new_value());
-                let set = cache.set_loaded(id(key), self.tagged(key, Loaded::value(value)));
+                let (start, times, tags) = (self.begins(&effect), self.any_times(), self.any_tags(key));
+                let value = self.new_value(self.life().own(times[0], times[1]), tags);
+                let set = cache.set_loaded(id(key), answer(Loaded::value(value), times, tags));
                 self.write(what, effect, start, &[value], set).await;
             }
             Call::SetAbsent => {
                 let effect = Effect::keys(&[key]);
                 let start = self.begins(&effect);
                 self.world.model(|model| model.clearing_begins(key));
+                let written = self.new_value(self.life(), Tagged::default());
                 self.write(what, effect, start, &[], cache.set_loaded(id(key), Loaded::absent())).await;
-                self.world.model(|model| model.clearing_ends(key));
+                self.world.model(|model| model.clearing_ends(key, written, self.world.clock.now()));
             }
             Call::SetMany => {
                 let effect = Effect::keys(&self.both());
                 let start = self.begins(&effect);
                 // These have no tags.
                 let values: Vec<_> =
-                    self.both().iter().map(|_| self.world.model(|model| model.written(false))).collect();
+                    self.both().iter().map(|_| self.new_value(self.life(), Tagged::default())).collect();
                 let pairs = self.both().into_iter().map(id).zip(values.iter().copied());
                 self.write(what, effect, start, &values, cache.set_many(pairs)).await;
             }
@@ -438,10 +472,10 @@ impl Caller {
             }
             Call::Expire => self.end(what, Effect::keys(&[key]).stale(), cache.expire(id(key))).await,
             Call::InvalidateTag => {
-                self.end(what, Effect::tag(tag_of(key)), cache.invalidate_tag(tag_of(key))).await;
+                self.end(what, Effect::tag(tag_of(key)), cache.invalidate_tag(TAGS[tag_of(key)])).await;
             }
             Call::ExpireTag => {
-                self.end(what, Effect::tag(tag_of(key)).stale(), cache.expire_tag(tag_of(key))).await;
+                self.end(what, Effect::tag(tag_of(key)).stale(), cache.expire_tag(TAGS[tag_of(key)])).await;
             }
             Call::Clear => self.end(what, Effect::all(), cache.clear()).await,
             Call::ExpireAll => self.end(what, Effect::all().stale(), cache.expire_all()).await,
@@ -453,7 +487,9 @@ impl Caller {
                 self.saw_many(what, &asked, answer.map(|answer| answer.map(|value| vec![value])), LOADED);
             }
             Call::Save => {
-                let value = self.new_value();
+                let mut tags = Tagged::default();
+                tags[tag_of(key)] = self.world.shape.tags;
+                let value = self.new_value(self.life(), tags);
                 self.note(&format!("saves {value}"));
                 // It goes on without its caller: then its value may come at any time.
                 let values = if self.leaves.is_some() { vec![] } else { vec![value] };
@@ -501,8 +537,10 @@ impl Caller {
                     caller.world.shows("what an update changes", &caller.node, key, &asked, held, shown);
                 }
                 // Born when it is made: what overtakes the update from here on has it made anew.
-                let value = caller.new_value();
-                caller.world.model(|model| model.write_is_over(value, caller.world.clock.now()));
+                let (times, tags, born) =
+                    (caller.any_times(), caller.any_tags(key), caller.world.clock.now());
+                let value = caller.new_value(Life::default(), tags);
+                caller.world.model(|model| model.write_is_over(value, born));
                 caller.note(&format!("update of {start} makes k{key} {value} of {held:?}"));
                 *seen.lock().unwrap() = held;
                 for _ in 0..caller.below(8) {
@@ -510,7 +548,11 @@ impl Caller {
                 }
                 match caller.below(20) {
                     0 => Err::<Loaded<u64>, BoxError>("no change".into()),
-                    _ => Ok(caller.tagged(key, Loaded::value(value))),
+                    _ => {
+                        let life = caller.life().own(times[0], times[1]);
+                        caller.world.model(|model| model.loaded(value, born, life, tags));
+                        Ok(answer(Loaded::value(value), times, tags))
+                    }
                 }
             }
         };
@@ -536,8 +578,8 @@ impl Caller {
     async fn loads(self, key: usize, called: Tick, alone: bool, depth: usize) -> FromSource {
         let world = &self.world;
         let alone = alone && depth == 0 && world.shape.is_orderly();
-        let (begun, value, verdict) =
-            world.model(|model| model.load_begins(key, called, world.clock.now(), alone));
+        let born = world.clock.now();
+        let (begun, value, verdict) = world.model(|model| model.load_begins(key, called, alone));
         world.judge("a load", &self.node, key, verdict);
         self.note(&format!("load of k{key} begins, {begun}: {value}"));
         let _ends = scopeguard::guard((), |()| world.model(|model| model.load_ends(key, begun)));
@@ -545,7 +587,7 @@ impl Caller {
             tokio::task::yield_now().await;
         }
         if world.shape.nested && depth < 2 && self.below(4) == 0 {
-            let other = self.below(crate::model::KEYS);
+            let other = self.below(KEYS);
             let asked = world.asks(&self.node, other);
             self.node.watch.calls(Verb::GetOrSet, 1);
             let inner = self.clone();
@@ -560,6 +602,7 @@ impl Caller {
             let by = self.dice.lock().unwrap().u32(..400);
             world.clock.sleep(MS * by).await;
         }
+        let (times, tags) = (self.any_times(), self.any_tags(key));
         let answer = match self.below(50) {
             0..=4 => Err("the source is away".into()),
             5 | 6 => resume_unwind(Box::new("injected panic")),
@@ -568,18 +611,28 @@ impl Caller {
                 Err("at last".into())
             }
             8..=10 => {
-                world.model(|model| model.absent(key, begun));
-                Ok(Loaded::absent())
+                world.model(|model| model.absent(key, begun, born, self.life().own(times[0], times[1])));
+                Ok(answer(Loaded::absent(), times, Tagged::default()))
             }
-            11 | 12 => Ok(self.tagged(key, Loaded::do_not_store(Some(value)))),
-            _ => Ok(self.tagged(key, Loaded::value(value))),
+            11 | 12 => Ok(answer(Loaded::do_not_store(Some(value)), times, tags)),
+            _ => Ok(answer(Loaded::value(value), times, tags)),
         };
-        if world.shape.tags {
-            world.model(|model| model.tagged(value));
-        }
+        let life = self.life().own(times[0], times[1]);
+        world.model(|model| model.loaded(value, born, life, tags));
         self.note(&format!("load of k{key} of {begun} ends: {answer:?}"));
         answer
     }
+}
+
+/// An answer with times and tags of its own.
+fn answer(mut loaded: Loaded<u64>, [ttl, grace]: [Option<Duration>; 2], tags: Tagged) -> Loaded<u64> {
+    if let Some(ttl) = ttl {
+        loaded = loaded.ttl(ttl);
+    }
+    if let Some(grace) = grace {
+        loaded = loaded.grace(grace);
+    }
+    loaded.tags(TAGS.into_iter().zip(tags).filter_map(|(tag, has)| has.then_some(tag)))
 }
 
 /// Loaded by this call or another, or what stands in.
@@ -619,7 +672,7 @@ impl Source<String, u64> for Table {
     }
 
     fn tags(&self, key: &String, _: &u64) -> Vec<Box<str>> {
-        let tags = self.caller.world.shape.tags.then(|| tag_of(key[1..].parse().unwrap()).into());
+        let tags = self.caller.world.shape.tags.then(|| TAGS[tag_of(key[1..].parse().unwrap())].into());
         tags.into_iter().collect()
     }
 

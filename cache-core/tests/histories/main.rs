@@ -6,7 +6,7 @@
 //! and prints it. One that fails is made as short as it can be, and printed; the run ends after `HISTORIES_FAILED` of them, 1
 //! unless set.
 //!
-//! To be read in this order: [`model`], [`steps`], [`calls`], [`run`].
+//! To be read in this order: [`model`], [`steps`], [`calls`], [`run`]; what telemetry has to say of it: [`watch`].
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail their test")]
 

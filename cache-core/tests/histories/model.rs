@@ -13,9 +13,41 @@ pub(crate) type Tick = u64;
 pub(crate) const KEYS: usize = 3;
 pub(crate) const TAGS: [&str; 2] = ["even", "odd"];
 
-/// The tag of all values of a key that have one.
-pub(crate) fn tag_of(key: usize) -> &'static str {
-    TAGS[key % 2]
+/// Which of the tags a value carries.
+pub(crate) type Tagged = [bool; TAGS.len()];
+
+/// The tag that most values of a key have.
+pub(crate) fn tag_of(key: usize) -> usize {
+    key % TAGS.len()
+}
+
+/// How long what is stored now lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Life {
+    pub(crate) ttl: Duration,
+    pub(crate) max_age: Duration,
+    pub(crate) absent: Duration,
+}
+
+impl Life {
+    /// An answer's own times, in place of the policy's.
+    pub(crate) fn own(self, ttl: Option<Duration>, grace: Option<Duration>) -> Self {
+        let (fresh, absent) = (ttl.unwrap_or(self.ttl), ttl.unwrap_or(self.absent));
+        let max_age = match grace {
+            _ if fresh.is_zero() => fresh,
+            Some(grace) => grace,
+            // A grace of zero is none.
+            None if self.max_age > self.ttl => self.max_age,
+            None => fresh,
+        };
+        Self { ttl: fresh, max_age: max_age.max(fresh), absent }
+    }
+
+    fn raise(&mut self, to: Self) {
+        self.ttl = self.ttl.max(to.ttl);
+        self.max_age = self.max_age.max(to.max_age);
+        self.absent = self.absent.max(to.absent);
+    }
 }
 
 /// Values are numbers that are drawn once, so that each tells its load or its write.
@@ -23,10 +55,23 @@ pub(crate) fn tag_of(key: usize) -> &'static str {
 pub(crate) struct Birth {
     /// A load's begin; a write's end, as it may have taken effect at any time until then.
     tick: Tick,
-    /// The time of the same. `None`: its write is under way.
-    at: Option<Moment>,
-    tagged: bool,
+    /// Until when it is fresh, and usable. `None`: its write is under way, or its load.
+    until: Option<[Moment; 2]>,
+    tags: Tagged,
+    /// Of a write: the node, and the longest life that it has given to values since it began.
+    write: Option<(usize, Life)>,
 }
+
+impl Birth {
+    fn lives(&mut self, born: Moment, life: Life) {
+        let until = [life.ttl, life.max_age].map(|life| born.after(life));
+        let before = self.until.unwrap_or(until);
+        self.until = Some([before[0].max(until[0]), before[1].max(until[1])]);
+    }
+}
+
+/// Remote levels count in milliseconds of the wall clock.
+const GRAIN: Duration = Duration::from_millis(2);
 
 /// What has been born before may not be served: `gone` at all, `stale` but as a stale value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,13 +95,13 @@ impl Bar {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Floor {
     pub(crate) any: Bar,
-    pub(crate) tagged: Bar,
+    pub(crate) tagged: [Bar; TAGS.len()],
 }
 
 impl Floor {
     fn raise(&mut self, to: Self) {
         self.any.raise(to.any);
-        self.tagged.raise(to.tagged);
+        self.tagged.iter_mut().zip(to.tagged).for_each(|(bar, to)| bar.raise(to));
     }
 }
 
@@ -86,7 +131,7 @@ pub(crate) struct Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     Keys,
-    Tag,
+    Tag(usize),
     All,
 }
 
@@ -95,9 +140,8 @@ impl Effect {
         Self { keys: keys.to_vec(), reach: Reach::Keys, stale: false }
     }
 
-    pub(crate) fn tag(tag: &str) -> Self {
-        let keys = (0..KEYS).filter(|key| tag_of(*key) == tag).collect();
-        Self { keys, reach: Reach::Tag, stale: false }
+    pub(crate) fn tag(tag: usize) -> Self {
+        Self { reach: Reach::Tag(tag), ..Self::all() }
     }
 
     pub(crate) fn all() -> Self {
@@ -111,10 +155,11 @@ impl Effect {
     /// What of before `start` is over by it.
     pub(crate) fn since(&self, start: Tick) -> Floors {
         let bar = Bar { gone: if self.stale { 0 } else { start }, stale: start };
-        let floor = match self.reach {
-            Reach::Tag => Floor { tagged: bar, ..Floor::default() },
-            Reach::Keys | Reach::All => Floor { any: bar, tagged: bar },
-        };
+        let mut floor = Floor::default();
+        match self.reach {
+            Reach::Tag(tag) => floor.tagged[tag] = bar,
+            Reach::Keys | Reach::All => floor.any = bar,
+        }
         let mut floors = Floors::default();
         self.keys.iter().for_each(|key| floors.0[*key] = floor);
         floors
@@ -149,13 +194,12 @@ struct Load {
 
 /// What has happened so far.
 pub(crate) struct Model {
-    ttl: Duration,
-    max_age: Duration,
     ages: bool,
     tick: Tick,
     births: HashMap<u64, Birth>,
-    /// By key: the begin of the latest load that found nothing at the source.
+    /// By key: the begin of the latest load that found nothing at the source, and until when that is remembered.
     absent: [Tick; KEYS],
+    absent_until: [Moment; KEYS],
     /// Writes of an absence that are under way.
     clearing: [usize; KEYS],
     /// What all remote levels and the backplane have acknowledged.
@@ -170,15 +214,14 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Of caches that keep values fresh for `ttl`, and usable up to `max_age`; with `ages`, it is asked whether they do.
-    pub(crate) fn new(ttl: Duration, max_age: Duration, ages: bool) -> Self {
+    /// With `ages`, it is asked whether anything lives longer than it may.
+    pub(crate) fn new(ages: bool) -> Self {
         Self {
-            ttl,
-            max_age,
             ages,
             tick: 0,
             births: HashMap::new(),
             absent: [0; KEYS],
+            absent_until: [Moment::ORIGIN; KEYS],
             clearing: [0; KEYS],
             confirmed: Floors::default(),
             confirmed_keys: Floors::default(),
@@ -213,12 +256,11 @@ impl Model {
         &mut self,
         key: usize,
         called: Tick,
-        now: Moment,
         alone: bool,
     ) -> (Tick, u64, Result<(), String>) {
         let begun = self.tick();
         let value = self.tick();
-        self.births.insert(value, Birth { tick: begun, at: Some(now), tagged: false });
+        self.births.insert(value, Birth { tick: begun, until: None, tags: Tagged::default(), write: None });
         let over = self.overtaken[key];
         let other = self.loads[key].iter().find(|load| load.called > over && called > over);
         let other = other.filter(|_| alone && self.writing[key] == 0);
@@ -232,9 +274,18 @@ impl Model {
         self.loads[key].retain(|load| load.begun != begun);
     }
 
-    /// The source has no value, said a load or a change that began then.
-    pub(crate) fn absent(&mut self, key: usize, begun: Tick) {
+    /// A load that began at this time has answered with the value, which is kept for so long.
+    pub(crate) fn loaded(&mut self, value: u64, born: Moment, life: Life, tags: Tagged) {
+        if let Some(birth) = self.births.get_mut(&value) {
+            birth.tags = tags;
+            birth.lives(born, life);
+        }
+    }
+
+    /// The source has no value, said a load that began then.
+    pub(crate) fn absent(&mut self, key: usize, begun: Tick, born: Moment, life: Life) {
         self.absent[key] = self.absent[key].max(begun);
+        self.absent_until[key] = self.absent_until[key].max(born.after(life.absent));
     }
 
     /// An absence is being written.
@@ -242,37 +293,44 @@ impl Model {
         self.clearing[key] += 1;
     }
 
-    pub(crate) fn clearing_ends(&mut self, key: usize) {
+    /// This write of one is over.
+    pub(crate) fn clearing_ends(&mut self, key: usize, written: u64, now: Moment) {
         self.clearing[key] -= 1;
-        self.absent[key] = self.tick();
+        let life = self.births.get(&written).and_then(|birth| birth.write).map(|(_, life)| life);
+        self.absent(key, self.tick, now, life.unwrap_or_default());
     }
 
     /// A load that began then found that the value is still right.
-    pub(crate) fn unchanged(&mut self, value: u64, begun: Tick, now: Moment) {
+    pub(crate) fn unchanged(&mut self, value: u64, begun: Tick, born: Moment, life: Life) {
         if let Some(birth) = self.births.get_mut(&value) {
             birth.tick = birth.tick.max(begun);
-            birth.at = birth.at.max(Some(now));
+            if birth.until.is_some() {
+                birth.lives(born, life);
+            }
         }
     }
 
-    pub(crate) fn tagged(&mut self, value: u64) {
-        if let Some(birth) = self.births.get_mut(&value) {
-            birth.tagged = true;
-        }
-    }
-
-    /// A value that is about to be written.
-    pub(crate) fn written(&mut self, tagged: bool) -> u64 {
+    /// A value that is about to be written on a node.
+    pub(crate) fn written(&mut self, node: usize, life: Life, tags: Tagged) -> u64 {
         let value = self.tick();
-        self.births.insert(value, Birth { tick: Tick::MAX, at: None, tagged });
+        self.births.insert(value, Birth { tick: Tick::MAX, until: None, tags, write: Some((node, life)) });
         value
+    }
+
+    /// A node has another policy: so may have what it is writing.
+    pub(crate) fn ruled(&mut self, node: usize, life: Life) {
+        let under_way = self.births.values_mut().filter(|birth| birth.until.is_none());
+        let theirs = under_way.filter_map(|birth| birth.write.as_mut()).filter(|write| write.0 == node);
+        theirs.for_each(|write| write.1.raise(life));
     }
 
     /// Its write is over, whatever came of it.
     pub(crate) fn write_is_over(&mut self, value: u64, now: Moment) {
         let tick = self.tick();
-        if let Some(birth) = self.births.get_mut(&value).filter(|birth| birth.at.is_none()) {
-            (birth.tick, birth.at) = (birth.tick.min(tick), Some(now));
+        if let Some(birth) = self.births.get_mut(&value).filter(|birth| birth.until.is_none()) {
+            birth.tick = birth.tick.min(tick);
+            let life = birth.write.map(|(_, life)| life);
+            birth.lives(now, life.unwrap_or_default());
         }
     }
 
@@ -321,8 +379,9 @@ impl Model {
     pub(crate) fn shows(&self, asked: &Asked, value: u64, shown: Shown) -> Result<(), String> {
         let Some(birth) = self.births.get(&value) else { return Err(format!("{value} was never written")) };
         let of = |floor: Floor| {
+            let mut tagged = birth.tags.iter().zip(floor.tagged);
             floor.any.forbids(birth.tick, shown.stale)
-                || (birth.tagged && floor.tagged.forbids(birth.tick, shown.stale))
+                || tagged.any(|(has, bar)| *has && bar.forbids(birth.tick, shown.stale))
         };
         if of(asked.here) {
             return Err(format!("{value} of {birth:?} is served against {:?}", asked.here));
@@ -330,12 +389,9 @@ impl Model {
         if shown.from_remote && of(asked.levels) {
             return Err(format!("a level has {value} of {birth:?}, against {:?}", asked.levels));
         }
-        let life = if shown.stale { self.max_age } else { self.ttl };
-        // Remote levels count in milliseconds of the wall clock.
-        let grain = Duration::from_millis(2);
-        match birth.at {
-            Some(at) if self.ages && shown.found && asked.now >= at.after(life).after(grain) => {
-                Err(format!("{value} is {:?} old, of {life:?}", asked.now.since(at)))
+        match birth.until.map(|until| until[usize::from(shown.stale)]) {
+            Some(until) if self.ages && shown.found && asked.now >= until.after(GRAIN) => {
+                Err(format!("{value} of {birth:?} is served at {:?}", asked.now))
             }
             _ => Ok(()),
         }
@@ -345,6 +401,10 @@ impl Model {
     pub(crate) fn shows_absence(&self, asked: &Asked, key: usize) -> Result<(), String> {
         if self.clearing[key] == 0 && asked.here.any.forbids(self.absent[key], false) {
             return Err(format!("an absence of {} is served against {:?}", self.absent[key], asked.here));
+        }
+        let until = self.absent_until[key];
+        if self.clearing[key] == 0 && self.ages && asked.now >= until.after(GRAIN) {
+            return Err(format!("an absence is served at {:?}, after {until:?}", asked.now));
         }
         Ok(())
     }

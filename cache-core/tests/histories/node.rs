@@ -14,7 +14,7 @@ use cache_core::{
 };
 
 use crate::{
-    model::{Asked, Effect, Floors, KEYS, Model, Reach, Shown, Tick},
+    model::{Asked, Effect, Floors, KEYS, Life, Model, Reach, Shown, Tick},
     post::{Link, Post},
     shape::Shape,
     watch::Watch,
@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) link: Link,
     pub(crate) shelf: Shelf,
     pub(crate) watch: Watch,
+    /// Of what it stores now.
+    pub(crate) life: Mutex<Life>,
     /// `close` has answered.
     pub(crate) closed: AtomicBool,
     stored: AtomicU64,
@@ -147,7 +149,7 @@ impl World {
             time,
             post,
             seed,
-            model: Mutex::new(Model::new(shape.ttl(), shape.max_age(), shape.clocks_agree())),
+            model: Mutex::new(Model::new(shape.clocks_agree())),
             calm: AtomicBool::new(false),
             watches: Mutex::default(),
             trace: Mutex::default(),
@@ -192,6 +194,7 @@ impl World {
             link,
             shelf,
             watch,
+            life: Mutex::new(shape.life(0)),
             closed: AtomicBool::new(false),
             stored: AtomicU64::new(0),
         })

@@ -140,6 +140,12 @@ impl History {
                 let to = Arc::clone(&node.levels[level][side]);
                 node.cache.move_level(level + usize::from(world.shape.memory), to).unwrap();
             }
+            Step::Rules { node, policy } => {
+                let (node, life) = (&self.nodes[node], world.shape.life(policy));
+                node.cache.set_policy(world.shape.another(policy)).unwrap();
+                *node.life.lock().unwrap() = life;
+                world.model(|model| model.ruled(node.name, life));
+            }
             Step::Jump(by) => world.time.jump_wall(by),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cache_core::{Early, Policy};
 use fastrand::Rng;
 
-use crate::model::KEYS;
+use crate::model::{KEYS, Life};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -54,6 +54,10 @@ pub(crate) struct Shape {
     pub(crate) moves: bool,
     /// Loaders ask for other keys.
     pub(crate) nested: bool,
+    /// Answers have times of their own.
+    pub(crate) own_times: bool,
+    /// Nodes get other policies.
+    pub(crate) rules: bool,
 }
 
 impl Shape {
@@ -90,6 +94,8 @@ impl Shape {
             nested: one_in(5),
             tracks: one_in(3),
             moves: one_in(3),
+            own_times: one_in(3),
+            rules: one_in(3),
         };
         shape.memory |= shape.levels == 0;
         shape.behind &= shape.levels > 0;
@@ -108,8 +114,31 @@ impl Shape {
         MS * if self.long { 60_000 } else { 2_000 }
     }
 
-    pub(crate) fn max_age(&self) -> Duration {
+    fn max_age(&self) -> Duration {
         if self.grace { 5 * self.ttl() } else { self.ttl() }
+    }
+
+    /// How long a policy lets things live.
+    pub(crate) fn life(&self, policy: usize) -> Life {
+        let (ttl, absent) = (self.ttl(), 500 * MS);
+        match policy {
+            0 => Life { ttl, max_age: self.max_age(), absent },
+            1 => Life { ttl: 3 * ttl, max_age: 3 * ttl, absent: 2_000 * MS },
+            2 => Life { ttl: ttl / 4, max_age: 2 * ttl, absent: Duration::ZERO },
+            _ => Life { ttl: ttl / 4, max_age: ttl / 4, absent },
+        }
+    }
+
+    /// One that takes the place of the first.
+    pub(crate) fn another(&self, policy: usize) -> Policy {
+        let Life { ttl, max_age, absent } = self.life(policy);
+        let another = Policy::ttl(ttl).absent_ttl(absent).throttle(100 * MS);
+        match policy {
+            0 => self.policy(),
+            1 => another.loads(1),
+            2 => another.grace(max_age).soft_limit(50 * MS).early(Early::Fraction(0.5)),
+            _ => another.hard_limit(Some(250 * MS)).loads(3),
+        }
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -144,7 +173,8 @@ impl Shape {
             || self.churn
             || self.loss
             || self.jumps
-            || self.moves;
+            || self.moves
+            || self.rules;
         let shared = self.nodes == 1 || (self.levels > 0 && self.leases);
         !upset && !self.wait && !self.hard && !self.nested && !self.grace && self.levels <= 1 && shared
     }

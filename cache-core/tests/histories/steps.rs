@@ -58,6 +58,11 @@ pub(crate) enum Step {
         loss: Loss,
     },
     Jump(i64),
+    /// Another policy.
+    Rules {
+        node: usize,
+        policy: usize,
+    },
     /// To the one or the other of its stores.
     Move {
         node: usize,
@@ -144,6 +149,7 @@ fn step(dice: &mut Rng, shape: &Shape) -> Option<Step> {
             Step::Store { level, loss }
         }
         96 if shape.moves => Step::Move { node, level, side: dice.usize(..2) },
+        98 if shape.rules => Step::Rules { node, policy: dice.usize(..4) },
         97 if shape.jumps => Step::Jump(if dice.bool() { 5_000 } else { -5_000 }),
         _ => return None,
     })
