@@ -13,14 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use cache_core::{
     Acquire, Backplane, BreakerState, CacheId, CacheProvider, Holding, Leases, Level, Listener, Policy, Put,
-    RawKey, Stance, Swap, Swapped, TracedCache, ok,
+    RawKey, Stance, Swapped, TracedCache, ok,
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider};
-use common::{get, item, key, kind, put, until_async};
+use common::{get, item, key, kind, put, swap, until_async};
 use test_servers::{RedisCluster, RedisServer, until};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -428,12 +427,6 @@ async fn marks_are_swapped_while_their_slot_moves() {
     let provider = RedisProvider::builder(url(&cluster)).build().unwrap();
     let mark = RawKey::marker(CacheId(1), "users");
     let tag = RawKey::tag(CacheId(1), "users", "vip");
-    let swap = |key, seen: Option<&'static [u8]>, bytes: &'static [u8], ttl| Swap {
-        key,
-        seen: seen.map(Bytes::from_static),
-        bytes: Bytes::from_static(bytes),
-        ttl,
-    };
     let marks = provider.marks().unwrap();
     let first = [swap(tag, None, b"t", SOON), swap(mark, None, b"1", Duration::MAX)];
     assert_eq!(marks.swap(&first).await.unwrap(), Swapped::Done);

@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cache_core::{
-    CacheId, CacheProvider, LevelOp, Put, RawKey, Swap, Swapped,
+    CacheId, CacheProvider, LevelOp, Put, RawKey, Swapped,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kind, put, until, until_async};
+use common::{RedisServer, get, item, key, kind, put, swap, until, until_async};
 use tokio::time::timeout;
 
 const HANG: Duration = Duration::from_secs(20);
@@ -200,9 +200,8 @@ async fn a_mark_is_put_without_memory() {
     put(b"2", Duration::MAX).await.unwrap();
     assert_eq!(provider.get(mark).await.unwrap().as_deref(), Some(b"2".as_slice()));
     assert_eq!(server.command::<i64>(&["PTTL", "m:{users}"]).unwrap(), -1);
-    let seen = Some(Bytes::from_static(b"2"));
-    let swap = Swap { key: mark, seen, bytes: Bytes::from_static(b"3"), ttl: Duration::MAX };
-    assert_eq!(provider.marks().unwrap().swap(&[swap]).await.unwrap(), Swapped::Done);
+    let third = [swap(mark, Some(b"2"), b"3", Duration::MAX)];
+    assert_eq!(provider.marks().unwrap().swap(&third).await.unwrap(), Swapped::Done);
     put(b"4", HANG).await.unwrap();
     assert!(server.command::<i64>(&["PTTL", "m:{users}"]).unwrap() > 0);
 }

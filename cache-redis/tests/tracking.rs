@@ -14,10 +14,10 @@ use std::{
 use bytes::Bytes;
 use cache_core::{
     Acquire, Acquired, Advised, Backplane, CacheId, CacheProvider, Fill, Holding, Leases, Listener, Put,
-    RawKey, Swap, Swapped,
+    RawKey, Swapped,
 };
 use cache_redis::{ErrorKind, RedisBackplane, RedisProvider, RedisProviderBuilder};
-use common::{RedisServer, item, key, kind, put, until, until_async};
+use common::{RedisServer, item, key, kind, put, swap, until, until_async};
 use test_servers::{Proxy, RedisCluster};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -303,12 +303,6 @@ async fn a_change_of_the_mark_is_news_to_others_alone() {
     let (a, b) = (node(to(&server)).await, node(to(&server)).await);
     let mark = RawKey::marker(CacheId(1), "users");
     let tag = RawKey::tag(CacheId(1), "users", "vip");
-    let swap = |key, seen: Option<&'static [u8]>, bytes: &'static [u8], ttl| Swap {
-        key,
-        seen: seen.map(Bytes::from_static),
-        bytes: Bytes::from_static(bytes),
-        ttl,
-    };
     let marks = a.provider.marks().unwrap();
     let first = [swap(mark, None, b"1", Duration::MAX)];
     assert_eq!(marks.swap(&first).await.unwrap(), Swapped::Done);

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cache_core::{BoxError, CacheId, CacheProvider, Put, RawKey};
+use bytes::Bytes;
+use cache_core::{BoxError, CacheId, CacheProvider, Put, RawKey, Swap};
 use cache_redis::{Error, ErrorKind};
 
 /// One for a test that is nothing without it.
@@ -84,6 +85,15 @@ pub(crate) fn kill_clients(server: &test_servers::RedisServer) -> u64 {
 
 pub(crate) fn key(id: &str) -> RawKey<'_> {
     RawKey::new(CacheId(1), "users", id)
+}
+
+pub(crate) fn swap<'a>(
+    key: RawKey<'a>,
+    seen: Option<&'static [u8]>,
+    bytes: &'static [u8],
+    ttl: Duration,
+) -> Swap<'a> {
+    Swap { key, seen: seen.map(Bytes::from_static), bytes: Bytes::from_static(bytes), ttl }
 }
 
 pub(crate) fn item<'a>(id: &'a str, bytes: &[u8]) -> Put<'a> {
