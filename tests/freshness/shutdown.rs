@@ -316,20 +316,35 @@ fn close_tells_of_a_value_behind_whose_runtime_stands_still() {
     assert_eq!(left, [(Scope::Key, Some("k"))]);
 }
 
-/// The runtime of what was telling it has ended, and no call has come since that would have gone on with it.
-#[test]
-fn close_tells_a_level_what_nobody_was_telling_it_any_more() {
-    let world = World::new();
+/// A key was invalidated while its level was away, which is back. What was telling it has ended with its runtime, or there never
+/// was one.
+fn orphaned(world: &World, ends: bool) -> TracedCache<String> {
     let cache = world.node_with(policy(), |level| level.breaker(None));
     let first = runtime();
     first.block_on(async {
         confirmed(cache.set("k", "1".to_owned()).await);
         world.down();
-        assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Pending);
-        settled().await;
     });
+    let delivery = if ends {
+        first.block_on(async {
+            let delivery = cache.invalidate("k").await;
+            settled().await;
+            delivery
+        })
+    } else {
+        cache.invalidate("k").now_or_never().unwrap()
+    };
+    assert_eq!(delivery.unwrap(), Delivery::Pending);
     drop(first);
     world.up();
+    cache
+}
+
+/// No call has come since that would have gone on with it.
+#[test]
+fn close_tells_a_level_what_nobody_was_telling_it_any_more() {
+    let world = World::new();
+    let cache = orphaned(&world, true);
     let closed = runtime().block_on(cache.close(5 * S));
     assert!(closed.is_drained() && closed.undelivered().is_empty());
     assert!(world.l2.inner().peek("things:k").is_none());
@@ -340,25 +355,7 @@ fn close_tells_a_level_what_nobody_was_telling_it_any_more() {
 fn what_a_level_has_not_heard_outlives_the_runtime_that_was_to_tell_it() {
     for ends in [true, false] {
         let world = World::new();
-        let cache = world.node_with(policy(), |level| level.breaker(None));
-        let first = runtime();
-        first.block_on(async {
-            confirmed(cache.set("k", "1".to_owned()).await);
-            world.down();
-        });
-        if ends {
-            let delivery = first.block_on(async {
-                let delivery = cache.invalidate("k").await;
-                settled().await;
-                delivery
-            });
-            assert_eq!(delivery.unwrap(), Delivery::Pending);
-        } else {
-            let delivery = cache.invalidate("k").now_or_never();
-            assert_eq!(delivery.unwrap().unwrap(), Delivery::Pending);
-        }
-        drop(first);
-        world.up();
+        let cache = orphaned(&world, ends);
         runtime().block_on(async {
             confirmed(cache.set("other", "1".to_owned()).await);
             world.pass(2 * S).await;
