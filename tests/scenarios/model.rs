@@ -3,12 +3,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
-use traced_cache::{Access, Clock, ErrorKind, Level, Outcome, Policy, TracedCache};
+use traced_cache::{Access, Clock, ErrorKind, Level, Outcome, Policy, TracedCache, testing::Shelf};
 
 use crate::{
     kit::{self, Loads, MS},
     stacks,
-    stores::{MapProvider, Shelf},
+    stores::MapProvider,
 };
 
 const TTL: u64 = 100;

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use traced_cache::{
     Access, Clock, Codec, Compression, Encryption, ErrorKind, Level, Memory, Outcome, Policy, TracedCache,
-    testing::{payload_at, reseal},
+    testing::{Shelf, payload_at, reseal},
 };
 
 use crate::{
     kit::{self, Loads, Recorder, S},
     stacks,
-    stores::{MapProvider, Shelf},
+    stores::MapProvider,
 };
 
 const KEY: [u8; 32] = [42; 32];

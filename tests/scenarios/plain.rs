@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use traced_cache::{
     Access, Clock, Codec, Early, ErrorKind, Level, Loaded, Memory, Outcome, Policy, Time, TracedCache,
+    testing::Shelf,
 };
 
 use crate::{
     hooks::{Gate, Hooked},
     kit::{self, Loads, Recorder, S},
     stacks,
-    stores::{MapProvider, Shelf},
+    stores::MapProvider,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

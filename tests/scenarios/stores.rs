@@ -1,4 +1,4 @@
-//! Small stores that a test can look into: bytes in a map, and objects that leave when told.
+//! A small store that a test can look into: bytes in a map.
 
 use std::{
     collections::HashMap,
@@ -8,10 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use traced_cache::{
-    BoxError, CacheId, CacheProvider, Capabilities, Description, Evictions, Moment, Object, ObjectStore, Put,
-    RawKey, Result,
-};
+use traced_cache::{BoxError, CacheProvider, Capabilities, Description, Put, RawKey, Result};
 
 /// Bytes in a map, as if behind a network. Entries end by their own timeline only.
 #[derive(Clone)]
@@ -79,85 +76,5 @@ impl CacheProvider for MapProvider {
     /// It holds what it is given, and forgets what is removed.
     fn plain(&self) -> Option<Arc<dyn CacheProvider>> {
         Some(Arc::new(self.clone()))
-    }
-}
-
-type Objects = Mutex<HashMap<(CacheId, String), Object>>;
-
-/// Objects in a map, for one process: a level from which the test evicts.
-#[derive(Clone, Default)]
-pub(crate) struct Shelf(Arc<Objects>);
-
-impl Shelf {
-    /// Evicts one id, of all caches.
-    pub(crate) fn evict(&self, id: &str) {
-        self.0.lock().unwrap().retain(|(_, held), _| held != id);
-    }
-
-    pub(crate) fn evict_all(&self) {
-        self.0.lock().unwrap().clear();
-    }
-
-    pub(crate) fn holds(&self, id: &str) -> bool {
-        self.0.lock().unwrap().keys().any(|(_, held)| held == id)
-    }
-}
-
-#[async_trait]
-impl CacheProvider for Shelf {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities::in_process()
-    }
-
-    fn describe(&self) -> Description {
-        Description::local("shelf")
-    }
-
-    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        keys.iter().map(|_| Err("objects only".into())).collect()
-    }
-
-    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-        items.iter().map(|_| Err("objects only".into())).collect()
-    }
-
-    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        keys.iter().map(|_| Err("objects only".into())).collect()
-    }
-
-    fn in_process(&self) -> Option<Arc<dyn ObjectStore>> {
-        Some(Arc::new(self.clone()))
-    }
-}
-
-impl ObjectStore for Shelf {
-    fn get(&self, key: RawKey<'_>) -> Option<Object> {
-        self.0.lock().unwrap().get(&(key.cache, key.id.to_owned())).cloned()
-    }
-
-    fn put(&self, key: RawKey<'_>, object: Object, _: Moment) {
-        self.0.lock().unwrap().insert((key.cache, key.id.to_owned()), object);
-    }
-
-    fn remove(&self, key: RawKey<'_>) -> bool {
-        self.0.lock().unwrap().remove(&(key.cache, key.id.to_owned())).is_some()
-    }
-
-    fn clear(&self, cache: CacheId) {
-        self.0.lock().unwrap().retain(|(of, _), _| *of != cache);
-    }
-
-    fn len(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-
-    fn weight(&self) -> u64 {
-        0
-    }
-
-    fn attach(&self, _: CacheId, _: Arc<dyn Evictions>) {}
-
-    fn detach(&self, cache: CacheId) {
-        self.clear(cache);
     }
 }

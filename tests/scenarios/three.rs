@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use traced_cache::{Policy, TracedCache};
+use traced_cache::{Policy, TracedCache, testing::Shelf};
 
 use crate::{
     hooks::{At, Hooked},
     kit::{self, Loads, S},
     stacks::{self, unique},
-    stores::{MapProvider, Shelf},
+    stores::MapProvider,
 };
 
 /// Two remote levels behind a shelf from which the test evicts.

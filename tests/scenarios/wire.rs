@@ -7,13 +7,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use traced_cache::{
     Access, Clock, Codec, Compression, Encryption, Level, Loaded, Outcome, Policy, Schema, Time, TracedCache,
-    Value,
+    Value, testing::Shelf,
 };
 
 use crate::{
     kit::{self, Loads, Recorder, S},
     stacks,
-    stores::{MapProvider, Shelf},
+    stores::MapProvider,
 };
 
 /// A map behind an empty shelf, and a cache on both.

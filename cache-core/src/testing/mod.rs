@@ -16,6 +16,6 @@ pub use anything::{payload_at, read_anything, readable_entries, reseal};
 pub use chaos::{Chaos, ChaosError, ChaosOp, Fault};
 pub use hub::{Hub, Link};
 pub use map::{Dump, MapProvider};
-pub use objects::ObjectsOnly;
+pub use objects::{ObjectsOnly, Shelf};
 pub use recorder::{Recorded, Recorder};
 pub use stuck::ends_within;

@@ -1,16 +1,13 @@
 //! Nodes, and the world that they live in.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use cache_core::{
-    CacheId, Clock, Evictions, Level, Moment, Object, ObjectStore, RawKey, Stance, Time, TracedCache,
-    testing::{Chaos, ChaosOp, MapProvider, ObjectsOnly},
+    Clock, Level, ObjectStore, Stance, Time, TracedCache,
+    testing::{Chaos, ChaosOp, MapProvider, Shelf},
 };
 
 use crate::{
@@ -26,49 +23,6 @@ pub(crate) fn id(key: usize) -> String {
     format!("k{key}")
 }
 
-/// What a node keeps in memory.
-#[derive(Clone, Default)]
-pub(crate) struct Shelf(Arc<Mutex<HashMap<String, Object>>>);
-
-impl Shelf {
-    /// Loses a key, as for want of room.
-    pub(crate) fn drop_key(&self, id: &str) {
-        self.0.lock().unwrap().remove(id);
-    }
-}
-
-impl ObjectStore for Shelf {
-    fn get(&self, key: RawKey<'_>) -> Option<Object> {
-        self.0.lock().unwrap().get(key.id).cloned()
-    }
-
-    fn put(&self, key: RawKey<'_>, object: Object, _: Moment) {
-        self.0.lock().unwrap().insert(key.id.to_owned(), object);
-    }
-
-    fn remove(&self, key: RawKey<'_>) -> bool {
-        self.0.lock().unwrap().remove(key.id).is_some()
-    }
-
-    fn clear(&self, _: CacheId) {
-        self.0.lock().unwrap().clear();
-    }
-
-    fn len(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-
-    fn weight(&self) -> u64 {
-        0
-    }
-
-    fn attach(&self, _: CacheId, _: Arc<dyn Evictions>) {}
-
-    fn detach(&self, cache: CacheId) {
-        self.clear(cache);
-    }
-}
-
 pub(crate) type Faulty = Chaos<Arc<MapProvider>>;
 
 /// One node of a history. Another takes its place when it ends; calls of before go on with it.
@@ -78,6 +32,7 @@ pub(crate) struct Node {
     /// Each level with the two stores that it may be at.
     pub(crate) levels: Vec<[Arc<Faulty>; 2]>,
     pub(crate) link: Link,
+    /// What it keeps in memory.
     pub(crate) shelf: Shelf,
     pub(crate) watch: Watch,
     /// Of what it stores now.
@@ -165,7 +120,7 @@ impl World {
         let builder = TracedCache::builder(CACHE).clock(self.clock.clone()).policy(shape.policy());
         let mut builder = builder.observer(watch.clone());
         if shape.memory {
-            builder = builder.level(Level::new(ObjectsOnly(Arc::new(shelf.clone()))));
+            builder = builder.level(shelf.clone());
         }
         let mut levels = Vec::new();
         for stores in &self.stores {

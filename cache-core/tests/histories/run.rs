@@ -122,7 +122,7 @@ impl History {
                 }
             }
             Step::Deliver { node, letters } => self.nodes[node].link.inbox.deliver(letters),
-            Step::Forget { node, key } => self.nodes[node].shelf.drop_key(&id(key)),
+            Step::Forget { node, key } => self.nodes[node].shelf.evict(&id(key)),
             Step::Close { node, limit } => {
                 let closing = self.replace(node);
                 self.left.push((closing.cache.downgrade(), Gone::Closing(Arc::clone(&closing))));
