@@ -178,50 +178,20 @@ impl<K, F: Future<Output = Gathered<K>>> Gathering<K, F> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Mutex, PoisonError,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicUsize, Ordering},
         time::Duration,
     };
 
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use tokio::sync::Notify;
-
     use super::*;
-    use crate::{Backplane, Listener, Policy, ok, testing::MapProvider};
-
-    /// Comes up once it is told to.
-    #[derive(Clone, Default)]
-    struct Late {
-        listener: Arc<Mutex<Option<Arc<dyn Listener>>>>,
-        subscribed: Arc<Notify>,
-    }
-
-    impl Late {
-        async fn come_up(&self) {
-            self.subscribed.notified().await;
-            let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap();
-            listener.gap();
-        }
-    }
-
-    #[async_trait]
-    impl Backplane for Late {
-        async fn publish(&self, _: &str, _: Bytes) -> std::result::Result<(), BoxError> {
-            Ok(())
-        }
-
-        fn subscribe(&self, _: &str, listener: Arc<dyn Listener>) {
-            *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
-            self.subscribed.notify_one();
-        }
-    }
+    use crate::{
+        Policy, ok,
+        testing::{Hub, MapProvider},
+    };
 
     #[tokio::test]
     async fn nothing_is_loaded_until_the_backplane_is_up() {
-        let (plane, store) = (Late::default(), Arc::new(MapProvider::new().leasing().marking()));
+        let (plane, store) = (Hub::new().node(), Arc::new(MapProvider::new().leasing().marking()));
+        plane.cut();
         let cache: TracedCache<u64> = TracedCache::builder("warmed")
             .level(Arc::clone(&store))
             .policy(Policy::ttl(Duration::from_secs(60)))
@@ -237,7 +207,7 @@ mod tests {
         let meanwhile = async {
             tokio::task::yield_now().await;
             let before = loads.load(Ordering::Relaxed);
-            plane.come_up().await;
+            plane.heal();
             before
         };
         let (warmed, before) = tokio::join!(warming, meanwhile);
