@@ -3,7 +3,7 @@
 use std::{
     iter::zip,
     panic::AssertUnwindSafe,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -244,19 +244,15 @@ impl<T: Value> Inner<T> {
         let background = load.terms.background;
         let mut running = Running { inner: self, born, background, keys: flights.len(), ended: false };
         let guarded = AssertUnwindSafe(spans.around(cycle::running(load.load, loader))).catch_unwind();
-        let hard = self.policy().hard;
-        let ended = match hard {
-            Some(limit) => self.around.clock.timeout(limit, guarded).await,
-            None => Some(guarded.await),
-        };
+        let ended = self.within_hard_limit(pin!(guarded)).await;
         running.ended = true;
         let answer = match ended {
-            Some(Ok(Ok(answer))) => Ok(answer),
-            Some(Ok(Err(cause))) => Err(load_failed(cause).into()),
-            Some(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
-            None => Err(Error::new(
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(cause))) => Err(load_failed(cause).into()),
+            Ok(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the loader panicked").into()),
+            Err(limit) => Err(Error::new(
                 ErrorKind::LoadTimeout,
-                format!("the loader ran into its hard limit of {:?}", hard.unwrap_or_default()),
+                format!("the loader ran into its hard limit of {limit:?}"),
             )
             .into()),
         };
@@ -265,6 +261,18 @@ impl<T: Value> Inner<T> {
         }
         spans.end();
         Ran { answer, began: Began::of(born, self.now().since(born), begun) }
+    }
+
+    /// Ends what the user's code does at the policy's hard limit, that of now whatever policy comes meanwhile. The error is the
+    /// limit. Pinned where it stands, as it would be kept in each future on the way.
+    pub(crate) async fn within_hard_limit<F: Future>(
+        &self,
+        work: Pin<&mut F>,
+    ) -> std::result::Result<F::Output, Duration> {
+        match self.policy().hard {
+            Some(limit) => self.around.clock.timeout(limit, work).await.ok_or(limit),
+            None => Ok(work.await),
+        }
     }
 
     /// Starts the flight of one key in a task of its own.
@@ -461,4 +469,50 @@ impl<T: Value> Inner<T> {
 
 fn no_runtime() -> Error {
     Error::new(ErrorKind::NoRuntime, "loads run as tokio tasks: call from inside a tokio runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{Clock, Policy, TracedCache, testing::MapProvider};
+
+    /// It ends by the limit under which it began, and says so.
+    #[tokio::test]
+    async fn what_runs_into_its_limit_names_that_under_another_policy_too() {
+        const LIMIT: Duration = Duration::from_millis(250);
+        let policy = Policy::ttl(Duration::from_secs(60)).hard_limit(Some(LIMIT));
+        let (clock, time) = Clock::manual();
+        let cache: TracedCache<String> = TracedCache::builder("limited")
+            .level(MapProvider::new().clock(clock.clone()))
+            .clock(clock)
+            .policy(policy)
+            .build()
+            .unwrap();
+        let hangs = |began: Arc<Notify>| async move {
+            began.notify_one();
+            std::future::pending::<Result<Loaded<String>, BoxError>>().await
+        };
+        for updates in [false, true] {
+            cache.set_policy(policy).unwrap();
+            let (began, other) = (Arc::new(Notify::new()), cache.clone());
+            let signal = Arc::clone(&began);
+            let call = tokio::spawn(async move {
+                if updates {
+                    other.update("k", &signal, move |signal, _, _| hangs(signal)).await.err()
+                } else {
+                    other.get_or_set_with("k", &signal, move |signal, _| hangs(signal)).await.err()
+                }
+            });
+            began.notified().await;
+            // It has been polled to its end, and so waits for its limit.
+            tokio::task::yield_now().await;
+            cache.set_policy(policy.hard_limit(None)).unwrap();
+            time.advance(LIMIT);
+            let error = call.await.unwrap().unwrap();
+            assert_eq!(error.kind(), ErrorKind::LoadTimeout);
+            assert!(error.to_string().contains("250ms"), "{error}");
+        }
+    }
 }

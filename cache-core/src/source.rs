@@ -235,17 +235,13 @@ impl<T: Value> Inner<T> {
         };
         let call = async { self.keeping(&rights, HOLD, pin!(call)).await };
         let guarded = AssertUnwindSafe(call).catch_unwind();
-        let ended = match self.policy().hard {
-            Some(limit) => self.around.clock.timeout(limit, guarded).await,
-            None => Some(guarded.await),
-        };
-        let failed = match ended {
-            Some(Ok(Ok(()))) => None,
-            Some(Ok(Err(cause))) => {
+        let failed = match self.within_hard_limit(pin!(guarded)).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(cause))) => {
                 Some(Error::with_source(ErrorKind::Load, format!("the source failed: {cause}"), cause))
             }
-            Some(Err(_panic)) => Some(Error::new(ErrorKind::LoadPanicked, "the source panicked")),
-            None => Some(Error::new(
+            Ok(Err(_panic)) => Some(Error::new(ErrorKind::LoadPanicked, "the source panicked")),
+            Err(_limit) => Some(Error::new(
                 ErrorKind::LoadTimeout,
                 "the source ran into the policy's hard limit; whether it took the change is unknown",
             )),

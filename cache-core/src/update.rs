@@ -416,17 +416,11 @@ impl<T: Value> Inner<T> {
         let work = async { change(shown).await };
         let guarded = AssertUnwindSafe(cycle::running(LoadId::next(), work)).catch_unwind();
         let alive = async { self.keeping(rights, LEASE, pin!(guarded)).await };
-        let hard = self.policy().hard;
-        let ended = match hard {
-            Some(limit) => self.around.clock.timeout(limit, alive).await,
-            None => Some(alive.await),
-        };
-        let loaded = match ended {
-            Some(Ok(Ok(loaded))) => loaded,
-            Some(Ok(Err(cause))) => return Err(load_failed(cause)),
-            Some(Err(_panic)) => return Err(Error::new(ErrorKind::LoadPanicked, "the update panicked")),
-            None => {
-                let limit = hard.unwrap_or_default();
+        let loaded = match self.within_hard_limit(pin!(alive)).await {
+            Ok(Ok(Ok(loaded))) => loaded,
+            Ok(Ok(Err(cause))) => return Err(load_failed(cause)),
+            Ok(Err(_panic)) => return Err(Error::new(ErrorKind::LoadPanicked, "the update panicked")),
+            Err(limit) => {
                 let message = format!("the update ran into the policy's hard limit of {limit:?}");
                 return Err(Error::new(ErrorKind::LoadTimeout, message));
             }
