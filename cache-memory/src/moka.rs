@@ -68,6 +68,20 @@ impl Moka {
             has_bytes: AtomicBool::new(false),
         }
     }
+
+    /// moka 0.12.16 books an entry's new weight some time after the write. Removed before that, the entry is written off
+    /// by the new weight although the old one is in the books, and that much room is lost, or overdrawn, for good. So a
+    /// change of weight is booked at once.
+    fn insert(&self, query: &Query<'_>, slot: Slot) {
+        let key = query.to_key();
+        let weight = |slot: &Slot| slot.weight(&key, ENTRY_OVERHEAD);
+        let reweighs =
+            self.settings.weighs && self.engine.get(query).is_some_and(|old| weight(&old.0) != weight(&slot));
+        self.engine.call(|moka| moka.insert(key, Tenant(slot)));
+        if reweighs {
+            self.maintain();
+        }
+    }
 }
 
 struct Engine(Cache<Key, Tenant, PassThrough>);
@@ -121,8 +135,7 @@ impl Store for Moka {
         self.has_bytes.store(true, Ordering::Relaxed);
         // A TTL beyond the clock's end is none.
         let until = Instant::now().checked_add(ttl);
-        let key = Query::bytes(joined).to_key();
-        self.engine.call(|moka| moka.insert(key, Tenant(Slot::Bytes { bytes, until })));
+        self.insert(&Query::bytes(joined), Slot::Bytes { bytes, until });
     }
 
     fn remove_bytes(&self, joined: &str) {
@@ -186,7 +199,7 @@ impl ObjectStore for Moka {
             return;
         }
         self.tempo.note(now);
-        self.engine.call(|moka| moka.insert(query.to_key(), Tenant(Slot::Object(object))));
+        self.insert(&query, Slot::Object(object));
     }
 
     fn remove(&self, key: RawKey<'_>) -> bool {

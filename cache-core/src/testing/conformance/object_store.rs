@@ -334,6 +334,13 @@ pub fn weights_add_up(make: Make<'_>) {
     eventually("a smaller weight", || store.weight() == 2 * bare + 510);
     store.remove(key("b"));
     eventually("a removed weight", || store.weight() == bare + 10);
+    for (before, after) in [(5_000, 50), (50, 5_000)] {
+        put("c", before);
+        eventually("a third weight", || store.weight() == 2 * bare + 10 + u64::from(before));
+        put("c", after);
+        store.remove(key("c"));
+        eventually("a weight that changed and was removed at once", || store.weight() == bare + 10);
+    }
     put("a", u32::MAX);
     eventually("what is too heavy leaves", || store.weight() <= bare + 10);
 }
@@ -366,7 +373,7 @@ pub fn a_glance_sees_what_there_is(make: Make<'_>) {
     }
 }
 
-/// Threads that put, get and remove at once: each finds what it put.
+/// Threads that put, get and remove at once: each finds what it put, and of what was removed no weight is left.
 pub fn threads_do_not_mix_up(make: Make<'_>) {
     let (store, cache) = (make(ROOMY), cache());
     thread::scope(|scope| {
@@ -376,16 +383,21 @@ pub fn threads_do_not_mix_up(make: Make<'_>) {
                 for n in 0..500 {
                     let id = format!("{thread}-{}", n % 50);
                     let text = format!("{id} {n}");
-                    put(store, cache, &id, &text);
+                    let key = RawKey::new(cache, "users", &id);
+                    store.put(key, weighing(&Arc::new(text.clone()), n * 7 % 10), now());
                     assert_eq!(get(store, cache, &id), Some(text));
                     if n % 7 == 0 {
-                        assert!(store.remove(RawKey::new(cache, "users", &id)));
+                        assert!(store.remove(key));
                         assert_eq!(get(store, cache, &id), None);
                     }
+                }
+                for n in 0..50 {
+                    store.remove(RawKey::new(cache, "users", &format!("{thread}-{n}")));
                 }
             });
         }
     });
+    eventually("nothing is left, and weighs nothing", || (store.len(), store.weight()) == (0, 0));
 }
 
 #[cfg(test)]
