@@ -12,8 +12,7 @@ use cache_core::{Ambient, CacheInfo, MissReason, Outcome, Span, SpanKind, SpanSt
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value,
     baggage::BaggageExt,
-    global::BoxedTracer,
-    trace::{Link, Span as _, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
+    trace::{Link, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
 };
 
 use crate::{
@@ -25,9 +24,37 @@ use crate::{
     series::Series,
 };
 
+/// A tracer of any kind, and not [`BoxedTracer`](opentelemetry::global::BoxedTracer): that one boxes each span, also those
+/// that record nothing, or that a context boxes again.
+pub(crate) trait Starts: Send + Sync {
+    /// The context of a new span within `parent`, and whether the span records. `None`: it has no identity.
+    fn start(&self, builder: SpanBuilder, parent: &Context) -> Option<(Context, bool)>;
+}
+
+impl<S, T> Starts for T
+where
+    S: opentelemetry::trace::Span + Send + Sync + 'static,
+    T: Tracer<Span = S> + Send + Sync,
+{
+    fn start(&self, builder: SpanBuilder, parent: &Context) -> Option<(Context, bool)> {
+        let span = self.build_with_context(builder, parent);
+        let identity = span.span_context();
+        if !identity.is_valid() {
+            return None;
+        }
+        let recording = span.is_recording();
+        // What records nothing is told by its identity alone, which takes no box and no lock.
+        let cx = match recording {
+            true => parent.with_span(span),
+            false => parent.with_remote_span_context(identity.clone()),
+        };
+        Some((cx, recording))
+    }
+}
+
 /// Makes spans, with what has been said about them.
 pub(crate) struct Spans {
-    pub(crate) tracer: BoxedTracer,
+    pub(crate) tracer: Box<dyn Starts>,
     pub(crate) show_key: Option<ShowKey>,
     pub(crate) hits: bool,
     pub(crate) sentry: bool,
@@ -79,11 +106,10 @@ impl Spans {
         } else {
             current
         };
-        let span = self.tracer.build_with_context(builder, &parent);
-        if !span.span_context().is_valid() {
+        let Some((cx, recording)) = self.tracer.start(builder, &parent) else {
             self.nothing_records.store(true, Ordering::Relaxed);
             return None;
-        }
+        };
         // A root that was sampled out still goes on: what runs inside must follow its decision, not make its own.
         let lookup = match start.kind {
             SpanKind::Operation(_) | SpanKind::Level { .. } => start.keys <= 1,
@@ -93,13 +119,8 @@ impl Spans {
             SpanKind::Operation(verb) if self.sentry => sentry_op(verb) != "cache.get",
             _ => false,
         };
-        let recording = span.is_recording();
         Some(Arc::new(OtelSpan {
-            // What records nothing is told by its identity alone, which takes no box and no lock.
-            cx: match recording {
-                true => parent.with_span(span),
-                false => parent.with_remote_span_context(span.span_context().clone()),
-            },
+            cx,
             recording: recording.then(|| cache.clone()),
             lookup,
             writes,

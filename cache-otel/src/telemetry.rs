@@ -8,9 +8,9 @@ use std::{
 
 use cache_core::{Ambient, CacheInfo, CacheProvider, Event, Observer, Span, SpanStart, Stats};
 use opentelemetry::{
-    InstrumentationScope,
-    global::{self, BoxedTracer, ObjectSafeTracerProvider},
+    InstrumentationScope, global,
     metrics::{Meter, MeterProvider},
+    trace::{Span as OtelSpan, Tracer, TracerProvider},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     names, observed,
     recorded::Recorded,
     series,
-    spans::{self, Spans},
+    spans::{self, Spans, Starts},
 };
 
 /// Reports caches to OpenTelemetry: give a clone to each cache as its observer.
@@ -137,7 +137,7 @@ impl Observer for Telemetry {
 #[must_use]
 pub struct TelemetryBuilder {
     meter: Option<Meter>,
-    tracer: Option<BoxedTracer>,
+    tracer: Option<Box<dyn Starts>>,
     show_key: Option<ShowKey>,
     trace_hits: bool,
     sentry: bool,
@@ -153,8 +153,12 @@ impl TelemetryBuilder {
     }
 
     /// Where spans go. The global provider by default.
-    pub fn tracer_provider(mut self, provider: &dyn ObjectSafeTracerProvider) -> Self {
-        self.tracer = Some(BoxedTracer::new(provider.boxed_tracer(scope())));
+    pub fn tracer_provider<S, T>(mut self, provider: &impl TracerProvider<Tracer = T>) -> Self
+    where
+        S: OtelSpan + Send + Sync + 'static,
+        T: Tracer<Span = S> + Send + Sync + 'static,
+    {
+        self.tracer = Some(Box::new(provider.tracer_with_scope(scope())));
         self
     }
 
@@ -208,7 +212,7 @@ impl TelemetryBuilder {
     #[must_use]
     pub fn build(self) -> Telemetry {
         let meter = self.meter.unwrap_or_else(|| global::meter_with_scope(scope()));
-        let tracer = self.tracer.unwrap_or_else(|| global::tracer_with_scope(scope()));
+        let tracer = self.tracer.unwrap_or_else(|| Box::new(global::tracer_with_scope(scope())));
         let collector = Arc::new(Collector::new(self.limit));
         observed::register(&meter, &collector, self.vocabulary);
         let recorded = Recorded::new(&meter, self.vocabulary, Arc::clone(&collector.backlog));
