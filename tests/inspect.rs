@@ -5,12 +5,13 @@
 use std::{sync::Arc, time::Duration};
 
 use traced_cache::{
-    Clock, Inspected, Level, LevelOutcome, Loaded, Memory, Opaque, Policy, Rendered, Shown, TracedCache,
-    Unreadable,
+    Capabilities, Clock, Inspected, Level, LevelOutcome, Loaded, Memory, Opaque, Policy, Rendered, Shown,
+    TracedCache, Unreadable,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
+const VALUE_MAX: usize = 1 << 16;
 
 type Store = Arc<Chaos<Arc<MapProvider>>>;
 
@@ -28,7 +29,8 @@ fn far(map: &Arc<MapProvider>, clock: &Clock) -> Store {
 
 fn world() -> World {
     let (clock, time) = Clock::manual();
-    let map = Arc::new(MapProvider::new().leasing().marking().clock(clock.clone()));
+    let map = MapProvider::with(Capabilities::remote().value_max(VALUE_MAX));
+    let map = Arc::new(map.leasing().marking().clock(clock.clone()));
     let far = far(&map, &clock);
     let cache = TracedCache::builder("rows")
         .level(Memory::entries(100))
@@ -141,6 +143,11 @@ async fn what_cannot_be_read_is_told_with_the_reason() {
     let far = world.far("k").await;
     assert_eq!((far.outcome, far.unreadable), (LevelOutcome::Unreadable, Some(Unreadable::Foreign)));
     assert_eq!(far.entry.unwrap().bytes, Some(5));
+    world.map.plant("rows:k", vec![0; VALUE_MAX + 1]);
+    let far = world.far("k").await;
+    assert_eq!((far.outcome, far.unreadable), (LevelOutcome::Unreadable, Some(Unreadable::TooLarge)));
+    assert_eq!((far.entry.is_some(), far.error), (true, None));
+    world.map.evict("rows:k");
     // Another schema, and a value that is none of the type.
     let level = || Level::new(self::far(&world.map, &world.clock));
     let builder = || TracedCache::<String>::builder("rows").level(level()).clock(world.clock.clone());

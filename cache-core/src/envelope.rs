@@ -26,7 +26,7 @@
 
 mod v1;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -73,6 +73,9 @@ pub fn is_written(envelope: &[u8]) -> bool {
 }
 
 /// Why bytes from a store are a miss.
+///
+/// A provider that finds what it does not hand out, because it is too large to be read say, answers a look-up with this as
+/// its error: a miss of that key, and no failure of the level.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unreadable {
@@ -129,6 +132,14 @@ impl Unreadable {
         }
     }
 }
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what the store has under the key cannot be read ({})", self.as_str())
+    }
+}
+
+impl std::error::Error for Unreadable {}
 
 /// Everything in an envelope but the payload.
 #[derive(Clone, Debug, PartialEq)]

@@ -93,7 +93,7 @@ impl<T: Value> Inner<T> {
                     }
                 }
                 // What it has yet to hear is that this is gone. A value that waits to be stored there must not come after this.
-                Read::Nothing | Read::Masked => gone.push(*key),
+                Read::Nothing | Read::Unreadable(_) | Read::Masked => gone.push(*key),
                 Read::Failed(failure) => {
                     // What it holds may be fresh: without it the level is not asked for the key until it has heard an
                     // invalidation.
@@ -127,6 +127,7 @@ impl<T: Value> Inner<T> {
             match answer {
                 Ok(Acquired::Granted(lease)) => fills.push(Fill { put, lease }),
                 Ok(Acquired::Held | Acquired::Kept | Acquired::Found(_)) => gone.push(put.key),
+                Err(failure) if failure.unreadable().is_some() => gone.push(put.key),
                 Err(failure) => {
                     tier.pending.add(put.key.id);
                     written.take(tier, Err(failure));

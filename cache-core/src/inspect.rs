@@ -263,7 +263,14 @@ impl<T: Value> Inner<T> {
             Ok(Some(bytes)) => bytes,
             Ok(None) if tier.masks(key.id) => return blank.failed(tier, Failure::Skipped),
             Ok(None) => return blank,
-            Err(failure) => return blank.failed(tier, failure),
+            Err(failure) => {
+                return match failure.unreadable() {
+                    Some(reason) => {
+                        Inspected { entry: Some(EntryInfo::unknown()), ..blank.unreadable(reason) }
+                    }
+                    None => blank.failed(tier, failure),
+                };
+            }
         };
         let Some(mark) = answers.next() else { return self.inspect_plain(tier, &bytes, values, blank) };
         let (header, payload) = match envelope::open(key, &bytes) {

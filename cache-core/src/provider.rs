@@ -163,7 +163,8 @@ pub trait CacheProvider: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Looks up each key.
+    /// Looks up each key. What is there and will not be read, as it is larger than [`value_max`](Capabilities::value_max) say, is
+    /// [`Unreadable`](crate::Unreadable) as an error: a miss, and no failure of the level.
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>>;
 
     /// Stores each item.

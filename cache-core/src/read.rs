@@ -387,6 +387,10 @@ impl<T: Value> Inner<T> {
         match answer {
             Read::Bytes(bytes) => self.decode(asked.key, tier, &bytes, times),
             Read::Nothing => Err(LevelOutcome::Miss),
+            Read::Unreadable(reason) => {
+                self.unreadable(tier.index, reason);
+                Err(LevelOutcome::Unreadable)
+            }
             Read::Masked => {
                 asked.missed(LevelOutcome::Invalidated);
                 Err(LevelOutcome::Skipped)

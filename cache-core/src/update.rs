@@ -371,6 +371,10 @@ impl<T: Value> Inner<T> {
                 Some(Ok(Acquired::Held | Acquired::Kept)) => {
                     (held, holding) = (None, Holding::Nothing);
                 }
+                Some(Err(failure)) if failure.unreadable().is_some() && holding != Holding::Unreadable => {
+                    (held, holding) = (None, Holding::Unreadable);
+                    continue;
+                }
                 Some(Err(failure)) => return Err(failure.into_error(tier)),
                 None => return Err(Failure::Skipped.into_error(tier)),
             }

@@ -53,7 +53,7 @@
 //!   sent as base64, which the server decodes, up to 186 bytes. Longer ones keep their head and end in a digest of the
 //!   whole ([`cache_core::shorten`]). No key can inject a command.
 //! - **Values**: a put over `value_max`, or over the server's limit, is [`ErrorKind::TooLarge`], and leaves nothing of the
-//!   old value.
+//!   old value. An item over it that others have stored is a miss ([`Unreadable::TooLarge`](cache_core::Unreadable)).
 //! - TCP only, with TLS (feature `tls`, servers with `-Z`) or without: then keep them on a private network. The login of the
 //!   text protocol is there ([`login`](Builder::login)); SASL (`-S`) belongs to the binary protocol, and a server with it
 //!   refuses every other.

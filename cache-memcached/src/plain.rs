@@ -4,12 +4,11 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, LevelOp, Put, RawKey};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, LevelOp, Put, RawKey, Unreadable};
 
 use crate::{
     MemcachedProvider,
     item::Item,
-    provider::TOO_LARGE_HERE,
     server::{Answer, Under},
     transport::{Command, Reply, When},
     wire::exptime,
@@ -18,16 +17,11 @@ use crate::{
 /// A provider's plain form: over the same connections, under the same keys. No life of the server is asked for.
 pub(crate) struct Plain(pub(crate) MemcachedProvider);
 
-impl Plain {
-    fn value(&self, key: &RawKey<'_>, answer: Answer) -> Result<Option<Bytes>, BoxError> {
-        match answer.reply {
-            Reply::Item(Some(seen)) if seen.value.is_none() => {
-                let home = self.0.0.home(&self.0.key(key));
-                Err(self.0.0.servers[home].error(TOO_LARGE_HERE).into())
-            }
-            Reply::Item(Some(seen)) => Ok(seen.value.filter(|_| !seen.stale)),
-            Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
-        }
+fn value(answer: Answer) -> Result<Option<Bytes>, BoxError> {
+    match answer.reply {
+        Reply::Item(Some(seen)) if seen.value.is_none() => Err(Unreadable::TooLarge.into()),
+        Reply::Item(Some(seen)) => Ok(seen.value.filter(|_| !seen.stale)),
+        Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
     }
 }
 
@@ -44,7 +38,7 @@ impl CacheProvider for Plain {
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
         let commands = keys.iter().map(|key| Command::get(self.0.key(key)));
         let answers = self.0.run_each(commands, Under::Unknown).await;
-        keys.iter().zip(answers).map(|(key, answer)| self.value(key, answer?)).collect()
+        answers.into_iter().map(|answer| value(answer?)).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {

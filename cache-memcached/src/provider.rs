@@ -13,12 +13,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
     BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey, ServerStatus,
+    Unreadable,
 };
 use futures::future::join_all;
 
 use crate::{
     Builder, Error, ErrorKind,
-    error::Fault,
     item::{Item, TOMBSTONE_SECONDS},
     life::{self, Polling},
     plain::Plain,
@@ -57,8 +57,14 @@ pub(crate) struct Routed {
     pub(crate) under: Under,
 }
 
-pub(crate) const TOO_LARGE_HERE: Fault =
-    Fault::new(ErrorKind::TooLarge, "the item under the key is over value_max");
+/// The value in an answer to a get.
+fn value(answer: Answer) -> Result<Option<Bytes>, BoxError> {
+    match answer.reply {
+        Reply::Item(Some(seen)) if seen.value.is_none() => Err(Unreadable::TooLarge.into()),
+        Reply::Item(Some(seen)) => Ok(seen.envelope(answer.life)),
+        Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
+    }
+}
 
 impl MemcachedProvider {
     /// Starts with the URL of a server, `memcached://host[:port]`; [`Builder::server`] adds more.
@@ -167,18 +173,7 @@ impl MemcachedProvider {
             let key = self.key(&key);
             let home = self.0.home(&key);
             let command = Command::get(key);
-            self.value(home, self.0.servers[home].one(&command).await?)
-        }
-    }
-
-    /// The value in an answer to a get.
-    fn value(&self, home: usize, answer: Answer) -> Result<Option<Bytes>, BoxError> {
-        match answer.reply {
-            Reply::Item(Some(seen)) if seen.value.is_none() => {
-                Err(self.0.servers[home].error(TOO_LARGE_HERE).into())
-            }
-            Reply::Item(Some(seen)) => Ok(seen.envelope(answer.life)),
-            Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
+            value(self.0.servers[home].one(&command).await?)
         }
     }
 
@@ -243,7 +238,7 @@ impl CacheProvider for MemcachedProvider {
         let commands = keys.into_iter().map(Command::get).zip(&homes);
         let routed = commands.map(|(command, &home)| Routed { home, command, under: Under::Known });
         let answers = self.run(routed.collect()).await;
-        answers.into_iter().zip(homes).map(|(answer, home)| self.value(home, answer?)).collect()
+        answers.into_iter().map(|answer| value(answer?)).collect()
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {

@@ -89,7 +89,7 @@ async fn greet(
     hears: Option<(u64, Hears)>,
 ) -> Result<(Mux, Running), Error> {
     let first = First::default();
-    let (connection, mut running) = Mux::new(stream, hears, first.clone());
+    let (connection, mut running) = Mux::new(stream, hears, first.clone(), settings.value_max);
     let steps = greeting(login);
     let replies =
         alongside(&mut running, connection.pipeline(&steps)).await.map_err(|error| match first.error() {

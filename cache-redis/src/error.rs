@@ -212,6 +212,8 @@ impl Error {
                 ErrorKind::OutOfMemory,
                 "the server is over maxmemory and evicts nothing: raise it, or set a maxmemory-policy that evicts",
             ),
+            // Our own words, for what was not read.
+            "TOOLARGE" => (ErrorKind::TooLarge, "the value is over value_max"),
             "BUSY" => (ErrorKind::Unavailable, "the server is busy with a script"),
             "NOREPLICAS" => (ErrorKind::Unavailable, "the server has too few replicas to take writes"),
             "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT" => {

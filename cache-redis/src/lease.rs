@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Error, ErrorKind, RedisProvider,
-    provider::boxed,
+    provider::{boxed, looked_up},
     scripts::{ACQUIRE, FILL, HOLD, RELEASE, RENEW, VOID},
     units::{Repeat, executed},
     wire::{self, TOMBSTONE, TOMBSTONE_MS},
@@ -181,9 +181,10 @@ impl Leases for RedisProvider {
         );
         let replies = replies.await.into_iter().zip(&tokens);
         asking.is_answered = true;
-        boxed(replies.map(|(replies, token)| {
+        let answers = replies.map(|(replies, token)| {
             self.heed(replies.and_then(|mut replies| acquired(replies.pop(), token)))
-        }))
+        });
+        answers.map(looked_up).collect()
     }
 
     async fn fill_many(&self, fills: &[Fill<'_>]) -> Vec<Result<bool, BoxError>> {

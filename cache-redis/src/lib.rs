@@ -108,7 +108,7 @@
 //! | [`key_prefix`](RedisProviderBuilder::key_prefix) | none | goes in front of every key |
 //! | [`connect_timeout`](RedisProviderBuilder::connect_timeout) | 1 s | bounds one attempt to connect, handshake included |
 //! | [`response_timeout`](RedisProviderBuilder::response_timeout) | 2 s | silence after which a connection counts as lost |
-//! | [`value_max`](RedisProviderBuilder::value_max) | 512 MiB | larger items are refused and not sent |
+//! | [`value_max`](RedisProviderBuilder::value_max) | 512 MiB | larger items are refused and not sent, nor kept in memory when they are read |
 //! | [`heartbeat`](RedisProviderBuilder::heartbeat), [`heartbeat_timeout`](RedisProviderBuilder::heartbeat_timeout) | 1 s, 1 s | a connection that a backplane listens on and that was silent for both together is given up |
 //!
 //! TTLs have steps of 1 ms and are rounded up; `Duration::MAX` is stored without expiry. Of keys, the first 4 KiB of
@@ -181,6 +181,7 @@
 //! | everything is invalidated, while the server is out of memory | it works, by a script |
 //! | a removal, while the server is out of memory | it works, by a script, or by `UNLINK` where scripts are not allowed. Of a key that is not there the latter tells nobody: with a backplane that tracks it stays pending |
 //! | the key holds a list or a hash | a miss; the next put replaces it |
+//! | it holds a value over `value_max` (and over 1 MiB), by a node that allows more | a miss ([`Unreadable::TooLarge`](cache_core::Unreadable)), and none of it is kept while it comes; the next put replaces it |
 //!
 //! [`RedisProvider::connections`] tells how connections stand, [`RedisProvider::info`] what servers say of themselves.
 //!

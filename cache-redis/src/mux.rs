@@ -12,8 +12,8 @@
 //! - A caller may leave at any time; its reply is read and dropped.
 //! - What the server sends of its own accord is passed on by the same task, in order, before any later reply.
 //! - No timer: levels bound their calls, and the keeper watches for a connection that is stuck.
-//! - Bounded: bytes that wait to be written, length of a reply's lines, depth of replies, and what is allocated for a
-//!   value before it has come.
+//! - Bounded: bytes that wait to be written, length of a reply's lines, depth of replies, size of a value that is kept, and what
+//!   is allocated for it before it has come.
 //!
 //! The client library writes commands and reads all replies but the two that every look-up gets, strings and lists of
 //! them. Through its own connection a typed look-up took a third more instructions (docs/performance.md).
@@ -109,8 +109,13 @@ struct State {
 
 impl Mux {
     /// A connection over `stream`, and its task, which has to run for it to work. `hears` takes what the server sends of its
-    /// own accord, `first` keeps what it says first.
-    pub(crate) fn new(stream: Stream, hears: Option<(u64, Hears)>, first: First) -> (Self, Running) {
+    /// own accord, `first` keeps what it says first. A value over `value_max` and a MiB is an error, and is not read.
+    pub(crate) fn new(
+        stream: Stream,
+        hears: Option<(u64, Hears)>,
+        first: First,
+        value_max: usize,
+    ) -> (Self, Running) {
         let io = Io::new(stream);
         let state = State {
             out: Vec::new(),
@@ -132,7 +137,7 @@ impl Mux {
         });
         // Made here, as the task may be dropped before it has begun.
         let guard = Guard::new(Arc::clone(&shared));
-        let driver = Driver::new(Arc::clone(&shared), io, hears, first);
+        let driver = Driver::new(Arc::clone(&shared), io, hears, first, value_max);
         (Self(shared), Box::pin(driver::run(guard, driver)))
     }
 

@@ -10,7 +10,7 @@ use cache_core::{
 
 use crate::{
     Error, ErrorKind, RedisProvider,
-    provider::boxed,
+    provider::{boxed, looked_up},
     units::Repeat,
     wire::{self, KEY_MAX},
     write::{CHUNK, chunks},
@@ -104,7 +104,8 @@ impl CacheProvider for Plain {
         }
         let wire: Vec<String> = keys.iter().map(|key| self.key(*key)).collect();
         let wire: Vec<&str> = wire.iter().map(String::as_str).collect();
-        boxed(if wire.is_empty() { Vec::new() } else { self.0.fleet().get_many(&wire).await })
+        let found = if wire.is_empty() { Vec::new() } else { self.0.fleet().get_many(&wire).await };
+        found.into_iter().map(looked_up).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -131,7 +132,7 @@ impl CacheProvider for Plain {
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {
         self.check(key)?;
-        Ok(self.0.fleet().get(&self.key(key)).await?)
+        looked_up(self.0.fleet().get(&self.key(key)).await)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
     Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
-    RawKey, Replicas, ServerStatus,
+    RawKey, Replicas, ServerStatus, Unreadable,
 };
 use redis::Pipeline;
 
@@ -158,6 +158,14 @@ pub(crate) fn boxed<T>(results: impl IntoIterator<Item = Result<T, Error>>) -> V
     results.into_iter().map(|result| result.map_err(BoxError::from)).collect()
 }
 
+/// What a look-up has come to. A value that was not read is no failure.
+pub(crate) fn looked_up<T>(found: Result<T, Error>) -> Result<T, BoxError> {
+    found.map_err(|error| match error.kind() {
+        ErrorKind::TooLarge => Unreadable::TooLarge.into(),
+        _ => error.into(),
+    })
+}
+
 #[async_trait]
 impl CacheProvider for RedisProvider {
     fn capabilities(&self) -> Capabilities {
@@ -186,7 +194,7 @@ impl CacheProvider for RedisProvider {
         {
             results[marker] = Err(error);
         }
-        boxed(results)
+        results.into_iter().map(looked_up).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -209,7 +217,7 @@ impl CacheProvider for RedisProvider {
         if key.mark {
             return self.get_many(&[key]).await.pop().unwrap_or(Ok(None));
         }
-        Ok(self.fleet().get(&self.key(key)).await?)
+        looked_up(self.fleet().get(&self.key(key)).await)
     }
 
     fn command(&self, op: LevelOp, keys: usize) -> &'static str {
@@ -283,7 +291,7 @@ impl CacheProvider for RedisProvider {
 impl Replicas for RedisProvider {
     async fn get_copies(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
         let wire = Keys::of(&self.settings().prefix, keys);
-        boxed(self.fleet().get_copies(&wire.each()).await)
+        self.fleet().get_copies(&wire.each()).await.into_iter().map(looked_up).collect()
     }
 }
 

@@ -177,7 +177,8 @@ impl RedisProviderBuilder {
         self
     }
 
-    /// Largest item in bytes. Larger ones are refused and not sent. Default and most: 512 MiB, the server's own limit.
+    /// Largest item in bytes. Larger ones are refused and not sent; those that others have stored are misses, and beyond 1 MiB
+    /// none of them is held in memory while it comes. Default and most: 512 MiB, the server's own limit.
     pub fn value_max(mut self, bytes: usize) -> Self {
         self.value_max = bytes;
         self

@@ -10,6 +10,7 @@
 )]
 
 mod flap;
+mod oversized;
 mod redis_only;
 mod ride;
 mod servers;

@@ -15,11 +15,11 @@ use bytes::Bytes;
 
 use crate::{
     Acquire, Acquired, BoxError, CacheProvider, Capabilities, Clock, Description, ENTRY_ID_AT, Fill, Holding,
-    Lease, Leases, Marks, Moment, Put, RawKey, Swap, Swapped, shorten,
+    Lease, Leases, Marks, Moment, Put, RawKey, Swap, Swapped, Unreadable, shorten,
 };
 
 /// Keeps bytes in a hash map and says of itself that it is remote. Keeps to whatever capabilities it is given: rounds
-/// TTLs up, shortens long keys, refuses large items. Nothing is evicted. Gives leases and swaps marks if told to
+/// TTLs up, shortens long keys, neither takes nor hands out large items. Nothing is evicted. Gives leases and swaps marks if told to
 /// ([`leasing`](Self::leasing), [`marking`](Self::marking)).
 pub struct MapProvider {
     held: Mutex<Held>,
@@ -282,6 +282,13 @@ impl MapProvider {
         Ok(())
     }
 
+    fn hand_out(&self, found: Bytes) -> Result<Bytes, BoxError> {
+        match self.capabilities.value_max {
+            Some(max) if found.len() > max => Err(Unreadable::TooLarge.into()),
+            _ => Ok(found),
+        }
+    }
+
     fn until(&self, ttl: Duration) -> Moment {
         if ttl == Duration::MAX || self.capabilities.ttl_max.is_some_and(|max| ttl > max) {
             return Moment::NEVER;
@@ -322,7 +329,9 @@ impl CacheProvider for MapProvider {
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        keys.iter().map(|key| Ok(self.peek(&self.stored_key(key)))).collect()
+        keys.iter()
+            .map(|key| self.peek(&self.stored_key(key)).map(|found| self.hand_out(found)).transpose())
+            .collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
@@ -399,7 +408,7 @@ impl Leases for MapProvider {
                 let key = self.stored_key(&wish.key);
                 let item = held.item(&key, now);
                 if let Some(item) = item.filter(|item| !is_held(&item.bytes, wish.holding)) {
-                    return Ok(Acquired::Found(item.bytes.clone()));
+                    return self.hand_out(item.bytes.clone()).map(Acquired::Found);
                 }
                 let gone = item.is_none() && matches!(wish.holding, Holding::Still(_));
                 if gone || held.kept(&key, now).is_some() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Acquired, BoxError, Lease, Swapped};
+use crate::{Acquired, BoxError, Lease, Swapped, Unreadable};
 
 /// What a provider answers: one result, or one for each key.
 pub(crate) trait Answer {
@@ -15,17 +15,22 @@ pub(crate) trait Answer {
     fn bytes(&self) -> usize;
 }
 
+/// What was found and is not handed out is an answer, too.
+fn failure<R>(result: &Result<R, BoxError>) -> Option<&BoxError> {
+    result.as_ref().err().filter(|error| !error.is::<Unreadable>())
+}
+
 impl<R: Received> Answer for Result<R, BoxError> {
     fn count(&self) -> usize {
         1
     }
 
     fn failure(&self) -> Option<&BoxError> {
-        self.as_ref().err()
+        failure(self)
     }
 
     fn is_well(&self) -> bool {
-        self.is_ok()
+        failure(self).is_none()
     }
 
     fn bytes(&self) -> usize {
@@ -39,11 +44,11 @@ impl<R: Received> Answer for Vec<Result<R, BoxError>> {
     }
 
     fn failure(&self) -> Option<&BoxError> {
-        self.iter().find_map(|r| r.as_ref().err())
+        self.iter().find_map(failure)
     }
 
     fn is_well(&self) -> bool {
-        self.is_empty() || self.iter().any(Result::is_ok)
+        self.is_empty() || self.iter().any(|r| failure(r).is_none())
     }
 
     fn bytes(&self) -> usize {

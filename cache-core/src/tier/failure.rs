@@ -1,7 +1,7 @@
 //! Why a level has no answer, or no room.
 
 use super::Tier;
-use crate::{BoxError, Error, ErrorKind, LevelFault};
+use crate::{BoxError, Error, ErrorKind, LevelFault, Unreadable};
 
 /// Why a level has no answer.
 #[derive(Debug)]
@@ -17,6 +17,14 @@ impl Failure {
     /// The provider's own error.
     pub(super) fn of(cause: BoxError) -> Self {
         Self::Failed(LevelFault::Error, Some(cause))
+    }
+
+    /// Why the provider does not hand out what it has found: then the level is well.
+    pub(crate) fn unreadable(&self) -> Option<Unreadable> {
+        match self {
+            Self::Failed(_, Some(cause)) => cause.downcast_ref().copied(),
+            _ => None,
+        }
     }
 
     /// Its caller did not get on with it, and others have written since.

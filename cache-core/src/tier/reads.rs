@@ -7,7 +7,7 @@ use futures::FutureExt;
 
 use super::{Around, Asking, Failure, Tier};
 use crate::{
-    LevelOp, RawKey,
+    LevelOp, RawKey, Unreadable,
     clock::Times,
     gates::Whom,
     learn::MARK_PERIOD,
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) enum Read {
     Bytes(Bytes),
     Nothing,
+    /// Something that the provider does not hand out.
+    Unreadable(Unreadable),
     Failed(Failure),
     /// An invalidation has not reached the level yet.
     Masked,
@@ -29,7 +31,7 @@ impl Read {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
-            Self::Nothing | Self::Failed(_) | Self::Masked => 0,
+            Self::Nothing | Self::Unreadable(_) | Self::Failed(_) | Self::Masked => 0,
         }
     }
 }
@@ -161,7 +163,7 @@ impl Tier {
             _ if self.masks(key.id) => Read::Masked,
             Ok(Some(bytes)) => Read::Bytes(bytes),
             Ok(None) => Read::Nothing,
-            Err(failure) => Read::Failed(failure),
+            Err(failure) => failure.unreadable().map_or(Read::Failed(failure), Read::Unreadable),
         }
     }
 

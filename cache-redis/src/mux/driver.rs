@@ -70,12 +70,18 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, io: Io, hears: Option<(u64, Hears)>, first: First) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        io: Io,
+        hears: Option<(u64, Hears)>,
+        first: First,
+        value_max: usize,
+    ) -> Self {
         Self {
             shared,
             io,
             hears,
-            frames: Frames::default(),
+            frames: Frames::new(value_max),
             first: Some(first),
             writing: Vec::new(),
             written: 0,

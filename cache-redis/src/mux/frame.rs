@@ -1,7 +1,7 @@
 //! Replies from bytes that arrive in any pieces (RESP3).
 //!
 //! Where a reply ends is found here. Strings and lists of them, which look-ups get, are parts of the input buffer; anything
-//! else is read by the client library.
+//! else is read by the client library. A string over the limit is not kept: an error stands in its place.
 
 use bytes::{Buf, Bytes, BytesMut};
 use redis::{RedisError, Value, parse_redis_value};
@@ -10,6 +10,10 @@ use redis::{RedisError, Value, parse_redis_value};
 const LINE_MAX: usize = 64 << 10;
 /// Largest string: the server's own ceiling (`proto-max-bulk-len`) unless it was raised.
 const STRING_MAX: usize = 512 << 20;
+/// Strings of this size are always read: what a server says of itself comes as such, too.
+const ALWAYS: usize = 1 << 20;
+/// In the place of a string that was not kept.
+const LEFT_OUT: &[u8] = b"-TOOLARGE\r\n";
 /// Most elements of one list.
 const ELEMENTS_MAX: u64 = 1 << 24;
 /// Lists within lists.
@@ -54,10 +58,22 @@ impl Reply {
 pub(super) struct Garbled;
 
 /// Input that has not made up a reply so far.
-#[derive(Default)]
 pub(super) struct Frames {
     input: BytesMut,
     scan: Scan,
+    /// Longest string that is kept.
+    most: usize,
+    /// Of a string that is not: where it goes on, and how many bytes are to come.
+    left_out: (usize, usize),
+}
+
+/// What there is of a reply.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Part,
+    All,
+    /// A string that is not to be kept begins there, and is so long with what ends it.
+    Large(usize, usize),
 }
 
 /// How far a reply has been looked through.
@@ -73,6 +89,12 @@ struct Scan {
 }
 
 impl Frames {
+    /// Keeps strings of up to `most` bytes, and of up to a MiB in any case.
+    pub(super) fn new(most: usize) -> Self {
+        let input = BytesMut::new();
+        Self { input, scan: Scan::default(), most: most.max(ALWAYS), left_out: (0, 0) }
+    }
+
     /// Where the next bytes go.
     pub(super) fn room(&mut self) -> &mut BytesMut {
         let missing = self.scan.wants.saturating_sub(self.input.len()).min(AHEAD_MAX);
@@ -89,21 +111,50 @@ impl Frames {
 
     /// The next complete reply.
     pub(super) fn next(&mut self) -> Result<Option<Reply>, RedisError> {
-        match self.scan.end(&self.input) {
-            Ok(false) => Ok(None),
-            Ok(true) => {
-                let Scan { at, odd, .. } = std::mem::take(&mut self.scan);
-                let frame = self.input.split_to(at);
-                if at > KEEP {
-                    // Otherwise the buffer keeps the size of the largest reply.
-                    let mut rest = BytesMut::with_capacity(READ_ROOM.max(self.input.len()));
-                    rest.extend_from_slice(&self.input);
-                    self.input = rest;
-                }
-                Ok(Some(if odd { Reply::Other(read(&frame)?) } else { texts(frame.freeze()) }))
+        while self.has_left_out() {
+            match self.scan.end(&self.input, self.most) {
+                Ok(Found::Part) => return Ok(None),
+                Ok(Found::All) => return self.take().map(Some),
+                Ok(Found::Large(at, length)) => self.leave_out(at, length),
+                Err(Garbled) => return Err(garbled()),
             }
-            Err(Garbled) => Err(garbled()),
         }
+        Ok(None)
+    }
+
+    /// The reply that has been looked through.
+    fn take(&mut self) -> Result<Reply, RedisError> {
+        let Scan { at, odd, .. } = std::mem::take(&mut self.scan);
+        let frame = self.input.split_to(at);
+        if at > KEEP {
+            // Otherwise the buffer keeps the size of the largest reply.
+            let mut rest = BytesMut::with_capacity(READ_ROOM.max(self.input.len()));
+            rest.extend_from_slice(&self.input);
+            self.input = rest;
+        }
+        Ok(if odd { Reply::Other(read(&frame)?) } else { texts(frame.freeze()) })
+    }
+
+    /// Puts an error in the place of the string whose line has just been looked at.
+    fn leave_out(&mut self, at: usize, length: usize) {
+        let come = self.input.split_off(at);
+        self.input.truncate(self.scan.at);
+        self.input.extend_from_slice(LEFT_OUT);
+        self.left_out = (self.input.len(), length);
+        self.input.extend_from_slice(&come);
+    }
+
+    /// Drops what has come of a string that is not kept; whether that was all of it.
+    fn has_left_out(&mut self) -> bool {
+        let (at, length) = self.left_out;
+        if length > 0 {
+            let come = length.min(self.input.len() - at);
+            let rest = self.input.split_off(at + come);
+            self.input.truncate(at);
+            self.input.extend_from_slice(&rest);
+            self.left_out.1 -= come;
+        }
+        self.left_out.1 == 0
     }
 }
 
@@ -123,13 +174,13 @@ pub(super) fn garbled() -> RedisError {
 
 impl Scan {
     /// Whether the input holds the whole reply, which then ends at `at`.
-    fn end(&mut self, input: &[u8]) -> Result<bool, Garbled> {
+    fn end(&mut self, input: &[u8], most: usize) -> Result<Found, Garbled> {
         if input.len() < self.wants {
-            return Ok(false);
+            return Ok(Found::Part);
         }
         loop {
             let Some((sign, line, behind)) = line(input, self.at)? else {
-                return Ok(false);
+                return Ok(Found::Part);
             };
             let mut elements = 0;
             match sign {
@@ -140,10 +191,14 @@ impl Scan {
                     }
                     if let Some(length) = length {
                         // Within the limit, which is a `usize`.
-                        let end = behind + usize::try_from(length).unwrap_or(STRING_MAX);
+                        let length = usize::try_from(length).unwrap_or(STRING_MAX);
+                        let end = behind + length;
+                        if length > most {
+                            return Ok(Found::Large(behind, length + 2));
+                        }
                         if input.len() < end + 2 {
                             self.wants = end + 2;
-                            return Ok(false);
+                            return Ok(Found::Part);
                         }
                         if &input[end..end + 2] != b"\r\n" {
                             return Err(Garbled);
@@ -185,7 +240,7 @@ impl Scan {
             }
             // One element less of the list around it, and of the one around that if it was the last.
             loop {
-                let Some(left) = self.open.last_mut() else { return Ok(true) };
+                let Some(left) = self.open.last_mut() else { return Ok(Found::All) };
                 *left -= 1;
                 if *left > 0 {
                     break;
@@ -259,7 +314,7 @@ mod tests {
     use super::*;
 
     fn all(input: &[u8], step: usize) -> Result<Vec<String>, RedisError> {
-        let mut frames = Frames::default();
+        let mut frames = Frames::new(STRING_MAX);
         let mut replies = Vec::new();
         for piece in input.chunks(step) {
             frames.room().extend_from_slice(piece);
@@ -296,7 +351,7 @@ mod tests {
     /// Redis quotes arguments in it, and cuts them where it likes.
     #[test]
     fn an_error_may_quote_any_bytes() {
-        let mut frames = Frames::default();
+        let mut frames = Frames::new(STRING_MAX);
         let said =
             b"-ERR unknown command 'PUBLISH', with args beginning with: 'b:' '\xff\xc3' \r\n$1\r\na\r\n";
         frames.room().extend_from_slice(said);
@@ -314,7 +369,7 @@ mod tests {
             let one = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
             format!("*900\r\n{}", one.repeat(900))
         }] {
-            let mut frames = Frames::default();
+            let mut frames = Frames::new(STRING_MAX);
             let mut replies = Vec::new();
             for piece in (large + "$1\r\na\r\n$1\r\n").as_bytes().chunks(16_000) {
                 frames.room().extend_from_slice(piece);
@@ -325,6 +380,36 @@ mod tests {
             assert_eq!(replies.len(), 2);
             drop(replies);
             assert!(frames.room().capacity() <= 4 * READ_ROOM, "{}", frames.input.capacity());
+        }
+    }
+
+    #[test]
+    fn a_string_over_the_limit_is_never_held() {
+        let large = "x".repeat(ALWAYS + 1);
+        let (length, fits) = (large.len(), "y".repeat(ALWAYS));
+        let input = format!(
+            "${length}\r\n{large}\r\n*3\r\n$1\r\na\r\n${length}\r\n{large}\r\n$1\r\nb\r\n*1\r\n${length}\r\n{large}\r\n\
+             ${ALWAYS}\r\n{fits}\r\n$1\r\nc\r\n"
+        );
+        for step in [1_000, 16_384, 65_537, usize::MAX] {
+            let (mut frames, mut replies) = (Frames::new(5), Vec::new());
+            for piece in input.as_bytes().chunks(step) {
+                frames.room().extend_from_slice(piece);
+                while let Some(reply) = frames.next().unwrap() {
+                    replies.push(reply.into_value());
+                }
+                let held = frames.input.len();
+                assert!(step > 1 << 20 || held <= ALWAYS + 2 * step, "{held} bytes are held");
+            }
+            let left_out = |value: &Value| matches!(value, Value::ServerError(e) if e.code() == "TOOLARGE");
+            let text = |value: &Value, text: &str| *value == Value::BulkString(text.as_bytes().to_vec());
+            let [first, Value::Array(three), Value::Array(one), kept, last] = &replies[..] else {
+                panic!("{} replies", replies.len())
+            };
+            assert!(left_out(first) && left_out(&three[1]) && left_out(&one[0]), "{step}");
+            assert!(text(&three[0], "a") && text(&three[2], "b") && text(last, "c"), "{step}");
+            assert!(text(kept, &fits), "{step}");
+            assert!(frames.input.is_empty());
         }
     }
 
@@ -359,7 +444,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut input = String::new();
             made_up(&mut random, 3, &mut input);
-            let mut frames = Frames::default();
+            let mut frames = Frames::new(STRING_MAX);
             let step = random.usize(1..9);
             let mut found = None;
             for piece in input.as_bytes().chunks(step) {
@@ -396,11 +481,11 @@ mod tests {
         }
         assert!(all("*1\r\n".repeat(DEPTH_MAX + 1).as_bytes(), usize::MAX).is_err());
         assert!(all(&vec![b'+'; LINE_MAX + 1], usize::MAX).is_err());
-        let mut frames = Frames::default();
+        let mut frames = Frames::new(STRING_MAX);
         frames.room().extend_from_slice(b"$536870912\r\n");
         assert!(frames.next().unwrap().is_none());
         assert!(frames.room().capacity() <= 2 * AHEAD_MAX);
-        let mut frames = Frames::default();
+        let mut frames = Frames::new(STRING_MAX);
         frames.room().extend_from_slice(b"*16777216\r\n");
         assert!(frames.next().unwrap().is_none());
         assert!(frames.room().capacity() <= 2 * READ_ROOM);

@@ -24,7 +24,8 @@ const HANG: Duration = Duration::from_secs(20);
 async fn connected(hears: Option<Hears>) -> (Mux, Running, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mux, running) = Mux::new(Stream::Tcp(stream), hears.map(|hears| (7, hears)), First::default());
+    let (mux, running) =
+        Mux::new(Stream::Tcp(stream), hears.map(|hears| (7, hears)), First::default(), 512 << 20);
     (mux, running, listener.accept().await.unwrap().0)
 }
 
