@@ -39,11 +39,13 @@ impl Moka {
         let tempo = Arc::new(Tempo::new());
         let hears = Arc::clone(&attached);
         let mut builder = Cache::builder().max_capacity(settings.capacity).eviction_listener(
-            move |key: Arc<Key>, _slot: Tenant, cause| {
+            move |key: Arc<Key>, slot: Tenant, cause| {
                 let cause = match cause {
                     RemovalCause::Expired => EvictionCause::Expired,
                     RemovalCause::Size => EvictionCause::Size,
-                    RemovalCause::Explicit | RemovalCause::Replaced => return,
+                    RemovalCause::Explicit | RemovalCause::Replaced => {
+                        return Putting::replaces(&key, &slot.0);
+                    }
                 };
                 if let Some((cache, hash)) = key.owner() {
                     let _telling = Telling::begin();
@@ -74,11 +76,10 @@ impl Moka {
     /// change of weight is booked at once.
     fn insert(&self, query: &Query<'_>, slot: Slot) {
         let key = query.to_key();
-        let weight = |slot: &Slot| slot.weight(&key, ENTRY_OVERHEAD);
-        let reweighs =
-            self.settings.weighs && self.engine.get(query).is_some_and(|old| weight(&old.0) != weight(&slot));
+        let weight = self.settings.weighs.then(|| slot.weight(&key, ENTRY_OVERHEAD));
+        PUTTING.set(weight.map(|weight| Putting { weight, reweighs: false }));
         self.engine.call(|moka| moka.insert(key, Tenant(slot)));
-        if reweighs {
+        if PUTTING.take().is_some_and(|putting| putting.reweighs) {
             self.maintain();
         }
     }
@@ -103,6 +104,25 @@ impl Engine {
 thread_local! {
     /// This thread is telling of an eviction, in the middle of an engine's work.
     static TELLING: Cell<bool> = const { Cell::new(false) };
+    static PUTTING: Cell<Option<Putting>> = const { Cell::new(None) };
+}
+
+/// What this thread puts. A look-up would not tell what that replaces: others put as well, and what is over, or was cleared,
+/// is not found, but is in the books. The listener is told of it in the midst of the write.
+#[derive(Clone, Copy)]
+struct Putting {
+    weight: u32,
+    /// Something of another weight was there.
+    reweighs: bool,
+}
+
+impl Putting {
+    fn replaces(key: &Key, old: &Slot) {
+        if let Some(mut putting) = PUTTING.get() {
+            putting.reweighs |= old.weight(key, ENTRY_OVERHEAD) != putting.weight;
+            PUTTING.set(Some(putting));
+        }
+    }
 }
 
 struct Telling(bool);

@@ -52,6 +52,24 @@ async fn room_comes_back_whatever_was_there_before_the_last() {
     }
 }
 
+/// What nobody finds any more is in its books still.
+#[tokio::test]
+async fn room_comes_back_of_what_had_expired_before_the_last() {
+    for engine in Engine::ALL {
+        let memory = Memory::bytes(1 << 20).engine(engine).engine_expiry(true);
+        let key = RawKey::new(CacheId(1), "n", "a");
+        for _ in 0..10 {
+            memory.put(item(key, &[7; 10_000], Duration::from_millis(5))).await.unwrap();
+            memory.maintain();
+            std::thread::sleep(Duration::from_millis(10));
+            memory.put(item(key, b"small", FOREVER)).await.unwrap();
+            memory.remove(key).await.unwrap();
+        }
+        memory.maintain();
+        assert_eq!(memory.in_process().unwrap().weight(), 0, "{engine}");
+    }
+}
+
 #[tokio::test]
 async fn t_a_ttl_ends_with_and_without_the_engines_timer() {
     for (engine, on) in Engine::ALL.into_iter().flat_map(|engine| [(engine, true), (engine, false)]) {

@@ -341,6 +341,13 @@ pub fn weights_add_up(make: Make<'_>) {
         store.remove(key("c"));
         eventually("a weight that changed and was removed at once", || store.weight() == bare + 10);
     }
+    store.remove(key("a"));
+    put("c", 5_000);
+    eventually("a weight that is to be cleared", || store.weight() == bare + 5_000);
+    store.clear(cache);
+    put("c", 50);
+    store.remove(key("c"));
+    eventually("a weight that was put where all was cleared, and removed at once", || store.weight() == 0);
     put("a", u32::MAX);
     eventually("what is too heavy leaves", || store.weight() <= bare + 10);
 }
