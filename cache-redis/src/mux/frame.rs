@@ -135,9 +135,10 @@ impl Frames {
         Ok(if odd { Reply::Other(read(&frame)?) } else { texts(frame.freeze()) })
     }
 
-    /// Puts an error in the place of the string whose line has just been looked at.
+    /// Puts an error in the place of the string whose line has just been looked at. What has come behind that line is the
+    /// smaller part: split off, it would have all that is kept in front of it move, for each such string of a list.
     fn leave_out(&mut self, at: usize, length: usize) {
-        let come = self.input.split_off(at);
+        let come = self.input[at..].to_vec();
         self.input.truncate(self.scan.at);
         self.input.extend_from_slice(LEFT_OUT);
         self.left_out = (self.input.len(), length);
@@ -149,9 +150,8 @@ impl Frames {
         let (at, length) = self.left_out;
         if length > 0 {
             let come = length.min(self.input.len() - at);
-            let rest = self.input.split_off(at + come);
-            self.input.truncate(at);
-            self.input.extend_from_slice(&rest);
+            self.input.copy_within(at + come.., at);
+            self.input.truncate(self.input.len() - come);
             self.left_out.1 -= come;
         }
         self.left_out.1 == 0
@@ -455,6 +455,86 @@ mod tests {
             let found = found.map(Reply::into_value);
             assert_eq!(found, Some(parse_redis_value(input.as_bytes()).unwrap()), "{input:?}");
         }
+    }
+
+    /// A reply of any shape whose strings may be over a limit of 8, and the same with an error in the place of those.
+    fn made_up_large(random: &mut fastrand::Rng, depth: usize, kept: bool, out: &mut [String; 2]) {
+        let mut both = |text: &str| out.iter_mut().for_each(|out| out.push_str(text));
+        match random.u8(0..if depth == 0 { 5 } else { 9 }) {
+            0 if !kept => both("$-1\r\n"),
+            1 if !kept => both(":-12\r\n"),
+            sign @ 0..5 => {
+                let text = "\r\n$9\r\n-E a\r\n".repeat(3);
+                let length = random.usize(0..if kept { 9 } else { text.len() });
+                let (sign, text) = match sign {
+                    _ if kept => ("$", text[..length].to_owned()),
+                    2 => ("=", format!("txt:{}", &text[..length])),
+                    3 => ("!", format!("ERR {}", &text[..length].replace(['\r', '\n'], "x"))),
+                    _ => ("$", text[..length].to_owned()),
+                };
+                let whole = format!("{sign}{}\r\n{text}\r\n", text.len());
+                let [input, expected] = out;
+                expected.push_str(if text.len() > 8 { "-TOOLARGE\r\n" } else { &whole });
+                input.push_str(&whole);
+            }
+            5 => {
+                both("|1\r\n");
+                (0..3).for_each(|_| made_up_large(random, depth - 1, false, out));
+            }
+            sign => {
+                let (sign, each) = [("*", 1), ("~", 1), ("%", 2)][usize::from(sign - 6)];
+                let count = random.usize(0..5);
+                both(&format!("{sign}{count}\r\n"));
+                (0..count * each).for_each(|_| made_up_large(random, depth - 1, false, out));
+            }
+        }
+    }
+
+    #[test]
+    fn wherever_a_string_is_left_out_and_the_input_is_cut_the_rest_stays_the_same() {
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut texts = [String::new(), String::new()];
+            for _ in 0..random.usize(1..6) {
+                if random.u8(0..6) == 0 {
+                    texts.iter_mut().for_each(|text| text.push_str(">2\r\n$4\r\npush\r\n"));
+                }
+                made_up_large(&mut random, 3, false, &mut texts);
+            }
+            let [input, expected] = texts;
+            let wide = random.usize(1..60);
+            let (mut frames, mut found) = (Frames { most: 8, ..Frames::new(0) }, Vec::new());
+            let mut rest = input.as_bytes();
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(random.usize(1..=wide).min(rest.len()));
+                rest = later;
+                frames.room().extend_from_slice(piece);
+                while let Some(reply) = frames.next().unwrap_or_else(|_| panic!("{seed} {input:?}")) {
+                    found.push(format!("{reply:?}"));
+                }
+            }
+            assert!(frames.input.is_empty(), "{seed} {input:?}");
+            assert_eq!(found, all(expected.as_bytes(), usize::MAX).unwrap(), "{seed} {input:?}");
+        }
+    }
+
+    /// A list of many would take seconds else, in which the connection serves nobody.
+    #[test]
+    fn what_is_kept_stays_where_it_is_while_others_are_left_out() {
+        let mut frames = Frames::new(5);
+        frames.room().reserve(8 * ALWAYS);
+        let (kept, large) = ("x".repeat(ALWAYS), "x".repeat(ALWAYS + 1));
+        let pair = format!("${}\r\n{kept}\r\n${}\r\n{large}\r\n", kept.len(), large.len());
+        let input = format!("*6\r\n{}", pair.repeat(3));
+        let at = frames.input.as_ptr();
+        let (mut pieces, mut found) = (input.as_bytes().chunks(READ_ROOM / 4), None);
+        while found.is_none() {
+            assert_eq!(frames.input.as_ptr(), at);
+            frames.room().extend_from_slice(pieces.next().unwrap());
+            found = frames.next().unwrap();
+        }
+        let Some(Reply::Other(Value::Array(found))) = found else { panic!("no list") };
+        assert_eq!(found.iter().filter(|value| matches!(value, Value::BulkString(_))).count(), 3);
     }
 
     #[test]
