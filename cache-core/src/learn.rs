@@ -107,7 +107,8 @@ impl Tier {
                 None => self.ledger.first(home, used),
             };
             let bytes = mark.encode();
-            if !swaps {
+            // No swap can name what is not handed out.
+            if !swaps || seen.as_ref().is_some_and(Bytes::is_empty) {
                 return self.put_mark(around, here, mark, || ()).await;
             }
             let swap = Swap { key, seen, bytes: bytes.clone(), ttl: Duration::MAX };
@@ -198,7 +199,7 @@ impl Tier {
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
         let changes = self.ledger.changes();
         let marker = [RawKey::marker(around.cache, &around.name)];
-        match self.looking(self.get_raw(around, &marker)).await.pop().unwrap_or(Err(Failure::Skipped)) {
+        match self.looking(self.get_raw(around, &marker)).await.pop().map_or(Err(Failure::Skipped), mark_of) {
             Ok(raw) => Ok(self.learn(around, raw, changes).await),
             Err(failure) => {
                 // Whoever reads next asks again, not only when the period is over.
@@ -224,7 +225,7 @@ impl Tier {
             let mut keys = vec![RawKey::marker(around.cache, &around.name)];
             keys.extend(tags.iter().map(|tag| RawKey::tag(around.cache, &around.name, tag)));
             let mut answers = self.get_raw(around, &keys).await.into_iter();
-            let Some(Ok(raw)) = answers.next() else { break };
+            let Some(Ok(raw)) = answers.next().map(mark_of) else { break };
             learned = learned.and(self.learn(around, raw, at.changes).await);
             let Some((mark, _)) = self.ledger.mark() else { break };
             let copies = tags.iter().zip(answers).filter_map(|(tag, raw)| {
@@ -371,6 +372,12 @@ impl Tier {
             .pop()
             .unwrap_or(Err(Failure::Skipped))
     }
+}
+
+/// A cache's mark as a level has answered. What is there and is not handed out, as it is too large say, is as good as
+/// damaged: empty, which no mark is.
+pub(crate) fn mark_of(answer: Result<Option<Bytes>, Failure>) -> Result<Option<Bytes>, Failure> {
+    answer.or_else(|failure| failure.unreadable().map(|_| Some(Bytes::new())).ok_or(failure))
 }
 
 /// Makes sure that the cache's mark is what it is known to be.

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{
-    BreakerState, CacheProvider, Level, MemcachedProvider, Policy, RedisProvider, TracedCache, Unreadable, ok,
+    BreakerState, CacheId, CacheProvider, Level, MemcachedProvider, Policy, Put, RawKey, RedisProvider,
+    TracedCache, Unreadable, ok,
 };
 
 /// What this node reads; Redis reads up to a MiB in any case.
@@ -61,11 +62,22 @@ async fn costs_its_own_key_only(provider: impl Fn(usize) -> Arc<dyn CacheProvide
     assert_eq!(faults, 0);
 }
 
+/// What somebody has put in its place is no mark, whatever its size: the next one takes its place.
+async fn a_mark_is_replaced(provider: impl Fn(usize) -> Arc<dyn CacheProvider>) {
+    let (key, bytes) = (RawKey::marker(CacheId(1), "sizes"), vec![b'x'; LARGE].into());
+    provider(2 * LARGE).put(Put { key, bytes, ttl: Duration::MAX }).await.unwrap();
+    let small = cache(&provider(SMALL));
+    assert!(small.set("k", "v".to_owned()).await.unwrap().is_confirmed());
+    let other = cache(&provider(SMALL));
+    assert_eq!(other.get("k").await.unwrap().as_deref().map(String::as_str), Some("v"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_redis() {
     let Some(server) = RedisServer::start() else { return };
     let provider = |most| RedisProvider::builder(server.url()).value_max(most).build().unwrap();
     costs_its_own_key_only(|most| Arc::new(provider(most))).await;
+    a_mark_is_replaced(|most| Arc::new(provider(most))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,4 +85,5 @@ async fn on_memcached() {
     let Some(server) = MemcachedServer::builder().args(["-I", "8m"]).start() else { return };
     let provider = |most| MemcachedProvider::builder(server.url()).value_max(most).build().unwrap();
     costs_its_own_key_only(|most| Arc::new(provider(most))).await;
+    a_mark_is_replaced(|most| Arc::new(provider(most))).await;
 }

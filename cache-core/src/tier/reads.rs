@@ -10,7 +10,7 @@ use crate::{
     LevelOp, RawKey, Unreadable,
     clock::Times,
     gates::Whom,
-    learn::MARK_PERIOD,
+    learn::{MARK_PERIOD, mark_of},
     ledger::Learned,
     parts::{Parts, asked},
 };
@@ -213,7 +213,7 @@ impl Tier {
         let mut with_mark = keys.to_vec();
         with_mark.push(RawKey::marker(around.cache, &around.name));
         let mut all = self.looking(self.get_raw(around, &with_mark)).await;
-        match all.pop() {
+        match all.pop().map(mark_of) {
             Some(Ok(mark)) => {
                 *learned = learned.and(self.learn(around, mark.clone(), changes).await);
                 if self.ledger.is_at_odds_with(mark.as_deref()) {
