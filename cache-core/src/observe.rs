@@ -175,8 +175,8 @@ pub struct LevelInfo {
 /// Receives what happens in caches. OpenTelemetry is one observer, a test's recorder another.
 ///
 /// Called inline, so it must be quick, and must not write to the cache that it is told of, nor to one that shares its memory:
-/// an eviction is told of while the level in memory makes room for a value. A panic in it is caught and dropped. L1 hits produce no call but for the sampled
-/// [`Event::Operation`]: their counts are in [`Stats`].
+/// an eviction is told of while the level in memory makes room for a value. A panic in it is caught and dropped. L1 hits
+/// produce no call but for the sampled [`Event::Operation`]: their counts are in [`Stats`].
 pub trait Observer: Send + Sync + 'static {
     /// A cache was built. Its statistics are there for as long as anybody keeps them; [`Stats::is_over`] tells its end.
     fn attach(&self, stats: &Arc<Stats>) {
