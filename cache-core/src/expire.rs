@@ -127,7 +127,6 @@ impl<T: Value> Inner<T> {
             match answer {
                 Ok(Acquired::Granted(lease)) => fills.push(Fill { put, lease }),
                 Ok(Acquired::Held | Acquired::Kept | Acquired::Found(_)) => gone.push(put.key),
-                Err(failure) if failure.unreadable().is_some() => gone.push(put.key),
                 Err(failure) => {
                     tier.pending.add(put.key.id);
                     written.take(tier, Err(failure));

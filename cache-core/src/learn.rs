@@ -375,9 +375,9 @@ impl Tier {
 }
 
 /// A cache's mark as a level has answered. What is there and is not handed out, as it is too large say, is as good as
-/// damaged: empty, which no mark is.
+/// damaged.
 pub(crate) fn mark_of(answer: Result<Option<Bytes>, Failure>) -> Result<Option<Bytes>, Failure> {
-    answer.or_else(|failure| failure.unreadable().map(|_| Some(Bytes::new())).ok_or(failure))
+    answer.or_else(|failure| failure.or_nothing_readable().map(Some))
 }
 
 /// Makes sure that the cache's mark is what it is known to be.

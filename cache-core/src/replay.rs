@@ -242,7 +242,6 @@ impl Round<'_> {
                         }
                     }
                     Ok(Acquired::Held | Acquired::Kept) => self.refused.push(at),
-                    Err(failure) if failure.unreadable().is_some() => self.refused.push(at),
                     Err(_) => self.well = false,
                 }
             }

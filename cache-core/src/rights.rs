@@ -79,15 +79,6 @@ impl Standing {
 }
 
 impl<'k, T> Wish<'k, T> {
-    /// Now that it is known what the level holds, of which this is no use. `false`: too often.
-    fn asks_again(&mut self, holding: Holding) -> bool {
-        self.holding = holding;
-        self.tries += 1;
-        let may = self.tries <= 3;
-        self.at += u8::from(!may);
-        may
-    }
-
     pub(crate) fn new(key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Self {
         let holding = held.map_or(Holding::Nothing, |entry| Holding::Entry(entry.id));
         Self { key, rights, found: None, kept: false, holding, at: 0, tries: 0 }
@@ -151,9 +142,6 @@ impl<T: Value> Inner<T> {
                     Ok(Acquired::Found(bytes)) => {
                         again |= self.found(tier, wish, &bytes, begun).await;
                     }
-                    Err(failure) if failure.unreadable().is_some() => {
-                        again |= wish.asks_again(Holding::Unreadable);
-                    }
                     // Without its lease the level is not filled.
                     Err(_) => wish.at += 1,
                 }
@@ -170,10 +158,16 @@ impl<T: Value> Inner<T> {
             wish.found = Some(Seen { entry, level: tier.index });
             return false;
         }
-        wish.asks_again(match envelope::open(wish.key, bytes) {
+        wish.holding = match envelope::open(wish.key, bytes) {
             Ok((header, _)) => Holding::Entry(header.id),
             Err(_) => Holding::Unreadable,
-        })
+        };
+        wish.tries += 1;
+        if wish.tries > 3 {
+            wish.at += 1;
+            return false;
+        }
+        true
     }
 
     /// Asks for one and waits for it, unless its load is cancelled: not under a question, whose answer may be a lease to give

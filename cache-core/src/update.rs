@@ -361,19 +361,19 @@ impl<T: Value> Inner<T> {
                         // It does not say whether this is valid: nothing new is made of nothing.
                         return Err(Failure::Mute.into_error(tier));
                     }
+                    let told = holding;
                     holding = match envelope::open(key, &bytes) {
                         // What has been invalidated since must not be the value that the new one is made from.
                         Ok((header, _)) => Holding::Still(header.id),
                         Err(_) => Holding::Unreadable,
                     };
-                    continue;
+                    // Told the same again, it would say the same again.
+                    if holding != told {
+                        continue;
+                    }
                 }
                 Some(Ok(Acquired::Held | Acquired::Kept)) => {
                     (held, holding) = (None, Holding::Nothing);
-                }
-                Some(Err(failure)) if failure.unreadable().is_some() && holding != Holding::Unreadable => {
-                    (held, holding) = (None, Holding::Unreadable);
-                    continue;
                 }
                 Some(Err(failure)) => return Err(failure.into_error(tier)),
                 None => return Err(Failure::Skipped.into_error(tier)),

@@ -4,26 +4,19 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cache_core::{BoxError, CacheProvider, Capabilities, Description, LevelOp, Put, RawKey, Unreadable};
+use cache_core::{BoxError, CacheProvider, Capabilities, Description, LevelOp, Put, RawKey};
 
 use crate::{
     MemcachedProvider,
     item::Item,
-    server::{Answer, Under},
-    transport::{Command, Reply, When},
+    provider::value,
+    server::Under,
+    transport::{Command, Seen, When},
     wire::exptime,
 };
 
 /// A provider's plain form: over the same connections, under the same keys. No life of the server is asked for.
 pub(crate) struct Plain(pub(crate) MemcachedProvider);
-
-fn value(answer: Answer) -> Result<Option<Bytes>, BoxError> {
-    match answer.reply {
-        Reply::Item(Some(seen)) if seen.value.is_none() => Err(Unreadable::TooLarge.into()),
-        Reply::Item(Some(seen)) => Ok(seen.value.filter(|_| !seen.stale)),
-        Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
-    }
-}
 
 #[async_trait]
 impl CacheProvider for Plain {
@@ -38,7 +31,8 @@ impl CacheProvider for Plain {
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
         let commands = keys.iter().map(|key| Command::get(self.0.key(key)));
         let answers = self.0.run_each(commands, Under::Unknown).await;
-        answers.into_iter().map(|answer| value(answer?)).collect()
+        let fresh = |seen: Seen| seen.value.filter(|_| !seen.stale);
+        answers.into_iter().map(|answer| value(answer?.reply, fresh)).collect()
     }
 
     async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {

@@ -24,7 +24,7 @@ use crate::{
     plain::Plain,
     route::Placement,
     server::{Answer, Server, Task, Under},
-    transport::{Command, NO_RESULT, Reply, Transport, When},
+    transport::{Command, NO_RESULT, Reply, Seen, Transport, When},
     wire::{KEY_MAX, exptime, wire_key},
 };
 
@@ -57,13 +57,17 @@ pub(crate) struct Routed {
     pub(crate) under: Under,
 }
 
-/// The value in an answer to a get.
-fn value(answer: Answer) -> Result<Option<Bytes>, BoxError> {
-    match answer.reply {
+/// The value in a reply to a get; `of` takes it out of the item.
+pub(crate) fn value(reply: Reply, of: impl FnOnce(Seen) -> Option<Bytes>) -> Result<Option<Bytes>, BoxError> {
+    match reply {
         Reply::Item(Some(seen)) if seen.value.is_none() => Err(Unreadable::TooLarge.into()),
-        Reply::Item(Some(seen)) => Ok(seen.envelope(answer.life)),
+        Reply::Item(Some(seen)) => Ok(of(seen)),
         Reply::Item(None) | Reply::Done(_) | Reply::Refused => Ok(None),
     }
+}
+
+fn envelope(answer: Answer) -> Result<Option<Bytes>, BoxError> {
+    value(answer.reply, |seen| seen.envelope(answer.life))
 }
 
 impl MemcachedProvider {
@@ -173,7 +177,7 @@ impl MemcachedProvider {
             let key = self.key(&key);
             let home = self.0.home(&key);
             let command = Command::get(key);
-            value(self.0.servers[home].one(&command).await?)
+            envelope(self.0.servers[home].one(&command).await?)
         }
     }
 
@@ -238,7 +242,7 @@ impl CacheProvider for MemcachedProvider {
         let commands = keys.into_iter().map(Command::get).zip(&homes);
         let routed = commands.map(|(command, &home)| Routed { home, command, under: Under::Known });
         let answers = self.run(routed.collect()).await;
-        answers.into_iter().map(|answer| value(answer?)).collect()
+        answers.into_iter().map(|answer| envelope(answer?)).collect()
     }
 
     async fn get(&self, key: RawKey<'_>) -> Result<Option<Bytes>, BoxError> {

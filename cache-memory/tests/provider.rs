@@ -1,4 +1,5 @@
 //! The same memory as a plain provider of bytes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,15 +36,15 @@ async fn batches_answer_in_order() {
     assert_eq!(got, [Some(Bytes::from_static(b"2")), None, Some(Bytes::from_static(b"1"))]);
 }
 
-/// moka's books are behind its writes.
-#[tokio::test]
-async fn room_comes_back_whatever_was_there_before_the_last() {
+/// Whatever is overwritten and removed at once, and has lasted so long: moka's books are behind its writes.
+async fn room_comes_back(ttl: Duration, lasts: Duration) {
     for engine in Engine::ALL {
-        let memory = Memory::bytes(1 << 20).engine(engine);
+        let memory = Memory::bytes(1 << 20).engine(engine).engine_expiry(true);
         let key = RawKey::new(CacheId(1), "n", "a");
         for _ in 0..10 {
-            memory.put(item(key, &[7; 10_000], FOREVER)).await.unwrap();
+            memory.put(item(key, &[7; 10_000], ttl)).await.unwrap();
             memory.maintain();
+            std::thread::sleep(lasts);
             memory.put(item(key, b"small", FOREVER)).await.unwrap();
             memory.remove(key).await.unwrap();
         }
@@ -52,22 +53,15 @@ async fn room_comes_back_whatever_was_there_before_the_last() {
     }
 }
 
+#[tokio::test]
+async fn room_comes_back_whatever_was_there_before_the_last() {
+    room_comes_back(FOREVER, Duration::ZERO).await;
+}
+
 /// What nobody finds any more is in its books still.
 #[tokio::test]
 async fn room_comes_back_of_what_had_expired_before_the_last() {
-    for engine in Engine::ALL {
-        let memory = Memory::bytes(1 << 20).engine(engine).engine_expiry(true);
-        let key = RawKey::new(CacheId(1), "n", "a");
-        for _ in 0..10 {
-            memory.put(item(key, &[7; 10_000], Duration::from_millis(5))).await.unwrap();
-            memory.maintain();
-            std::thread::sleep(Duration::from_millis(10));
-            memory.put(item(key, b"small", FOREVER)).await.unwrap();
-            memory.remove(key).await.unwrap();
-        }
-        memory.maintain();
-        assert_eq!(memory.in_process().unwrap().weight(), 0, "{engine}");
-    }
+    room_comes_back(Duration::from_millis(5), Duration::from_millis(10)).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Why a level has no answer, or no room.
 
+use bytes::Bytes;
+
 use super::Tier;
 use crate::{BoxError, Error, ErrorKind, LevelFault, Unreadable};
 
@@ -25,6 +27,11 @@ impl Failure {
             Self::Failed(_, Some(cause)) => cause.downcast_ref().copied(),
             _ => None,
         }
+    }
+
+    /// The same as bytes that nothing reads: none, which no envelope and no mark is.
+    pub(crate) fn or_nothing_readable(self) -> Result<Bytes, Self> {
+        self.unreadable().map(|_| Bytes::new()).ok_or(self)
     }
 
     /// Its caller did not get on with it, and others have written since.

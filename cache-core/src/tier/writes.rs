@@ -48,7 +48,9 @@ impl Tier {
         let batch = Parts::new(&provider, wanted, |wish| wish.key);
         let life = self.lease_life(life, wanted.len());
         let acquire = |wanted| leases.acquire_many(wanted, life);
-        self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await
+        let answers = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await;
+        let found = |failure: Failure| failure.or_nothing_readable().map(Acquired::Found);
+        answers.into_iter().map(|answer| answer.or_else(found)).collect()
     }
 
     /// Stores items under their leases. `false`: refused. An item that was not acknowledged is not in doubt: should it
