@@ -19,6 +19,15 @@ fn cpu() -> f64 {
     t.tv_sec as f64 * 1e9 + t.tv_nsec as f64
 }
 
+/// What the cheapest clock says that a time to live can be held against.
+pub fn coarse_seconds() -> i64 {
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    clock_gettime(clock).tv_sec
+}
+
 /// CPU nanoseconds that `work` takes, which stays on this thread, over `count`.
 pub fn cpu_per(count: usize, work: impl FnOnce()) -> f64 {
     let started = cpu();

@@ -1,6 +1,7 @@
 //! Everything that stays in this process: hits, get-or-load on a hit, misses, sets.
 
 use std::{
+    cell::Cell,
     hint::black_box,
     sync::{Arc, Barrier},
     thread,
@@ -19,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     Scale,
-    clocks::cpu_per,
+    clocks::{coarse_seconds, cpu_per},
     rounds::{Row, Timed},
     work::{KEYS, Reads, User, keys},
 };
@@ -101,10 +102,30 @@ macro_rules! row {
     }};
 }
 
+/// An entry of the least that any cache on quick_cache can be whose entries end and whose hits are counted.
+#[derive(Clone)]
+struct Dated {
+    user: Arc<User>,
+    until: i64,
+}
+
+impl Dated {
+    fn hit(self) -> Option<Arc<User>> {
+        thread_local! {
+            static HITS: Cell<u64> = const { Cell::new(0) };
+        }
+        (coarse_seconds() < self.until).then(|| {
+            HITS.set(HITS.get() + 1);
+            self.user
+        })
+    }
+}
+
 pub struct Caches {
     moka: RawMoka,
     moka_expiring: RawMoka,
     quick: Arc<quick_cache::sync::Cache<String, Arc<User>>>,
+    quick_dated: Arc<quick_cache::sync::Cache<String, Dated>>,
     own_moka_expiring: TracedCache<User>,
     own_moka: TracedCache<User>,
     own_quick: TracedCache<User>,
@@ -138,6 +159,7 @@ impl Caches {
             moka: raw_moka_without_expiry(ROOM),
             moka_expiring: raw_moka(ROOM),
             quick: Arc::new(quick_cache::sync::Cache::new(room)),
+            quick_dated: Arc::new(quick_cache::sync::Cache::new(room)),
             own_moka_expiring: own(Memory::entries(ROOM).engine(Engine::Moka), Some(telemetry)),
             own_moka: own(Memory::entries(ROOM).engine(Engine::Moka).engine_expiry(false), Some(telemetry)),
             own_quick: own(Memory::entries(ROOM).engine(Engine::Quick), Some(telemetry)),
@@ -165,6 +187,7 @@ impl Caches {
             self.moka.insert(key.clone(), Arc::clone(&user));
             self.moka_expiring.insert(key.clone(), Arc::clone(&user));
             self.quick.insert(key.clone(), Arc::clone(&user));
+            self.quick_dated.insert(key.clone(), Dated { user: Arc::clone(&user), until: i64::MAX });
             for own in [&self.own_moka, &self.own_moka_expiring, &self.own_quick, &self.own_unmeasured] {
                 let _ = own.set(key, Arc::clone(&user)).await.expect("memory takes it");
             }
@@ -186,6 +209,9 @@ impl Caches {
             row!("raw moka, expiry", reads, threads, self.moka_expiring.clone(), |c, key| c.get(key)),
             row!("raw moka", reads, threads, self.moka.clone(), |c, key| c.get(key)),
             row!("raw quick_cache", reads, threads, self.quick.clone(), |c, key| c.get(key)),
+            row!("raw quick_cache, dated, counted", reads, threads, self.quick_dated.clone(), |c, key| c
+                .get(key)
+                .and_then(Dated::hit)),
             row!("own, moka, engine expiry", reads, threads, self.own_moka_expiring.clone(), |c, key| c
                 .get(key)
                 .await),

@@ -102,6 +102,13 @@ pub fn all(tables: &Tables<'_>) -> Vec<Ratio> {
         time("l1_hit_quick_over_raw_moka", hits, "own, quick", moka, AtMost(0.28)),
         time("l1_hit_quick_over_raw_quick", hits, "own, quick", "raw quick_cache", AtMost(1.7)),
         time("l1_hit_over_best_peer", hits, "own, quick", hits.fastest(&peers), AtMost(0.8)),
+        time(
+            "dated_quick_over_best_peer",
+            hits,
+            "raw quick_cache, dated, counted",
+            hits.fastest(&peers),
+            None,
+        ),
         time("l1_hit_over_best_expiring_peer", hits, "own, quick", hits.fastest(&expiring), None),
         time("l1_hit_2_threads_quick_over_raw_moka", hits_on_two, "own, quick", moka, None),
         time("l1_hit_2_threads_over_best_peer", hits_on_two, "own, quick", hits_on_two.fastest(&peers), None),
