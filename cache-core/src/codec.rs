@@ -23,8 +23,10 @@ pub enum Codec {
     /// MessagePack with field names: compact and tolerant of added fields.
     #[cfg(feature = "msgpack")]
     MsgPack,
-    /// postcard: smallest and fastest; any change of the type must change its schema id. Nothing bounds how deep it
-    /// reads a type that contains itself: keep such types to the other codecs where others may write to the store.
+    /// postcard: smallest and fastest; any change of the type must change its schema id. It writes no names: a value that
+    /// leaves a field out (`skip_serializing_if`) is not written, and a type that has to see what is there (`untagged`, `tag`,
+    /// `serde_json::Value`) is not read back. Nothing bounds how deep it reads a type that contains itself: keep such types
+    /// to the other codecs where others may write to the store.
     #[cfg(feature = "postcard")]
     Postcard,
 }
@@ -87,9 +89,7 @@ impl Codec {
             #[cfg(feature = "msgpack")]
             Self::MsgPack => faithful::to_msgpack(value, out).is_ok(),
             #[cfg(feature = "postcard")]
-            Self::Postcard => {
-                postcard::to_extend(value, std::mem::take(out)).map(|grown| *out = grown).is_ok()
-            }
+            Self::Postcard => faithful::to_postcard(value, out).is_ok(),
         }));
         // serde's messages may quote the value, so the cause is named but not carried.
         match done {

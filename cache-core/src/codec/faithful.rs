@@ -1,10 +1,14 @@
-//! JSON, and MessagePack, that refuse what they cannot say.
+//! JSON, MessagePack and postcard that refuse what they cannot say.
 //!
 //! JSON has no NaN and no infinity; `serde_json` writes `null` for them, which an `Option<f64>` reads back as `None`. Its
 //! `Formatter` is told no more than "null", so the refusal has to sit in front of its serializer: this one hands
 //! everything on and looks at floats, and at what is in a `Some`.
 //!
-//! In neither format has `Some` a form of its own: `Some(None)` and `Some(())` are written as `None` is, and come back as it.
+//! In JSON and MessagePack `Some` has no form of its own: `Some(None)` and `Some(())` are written as `None` is, and come back as
+//! it.
+//!
+//! postcard writes no names: of a struct that leaves a field out (`skip_serializing_if`) the next one is read in its place, and
+//! may well be taken for it.
 
 use std::fmt;
 
@@ -19,7 +23,7 @@ use serde::{
 /// Appends the value as JSON. A float that is not finite, or a `Some` that would be taken for `None`, however deep, is an
 /// error.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    value.serialize(Faithful::<_, true, false>(&mut serde_json::Serializer::new(out)))
+    value.serialize(Faithful::<_, JSON, false>(&mut serde_json::Serializer::new(out)))
 }
 
 /// Appends the value as MessagePack with field names. A `Some` that would be taken for `None`, however deep, is an error.
@@ -29,20 +33,32 @@ pub(super) fn to_msgpack<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Result<(), rmp_serde::encode::Error> {
     let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
-    value.serialize(Faithful::<_, false, false>(&mut serializer))
+    value.serialize(Faithful::<_, MSGPACK, false>(&mut serializer))
 }
 
-/// A serializer, or one of its compounds, that refuses what would come back as something else. `SOME`: what is written
-/// now is all that a `Some` holds.
-struct Faithful<S, const JSON: bool, const SOME: bool>(S);
+/// Appends the value as postcard. A field that is left out, however deep, is an error.
+#[cfg(feature = "postcard")]
+pub(super) fn to_postcard<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> postcard::Result<()> {
+    *out = postcard::to_extend(&Part::<_, POSTCARD, false>(value), std::mem::take(out))?;
+    Ok(())
+}
+
+const JSON: u8 = 1;
+#[cfg(feature = "msgpack")]
+const MSGPACK: u8 = 2;
+const POSTCARD: u8 = 3;
+
+/// A serializer of this format, or one of its compounds, that refuses what would come back as something else. `SOME`: what is
+/// written now is all that a `Some` holds.
+struct Faithful<S, const FORMAT: u8, const SOME: bool>(S);
 
 /// A value that is serialized through [`Faithful`].
-struct Part<'a, T: ?Sized, const JSON: bool, const SOME: bool>(&'a T);
+struct Part<'a, T: ?Sized, const FORMAT: u8, const SOME: bool>(&'a T);
 
-impl<T: Serialize + ?Sized, const JSON: bool, const SOME: bool> Serialize for Part<'_, T, JSON, SOME> {
+impl<T: Serialize + ?Sized, const FORMAT: u8, const SOME: bool> Serialize for Part<'_, T, FORMAT, SOME> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(Faithful::<S, JSON, SOME>(serializer))
+        self.0.serialize(Faithful::<S, FORMAT, SOME>(serializer))
     }
 }
 
@@ -54,6 +70,10 @@ fn taken_for_none<E: serde::ser::Error>() -> E {
     E::custom("a `Some` that would be read as `None`")
 }
 
+fn left_out<E: serde::ser::Error>() -> E {
+    E::custom("a field that is left out, where fields have no names")
+}
+
 macro_rules! pass_on {
     ($($method:ident($of:ty),)+) => {
         $(#[inline]
@@ -63,25 +83,25 @@ macro_rules! pass_on {
     };
 }
 
-impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<S, JSON, SOME> {
+impl<S: Serializer, const FORMAT: u8, const SOME: bool> Serializer for Faithful<S, FORMAT, SOME> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Faithful<S::SerializeSeq, JSON, false>;
-    type SerializeTuple = Faithful<S::SerializeTuple, JSON, false>;
-    type SerializeTupleStruct = Faithful<S::SerializeTupleStruct, JSON, false>;
-    type SerializeTupleVariant = Faithful<S::SerializeTupleVariant, JSON, false>;
-    type SerializeMap = Faithful<S::SerializeMap, JSON, false>;
-    type SerializeStruct = Faithful<S::SerializeStruct, JSON, false>;
-    type SerializeStructVariant = Faithful<S::SerializeStructVariant, JSON, false>;
+    type SerializeSeq = Faithful<S::SerializeSeq, FORMAT, false>;
+    type SerializeTuple = Faithful<S::SerializeTuple, FORMAT, false>;
+    type SerializeTupleStruct = Faithful<S::SerializeTupleStruct, FORMAT, false>;
+    type SerializeTupleVariant = Faithful<S::SerializeTupleVariant, FORMAT, false>;
+    type SerializeMap = Faithful<S::SerializeMap, FORMAT, false>;
+    type SerializeStruct = Faithful<S::SerializeStruct, FORMAT, false>;
+    type SerializeStructVariant = Faithful<S::SerializeStructVariant, FORMAT, false>;
 
     #[inline]
     fn serialize_f32(self, v: f32) -> Result<S::Ok, S::Error> {
-        if !JSON || v.is_finite() { self.0.serialize_f32(v) } else { Err(not_finite()) }
+        if FORMAT != JSON || v.is_finite() { self.0.serialize_f32(v) } else { Err(not_finite()) }
     }
 
     #[inline]
     fn serialize_f64(self, v: f64) -> Result<S::Ok, S::Error> {
-        if !JSON || v.is_finite() { self.0.serialize_f64(v) } else { Err(not_finite()) }
+        if FORMAT != JSON || v.is_finite() { self.0.serialize_f64(v) } else { Err(not_finite()) }
     }
 
     pass_on! {
@@ -103,23 +123,23 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<
 
     #[inline]
     fn serialize_none(self) -> Result<S::Ok, S::Error> {
-        if SOME { Err(taken_for_none()) } else { self.0.serialize_none() }
+        if SOME && FORMAT != POSTCARD { Err(taken_for_none()) } else { self.0.serialize_none() }
     }
 
     #[inline]
     fn serialize_unit(self) -> Result<S::Ok, S::Error> {
-        if SOME { Err(taken_for_none()) } else { self.0.serialize_unit() }
+        if SOME && FORMAT != POSTCARD { Err(taken_for_none()) } else { self.0.serialize_unit() }
     }
 
     #[inline]
     fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
         // MessagePack has an empty array for it.
-        if SOME && JSON { Err(taken_for_none()) } else { self.0.serialize_unit_struct(name) }
+        if SOME && FORMAT == JSON { Err(taken_for_none()) } else { self.0.serialize_unit_struct(name) }
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        self.0.serialize_some(&Part::<_, JSON, true>(value))
+        self.0.serialize_some(&Part::<_, FORMAT, true>(value))
     }
 
     #[inline]
@@ -139,7 +159,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<
         value: &T,
     ) -> Result<S::Ok, S::Error> {
         // It has no form of its own either.
-        self.0.serialize_newtype_struct(name, &Part::<_, JSON, SOME>(value))
+        self.0.serialize_newtype_struct(name, &Part::<_, FORMAT, SOME>(value))
     }
 
     #[inline]
@@ -150,7 +170,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        self.0.serialize_newtype_variant(name, index, variant, &Part::<_, JSON, false>(value))
+        self.0.serialize_newtype_variant(name, index, variant, &Part::<_, FORMAT, false>(value))
     }
 
     #[inline]
@@ -217,7 +237,7 @@ impl<S: Serializer, const JSON: bool, const SOME: bool> Serializer for Faithful<
 
 macro_rules! compounds {
     ($($compound:ident { $method:ident($($name:ident)?) $($skip:ident)? })+) => {
-        $(impl<S: $compound, const JSON: bool> $compound for Faithful<S, JSON, false> {
+        $(impl<S: $compound, const FORMAT: u8> $compound for Faithful<S, FORMAT, false> {
             type Ok = S::Ok;
             type Error = S::Error;
 
@@ -227,12 +247,12 @@ macro_rules! compounds {
                 $($name: &'static str,)?
                 value: &T,
             ) -> Result<(), S::Error> {
-                self.0.$method($($name,)? &Part::<_, JSON, false>(value))
+                self.0.$method($($name,)? &Part::<_, FORMAT, false>(value))
             }
 
             $(#[inline]
             fn $skip(&mut self, key: &'static str) -> Result<(), S::Error> {
-                self.0.$skip(key)
+                if FORMAT == POSTCARD { Err(left_out()) } else { self.0.$skip(key) }
             })?
 
             #[inline]
@@ -252,18 +272,18 @@ compounds! {
     SerializeStructVariant { serialize_field(key) skip_field }
 }
 
-impl<S: SerializeMap, const JSON: bool> SerializeMap for Faithful<S, JSON, false> {
+impl<S: SerializeMap, const FORMAT: u8> SerializeMap for Faithful<S, FORMAT, false> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        self.0.serialize_key(&Part::<_, JSON, false>(key))
+        self.0.serialize_key(&Part::<_, FORMAT, false>(key))
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        self.0.serialize_value(&Part::<_, JSON, false>(value))
+        self.0.serialize_value(&Part::<_, FORMAT, false>(value))
     }
 
     #[inline]
@@ -272,7 +292,7 @@ impl<S: SerializeMap, const JSON: bool> SerializeMap for Faithful<S, JSON, false
         key: &K,
         value: &V,
     ) -> Result<(), S::Error> {
-        self.0.serialize_entry(&Part::<_, JSON, false>(key), &Part::<_, JSON, false>(value))
+        self.0.serialize_entry(&Part::<_, FORMAT, false>(key), &Part::<_, FORMAT, false>(value))
     }
 
     #[inline]

@@ -285,3 +285,37 @@ fn b7_what_would_be_taken_for_none_is_refused_wherever_it_sits() {
     assert_eq!(ours(&Some(vec![None::<u8>, Some(1)])).as_deref(), Some("[null,1]"));
     assert_eq!(ours(&Some(Shape::Unit)).as_deref(), Some(r#""Unit""#));
 }
+
+/// Read by position, `z` would begin where `y` is: `{x: Some(2), y: 0, z: []}`.
+#[cfg(feature = "postcard")]
+#[test]
+fn what_postcard_would_read_one_field_early_is_refused() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Few {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        x: Option<u8>,
+        y: u8,
+        z: Vec<u8>,
+    }
+    #[derive(Serialize)]
+    enum Either {
+        Few {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            x: Option<u8>,
+            y: u8,
+        },
+    }
+    let ours = |value: &dyn Fn(&mut Vec<u8>) -> postcard::Result<()>| {
+        let mut out = b"before".to_vec();
+        value(&mut out).ok().map(|()| out.split_off(6))
+    };
+    let few = Few { x: None, y: 1, z: vec![0, 0] };
+    let all = Few { x: Some(7), ..few.clone() };
+    assert_eq!(ours(&|out| to_postcard(&few, out)), None);
+    assert_eq!(ours(&|out| to_postcard(&Some(vec![(1, few.clone())]), out)), None, "however deep");
+    assert_eq!(ours(&|out| to_postcard(&Either::Few { x: None, y: 1 }, out)), None);
+    assert_eq!(ours(&|out| to_postcard(&all, out)), postcard::to_stdvec(&all).ok(), "all of it is there");
+    // It tells these apart, and has every float.
+    let fine = (Some(None::<u8>), Some(()), Some(Nothing), f64::NAN, f32::INFINITY, "text", Shape::Unit);
+    assert_eq!(ours(&|out| to_postcard(&fine, out)), postcard::to_stdvec(&fine).ok());
+}
