@@ -1,11 +1,7 @@
 //! What is done on a new connection before anyone may use it: who the server is, what the user may do there, and the end of
 //! the connection before.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc};
 
 use redis::Value;
 use tokio::{
@@ -17,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     Error, ErrorKind,
     address::Endpoint,
+    clocks::{Measured, Now},
     cluster::takes_part,
     connection::{Link, Pushes},
     dial::failed,
@@ -36,8 +33,8 @@ pub(crate) struct Server {
     pub(crate) history: Option<String>,
     /// This connection's id there; of use only together with the run id.
     pub(crate) client_id: Option<i64>,
-    /// How far its wall clock is ahead, in milliseconds.
-    pub(crate) time_offset_ms: Option<i64>,
+    /// What its wall clock said.
+    pub(crate) time: Option<Measured>,
     /// `standalone`, `cluster` or `sentinel`.
     pub(crate) mode: Option<String>,
     /// `master` or `slave`.
@@ -242,16 +239,16 @@ async fn identify(settings: &Settings, link: &Link) -> Result<Server, Error> {
     RELEASE.on(&mut ask, Form::Digest, &[&lease]).arg("");
     ask.cmd("MULTI").cmd("EXEC");
     ask.cmd("INFO").arg("replication").cmd("INFO").arg("memory");
-    let before = wall_ms();
+    let before = Now::read();
     let replies = link.pipeline(&ask).await;
     let replies = replies.map_err(|error| failed(settings, &link.endpoint, error))?;
-    let after = wall_ms();
+    let after = Now::read();
     let [time, info, id, role, ..] = replies.as_slice() else { return Ok(Server::default()) };
     [time, info, id, role].into_iter().try_for_each(meant)?;
     let steps = Step::ASKED.into_iter().zip(&replies);
     Ok(Server {
         refused: steps.filter(|(_, reply)| may_not_run(reply)).map(|(step, _)| step).collect(),
-        time_offset_ms: time_ms(time).map(|server| server - (before + (after - before) / 2)),
+        time: Measured::of(time, before, after),
         run_id: field(info, "run_id:"),
         history: replies.get(Step::ASKED.len()).and_then(history),
         client_id: if let Value::Int(id) = id { Some(*id) } else { None },
@@ -300,20 +297,6 @@ async fn fence(settings: &Settings, link: &Link, last: &Server) -> Result<bool, 
 /// No server has had so many connections.
 const NOBODY: i64 = i64::MAX;
 
-fn wall_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
-/// Milliseconds since the epoch out of a reply to `TIME`; anything beyond a few thousand years is nonsense.
-fn time_ms(reply: &Value) -> Option<i64> {
-    let Value::Array(parts) = reply else { return None };
-    let [seconds, micros] = parts.as_slice() else { return None };
-    let seconds: u32 = text(seconds)?.parse().ok()?;
-    let micros: u32 = text(micros)?.parse().ok()?;
-    Some(i64::from(seconds) * 1000 + i64::from(micros / 1000))
-}
-
 fn history(replication: &Value) -> Option<String> {
     field(replication, "master_replid:")
 }
@@ -333,14 +316,6 @@ mod tests {
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())
-    }
-
-    #[test]
-    fn time_is_read_or_not_at_all() {
-        assert_eq!(time_ms(&Value::Array(vec![bulk("1700000000"), bulk("123456")])), Some(1_700_000_000_123));
-        assert_eq!(time_ms(&Value::Array(vec![bulk("99999999999999999999"), bulk("0")])), None);
-        assert_eq!(time_ms(&Value::Array(vec![bulk("1")])), None);
-        assert_eq!(time_ms(&Value::Nil), None);
     }
 
     #[test]

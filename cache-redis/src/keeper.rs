@@ -11,7 +11,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ use crate::{
     Error, ErrorKind,
     address::Endpoint,
     at_hand::AtHand,
+    clocks::{Ahead, Measured, Now},
     connection::{Link, Pushes},
     greet::{Server, establish},
     home::Home,
@@ -80,7 +81,7 @@ pub(crate) struct Keeper {
     /// The link, where it is up.
     pub(crate) at_hand: AtHand<Link>,
     generations: AtomicU64,
-    time_offset_ms: AtomicI64,
+    ahead: Ahead,
     /// Names the server's present run, or reign; 0 while it is not known.
     incarnation: AtomicU64,
     /// The connection over which that was said.
@@ -109,7 +110,7 @@ impl Keeper {
             state: watch::Sender::new(State::Idle),
             at_hand: AtHand::default(),
             generations: AtomicU64::new(0),
-            time_offset_ms: AtomicI64::new(0),
+            ahead: Ahead::default(),
             incarnation: AtomicU64::new(0),
             said_over: Mutex::new(0),
             last: Mutex::default(),
@@ -130,7 +131,18 @@ impl Keeper {
     }
 
     pub(crate) fn time_offset_ms(&self) -> i64 {
-        self.time_offset_ms.load(Ordering::Relaxed)
+        self.ahead.ms()
+    }
+
+    /// Asks the server for the time once more.
+    async fn set_clocks(&self, link: &Link) {
+        let before = Now::read();
+        // Where it is lost, the next connection asks.
+        let Ok(time) = link.command(&cmd("TIME")).await else { return };
+        let after = Now::read();
+        if let Some(measured) = Measured::of(&time, before, after) {
+            self.ahead.correct(measured, after);
+        }
     }
 
     pub(crate) fn incarnation(&self) -> u64 {
@@ -349,8 +361,8 @@ impl Keeper {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);
         self.made.fetch_add(1, Ordering::Relaxed);
-        if let Some(offset) = link.server.time_offset_ms {
-            self.time_offset_ms.store(offset, Ordering::Relaxed);
+        if let Some(measured) = link.server.time {
+            self.ahead.begin(measured, Now::read());
         }
         link.greeted = link.progress();
         Ok((Arc::new(link), driver))

@@ -201,6 +201,7 @@ mod advice;
 mod at_hand;
 mod backoff;
 mod backplane;
+mod clocks;
 mod cluster;
 mod connection;
 mod dial;

@@ -1,11 +1,6 @@
 //! The task of one connection: makes it, stays with it until it ends, and makes the next.
 
-use std::{
-    future::{Future, pending},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{
@@ -17,6 +12,7 @@ use tokio::{
 use super::{BLIND, Keeper};
 use crate::{
     backoff::Backoff,
+    clocks::Now,
     connection::{Link, There},
     home::Home,
     state::State,
@@ -111,13 +107,14 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat: Option<Beat> = None;
+    let mut clocks: Option<BoxFuture<'_, ()>> = None;
     let mut other = replaced(keeper, &link);
     loop {
         tokio::select! {
             biased;
             () = keeper.closed() => {
-                // Requests under way hold the link and may end; then the driver ends, too.
-                drop(link);
+                // Requests under way hold the link and may end; then the driver ends, too. Nobody waits for those of our own.
+                drop((link, beat, clocks));
                 if timeout(limit, &mut driver).await.is_err() {
                     driver.abort();
                 }
@@ -139,6 +136,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     // The old driver goes on for requests under way and ends with the last of them.
                     (link, driver) = (next, next_driver);
                     (newest, beat) = (watch.map(Watch::newest), None);
+                    clocks = None;
                     (quiet_from, heard) = link.greeted;
                     other = replaced(keeper, &link);
                 }
@@ -155,7 +153,12 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     return End::Lost;
                 }
             }
+            () = ends(&mut clocks) => clocks = None,
             _ = beats.tick(), if beat.is_none() => {
+                if clocks.is_none() && link.server.time.is_some() && keeper.ahead.is_doubtful(Now::read()) {
+                    let link = Arc::clone(&link);
+                    clocks = Some(Box::pin(async move { keeper.set_clocks(&link).await }));
+                }
                 // Of caches that go, nobody tells.
                 if let Some(watch) = watch
                     && watch.is_stale(&link)
@@ -210,11 +213,11 @@ fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
     Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
 
-type Beat = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Beat = BoxFuture<'static, bool>;
 
-async fn ends(beat: &mut Option<Beat>) -> bool {
-    match beat {
-        Some(beat) => beat.await,
+async fn ends<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => pending().await,
     }
 }
@@ -234,7 +237,32 @@ mod tests {
     use test_servers::RedisServer;
 
     use super::*;
-    use crate::{RedisProvider, advice::Advice, connection::Pushes};
+    use crate::{RedisProvider, advice::Advice, clocks::Measured, connection::Pushes};
+
+    /// As if it had been put on by an hour while the connection goes on.
+    #[tokio::test]
+    async fn a_wall_clock_that_is_set_is_compared_with_the_servers_anew() {
+        let Some(server) = RedisServer::start() else { return };
+        let provider =
+            RedisProvider::builder(server.url()).heartbeat(Duration::from_millis(20)).build().unwrap();
+        let settings = Arc::clone(provider.settings());
+        let home = Home::of(&settings.place);
+        let keeper = Keeper::new(settings, home, Pushes::unheard(&Arc::new(Advice::default())));
+        keeper.link().await.unwrap();
+        const HOUR_MS: i64 = 3_600_000;
+        let now = Now::read();
+        let before = Now { wall_ms: now.wall_ms - HOUR_MS, ..now };
+        keeper.ahead.begin(Measured { ahead_ms: HOUR_MS, give_ms: 0 }, before);
+        let corrected = async {
+            while keeper.time_offset_ms() == HOUR_MS {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), corrected).await.expect("it is asked for the time");
+        assert!(keeper.time_offset_ms().abs() < 1000, "one machine, one clock");
+        assert_eq!(keeper.reconnects(), 0);
+        keeper.close().await;
+    }
 
     /// A caller may be faster than the watch, which must not begin to count after what it sends.
     #[tokio::test]
