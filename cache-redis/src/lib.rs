@@ -61,8 +61,8 @@
 //! - a database other than 0: `select`;
 //! - a cluster: `cluster|slots asking hget hset hexists hlen`, and `readonly` with
 //!   [`read_replicas`](RedisProviderBuilder::read_replicas);
-//! - a backplane that tracks: `client|tracking subscribe publish`, and the channels `shop:b:*`; one that goes by messages:
-//!   `unsubscribe` in the place of `client|tracking`;
+//! - a backplane that tracks: `client|tracking pubsub|numsub subscribe publish`, and the channels `shop:b:*`; one that goes by
+//!   messages: `unsubscribe` in the place of `client|tracking pubsub|numsub`;
 //! - Redis 7.2 or later, for `CLIENT LIST` to show what it is: `client|setinfo`. Without it, a provider asks once, which
 //!   `ACL LOG` shows.
 //!
@@ -79,7 +79,7 @@
 //! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is never sent |
 //! | `TIME` | ages at this level are counted by this machine's clock |
 //! | `ROLE` | that a master is one is not verified |
-//! | `CLIENT TRACKING`, or channels | see [`RedisBackplane`] |
+//! | `CLIENT TRACKING`, `PUBSUB NUMSUB`, or channels | see [`RedisBackplane`] |
 //!
 //! So it is where the server does not know a command, or knows it by another name (`rename-command`).
 //! Permissions are looked at with every new connection, but for `CLIENT TRACKING`: a provider that was refused it goes on

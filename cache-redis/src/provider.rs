@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -73,7 +73,7 @@ impl RedisProvider {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let settings = Arc::new(settings);
         let advice = Arc::new(Advice::default());
-        let watch = Watch::new(&settings, Arc::clone(&advice));
+        let watch = Watch::new(Arc::clone(&settings), Arc::clone(&advice));
         let fleet = Fleet::new(Arc::clone(&settings), &watch, &advice);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self(Arc::new(Owner { id, settings, fleet, watch, advice }))
@@ -150,7 +150,42 @@ impl RedisProvider {
         repeat: Repeat,
         add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
     ) -> Replies {
-        self.fleet().units(count, |at| self.key(key(at)), repeat, add).await
+        // What is never sent twice is what others have to hear of.
+        let cache = (repeat == Repeat::Never && count > 0).then(|| key(0).namespace);
+        match cache.and_then(|cache| self.watch().counted(cache)) {
+            Some(channel) => self.counting(count, &channel, |at| self.key(key(at)), repeat, add).await,
+            None => self.fleet().units(count, |at| self.key(key(at)), repeat, add).await,
+        }
+    }
+
+    /// The same, and behind the last of them a look at who listens to the channel.
+    async fn counting(
+        &self,
+        count: usize,
+        channel: &str,
+        key: impl Fn(usize) -> String,
+        repeat: Repeat,
+        add: impl Fn(&mut Pipeline, usize, Form) -> usize + Send + Sync,
+    ) -> Replies {
+        let again = AtomicBool::new(false);
+        let counting = |pipeline: &mut Pipeline, at: usize, form: Form| {
+            let size = add(pipeline, at, form);
+            if form == Form::Text {
+                again.store(true, Ordering::Relaxed);
+            }
+            if at + 1 < count {
+                return size;
+            }
+            pipeline.cmd("PUBSUB").arg("NUMSUB").arg(channel);
+            size + 1
+        };
+        let mut replies = self.fleet().units(count, key, repeat, counting).await;
+        if let Some(Ok(last)) = replies.last_mut() {
+            let listeners = last.pop();
+            // Of those that were run once more, some may have been so behind that look.
+            self.watch().count(listeners.as_ref().filter(|_| !again.load(Ordering::Relaxed)));
+        }
+        replies
     }
 }
 

@@ -4,22 +4,31 @@
 //! So a reply always comes before the push that says that it is outdated, and of our own plain writes we hear nothing. The
 //! task that reads applies each push at once: nothing queues.
 //!
-//! Whoever may not track has to be told by messages. Such a node says so once a second, on a channel that everybody else
-//! listens to on the same connection: a write that is acknowledged after its first word finds the word already heard.
+//! Whoever may not track has to be told by messages. Whether there is one, each write asks the server behind itself: who
+//! listens to the cache's channel by then is counted, and who comes later reads what was written.
+//!
+//! In a cluster a server knows of its own listeners alone, and elsewhere the user may not ask. There such a node says that it is
+//! there once a second, on a channel that everybody else listens to on the same connection: a write that is acknowledged after its
+//! first word finds the word already heard. For the server the connection is a subscriber's then, and is cut off where it is sent
+//! more at once than those may be, values included (`client-output-buffer-limit pubsub`, 32 MiB).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use cache_core::{Listener, is_shortened};
 use parking_lot::ReentrantMutex;
-use redis::{PushInfo, PushKind, Value, pipe};
+use redis::{PushInfo, PushKind, Value, cmd, pipe};
 use tokio::sync::watch;
 
 use crate::{
-    Error, ErrorKind, advice::Advice, backplane::PubSub, connection::Link, rights::meant, settings::Settings,
+    Error, ErrorKind, address::Place, advice::Advice, backplane::PubSub, connection::Link, rights::meant,
+    settings::Settings, wire::text,
 };
 
 /// How often nodes that cannot watch ask for messages.
@@ -40,8 +49,26 @@ pub(crate) fn want(settings: &Settings) -> String {
     format!("{}b:want:{}", settings.prefix, settings.login.database)
 }
 
+/// The channel of a cache's messages. Pub/sub knows no databases.
+pub(crate) fn channel(settings: &Settings, cache: &str) -> String {
+    format!("{}b:{}:{{{cache}}}", settings.prefix, settings.login.database)
+}
+
+/// How many listen to a channel, by the reply to `PUBSUB NUMSUB`. `None`: it is none.
+fn listeners(reply: &Value) -> Option<i64> {
+    let count = match reply {
+        Value::Array(parts) => parts.last(),
+        Value::Map(pairs) => pairs.last().map(|(_, count)| count),
+        _ => None,
+    };
+    match count? {
+        Value::Int(count) => Some(*count),
+        count => text(count)?.parse().ok(),
+    }
+}
+
 pub(crate) struct Watch {
-    prefix: String,
+    settings: Arc<Settings>,
     want: String,
     ears: Mutex<Arc<BTreeMap<String, Vec<Ear>>>>,
     /// The number of the ear that came last.
@@ -51,6 +78,8 @@ pub(crate) struct Watch {
     delivery: ReentrantMutex<()>,
     /// When nobody needs messages any more, as far as is known.
     quiet_from: Mutex<Option<Instant>>,
+    /// Whether writes ask who needs messages.
+    counts: AtomicBool,
     /// The server does not let us.
     refused: Mutex<bool>,
     advice: Arc<Advice>,
@@ -68,6 +97,7 @@ struct Ear {
 #[derive(Clone, Default)]
 pub(crate) struct Watching {
     caches: BTreeSet<String>,
+    /// Whether it is settled how those are heard of who need messages.
     wants: bool,
     newest: u64,
     /// When the server was last made to forget those that were gone.
@@ -84,14 +114,15 @@ impl Watching {
 }
 
 impl Watch {
-    pub(crate) fn new(settings: &Settings, advice: Arc<Advice>) -> Arc<Self> {
+    pub(crate) fn new(settings: Arc<Settings>, advice: Arc<Advice>) -> Arc<Self> {
         Arc::new(Self {
-            prefix: settings.prefix.clone(),
-            want: want(settings),
+            want: want(&settings),
+            settings,
             ears: Mutex::default(),
             newest: watch::Sender::new(0),
             delivery: ReentrantMutex::default(),
             quiet_from: Mutex::default(),
+            counts: AtomicBool::new(false),
             refused: Mutex::default(),
             advice,
         })
@@ -136,6 +167,38 @@ impl Watch {
         // Another listener of the cache on this very connection hears nothing of what the connection writes.
         lock(&self.ears).get(cache).is_some_and(|ears| ears.len() == 1)
             && lock(&self.quiet_from).is_some_and(|from| Instant::now() >= from)
+    }
+
+    /// The channel whose listeners a write of this cache is to count behind itself, if it is to.
+    pub(crate) fn counted(&self, cache: &str) -> Option<String> {
+        let counts = self.counts.load(Ordering::Relaxed) && self.watches(cache);
+        counts.then(|| channel(&self.settings, cache))
+    }
+
+    /// Takes what such a write was told. Nothing takes it back at once: another one's answer may be older.
+    pub(crate) fn count(&self, reply: Option<&Value>) {
+        if reply.and_then(listeners) != Some(0) {
+            self.is_wanted();
+        }
+    }
+
+    /// Somebody needs messages.
+    fn is_wanted(&self) {
+        let until = Instant::now() + WANTED;
+        let mut quiet_from = lock(&self.quiet_from);
+        *quiet_from = Some(quiet_from.map_or(until, |from| from.max(until)));
+    }
+
+    /// Whether writes over this connection may ask who needs messages.
+    async fn may_count(&self, link: &Link) -> Result<bool, Error> {
+        if matches!(self.settings.place, Place::Cluster { .. }) {
+            return Ok(false);
+        }
+        let mut ask = cmd("PUBSUB");
+        ask.arg("NUMSUB").arg(&self.want);
+        let reply = link.command(&ask).await.map_err(Error::request)?;
+        meant(&reply)?;
+        Ok(listeners(&reply).is_some())
     }
 
     /// Whether messages of this cache go out over the provider's own connection.
@@ -186,8 +249,9 @@ impl Watch {
         if !new.is_empty() {
             tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
             for cache in &new {
-                tracking.arg("PREFIX").arg(format!("{}v:{{{cache}:", self.prefix));
-                tracking.arg("PREFIX").arg(format!("{}m:{{{cache}}}", self.prefix));
+                let prefix = &self.settings.prefix;
+                tracking.arg("PREFIX").arg(format!("{prefix}v:{{{cache}:"));
+                tracking.arg("PREFIX").arg(format!("{prefix}m:{{{cache}}}"));
             }
         }
         if !tracking.is_empty() {
@@ -200,20 +264,13 @@ impl Watch {
             watching.caches.extend(new);
         }
         if !watching.wants {
-            let sure_from = match link.subscribe(&[&self.want]).await {
-                Ok(()) => Instant::now() + UNSURE,
-                Err(error) if error.code() != Some("NOPERM") => return Err(Error::request(error)),
-                Err(_refused) => {
-                    self.advice.say(format!(
-                        "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \
-                         of its writes; grant the channel (&{}) or let all nodes use tracking",
-                        self.want, self.want
-                    ));
-                    Instant::now()
-                }
-            };
+            let counts = self.may_count(link).await?;
+            let sure_from = if counts { Instant::now() } else { self.listen(link).await? };
             watching.wants = true;
-            *lock(&self.quiet_from) = Some(sure_from);
+            // Who has been told of somebody over the connection before may not have looked here so far.
+            let mut quiet_from = lock(&self.quiet_from);
+            *quiet_from = Some(quiet_from.map_or(sure_from, |from| from.max(sure_from)));
+            self.counts.store(counts, Ordering::Relaxed);
         }
         let before = std::mem::replace(&mut watching.newest, newest);
         // What was changed while nothing was watched, nobody has heard of.
@@ -222,6 +279,22 @@ impl Watch {
         // Who has come meanwhile does not hear so far.
         self.tell(|ear| before < ear.number && ear.number <= newest, |listener| listener.gap());
         Ok(())
+    }
+
+    /// Listens to those who need messages. Returns from when on it is known that there are none, if nobody is heard.
+    async fn listen(&self, link: &Link) -> Result<Instant, Error> {
+        match link.subscribe(&[&self.want]).await {
+            Ok(()) => Ok(Instant::now() + UNSURE),
+            Err(error) if error.code() != Some("NOPERM") => Err(Error::request(error)),
+            Err(_refused) => {
+                self.advice.say(format!(
+                    "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear of its \
+                     writes; grant the channel (&{}) or let all nodes use tracking",
+                    self.want, self.want
+                ));
+                Ok(Instant::now())
+            }
+        }
     }
 
     /// The connection is lost: everybody may miss something.
@@ -273,9 +346,7 @@ impl Watch {
             // The whole database has been emptied.
             (PushKind::Invalidate, _) => self.tell(|_| true, |listener| listener.gap()),
             (PushKind::Message, [Value::BulkString(channel), _]) if *channel == self.want.as_bytes() => {
-                let until = Instant::now() + WANTED;
-                let mut quiet_from = lock(&self.quiet_from);
-                *quiet_from = Some(quiet_from.map_or(until, |from| from.max(until)));
+                self.is_wanted();
             }
             _ => {}
         }
@@ -284,7 +355,8 @@ impl Watch {
     fn changed(&self, ears: &BTreeMap<String, Vec<Ear>>, key: &[u8]) {
         // No key of ours is anything else.
         let Ok(key) = std::str::from_utf8(key) else { return };
-        let Some(key) = key.strip_prefix(self.prefix.as_str()).and_then(|key| key.strip_suffix('}')) else {
+        let Some(key) = key.strip_prefix(self.settings.prefix.as_str()).and_then(|key| key.strip_suffix('}'))
+        else {
             return;
         };
         let (cache, id) = if let Some(joined) = key.strip_prefix("v:{") {
