@@ -3,16 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    Access, Entry, Error, Found, MissReason, Moment, Outcome, RawKey, Result, Value, Verb,
+    Access, Error, Found, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
-    fetch::{Counted, wait_for},
+    fetch::{Counted, Next, Taken, wait_for},
     flight::{Ended, Flight},
     inner::{Inner, Seen, State},
     load::{Departure, ManyLoader, Terms},
     observers::Spans,
     read::Asked,
-    rights::Rights,
-    slots::{Role, Ticket},
     tally::Tally,
 };
 
@@ -184,17 +182,9 @@ impl<T: Value> Inner<T> {
                         self.has_waited(&flight, waited_from, &counted[at]);
                     }
                     match (ended, stale) {
-                        // What a level had after all was read there at some time while this call waited, or before.
-                        (Some(Ended::Entry { accepted, entry, level }), stale)
-                            if (late || !leads && level.is_some())
-                                && !again
-                                && !(accepted && self.believes(&entry).await) =>
+                        (Some(ended), stale)
+                            if !leads && !again && self.was_overtaken(&flight, &ended, late).await =>
                         {
-                            overtaken.push((at, stale));
-                            continue;
-                        }
-                        // Who cancelled it did not know that this call was about to wait.
-                        (Some(Ended::Failed { .. }), stale) if !leads && !again && flight.is_aborted() => {
                             overtaken.push((at, stale));
                             continue;
                         }
@@ -246,27 +236,8 @@ impl<T: Value> Inner<T> {
         self.await_end(flight, idle).await
     }
 
-    /// Has a value that is being served loaded anew, unless somebody does so already.
-    fn refresh_with(
-        self: &Arc<Self>,
-        key: RawKey<'_>,
-        ticket: Option<&Ticket<T>>,
-        held: &Entry<T>,
-        load: LoadId,
-        depart: impl FnOnce(Departure<T>),
-    ) {
-        let Some(ticket) = self.still(key, ticket, held) else { return };
-        if let Role::Lead(flight, own) = self.slots.role(
-            &ticket,
-            |_| false,
-            || None::<()>,
-            |_| Flight::new(load, false, None, MissReason::Bypassed),
-        ) {
-            let held = ticket.is_current().then(|| held.clone());
-            depart(Departure { flight, ticket: own, held, rights: Rights::new() });
-        }
-    }
-
+    /// How one key that the levels have been asked for is answered. `depart` is to launch the load that this begins, if any:
+    /// a refresh, or one that this call waits for.
     fn part(
         self: &Arc<Self>,
         mut asked: Asked<'_, T>,
@@ -276,60 +247,29 @@ impl<T: Value> Inner<T> {
         depart: impl FnOnce(Departure<T>),
     ) -> Part<T> {
         let now = self.now();
-        if asked.fresh.is_some() || access == Access::CacheOnly {
-            if let Some(seen) = asked.fresh.as_ref().filter(|_| access != Access::CacheOnly)
-                && self.wants_early(&seen.entry, now)
-            {
-                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
+        let stale = match self.decide(&mut asked, access, now) {
+            Next::Answer(found) => return Part::Done(Ok(found)),
+            Next::Refresh(found, held) => {
+                self.refresh(asked.key, asked.ticket.as_ref(), &held, load, depart);
+                return Part::Done(Ok(found));
             }
-            let mut found = self.answer(&mut asked, access, now).unwrap_or_else(|_| Found::miss());
-            if asked.met_a_load && found.outcome == Outcome::Hit {
-                found.outcome = Outcome::Coalesced;
-            }
-            return Part::Done(Ok(found));
-        }
-        let stale = asked.take_stale();
-        if let Some(seen) = &stale {
-            let throttled = seen.entry.retry_at().is_some_and(|at| now < at);
-            if access == Access::AllowStale || throttled {
-                return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
-            }
-            if access == Access::Normal
-                && now < seen.entry.timeline.fresh_until.after(self.policy().revalidate)
-            {
-                self.refresh_with(asked.key, asked.ticket.as_ref(), &seen.entry, load, depart);
-                return Part::Done(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), now)));
-            }
-        }
-        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
-        let recheck = || if access.reads() { self.refilled(asked.key) } else { None };
-        let rights = std::mem::take(&mut asked.rights);
-        let reason = asked.reason;
-        let start =
-            |current: bool| Flight::new(load, access.reads(), stale.clone().filter(|_| current), reason);
-        let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
-        let rights = if matches!(role, Role::Lead(..)) {
-            rights
-        } else {
-            self.give_back(asked.key, rights);
-            Rights::new()
+            Next::Load(stale) => stale,
         };
-        match role {
-            Role::Filled(seen) => Part::Done(Ok(self.served(&seen))),
-            Role::Landed(ended) => {
-                counted.coalesced();
-                Part::Done(self.conclude(ended, stale.as_ref(), Outcome::Coalesced))
+        let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(asked.key));
+        let rights = std::mem::take(&mut asked.rights);
+        match self.take_role(access, ticket, rights, stale.as_ref(), || load, counted) {
+            Ok(Taken::Answered(found)) => Part::Done(Ok(found)),
+            Ok(Taken::Lead(mut departure)) => {
+                departure.held.take_if(|held| held.state(now) == State::Dead);
+                let flight = Arc::clone(&departure.flight);
+                depart(departure);
+                Part::Wait { flight, stale, leads: true, late: false }
             }
-            Role::Join(flight) => {
+            Ok(Taken::Join(flight, _)) => {
                 let late = flight.has_begun();
                 Part::Wait { flight, stale, leads: false, late }
             }
-            Role::Lead(flight, own) => {
-                let held = flight.stale.as_ref().filter(|s| s.entry.state(now) != State::Dead);
-                let held = held.map(|s| s.entry.clone());
-                depart(Departure { flight: Arc::clone(&flight), ticket: own, held, rights });
-                Part::Wait { flight, stale, leads: true, late: false }
-            }
+            Err(error) => Part::Done(Err(error)),
         }
     }
 }

@@ -85,6 +85,25 @@ enum Part {
     Waiter,
 }
 
+/// What a call with a loader does next about a key that the levels have been asked for.
+pub(crate) enum Next<T> {
+    Answer(Found<T>),
+    /// An answer, and the entry that it is of, which is to be loaded anew.
+    Refresh(Found<T>, Entry<T>),
+    /// Only a load can answer. What is stale may stand in for one that is slow or fails.
+    Load(Option<Seen<T>>),
+}
+
+/// What a caller whose key no level had is to do.
+pub(crate) enum Taken<T: Value> {
+    /// Nothing: somebody else's load has just answered.
+    Answered(Found<T>),
+    /// Launch this.
+    Lead(Departure<T>),
+    /// Wait for this, under its ticket still.
+    Join(Arc<Flight<T>>, Ticket<T>),
+}
+
 /// What a waiter needs to load for itself.
 type Alone<T> = (Ticket<T>, Loader<T>, Access);
 
@@ -177,34 +196,18 @@ impl<T: Value> Inner<T> {
         let mut asked = Asked::new(key);
         let now = self.read_for(&mut asked, access).await;
         counted.missed(asked.reason);
-        if let Some(Seen { entry, level }) = &asked.fresh {
-            if entry.value.is_none() {
-                return Ok(entry.found(Outcome::Absent, Some(*level), now));
+        let stale = match self.decide(&mut asked, access, now) {
+            Next::Answer(found) => return Ok(found),
+            Next::Refresh(found, held) => {
+                let terms = Terms { background: true, ..Terms::NORMAL };
+                self.refresh(key, asked.ticket.as_ref(), &held, LoadId::next(), |departure| {
+                    // Without a runtime there is no refresh; the caller has its answer.
+                    let _ = self.launch(departure, loader, terms);
+                });
+                return Ok(found);
             }
-            if access != Access::CacheOnly && self.wants_early(entry, now) {
-                self.refresh_behind(key, asked.ticket.as_ref(), entry, loader);
-            }
-            let outcome = if asked.met_a_load { Outcome::Coalesced } else { Outcome::Hit };
-            return Ok(entry.found(outcome, Some(*level), now));
-        }
-        let stale = asked.take_stale();
-        if let Some(Seen { entry, level }) = &stale {
-            let at_once = match access {
-                Access::AllowStale => true,
-                Access::CacheOnly => false,
-                _ => entry.retry_at().is_some_and(|at| now < at),
-            };
-            if at_once {
-                return Ok(entry.found(Outcome::Stale, Some(*level), now));
-            }
-            if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy().revalidate) {
-                self.refresh_behind(key, asked.ticket.as_ref(), entry, loader);
-                return Ok(entry.found(Outcome::Stale, Some(*level), now));
-            }
-        }
-        if access == Access::CacheOnly {
-            return Ok(Found::miss());
-        }
+            Next::Load(stale) => stale,
+        };
         let ticket = asked.ticket.take().unwrap_or_else(|| self.slots.open(key));
         let rights = std::mem::take(&mut asked.rights);
         match self.lead_or_join(access, ticket, rights, stale.as_ref(), loader, counted)? {
@@ -215,22 +218,47 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Starts a refresh that nobody waits for, unless one is under way or `held`, which was read under `ticket`, has been
-    /// overtaken: a load that fails would put it back.
-    fn refresh_behind(
+    /// Says what a call with a loader does next about a key that the levels have been asked for.
+    pub(crate) fn decide(&self, asked: &mut Asked<'_, T>, access: Access, now: Moment) -> Next<T> {
+        if let Some(Seen { entry, level }) = asked.fresh.take() {
+            let outcome = match entry.value {
+                None => Outcome::Absent,
+                Some(_) if asked.met_a_load => Outcome::Coalesced,
+                Some(_) => Outcome::Hit,
+            };
+            if access != Access::CacheOnly && self.wants_early(&entry, now) {
+                return Next::Refresh(entry.found(outcome, Some(level), now), entry);
+            }
+            return Next::Answer(entry.into_found(outcome, Some(level), now));
+        }
+        if access == Access::CacheOnly {
+            return Next::Answer(Found::miss());
+        }
+        let Some(Seen { entry, level }) = asked.take_stale() else { return Next::Load(None) };
+        if access == Access::AllowStale || entry.retry_at().is_some_and(|at| now < at) {
+            return Next::Answer(entry.into_found(Outcome::Stale, Some(level), now));
+        }
+        if access == Access::Normal && now < entry.timeline.fresh_until.after(self.policy().revalidate) {
+            return Next::Refresh(entry.found(Outcome::Stale, Some(level), now), entry);
+        }
+        Next::Load(Some(Seen { entry, level }))
+    }
+
+    /// Begins a refresh that nobody waits for, which `depart` is to launch, unless one is under way or `held`, which was
+    /// read under `ticket`, has been overtaken: a load that fails would put it back.
+    pub(crate) fn refresh(
         self: &Arc<Self>,
         key: RawKey<'_>,
         ticket: Option<&Ticket<T>>,
         held: &Entry<T>,
-        loader: Loader<T>,
+        load: LoadId,
+        depart: impl FnOnce(Departure<T>),
     ) {
         let Some(ticket) = self.still(key, ticket, held) else { return };
-        let start = |_| Flight::new(LoadId::next(), false, None, MissReason::Bypassed);
+        let start = |_| Flight::new(load, false, None, MissReason::Bypassed);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, |_| false, || None::<()>, start) {
             let held = ticket.is_current().then(|| held.clone());
-            let departure = Departure { flight, ticket: own, held, rights: Rights::new() };
-            // Without a runtime there is no refresh; the caller has its answer.
-            let _ = self.launch(departure, loader, Terms { background: true, ..Terms::NORMAL });
+            depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
     }
 
@@ -244,29 +272,49 @@ impl<T: Value> Inner<T> {
         loader: Loader<T>,
         counted: &mut Counted<'_>,
     ) -> Result<Aboard<T>> {
+        match self.take_role(access, ticket, rights, stale, LoadId::next, counted)? {
+            Taken::Answered(found) => Ok(Aboard::Answered(found)),
+            Taken::Lead(departure) => {
+                let flight = Arc::clone(&departure.flight);
+                self.launch(departure, loader, Terms::of(access))?;
+                Ok(Aboard::Waits(flight, Part::Leader, None))
+            }
+            Taken::Join(flight, ticket) => {
+                Ok(Aboard::Waits(flight, Part::Waiter, Some((ticket, loader, access))))
+            }
+        }
+    }
+
+    /// Has a caller whose key no level had begin a load of it, which the caller is to launch, or join the one under way.
+    pub(crate) fn take_role(
+        self: &Arc<Self>,
+        access: Access,
+        ticket: Ticket<T>,
+        rights: Rights,
+        stale: Option<&Seen<T>>,
+        load: impl FnOnce() -> LoadId,
+        counted: &mut Counted<'_>,
+    ) -> Result<Taken<T>> {
         let key = ticket.key(&self.around);
         let recheck = || if access.reads() { self.refilled(key) } else { None };
         let reason = counted.reason;
-        let start = |current: bool| {
-            Flight::new(LoadId::next(), access.reads(), stale.cloned().filter(|_| current), reason)
-        };
+        let start =
+            |current: bool| Flight::new(load(), access.reads(), stale.cloned().filter(|_| current), reason);
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         if let Role::Lead(flight, own) = role {
-            let held = flight.stale.as_ref().map(|s| s.entry.clone());
-            let departure = Departure { flight: Arc::clone(&flight), ticket: own, held, rights };
-            self.launch(departure, loader, Terms::of(access))?;
-            return Ok(Aboard::Waits(flight, Part::Leader, None));
+            let held = flight.stale.as_ref().map(|seen| seen.entry.clone());
+            return Ok(Taken::Lead(Departure { flight, ticket: own, held, rights }));
         }
         self.give_back(key, rights);
         match role {
-            Role::Filled(seen) => Ok(Aboard::Answered(self.served(&seen))),
+            Role::Filled(seen) => Ok(Taken::Answered(self.served(&seen))),
             Role::Landed(ended) => {
                 counted.coalesced();
-                self.conclude(ended, stale, Outcome::Coalesced).map(Aboard::Answered)
+                self.conclude(ended, stale, Outcome::Coalesced).map(Taken::Answered)
             }
             Role::Lead(flight, _) | Role::Join(flight) => {
                 counted.coalesced();
-                Ok(Aboard::Waits(flight, Part::Waiter, Some((ticket, loader, access))))
+                Ok(Taken::Join(flight, ticket))
             }
         }
     }
@@ -343,15 +391,7 @@ impl<T: Value> Inner<T> {
             };
             drop(edge);
             if let Some(ended) = ended {
-                let overtaken = match &ended {
-                    // What a level had after all was read there at some time while this caller waited, or before.
-                    Ended::Entry { accepted, entry, level } => {
-                        (late || joins && level.is_some())
-                            && !(*accepted && self.believes(entry).boxed().await)
-                    }
-                    // Who cancelled it did not know that this caller was about to wait.
-                    Ended::Failed { .. } => joins && flight.is_aborted(),
-                };
+                let overtaken = joins && self.was_overtaken(flight, &ended, late).await;
                 if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
                     return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
                 }
@@ -382,6 +422,19 @@ impl<T: Value> Inner<T> {
             let departure = Departure { flight: Arc::clone(&own), ticket, held: None, rights: Rights::new() };
             self.launch(departure, loader, Terms { remote: false, ..Terms::of(access) })?;
             self.conclude(own.wait().await, stale, Outcome::Loaded)
+        }
+    }
+
+    /// Whether what a caller has joined, `late` if that had begun before, has ended with something that this caller must not
+    /// be given: an entry that may be older than an invalidation which it has to see, or another's cancellation.
+    pub(crate) async fn was_overtaken(&self, flight: &Flight<T>, ended: &Ended<T>, late: bool) -> bool {
+        match ended {
+            // What a level had after all was read there at some time while this caller waited, or before.
+            Ended::Entry { accepted, entry, level } => {
+                (late || level.is_some()) && !(*accepted && self.believes(entry).boxed().await)
+            }
+            // Who cancelled it did not know that this caller was about to wait.
+            Ended::Failed { .. } => flight.is_aborted(),
         }
     }
 
