@@ -466,14 +466,7 @@ impl<T: Value> Inner<T> {
             })
             .collect();
         let inner = Arc::clone(self);
-        let spans = self.observers().span(&SpanStart {
-            kind: SpanKind::WriteBehind,
-            key: None,
-            keys: batch.len(),
-            root: true,
-        });
-        let span = spans.clone();
-        self.spawn(within(spans, async move {
+        self.spawn_write(batch.len(), async move {
             let turns = inner.in_order(batch.iter().map(|(_, ticket, _)| ticket)).await;
             let mut items: Vec<_> = batch
                 .iter()
@@ -487,6 +480,21 @@ impl<T: Value> Inner<T> {
             // As in `fill_in_turn`.
             let _lost = turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await;
             inner.give_back_many(items.into_iter().map(|item| (item.key, item.rights)).collect());
+        });
+    }
+
+    /// Runs a write of so many keys to levels that are written in the background, under a span of its own.
+    pub(crate) fn spawn_write(
+        self: &Arc<Self>,
+        keys: usize,
+        write: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let inner = Arc::clone(self);
+        let start = SpanStart { kind: SpanKind::WriteBehind, key: None, keys, root: true };
+        let spans = self.observers().span(&start);
+        let span = spans.clone();
+        self.spawn(within(spans, async move {
+            write.await;
             span.end();
             inner.replay();
         }));

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::{
-    Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, SpanKind, SpanStart, Value,
+    Begun, Delivery, Entry, EntryId, ErrorKind, Loaded, RawKey, Result, Scope, Value,
     fill::Outgoing,
     gone::Cause,
     inner::Inner,
@@ -17,7 +17,6 @@ use crate::{
     order::WriteOrder,
     slots::Ticket,
     tier::{Failure, Tier, Unfit},
-    within::within,
 };
 
 /// What a write has come to so far, over its levels.
@@ -375,21 +374,13 @@ impl<T: Value> Inner<T> {
             items.iter().map(|i| (self.slots.open(i.key), i.entry.clone(), i.before)).collect();
         let mut behind: Vec<_> =
             levels.iter().map(|(level, _)| Behind::new(&inner, *level, &batch)).collect();
-        let spans = self.observers().span(&SpanStart {
-            kind: SpanKind::WriteBehind,
-            key: None,
-            keys: batch.len(),
-            root: true,
-        });
-        let span = spans.clone();
-        self.spawn(within(spans, async move {
+        self.spawn_write(batch.len(), async move {
             let write = inner.write_behind(&batch, levels, &mut behind, &order);
             // What has not arrived by then is in doubt, as `behind` says when it goes.
             let _lost = order.while_it_lasts(write).await;
+            // Before the order ends: the next writer of a key is to find it in doubt.
             drop(behind);
-            span.end();
-            inner.replay();
-        }));
+        });
     }
 
     /// Writes to background levels, one after the other.
