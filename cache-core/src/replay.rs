@@ -22,10 +22,6 @@ use crate::{
 const BATCH: usize = 256;
 
 impl<T: Value> Inner<T> {
-    fn raw<'k>(&'k self, id: &'k str) -> RawKey<'k> {
-        RawKey::new(self.around.cache, &self.around.name, id)
-    }
-
     /// Sees to it that levels, and other nodes, hear of what they have not acknowledged.
     pub(crate) fn replay(self: &Arc<Self>) {
         for tier in self.remote() {
@@ -93,7 +89,7 @@ impl<T: Value> Inner<T> {
         let _turn = tier.pending.telling.lock().await;
         let due = tier.pending.due(BATCH);
         let apart = match &due {
-            Some(Due::Keys(due)) => tier.whom(due.iter().map(|(id, _)| self.raw(id))) != Whom::Level,
+            Some(Due::Keys(due)) => tier.whom(due.iter().map(|(id, _)| self.named(id))) != Whom::Level,
             _ => false,
         };
         let mut well = self.deliver_due(tier, due).await;
@@ -144,7 +140,7 @@ impl<T: Value> Inner<T> {
                 true
             }
             Some(Due::Keys(due)) => {
-                let keys: Vec<_> = due.iter().map(|(id, _)| self.raw(id)).collect();
+                let keys: Vec<_> = due.iter().map(|(id, _)| self.named(id)).collect();
                 let mut told = Vec::new();
                 for (((id, number), key), result) in
                     due.iter().zip(&keys).zip(tier.remove_again(&self.around, &keys).await)
@@ -188,7 +184,7 @@ impl<T: Value> Inner<T> {
             let (id, number, _) = &due[at];
             self.above(tier).for_each(|above| above.pending.add(id));
             tier.pending.delivered(id, *number);
-            told.push(RawKey::new(self.around.cache, &self.around.name, id));
+            told.push(self.named(id));
         }
         self.stats().stored_late(told.len());
         let _ = self.tell(&told).await;
@@ -208,7 +204,7 @@ struct Round<'a> {
 
 impl Round<'_> {
     fn key<'k, T: Value>(&'k self, inner: &'k Inner<T>, at: usize) -> RawKey<'k> {
-        RawKey::new(inner.around.cache, &inner.around.name, &self.due[at].0)
+        inner.named(&self.due[at].0)
     }
 
     /// The right to replace what was there before, and nothing else.
