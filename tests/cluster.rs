@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use test_servers::RedisCluster;
+use test_servers::{RedisCluster, eventually};
 use tokio::time::Instant;
 use traced_cache::{Level, Memory, Outcome, Policy, RedisProvider, TracedCache};
 
@@ -26,12 +26,8 @@ async fn load(cache: &TracedCache<String>, key: &str, value: &str) -> Arc<String
     cache.get_or_set(key, || async move { traced_cache::ok(value) }).await.unwrap()
 }
 
-async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !check().await {
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+async fn until(what: &str, check: impl AsyncFnMut() -> bool) {
+    eventually(SOON, what, check).await;
 }
 
 /// Whatever the replica had not got when its master died: no node serves what has been invalidated, callers get their

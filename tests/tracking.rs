@@ -4,8 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use test_servers::{Proxy, RedisServer};
-use tokio::time::Instant;
+use test_servers::{Proxy, RedisServer, eventually};
 use traced_cache::{
     Backplane, Level, Memory, Outcome, Policy, RedisProvider, TracedCache,
     testing::{Recorded, Recorder},
@@ -38,12 +37,8 @@ async fn load(cache: &TracedCache<String>, key: &str, value: &str) -> Arc<String
     cache.get_or_set(key, || async move { traced_cache::ok(value) }).await.unwrap()
 }
 
-async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !check().await {
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+async fn until(what: &str, check: impl AsyncFnMut() -> bool) {
+    eventually(SOON, what, check).await;
 }
 
 /// Until this node's memory keeps what it reads: a channel that comes up is a gap.

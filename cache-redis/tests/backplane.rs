@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use cache_core::{Backplane, Listener};
 use cache_redis::{ErrorKind, RedisBackplane, RedisProvider};
-use common::{RedisServer, kind, until, until_async, within};
+use common::{RedisServer, kind, until, until_async};
 use tokio::time::timeout;
 
 /// A call that takes this long hangs.
@@ -394,7 +394,7 @@ async fn a_burst_of_100_000_messages_arrives_in_order_and_in_bounded_memory() {
     });
     let mut most = 0;
     // A few seconds, where nobody else is at work.
-    within(Duration::from_secs(120), "all have arrived", || {
+    test_servers::eventually(Duration::from_secs(120), "all have arrived", || {
         most = most.max(resident_mib());
         let all = counter.count.load(Ordering::SeqCst) == COUNT;
         async move { all }

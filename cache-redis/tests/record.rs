@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use cache_core::{CacheId, CacheProvider, Level, Policy, RawKey, Stance, TracedCache};
 use cache_redis::RedisProvider;
-use common::{get, item, put, within};
-use test_servers::{RedisCluster, RedisServer};
+use common::{get, item, put};
+use test_servers::{RedisCluster, RedisServer, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 const RECORD: &str = "r:{masters}";
@@ -59,7 +59,7 @@ async fn it_is_found_while_its_slot_moves() {
     // Also to whoever connects to each of them, in whatever order.
     after.connect().await.unwrap();
     from.command::<()>(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
-    within(SOON, "connected again", async || before.connect().await.is_ok()).await;
+    eventually(SOON, "connected again", async || before.connect().await.is_ok()).await;
     assert_eq!(before.incarnation(), number);
 }
 
@@ -78,7 +78,7 @@ async fn a_node_without_memory_keeps_no_other_away() {
         full.command::<()>(&["CONFIG", "SET", name, value]).unwrap();
     }
     others[0].restart();
-    within(SOON, "stored", async || provider.put(item(&id, b"w")).await.is_ok()).await;
+    eventually(SOON, "stored", async || provider.put(item(&id, b"w")).await.is_ok()).await;
     assert_eq!(get(&provider, &id).await.unwrap().as_deref(), Some("w"));
     assert_ne!(provider.incarnation(), before);
 }
@@ -94,15 +94,15 @@ async fn lost_it_is_begun_anew_by_those_that_are_there() {
         let name = (0..100).map(|n| format!("users{n}")).find(|name| !serves(name)).unwrap();
         let marker = RawKey::marker(CacheId(1), &name);
         away.kill();
-        within(SOON, "missed", async || provider.connect().await.is_err()).await;
+        eventually(SOON, "missed", async || provider.connect().await.is_err()).await;
         // A node that has just been started does not serve at once.
-        within(SOON, "the other serves", async || provider.get(marker).await.is_ok()).await;
+        eventually(SOON, "the other serves", async || provider.get(marker).await.is_ok()).await;
         let before = provider.incarnation();
         owner.command::<()>(&["DEL", RECORD]).unwrap();
         provider.get(marker).await.unwrap();
         assert_ne!(provider.incarnation(), before);
         away.restart();
-        within(SOON, "back", async || provider.connect().await.is_ok()).await;
+        eventually(SOON, "back", async || provider.connect().await.is_ok()).await;
     }
 }
 
@@ -177,7 +177,7 @@ async fn while_its_master_is_dead_another_is_met_again() {
     put(&provider, &id, "v").await;
     let number = provider.incarnation();
     owner.kill();
-    within(SOON, "missed", async || provider.connect().await.is_err()).await;
+    eventually(SOON, "missed", async || provider.connect().await.is_err()).await;
     let connections = || {
         let all = provider.connections();
         all.into_iter()
@@ -186,20 +186,20 @@ async fn while_its_master_is_dead_another_is_met_again() {
     };
     let before = connections();
     assert!(others[0].command::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap() > 0);
-    within(SOON, "connected again", async || {
+    eventually(SOON, "connected again", async || {
         get(&provider, &id).await.is_ok_and(|found| found.as_deref() == Some("v")) && connections() > before
     })
     .await;
     assert_eq!(provider.incarnation(), number);
     // One that is not the same process any more has to be met.
     others[0].restart();
-    within(SOON, "missed", async || get(&provider, &id).await.is_err()).await;
-    within(SOON, "started", async || others[0].command::<String>(&["PING"]).is_ok()).await;
+    eventually(SOON, "missed", async || get(&provider, &id).await.is_err()).await;
+    eventually(SOON, "started", async || others[0].command::<String>(&["PING"]).is_ok()).await;
     for _ in 0..20 {
         assert!(get(&provider, &id).await.is_err(), "nobody has met it");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     owner.restart();
-    within(SOON, "met", async || get(&provider, &id).await.is_ok()).await;
+    eventually(SOON, "met", async || get(&provider, &id).await.is_ok()).await;
     assert_ne!(provider.incarnation(), number);
 }

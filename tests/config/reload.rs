@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use test_servers::{MemcachedServer, RedisServer};
+use test_servers::{MemcachedServer, RedisServer, eventually};
 use traced_cache::{Caches, ErrorKind, Outcome, Policy, TracedCache, config::Format, ok};
 
 use crate::kit::{sealed, toml};
@@ -121,12 +121,8 @@ fn two(url: &str, more: &str) -> String {
     )
 }
 
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while !is().await {
-        assert!(std::time::Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+async fn until(what: &str, check: impl AsyncFnMut() -> bool) {
+    eventually(Duration::from_secs(60), what, check).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use test_servers::{MemcachedServer, Proxy, RedisServer};
+use test_servers::{MemcachedServer, Proxy, RedisServer, eventually};
 use traced_cache::{
     Breaker, Builder, CacheProvider, Level, MemcachedProvider, Memory, Policy, RedisProvider, TracedCache,
     testing::Recorder,
@@ -106,10 +106,6 @@ pub(crate) fn blocking<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// Polls with a deadline.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while !condition().await {
-        assert!(std::time::Instant::now() < deadline, "not within 30 s: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+pub(crate) async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    eventually(Duration::from_secs(30), what, condition).await;
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use test_servers::{MemcachedServer, RedisServer};
+use test_servers::{MemcachedServer, RedisServer, eventually};
 use tokio::sync::Semaphore;
 use traced_cache::{
     BoxError, CacheId, CacheProvider, Delivery, ErrorKind, Level, Loaded, MemcachedProvider, Memory, Policy,
@@ -79,12 +79,8 @@ async fn read(users: &Users) -> u64 {
     *users.get("k").await.unwrap().unwrap()
 }
 
-async fn until(mut check: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !check() {
-        assert!(start.elapsed() < 20 * S, "stuck");
-        tokio::time::sleep(MS).await;
-    }
+async fn until(what: &str, mut check: impl FnMut() -> bool) {
+    eventually(20 * S, what, async || check()).await;
 }
 
 /// While one node writes the source, another reads; then the writer dies.
@@ -100,7 +96,7 @@ async fn a_writer_that_dies(make: impl Fn() -> Arc<dyn CacheProvider>) {
         let a = a.clone();
         async move { a.save("k", 2_u64).await }
     });
-    until(|| table.0.saves.load(Ordering::SeqCst) == 1).await;
+    until("writing", || table.0.saves.load(Ordering::SeqCst) == 1).await;
     // The source has not changed yet: who reads gets the old value from there, and stores it nowhere.
     let cold = node(make(), &table, policy);
     assert_eq!(read(&b).await, 1);
@@ -111,7 +107,7 @@ async fn a_writer_that_dies(make: impl Fn() -> Arc<dyn CacheProvider>) {
     confirmed(b.cache().invalidate("k").await);
     assert_eq!(read(&b).await, 1);
     saving.add_permits(1);
-    until(|| *table.0.value.lock().unwrap() == 2).await;
+    until("written", || *table.0.value.lock().unwrap() == 2).await;
     // The source has it, and the writer dies before it can tell the cache.
     writing.abort();
     a.cache().clone().close(Duration::ZERO).await.is_drained();
@@ -154,7 +150,7 @@ async fn writers_of_two_nodes_that_overlap_leave_no_value() {
             tokio::spawn(async move { node.save("k", value).await.unwrap() })
         })
         .collect();
-    until(|| table.0.saves.load(Ordering::SeqCst) == 2).await;
+    until("writing", || table.0.saves.load(Ordering::SeqCst) == 2).await;
     saving.add_permits(2);
     for writing in writing {
         let _ = writing.await.unwrap();
@@ -182,7 +178,7 @@ async fn readers_do_not_wait_for_a_writer() {
         let users = users.clone();
         async move { users.save("k", 2_u64).await.unwrap() }
     });
-    until(|| table.0.saves.load(Ordering::SeqCst) == 1).await;
+    until("writing", || table.0.saves.load(Ordering::SeqCst) == 1).await;
     // On the writer's own node as well.
     assert_eq!(tokio::time::timeout(S, read(&users)).await.unwrap(), 0);
     saving.add_permits(1);

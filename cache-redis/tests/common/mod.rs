@@ -61,21 +61,8 @@ pub(crate) fn until(what: &str, mut check: impl FnMut() -> bool) {
 }
 
 /// The same for a check that awaits.
-pub(crate) async fn until_async<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) {
-    within(Duration::from_secs(20), what, check).await;
-}
-
-/// The same for what takes its time.
-pub(crate) async fn within<F: Future<Output = bool>>(
-    limit: Duration,
-    what: &str,
-    mut check: impl FnMut() -> F,
-) {
-    let deadline = Instant::now() + limit;
-    while !check().await {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+pub(crate) async fn until_async(what: &str, check: impl AsyncFnMut() -> bool) {
+    test_servers::eventually(Duration::from_secs(20), what, check).await;
 }
 
 /// Ends all connections of clients but the one that says so. Returns how many there were.

@@ -43,4 +43,4 @@ pub use redis::{RedisBuilder, RedisServer};
 pub use require::{Server, require};
 pub use rustix::process::Signal;
 pub use sentinel::RedisSentinel;
-pub use wait::until;
+pub use wait::{eventually, until};
