@@ -24,13 +24,52 @@ fn missed<T: Value>(asked: &[Asked<'_, T>], counted: &mut [Counted<'_>]) {
 /// How one key of a batch is answered.
 enum Part<T> {
     Done(Result<Found<T>>),
-    Wait {
-        flight: Arc<Flight<T>>,
-        stale: Option<Seen<T>>,
-        leads: bool,
-        /// It had begun before this call: its value may be older than an invalidation that this call must see.
-        late: bool,
-    },
+    Wait(Wait<T>),
+}
+
+/// The load that one key of a batch waits for.
+struct Wait<T> {
+    flight: Arc<Flight<T>>,
+    stale: Option<Seen<T>>,
+    leads: bool,
+    /// It had begun before this call: its value may be older than an invalidation that this call must see.
+    late: bool,
+}
+
+/// What waiting for one key has come to.
+enum Waited<T> {
+    Answered(Result<Found<T>>),
+    /// Not yet: the key is to be tried once more, with what was stale before.
+    Overtaken(Option<Seen<T>>),
+}
+
+/// What a batch has come to so far, by the positions of its keys.
+struct Answers<'a, T> {
+    counted: Vec<Counted<'a>>,
+    found: Vec<Option<Found<T>>>,
+    /// The first failure.
+    error: Option<Error>,
+}
+
+impl<T> Answers<'_, T> {
+    fn take(&mut self, at: usize, answer: Result<Found<T>>) {
+        match answer {
+            Ok(mut found) => {
+                self.counted[at].as_found(&mut found);
+                self.found[at] = Some(found);
+            }
+            Err(failed) => {
+                self.error.get_or_insert(failed);
+            }
+        }
+    }
+
+    fn end(self) -> Result<Vec<Found<T>>> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.found.into_iter().flatten().collect()),
+        }
+    }
 }
 
 impl<T: Value> Inner<T> {
@@ -83,27 +122,24 @@ impl<T: Value> Inner<T> {
         spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
-        let mut counted: Vec<_> =
-            keys.iter().map(|_| Counted::new(self.stats(), Verb::GetOrSetMany, spans)).collect();
+        let counted = keys.iter().map(|_| Counted::new(self.stats(), Verb::GetOrSetMany, spans)).collect();
+        let mut answers = Answers { counted, found: keys.iter().map(|_| None).collect(), error: None };
         self.heard(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if access.reads() {
             self.read_levels(&mut asked, access).await;
         }
-        missed(&asked, &mut counted);
-        let mut all: Vec<_> = keys.iter().map(|_| None).collect();
-        let mut error = None;
+        missed(&asked, &mut answers.counted);
         let mut round: Vec<_> = asked.into_iter().enumerate().collect();
         let mut again = false;
         while !round.is_empty() {
-            let overtaken =
-                self.round(round, access, &loader, again, &mut counted, &mut all, &mut error).await?;
+            let overtaken = self.round(round, access, &loader, again, &mut answers).await?;
             // Once: whatever it joins now began after it called.
             again = true;
             round = overtaken
                 .into_iter()
                 .map(|(at, stale)| {
-                    let mut asked = Asked::new(keys[at]).because(counted[at].reason());
+                    let mut asked = Asked::new(keys[at]).because(answers.counted[at].reason());
                     if let Some(seen) = stale {
                         asked.ticket = Some(self.slots.open(keys[at]));
                         asked.stale = self.held_nearby(keys[at], seen.entry.id).map(Box::new);
@@ -112,24 +148,18 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
         }
-        match error {
-            Some(error) => Err(error),
-            None => Ok(all.into_iter().flatten().collect()),
-        }
+        answers.end()
     }
 
     /// Answers some of a batch's keys, given with their positions. Gives those back that have joined loads which were
     /// overtaken, the first time.
-    #[allow(clippy::too_many_arguments, reason = "one batch's state, twice at most")]
     async fn round(
         self: &Arc<Self>,
         asked: Vec<(usize, Asked<'_, T>)>,
         access: Access,
         loader: &ManyLoader<T>,
         again: bool,
-        counted: &mut [Counted<'_>],
-        all: &mut [Option<Found<T>>],
-        error: &mut Option<Error>,
+        answers: &mut Answers<'_, T>,
     ) -> Result<Vec<(usize, Option<Seen<T>>)>> {
         let load = LoadId::next();
         let mut departures = Vec::new();
@@ -144,26 +174,28 @@ impl<T: Value> Inner<T> {
                 Some(flight) => {
                     self.give_back(key, std::mem::take(&mut asked.rights));
                     let (flight, stale) = (Arc::clone(flight), asked.take_stale());
-                    Part::Wait { flight, stale, leads: false, late: false }
+                    Part::Wait(Wait { flight, stale, leads: false, late: false })
                 }
-                None => self.part(asked, access, load, &mut counted[at], |departure| {
+                None => self.part(asked, access, load, &mut answers.counted[at], |departure| {
                     departures.push(departure);
                     wanted.push(at);
                 }),
             };
-            if let Part::Wait { leads: true, flight, .. } = &part {
-                led.insert(key.id, Arc::clone(flight));
-            }
-            if let Part::Wait { leads: false, flight, .. } = &part {
-                counted[at].coalesced();
-                joined.push(Arc::clone(flight));
+            match &part {
+                Part::Wait(Wait { leads: true, flight, .. }) => {
+                    led.insert(key.id, Arc::clone(flight));
+                }
+                Part::Wait(Wait { flight, .. }) => {
+                    answers.counted[at].coalesced();
+                    joined.push(Arc::clone(flight));
+                }
+                Part::Done(_) => {}
             }
             parts.push((at, key, part));
         }
         if !departures.is_empty() {
             // Nobody waits if all of it are refreshes behind values that are served.
-            let background = !parts.iter().any(|(_, _, part)| matches!(part, Part::Wait { leads: true, .. }));
-            let terms = Terms { background, ..Terms::of(access) };
+            let terms = Terms { background: led.is_empty(), ..Terms::of(access) };
             self.launch_many(load, departures, wanted, terms, Arc::clone(loader))?;
         }
         // From now on, not only when it is their turn: nobody else may think to be the last who waits.
@@ -171,51 +203,56 @@ impl<T: Value> Inner<T> {
         let waited_from = self.now();
         let mut overtaken = Vec::new();
         for (at, key, part) in parts {
-            let found = match part {
-                Part::Done(found) => found,
-                Part::Wait { flight, stale, leads, late } => {
-                    let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
-                    let _edge = wait_for(&flight)?;
-                    let mut idle = false;
-                    let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from, &mut idle).await;
-                    if !leads {
-                        self.has_waited(&flight, waited_from, &counted[at]);
-                    }
-                    match (ended, stale) {
-                        (Some(ended), stale)
-                            if !leads && !again && self.was_overtaken(&flight, &ended, late).await =>
-                        {
-                            overtaken.push((at, stale));
-                            continue;
-                        }
-                        (None, stale) if idle => {
-                            // Should its runtime go on, what it comes to is its own callers' only.
-                            self.slots.disown(key, &flight);
-                            overtaken.push((at, stale));
-                            continue;
-                        }
-                        (None, Some(seen)) => {
-                            if flight.stands_still(self.now()) {
-                                self.slots.disown(key, &flight);
-                            }
-                            Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))
-                        }
-                        (None, None) => self.conclude(flight.wait().await, None, outcome),
-                        (Some(ended), stale) => self.conclude(ended, stale.as_ref(), outcome),
-                    }
-                }
+            let waited = match part {
+                Part::Done(answer) => Waited::Answered(answer),
+                Part::Wait(wait) => self.wait(key, wait, waited_from, again, &answers.counted[at]).await?,
             };
-            match found {
-                Ok(mut found) => {
-                    counted[at].as_found(&mut found);
-                    all[at] = Some(found);
-                }
-                Err(failed) => {
-                    error.get_or_insert(failed);
-                }
+            match waited {
+                Waited::Answered(answer) => answers.take(at, answer),
+                Waited::Overtaken(stale) => overtaken.push((at, stale)),
             }
         }
         Ok(overtaken)
+    }
+
+    /// Waits for the load of one key of a batch, which began to wait at `waited_from`.
+    async fn wait(
+        self: &Arc<Self>,
+        key: RawKey<'_>,
+        wait: Wait<T>,
+        waited_from: Moment,
+        again: bool,
+        counted: &Counted<'_>,
+    ) -> Result<Waited<T>> {
+        let Wait { flight, stale, leads, late } = wait;
+        let _edge = wait_for(&flight)?;
+        let mut idle = false;
+        let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from, &mut idle).await;
+        if !leads {
+            self.has_waited(&flight, waited_from, counted);
+        }
+        let overtaken = match &ended {
+            Some(ended) => !leads && !again && self.was_overtaken(&flight, ended, late).await,
+            None => idle,
+        };
+        if overtaken {
+            if idle {
+                // Should its runtime go on, what it comes to is its own callers' only.
+                self.slots.disown(key, &flight);
+            }
+            return Ok(Waited::Overtaken(stale));
+        }
+        let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
+        Ok(Waited::Answered(match (ended, stale) {
+            (None, Some(seen)) => {
+                if flight.stands_still(self.now()) {
+                    self.slots.disown(key, &flight);
+                }
+                Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))
+            }
+            (None, None) => self.conclude(flight.wait().await, None, outcome),
+            (Some(ended), stale) => self.conclude(ended, stale.as_ref(), outcome),
+        }))
     }
 
     /// Waits for a flight: with a stale value at hand for the soft limit only, counted from when the batch began to wait.
@@ -263,11 +300,11 @@ impl<T: Value> Inner<T> {
                 departure.held.take_if(|held| held.state(now) == State::Dead);
                 let flight = Arc::clone(&departure.flight);
                 depart(departure);
-                Part::Wait { flight, stale, leads: true, late: false }
+                Part::Wait(Wait { flight, stale, leads: true, late: false })
             }
             Ok(Taken::Join(flight, _)) => {
                 let late = flight.has_begun();
-                Part::Wait { flight, stale, leads: false, late }
+                Part::Wait(Wait { flight, stale, leads: false, late })
             }
             Err(error) => Part::Done(Err(error)),
         }
