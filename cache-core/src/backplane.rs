@@ -89,7 +89,7 @@ pub trait Listener: Send + Sync + 'static {
 
 /// How long a message may take to be handed to the channel.
 pub(crate) const BUDGET: Duration = Duration::from_millis(250);
-/// The longest that is waited for a channel to come up for the first time.
+/// How long a caller waits at most for a channel to come up for the first time.
 const FIRST: Duration = Duration::from_secs(2);
 
 /// A cache's end of its backplane.
@@ -99,7 +99,7 @@ pub(crate) struct Plane {
     up: AtomicU64,
     /// The youngest one that had a gap after that.
     gapped: AtomicU64,
-    /// Something has been heard, and what was missed before is known to be.
+    /// A channel has come up, and what it may have missed before has been dealt with.
     hears: watch::Sender<bool>,
     /// This node, so that it knows its own messages.
     node: u64,
@@ -109,11 +109,12 @@ pub(crate) struct Plane {
     pub(crate) pending: Pending,
     /// Somebody has been told why it is down.
     fails: AtomicBool,
-    /// It did not answer in time when it was last given a message. Who tells that of before again finds out when it does.
+    /// It did not take the last message in time. As long as something is pending, callers do not wait for it: whoever tells
+    /// that again finds out when it answers.
     silent: AtomicBool,
 }
 
-/// One after the other, where a cache moves from one to the next.
+/// What a backplane runs over. Where a cache moves to another one, they are numbered in that order, from 1.
 #[derive(Clone)]
 struct Channel {
     carrier: Arc<dyn Backplane>,
@@ -142,7 +143,7 @@ impl Plane {
         self.channel.rcu(|channel| Channel {
             carrier: Arc::clone(&carrier),
             number: channel.number + 1,
-            // One that has not come up has nothing to say: the one before it has.
+            // A channel that has not come up says nothing yet: the one before it is still listened to.
             before: (channel.before.clone())
                 .filter(|_| self.up.load(Ordering::Acquire) < channel.number)
                 .or_else(|| Some(Arc::clone(&channel.carrier))),
@@ -170,9 +171,9 @@ impl Plane {
         if up == number {
             self.gapped.fetch_max(number, Ordering::AcqRel);
         }
-        // One that takes over from one that was listened to until now, all the time: nothing of that one was missed. Whether
-        // one that had a gap has been mended is not known. Nor is anything missed that only a channel could have said that
-        // is left.
+        // Nothing was missed where this channel takes over from the one right before it, if that had come up, was listened
+        // to until now, and has had no gap: whether a gap has ended is not known. Nor does the gap of a channel matter that
+        // has been left for a later one.
         let takes_over = up > 0 && up + 1 == number && self.gapped.load(Ordering::Acquire) < up;
         up <= number && !takes_over
     }
@@ -185,7 +186,7 @@ impl Plane {
         self.is_listened_to(number)
     }
 
-    /// Until a channel has come up, the one before is.
+    /// Whether what is missed on this channel matters: on any until the first has come up, then on the youngest that has.
     fn is_listened_to(&self, number: u64) -> bool {
         let up = self.up.load(Ordering::Acquire);
         up == 0 || up == number

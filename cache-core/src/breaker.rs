@@ -127,10 +127,10 @@ struct State {
     now: Half,
     before: Half,
     half_ends: Moment,
-    /// How many of those that ended well are in `now`, or were in one before.
+    /// How many of the calls that ended well have been added to a half, this one or one before.
     well: u64,
-    /// Failures since a call ended well, and when the first of them ended. A level that hangs is not to be waited for until
-    /// what went well before has left the window.
+    /// Failures in a row, and when the first of them ended. They count besides the share: a level that hangs would be asked
+    /// until its earlier successes have left the window.
     row: u32,
     row_began: Moment,
 }

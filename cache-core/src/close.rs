@@ -19,7 +19,7 @@ impl<T: Value> Inner<T> {
             callers.close();
         }
         self.news.void();
-        // Whoever was to tell it may have ended with its runtime, and the next call, which would go on with it, does not come.
+        // A replay may have ended with its runtime. The next call would go on with it, but there is none any more.
         self.replay();
         let ended = async {
             for callers in self.callers.iter() {
@@ -30,8 +30,8 @@ impl<T: Value> Inner<T> {
         let drained = self.around.clock.timeout(limit, ended).await.is_some();
         self.ended.store(true, Ordering::Release);
         self.closing.cancel();
-        // Tasks only: a caller may hold its future for ever without polling it. A task ends when its runtime polls it next,
-        // and stores nothing then; one that nobody drives does not, and must not hold this up.
+        // Only for tasks: a caller may hold its future for ever without polling it. A task ends when its runtime polls it
+        // next, and stores nothing then. Not for long: a runtime that nobody drives polls nothing.
         self.around.clock.timeout(LAST_WAIT, self.tasks.wait()).await;
         // Callers are no tasks of ours: one that was under way may go on at any time, and must store nothing.
         self.void_in_process();

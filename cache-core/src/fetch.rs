@@ -319,8 +319,8 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Whether what a load has left is still valid, as far as this node knows, and still fresh. What is kept nowhere never was:
-    /// that is for those who were here in time.
+    /// Whether what a load has left is still valid, as far as this node knows, and still fresh. An answer that is kept
+    /// nowhere never was fresh: whoever asked in time may have it all the same.
     pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
         match ended {
             Ended::Entry { entry, .. } => {

@@ -21,7 +21,8 @@ use crate::{
     within::{until_cancelled, within},
 };
 
-/// Of an encoded value. Most are no larger, and a buffer that grows from nothing is moved five times until then.
+/// Room for an encoded value. Most are no larger, and a buffer that grows from nothing is moved five times until it is as
+/// large.
 const FIRST_ROOM: usize = 256;
 
 /// An entry on its way to levels.
@@ -193,7 +194,7 @@ impl<T: Value> Inner<T> {
 
     /// The value of a set that a level has not taken, for the journal.
     pub(crate) fn unsaved(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Option<Unsaved> {
-        // Whose caller is told of an error takes it that nothing was stored.
+        // A caller who is told of an error assumes that nothing was stored.
         if tier.surface && !tier.background || !tier.leases() || stamp.epoch == 0 {
             return None;
         }
@@ -538,11 +539,12 @@ enum Plan<'k> {
     Put,
     /// It has no form there, or nothing is left of its life: what is there goes.
     Drop,
-    /// The same under a lease. A removal would take away what has overtaken the load: what nobody believes is filled in.
+    /// The same under a lease: an entry that nobody believes is filled in, as a removal would also take away what has
+    /// overtaken the load.
     End(&'k str),
-    /// The same where there was nothing when the lease was granted. What is filled in ends a moment later, which is a change
-    /// that the backplane may tell all of, us as well; and it tells us of whoever has overtaken the load. So the lease is
-    /// given back.
+    /// The same where there was nothing when the lease was granted: it is given back. What would be filled in ends a moment
+    /// later, and that is a change of which the backplane may tell everybody, this node as well. Should anything have
+    /// overtaken the load, the backplane tells of that.
     Leave,
 }
 

@@ -61,7 +61,7 @@ const fn is_of(slot: u64, hash: u64) -> bool {
 }
 
 fn line(table: &[AtomicU64], hash: u64) -> &[AtomicU64] {
-    // With some seeds the keys of one cache share bits. The golden ratio brings all of them to bear.
+    // With some seeds the hashes of one cache's keys have bits in common. Multiplied by the golden ratio, all bits count.
     let at =
         usize::try_from(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48).unwrap_or(0) % (table.len() / WAYS);
     &table[at * WAYS..][..WAYS]

@@ -138,9 +138,9 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Ends its freshness, since an invalidation of which it is not known when it was: as if the entry had never been fresh,
-    /// so that no window which begins at that end starts anew with each read. A refresh that failed before no longer holds
-    /// up the next one.
+    /// Ends its freshness by an invalidation that came at a time which is not known: as if the entry had never been fresh.
+    /// Were it to end now, each read would begin anew the window in which it is served while it is refreshed. A refresh
+    /// that failed before no longer holds up the next one.
     pub(crate) fn expire(&mut self) {
         self.timeline.fresh_until = self.timeline.born;
         Extra::hurry(&mut self.extra);
@@ -235,7 +235,7 @@ impl<T: Value> Inner<T> {
         Error::new(ErrorKind::Closed, "it has been closed")
     }
 
-    /// The timeline and extras of a new entry.
+    /// The timeline of a new entry.
     pub(crate) fn timeline(
         &self,
         born: Moment,
@@ -296,8 +296,9 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Marks an entry so that no refresh is tried until the throttle is over, after a load that had begun then. Its failure, if
-    /// that is to `surface`, must not be hidden by that: it counts only while the entry is served at once in any case.
+    /// Marks an entry so that no refresh is tried until the throttle is over, after a load that began at `begun` has
+    /// failed. If that failure is to `surface`, the throttle must not hide it: then it lasts only as long as the entry
+    /// would be served at once in any case.
     pub(crate) fn throttled(
         &self,
         entry: &Entry<T>,

@@ -336,7 +336,7 @@ impl<T: Value> Inner<T> {
         let size = Some(bytes.len());
         let entry =
             EntryInfo { bytes: size, value_bytes: size, codec: Some(codec.as_str()), ..EntryInfo::unknown() };
-        // Kept by the caller, unlike what it may be a part of.
+        // Copied: the caller keeps it, and the buffer that it may be a part of is not to be kept.
         match self.show(codec, Bytes::copy_from_slice(bytes), self.schema, values) {
             Ok(value) => Inspected { outcome: LevelOutcome::Hit, entry: Some(entry), value, ..blank },
             Err(reason) => Inspected { entry: Some(entry), ..blank.unreadable(reason) },

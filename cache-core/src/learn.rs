@@ -35,23 +35,23 @@ impl Tier {
     /// Takes the mark that a read brought.
     pub(crate) async fn learn(&self, around: &Around, raw: Option<Bytes>, changes: u64) -> Learned {
         let (before, moving) = (self.ledger.home(), self.ledger.moving());
-        // Another way to the same store is known by its epoch.
+        // A mark of the epoch that the level comes from is that of the same store, reached in another way.
         let moved = moving.is_some_and(|epoch| {
             raw.as_deref().and_then(Mark::decode).is_none_or(|mark| mark.epoch != epoch)
         });
         let elsewhere = match before {
             Some(before) => before != self.incarnation(),
-            // Who has only removed keys has read no mark.
+            // A node that has only removed keys so far has read no mark.
             None => self.has_told_another(),
         };
         if moved || elsewhere {
-            // Before anybody believes entries of that state: they may be older than what this node has told the last one.
+            // Before anybody believes what this store has: it may be older than what this node has told the one before.
             self.tell_again(around);
         }
         let learned = self.learn_mark(around, raw, changes).await;
         let arrived = moving.is_some_and(|epoch| self.ledger.has_arrived_from(epoch));
         if arrived || before.is_some_and(|before| self.ledger.home() != Some(before)) {
-            // And what has been told meanwhile.
+            // Also what has been told the one before in the meantime.
             self.tell_again(around);
         }
         learned
@@ -62,8 +62,8 @@ impl Tier {
         if let Some(learned) = self.believe(around, raw.as_ref(), home, changes) {
             return learned;
         }
-        // Lost, damaged, rolled back, or of a store that has since been restarted or replaced: whatever it said, no entry
-        // of before may be believed.
+        // The mark is lost, damaged, rolled back, or of a store that has since been restarted or replaced. Whatever it
+        // said, no entry of before may be believed.
         let tries = self.ledger.tries();
         // Whoever has waited for another's try has waited long enough, whatever came of it.
         let turn = around.clock.timeout(self.budget(), self.ledger.creating.lock()).await;
@@ -83,7 +83,7 @@ impl Tier {
         if !self.ledger.arrives(&mark, changes) || self.ledger.is_rolled_back(&mark, changes) {
             return None;
         }
-        // Kept, unlike what it may be a part of.
+        // Copied: it is kept, and the buffer that it may be a part of is not to be.
         Some(self.ledger.adopt(mark, Bytes::copy_from_slice(raw), home, changes, around.clock.now()))
     }
 
@@ -107,7 +107,7 @@ impl Tier {
                 None => self.ledger.first(home, used),
             };
             let bytes = mark.encode();
-            // No swap can name what is not handed out.
+            // A swap has to name what it replaces, and this was found but not handed out.
             if !swaps || seen.as_ref().is_some_and(Bytes::is_empty) {
                 return self.put_mark(around, here, mark, || ()).await;
             }
@@ -131,7 +131,8 @@ impl Tier {
     /// Gives the cache a new epoch at this level: everything stored in it before is void.
     pub(crate) async fn new_epoch(&self, around: &Around) -> Result<Learned, Failure> {
         if !self.is_marked() {
-            // It has none: after more invalidations than can be remembered it is not read any more.
+            // Bare values carry no epoch. After more invalidations than its journal has room for, such a level is not read
+            // any more.
             return Err(Failure::Skipped);
         }
         let mut learned = Learned::Nothing;
@@ -139,7 +140,7 @@ impl Tier {
             let here = self.place();
             let note = || self.note_tags(around, &[], Reach::Purge);
             learned = learned.and(self.put_mark(around, here, Mark::new(here.home), note).await?);
-            // The first call of all is what makes the connection that tells which state of the store this is.
+            // Which state of the store this is may be known only once the first call of all has made a connection.
             if self.incarnation() == here.home {
                 break;
             }
@@ -147,7 +148,8 @@ impl Tier {
         Ok(learned)
     }
 
-    /// `note` is called when it is there, and before it is known where the level is by then, see [`Tier::noted`].
+    /// `note` is called once the mark is stored, and before it is known which store the level has by then: see
+    /// [`Tier::noted`].
     async fn put_mark(
         &self,
         around: &Around,
@@ -387,7 +389,7 @@ fn still<'a>(around: &'a Around, raw: &Bytes) -> Swap<'a> {
 }
 
 fn tag_copy(raw: Option<Bytes>, mark: &Mark, until: Moment) -> TagCopy {
-    // Kept, unlike what it may be a part of.
+    // Copied: it is kept, and the buffer that it may be a part of is not to be.
     let raw = raw.map(|raw| Bytes::copy_from_slice(&raw));
     TagCopy { mark: TagMark::read(raw.as_deref(), mark), raw, until }
 }

@@ -228,19 +228,19 @@ impl Ledger {
         known.changes == changes && known.mark.as_ref().is_some_and(lost)
     }
 
-    /// The level goes on with another store, on purpose. That is no loss: what this node knows of the cache's invalidations
-    /// goes on to count, and so does what in-process levels hold, unless the new store says that the cache has been cleared;
-    /// but for what has tags.
+    /// The level goes on with another store, on purpose, so nothing is lost. What this node knows of the cache's
+    /// invalidations still counts. What in-process levels hold stays valid, but for entries with tags, unless the new store
+    /// says that the cache has been cleared.
     ///
-    /// All nodes that come from one epoch begin the same one in the new store ([`Mark::carried`]). Whoever finds that one there
-    /// knows that nobody has cleared the cache since the first of them came; and that what the store may hold of an earlier
-    /// time carries another.
+    /// All nodes that come from one epoch begin the same epoch in the new store ([`Mark::carried`]). A node that finds it
+    /// there knows that nobody has cleared the cache since the first of them came, and that whatever the store may hold of
+    /// an earlier time carries another epoch.
     pub(crate) fn moved(&self) {
         let mut known = self.write();
         if known.moved
             && let Some((mark, _)) = known.mark
         {
-            // On again before the last store's mark was read: what was invalidated there, it alone would know.
+            // Moved on before the mark of the last store was read: only that store knows what was invalidated there.
             known.settle(mark.carried(u64::MAX));
         }
         known.moved = known.mark.is_some();
@@ -249,8 +249,9 @@ impl Ledger {
         known.change();
     }
 
-    /// The first mark of a store that has none to be believed. `used`: the one that it has is its own: then the cache has been
-    /// there before, and what it left may have missed invalidations, or it has been cleared there by a node that came earlier.
+    /// The first mark for a store that has none which can be believed. `used`: it has one that was made there. Then the
+    /// cache has been there before, and what it left may have missed invalidations, or a node that came earlier has cleared
+    /// it there.
     pub(crate) fn first(&self, home: u64, used: bool) -> Mark {
         let mut known = self.write();
         match &known.mark {
@@ -298,8 +299,9 @@ impl Ledger {
             if known.mark.is_none() {
                 (known.home, known.proven, known.outdated) = (home, now, true);
             }
-            // Others have only said meanwhile that there is a later one. This one is not the last, so the next reader asks again,
-            // but later than what is known: where news never stops, that would be gone by for ever.
+            // Others have only said meanwhile that the mark has changed again. So this one is not the last, and the next
+            // reader asks once more; but it is later than what is known, and so it counts. Where news never stops, no mark
+            // would count otherwise.
             let old = known.mark.replace((mark, raw)).map(|(old, _)| old);
             return self.learned(&mut known, old, mark);
         }
@@ -341,7 +343,7 @@ impl Ledger {
             return Learned::Nothing;
         }
         if of_another_epoch && known.changed_at > changes {
-            // Another epoch has become known since. Which of them the store has, it is to say: nothing is believed until then.
+            // Another epoch has become known since. Nothing is believed until the store has said which of the two it has.
             let nobodys = Mark::new(home);
             (known.home, known.moved, known.outdated) = (home, false, true);
             known.mark = Some((nobodys, nobodys.encode()));
@@ -352,7 +354,7 @@ impl Ledger {
         }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
-            // What came after it has been read before its own answer was.
+            // A later mark was read before this write was answered.
             return Learned::Nothing;
         }
         let next =

@@ -369,8 +369,8 @@ impl<T: Value> Inner<T> {
             }
             let standing = Standing::new(inner.now());
             inner.ask(&mut wishes, &begun).await;
-            // Keys that other processes are loading hold up neither the others nor each other: two batches that overlap
-            // crosswise would wait for each other, and others for leases that lie idle.
+            // Keys that other processes are loading hold up neither the others nor each other. Otherwise two batches that
+            // overlap crosswise would wait for each other, and other processes for leases that this one does not use.
             let (inner, begun) = (&inner, &begun);
             stream::unfold((at, wishes, standing), |(at, mut wishes, mut standing)| async move {
                 if wishes.is_empty() {

@@ -126,7 +126,8 @@ pub(crate) struct WriteOrder {
 }
 
 impl WriteOrder {
-    /// For writers that run as tasks and do more than write to levels: nothing may poll them for long.
+    /// For writers that run as tasks and do more than write to levels: they may go unpolled for long without losing their
+    /// turn.
     pub(crate) fn firm(self) -> Self {
         for turn in &self.turns {
             turn.line.firm.store(true, Ordering::Relaxed);
@@ -142,7 +143,8 @@ impl WriteOrder {
         self.turns.iter().for_each(Turn::step);
     }
 
-    /// Somebody works on, and has done so for a while. Says when to tell so next: a batch has a turn at each of its keys.
+    /// Shows that the writer gets on, if it has not done so for a while, and says when to show it next. Not at each call: a
+    /// batch has a turn at each of its keys.
     pub(crate) fn step_by_times(&self, clock: &Clock, next: Moment) -> Moment {
         let now = clock.now();
         if now < next {
@@ -152,7 +154,7 @@ impl WriteOrder {
         now.after(STEP)
     }
 
-    /// Goes on with `work` however it stands with the turns: no level is sent anything by it.
+    /// Goes on with `work` even when a turn is lost: it sends nothing to any level.
     pub(crate) fn meanwhile<'a, F: Future>(&'a self, clock: &'a Clock, work: F) -> Meanwhile<'a, F> {
         Meanwhile { work, order: self, clock, next: Moment::ORIGIN }
     }
@@ -182,7 +184,7 @@ impl<F: Future> Future for WhileItLasts<'_, F> {
             return Poll::Ready(None);
         }
         this.order.step();
-        // Or it was lost meanwhile: a single poll may take long.
+        // A single poll may take so long that a turn is lost during it.
         this.work.poll(cx).map(|ended| Some(ended).filter(|_| !this.order.is_lost()))
     }
 }
@@ -204,7 +206,7 @@ impl<F: Future> Future for Meanwhile<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let polled = this.work.poll(cx);
-        // What is done at once need not say that it gets on.
+        // Work that is over need not show that it gets on.
         if polled.is_pending() {
             *this.next = this.order.step_by_times(this.clock, *this.next);
         }
@@ -237,7 +239,7 @@ impl<T: Value> Inner<T> {
                 break turn;
             }
             if ticket.leave(&line) {
-                // What the one who had its turn has sent may arrive yet.
+                // What the writer who has lost its turn has sent may still arrive.
                 self.in_doubt([ticket.key(&self.around)]);
                 order.took_over = true;
             }
@@ -245,10 +247,11 @@ impl<T: Value> Inner<T> {
         order.turns.push(turn);
     }
 
-    /// `None`: the line has ended, or is to end, as nobody polls the one whose turn it is.
+    /// `None`: the line has ended, or has to, as nobody polls the writer whose turn it is.
     async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
-        // Nothing that is polled waits longer without being polled again. Where updates of objects in process are all there is
-        // to wait for, that long, too: who looks without a pause keeps the one whose turn it is from its thread.
+        // How long a writer that is being polled may wait until it is polled again: for the longest budget of what it may
+        // call. Where it calls nothing, as an update of objects in process, there is a pause between looks all the same:
+        // without one this caller could keep that writer from its thread.
         let told = self.plane.as_ref().map(|_| backplane::BUDGET);
         let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or(backplane::BUDGET);
         let mut entering = pin!(line.enter(writer));
@@ -257,7 +260,7 @@ impl<T: Value> Inner<T> {
             if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {
                 return entered;
             }
-            // For those who wait for what this one has already.
+            // This writer gets on, too: others may be waiting for turns that it already has.
             order.step();
             let now = line.steps();
             looks = if now == steps && !line.firm.load(Ordering::Relaxed) { looks + 1 } else { 0 };

@@ -28,8 +28,8 @@ use crate::{
     striped::stripe,
 };
 
-/// The thread looks so many times within a budget. A call is over with the first look in the last step of its budget: after
-/// sixteen seventeenths of it at least, and all of it at most, unless the thread comes late.
+/// How many times the thread looks within a budget. The first look within the last of these steps ends a call, so that it
+/// gets at least sixteen seventeenths of its budget, and at most all of it unless the thread comes late.
 const STEPS: u32 = 17;
 /// Steps are not shorter than this. Where they would have to be, each call has a timer of its own.
 const SHORTEST: Duration = Duration::from_millis(2);

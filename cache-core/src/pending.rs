@@ -52,7 +52,7 @@ pub(crate) enum Due {
     /// All of one reach.
     Tags(Reach, Vec<(Box<str>, u64)>),
     Clear(u64),
-    /// Keys again, of which nothing else is left: each with the value that may be stored in its place.
+    /// Keys whose values may still be stored, once nothing else is due: each with its value.
     Values(Vec<(Box<str>, u64, Arc<Unsaved>)>),
 }
 
@@ -280,8 +280,7 @@ impl Pending {
     }
 }
 
-/// All of them, from another one on each time: those that cannot be told, since their server is away, must not hold up others
-/// forever.
+/// All of them, from a random one on: keys that cannot be told, as their server is away, must not hold up others for ever.
 fn some(keys: &HashMap<Box<str>, u64>) -> impl Iterator<Item = (&Box<str>, &u64)> {
     let from = fastrand::usize(..keys.len().max(1));
     keys.iter().skip(from).chain(keys.iter().take(from))

@@ -344,7 +344,7 @@ impl<T: Value> Inner<T> {
     ) -> Moment {
         let court = tier.court();
         let unsure = read.iter().filter(|(_, read)| verdict_on(&court, read) == Verdict::Unsure);
-        // In a list first: what is known is locked by both, judging and asking which of them are unknown.
+        // In a list first: to judge, and to ask which of them are unknown, each locks what is known.
         let tags: Vec<_> =
             unsure.flat_map(|(_, read)| read.iter().flat_map(|read| read.entry.tags())).collect();
         let unknown = tier.ledger.unknown(tags.iter().map(|tag| &***tag));
@@ -463,8 +463,8 @@ impl<T: Value> Inner<T> {
         (worth != LevelOutcome::Invalidated).then_some(entry)
     }
 
-    /// With which stamp of the nearest remote level an entry is kept that was read at `tier`, and carried `own` there: with
-    /// the youngest that was known before.
+    /// The stamp of the nearest remote level under which an entry is kept that was read at `tier`: what was known of that
+    /// level before the read, or if nothing was, and it is that level, the stamp that the entry carried there.
     pub(crate) fn near_stamp(&self, tier: &Tier, begun: &Begun, own: Stamp) -> Stamp {
         let Some(authority) = self.authority() else { return Stamp::default() };
         let begun = begun.stamp(authority.index);

@@ -78,8 +78,8 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Remote levels nearer than this one. Until it had heard, other nodes may have filled them with what it held, so they
-    /// hear once more, and are masked from before its own mask ends.
+    /// Remote levels nearer than this one. Until this one had heard, other nodes may have filled them with what it held. So
+    /// they are told once more, and are masked before this one's mask ends.
     fn above(&self, tier: &Tier) -> impl Iterator<Item = &Tier> {
         self.remote().take_while(|above| above.index < tier.index)
     }
@@ -162,7 +162,7 @@ impl<T: Value> Inner<T> {
     /// where that is there still, unexpired, nobody has written the key since. All others are given up, and their keys
     /// invalidated in the next round. `false`: the level is not well.
     async fn deliver_values(self: &Arc<Self>, tier: &Tier, due: &[(Box<str>, u64, Arc<Unsaved>)]) -> bool {
-        // What was cleared meanwhile is not stored for nobody to believe it.
+        // If the cache has been cleared meanwhile, nobody would believe what is stored.
         match tier.read_mark(&self.around).await {
             Ok(learned) => self.heed(tier, learned),
             Err(_) => return false,
@@ -245,7 +245,8 @@ impl Round<'_> {
         }
     }
 
-    /// `expire` leaves an entry where it is, and marked: from when the right is granted on, that would revoke it.
+    /// Gives up what has been expired: `expire` leaves an entry where it is, only marked. One that comes after the right
+    /// has been granted revokes that.
     async fn check<T: Value>(&mut self, inner: &Arc<Inner<T>>) {
         if self.granted.is_empty() {
             return;

@@ -170,8 +170,8 @@ impl<T: Value> Inner<T> {
         true
     }
 
-    /// Asks for one and waits for it, unless its load is cancelled: not under a question, whose answer may be a lease to give
-    /// back.
+    /// Asks for one and waits for it, unless its load is cancelled. That counts between questions only: the answer to one
+    /// may be a lease, which has to be given back.
     pub(crate) async fn stand_alone(
         self: &Arc<Self>,
         wish: &mut Wish<'_, T>,
@@ -184,9 +184,9 @@ impl<T: Value> Inner<T> {
         self.stand(wishes, begun, &mut standing, || flight.is_aborted()).await;
     }
 
-    /// Waits, for those that have been asked and were told to, until one of them has its rights or an answer, and says
-    /// whether it has. If not, the wait budget is over: they load without the right to fill the level that somebody else is
-    /// about to fill. Or whoever wished has given up.
+    /// Asks again and again for wishes that all have to wait, until one of them has its rights or an answer. `false`: the
+    /// wait budget is over, and they load without the right to fill the level that somebody else is about to fill; or
+    /// whoever wished has given up.
     pub(crate) async fn stand(
         self: &Arc<Self>,
         wishes: &mut [Wish<'_, T>],

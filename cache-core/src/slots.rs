@@ -71,7 +71,7 @@ struct Slot<T> {
     revision: u64,
     /// Writes under way.
     writing: usize,
-    /// Of those that have lost their turn the tickets, by number: they do not count as under way.
+    /// Numbers of the tickets of writers that have lost their turn: these do not count as under way.
     lost: Vec<u64>,
     /// Counts tickets opened, to tell "before the load ended" from "after".
     opened: u64,

@@ -116,8 +116,9 @@ impl<T: Value> Inner<T> {
         written.told(told).end()
     }
 
-    /// Tells the levels, deepest first. With the number at the nearest remote one, and what other nodes have yet to be told.
-    /// Without tags it is every entry that is expired.
+    /// Tells the levels, deepest first; without tags, that every entry is expired. Answers what came of it, the number of
+    /// the invalidation at the nearest remote level, and the invalidation itself, which is under way until other nodes have
+    /// been told.
     async fn reach(self: &Arc<Self>, tags: &[Box<str>], reach: Reach) -> (Written, Stamp, Arc<Wide>) {
         let mut written = Written::new();
         let mut number = Stamp::default();

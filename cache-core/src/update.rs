@@ -358,7 +358,8 @@ impl<T: Value> Inner<T> {
                 Some(Ok(Acquired::Found(bytes))) => {
                     held = self.readable(key, tier, &bytes, begun).await;
                     if tier.ledger.is_outdated() {
-                        // It does not say whether this is valid: nothing new is made of nothing.
+                        // The level does not say whether this is valid, and a new value must not be made as if there were
+                        // none.
                         return Err(Failure::Mute.into_error(tier));
                     }
                     let told = holding;
@@ -367,7 +368,7 @@ impl<T: Value> Inner<T> {
                         Ok((header, _)) => Holding::Still(header.id),
                         Err(_) => Holding::Unreadable,
                     };
-                    // Told the same again, it would say the same again.
+                    // Asked with the same again, it would answer the same: then there is a pause first.
                     if holding != told {
                         continue;
                     }

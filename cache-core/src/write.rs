@@ -228,7 +228,7 @@ impl<T: Value> Inner<T> {
         let order = Arc::new(self.order_of(&mut writing, &mut written).await);
         self.write_through(&mut items, &order, &mut written).await;
         let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
-        // On an error its caller takes it that nothing was stored; what is in doubt must not be served.
+        // A caller who is told of an error assumes that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.has_ended()).then_some(&items);
         writing.end(kept.into_iter().flatten().map(|item| &item.entry));
         drop(order);
@@ -262,7 +262,7 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// A write whose turn others have taken, as it did not get on: what it has sent may arrive after theirs.
+    /// For a write that did not get on, so that others have taken its turn: what it has sent may arrive after theirs.
     pub(crate) fn lost_turn(&self, keys: &[RawKey<'_>], written: &mut Written) {
         self.in_doubt(keys.iter().copied());
         for tier in self.remote().rev() {
@@ -270,9 +270,9 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Begins a write, for writers that have read nothing: what is invalidated from here on as a whole or by a tag beats it, at
-    /// every level alike. A level that does not say what its mark is now has none: what is written there by that of before
-    /// would be confirmed, and be void.
+    /// Begins a write, for writers that have read nothing: what is invalidated from here on as a whole or by a tag beats
+    /// it, at every level alike. A level that does not say what its mark is now gets an empty stamp: what is written there
+    /// under the old one would be confirmed, and void.
     pub(crate) async fn begin_writing(&self) -> Begun {
         let outdated = || self.remote().filter(|tier| tier.ledger.is_outdated());
         for _ in 0..READS {

@@ -113,8 +113,7 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Begins to listen, and waits until something is heard, if not for long: what is being loaded when that happens is kept
-    /// nowhere.
+    /// Begins to listen, and waits a while for the channel to come up: what is being loaded at that moment is kept nowhere.
     pub(crate) async fn hears(self: &Arc<Self>) {
         self.listen();
         let Some(plane) = &self.plane else { return };
@@ -124,7 +123,8 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// What was missed is not known: no entry of before is believed, and none by the time that anybody is told.
+    /// Messages were missed, and nobody knows which. Entries of before are void from here on, and so before any observer is
+    /// told.
     fn missed_something(&self) {
         self.cleared_elsewhere();
         self.stats().on_backplane(OnBackplane::Gap);

@@ -133,7 +133,7 @@ impl Known {
     pub(super) fn doubt(&mut self) {
         self.asked = None;
         if self.mark.is_some() {
-            // What is under way was asked before.
+            // Answers that are under way were asked for before this.
             self.changes += 1;
         }
     }

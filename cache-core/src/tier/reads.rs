@@ -219,7 +219,7 @@ impl Tier {
                 if self.ledger.is_at_odds_with(mark.as_deref()) {
                     match self.read_mark(around).boxed().await {
                         Ok(more) => *learned = learned.and(more),
-                        // What was read would be judged by one that may be of before.
+                        // What was read would be judged by a mark that may be out of date.
                         Err(_) => return keys.iter().map(|_| Err(Failure::Mute)).collect(),
                     }
                 }
