@@ -283,7 +283,7 @@ impl Leases for MemcachedProvider {
         let mut results: Vec<Result<(), Error>> = leases.iter().map(|_| Ok(())).collect();
         let mut wanted = self.held(leases.iter().map(|(key, lease)| (self.key(key), lease)));
 
-        // Looks before it touches: what has overtaken the lease is not to live as short as that.
+        // Looks before it touches: what has overtaken the lease must not get the lease's short life.
         let mut answers = look(&wanted, None).await.into_iter();
         wanted.retain(|held| match answers.next() {
             Some(Ok(answer)) => held.is_in(&answer),

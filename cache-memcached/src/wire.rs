@@ -12,7 +12,8 @@ pub(crate) const KEY_MAX: usize = 250;
 /// Longest raw key that fits once it is base64: 4 bytes for each 3.
 const ENCODED_MAX: usize = KEY_MAX / 4 * 3;
 
-/// `prefix`, namespace, colon, id; marks of a list of servers have its number behind the namespace. At most [`KEY_MAX`] bytes on the wire, whatever the id holds.
+/// `prefix`, namespace, colon, id; marks of a list of servers have its number behind the namespace. At most [`KEY_MAX`]
+/// bytes on the wire, whatever the id holds.
 ///
 /// A key without spaces and control characters goes out as it is. Any other is sent as base64 with the `b` flag (the
 /// server decodes it, so other clients see the raw bytes): nothing in a key can end a command line, and no two keys

@@ -1,5 +1,5 @@
-//! What each look-up takes a reference to: from places of its own for each of a few threads, so that CPUs do not take the
-//! count of references from each other.
+//! What each look-up takes a counted reference to. It lies in several places, each with a count of its own, and a thread
+//! keeps to one of them, so that CPUs do not fight over one count.
 
 use std::{
     array,

@@ -272,7 +272,7 @@ type Beat<'a> = Pin<Box<dyn Future<Output = Result<(), End>> + Send + 'a>>;
 /// Listens on one connection until it ends.
 async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let silence = settings.silence();
-    // Nobody else hears it, so that many nodes do not drown in each other's.
+    // A channel that nobody else listens to, so that many nodes do not drown in each other's heartbeats.
     let own = format!("{}b:beat:{:016x}{:016x}", settings.prefix, node, link.generation);
     ears.begin(link.generation);
     if let Err(end) = subscribe(link, &BTreeSet::from([own.clone()]), silence).await {
@@ -298,7 +298,8 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             if let Err(end) = follow(link, &wanted, &mut confirmed, silence).await {
                 return end;
             }
-            // Before anybody here believes to hear everything, those who would not say anything have to know.
+            // Nodes that track publish nothing unless somebody asks for messages: they are asked before listeners here are
+            // told that they hear everything.
             if let Err(end) = signal(link, &want).await {
                 return end;
             }
@@ -349,7 +350,8 @@ async fn sent(beat: &mut Option<Beat<'_>>) -> Result<(), End> {
     }
 }
 
-/// Hearing its own beat, a node of a cluster may have been taken out, and hear nobody else.
+/// A node that has been taken out of its cluster still passes on our own heartbeat, but no messages of other nodes: asks
+/// whether it is still in.
 async fn stays_in(link: &Link) -> Result<(), End> {
     match takes_part(link).await {
         Err(error) if error.kind() == ErrorKind::Unavailable => Err(End::Lost),

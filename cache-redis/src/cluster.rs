@@ -54,8 +54,8 @@ use crate::{
 pub(crate) const PERIOD: Duration = Duration::from_secs(5);
 /// Pause between two looks, however many reasons there are.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a node to which a key is being moved is kept though it serves nothing so far. To give it up is a gap: nobody else
-/// tells of what was read there.
+/// How long a node to which a key is being moved is kept though it serves no slot yet. To give it up is a gap: only this
+/// node tells of changes to what was read there.
 const LED: Duration = Duration::from_secs(30);
 /// Redirections that one request follows.
 const REDIRECTS: usize = 4;
@@ -557,7 +557,7 @@ async fn keep_map(cluster: &Arc<Cluster>) {
     }
 }
 
-/// Nobody else may have asked for the record, and what nobody asks for is what the server evicts first.
+/// Asks for the record now and then: it may be that nobody else does, and what nobody asks for is evicted first.
 async fn keep_number(cluster: &Arc<Cluster>) {
     loop {
         sleep(PERIOD).await;

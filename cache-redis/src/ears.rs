@@ -32,7 +32,8 @@ struct Ear {
 /// Held while listeners are called: one call at a time.
 #[derive(Default)]
 struct Delivery {
-    /// The connection whose messages count. What an older one still has is late: its listeners know of a gap.
+    /// The connection whose messages count. What an older one still delivers is too late: listeners have been told of a
+    /// gap.
     connection: u64,
     heard: Option<Instant>,
 }
@@ -111,7 +112,7 @@ impl Ears {
     /// The connection is lost: everybody may miss something.
     pub(crate) fn down(&self) {
         let silenced = |_: &str, ear: &mut Ear| {
-            // It is told when it hears again, over this connection, too.
+            // So that it is told of a gap when it hears again, even over the same connection.
             ear.hears = 0;
             true
         };

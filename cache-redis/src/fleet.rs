@@ -179,9 +179,9 @@ impl Fleet {
         result
     }
 
-    /// To be called after a marker has been read: whatever number it carries is known here, too.
+    /// To be called after a marker has been read: from then on the number that it carries is known here, too.
     pub(crate) async fn recognise(&self, marker: Option<&[u8]>) -> Result<(), Error> {
-        // One with the number that is known says nothing new, and nobody else needs to be asked.
+        // A marker with the number that is known says nothing new, so no server needs to be asked.
         match self {
             _ if marker.and_then(state_of_marker) == Some(self.incarnation()) => Ok(()),
             Self::One(one) => one.master.keeper.recognise().await,

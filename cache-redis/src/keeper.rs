@@ -40,8 +40,8 @@ use crate::{
     watch::Watch,
 };
 
-/// How often those who listen are told again while there is no connection, in silences that would go unnoticed: whatever
-/// they have kept meanwhile may be wrong.
+/// How often listeners are told of the gap again while there is no connection, in units of the longest silence that goes
+/// unnoticed: whatever they have kept meanwhile may be wrong.
 pub(crate) const BLIND: u32 = 5;
 
 impl State<Link> {
@@ -56,11 +56,11 @@ impl State<Link> {
     }
 }
 
-/// How much longer than a request may take a task is waited for that has been told to end.
+/// How long a task that has been told to end is waited for, beyond the time that a request may take.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits for a task that has been told to end, once what is under way has had its time. One whose runtime nobody drives
-/// does not end: it is given up, and goes with that.
+/// Waits for a task that has been told to end: for what is under way, and a little longer. A task whose runtime nobody
+/// drives does not end: it is given up, and goes with its runtime.
 pub(crate) async fn ended(mut task: JoinHandle<()>, under_way: Duration) {
     // Without timers there is nothing to bound it by.
     let in_time = match Handle::try_current() {
@@ -349,7 +349,8 @@ impl Keeper {
             });
             let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).reign();
             match vouched {
-                // As it was vouched for, so it still is. Whoever could say so is away.
+                // The record cannot be asked now, but this server was vouched for with the last connection, and is the same
+                // still.
                 Err(error) if error.is_retryable() && link.server.reign() == last => {}
                 vouched => vouched?,
             }

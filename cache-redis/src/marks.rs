@@ -18,7 +18,8 @@ impl Marks for RedisProvider {
         if marks.is_empty() {
             return Ok(Swapped::Done);
         }
-        // That of the cache is tracked: written by a script, this node would hear of its own change as of another's.
+        // The cache's mark is tracked. Were a script to write it, this node would hear of its own change as of another
+        // node's.
         let moved = marks.iter().position(|mark| is_moved(mark));
         let swapped = match self.swap_once(marks, moved).await {
             Err(error) if moved.is_some() && is_for_a_script(&error) => self.swap_once(marks, None).await,
@@ -26,7 +27,7 @@ impl Marks for RedisProvider {
         };
         let swapped = self.heed(swapped)?;
         if let Swapped::Other { now, .. } = &swapped {
-            // As with one that was read: whatever state of the store it was made in is known here, too.
+            // As with a mark that was read: the state of the store that it was made in has to be known here, too.
             self.fleet().recognise(now.as_deref()).await?;
         }
         Ok(swapped)
@@ -34,12 +35,12 @@ impl Marks for RedisProvider {
 }
 
 impl RedisProvider {
-    /// `moved`: which of them goes there by a `RENAME`, in a transaction. There is at least one.
+    /// There is at least one mark. `moved`: which of them is put in place by a `RENAME`, in a transaction.
     async fn swap_once(&self, marks: &[Swap<'_>], moved: Option<usize>) -> Result<Swapped, Error> {
         let prefix = &self.settings().prefix;
         let keys: Vec<String> = marks.iter().map(|mark| wire::key(prefix, mark.key)).collect();
         let scratch = wire::beside(prefix, marks[0].key);
-        // Not more than is needed: while a slot moves, a key that is not there keeps those that are from being touched with it.
+        // No more keys than needed: while a slot moves, one that is not there keeps a command from touching those that are.
         let beside = moved.map(|_| &scratch);
         let touched: Vec<&str> = keys.iter().chain(beside).map(String::as_str).collect();
         let replies = self.units(
@@ -73,8 +74,8 @@ impl RedisProvider {
     }
 }
 
-/// Whether a transaction was not let run where a script may be: without memory, and while the slot moves, as the scratch is
-/// not there.
+/// Whether a transaction was refused where a script may run: when the server is out of memory, and while the slot moves, as
+/// the scratch key is not there.
 fn is_for_a_script(error: &Error) -> bool {
     error.kind() == ErrorKind::OutOfMemory || error.redirect().is_some_and(|to| to.ask)
 }

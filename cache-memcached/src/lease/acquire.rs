@@ -42,7 +42,8 @@ enum Verdict {
     Told(Acquired),
     /// To be replaced by a placeholder: this version.
     Void(u64),
-    /// There is nothing, and no memory for a placeholder. Nobody else has the lease, who could be waited for.
+    /// There is nothing, and no memory for a placeholder. Nor does anybody else have the lease, so there is nobody to wait
+    /// for.
     Full,
 }
 
@@ -63,7 +64,8 @@ impl Looked {
         match seen.kind() {
             Kind::Placeholder if seen.won => granted(Right::Absent),
             Kind::Placeholder if self.kept => Verdict::Told(Acquired::Kept),
-            // Perhaps our own, of the first time: if nobody takes it over, nobody has it. Of another, it costs one more load.
+            // Perhaps the placeholder of our own first look: unless we take it over, nobody has the lease. If it is
+            // another's, this costs one more load.
             Kind::Placeholder if self.again && !still => Verdict::Void(seen.cas),
             Kind::Placeholder => Verdict::Told(Acquired::Held),
             Kind::Entry(of, envelope) if of == self.life => {
@@ -184,8 +186,8 @@ impl MemcachedProvider {
         looked.collect()
     }
 
-    /// Where an entry is of another life than we know, perhaps it is ours that is over: asks each such server once. Fresh
-    /// entries of others would be taken for old ones else.
+    /// An entry of another life than the one known here may be of a newer one: asks each such server once. Otherwise fresh
+    /// entries of other processes would be taken for old ones.
     async fn learn_lives(&self, wishes: &[Wish], looked: &mut [Result<Looked, Error>]) {
         let mut lives: BTreeMap<usize, Result<u64, Error>> = BTreeMap::new();
         for (wish, looked) in wishes.iter().zip(looked) {

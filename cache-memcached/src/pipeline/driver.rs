@@ -91,8 +91,8 @@ impl Drop for Guard {
     }
 }
 
-/// Exchanges under way from which on the task lets callers run before it writes what the first of them asks. With more that
-/// were answered at once, their first does not write for itself.
+/// With this many exchanges under way, the task lets callers run before it writes the next request. Where more than this
+/// many have been answered at once, the first of their callers does not write its next request itself.
 const CROWD: usize = 8;
 
 struct Driver<'a> {

@@ -19,10 +19,11 @@ use crate::{
 };
 
 impl Cluster {
-    /// Sees to it that the server behind a new connection is one that everybody who shares the cluster has met. One that
-    /// nobody knows may hold older data than has been acknowledged, so it gives the whole cluster another number.
+    /// Enters the server behind a new connection into the record that all who share the cluster have of its masters. One
+    /// that is not in it yet may lack data that has been acknowledged, so it gives the whole cluster another number.
     ///
-    /// The record is kept in the cluster itself. Whoever takes over its slot is unknown to what it has of it.
+    /// The record is kept in the cluster itself. Should a replica take over its slot, that copy of the record does not have
+    /// the replica in it, so the replica counts as new as well.
     pub(crate) async fn vouch(self: &Arc<Self>, link: &Link) -> Result<(), Error> {
         // A user who may not ask goes without.
         let Some(reign) = link.server.reign() else { return Ok(()) };
@@ -69,8 +70,9 @@ impl Cluster {
         }
     }
 
-    /// Takes the answer of the record, and what was known before it was asked. `false`: another number has been taken
-    /// meanwhile, and which of the two is the later one is not known. None ever comes back.
+    /// Takes the number that the record has answered with, where `known` was the number before it was asked. `false`:
+    /// another number has been taken meanwhile, and which of the two is the later one is not known. A number that was
+    /// replaced never comes back.
     fn take(&self, known: u64, number: Option<&Value>) -> Result<bool, Error> {
         let number = number.and_then(wire::text).and_then(|text| u64::from_str_radix(text, 16).ok());
         let number = number.ok_or_else(|| Error::protocol("no number where the cluster's was asked for"))?;
@@ -78,9 +80,9 @@ impl Cluster {
         Ok(taken.map_or_else(|other| other == number, |_known| true))
     }
 
-    /// Reads the number again. Whoever has given the cluster another one has written that before any cache's marker: to be
-    /// called after one has been read that carries another number. One that carries this one is believed though the record's
-    /// node is away: that costs its own keys only.
+    /// Reads the number again: to be called after a cache's marker has been read that carries another one, since whoever
+    /// gives the cluster a new number writes it before any marker. A marker with the number that is known is believed
+    /// without this: while the record's node is away, that costs its own keys only.
     pub(crate) async fn recognise(self: &Arc<Self>) -> Result<(), Error> {
         while !self.ask().await? {}
         Ok(())
@@ -112,7 +114,8 @@ impl Cluster {
         }
     }
 
-    /// The record is lost: all have to be met anew. Who is away is met when he is back, as with every new connection.
+    /// The record is lost: all masters have to be entered anew. One that is away is entered when it is back, as with every
+    /// new connection.
     async fn meet_all(self: &Arc<Self>) -> Result<(), Error> {
         let (mut met, mut away) = (false, None);
         for node in self.map().await?.masters() {
@@ -130,8 +133,8 @@ impl Cluster {
         }
     }
 
-    /// What the node answers last to which the record is being moved. A connection of its own: the one that its keeper is
-    /// about to make may be waiting for `new`, as the record's owner, to be vouched for.
+    /// Asks the node to which the record is being moved, and gives its last reply. Over a connection of its own: the one
+    /// that the node's keeper is making may be waiting for `new`, the record's owner, to be vouched for.
     async fn put_aside(
         &self,
         at: &Endpoint,

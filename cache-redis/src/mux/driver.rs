@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{connection::Hears, overhear::First};
 
-/// Callers who wait from which on the task lets others run before it writes what the first of them asks. With more that were
-/// answered at once, their first does not write for itself.
+/// With this many callers waiting, the task lets others run before it writes the next request. Where more than this many
+/// have been answered at once, the first of them does not write its next request itself.
 const CROWD: usize = 8;
 /// Reads in one go.
 const READS: usize = 32;
