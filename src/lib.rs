@@ -98,6 +98,7 @@
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
 //! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
 //! | `encryption` | no | [`Encryption`] at remote levels |
+//! | `uuid` | no | `uuid::Uuid` as a key |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -364,6 +364,15 @@ mod tests {
         assert_eq!((Cow::from("a"), 1).to_owned_key(), ("a".to_owned(), 1));
     }
 
+    #[cfg(feature = "uuid")]
+    #[test]
+    fn uuids_are_keys() {
+        let id = uuid::Uuid::from_u128(42);
+        assert_eq!(text(id), "00000000-0000-0000-0000-00000000002a");
+        assert_eq!(text((id, 1)), format!("(36:{id},1:1)"));
+        assert_eq!((&id).to_owned_key(), id);
+    }
+
     #[test]
     fn what_is_not_there_is_no_text() {
         let keys =
