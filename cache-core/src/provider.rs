@@ -357,8 +357,12 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
         (**self).server_of(key)
     }
 
+    /// Clones of an `Arc` are one store, whether the provider says so or not.
     fn store_id(&self) -> u64 {
-        (**self).store_id()
+        match (**self).store_id() {
+            0 => Self::as_ptr(self).cast::<()>().addr() as u64,
+            named => named,
+        }
     }
 
     fn advise(&self, to: Weak<dyn Advised>) {

@@ -290,6 +290,7 @@ async fn memory_behind_memory_is_a_level_like_any_other() {
 fn a_store_is_one_level_of_a_cache() {
     let memory = Memory::entries(10);
     let map: Arc<dyn CacheProvider> = Arc::new(MapProvider::new());
+    let typed = Arc::new(MapProvider::new());
     let redis = RedisProvider::builder("redis://127.0.0.1:1").build().unwrap();
     let both = |near: Level, far: Level| {
         let cache = TracedCache::<u64>::builder("twice").level(MapProvider::new()).level(near).level(far);
@@ -298,6 +299,7 @@ fn a_store_is_one_level_of_a_cache() {
     for (near, far, system) in [
         (memory.clone().into(), Arc::new(memory).into(), "memory"),
         (Level::shared(Arc::clone(&map)), Level::shared(map).ttl_cap(S), "map"),
+        (Arc::clone(&typed).into(), typed.into(), "map"),
         (redis.clone().into(), Arc::new(redis).into(), "redis"),
     ] {
         assert_eq!(
