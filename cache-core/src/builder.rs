@@ -233,6 +233,7 @@ impl<T: Value> Builder<T> {
             tagging,
             slots: Slots::new(),
             under_way: Mutex::default(),
+            returning: Arc::default(),
             tasks: TaskTracker::new(),
             callers: Striped::new(TaskTracker::new),
             ended: AtomicBool::new(false),

@@ -19,6 +19,7 @@ use crate::{
     ledger::Learned,
     news::{News, Verdict},
     observers::Observers,
+    returning::Returning,
     rules::{self, Rules},
     slots::Slots,
     striped::Striped,
@@ -78,6 +79,8 @@ pub(crate) struct Inner<T> {
     pub(crate) slots: Arc<Slots<T>>,
     /// Invalidations of more than keys.
     pub(crate) under_way: Mutex<Vec<Weak<Wide>>>,
+    /// Leases that are being given back.
+    pub(crate) returning: Arc<Returning>,
     pub(crate) tasks: TaskTracker,
     /// Calls under way beyond the nearest level.
     pub(crate) callers: Striped<TaskTracker>,

@@ -97,6 +97,7 @@ mod read;
 mod recent;
 mod replay;
 mod reserve;
+mod returning;
 mod rights;
 mod rules;
 mod server;

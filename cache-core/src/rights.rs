@@ -12,7 +12,7 @@ use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, Moment, RawKey, Value, envelope,
     flight::Flight,
     inner::{Inner, Seen},
-    tier::Tier,
+    tier::{Failure, Tier},
     within::within,
 };
 
@@ -122,8 +122,7 @@ impl<T: Value> Inner<T> {
                 return;
             }
             let (mut again, told) = (false, tier.told_again());
-            for (wish, answer) in asking.iter_mut().zip(tier.acquire_many(&self.around, &wanted, LEASE).await)
-            {
+            for (wish, answer) in asking.iter_mut().zip(self.acquire_many(tier, &wanted).await) {
                 match answer {
                     Ok(Acquired::Granted(lease)) => {
                         let of_nothing = wish.holding == Holding::Nothing;
@@ -150,6 +149,20 @@ impl<T: Value> Inner<T> {
                 return;
             }
         }
+    }
+
+    /// Asks a level for leases, once those of these keys that this process gives back are there.
+    pub(crate) async fn acquire_many(
+        &self,
+        tier: &Tier,
+        wanted: &[Acquire<'_>],
+    ) -> Vec<std::result::Result<Acquired, Failure>> {
+        if self.returning.is_any() {
+            let back = self.returning.are_back(wanted.iter().map(|wish| wish.key.hash));
+            // Boxed, as it is hardly ever waited for. Too late: it is asked for like anybody's.
+            let _ = self.around.clock.timeout(tier.budget(), back).boxed().await;
+        }
+        tier.acquire_many(&self.around, wanted, LEASE).await
     }
 
     /// Takes what another process has stored, or says that it is of no use and the level should be asked again.
@@ -274,7 +287,9 @@ impl<T: Value> Inner<T> {
             return;
         }
         let inner = Arc::clone(self);
+        let on_the_way = self.returning.begin(lent.iter().map(|(_, hash, _)| *hash).collect());
         self.spawn(within(self.observers().ambient(), async move {
+            let _ends = on_the_way;
             let rights: Vec<_> =
                 lent.iter().map(|(id, hash, rights)| (inner.rekey(id, *hash), rights.clone())).collect();
             for tier in &inner.tiers {

@@ -346,7 +346,7 @@ impl<T: Value> Inner<T> {
         let started = self.now();
         loop {
             let wish = [Acquire { key, holding }];
-            let answer = tier.acquire_many(&self.around, &wish, LEASE).await.pop();
+            let answer = self.acquire_many(tier, &wish).await.pop();
             if tier.pending.has(key.id) {
                 if let Some(Ok(Acquired::Granted(lease))) = answer {
                     self.give_back(key, vec![Right::new(tier.index, lease)]);

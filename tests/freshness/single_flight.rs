@@ -115,6 +115,23 @@ async fn s5_a_failed_flight_is_not_remembered() {
     assert_eq!(db.loads(), 2);
 }
 
+/// When the next load begins, the lease of the one that failed is on its way back. It waits for that, and is not told that
+/// somebody holds the key.
+#[tokio::test]
+async fn s5_a_load_does_not_wait_for_a_lease_that_its_own_process_gives_back() {
+    let world = World::new();
+    let l2 = world.leasing();
+    let (cache, db) = (world.node_at(Policy::ttl(60 * S), &l2), world.db());
+    l2.set(ChaosOp::Release, Fault::Delay(10 * MS));
+    db.takes(ZERO).fails();
+    assert_eq!(ask(&cache, &db).await, Err(ErrorKind::Load));
+    db.has("2");
+    let next = asking(&cache, &db).await;
+    world.pass(10 * MS).await;
+    assert_eq!(next.await.unwrap(), saw(Outcome::Loaded, "2"));
+    assert_eq!(l2.calls(ChaosOp::Acquire), 2);
+}
+
 #[tokio::test]
 async fn s10_with_the_shared_level_down_the_load_runs_here() {
     let world = World::new();
