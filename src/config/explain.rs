@@ -245,15 +245,20 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
         plan.levels.iter().enumerate().filter(|(_, level)| in_process(level, loaded)).collect();
     let shared = plan.levels.iter().any(|level| !in_process(level, loaded));
     if let (Some((at, level)), true, None) = (near.first(), shared, &plan.backplane) {
-        let fresh = ttl.saturating_add(jitter);
-        let stale = level.ttl_cap.map_or(fresh, |cap| cap.min(fresh));
+        let most = level.ttl_cap.unwrap_or(Duration::MAX);
+        let fresh = most.min(ttl.saturating_add(jitter));
+        let usable = most.min(grace);
+        let stale = match usable > fresh {
+            true => format!(", and let it stand in, as a stale value, for up to {}", spell(usable)),
+            false => String::new(),
+        };
         let cap = if level.ttl_cap.is_some() { "lower the `ttl_cap` of" } else { "set a `ttl_cap` on" };
         advice.push(format!(
-            "on several nodes, level {} ({}) may serve what another node has changed for up to {}: nothing tells it. Name \
-             a `backplane`, or {cap} that level",
+            "on several nodes, level {} ({}) may serve what another node has changed for up to {}{stale}: nothing tells \
+             it. Name a `backplane`, or {cap} that level",
             at + 1,
             level.provider,
-            spell(stale),
+            spell(fresh),
         ));
     }
     if !grace.is_zero() && value(plan, "policy.soft_limit") == "off" {

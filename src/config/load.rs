@@ -92,7 +92,8 @@ impl Loaded {
         let backplanes = backplanes(&resolved, &providers);
         let loaded = Self { tree, resolved, providers, backplanes };
         for (name, plan) in &loaded.resolved.caches {
-            let whole = plan.levels.iter().all(|level| loaded.providers.contains_key(&level.provider));
+            let mut named = plan.levels.iter().map(|level| &level.provider).chain(&plan.backplane);
+            let whole = named.all(|name| loaded.providers.contains_key(name));
             let checked = if whole { loaded.parts(&[]).check(name, plan) } else { Ok(()) };
             match (checked, lacks) {
                 (Err(fault), Lacks::Noted) if noted.iter().any(|noted| noted.path == fault.path) => {}

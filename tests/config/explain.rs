@@ -24,6 +24,10 @@ async fn k8_memory_that_hears_of_nothing_is_pointed_out_with_its_window() {
         ("policy.ttl = \"5m\"", "up to 5m: nothing tells it. Name a `backplane`, or set a `ttl_cap`"),
         ("policy = { ttl = \"5m\", jitter = \"30s\" }", "up to 5m 30s: nothing tells it"),
         ("policy.ttl = \"forever\"", "up to forever: nothing tells it"),
+        (
+            "policy = { ttl = \"5m\", grace = \"1h\", soft_limit = \"1s\" }",
+            "up to 5m, and let it stand in, as a stale value, for up to 1h: nothing tells it",
+        ),
     ] {
         let advice = advice(&format!("{both}{text}")).await;
         assert_eq!(advice.len(), 1, "{advice:?}");
@@ -300,6 +304,20 @@ fn the_line_of_a_wrong_address_is_named() {
     .unwrap();
     let problems = sealed().explain(&file).unwrap().problems;
     assert!(problems[0].contains("cache.toml:3: providers.s.url = "), "{problems:?}");
+}
+
+/// Of a provider that could not be built nobody can say whether it carries messages.
+#[test]
+fn a_backplane_that_is_wrong_in_itself_is_one_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.toml");
+    let text = "[providers.near]\nbackend = \"memory\"\nentries = 5\n\
+                [providers.s]\nbackend = \"redis\"\nurl = \"redis://h:port\"\n\
+                [caches.a]\nlevels = [\"near\"]\nbackplane = \"s\"\n";
+    fs::write(&file, text).unwrap();
+    let problems = sealed().explain(&file).unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].contains("cache.toml:6: providers.s.url = "), "{problems:?}");
 }
 
 #[tokio::test]

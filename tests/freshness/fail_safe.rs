@@ -1,12 +1,15 @@
 //! Group F: a stale value stands in for a load that failed.
 
+use std::sync::Arc;
+
 use traced_cache::{
-    Access, Delivery, Early, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
+    Access, Delivery, Early, ErrorKind, Level, LoadEnd, Loaded, Outcome, Policy,
     testing::{ChaosOp, Fault},
 };
 
 use crate::world::{
-    DbError, MISS, MS, S, World, ZERO, ask, asking, asking_alike, confirmed, counted, look, saw, settled,
+    DbError, MISS, MS, S, World, ZERO, ask, asking, asking_alike, confirmed, counted, look, memory, saw,
+    settled,
 };
 
 #[tokio::test]
@@ -221,6 +224,32 @@ async fn f13_an_invalidated_value_never_stands_in() {
     assert_eq!(caller.await.unwrap(), saw(Outcome::Stale, "1"), "it began before the call");
     assert_eq!(later.await.unwrap(), Err(ErrorKind::Load));
     assert_eq!(look(&cache.access(Access::AllowStale)).await, MISS, "the throttle has not put it back");
+}
+
+/// A node's memory that nothing tells of another node's invalidation: nobody can say there that the copy is none, which ends
+/// as it would have without.
+#[tokio::test]
+async fn f13_a_copy_that_hears_of_nothing_stands_in_until_its_grace_or_cap_ends() {
+    let world = World::new();
+    let policy = Policy::ttl(S).grace(10 * S);
+    let memory = Level::new(memory()).ttl_cap(5 * S);
+    let capped = world.builder(policy).level(memory).level(Arc::clone(&world.l2)).build().unwrap();
+    let (cache, other, db) = (world.node(policy), world.node(policy), world.db());
+    ask(&cache, &db).await.unwrap();
+    for node in [&other, &capped] {
+        assert_eq!(ask(node, &db).await, saw(Outcome::Hit, "1"));
+    }
+    assert_eq!(cache.invalidate("k").await.unwrap(), Delivery::Confirmed);
+    db.fails();
+    world.pass(2 * S).await;
+    for node in [&other, &capped] {
+        assert_eq!(ask(node, &db).await, saw(Outcome::Stale, "1"));
+    }
+    world.pass(4 * S).await;
+    assert_eq!(ask(&capped, &db).await, Err(ErrorKind::Load));
+    assert_eq!(ask(&other, &db).await, saw(Outcome::Stale, "1"));
+    world.pass(4 * S).await;
+    assert_eq!(ask(&other, &db).await, Err(ErrorKind::Load));
 }
 
 #[tokio::test]
