@@ -10,6 +10,7 @@ use syn::{
 use crate::{
     borrowed,
     expand::hidden,
+    key::MOST,
     options::Options,
     returns::{bare, unwrapped},
 };
@@ -93,9 +94,6 @@ impl Given {
     }
 }
 
-/// Most parts of a tuple that is a key.
-const PARTS: usize = 6;
-
 impl Arguments {
     /// Takes `#[skip]` off the arguments.
     pub(crate) fn take(signature: &mut Signature, options: &Options) -> Result<Self> {
@@ -139,9 +137,9 @@ impl Arguments {
         match parts.as_slice() {
             [] => Ok(quote!("-")),
             [part] => Ok(quote_spanned!(part.span()=> &#part)),
-            parts if parts.len() > PARTS => {
+            parts if parts.len() > MOST => {
                 let what =
-                    format!("a key has {PARTS} parts at most: say `key = ...`, or `skip` some arguments");
+                    format!("a key has {MOST} parts at most: say `key = ...`, or `skip` some arguments");
                 Err(Error::new(name.span(), what))
             }
             parts => Ok(quote!((#(&#parts,)*))),

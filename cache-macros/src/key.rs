@@ -8,7 +8,7 @@ use syn::{
 };
 
 /// What the longest tuple has that is a key.
-const MOST: usize = 12;
+pub(crate) const MOST: usize = 12;
 
 pub(crate) fn cache_key(input: TokenStream) -> TokenStream {
     expand(input).unwrap_or_else(Error::into_compile_error)

@@ -85,7 +85,7 @@ const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n\
     [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n\
     [caches.made]\n[caches.made_optional]\n[caches.lasting]\n[caches.named]\n[caches.named_pair]\n\
-    [caches.perhaps]\n[caches.hidden]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n[caches.given]\n";
+    [caches.perhaps]\n[caches.hidden]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n[caches.given]\n[caches.many]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
@@ -452,4 +452,32 @@ async fn names_lints_and_mut_are_the_functions_own() {
     }
     assert_eq!(lints::Users.allowed(1, 2).await.unwrap(), 1);
     assert_eq!(lints::Users.expected(1, 2).await.unwrap(), 2);
+}
+
+/// As many as a tuple that is a key has.
+#[cached("many")]
+#[allow(clippy::too_many_arguments, reason = "that is what it is about")]
+async fn many(
+    a: u8,
+    b: &str,
+    c: u8,
+    d: u8,
+    e: u8,
+    f: u8,
+    g: u8,
+    h: u8,
+    i: u8,
+    j: u8,
+    k: u8,
+    l: u8,
+) -> Result<String, BoxError> {
+    Ok(format!("{a}{b}{c}{d}{e}{f}{g}{h}{i}{j}{k}{l}"))
+}
+
+#[tokio::test]
+async fn a_key_has_as_many_parts_as_the_longest_tuple() {
+    let caches = installed().await;
+    assert_eq!(many(1, "x", 3, 4, 5, 6, 7, 8, 9, 10, 11, 12).await.unwrap(), "1x3456789101112");
+    let kept = caches.cache::<String>("many").unwrap();
+    assert!(kept.get((1, "x", 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)).await.unwrap().is_some());
 }
