@@ -141,7 +141,8 @@ impl Node {
             What::Null => "null".to_owned(),
             What::Bool(yes) => yes.to_string(),
             What::Int(number) => number.to_string(),
-            What::Float(number) => number.to_string(),
+            // With its point: 10000.0 is no whole number.
+            What::Float(number) => format!("{number:?}"),
             What::Text(text) => match &text.written {
                 Some(written) => format!("{:?}", references(written)),
                 None => shown(&text.value),

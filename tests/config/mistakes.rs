@@ -155,6 +155,10 @@ async fn times_and_sizes_say_their_unit() {
             "[providers.local]\nbackend = \"memory\"\nentries = -5".to_owned(),
             "(text):3: providers.local.entries = -5: write a whole number, 0 or above",
         ),
+        (
+            PROVIDERS.replace("entries = 1000", "entries = 1e4"),
+            "(text):3: providers.local.entries = 10000.0: write a whole number, 0 or above",
+        ),
         // No number that a unit makes a time of.
         (
             cache("levels = [\"local\"]\npolicy.ttl = \"inf\""),
