@@ -215,6 +215,12 @@ impl References<'_> {
                     "a reference has no end; write ${NAME}, or $${ for these two characters".to_owned()
                 );
             };
+            // The first end is the inner one's: what comes after it would be taken for plain text.
+            if rest[..end].contains("${") {
+                return Err(
+                    "a reference stands in another one; give that one a plain text in its place".to_owned()
+                );
+            }
             out.push_str(&self.look_up(&rest[..end])?);
             rest = &rest[end + 1..];
         }

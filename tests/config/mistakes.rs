@@ -396,6 +396,10 @@ async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
             "(text):4: providers.r.password = \"${...\": a reference has no end; write ${NAME}, or $${ for these two characters",
         ),
         (
+            redis("url = \"redis://${A:-${B:-x}}\""),
+            "(text):3: providers.r.url = \"...${A:-...}...\": a reference stands in another one; give that one a plain text in its place",
+        ),
+        (
             redis("url = \"redis://h\"\npassword = \"${no-name}\""),
             "(text):4: providers.r.password = \"${no-name}\": a reference is ${NAME}, ${NAME:-otherwise} or ${file:path}",
         ),
