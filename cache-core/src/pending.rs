@@ -12,7 +12,7 @@ use crate::{
     Moment, Scope,
     mark::Reach,
     tags::TAGS_MAX,
-    unsaved::{Shelf, Unsaved},
+    unsaved::{Unsaved, Values},
 };
 
 /// Most keys and tags remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
@@ -38,7 +38,7 @@ struct State {
     /// Each key with the number of its latest record, so that an acknowledgement does not cover a later one.
     keys: HashMap<Box<str>, u64>,
     /// Values that were to be stored under some of them.
-    values: Shelf,
+    values: Values,
     /// Keys whose values are on their way, after their writers have been answered: how many of each.
     behind: HashMap<Box<str>, usize>,
     tags: HashMap<Box<str>, (u64, Reach)>,

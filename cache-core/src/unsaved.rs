@@ -29,13 +29,13 @@ pub(crate) struct Unsaved {
 
 /// The values of one level, those first to go that expire first.
 #[derive(Default)]
-pub(crate) struct Shelf {
+pub(crate) struct Values {
     values: HashMap<Box<str>, Arc<Unsaved>>,
     by_end: BTreeSet<(Moment, Box<str>)>,
     bytes: usize,
 }
 
-impl Shelf {
+impl Values {
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
@@ -105,41 +105,41 @@ mod tests {
 
     #[test]
     fn r13_the_one_that_expires_first_makes_room() {
-        let mut shelf = Shelf::default();
+        let mut values = Values::default();
         for n in 0..MAX_VALUES as u64 {
             // The 501st expires first.
-            assert_eq!(shelf.put(&n.to_string(), value(n, 100 + n.abs_diff(500), 1), at(0)), 0);
+            assert_eq!(values.put(&n.to_string(), value(n, 100 + n.abs_diff(500), 1), at(0)), 0);
         }
-        assert_eq!(shelf.put("new", value(9, 1_000, 1), at(0)), 1);
+        assert_eq!(values.put("new", value(9, 1_000, 1), at(0)), 1);
         assert_eq!(
-            (shelf.len(), shelf.get("500").is_none(), shelf.get("new").is_some()),
+            (values.len(), values.get("500").is_none(), values.get("new").is_some()),
             (MAX_VALUES, true, true)
         );
     }
 
     #[test]
     fn bytes_are_bounded_too() {
-        let mut shelf = Shelf::default();
+        let mut values = Values::default();
         let third = MAX_BYTES / 3;
-        assert_eq!(shelf.put("huge", value(1, 10, MAX_BYTES + 1), at(0)), 1);
+        assert_eq!(values.put("huge", value(1, 10, MAX_BYTES + 1), at(0)), 1);
         for id in ["c", "b", "a"] {
-            assert_eq!(shelf.put(id, value(1, u64::from(id.as_bytes()[0]), third), at(0)), 0);
+            assert_eq!(values.put(id, value(1, u64::from(id.as_bytes()[0]), third), at(0)), 0);
         }
-        assert_eq!(shelf.put("d", value(1, 200, third), at(0)), 1);
-        assert!(shelf.get("a").is_none() && shelf.get("d").is_some());
-        assert_eq!(shelf.clear(), 3);
-        assert_eq!(shelf.put("d", value(1, 200, MAX_BYTES), at(0)), 0, "nothing is counted twice");
+        assert_eq!(values.put("d", value(1, 200, third), at(0)), 1);
+        assert!(values.get("a").is_none() && values.get("d").is_some());
+        assert_eq!(values.clear(), 3);
+        assert_eq!(values.put("d", value(1, 200, MAX_BYTES), at(0)), 0, "nothing is counted twice");
     }
 
     #[test]
     fn what_was_known_before_is_known_after_a_second_set() {
-        let mut shelf = Shelf::default();
-        shelf.put("k", value(1, 10, 1), at(0));
+        let mut values = Values::default();
+        values.put("k", value(1, 10, 1), at(0));
         let second = Unsaved { before: vec![EntryId(1)], ..value(2, 10, 1) };
-        assert_eq!(shelf.put("k", second, at(0)), 0);
-        assert_eq!(shelf.take("k").unwrap().before, [EntryId(0), EntryId(1)]);
-        assert_eq!(shelf.put("k", value(3, 10, 1), at(10)), 1, "it is over already");
+        assert_eq!(values.put("k", second, at(0)), 0);
+        assert_eq!(values.take("k").unwrap().before, [EntryId(0), EntryId(1)]);
+        assert_eq!(values.put("k", value(3, 10, 1), at(10)), 1, "it is over already");
         let blind = Unsaved { before: Vec::new(), ..value(4, 10, 1) };
-        assert_eq!(shelf.put("k", blind, at(0)), 1, "nobody could tell whether it may be stored");
+        assert_eq!(values.put("k", blind, at(0)), 1, "nobody could tell whether it may be stored");
     }
 }
