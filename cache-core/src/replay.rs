@@ -18,8 +18,11 @@ use crate::{
     within::within,
 };
 
-/// Keys and values of one round.
-const BATCH: usize = 256;
+/// Most of one round.
+pub(crate) const BATCH: usize = 256;
+/// Pause after a round that failed. It doubles from the first to the longest.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl<T: Value> Inner<T> {
     /// Sees to it that levels, and other nodes, hear of what they have not acknowledged.
@@ -49,9 +52,7 @@ impl<T: Value> Inner<T> {
     }
 
     async fn replay_level(self: &Arc<Self>, tier: &Tier) {
-        const FIRST: Duration = Duration::from_millis(20);
-        const LONGEST: Duration = Duration::from_secs(1);
-        let mut pause = FIRST;
+        let mut pause = FIRST_PAUSE;
         loop {
             let spans = self.observers().span(&SpanStart {
                 kind: SpanKind::Replay,
@@ -62,14 +63,14 @@ impl<T: Value> Inner<T> {
             let well = spans.around(self.deliver(tier)).await;
             spans.end();
             if well {
-                pause = FIRST;
+                pause = FIRST_PAUSE;
                 self.replay();
             } else {
                 // Jitter: nodes that lost one server together do not come back to it together.
                 let pause_now =
                     pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
                 self.around.clock.sleep(pause_now).await;
-                pause = (pause * 2).min(LONGEST);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             self.count_pending();
             if tier.pending.len() == 0 && tier.pending.release() {

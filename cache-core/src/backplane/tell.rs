@@ -1,9 +1,6 @@
 //! What is told to other nodes, at once or when the channel is back.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use scopeguard::ScopeGuard;
 
@@ -13,6 +10,7 @@ use crate::{
     inner::Inner,
     mark::Reach,
     pending::{Due, Pending},
+    replay::{BATCH, FIRST_PAUSE, LONGEST_PAUSE},
     stats::OnBackplane,
     within::within,
 };
@@ -131,7 +129,7 @@ impl<T: Value> Inner<T> {
 
     /// One round. `false`: the channel is not well.
     async fn retell_some(&self, plane: &Plane) -> bool {
-        match plane.pending.due(256) {
+        match plane.pending.due(BATCH) {
             // Nobody is told values.
             None | Some(Due::Values(_)) => {}
             Some(Due::Clear(number)) => {
@@ -163,7 +161,7 @@ impl<T: Value> Inner<T> {
 
     async fn retell(self: &Arc<Self>) {
         let Some(plane) = &self.plane else { return };
-        let mut pause = Duration::from_millis(20);
+        let mut pause = FIRST_PAUSE;
         loop {
             let start =
                 SpanStart { kind: SpanKind::Replay, key: None, keys: plane.pending.len(), root: true };
@@ -176,7 +174,7 @@ impl<T: Value> Inner<T> {
             }
             if !well {
                 self.around.clock.sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -184,6 +182,8 @@ impl<T: Value> Inner<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use async_trait::async_trait;
     use bytes::Bytes;
 
