@@ -49,11 +49,17 @@ fn client_certificate(
     certificate: Option<FilePath>,
     key: Option<FilePath>,
 ) -> Result<Option<(FilePath, FilePath)>, Error> {
+    both(["client_certificate", "client_key"], certificate, key)
+}
+
+/// Two fields of which each wants the other.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+fn both<T>(names: [&str; 2], first: Option<T>, second: Option<T>) -> Result<Option<(T, T)>, Error> {
     let lacks = |field, other| Err(Error::config(field, "set", format_args!("set `{other}` as well")));
-    match (certificate, key) {
-        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        (Some(_), None) => lacks("client_certificate", "client_key"),
-        (None, Some(_)) => lacks("client_key", "client_certificate"),
+    match (first, second) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (Some(_), None) => lacks(names[0], names[1]),
+        (None, Some(_)) => lacks(names[1], names[0]),
         (None, None) => Ok(None),
     }
 }

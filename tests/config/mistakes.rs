@@ -415,6 +415,10 @@ async fn k7_what_a_reference_stands_for_must_be_there_and_never_shows() {
             "(text):3: providers.m.servers = \"memcached://***@b\": user and password stand apart: `login`, or `username` and `password` in a file; write memcached://host:port",
         ),
         (
+            "[providers.m]\nbackend = \"memcached\"\nurl = \"memcached://h\"\nusername = \"u\"".to_owned(),
+            "(text):4: providers.m.username = set: set `password` as well",
+        ),
+        (
             "[keyrings.main]\nkeys = [{ id = 1, secret = \"hunter2\" }]".to_owned(),
             "(text):2: keyrings.main.keys[0].secret = ***: a key is 32 bytes, as 64 hexadecimal digits or in base64 (`openssl rand -base64 32`)",
         ),

@@ -4,7 +4,7 @@ use cache_core::{BoxError, Error, ErrorKind};
 use cache_memcached::MemcachedProvider;
 use serde::Deserialize;
 
-use super::client_certificate;
+use super::{both, client_certificate};
 use crate::config::units::{FilePath, Secret, Size, Timespan, secrets};
 
 /// Memcached, one server or many.
@@ -92,11 +92,10 @@ pub(super) fn build(settings: Settings) -> Result<MemcachedProvider, BoxError> {
     if let Some(urls) = settings.retiring {
         builder = builder.retiring(urls.into_iter().map(|Secret(url)| url));
     }
-    match (settings.username, settings.password) {
-        (Some(Secret(user)), Some(Secret(password))) => builder = builder.login(user, password),
-        (None, None) => {}
-        (Some(_), None) => return Err(Error::config("username", "set", "there is no `password`").into()),
-        (None, Some(_)) => return Err(Error::config("password", "set", "there is no `username`").into()),
+    if let Some((Secret(user), Secret(password))) =
+        both(["username", "password"], settings.username, settings.password)?
+    {
+        builder = builder.login(user, password);
     }
     if let Some(FilePath(path)) = settings.ca_file {
         builder = builder.ca_file(path);
