@@ -141,7 +141,7 @@ impl Drop for Telling {
 
 impl Store for Moka {
     fn maintain(&self) {
-        // Its own work tells of evictions: who asks for a number from there would wait for itself.
+        // The engine's work tells listeners of evictions: one that asks for a number from there would wait for itself.
         if !TELLING.get() {
             self.engine.call(Cache::run_pending_tasks);
         }

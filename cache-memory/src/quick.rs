@@ -37,7 +37,7 @@ use crate::{
 
 pub(crate) const ENTRY_OVERHEAD: u32 = 200;
 
-/// Those who have left are remembered, so that they are taken for hot should they come back: as many as this share of
+/// Keys that have left are remembered, so that they count as hot should they come back: as many as fit into this share of
 /// the room.
 const REMEMBERED: f64 = 0.5;
 /// Writes to a part between two looks for the dead, at least.
@@ -160,7 +160,7 @@ impl Quick {
         self.part(query).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a write at `now`: which tells nothing about what is dead where somebody's clock is not the system's.
+    /// What a write at `now` lets go. Where some cache's clock is not the system's, `now` says nothing about what is dead.
     fn left(&self, now: Moment) -> Left {
         if self.tempo.is_known() { Left::at(now) } else { Left::default() }
     }

@@ -24,8 +24,8 @@ pub(crate) type Reading = Arc<Vec<(Arc<Named>, Totals)>>;
 /// A reading is never handed out when it is older than this.
 const READING_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// For so long counts are reported whose telemetry is gone, from the first collection on: all readers of the provider have
-/// collected by then. Telemetries that come and go must not pile up behind it.
+/// How long counts are reported after their telemetry is gone, from the first collection after that on: by then all readers
+/// of the provider have collected. Not for ever, as telemetries that come and go would pile up behind the provider.
 const LAST_WORD: Duration = Duration::from_secs(120);
 
 /// The collector as callbacks have it. They live as long as the meter provider.
@@ -55,7 +55,7 @@ pub(crate) struct Collector {
     /// Attached since the last collection. Apart from the rest, so that building a cache never waits for a collection.
     inbox: Mutex<Vec<Tracked>>,
     view: Mutex<View>,
-    /// Its telemetry is gone, and so are the caches, which have held it.
+    /// The telemetry is gone, and so are its caches, which held it.
     over: AtomicBool,
     /// The first collection since.
     last_word: OnceLock<Instant>,
@@ -103,7 +103,7 @@ impl Collector {
     /// Its telemetry is gone. Of the caches only counts are kept: nobody may ever collect.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Release);
-        // Who reads at this moment lets go of the rest when it reads again.
+        // If somebody is reading at this moment, the next reading lets go of the rest.
         if let Ok(mut view) = self.view.try_lock() {
             view.take_in(std::mem::take(&mut *lock(&self.inbox)));
             view.retire();

@@ -11,10 +11,10 @@ use std::{
 
 use cache_core::{BreakerState, CacheInfo, Error, ErrorKind, LevelFault, with_causes};
 
-/// Of failures that open no breaker there is a line so often at most, however many they are.
+/// Failures that open no breaker get one line in this time at most, however many they are.
 const A_LINE_EACH: Duration = Duration::from_secs(60);
 
-/// So many failing levels are told of at a time, and so many caches whose loads fail.
+/// Most failing levels that are told of at a time, and most caches whose loads fail.
 const MOST: usize = 1_000;
 
 #[derive(Default)]

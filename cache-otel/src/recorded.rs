@@ -240,8 +240,8 @@ impl Recorded {
         let times =
             lately.latencies.get(*verb, || self.backlog.point(Times { of: Arc::clone(at), verb: *verb }));
         times.record(Timed::new(*elapsed, *weight));
-        // Recorded once whatever its weight: repeating it would cost each hit what a record costs. Its series says what it
-        // stands for, as one that mixed it with calls that are all recorded would tell of neither.
+        // Recorded once whatever its weight: to repeat it would cost each hit as much as a record. Samples have a series of
+        // their own that says what each stands for: mixed with calls that are all recorded, it would tell of neither.
         match &self.words {
             Words::Today { operation, .. } => {
                 let key = (*verb, *outcome, *level, *error, *weight);

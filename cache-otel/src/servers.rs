@@ -21,7 +21,8 @@ use tokio::{
 
 use self::shown::Counts;
 
-/// Servers of one provider that are kept as down: where one never answers, and others take each other's place.
+/// Most servers of one provider that are kept as down: where one never answers, and the others are replaced again and
+/// again, each that has gone could be the one.
 const MOST_DOWN: usize = 32;
 
 /// The servers behind providers, asked in the background for as long as this lives: see
@@ -56,7 +57,7 @@ struct Seen {
     labels: Vec<KeyValue>,
 }
 
-/// A loop that is to ask more often than this, zero say, would do nothing else.
+/// The shortest time between two rounds: with less, zero say, the process would do nothing else.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Servers {
@@ -184,7 +185,8 @@ impl All {
         for (_, seen) in self.seen.iter_mut().filter(|(of, seen)| mine(of) && seen.round < round) {
             seen.up = false;
         }
-        // Which one it is that says nothing does not show: one of those that did. Where all answer, the others are gone.
+        // Which server says nothing is not told, so it counts as one of those that answered before. Where all answer,
+        // servers that are not among them are gone.
         let down = self.seen.iter().filter(|(of, seen)| mine(of) && !seen.up && seen.round > 0);
         let mut rounds: Vec<u64> = down.map(|(_, seen)| seen.round).collect();
         rounds.sort_unstable_by(|a, b| b.cmp(a));

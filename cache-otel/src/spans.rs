@@ -87,7 +87,7 @@ impl Spans {
     ) -> Option<Arc<dyn Span>> {
         // Nothing is built where nothing records.
         let current = self.unless_idle(start.root, Context::clone)?;
-        // What a level is asked for no call, whether anything was invalidated say, would be a trace each time.
+        // What a level is asked without a caller, such as whether anything was invalidated, would be a trace each time.
         if !start.root && matches!(start.kind, SpanKind::Level { .. }) && !current.has_active_span() {
             return None;
         }

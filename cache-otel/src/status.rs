@@ -171,7 +171,8 @@ impl fmt::Display for CacheStatus {
     }
 }
 
-/// Sixteen buckets to a doubling, in nanoseconds, up to about 18 minutes.
+/// Sixteen buckets to a doubling, in nanoseconds, up to 2^41 of them, about 37 minutes. cache-page has buckets of the same
+/// widths (`latency.rs`).
 const BUCKETS: usize = 38 * 16;
 
 /// How long a call took, and for how many it stands.

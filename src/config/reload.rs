@@ -101,7 +101,7 @@ impl Caches {
 }
 
 impl Loaded {
-    /// The one that caches of now have at this provider, made where none has.
+    /// The backplane that caches have at this provider now, made where none has one.
     fn backplane(&mut self, name: &str, provider: &Arc<dyn CacheProvider>) -> Option<Arc<dyn Backplane>> {
         if let Some(backplane) = self.backplanes.get(name) {
             return Some(Arc::clone(backplane));
@@ -130,8 +130,8 @@ impl Steps {
             let moves = same_kind && is_remote && running.capabilities() == next.capabilities();
             let into = if moves { &mut self.report.applied } else { &mut self.report.after_restart };
             into.extend(fields.iter().map(|field| format!("{}.{field}", Path(&at!["providers", name]))));
-            // Also where the file gives no cache its backplane here any more: one that runs may have it here, and goes on with it
-            // wherever its level goes.
+            // Also where the file no longer gives any cache its backplane here: a running cache may have it here, and it
+            // goes along with its level.
             let carries = new.backplanes.contains_key(name) || old.backplanes.contains_key(name);
             if moves && !fields.is_empty() {
                 if let Some(backplane) = carries.then(|| new.backplane(name, &next)).flatten() {
@@ -144,7 +144,7 @@ impl Steps {
                 self.stay.push(format!("`{name}`"));
             }
             new.providers.insert(name.clone(), Arc::clone(running));
-            // What every provider has counts as the file says it now: whether it must answer.
+            // The fields that every provider has count as the file says them now: whether it must answer.
             let kept = Provided { common: after.common.clone(), ..before.clone() };
             new.resolved.providers.insert(name.clone(), kept);
             new.backplanes.remove(name);
@@ -230,7 +230,7 @@ impl Steps {
             }
         }
         if plan.policy != next.policy {
-            // Of the levels as they are, which may not be those of the file.
+            // Against the levels as they run, which may not be those of the file.
             running.controls.check_policy(&next.policy).map_err(|error| {
                 let fix = format!("its levels cannot change before a restart, and {error}");
                 Fault::without_value(at!["caches", name, "policy"], None, fix).into_error(file)
