@@ -321,7 +321,7 @@ impl<T: Value> Inner<T> {
 
     /// Whether what a load has left is still valid, as far as this node knows, and still fresh. An answer that is kept
     /// nowhere never was fresh: whoever asked in time may have it all the same.
-    pub(crate) fn serves(&self, ended: &Ended<T>) -> bool {
+    fn serves(&self, ended: &Ended<T>) -> bool {
         match ended {
             Ended::Entry { entry, .. } => {
                 let Timeline { born, fresh_until, .. } = entry.timeline;
@@ -337,7 +337,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// Whether the nearest level has been filled since this caller looked.
-    pub(crate) fn refilled(&self, key: RawKey<'_>) -> Option<Seen<T>> {
+    fn refilled(&self, key: RawKey<'_>) -> Option<Seen<T>> {
         let tier = self.tiers.first()?;
         self.peek_surely(key, tier)
             .filter(|entry| entry.state(self.now()) == State::Fresh)

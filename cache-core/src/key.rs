@@ -299,7 +299,7 @@ impl fmt::Debug for RawKey<'_> {
 }
 
 #[inline]
-pub(crate) fn hash_id(id: &str) -> u64 {
+fn hash_id(id: &str) -> u64 {
     static STATE: OnceLock<FixedState> = OnceLock::new();
     // Seeded per process, so that a client who picks keys cannot aim at one bucket.
     let mut hasher = STATE.get_or_init(|| FixedState::with_seed(fastrand::u64(..))).build_hasher();

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Most keys and tags remembered per level; one more widens the record to the whole cache. Documented in docs/semantics.md.
-pub(crate) const MAX_PENDING: usize = 10_000;
+const MAX_PENDING: usize = 10_000;
 
 /// What one level still has to hear.
 #[derive(Default)]

@@ -465,7 +465,7 @@ impl<T: Value> Inner<T> {
 
     /// The stamp of the nearest remote level under which an entry is kept that was read at `tier`: what was known of that
     /// level before the read, or if nothing was, and it is that level, the stamp that the entry carried there.
-    pub(crate) fn near_stamp(&self, tier: &Tier, begun: &Begun, own: Stamp) -> Stamp {
+    fn near_stamp(&self, tier: &Tier, begun: &Begun, own: Stamp) -> Stamp {
         let Some(authority) = self.authority() else { return Stamp::default() };
         let begun = begun.stamp(authority.index);
         if begun.epoch == 0 && authority.index == tier.index { own } else { begun }

@@ -99,7 +99,7 @@ impl<T: Value> Inner<T> {
 
 impl Extra {
     /// Without what concerns only this node.
-    pub(crate) fn for_wire(this: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    fn for_wire(this: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         match this {
             Some(extra) if extra.retry_at.is_some() || extra.stamp != Stamp::default() => {
                 Self { retry_at: None, stamp: Stamp::default(), ..(**extra).clone() }.boxed()

@@ -298,7 +298,7 @@ impl<T: Value> Inner<T> {
     }
 
     /// Writes entries to the remote levels, deepest first, in their turn.
-    pub(crate) async fn write_through(
+    async fn write_through(
         self: &Arc<Self>,
         items: &mut [Outgoing<'_, T>],
         order: &Arc<WriteOrder>,

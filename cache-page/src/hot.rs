@@ -6,7 +6,7 @@ use std::collections::HashMap;
 /// Keys that are counted at once. One that is asked for more often than once in so many look-ups is among them.
 const COUNTED: usize = 256;
 /// Keys that are shown.
-pub(crate) const SHOWN: usize = 10;
+const SHOWN: usize = 10;
 
 #[derive(Default)]
 pub(crate) struct Hot {

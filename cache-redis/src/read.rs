@@ -140,7 +140,7 @@ impl Keeper {
 }
 
 /// A command whose arguments are keys, in one piece of memory that does not grow.
-pub(crate) fn of_keys(command: &str, keys: &[impl AsRef<str>]) -> Cmd {
+fn of_keys(command: &str, keys: &[impl AsRef<str>]) -> Cmd {
     let bytes: usize = keys.iter().map(|key| key.as_ref().len()).sum();
     let mut whole = Cmd::with_capacity(1 + keys.len(), command.len() + bytes);
     whole.arg(command);
