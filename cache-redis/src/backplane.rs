@@ -55,12 +55,13 @@ const STABLE: Duration = Duration::from_secs(1);
 ///   For a node that reads more slowly than that the server keeps what it has to say, without limit unless
 ///   `client-output-buffer-limit normal` sets one; to be cut off by it is a gap.
 /// - Needs the permission for `CLIENT TRACKING`. Where it is refused, the cache is told so
-///   ([`Event::Advice`](cache_core::Event::Advice)) and messages are used. Each write asks whether there are nodes that go by
-///   messages (`PUBSUB NUMSUB`, in the same round trip), and what it has changed is published where there are.
-/// - In a cluster, and without the permission for `PUBSUB NUMSUB`, such nodes make themselves heard to the others instead, which
-///   publish as long as there are any, and for three seconds after they have connected. For that the provider's own connection
-///   subscribes, so that the server cuts it off where it is sent more than a subscriber may be, values included
-///   (`client-output-buffer-limit pubsub`, 32 MiB): raise that limit where so much is read from one server at once.
+///   ([`Event::Advice`](cache_core::Event::Advice)) and messages are used. Each write asks whether there are nodes that
+///   go by messages (`PUBSUB NUMSUB`, in the same round trip), and what it has changed is published where there are.
+/// - In a cluster, and without the permission for `PUBSUB NUMSUB`, such nodes make themselves heard to the others
+///   instead, which publish as long as there are any, and for three seconds after they have connected. For that the
+///   provider's own connection subscribes, so that the server cuts it off where it is sent more than a subscriber may
+///   be, values included (`client-output-buffer-limit pubsub`, 32 MiB): raise that limit where so much is read from one
+///   server at once.
 ///
 /// **Messages** over pub/sub, else, and where asked for ([`RedisProvider::messages`]), over a connection of its own.
 ///

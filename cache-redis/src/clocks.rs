@@ -80,8 +80,8 @@ impl Ahead {
         *self.as_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Whether it is to be measured again: after a while, and once this machine's wall clock is not where it would have come
-    /// by itself. Never, where the server has not told the time so far.
+    /// Whether it is to be measured again: after a while, and once this machine's wall clock is not where it would
+    /// have come by itself. Never, where the server has not told the time so far.
     pub(crate) fn is_doubtful(&self, now: Now) -> bool {
         let Some(then) = *self.as_of.lock().unwrap_or_else(PoisonError::into_inner) else { return false };
         let steady = now.steady.saturating_duration_since(then.steady);

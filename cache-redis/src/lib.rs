@@ -61,8 +61,8 @@
 //! - a database other than 0: `select`;
 //! - a cluster: `cluster|slots asking hget hset hexists hlen`, and `readonly` with
 //!   [`read_replicas`](RedisProviderBuilder::read_replicas);
-//! - a backplane that tracks: `client|tracking pubsub|numsub subscribe publish`, and the channels `shop:b:*`; one that goes by
-//!   messages: `unsubscribe` in the place of `client|tracking pubsub|numsub`;
+//! - a backplane that tracks: `client|tracking pubsub|numsub subscribe publish`, and the channels `shop:b:*`; one that
+//!   goes by messages: `unsubscribe` in the place of `client|tracking pubsub|numsub`;
 //! - Redis 7.2 or later, for `CLIENT LIST` to show what it is: `client|setinfo`. Without it, a provider asks once, which
 //!   `ACL LOG` shows.
 //!

@@ -4,13 +4,14 @@
 //! So a reply always comes before the push that says that it is outdated, and of our own plain writes we hear nothing. The
 //! task that reads applies each push at once: nothing queues.
 //!
-//! Whoever may not track has to be told by messages. Whether there is one, each write asks the server behind itself: who
-//! listens to the cache's channel by then is counted, and who comes later reads what was written.
+//! Whoever may not track has to be told by messages. Whether there is one, each write asks the server behind itself:
+//! who listens to the cache's channel by then is counted, and who comes later reads what was written.
 //!
-//! In a cluster a server knows of its own listeners alone, and elsewhere the user may not ask. There such a node says that it is
-//! there once a second, on a channel that everybody else listens to on the same connection: a write that is acknowledged after its
-//! first word finds the word already heard. For the server the connection is a subscriber's then, and is cut off where it is sent
-//! more at once than those may be, values included (`client-output-buffer-limit pubsub`, 32 MiB).
+//! In a cluster a server knows of its own listeners alone, and elsewhere the user may not ask. There such a node says
+//! that it is there once a second, on a channel that everybody else listens to on the same connection: a write that is
+//! acknowledged after its first word finds the word already heard. For the server the connection is a subscriber's
+//! then, and is cut off where it is sent more at once than those may be, values included (`client-output-buffer-limit
+//! pubsub`, 32 MiB).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -288,8 +289,8 @@ impl Watch {
             Err(error) if error.code() != Some("NOPERM") => Err(Error::request(error)),
             Err(_refused) => {
                 self.advice.say(format!(
-                    "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear of its \
-                     writes; grant the channel (&{}) or let all nodes use tracking",
+                    "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \
+                     of its writes; grant the channel (&{}) or let all nodes use tracking",
                     self.want, self.want
                 ));
                 Ok(Instant::now())

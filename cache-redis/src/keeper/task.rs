@@ -113,7 +113,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
         tokio::select! {
             biased;
             () = keeper.closed() => {
-                // Requests under way hold the link and may end; then the driver ends, too. Nobody waits for those of our own.
+                // Requests under way hold the link and may end; then the driver ends, too. Nobody waits for our own.
                 drop((link, beat, clocks));
                 if timeout(limit, &mut driver).await.is_err() {
                     driver.abort();
