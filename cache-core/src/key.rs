@@ -370,7 +370,7 @@ mod tests {
         let id = uuid::Uuid::from_u128(42);
         assert_eq!(text(id), "00000000-0000-0000-0000-00000000002a");
         assert_eq!(text((id, 1)), format!("(36:{id},1:1)"));
-        assert_eq!((&id).to_owned_key(), id);
+        assert_eq!(id.to_owned_key(), id);
     }
 
     #[test]
