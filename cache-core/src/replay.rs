@@ -20,9 +20,21 @@ use crate::{
 
 /// Most of one round.
 pub(crate) const BATCH: usize = 256;
-/// Pause after a round that failed. It doubles from the first to the longest.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause after a round that failed: 20 ms, twice as long with each that fails after it, 1 s at most.
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    pub(crate) const FIRST: Self = Self(Duration::from_millis(20));
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// The one that is due now. With jitter: nodes that lost one server together do not come back to it together.
+    pub(crate) fn next(&mut self) -> Duration {
+        let due = self.0.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.0 = (self.0 * 2).min(Self::LONGEST);
+        due
+    }
+}
 
 impl<T: Value> Inner<T> {
     /// Sees to it that levels, and other nodes, hear of what they have not acknowledged.
@@ -52,7 +64,7 @@ impl<T: Value> Inner<T> {
     }
 
     async fn replay_level(self: &Arc<Self>, tier: &Tier) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Pause::FIRST;
         loop {
             let spans = self.observers().span(&SpanStart {
                 kind: SpanKind::Replay,
@@ -63,14 +75,11 @@ impl<T: Value> Inner<T> {
             let well = spans.around(self.deliver(tier)).await;
             spans.end();
             if well {
-                pause = FIRST_PAUSE;
+                pause = Pause::FIRST;
                 self.replay();
             } else {
-                // Jitter: nodes that lost one server together do not come back to it together.
-                let pause_now =
-                    pause.mul_f64(0.5 + fastrand::f64() / 2.0).max(tier.opens_in(&self.around.clock));
-                self.around.clock.sleep(pause_now).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                let pause = pause.next().max(tier.opens_in(&self.around.clock));
+                self.around.clock.sleep(pause).await;
             }
             self.count_pending();
             if tier.pending.len() == 0 && tier.pending.release() {

@@ -10,7 +10,7 @@ use crate::{
     inner::Inner,
     mark::Reach,
     pending::{Due, Pending},
-    replay::{BATCH, FIRST_PAUSE, LONGEST_PAUSE},
+    replay::{BATCH, Pause},
     stats::OnBackplane,
     within::within,
 };
@@ -161,7 +161,7 @@ impl<T: Value> Inner<T> {
 
     async fn retell(self: &Arc<Self>) {
         let Some(plane) = &self.plane else { return };
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Pause::FIRST;
         loop {
             let start =
                 SpanStart { kind: SpanKind::Replay, key: None, keys: plane.pending.len(), root: true };
@@ -172,9 +172,9 @@ impl<T: Value> Inner<T> {
             if plane.pending.len() == 0 && plane.pending.release() {
                 return;
             }
-            if !well {
-                self.around.clock.sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+            match well {
+                true => pause = Pause::FIRST,
+                false => self.around.clock.sleep(pause.next()).await,
             }
         }
     }
