@@ -21,6 +21,14 @@ fn missed<T: Value>(asked: &[Asked<'_, T>], counted: &mut [Counted<'_>]) {
     }
 }
 
+/// Tells a batch's span whether levels had all of it.
+fn found_all<T>(all: Vec<Found<T>>, spans: &Spans) -> Vec<Found<T>> {
+    if !spans.is_empty() {
+        spans.found_all(all.iter().all(|found| matches!(found.outcome, Outcome::Hit | Outcome::Stale)));
+    }
+    all
+}
+
 /// How one key of a batch is answered.
 enum Part<T> {
     Done(Result<Found<T>>),
@@ -78,6 +86,7 @@ impl<T: Value> Inner<T> {
         self: &Arc<Self>,
         keys: &[RawKey<'_>],
         access: Access,
+        spans: &Spans,
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
         let mut tally = Tally::new(self.stats(), Verb::GetMany, keys.len());
@@ -104,7 +113,10 @@ impl<T: Value> Inner<T> {
                 }
             }
         }
-        error.map_or(Ok(all), Err)
+        match error {
+            Some(error) => Err(error),
+            None => Ok(found_all(all, spans)),
+        }
     }
 
     /// Has those hear of each key who want to.
@@ -148,7 +160,7 @@ impl<T: Value> Inner<T> {
                 })
                 .collect();
         }
-        answers.end()
+        Ok(found_all(answers.end()?, spans))
     }
 
     /// Answers some of a batch's keys, given with their positions. Gives those back that have joined loads which were

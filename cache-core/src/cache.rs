@@ -188,7 +188,7 @@ impl<T: Value> TracedCache<T> {
         let inner = &self.inner;
         // In a `Vec` first: inside the call's future it would be copied whenever that is moved.
         let items = vec![(inner.named(&id), value)];
-        let work = async |_: &Spans| inner.set_all(items).await;
+        let work = async |spans: &Spans| inner.set_all(items, spans).await;
         inner.operation(Verb::Set, Some(&id), 1, work, |_| None).boxed().await
     }
 
@@ -206,9 +206,9 @@ impl<T: Value> TracedCache<T> {
         }
         let inner = &self.inner;
         let (ids, values): (Vec<_>, Vec<_>) = values.into_iter().unzip();
-        let work = async |_: &Spans| {
+        let work = async |spans: &Spans| {
             let keys = inner.keys(&ids)?;
-            inner.set_all(keys.into_iter().zip(values).collect()).await
+            inner.set_all(keys.into_iter().zip(values).collect(), spans).await
         };
         if ids.is_empty() {
             return Ok(Delivery::Confirmed);
@@ -405,7 +405,7 @@ impl<T: Value> TracedCache<T> {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = ids.iter().map(|id| inner.named(id)).collect();
-        let work = async |_: &Spans| inner.look_many(&keys, *access).await;
+        let work = async |spans: &Spans| inner.look_many(&keys, *access, spans).await;
         let found = inner.operation(Verb::GetMany, None, ids.len(), work, |_| None).boxed().await?;
         Ok(found.into_iter().map(Found::into_value).collect())
     }
@@ -648,7 +648,7 @@ mod tests {
         let loader = loader(|_| async { crate::ok("v".to_owned()) });
         let mut asked = [Asked::new(key)];
         let (begun, order, mut written) = (inner.begin(), Arc::default(), Written::new());
-        let set = async |_: &Spans| inner.set_all(Vec::new()).await;
+        let set = async |spans: &Spans| inner.set_all(Vec::new(), spans).await;
         let sizes = [
             ("look_cold", size_of_val(&*cache.look_cold(key, true))),
             ("fetch_cold", size_of_val(&*cache.fetch_cold(key, loader))),

@@ -134,6 +134,9 @@ impl<T: Value> Inner<T> {
             self.observers().asked(&asked.key);
             let now = self.read_for(&mut asked, access).await;
             counted.missed(asked.reason);
+            if let Some(seen) = asked.fresh.as_ref().filter(|_| !spans.is_empty()) {
+                spans.entry(&seen.entry, now);
+            }
             let mut found = self.answer(&mut asked, access, now)?;
             counted.as_found(&mut found);
             Ok(found)
@@ -196,6 +199,9 @@ impl<T: Value> Inner<T> {
         let mut asked = Asked::new(key);
         let now = self.read_for(&mut asked, access).await;
         counted.missed(asked.reason);
+        if let Some(Seen { entry, .. }) = &asked.fresh {
+            counted.spans.entry(entry, now);
+        }
         let stale = match self.decide(&mut asked, access, now) {
             Next::Answer(found) => return Ok(found),
             Next::Refresh(found, held) => {

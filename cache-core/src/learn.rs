@@ -162,7 +162,8 @@ impl Tier {
         let put = [Put { key, bytes: bytes.clone(), ttl: Duration::MAX }];
         let (changes, sent) = (self.ledger.changes(), around.clock.now());
         let results = flatten(
-            self.call(around, LevelOp::Put, self.whom([key]), (1, 0), self.provider().put_many(&put)).await,
+            self.call_about_marks(around, LevelOp::Put, self.whom([key]), self.provider().put_many(&put))
+                .await,
             1,
         );
         for result in results {
@@ -370,7 +371,7 @@ impl Tier {
         };
         // Several servers, where each has marks of its own: one that hangs must not count against another.
         let whom = self.whom(swaps.iter().map(|swap| swap.key));
-        flatten(self.call(around, LevelOp::Swap, whom, (1, 0), call).await, 1)
+        flatten(self.call_about_marks(around, LevelOp::Swap, whom, call).await, 1)
             .pop()
             .unwrap_or(Err(Failure::Skipped))
     }

@@ -36,7 +36,7 @@ pub enum Event<'a> {
         op: LevelOp,
         /// What its provider calls that: `db.operation.name`.
         command: &'static str,
-        /// Number of keys.
+        /// Number of keys, without the cache's own marks.
         keys: usize,
         /// Time it took.
         elapsed: Duration,
@@ -266,7 +266,7 @@ pub struct SpanStart<'a> {
     pub kind: SpanKind,
     /// The key, for observers that were told to show some. Mask it.
     pub key: Option<&'a str>,
-    /// Number of keys.
+    /// Number of keys, without the cache's own marks.
     pub keys: usize,
     /// Starts a trace of its own: background work.
     pub root: bool,
@@ -298,6 +298,8 @@ pub enum SpanKind {
     },
     /// The loader.
     Load,
+    /// A source that is written: [`Verb::Save`] or [`Verb::Delete`].
+    Source(Verb),
     /// A message to the other nodes.
     Publish,
     /// Values on their way to levels that are written behind the caller's back.
@@ -317,9 +319,20 @@ pub trait Span: Send + Sync + 'static {
         let _ = (outcome, level);
     }
 
-    /// Size of the item in bytes.
+    /// Size of the item in bytes: at a level as it is there, of a call the value as it is encoded.
     fn size(&self, bytes: usize) {
         let _ = bytes;
+    }
+
+    /// How long what is stored is to live: at a level as it is told, of a call until it is no longer fresh. Of a hit what is
+    /// left of that.
+    fn ttl(&self, time: Duration) {
+        let _ = time;
+    }
+
+    /// Whether a call for several keys found all of them at levels.
+    fn found_all(&self, yes: bool) {
+        let _ = yes;
     }
 
     /// How many keys a warm-up took, and how many of them failed.

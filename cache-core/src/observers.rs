@@ -1,11 +1,12 @@
 //! The observers of one cache, as the rest of it calls them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
 use crate::{
-    Ambient, CacheInfo, Event, LevelOp, MissReason, Observer, Outcome, RawKey, Span, SpanStart, Traffic,
+    Ambient, CacheInfo, Entry, Event, LevelOp, MissReason, Moment, Observer, Outcome, RawKey, Span,
+    SpanStart, Traffic,
     stats::Stats,
     within::{Surroundings, Within, within},
 };
@@ -122,6 +123,39 @@ impl Spans {
 
     pub(crate) fn size(&self, bytes: usize) {
         self.each(|s| s.size(bytes));
+    }
+
+    pub(crate) fn found_all(&self, yes: bool) {
+        self.each(|s| s.found_all(yes));
+    }
+
+    /// Of what is kept for ever there is nothing to say.
+    pub(crate) fn ttl(&self, time: Option<Duration>) {
+        if let Some(time) = time.filter(|time| *time < Duration::MAX) {
+            self.each(|s| s.ttl(time));
+        }
+    }
+
+    /// What is left of an entry that is served or stored, and its size where that is known.
+    #[inline]
+    pub(crate) fn entry<T>(&self, entry: &Entry<T>, now: Moment) {
+        if !self.is_empty() {
+            self.tell_entry(entry, now);
+        }
+    }
+
+    #[cold]
+    fn tell_entry<T>(&self, entry: &Entry<T>, now: Moment) {
+        self.ttl(Some(entry.timeline.fresh_until.since(now)));
+        if let (Some(_), Some(bytes)) = (&entry.value, entry.encoded) {
+            self.size(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Nobody records.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn failed(&self, error: &str) {

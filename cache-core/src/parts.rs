@@ -5,7 +5,10 @@
 //! that on a server that is well. All of them would count as failed then, more than the journal has room for, and a write
 //! would end up as a `clear` of the whole cache.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    time::Duration,
+};
 
 use futures::{
     FutureExt,
@@ -13,7 +16,7 @@ use futures::{
 };
 
 use crate::{
-    BoxError, LevelOp, RawKey,
+    Acquire, BoxError, Fill, Lease, LevelOp, Moment, Put, RawKey,
     gates::Whom,
     tier::{Around, Asking, Failure, Provider, Received, Tier, flatten, skipped},
 };
@@ -23,11 +26,72 @@ const PIECE: usize = 1_000;
 /// Bytes that one call sends, but for a single item.
 const PIECE_BYTES: usize = 4 << 20;
 
+/// One of a batch.
+pub(crate) trait Item: Clone + Sync {
+    fn key(&self) -> RawKey<'_>;
+
+    /// Bytes that it sends.
+    fn sent(&self) -> usize {
+        0
+    }
+
+    /// How long what it stores is to live.
+    fn ttl(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Item for RawKey<'_> {
+    fn key(&self) -> RawKey<'_> {
+        *self
+    }
+}
+
+impl Item for Acquire<'_> {
+    fn key(&self) -> RawKey<'_> {
+        self.key
+    }
+}
+
+impl Item for (RawKey<'_>, Lease) {
+    fn key(&self) -> RawKey<'_> {
+        self.0
+    }
+}
+
+impl Item for Put<'_> {
+    fn key(&self) -> RawKey<'_> {
+        self.key
+    }
+
+    fn sent(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        Some(self.ttl)
+    }
+}
+
+impl Item for Fill<'_> {
+    fn key(&self) -> RawKey<'_> {
+        self.put.key
+    }
+
+    fn sent(&self) -> usize {
+        self.put.sent()
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        self.put.ttl()
+    }
+}
+
 /// How many of these go into one call.
-fn piece<I>(items: &[I], sent: impl Fn(&I) -> usize) -> usize {
+fn piece<I: Item>(items: &[I]) -> usize {
     let mut bytes = 0usize;
     let fits = |item: &&I| {
-        bytes = bytes.saturating_add(sent(item));
+        bytes = bytes.saturating_add(item.sent());
         bytes <= PIECE_BYTES
     };
     items.iter().take(PIECE).take_while(fits).count().max(1)
@@ -54,9 +118,9 @@ struct Part<I> {
     places: Vec<usize>,
 }
 
-impl<'a, I: Clone> Parts<'a, I> {
-    pub(crate) fn new(provider: &Provider, items: &'a [I], key: impl Fn(&I) -> RawKey<'_>) -> Self {
-        let whom = |item| Whom::of(provider.server_of(key(item)));
+impl<'a, I: Item> Parts<'a, I> {
+    pub(crate) fn new(provider: &Provider, items: &'a [I]) -> Self {
+        let whom = |item: &I| Whom::of(provider.server_of(item.key()));
         let Some(first) = items.first().map(&whom) else {
             return Self { all: items, whom: Whom::Level, parts: Vec::new() };
         };
@@ -88,48 +152,56 @@ pub(crate) fn asked<'p, A>(ask: impl FnOnce() -> BoxFuture<'p, A>) -> BoxFuture<
     asked.unwrap_or_else(|panic| async move { resume_unwind(panic) }.boxed())
 }
 
+impl Asking {
+    /// For a call that concerns these.
+    fn of<I: Item>(op: LevelOp, command: &'static str, whom: Whom, items: &[I], since: Moment) -> Self {
+        Self {
+            op,
+            command,
+            whom,
+            keys: items.len(),
+            // Those that go along with keys come last.
+            marks: items.iter().rev().take_while(|item| item.key().mark).count(),
+            sent: items.iter().map(Item::sent).sum(),
+            ttl: if let [one] = items { one.ttl() } else { None },
+            since,
+        }
+    }
+}
+
 impl Tier {
-    /// Asks for each part of a batch, all at once; results in the order of the batch. `sent`: bytes of one item.
-    pub(crate) async fn call_parts<'p, I: Sync, R: Received + Send>(
+    /// Asks for each part of a batch, all at once; results in the order of the batch.
+    pub(crate) async fn call_parts<'p, I: Item, R: Received + Send>(
         &self,
         around: &Around,
         op: LevelOp,
         batch: &'p Parts<'_, I>,
-        sent: impl Fn(&I) -> usize + Send + Sync,
         ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
         // Nearly always: what follows for several has no room in it.
         if batch.parts.is_empty() {
             let keys = batch.all.len();
-            if keys > 1 && piece(batch.all, &sent) < keys {
-                return self.call_in_pieces(around, op, batch.whom, batch.all, &sent, &ask).boxed().await;
+            if keys > 1 && piece(batch.all) < keys {
+                return self.call_in_pieces(around, op, batch.whom, batch.all, &ask).boxed().await;
             }
-            let what = Asking {
-                op,
-                command: self.command(op, keys),
-                whom: batch.whom,
-                keys,
-                sent: batch.all.iter().map(sent).sum(),
-                since: around.clock.now(),
-            };
+            let what = Asking::of(op, self.command(op, keys), batch.whom, batch.all, around.clock.now());
             let answers = self.call_at(around, &what, asked(|| ask(batch.all))).await;
             return flatten(answers.map(|(answers, _)| answers), what.keys);
         }
-        self.call_each(around, op, batch, sent, ask).boxed().await
+        self.call_each(around, op, batch, ask).boxed().await
     }
 
-    async fn call_each<'p, I: Sync, R: Received + Send>(
+    async fn call_each<'p, I: Item, R: Received + Send>(
         &self,
         around: &Around,
         op: LevelOp,
         batch: &'p Parts<'_, I>,
-        sent: impl Fn(&I) -> usize + Send + Sync,
         ask: impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync,
     ) -> Vec<Result<R, Failure>> {
         let calls = batch
             .parts
             .iter()
-            .map(|Part { whom, items, .. }| self.call_in_pieces(around, op, *whom, items, &sent, &ask));
+            .map(|Part { whom, items, .. }| self.call_in_pieces(around, op, *whom, items, &ask));
         let mut results: Vec<Result<R, Failure>> = batch.all.iter().map(|_| Err(Failure::Skipped)).collect();
         for (part, answers) in batch.parts.iter().zip(join_all(calls).await) {
             for (place, answer) in part.places.iter().zip(answers) {
@@ -141,22 +213,21 @@ impl Tier {
 
     /// Asks one server, or all that there is, one call after the other. After one that has no answer in its time it asks for
     /// nothing more: the rest would wait for the same.
-    async fn call_in_pieces<'p, I: Sync, R: Received + Send>(
+    async fn call_in_pieces<'p, I: Item, R: Received + Send>(
         &self,
         around: &Around,
         op: LevelOp,
         whom: Whom,
         items: &'p [I],
-        sent: &(impl Fn(&I) -> usize + Send + Sync),
         ask: &(impl Fn(&'p [I]) -> BoxFuture<'p, Vec<Result<R, BoxError>>> + Send + Sync),
     ) -> Vec<Result<R, Failure>> {
         let mut results = Vec::with_capacity(items.len());
         let mut rest = items;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(piece(rest, sent));
+            let (now, later) = rest.split_at(piece(rest));
             rest = later;
-            let size = (now.len(), now.iter().map(sent).sum());
-            let answers = self.call(around, op, whom, size, asked(|| ask(now))).await;
+            let what = Asking::of(op, self.command(op, now.len()), whom, now, around.clock.now());
+            let answers = self.call_at(around, &what, asked(|| ask(now))).await.map(|(answers, _)| answers);
             let failed = answers.is_err();
             results.extend(flatten(answers, now.len()));
             if failed {
@@ -170,15 +241,15 @@ impl Tier {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use async_trait::async_trait;
     use bytes::Bytes;
 
     use super::*;
     use crate::{
-        Acquire, Acquired, BreakerState, CacheProvider, Capabilities, Clock, Delivery, Description, Fill,
-        Lease, Leases, Level, Policy, Put, Stance, Time, TracedCache,
+        Acquired, BreakerState, CacheProvider, Capabilities, Clock, Delivery, Description, Leases, Level,
+        Policy, Stance, Time, TracedCache,
         testing::{Chaos, ChaosOp, Fault, MapProvider},
     };
 

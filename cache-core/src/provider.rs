@@ -104,17 +104,26 @@ pub struct Description {
     pub address: Option<String>,
     /// `server.port`.
     pub port: Option<u16>,
+    /// `db.namespace`: the database within the server, where it has several.
+    pub namespace: Option<String>,
 }
 
 impl Description {
     /// A provider in this process.
     pub const fn local(system: &'static str) -> Self {
-        Self { system, address: None, port: None }
+        Self { system, address: None, port: None, namespace: None }
     }
 
     /// A provider behind one address.
     pub fn remote(system: &'static str, address: impl Into<String>, port: Option<u16>) -> Self {
-        Self { system, address: Some(address.into()), port }
+        Self { system, address: Some(address.into()), port, namespace: None }
+    }
+
+    /// The same, in this database of the server.
+    #[must_use]
+    pub fn within(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
     }
 
     /// Address and port as one writes them, `127.0.0.1:6379` or `[::1]:6379`; `None` in this process.

@@ -13,8 +13,8 @@ use std::{
 use futures::FutureExt;
 
 use crate::{
-    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Extra, Loaded, RawKey, Result, Stamp,
-    TracedCache, Value, Verb,
+    BoxError, CacheKey, Delivery, Entry, EntryId, Error, ErrorKind, Extra, Loaded, RawKey, Result, SpanKind,
+    SpanStart, Stamp, TracedCache, Value, Verb,
     fill::Outgoing,
     inner::Inner,
     order::NO_ORDER,
@@ -234,6 +234,12 @@ impl<T: Value> Inner<T> {
             }
         };
         let call = async { self.keeping(&rights, HOLD, pin!(call)).await };
+        let kind = SpanKind::Source(match &change {
+            Change::Save(_) => Verb::Save,
+            Change::Delete => Verb::Delete,
+        });
+        let spans = self.observers().span(&SpanStart { kind, key: Some(id), keys: 1, root: false });
+        let call = spans.around(call);
         let guarded = AssertUnwindSafe(call).catch_unwind();
         let failed = match self.within_hard_limit(pin!(guarded)).await {
             Ok(Ok(Ok(()))) => None,
@@ -246,6 +252,10 @@ impl<T: Value> Inner<T> {
                 "the source ran into the policy's hard limit; whether it took the change is unknown",
             )),
         };
+        if let Some(error) = &failed {
+            spans.failed(error.kind().as_str());
+        }
+        spans.end();
         let rights = rights.into_iter().flat_map(|(_, rights)| rights).collect();
         match change {
             Change::Save(value) if failed.is_none() => {

@@ -128,10 +128,28 @@ pub(crate) struct Asking {
     /// What the provider calls it.
     pub(crate) command: &'static str,
     pub(crate) whom: Whom,
+    /// How many results there are to be.
     pub(crate) keys: usize,
-    /// Bytes that go with it.
+    /// How many of them, the last ones, are of the cache's own marks: no items.
+    pub(crate) marks: usize,
+    /// Bytes of items that go with it.
     pub(crate) sent: usize,
+    /// How long the one item that goes with it is to live.
+    pub(crate) ttl: Option<Duration>,
     pub(crate) since: Moment,
+}
+
+impl Asking {
+    /// With one result.
+    pub(crate) const fn one(
+        op: LevelOp,
+        command: &'static str,
+        whom: Whom,
+        marks: usize,
+        since: Moment,
+    ) -> Self {
+        Self { op, command, whom, keys: 1, marks, sent: 0, ttl: None, since }
+    }
 }
 
 impl Tier {
@@ -289,18 +307,15 @@ impl Tier {
         self.gates.as_ref().map_or(Duration::ZERO, |gates| gates.opens_in(clock))
     }
 
-    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each of so many keys, which
-    /// send so many bytes.
-    pub(crate) async fn call<A: Answer>(
+    /// Runs one call to the provider that is about marks alone, see [`Self::call_at`].
+    pub(crate) async fn call_about_marks<A: Answer>(
         &self,
         around: &Around,
         op: LevelOp,
         whom: Whom,
-        (keys, sent): (usize, usize),
         call: impl Future<Output = A> + Send,
     ) -> Result<A, Failure> {
-        let what =
-            Asking { op, whom, keys, sent, command: self.command(op, keys), since: around.clock.now() };
+        let what = Asking::one(op, self.command(op, 1), whom, 1, around.clock.now());
         self.call_at(around, &what, call).await.map(|(answer, _)| answer)
     }
 
@@ -309,7 +324,7 @@ impl Tier {
         self.provider.mine().load().command(op, keys)
     }
 
-    /// The same for a caller who has just asked for the time, and knows what the provider calls it. Says when it was
+    /// Runs one call to the provider: breaker, budget, panic, telemetry. One result, or one for each key. Says when it was
     /// answered.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
     pub(crate) fn call_at<A: Answer>(
@@ -332,7 +347,7 @@ impl Tier {
             let span = around.observers.span(&SpanStart {
                 kind: SpanKind::Level { level: self.index, op, command },
                 key: None,
-                keys: what.keys,
+                keys: what.keys - what.marks,
                 root: false,
             });
             let guarded = AssertUnwindSafe(span.around(call)).catch_unwind();
@@ -341,7 +356,7 @@ impl Tier {
             } else {
                 Some(guarded.await)
             };
-            let Asking { op, command, keys, sent, since, .. } = *what;
+            let Asking { op, command, keys, marks, sent, ttl, since, .. } = *what;
             let ended = match ended {
                 Some(Ok(answer)) if answer.count() == keys => Ok(answer),
                 Some(Ok(_)) => Err(Failure::Failed(
@@ -371,16 +386,19 @@ impl Tier {
                 span.failed(fault.as_str());
             }
             if !around.observers.is_empty() {
-                let received = ended.as_ref().map_or(0, Answer::bytes);
-                if sent + received > 0 {
-                    span.size(sent + received);
+                if !span.is_empty() {
+                    let received = ended.as_ref().map_or(0, |answer| answer.bytes(marks));
+                    if sent + received > 0 {
+                        span.size(sent + received);
+                    }
+                    span.ttl(ttl);
+                    span.end();
                 }
-                span.end();
                 around.observers.event(&Event::Level {
                     level: self.index,
                     op,
                     command,
-                    keys,
+                    keys: keys - marks,
                     elapsed: now.since(since),
                     fault,
                     error: cause.map(|e| &**e as &(dyn std::error::Error + 'static)),

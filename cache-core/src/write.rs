@@ -14,6 +14,7 @@ use crate::{
     learn::READS,
     loaded::Answered,
     mark::Reach,
+    observers::Spans,
     order::WriteOrder,
     slots::Ticket,
     tier::{Failure, Tier, Unfit},
@@ -172,7 +173,11 @@ impl<T: Value> Drop for Writing<'_, T> {
 
 impl<T: Value> Inner<T> {
     /// Stores values given by the caller. Each key once.
-    pub(crate) async fn set_all(self: &Arc<Self>, items: Vec<(RawKey<'_>, Loaded<T>)>) -> Result<Delivery> {
+    pub(crate) async fn set_all(
+        self: &Arc<Self>,
+        items: Vec<(RawKey<'_>, Loaded<T>)>,
+        spans: &Spans,
+    ) -> Result<Delivery> {
         self.check_open()?;
         let now = self.now();
         let (mut stored, mut gone) = (Vec::with_capacity(items.len()), Vec::new());
@@ -213,12 +218,12 @@ impl<T: Value> Inner<T> {
             delivery = self.invalidate_all(gone).boxed().await?;
         }
         if !stored.is_empty() {
-            delivery = delivery.and(self.put_all(stored).await?);
+            delivery = delivery.and(self.put_all(stored, spans).await?);
         }
         Ok(delivery)
     }
 
-    async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>) -> Result<Delivery> {
+    async fn put_all(self: &Arc<Self>, mut items: Vec<Outgoing<'_, T>>, spans: &Spans) -> Result<Delivery> {
         let mut writing = Writing::begin(self, items.iter().map(|i| i.key));
         for item in items.iter_mut().filter(|_| self.has_remote()) {
             item.before = self.nearby_id(item.key);
@@ -227,6 +232,9 @@ impl<T: Value> Inner<T> {
         // Held until the end: a fill that waits for its turn must find its ticket revoked by then.
         let order = Arc::new(self.order_of(&mut writing, &mut written).await);
         self.write_through(&mut items, &order, &mut written).await;
+        if let [Outgoing { entry, .. }] = &items[..] {
+            spans.entry(entry, entry.timeline.born);
+        }
         let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
         // A caller who is told of an error assumes that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.has_ended()).then_some(&items);

@@ -136,6 +136,10 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const DB_SYSTEM: &str = "db.system.name";
 /// The command, as it is sent.
 pub const DB_OPERATION: &str = "db.operation.name";
+/// On spans: the database within the server, for Redis its index.
+pub const DB_NAMESPACE: &str = "db.namespace";
+/// On spans of scripts: what the script is for, `acquire` or `swap`; of a raw client its digest.
+pub const DB_PROCEDURE: &str = "db.stored_procedure.name";
 /// Where the server is.
 pub const SERVER_ADDRESS: &str = "server.address";
 /// Its port.
@@ -148,10 +152,13 @@ pub const OVERFLOW: &str = "otel.metric.overflow";
 
 // Attributes of spans alone.
 
-/// Boolean, on look-ups of one key: served by an entry.
+/// Boolean, on look-ups: served by an entry, of several keys all of them.
 pub const CACHE_HIT: &str = "cache.hit";
-/// Size of the encoded item in bytes.
+/// Bytes: of a level's call the items as they are there, of a cache's call the value as it is encoded, where it was.
 pub const ITEM_SIZE: &str = "cache.item_size";
+/// Seconds. Of a level's call, how long it is to keep the one item that it is sent; of a `set`, until the value is no longer fresh;
+/// of a hit, what is left of that.
+pub const TTL: &str = "cache.ttl";
 /// On batches: number of keys.
 pub const KEY_COUNT: &str = "cache.key.count";
 /// On warm-ups: number of keys that failed.

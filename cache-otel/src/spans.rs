@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use cache_core::{Ambient, CacheInfo, MissReason, Outcome, Span, SpanKind, SpanStart, Verb};
+use cache_core::{Ambient, CacheInfo, LevelOp, MissReason, Outcome, Span, SpanKind, SpanStart, Verb};
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value,
     baggage::BaggageExt,
@@ -115,15 +116,17 @@ impl Spans {
             SpanKind::Operation(_) | SpanKind::Level { .. } => start.keys <= 1,
             _ => false,
         };
-        let writes = match start.kind {
-            SpanKind::Operation(verb) if self.sentry => sentry_op(verb) != "cache.get",
-            _ => false,
+        let sentry = match start.kind {
+            SpanKind::Operation(verb) if self.sentry => Some(sentry_op(verb) != "cache.get"),
+            _ => None,
         };
         Some(Arc::new(OtelSpan {
             cx,
             recording: recording.then(|| cache.clone()),
             lookup,
-            writes,
+            writes: sentry == Some(true),
+            looks_up: sentry == Some(false),
+            told_hit: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }))
@@ -151,12 +154,20 @@ impl Spans {
                         let provider = &level.provider;
                         attributes.push(KeyValue::new(names::DB_SYSTEM, provider.system));
                         attributes.push(KeyValue::new(names::DB_OPERATION, command));
+                        attributes.extend(procedure(command, op));
+                        let namespace = |name: &String| KeyValue::new(names::DB_NAMESPACE, lasting(name));
+                        attributes.extend(provider.namespace.as_ref().map(namespace));
                         attributes.extend(address(provider));
-                        attributes.extend(port(provider));
+                        attributes
+                            .extend(port(provider).filter(|_| !is_usual(provider.system, provider.port)));
                         client_name(provider.system, command, provider.address.as_deref(), provider.port)
                     }
                     None => format!("cache.{} {}", op.as_str(), cache.name()),
                 }
+            }
+            SpanKind::Source(verb) => {
+                attributes.push(operation(verb.as_str()));
+                format!("cache.source.{} {}", verb.as_str(), cache.name())
             }
             SpanKind::Publish => {
                 kind = OtelKind::Producer;
@@ -202,6 +213,16 @@ pub(crate) fn client_name(system: &str, command: &str, address: Option<&str>, po
     }
 }
 
+/// Whether a server of this kind is nearly always at that port: spans leave it out then, by the conventions.
+pub(crate) fn is_usual(system: &str, port: Option<u16>) -> bool {
+    matches!((system, port), ("redis", Some(6379)) | ("memcached", Some(11211)))
+}
+
+/// Scripts are called by a digest, which says nothing to anybody: by what they are for.
+fn procedure(command: &str, op: LevelOp) -> Option<KeyValue> {
+    matches!(command, "EVALSHA" | "FCALL").then(|| KeyValue::new(names::DB_PROCEDURE, op.as_str()))
+}
+
 fn link(kind: &'static str) -> Vec<KeyValue> {
     vec![KeyValue::new(names::LINK_KIND, kind)]
 }
@@ -229,10 +250,20 @@ struct OtelSpan {
     recording: Option<CacheInfo>,
     /// A look-up of one key, which hits or does not.
     lookup: bool,
-    /// Sentry wants to know whether it did.
+    /// Sentry wants to know whether it could write.
     writes: bool,
+    /// Sentry wants to know whether it hits, also of one that fails.
+    looks_up: bool,
+    told_hit: AtomicBool,
     failed: AtomicBool,
     ended: AtomicBool,
+}
+
+impl OtelSpan {
+    fn hit(&self, yes: bool) {
+        self.told_hit.store(true, Ordering::Relaxed);
+        self.cx.span().set_attribute(KeyValue::new(names::CACHE_HIT, yes));
+    }
 }
 
 impl Span for OtelSpan {
@@ -246,13 +277,22 @@ impl Span for OtelSpan {
         let span = self.cx.span();
         span.set_attribute(KeyValue::new(names::CACHE_RESULT, result(outcome)));
         if self.lookup {
-            span.set_attribute(KeyValue::new(
-                names::CACHE_HIT,
-                matches!(outcome, Outcome::Hit | Outcome::Stale),
-            ));
+            self.hit(matches!(outcome, Outcome::Hit | Outcome::Stale));
         }
         if let Some(level) = level {
             span.set_attribute(position(cache, level));
+        }
+    }
+
+    fn found_all(&self, yes: bool) {
+        if self.recording.is_some() {
+            self.hit(yes);
+        }
+    }
+
+    fn ttl(&self, time: Duration) {
+        if self.recording.is_some() {
+            self.cx.span().set_attribute(KeyValue::new(names::TTL, time.as_secs_f64()));
         }
     }
 
@@ -299,6 +339,9 @@ impl Span for OtelSpan {
             return;
         }
         let span = self.cx.span();
+        if self.looks_up && !self.told_hit.load(Ordering::Relaxed) {
+            self.hit(false);
+        }
         if self.writes {
             span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
         }

@@ -18,7 +18,7 @@ const SECRET: &str = "secret-42";
 fn users() -> CacheInfo {
     let level =
         |position: &str, provider, in_process| LevelInfo { position: position.into(), provider, in_process };
-    let redis = Description::remote("redis", "cache.internal", Some(6380));
+    let redis = Description::remote("redis", "cache.internal", Some(6380)).within("3");
     CacheInfo::for_tests(
         "users",
         vec![level("l1", Description::local("memory"), true), level("l2", redis, false)],
@@ -90,6 +90,7 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
         (names::DB_OPERATION, "GET".into()),
         (names::SERVER_ADDRESS, "cache.internal".into()),
         (names::SERVER_PORT, 6380.into()),
+        (names::DB_NAMESPACE, "3".into()),
         (names::CACHE_NAME, "users".into()),
         (names::CACHE_LEVEL, "l2".into()),
     ] {
@@ -99,6 +100,37 @@ fn a_look_up_is_a_tree_with_names_that_stay_few() {
     assert_eq!(attribute(level, names::ERROR_TYPE), Some("timeout".into()));
     assert!(matches!(level.status, Status::Error { .. }));
     assert!(!format!("{spans:?}").contains(SECRET), "keys are off by default");
+}
+
+/// As the conventions have it.
+#[test]
+fn a_usual_port_is_not_said_and_a_script_is_called_by_what_it_is_for() {
+    let (provider, exporter) = always();
+    let telemetry = Telemetry::builder().tracer_provider(&provider).build();
+    for (system, usual) in [("redis", 6379), ("memcached", 11211)] {
+        let level = LevelInfo {
+            position: "l1".into(),
+            provider: Description::remote(system, "cache.internal", Some(usual)),
+            in_process: false,
+        };
+        let cache = CacheInfo::for_tests("usual", vec![level]);
+        let call = telemetry.span(&cache, &start(SpanKind::Operation(Verb::Get))).unwrap();
+        call.within(&mut || {
+            for command in ["GET", "EVALSHA"] {
+                let kind = SpanKind::Level { level: 0, op: LevelOp::Acquire, command };
+                telemetry.span(&cache, &start(kind)).unwrap().end();
+            }
+        });
+    }
+    let spans = exporter.get_finished_spans().unwrap();
+    let levels = spans.iter().filter(|span| attribute(span, names::DB_SYSTEM).is_some());
+    assert_eq!(levels.clone().count(), 4);
+    for (span, procedure) in levels.zip([false, true, false, true]) {
+        assert_eq!(attribute(span, names::SERVER_ADDRESS), Some("cache.internal".into()));
+        assert_eq!(attribute(span, names::SERVER_PORT), None);
+        assert_eq!(attribute(span, names::DB_NAMESPACE), None);
+        assert_eq!(attribute(span, names::DB_PROCEDURE), procedure.then(|| "acquire".into()));
+    }
 }
 
 #[test]
@@ -242,6 +274,7 @@ fn sentry_finds_what_it_goes_by() {
         span.end();
     }
     let spans = exporter.get_finished_spans().unwrap();
+    exporter.reset();
     let seen: Vec<_> = spans
         .iter()
         .map(|span| {
@@ -256,6 +289,23 @@ fn sentry_finds_what_it_goes_by() {
         ("cache.flush", Some(true)),
     ];
     assert_eq!(seen, expected.map(|(op, write)| (op.to_owned(), write)));
+
+    // Each of this op says whether it hit: one that failed or was given up has not, and of several keys all have or it has not.
+    let op = |verb, keys, end: &dyn Fn(&dyn Span)| {
+        let start = SpanStart { keys, ..start(SpanKind::Operation(verb)) };
+        let span = telemetry.span(&users(), &start).unwrap();
+        end(&*span);
+        drop(span);
+    };
+    op(Verb::Get, 1, &|span| span.found(Outcome::Hit, Some(1)));
+    op(Verb::GetOrSet, 1, &|span| span.failed("load"));
+    op(Verb::GetMany, 2, &|span| span.found_all(true));
+    op(Verb::GetMany, 2, &|span| span.found_all(false));
+    op(Verb::GetOrSetMany, 2, &|_| {});
+    let spans = exporter.get_finished_spans().unwrap();
+    let hits: Vec<_> = spans.iter().map(|span| attribute(span, names::CACHE_HIT)).collect();
+    assert_eq!(hits, [true, false, true, false, false].map(|hit| Some(hit.into())));
+    assert!(spans.iter().all(|span| attribute(span, "sentry.op") == Some("cache.get".into())));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The trace of real calls over two levels.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use cache_core::{
-    Early, Level, Policy, TracedCache, ok,
+    BoxError, Early, Level, Loaded, Policy, Source, TracedCache, ok,
     testing::{Chaos, ChaosOp, Fault, Hub, Link, MapProvider},
 };
 use cache_memory::Memory;
@@ -78,6 +78,17 @@ fn find<'a>(spans: &'a [SpanData], name: &str) -> &'a SpanData {
 
 fn id(span: &SpanData) -> SpanId {
     span.span_context.span_id()
+}
+
+fn said(span: &SpanData, name: &str) -> Option<Value> {
+    span.attributes.iter().find(|kv| kv.key.as_str() == name).map(|kv| kv.value.clone())
+}
+
+fn ttl(span: &SpanData) -> f64 {
+    match said(span, names::TTL) {
+        Some(Value::F64(ttl)) => ttl,
+        other => panic!("{other:?}: {span:?}"),
+    }
 }
 
 /// When the last write began.
@@ -251,6 +262,77 @@ async fn what_is_written_behind_and_what_is_told_again_have_traces_of_their_own(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_say_ttl_and_size_and_a_hit_what_is_left_and_the_marks_count_for_nothing() {
+    let traced = Traced::new();
+    let _ = traced.cache.set(1, 7u64).with_context(traced.request()).await.unwrap();
+    let spans = traced.spans();
+    let (set, put) =
+        (find(&spans, "cache.set users"), spans.iter().rfind(|s| s.name == "put map.test").unwrap());
+    assert_eq!((ttl(set), said(set, names::ITEM_SIZE)), (600.0, Some(1.into())));
+    assert!((599.0..=600.0).contains(&ttl(put)), "{put:?}");
+    let size = said(put, names::ITEM_SIZE);
+    assert!(matches!(size, Some(Value::I64(40..=80))), "{size:?}");
+    // The cache's own mark is no item, and lives for ever.
+    let marks = spans.iter().filter(|s| s.name == "put map.test" && s.span_context != put.span_context);
+    let marked: Vec<_> = marks.map(|s| (said(s, names::TTL), said(s, names::ITEM_SIZE))).collect();
+    assert_eq!(marked, [(None, None)]);
+
+    traced.exporter.reset();
+    traced.cache.get_or_set(2, || async { ok(7u64) }).with_context(traced.request()).await.unwrap();
+    let spans = traced.until("the fill", |spans| named(spans).contains(&"put map.test")).await;
+    assert!((599.0..=600.0).contains(&ttl(find(&spans, "put map.test"))));
+
+    // Another node, which has to read the mark along with the first.
+    let cache: TracedCache<u64> = TracedCache::builder("users")
+        .level(Level::new(Arc::clone(&traced.store)).breaker(None))
+        .policy(Policy::ttl(Duration::from_secs(600)))
+        .observer(Telemetry::builder().tracer_provider(&traced.provider).build())
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        traced.exporter.reset();
+        assert_eq!(cache.get(1).with_context(traced.request()).await.unwrap().as_deref(), Some(&7));
+        let spans = traced.spans();
+        let (call, read) = (find(&spans, "cache.get users"), find(&spans, "get map.test"));
+        assert!((500.0..=600.0).contains(&ttl(call)), "{call:?}");
+        assert_eq!(said(call, names::ITEM_SIZE), Some(1.into()));
+        assert_eq!((said(read, names::KEY_COUNT), said(read, names::ITEM_SIZE)), (None, size.clone()));
+    }
+    for (keys, all) in [(vec![1, 2], true), (vec![1, 2, 3], false)] {
+        traced.exporter.reset();
+        cache.get_many(keys).with_context(traced.request()).await.unwrap();
+        let hit = said(find(&traced.spans(), "cache.get_many users"), names::CACHE_HIT);
+        assert_eq!(hit, Some(all.into()));
+    }
+}
+
+struct Table;
+
+impl Source<u64, u64> for Table {
+    async fn load(&self, id: &u64) -> Result<Loaded<u64>, BoxError> {
+        Ok(Loaded::value(*id))
+    }
+
+    async fn save(&self, _: &u64, value: &u64) -> Result<(), BoxError> {
+        if *value == 0 { Err("refused".into()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_written_has_a_span_within_the_save() {
+    let traced = Traced::new();
+    let users = traced.cache.clone().with_source(Table);
+    assert!(users.save(1u64, 7u64).with_context(traced.request()).await.is_ok());
+    assert!(users.save(1u64, 0u64).with_context(traced.request()).await.is_err());
+    let spans = traced.spans();
+    let saved: Vec<_> = spans.iter().filter(|span| span.name == "cache.source.save users").collect();
+    let calls: Vec<_> = spans.iter().filter(|span| span.name == "cache.save users").map(id).collect();
+    assert_eq!(saved.iter().map(|span| span.parent_span_id).collect::<Vec<_>>(), calls);
+    let errors: Vec<_> = saved.iter().map(|span| said(span, names::ERROR_TYPE)).collect();
+    assert_eq!(errors, [None, Some("load".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_nodes_are_told_under_the_call() {
     let hub = Hub::new();
     let policy = Policy::ttl(Duration::from_secs(600));
@@ -311,5 +393,18 @@ async fn a_warm_up_is_a_call_around_those_of_its_keys() {
         |name: &str| warm.attributes.iter().find(|kv| kv.key.as_str() == name).map(|kv| kv.value.clone());
     assert_eq!((count(names::KEY_COUNT), count(names::ERROR_COUNT)), (Some(3.into()), Some(1.into())));
     let keys = spans.iter().filter(|span| span.name == "cache.get_or_set users");
+    assert_eq!(keys.filter(|span| span.parent_span_id == id(warm)).count(), 3);
+
+    traced.exporter.reset();
+    let rows = futures::stream::iter((1..=3u64).map(|key| (key, key * 2)));
+    let warmed = traced.cache.warm_from(rows, 2).with_context(traced.request()).await;
+    assert_eq!((warmed.warmed, warmed.failed.len()), (3, 0));
+    let spans = traced.spans();
+    let warm = find(&spans, "cache.warm users");
+    assert_eq!(
+        (said(warm, names::KEY_COUNT), said(warm, names::ERROR_COUNT)),
+        (Some(3.into()), Some(0.into()))
+    );
+    let keys = spans.iter().filter(|span| span.name == "cache.set users");
     assert_eq!(keys.filter(|span| span.parent_span_id == id(warm)).count(), 3);
 }

@@ -211,10 +211,12 @@ impl CacheProvider for RedisProvider {
     }
 
     fn describe(&self) -> Description {
-        match self.settings().place.first() {
+        let settings = self.settings();
+        let server = match settings.place.first() {
             Endpoint::Tcp { host, port } => Description::remote("redis", host, Some(*port)),
             Endpoint::Unix { path } => Description::remote("redis", path, None),
-        }
+        };
+        server.within(settings.login.database.to_string())
     }
 
     async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {

@@ -325,6 +325,7 @@ impl CacheProvider for MapProvider {
             system: "map",
             address: self.capabilities.remote.then(|| "map.test".to_owned()),
             port: None,
+            namespace: None,
         }
     }
 

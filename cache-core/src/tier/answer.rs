@@ -11,8 +11,8 @@ pub(crate) trait Answer {
     fn failure(&self) -> Option<&BoxError>;
     /// Whether anything went well.
     fn is_well(&self) -> bool;
-    /// Bytes of items.
-    fn bytes(&self) -> usize;
+    /// Bytes of items, which the last `marks` are none of.
+    fn bytes(&self, marks: usize) -> usize;
 }
 
 /// What was found and is not handed out is an answer, too.
@@ -33,8 +33,8 @@ impl<R: Received> Answer for Result<R, BoxError> {
         failure(self).is_none()
     }
 
-    fn bytes(&self) -> usize {
-        self.as_ref().map_or(0, Received::bytes)
+    fn bytes(&self, marks: usize) -> usize {
+        self.as_ref().ok().filter(|_| marks == 0).map_or(0, Received::bytes)
     }
 }
 
@@ -51,8 +51,8 @@ impl<R: Received> Answer for Vec<Result<R, BoxError>> {
         self.is_empty() || self.iter().any(|r| failure(r).is_none())
     }
 
-    fn bytes(&self) -> usize {
-        self.iter().flatten().map(Received::bytes).sum()
+    fn bytes(&self, marks: usize) -> usize {
+        self.iter().rev().skip(marks).flatten().map(Received::bytes).sum()
     }
 }
 

@@ -118,7 +118,7 @@ impl Tier {
                 None => {
                     let op = LevelOp::Get;
                     let whom = Whom::of(provider.server_of(key));
-                    let what = Asking { op, command: provider.command(op, 1), whom, keys: 1, sent: 0, since };
+                    let what = Asking::one(op, provider.command(op, 1), whom, 0, since);
                     self.call_at(around, &what, asked(|| provider.get(key))).await
                 }
                 Some(_) => Err(Failure::Skipped),
@@ -174,8 +174,8 @@ impl Tier {
         keys: &[RawKey<'_>],
     ) -> Vec<Result<Option<Bytes>, Failure>> {
         let provider = self.provider();
-        let batch = Parts::new(&provider, keys, |key| *key);
-        self.call_parts(around, LevelOp::Get, &batch, |_| 0, |keys| provider.get_many(keys)).await
+        let batch = Parts::new(&provider, keys);
+        self.call_parts(around, LevelOp::Get, &batch, |keys| provider.get_many(keys)).await
     }
 
     /// Reads keys from replicas. Their failures are no failures of the level, so they are nothing.

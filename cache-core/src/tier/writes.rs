@@ -15,9 +15,9 @@ impl Tier {
     /// hears an invalidation of it when it is back.
     pub(crate) async fn put_many(&self, around: &Around, items: &[Put<'_>]) -> Vec<Result<(), Failure>> {
         let provider = self.provider();
-        let batch = Parts::new(&provider, items, |item| item.key);
+        let batch = Parts::new(&provider, items);
         let put = |items| provider.put_many(items);
-        let results = self.call_parts(around, LevelOp::Put, &batch, |item| item.bytes.len(), put).await;
+        let results = self.call_parts(around, LevelOp::Put, &batch, put).await;
         for (item, result) in items.iter().zip(&results) {
             if let Err(Failure::Failed(..)) = result {
                 self.pending.doubt(item.key.id);
@@ -45,10 +45,10 @@ impl Tier {
     ) -> Vec<Result<Acquired, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(wanted.len()) };
-        let batch = Parts::new(&provider, wanted, |wish| wish.key);
+        let batch = Parts::new(&provider, wanted);
         let life = self.lease_life(life, wanted.len());
         let acquire = |wanted| leases.acquire_many(wanted, life);
-        let answers = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, acquire).await;
+        let answers = self.call_parts(around, LevelOp::Acquire, &batch, acquire).await;
         let found = |failure: Failure| failure.or_nothing_readable().map(Acquired::Found);
         answers.into_iter().map(|answer| answer.or_else(found)).collect()
     }
@@ -58,9 +58,9 @@ impl Tier {
     pub(crate) async fn fill_many(&self, around: &Around, fills: &[Fill<'_>]) -> Vec<Result<bool, Failure>> {
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(fills.len()) };
-        let batch = Parts::new(&provider, fills, |fill| fill.put.key);
+        let batch = Parts::new(&provider, fills);
         let fill = |fills| leases.fill_many(fills);
-        self.call_parts(around, LevelOp::Put, &batch, |fill| fill.put.bytes.len(), fill).await
+        self.call_parts(around, LevelOp::Put, &batch, fill).await
     }
 
     /// Keeps keys for a writer.
@@ -73,9 +73,9 @@ impl Tier {
         let here = self.place();
         let provider = self.provider();
         let Some(leases) = provider.leases() else { return skipped(keys.len()) };
-        let batch = Parts::new(&provider, keys, |key| *key);
+        let batch = Parts::new(&provider, keys);
         let hold = |keys| leases.hold_many(keys, life);
-        let results = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, hold).await;
+        let results = self.call_parts(around, LevelOp::Acquire, &batch, hold).await;
         self.noted_all(around, here, keys, results)
     }
 
@@ -165,21 +165,21 @@ impl Tier {
     pub(crate) async fn renew_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)], life: Duration) {
         let provider = self.provider();
         if let Some(leases) = provider.leases() {
-            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let batch = Parts::new(&provider, held);
             let life = self.lease_life(life, held.len());
             let renew = |held| leases.renew_many(held, life);
             // A lease that could not be renewed refuses its fill: nothing to do about it here.
-            let _ = self.call_parts(around, LevelOp::Acquire, &batch, |_| 0, renew).await;
+            let _ = self.call_parts(around, LevelOp::Acquire, &batch, renew).await;
         }
     }
 
     pub(crate) async fn release_many(&self, around: &Around, held: &[(RawKey<'_>, Lease)]) {
         let provider = self.provider();
         if let Some(leases) = provider.leases() {
-            let batch = Parts::new(&provider, held, |(key, _)| *key);
+            let batch = Parts::new(&provider, held);
             let release = |held| leases.release_many(held);
             // It ends by time otherwise.
-            let _ = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, release).await;
+            let _ = self.call_parts(around, LevelOp::Remove, &batch, release).await;
         }
     }
 
@@ -202,9 +202,9 @@ impl Tier {
     ) -> Vec<Result<(), Failure>> {
         let here = self.place();
         let provider = self.provider();
-        let batch = Parts::new(&provider, keys, |key| *key);
+        let batch = Parts::new(&provider, keys);
         let remove = |keys| provider.remove_many(keys);
-        let results = self.call_parts(around, LevelOp::Remove, &batch, |_| 0, remove).await;
+        let results = self.call_parts(around, LevelOp::Remove, &batch, remove).await;
         self.noted_all(around, here, keys, results)
     }
 }
