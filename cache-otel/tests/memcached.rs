@@ -42,6 +42,10 @@ async fn commands_are_client_spans() {
     let hit =
         |n: usize| seen[n].attributes.iter().find(|kv| kv.key.as_str() == "cache.hit").map(|kv| &kv.value);
     assert_eq!((hit(1), hit(2)), (Some(&Value::Bool(true)), Some(&Value::Bool(false))));
+    let size = |n: usize| {
+        seen[n].attributes.iter().find(|kv| kv.key.as_str() == "cache.item_size").map(|kv| kv.value.clone())
+    };
+    assert_eq!([size(0), size(1), size(2), size(3)], [Some(5.into()), Some(5.into()), None, None]);
     assert!(!format!("{seen:?}").contains("ann@"));
     let series = reader.collect();
     assert_eq!(sum(&series, "db.client.operation.duration_count"), 5.0);

@@ -3,10 +3,16 @@
 //! Its clients have no trait that commands go through, so the usual commands are wrapped one by one; for the rest there is
 //! [`Traced::command`].
 //!
+//! Sizes are those of values as they are stored. How long they are to live is not reported, as the client's `Ttl` does not say;
+//! [`Command::ttl`] of a [`Traced::command`] does.
+//!
 //! What is reported is what the client answers. One that was built with `degrade(true)` answers for a server that is dead as if
 //! a look-up had found nothing and a `set` or `touch` were done: misses and successes, and no error. Its `on_error` hears of them.
 
-use memcache::exp::{AsyncMemcache, Decode, Encode, Error, Result, Ttl};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memcache::exp::{AsyncMemcache, Decode, DecodeError, Encode, EncodeError, Encoded, Error, Result, Ttl};
+use opentelemetry::trace::FutureExt;
 
 use super::{ClientTelemetry, Command, Failed, Failure, Outcome};
 
@@ -25,6 +31,36 @@ impl Failure for Error {
             Self::Ambiguous { source, .. } => source.describe(),
             _ => Failed::command(None),
         }
+    }
+}
+
+/// A value that has not been encoded.
+const UNKNOWN: usize = usize::MAX;
+
+/// A value that says how large it was when it is encoded.
+struct Measuring<'a, V> {
+    value: V,
+    bytes: &'a AtomicUsize,
+}
+
+impl<V: Encode> Encode for Measuring<'_, V> {
+    fn encode(&self) -> std::result::Result<Encoded, EncodeError> {
+        let encoded = self.value.encode()?;
+        self.bytes.store(encoded.bytes.len(), Ordering::Relaxed);
+        Ok(encoded)
+    }
+}
+
+/// A value with the number of bytes that it was.
+struct Measured<T> {
+    value: T,
+    bytes: usize,
+}
+
+impl<T: Decode> Decode for Measured<T> {
+    fn decode(stored: Vec<u8>, flags: u32) -> std::result::Result<Self, DecodeError> {
+        let bytes = stored.len();
+        Ok(Self { value: T::decode(stored, flags)?, bytes })
     }
 }
 
@@ -55,19 +91,37 @@ impl Traced {
         self.telemetry.run(command, work(&self.inner)).await
     }
 
+    /// A command that stores a value, which is measured while it is encoded.
+    async fn store<R>(
+        &self,
+        name: &'static str,
+        key: &[u8],
+        bytes: &AtomicUsize,
+        work: impl Future<Output = Result<R>>,
+    ) -> Result<R> {
+        let mut call = self.telemetry.start(&Command::named(name).key(text(key)));
+        let stored = work.with_context(call.context()).await;
+        let size = Some(bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != UNKNOWN);
+        call.end(stored.as_ref().err().map(Failure::describe), &Outcome { size, ..Outcome::default() });
+        stored
+    }
+
     /// [`AsyncMemcache::get`].
     ///
     /// # Errors
     /// The client's.
     pub async fn get<T: Decode>(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
         let mut call = self.telemetry.start(&Command::named("get").key(text(key.as_ref())));
-        let work = self.inner.get(key.as_ref());
-        let found = opentelemetry::trace::FutureExt::with_context(work, call.context()).await;
+        let work = self.inner.get::<Measured<T>>(key.as_ref());
+        let found = work.with_context(call.context()).await;
         match &found {
-            Ok(value) => call.end(None, &Outcome::found(value.is_some())),
+            Ok(value) => {
+                let size = value.as_ref().map(|value| value.bytes);
+                call.end(None, &Outcome { size, ..Outcome::found(value.is_some()) });
+            }
             Err(error) => call.end(Some(error.describe()), &Outcome::default()),
         }
-        found
+        Ok(found?.map(|found| found.value))
     }
 
     /// [`AsyncMemcache::set`].
@@ -75,8 +129,9 @@ impl Traced {
     /// # Errors
     /// The client's.
     pub async fn set(&self, key: impl AsRef<[u8]>, value: impl Encode, ttl: impl Into<Ttl>) -> Result<()> {
-        let command = Command::named("set").key(text(key.as_ref()));
-        self.telemetry.run(command, self.inner.set(key.as_ref(), value, ttl)).await
+        let (key, bytes) = (key.as_ref(), AtomicUsize::new(UNKNOWN));
+        let value = Measuring { value, bytes: &bytes };
+        self.store("set", key, &bytes, self.inner.set(key, value, ttl)).await
     }
 
     /// [`AsyncMemcache::add`].
@@ -84,8 +139,9 @@ impl Traced {
     /// # Errors
     /// The client's.
     pub async fn add(&self, key: impl AsRef<[u8]>, value: impl Encode, ttl: impl Into<Ttl>) -> Result<bool> {
-        let command = Command::named("add").key(text(key.as_ref()));
-        self.telemetry.run(command, self.inner.add(key.as_ref(), value, ttl)).await
+        let (key, bytes) = (key.as_ref(), AtomicUsize::new(UNKNOWN));
+        let value = Measuring { value, bytes: &bytes };
+        self.store("add", key, &bytes, self.inner.add(key, value, ttl)).await
     }
 
     /// [`AsyncMemcache::delete`].
