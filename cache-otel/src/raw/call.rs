@@ -11,10 +11,14 @@ use opentelemetry::{
 };
 
 use super::{Command, Failed, Inner, OPERATION_CLASS, Outcome, Words, summary::Seen};
-use crate::{names, spans::client_name};
+use crate::{
+    names,
+    spans::{client_name, is_usual},
+    vocabulary::seeds,
+};
 
-/// Longest query text, in arguments.
-const TEXT_MAX: usize = 16;
+/// Longest query text, in arguments; of several commands also in commands.
+pub(crate) const TEXT_MAX: usize = 16;
 
 /// A command under way: its span, and its time. Dropped before its end, it counts as cancelled.
 pub struct Call {
@@ -37,7 +41,11 @@ pub struct Call {
 
 impl Call {
     pub(crate) fn start(of: Arc<Inner>, command: &Command<'_>) -> Self {
-        let (operation, seen) = of.summary.named(command.operation());
+        let (operation, seen, new) = of.summary.named(command.operation());
+        if new && !command.waits {
+            // There from zero on: a series that begins at one has not gone up.
+            of.slow.add(0, &slow(&of, &operation, command.class.as_str()));
+        }
         let key = command.key.as_deref().zip(of.show_key.as_ref()).and_then(|(key, show)| show.of(key));
         let suppressed = Context::map_current(Context::is_telemetry_suppressed);
         let unsampled = Context::map_current(|cx| {
@@ -162,11 +170,7 @@ impl Call {
 
     fn slow(&self, took: Duration) {
         let of = &self.of;
-        let operation = match of.seeds {
-            true => KeyValue::new("operation", self.operation.to_lowercase()),
-            false => KeyValue::new(names::DB_OPERATION, self.operation.clone()),
-        };
-        of.slow.add(1, &[of.name.clone(), operation]);
+        of.slow.add(1, &slow(of, &self.operation, self.class));
         // Inside the command's own context: its line belongs to its trace.
         let _current = self.cx.clone().attach();
         of.slow_lines.write(
@@ -198,6 +202,46 @@ pub(crate) fn server(of: &Inner) -> impl Iterator<Item = KeyValue> {
     address.into_iter().chain(port)
 }
 
+/// What slow commands are counted by.
+fn slow(of: &Inner, operation: &str, class: &'static str) -> [KeyValue; 3] {
+    match of.seeds {
+        true => [
+            of.name.clone(),
+            KeyValue::new(seeds::OPERATION, operation.to_lowercase()),
+            KeyValue::new(seeds::GROUP, of.name.value.clone()),
+        ],
+        false => [
+            of.name.clone(),
+            KeyValue::new(names::DB_OPERATION, operation.to_owned()),
+            KeyValue::new(OPERATION_CLASS, class),
+        ],
+    }
+}
+
+/// A command, or each of several, with a `?` for each argument.
+fn text(command: &Command<'_>, operation: &str) -> String {
+    let mut text = String::new();
+    let mut room = TEXT_MAX;
+    let one = [(operation.into(), command.arguments)];
+    let all = if command.first.is_empty() { &one[..] } else { &command.first };
+    for (name, arguments) in all {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        if room == 0 {
+            text.push_str("...");
+            break;
+        }
+        text.push_str(name);
+        text.push_str(&" ?".repeat(room.min(*arguments)));
+        if *arguments > room {
+            text.push_str(" ...");
+        }
+        room = room.saturating_sub((*arguments).max(1));
+    }
+    text
+}
+
 fn builder(of: &Inner, command: &Command<'_>, operation: &str, key: Option<&str>) -> SpanBuilder {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let mut attributes = Vec::with_capacity(16);
@@ -205,9 +249,10 @@ fn builder(of: &Inner, command: &Command<'_>, operation: &str, key: Option<&str>
     attributes.push(KeyValue::new(names::DB_OPERATION, operation.to_owned()));
     attributes.push(KeyValue::new(OPERATION_CLASS, command.class.as_str()));
     attributes.push(of.name.clone());
-    attributes.extend(server(of));
+    let port = !is_usual(of.system, of.port);
+    attributes.extend(server(of).filter(|kv| port || kv.key.as_str() != names::SERVER_PORT));
     if let Some(database) = command.database {
-        attributes.push(KeyValue::new("db.namespace", database.to_string()));
+        attributes.push(KeyValue::new(names::DB_NAMESPACE, database.to_string()));
     }
     // One command that goes as a batch is none.
     if let Some(batch) = command.batch.filter(|batch| *batch != 1) {
@@ -217,7 +262,7 @@ fn builder(of: &Inner, command: &Command<'_>, operation: &str, key: Option<&str>
         }
     }
     if let Some(procedure) = &command.procedure {
-        attributes.push(KeyValue::new("db.stored_procedure.name", procedure.to_string()));
+        attributes.push(KeyValue::new(names::DB_PROCEDURE, procedure.to_string()));
     }
     if command.keys > 1 {
         attributes.push(KeyValue::new(names::KEY_COUNT, count(command.keys)));
@@ -226,16 +271,14 @@ fn builder(of: &Inner, command: &Command<'_>, operation: &str, key: Option<&str>
         attributes.push(KeyValue::new(names::ITEM_SIZE, count(size)));
     }
     if let Some(ttl) = command.ttl {
-        attributes.push(KeyValue::new("cache.ttl", ttl.as_secs_f64()));
+        attributes.push(KeyValue::new(names::TTL, ttl.as_secs_f64()));
     }
     if let Some(key) = key {
         let keys = Value::Array(Array::String(vec![StringValue::from(key.to_owned())]));
         attributes.push(KeyValue::new(names::CACHE_KEY, keys));
     }
     if of.query_text {
-        let holes = " ?".repeat(command.arguments.min(TEXT_MAX));
-        let more = if command.arguments > TEXT_MAX { " ..." } else { "" };
-        attributes.push(KeyValue::new("db.query.text", format!("{operation}{holes}{more}")));
+        attributes.push(KeyValue::new("db.query.text", text(command, operation)));
     }
     let name = client_name(of.system, operation, of.address.as_deref(), of.port);
     SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes)

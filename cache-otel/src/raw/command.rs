@@ -115,6 +115,8 @@ pub struct Command<'a> {
     pub database: Option<i64>,
     /// Of several, how often each comes.
     pub counts: Vec<(Cow<'a, str>, usize)>,
+    /// Of several, the first ones, each with its number of arguments: for `db.query.text`.
+    pub first: Vec<(Cow<'a, str>, usize)>,
     /// It is to wait at the server: how long it takes is then what was asked for, and no sign of a slow one.
     pub waits: bool,
 }
@@ -144,6 +146,7 @@ impl<'a> Command<'a> {
             ttl: None,
             database: None,
             counts: Vec::new(),
+            first: Vec::new(),
         }
     }
 

@@ -21,7 +21,8 @@
 //! | histogram `s` | `db.client.operation.duration` by `db.system.name`, `db.operation.name`, `db.operation.class`, `db.client.name`, `server.address`, `server.port`, `error.type` |
 //! | up-down counter `{operation}` | `db.client.operation.active` by `db.client.name` |
 //! | counter `{lookup}` | `db.client.lookups`: keys that reads asked for, by `db.client.name`, `cache.result` (`hit`, `miss`) |
-//! | counter `{command}` | `db.client.slow_commands` by `db.client.name`, `db.operation.name` |
+//! | counter `{command}` | `db.client.slow_commands` by `db.client.name`, `db.operation.name`, `db.operation.class`; there from an operation's first command on |
+//! | counter `{pool}` | `db.client.connection.pools`: pools that have been made, by `db.client.name` |
 //!
 //! Under [`Vocabulary::Seeds`] the counts and times are `redis_commands_total`, `redis_command_duration_seconds`,
 //! `redis_command_errors_total` by `name`, `command` (in lower case) and `status`, `redis.slow_queries` and
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) active: UpDownCounter<i64>,
     pub(crate) lookups: Counter<u64>,
     pub(crate) slow: Counter<u64>,
+    pub(crate) pools: Counter<u64>,
     pub(crate) slow_lines: slow::Lines,
     pub(crate) summary: summary::Summary,
     pub(crate) seeds: bool,
@@ -148,8 +150,9 @@ impl ClientTelemetry {
         self.0.summary.read()
     }
 
-    /// Reports a pool of this client's connections.
+    /// Reports a pool of this client's connections, and counts that it was made.
     pub fn pool(&self, pool: impl Into<String>) -> PoolTelemetry {
+        self.0.pools.add(1, std::slice::from_ref(&self.0.name));
         PoolTelemetry::new(&self.0.meter, pool.into(), self.0.seeds)
     }
 }
@@ -190,7 +193,8 @@ impl ClientTelemetryBuilder {
         self
     }
 
-    /// Puts commands on spans with a `?` for each argument (`db.query.text`). Off by default.
+    /// Puts commands on spans with a `?` for each argument (`db.query.text`), those of a pipeline or a transaction with a `;`
+    /// between them: `SET ? ?; GET ?`. No more than 16 arguments and commands. Off by default.
     pub fn query_text(mut self, yes: bool) -> Self {
         self.query_text = yes;
         self
@@ -253,7 +257,9 @@ impl ClientTelemetryBuilder {
         );
         let lookups =
             counter("db.client.lookups", "{lookup}", "Keys that reads asked for, by what they found");
+        let pools = counter("db.client.connection.pools", pick("{pool}", ""), "Pools that have been made");
         // There from zero on.
+        pools.add(0, std::slice::from_ref(&name));
         active.add(0, std::slice::from_ref(&name));
         for result in ["hit", "miss"] {
             lookups.add(0, &[name.clone(), KeyValue::new(names::CACHE_RESULT, result)]);
@@ -271,6 +277,7 @@ impl ClientTelemetryBuilder {
             active,
             lookups,
             slow,
+            pools,
             slow_lines: slow::Lines::default(),
             summary: summary::Summary::default(),
             seeds,

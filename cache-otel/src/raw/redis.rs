@@ -25,7 +25,7 @@ use ::redis::{
 };
 use opentelemetry::trace::FutureExt;
 
-use super::{Class, ClientTelemetry, Command, Failed, Failure, Outcome, command::waits};
+use super::{Class, ClientTelemetry, Command, Failed, Failure, Outcome, call::TEXT_MAX, command::waits};
 
 /// A connection whose commands are reported.
 #[derive(Clone, Debug)]
@@ -87,8 +87,8 @@ impl<C: aio::ConnectionLike + Send> aio::ConnectionLike for Traced<C> {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let names = pipeline.cmd_iter().map(|cmd| name(cmd));
-        let command = several(names, pipeline.is_transaction(), self.inner.get_db());
+        let commands = pipeline.cmd_iter().map(|cmd| (name(cmd), cmd.args_iter().count()));
+        let command = several(commands, pipeline.is_transaction(), self.inner.get_db());
         let mut call = self.telemetry.start(&command);
         let work = self.inner.req_packed_commands(pipeline, offset, count).with_context(call.context());
         Box::pin(async move {
@@ -120,21 +120,22 @@ impl<C: ConnectionLike> ConnectionLike for Traced<C> {
 
     fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
         let commands = packed(cmd);
-        let mut names: Vec<_> =
-            commands.iter().filter_map(|cmd| cmd.first()).map(|name| plain(name)).collect();
+        let mut sent: Vec<_> =
+            commands.iter().filter_map(|cmd| Some((plain(cmd.first()?), cmd.len()))).collect();
         // A transaction comes with what wraps it.
-        let transaction =
-            names.first().is_some_and(|name| name == "MULTI") && names.last().is_some_and(|n| n == "EXEC");
+        let is = |(name, _): &(Cow<'_, str>, usize), what| name == what;
+        let transaction = sent.first().is_some_and(|cmd| is(cmd, "MULTI"))
+            && sent.last().is_some_and(|cmd| is(cmd, "EXEC"));
         if transaction {
-            names.pop();
-            names.remove(0);
+            sent.pop();
+            sent.remove(0);
         }
-        let command = several(names.iter().cloned(), transaction, self.inner.get_db());
+        let command = several(sent.iter().cloned(), transaction, self.inner.get_db());
         let mut call = self.telemetry.start(&command);
         let current = call.context().attach();
         let replies = self.inner.req_packed_commands(cmd, offset, count);
         drop(current);
-        end_several(&mut call, names.into_iter(), transaction, &replies);
+        end_several(&mut call, sent.into_iter().map(|(name, _)| name), transaction, &replies);
         replies
     }
 
@@ -241,9 +242,20 @@ fn ttl(options: &[&[u8]]) -> Option<Duration> {
     })
 }
 
-fn several<'a>(names: impl Iterator<Item = Cow<'a, str>>, transaction: bool, database: i64) -> Command<'a> {
+/// `commands`: each by its name, with how many words it is.
+fn several<'a>(
+    commands: impl Iterator<Item = (Cow<'a, str>, usize)>,
+    transaction: bool,
+    database: i64,
+) -> Command<'a> {
     let mut counts: BTreeMap<Cow<'a, str>, usize> = BTreeMap::new();
-    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    let mut first = Vec::new();
+    for (name, words) in commands {
+        if first.len() <= TEXT_MAX {
+            first.push((name.clone(), words.saturating_sub(1)));
+        }
+        *counts.entry(name).or_default() += 1;
+    }
     let mut command = Command::named(if transaction { "MULTI" } else { "PIPELINE" });
     // Within a transaction nothing waits.
     command.waits = !transaction && counts.keys().any(|name| waits(name));
@@ -257,6 +269,7 @@ fn several<'a>(names: impl Iterator<Item = Cow<'a, str>>, transaction: bool, dat
     command.inner = alike.cloned();
     // More kinds than anybody would read are not told apart.
     command.counts = counts.into_iter().take(16).collect();
+    command.first = first;
     command
 }
 
@@ -403,9 +416,9 @@ mod tests {
         for name in ["slaveof", "SENTINEL", "REPLCONF", "PSYNC", "FAILOVER", "JSON.DEBUG"] {
             assert_eq!(Class::of(name), Class::Admin, "{name}");
         }
-        let names = || ["GET", "GET"].into_iter().map(Cow::Borrowed);
+        let names = || ["GET", "GET"].into_iter().map(|name| (name.into(), 2));
         assert_eq!(several(names(), false, 0).operation(), "PIPELINE GET");
-        assert_eq!(several(names().chain(["SET".into()]), true, 0).operation(), "MULTI");
+        assert_eq!(several(names().chain([("SET".into(), 3)]), true, 0).operation(), "MULTI");
     }
 
     #[test]
@@ -426,7 +439,7 @@ mod tests {
         {
             assert!(!of(words), "{words}");
         }
-        let names = || ["GET", "BLPOP"].into_iter().map(Cow::Borrowed);
+        let names = || ["GET", "BLPOP"].into_iter().map(|name| (name.into(), 2));
         assert!(several(names(), false, 0).waits && !several(names(), true, 0).waits);
     }
 

@@ -53,18 +53,19 @@ impl Seen {
 pub(crate) struct Summary(RwLock<HashMap<String, Arc<Seen>>>);
 
 impl Summary {
-    /// What an operation goes by, and how it does.
-    pub(crate) fn named(&self, operation: String) -> (String, Arc<Seen>) {
+    /// What an operation goes by, how it does, and whether it is the first of its name.
+    pub(crate) fn named(&self, operation: String) -> (String, Arc<Seen>, bool) {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = known.get(&operation) {
-            return (operation, Arc::clone(seen));
+            return (operation, Arc::clone(seen), false);
         }
         drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let has_room = known.len() < OPERATIONS || known.contains_key(&operation);
         let name = if has_room { operation } else { "other".to_owned() };
+        let new = !known.contains_key(&name);
         let seen = Arc::clone(known.entry(name.clone()).or_default());
-        (name, seen)
+        (name, seen, new)
     }
 
     pub(crate) fn read(&self) -> Vec<CommandStatus> {
