@@ -62,7 +62,7 @@ pub(crate) fn seconds(meter: &Meter, name: &'static str, description: &'static s
         .build()
 }
 
-fn milliseconds(meter: &Meter, name: &'static str) -> Histogram<f64> {
+pub(crate) fn milliseconds(meter: &Meter, name: &'static str) -> Histogram<f64> {
     // Without a unit, which would end up in the name.
     meter.f64_histogram(name).with_description("Milliseconds").with_boundaries(seeds::BOUNDS.to_vec()).build()
 }

@@ -10,6 +10,8 @@ use cache_core::Verb;
 /// | latency of calls | `cache.operation.duration`, seconds | `cache.latency` by the same, and `cache.operation.latency` by `operation`, `cache_group`, milliseconds |
 /// | size of items | `cache.item.size` by level and operation | `cache.value_size` by name and operation |
 /// | a remote level's calls | `db.client.operation.duration`, seconds | `redis.operation.latency` (`memcached...`) by `operation`, `cache_group`, `batch`, milliseconds |
+/// | pools of raw clients | `db.client.connection.*` | `redis.pool.*`, `redis.connection_pool.*`, `redis_pool_connections`; waits in milliseconds |
+/// | what a raw client's server says | `redis.maxmemory`, `redis.keyspace.hits`, `.misses` | those, and `redis_memory_max_bytes`, `redis_keyspace_read_hits`, `_misses` |
 ///
 /// What has no older name is the same in both. The millisecond histograms have no unit, so that Prometheus calls them what
 /// those dashboards ask for: `cache_latency_bucket`, not `cache_latency_milliseconds_bucket`.

@@ -426,9 +426,17 @@ async fn older_dashboards_get_their_names() {
     let telemetry = watched.client().vocabulary(Vocabulary::Seeds).build();
     let pool = telemetry.pool("main").observe(|| Some(PoolState { used: 1, idle: 2, max: 10, pending: 3 }));
     pool.acquired(Duration::from_millis(2));
-    let mut redis = Traced::new(connect(&server).await, telemetry);
+    let mut redis = Traced::new(connect(&server).await, telemetry.clone());
     redis.set::<_, _, ()>("text", 1).await.unwrap();
     assert!(redis.lpush::<_, _, ()>("text", 1).await.is_err());
+    let client = redis::Client::open(server.url()).unwrap();
+    let watch = ServerWatch::open(&telemetry, client, Duration::from_millis(50));
+    for _ in 0..500 {
+        if watch.is_up() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let series = watched.reader.collect();
     for (name, value) in [
         ("redis_commands{command=set,name=sessions,status=success}", 1.0),
@@ -442,10 +450,20 @@ async fn older_dashboards_get_their_names() {
         ("redis.pool.pending{name=main}", 3.0),
         ("redis_pool_connections{name=main,state=in_use}", 1.0),
         ("redis.pool.acquire_time_count{name=main}", 1.0),
+        ("redis.connection_pool.size{name=main}", 3.0),
+        ("redis.connection_pool.available{name=main}", 2.0),
+        ("redis.connection_pool.in_use{name=main}", 1.0),
+        ("redis.slow_queries{cache_group=sessions,name=sessions,operation=set}", 0.0),
         ("redis.connection_errors{error_type=timeout,name=main}", 0.0),
     ] {
         assert_eq!(series.get(name), Some(&value), "{name}: {series:#?}");
     }
+    for name in ["redis_memory_max_bytes", "redis_keyspace_read_hits", "redis_keyspace_read_misses"] {
+        assert_eq!(of(&series, name).map(|(_, value)| value).collect::<Vec<_>>(), [0.0], "{name}");
+    }
+    let bounds = watched.reader.bounds("redis.pool.acquire_time");
+    let bucket = |ms: f64| bounds.iter().position(|bound| ms <= *bound);
+    assert!(bucket(0.3) < bucket(2.0), "in milliseconds: {bounds:?}");
 }
 
 #[test]

@@ -32,8 +32,8 @@ type Read = Box<dyn Fn() -> Option<PoolState> + Send + Sync>;
 
 /// Reports a pool by the conventions: `db.client.connection.count` by state, `.max`, `.pending_requests` read at collection;
 /// `.wait_time`, `.create_time`, `.use_time`, `.timeouts` and `.errors` as the pool's user tells. Under older names
-/// `redis.pool.size`, `.available`, `.pending`, `.acquire_time`, `redis_pool_connections` by `state`, and
-/// `redis.connection_errors`.
+/// `redis.pool.size`, `.available`, `.pending`, `.acquire_time`, `redis.connection_pool.size`, `.available`, `.in_use`,
+/// `redis_pool_connections` by `state`, and `redis.connection_errors`.
 ///
 /// Keep it, or a clone: what is read at collection ends with the last of them, which lets go of what
 /// [`observe`](Self::observe) was given.
@@ -86,6 +86,15 @@ impl PoolTelemetry {
             observe("redis.pool.pending", "", |s, name, to| {
                 to.observe(s.pending.into(), std::slice::from_ref(name));
             });
+            observe("redis.connection_pool.size", "", |s, name, to| {
+                to.observe(i64::from(s.used) + i64::from(s.idle), std::slice::from_ref(name));
+            });
+            observe("redis.connection_pool.available", "", |s, name, to| {
+                to.observe(s.idle.into(), std::slice::from_ref(name));
+            });
+            observe("redis.connection_pool.in_use", "", |s, name, to| {
+                to.observe(s.used.into(), std::slice::from_ref(name));
+            });
             observe("redis_pool_connections", "", |s, name, to| {
                 to.observe(s.idle.into(), &[name.clone(), KeyValue::new("state", "available")]);
                 to.observe(s.used.into(), &[name.clone(), KeyValue::new("state", "in_use")]);
@@ -105,7 +114,7 @@ impl PoolTelemetry {
         }
         let seconds = |name, description| recorded::seconds(meter, name, description);
         let wait = if seeds {
-            meter.f64_histogram("redis.pool.acquire_time").with_description("Milliseconds").build()
+            recorded::milliseconds(meter, "redis.pool.acquire_time")
         } else {
             seconds("db.client.connection.wait_time", "Time that a caller waited for a connection")
         };

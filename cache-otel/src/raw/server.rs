@@ -18,6 +18,7 @@ use super::{CLIENT_NAME, ClientTelemetry, Inner, call::server};
 use crate::{servers::SHORTEST, total::Total};
 
 /// A whole number of `INFO`, its name there, and the metric that shows it.
+#[derive(Clone, Copy)]
 struct Shown {
     metric: &'static str,
     unit: &'static str,
@@ -54,6 +55,13 @@ const SHOWN: [Shown; 18] = [
     counted("redis.keys.evicted", "{key}", "evicted_keys"),
     counted("redis.keys.expired", "{key}", "expired_keys"),
     held("redis.uptime", "s", "uptime_in_seconds"),
+];
+
+/// Under older names, where those are not what Prometheus makes of today's.
+const SEEDS: [Shown; 3] = [
+    held("redis_memory_max_bytes", "", "maxmemory"),
+    held("redis_keyspace_read_hits", "", "keyspace_hits"),
+    held("redis_keyspace_read_misses", "", "keyspace_misses"),
 ];
 
 /// What a server said last.
@@ -326,7 +334,8 @@ fn register(of: &Inner) {
     let all: Arc<[KeyValue]> =
         std::iter::once(KeyValue::new(CLIENT_NAME, of.name.value.clone())).chain(server(of)).collect();
     let watches = || (Arc::downgrade(&of.watches), Arc::clone(&all));
-    for Shown { metric, unit, field, counts } in SHOWN {
+    let older = if of.seeds { &SEEDS[..] } else { &[] };
+    for Shown { metric, unit, field, counts } in SHOWN.iter().chain(older).copied() {
         let (weak, of) = watches();
         if counts {
             let callback = move |to: &dyn AsyncInstrument<u64>| {

@@ -49,6 +49,21 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Bounds of a histogram of times, as it was collected last.
+    pub(crate) fn bounds(&self, name: &str) -> Vec<f64> {
+        let all = self.exporter.get_finished_metrics().unwrap();
+        let mut metrics =
+            all.iter().flat_map(|resource| resource.scope_metrics()).flat_map(|scope| scope.metrics());
+        match metrics.find(|metric| metric.name() == name).map(Metric::data) {
+            Some(AggregatedMetrics::F64(MetricData::Histogram(histogram))) => {
+                histogram.data_points().next().unwrap().bounds().collect()
+            }
+            _ => panic!("no histogram {name}"),
+        }
+    }
+}
+
 fn words<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<String> {
     let mut words: Vec<_> = attributes.map(|kv| format!("{}={}", kv.key, kv.value)).collect();
     words.sort();
