@@ -58,6 +58,8 @@ fn what_a_variable_cannot_say_is_an_error_that_names_it() {
         ("OTEL_RESOURCE_ATTRIBUTES", "env=prod,team"),
         ("OTEL_RESOURCE_ATTRIBUTES", "team=%FF"),
         ("OTEL_RESOURCE_ATTRIBUTES", "=prod"),
+        ("OTEL_PROPAGATORS", "b3"),
+        ("OTEL_PROPAGATORS", "none,baggage"),
     ] {
         let error = with([(name, value)]).start().unwrap_err().to_string();
         assert!(error.starts_with(&format!("{name} = ")), "{name}={value}: {error}");
@@ -434,4 +436,38 @@ async fn grpc_over_tls_trusts_whom_the_system_trusts() {
     let _ = exporting.kill();
     let _ = exporting.wait();
     assert_eq!(heard.unwrap().unwrap(), b"PRI * HTTP/2.0");
+}
+
+#[cfg(feature = "setup-tls")]
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_over_tls_trusts_whom_a_variable_names() {
+    let authority = test_servers::Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let collector = format!("https://{}", listener.local_addr().unwrap());
+    let trusted: &str = authority.ca_file().to_str().unwrap().to_owned().leak();
+    let name = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+    let exporting = tokio::task::spawn_blocking({
+        let collector = collector.clone();
+        move || {
+            let setup = with([("OTEL_METRICS_EXPORTER", "none"), (name, trusted)]);
+            let running = setup.endpoint(collector).grpc().start().unwrap();
+            running.tracer_provider().tracer("shop").start("a span");
+            running.flush(Duration::from_secs(2));
+        }
+    });
+    let certificate = authority.issue(&["127.0.0.1"]);
+    let heard = tokio::time::timeout(LIMIT, heard_over_tls(listener, &certificate)).await;
+    assert_eq!(heard.unwrap().unwrap(), b"PRI * HTTP/2.0");
+    exporting.await.unwrap();
+
+    let refused = |name: &'static str, file: &'static str, grpc: bool| {
+        let setup = with([(name, file)]).endpoint(collector.clone());
+        let setup = if grpc { setup.grpc() } else { setup.http() };
+        let error = setup.start().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name} = ")), "{error}");
+        error
+    };
+    assert!(refused(name, trusted, false).contains("use gRPC"));
+    assert!(refused(name, "/nowhere/ca.pem", true).contains("cannot be read"));
+    assert!(refused("OTEL_EXPORTER_OTLP_CLIENT_KEY", trusted, true).contains("set both"));
 }

@@ -22,6 +22,22 @@ impl Signal {
         }
     }
 
+    /// Files for TLS: whom to trust, who this is, and the key to that; of this signal, and of all.
+    const fn files(self) -> [[&'static str; 2]; 3] {
+        match self {
+            Self::Traces => [
+                ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"],
+                ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"],
+                ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"],
+            ],
+            Self::Metrics => [
+                ["OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"],
+                ["OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"],
+                ["OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"],
+            ],
+        }
+    }
+
     /// What comes after an endpoint that is not of this signal alone, over HTTP.
     const fn path(self) -> &'static str {
         match self {
@@ -38,6 +54,12 @@ pub(crate) struct Target {
     pub(crate) grpc: bool,
     /// Of HTTP.
     pub(crate) headers: HashMap<String, String>,
+    /// Over TLS, whom to trust in place of those whom the system trusts: PEM.
+    #[cfg_attr(not(feature = "setup-tls"), allow(dead_code, reason = "of TLS alone"))]
+    pub(crate) authority: Option<Vec<u8>>,
+    /// Over TLS, who this is: certificate and key, PEM.
+    #[cfg_attr(not(feature = "setup-tls"), allow(dead_code, reason = "of TLS alone"))]
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// Who said so.
     pub(crate) field: &'static str,
 }
@@ -97,7 +119,39 @@ pub(crate) fn resolve(
         // Of a URL that has a host they can be taken away.
         let _ = url.set_username("").and_then(|()| url.set_password(None));
     }
-    Ok(Target { url: url.into(), grpc, headers, field })
+    // Without TLS there is nothing that they would be for.
+    let (mut authority, mut identity) = (None, None);
+    if url.scheme() == "https" {
+        let [trusted, own, key] = signal.files();
+        authority = pem(env, trusted, grpc)?.map(|(_, pem)| pem);
+        identity = match (pem(env, own, grpc)?, pem(env, key, grpc)?) {
+            (Some((_, own)), Some((_, key))) => Some((own, key)),
+            (None, None) => None,
+            (Some((name, _)), None) | (None, Some((name, _))) => {
+                return Err(SetupError::new(name, "(alone)", "certificate and key go together: set both"));
+            }
+        };
+    }
+    Ok(Target { url: url.into(), grpc, headers, authority, identity, field })
+}
+
+/// The file that the first of these variables names, and which of them it is.
+fn pem(
+    env: &Env,
+    names: [&'static str; 2],
+    grpc: bool,
+) -> Result<Option<(&'static str, Vec<u8>)>, SetupError> {
+    let said = names.into_iter().find_map(|name| Some((name, env.get(name)?)));
+    let Some((name, path)) = said else { return Ok(None) };
+    if !grpc {
+        let fix = "over HTTP the client takes none: use gRPC (OTEL_EXPORTER_OTLP_PROTOCOL=grpc), or have the system trust it";
+        return Err(SetupError::new(name, path, fix));
+    }
+    match std::fs::read(&path) {
+        Ok(pem) if pem.windows(10).any(|part| part == b"-----BEGIN") => Ok(Some((name, pem))),
+        Ok(_) => Err(SetupError::new(name, path, "the file holds no PEM")),
+        Err(error) => Err(SetupError::new(name, path, format_args!("the file cannot be read: {error}"))),
+    }
 }
 
 /// RFC 7617, section 2.

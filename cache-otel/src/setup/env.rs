@@ -6,8 +6,14 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::KeyValue;
-use opentelemetry_sdk::trace::Sampler;
+use opentelemetry::{
+    KeyValue,
+    propagation::{TextMapCompositePropagator, TextMapPropagator},
+};
+use opentelemetry_sdk::{
+    propagation::{BaggagePropagator, TraceContextPropagator},
+    trace::Sampler,
+};
 use percent_encoding::percent_decode_str;
 
 use super::SetupError;
@@ -148,6 +154,29 @@ impl Env {
         })
     }
 
+    /// How a trace is carried to other services and from them: by default its context, and baggage.
+    pub(crate) fn propagator(&self) -> Result<TextMapCompositePropagator, SetupError> {
+        const NAME: &str = "OTEL_PROPAGATORS";
+        let said = self.get(NAME).unwrap_or_else(|| "tracecontext,baggage".to_owned());
+        let mut words: Vec<&str> = said.split(',').map(str::trim).collect();
+        words.sort_unstable();
+        // Each once, as the specification has it.
+        words.dedup();
+        let mut all: Vec<Box<dyn TextMapPropagator + Send + Sync>> = Vec::new();
+        for word in &words {
+            match *word {
+                "tracecontext" => all.push(Box::new(TraceContextPropagator::new())),
+                "baggage" => all.push(Box::new(BaggagePropagator::new())),
+                "none" if words.len() == 1 => {}
+                other => {
+                    let fix = "use tracecontext, baggage, both with a comma between, or none";
+                    return Err(SetupError::new(NAME, other, fix));
+                }
+            }
+        }
+        Ok(TextMapCompositePropagator::new(all))
+    }
+
     fn number<N: std::str::FromStr>(&self, name: &str, what: &str) -> Result<Option<N>, SetupError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.parse() {
@@ -160,5 +189,26 @@ impl Env {
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Env")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_goes_on_as_the_variable_says() {
+        for (said, fields) in [
+            (None, &["baggage", "traceparent", "tracestate"][..]),
+            (Some("tracecontext"), &["traceparent", "tracestate"]),
+            (Some("baggage,tracecontext, baggage"), &["baggage", "traceparent", "tracestate"]),
+            (Some("none"), &[]),
+        ] {
+            let env = Env::of(move |_| said.map(str::to_owned));
+            let propagator = env.propagator().unwrap();
+            let mut all: Vec<_> = propagator.fields().collect();
+            all.sort_unstable();
+            assert_eq!(all, fields, "{said:?}");
+        }
     }
 }

@@ -23,9 +23,11 @@
 //! | `OTEL_METRICS_EXPORTER` | `otlp`, `prometheus`, both with a comma, or `none`; by default `otlp`, or `prometheus` where [`Setup::prometheus`] asks for it |
 //! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]PROTOCOL` | `grpc` or `http/protobuf` (default) |
 //! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]ENDPOINT` | `http://localhost:4317` for gRPC, `http://localhost:4318` for HTTP by default; over HTTP with user and password before an `@`, where the collector wants some |
+//! | `OTEL_EXPORTER_OTLP_[TRACES_\|METRICS_]CERTIFICATE`, `_CLIENT_CERTIFICATE`, `_CLIENT_KEY` | over gRPC and TLS: PEM files with the authority to trust in place of the system's, and with who this is; over HTTP and TLS an error, as its client takes none |
 //! | `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION` and those of one signal | as the exporter reads them |
 //! | `OTEL_EXPORTER_PROMETHEUS_HOST`, `_PORT` | where the page is: `localhost`, 9464 |
 //! | `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG` | which traces are recorded; all, unless a parent says otherwise |
+//! | `OTEL_PROPAGATORS` | how a trace goes on to other services: `tracecontext,baggage` (default), one of them, or `none` |
 //! | `OTEL_METRIC_EXPORT_INTERVAL` | milliseconds between exports: 60,000 |
 //! | `OTEL_BSP_*` | queue and batches of spans, as the SDK reads them |
 //!
@@ -55,12 +57,14 @@ use std::{
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 #[cfg(feature = "setup-tls")]
-use opentelemetry_otlp::{WithTonicConfig, tonic_types::transport::ClientTlsConfig};
+use opentelemetry_otlp::{
+    WithTonicConfig,
+    tonic_types::transport::{Certificate, ClientTlsConfig, Identity},
+};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider},
-    propagation::TraceContextPropagator,
     resource::TelemetryResourceDetector,
     trace::{Sampler, SdkTracerProvider},
 };
@@ -182,6 +186,7 @@ impl Setup {
         let targets = env.metrics_to(scrape || prometheus.is_some())?;
         let traced = env.traces()?;
         let sampler = env.sampler(sample)?;
+        let propagator = env.propagator()?;
         // Not the SDK's own detectors, which read the process. Copies of a service that send to one collector would be one to it.
         let resource = Resource::builder_empty()
             .with_detector(Box::new(TelemetryResourceDetector))
@@ -218,7 +223,7 @@ impl Setup {
         let (meters, tracers) = (meters.build(), tracers.build());
         global::set_meter_provider(meters.clone());
         global::set_tracer_provider(tracers.clone());
-        global::set_text_map_propagator(TraceContextPropagator::new());
+        global::set_text_map_propagator(propagator);
         Ok(Running {
             meters,
             tracers,
@@ -254,13 +259,20 @@ fn failed(to: &endpoint::Target, error: &impl fmt::Display) -> SetupError {
     SetupError::new(to.field, "(not shown)", format_args!("the exporter refuses it: {error}"))
 }
 
-/// Over TLS it trusts whom the system trusts: of its own accord, nobody.
+/// Over TLS it trusts whom a variable names, else whom the system trusts: of its own accord, nobody.
 #[cfg(feature = "setup-tls")]
 fn trusting<B: WithTonicConfig>(builder: B, to: &endpoint::Target) -> B {
-    match to.url.starts_with("https:") {
-        true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
-        false => builder,
+    if !to.url.starts_with("https:") {
+        return builder;
     }
+    let mut config = match &to.authority {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = &to.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
+    }
+    builder.with_tls_config(config)
 }
 
 #[cfg(not(feature = "setup-tls"))]
