@@ -37,10 +37,7 @@ fn a_rule_that_is_wrong_fails_its_test() {
         (r#"cache_breaker_state!="closed""#, r#"cache_breaker_state="half_open""#),
         ("          ) > 0.05\n", "          ) > 0.08\n"),
         ("rate(cache_level_errors_total[5m]) or rate", "rate"),
-        (
-            " and on (job, db_client_name, server_address, server_port) redis:keyspace_lookups:rate5m > 1",
-            "",
-        ),
+        (" and on (job, db_client_name, server_address, server_port) redis:keyspace_lookups:rate5m > 1", ""),
         ("> 524288", "> 1048576"),
         ("cache_journal_depth[3m]) > 0", "cache_journal_depth[3m]) > 5"),
         ("(cache_journal_depth and min_over_time(cache_journal_depth[3m]) > 0)", "(cache_journal_depth) > 0"),
