@@ -156,8 +156,8 @@ pub const OVERFLOW: &str = "otel.metric.overflow";
 pub const CACHE_HIT: &str = "cache.hit";
 /// Bytes: of a level's call the items as they are there, of a cache's call the value as it is encoded, where it was.
 pub const ITEM_SIZE: &str = "cache.item_size";
-/// Seconds. Of a level's call, how long it is to keep the one item that it is sent; of a `set`, until the value is no longer fresh;
-/// of a hit, what is left of that.
+/// Seconds. Of a level's call, how long it is to keep the one item that it is sent; of a `set`, until the value is no longer
+/// fresh; of a hit, what is left of that.
 pub const TTL: &str = "cache.ttl";
 /// On batches: number of keys.
 pub const KEY_COUNT: &str = "cache.key.count";

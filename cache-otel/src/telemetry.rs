@@ -195,8 +195,8 @@ impl TelemetryBuilder {
         self
     }
 
-    /// Adds what Sentry's cache pages go by: `sentry.op`, `cache.write` on writes, and `cache.hit` also on look-ups that fail. Off by
-    /// default.
+    /// Adds what Sentry's cache pages go by: `sentry.op`, `cache.write` on writes, and `cache.hit` also on look-ups that fail. Off
+    /// by default.
     pub fn sentry(mut self, yes: bool) -> Self {
         self.sentry = yes;
         self
