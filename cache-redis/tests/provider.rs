@@ -168,6 +168,7 @@ async fn database_prefix_socket_and_marker() {
     assert_eq!(dump("app:v:{users:42}").unwrap(), "v");
     assert_eq!(dump("app:m:{users}").unwrap(), "marker");
     assert_eq!(other.describe().port, Some(server.port()));
+    assert_eq!(other.describe().namespace.as_deref(), Some("3"));
     assert_eq!((provider.describe().system, provider.describe().port), ("redis", None));
 }
 
