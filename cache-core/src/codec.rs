@@ -170,6 +170,27 @@ mod tests {
     }
 
     #[test]
+    fn b7_a_field_that_is_left_out_is_refused_where_fields_have_no_names() {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Few {
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            x: Option<u8>,
+            y: u8,
+            z: Vec<u8>,
+        }
+        for codec in all() {
+            let (value, mut out) = (Few { x: None, y: 1, z: vec![0, 0] }, Vec::new());
+            let done = codec.encode(&value, &mut out);
+            if Codec::named("postcard") == Some(codec) {
+                assert_eq!(done.unwrap_err().kind(), ErrorKind::Encode);
+                continue;
+            }
+            done.unwrap();
+            assert_eq!(codec.decode::<Few>(&out), Some(value), "{codec:?}");
+        }
+    }
+
+    #[test]
     fn b7_what_json_cannot_say_is_refused_and_binary_codecs_keep_it() {
         for bits in
             [f64::NAN.to_bits(), 0xfff8_0000_dead_beef, 0x7ff0_0000_0000_0001, f64::INFINITY.to_bits()]
