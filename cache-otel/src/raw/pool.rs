@@ -9,7 +9,7 @@ use std::{
 
 use opentelemetry::{
     KeyValue,
-    metrics::{AsyncInstrument, Counter, Histogram, Meter},
+    metrics::{Counter, Histogram, Meter},
 };
 
 use super::Failed;
@@ -27,6 +27,9 @@ pub struct PoolState {
     /// Who wants one and waits.
     pub pending: u32,
 }
+
+/// One of a pool's numbers.
+type Number = fn(PoolState) -> i64;
 
 type Read = Box<dyn Fn() -> Option<PoolState> + Send + Sync>;
 
@@ -55,11 +58,12 @@ impl PoolTelemetry {
     pub(crate) fn new(meter: &Meter, pool: String, seeds: bool) -> Self {
         let name = KeyValue::new(if seeds { "name" } else { POOL_NAME }, pool);
         let read: Arc<Mutex<Option<Read>>> = Arc::default();
-        let observe = |metric: &'static str,
-                       unit: &'static str,
-                       report: fn(PoolState, &KeyValue, &dyn AsyncInstrument<i64>)| {
+        let observe = |metric: &'static str, unit: &'static str, numbers: &[(Number, Option<KeyValue>)]| {
+            let with_name = |state: &Option<KeyValue>| std::iter::once(&name).chain(state).cloned().collect();
+            let series: Vec<(Number, Vec<KeyValue>)> =
+                numbers.iter().map(|(number, state)| (*number, with_name(state))).collect();
             // The callback lives as long as the meter provider, the pool does not.
-            let (read, name) = (Arc::downgrade(&read), name.clone());
+            let read = Arc::downgrade(&read);
             meter
                 .i64_observable_up_down_counter(metric)
                 .with_unit(unit)
@@ -70,47 +74,35 @@ impl PoolTelemetry {
                     let state =
                         read.as_ref().and_then(|read| catch_unwind(AssertUnwindSafe(read)).ok().flatten());
                     // Where the pool cannot be read: nothing, as nothing is known.
-                    if let Some(state) = state {
-                        report(state, &name, to);
+                    let Some(state) = state else { return };
+                    for (number, attributes) in &series {
+                        to.observe(number(state), attributes);
                     }
                 })
                 .build();
         };
+        let [size, idle, used, max, pending]: [Number; 5] = [
+            |pool| i64::from(pool.used) + i64::from(pool.idle),
+            |pool| pool.idle.into(),
+            |pool| pool.used.into(),
+            |pool| pool.max.into(),
+            |pool| pool.pending.into(),
+        ];
         if seeds {
-            observe("redis.pool.size", "", |s, name, to| {
-                to.observe(i64::from(s.used) + i64::from(s.idle), std::slice::from_ref(name));
-            });
-            observe("redis.pool.available", "", |s, name, to| {
-                to.observe(s.idle.into(), std::slice::from_ref(name));
-            });
-            observe("redis.pool.pending", "", |s, name, to| {
-                to.observe(s.pending.into(), std::slice::from_ref(name));
-            });
-            observe("redis.connection_pool.size", "", |s, name, to| {
-                to.observe(i64::from(s.used) + i64::from(s.idle), std::slice::from_ref(name));
-            });
-            observe("redis.connection_pool.available", "", |s, name, to| {
-                to.observe(s.idle.into(), std::slice::from_ref(name));
-            });
-            observe("redis.connection_pool.in_use", "", |s, name, to| {
-                to.observe(s.used.into(), std::slice::from_ref(name));
-            });
-            observe("redis_pool_connections", "", |s, name, to| {
-                to.observe(s.idle.into(), &[name.clone(), KeyValue::new("state", "available")]);
-                to.observe(s.used.into(), &[name.clone(), KeyValue::new("state", "in_use")]);
-            });
+            observe("redis.pool.size", "", &[(size, None)]);
+            observe("redis.pool.available", "", &[(idle, None)]);
+            observe("redis.pool.pending", "", &[(pending, None)]);
+            observe("redis.connection_pool.size", "", &[(size, None)]);
+            observe("redis.connection_pool.available", "", &[(idle, None)]);
+            observe("redis.connection_pool.in_use", "", &[(used, None)]);
+            let state = |state| Some(KeyValue::new("state", state));
+            observe("redis_pool_connections", "", &[(idle, state("available")), (used, state("in_use"))]);
         } else {
-            observe("db.client.connection.count", "{connection}", |s, name, to| {
-                let state = |state| KeyValue::new("db.client.connection.state", state);
-                to.observe(s.used.into(), &[name.clone(), state("used")]);
-                to.observe(s.idle.into(), &[name.clone(), state("idle")]);
-            });
-            observe("db.client.connection.max", "{connection}", |s, name, to| {
-                to.observe(s.max.into(), std::slice::from_ref(name));
-            });
-            observe("db.client.connection.pending_requests", "{request}", |s, name, to| {
-                to.observe(s.pending.into(), std::slice::from_ref(name));
-            });
+            let state = |state| Some(KeyValue::new("db.client.connection.state", state));
+            let by_state = [(used, state("used")), (idle, state("idle"))];
+            observe("db.client.connection.count", "{connection}", &by_state);
+            observe("db.client.connection.max", "{connection}", &[(max, None)]);
+            observe("db.client.connection.pending_requests", "{request}", &[(pending, None)]);
         }
         let seconds = |name, description| recorded::seconds(meter, name, description);
         let wait = if seeds {
