@@ -115,7 +115,7 @@ pub struct Command<'a> {
     pub database: Option<i64>,
     /// Of several, how often each comes.
     pub counts: Vec<(Cow<'a, str>, usize)>,
-    /// Of several, the first ones, each with its number of arguments: for `db.query.text`.
+    /// Of several, the first ones, each with its number of arguments: for `db.query.text`, where that is wanted.
     pub first: Vec<(Cow<'a, str>, usize)>,
     /// It is to wait at the server: how long it takes is then what was asked for, and no sign of a slow one.
     pub waits: bool,

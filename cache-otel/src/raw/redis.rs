@@ -87,8 +87,10 @@ impl<C: aio::ConnectionLike + Send> aio::ConnectionLike for Traced<C> {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let commands = pipeline.cmd_iter().map(|cmd| (name(cmd), cmd.args_iter().count()));
-        let command = several(commands, pipeline.is_transaction(), self.inner.get_db());
+        let text = self.telemetry.0.query_text;
+        let commands =
+            pipeline.cmd_iter().map(|cmd| (name(cmd), if text { cmd.args_iter().count() } else { 0 }));
+        let command = several(commands, text, pipeline.is_transaction(), self.inner.get_db());
         let mut call = self.telemetry.start(&command);
         let work = self.inner.req_packed_commands(pipeline, offset, count).with_context(call.context());
         Box::pin(async move {
@@ -130,7 +132,8 @@ impl<C: ConnectionLike> ConnectionLike for Traced<C> {
             sent.pop();
             sent.remove(0);
         }
-        let command = several(sent.iter().cloned(), transaction, self.inner.get_db());
+        let text = self.telemetry.0.query_text;
+        let command = several(sent.iter().cloned(), text, transaction, self.inner.get_db());
         let mut call = self.telemetry.start(&command);
         let current = call.context().attach();
         let replies = self.inner.req_packed_commands(cmd, offset, count);
@@ -242,16 +245,17 @@ fn ttl(options: &[&[u8]]) -> Option<Duration> {
     })
 }
 
-/// `commands`: each by its name, with how many words it is.
+/// `commands`: each by its name, with how many words it is, which counts only where their `text` is wanted.
 fn several<'a>(
     commands: impl Iterator<Item = (Cow<'a, str>, usize)>,
+    text: bool,
     transaction: bool,
     database: i64,
 ) -> Command<'a> {
     let mut counts: BTreeMap<Cow<'a, str>, usize> = BTreeMap::new();
     let mut first = Vec::new();
     for (name, words) in commands {
-        if first.len() <= TEXT_MAX {
+        if text && first.len() <= TEXT_MAX {
             first.push((name.clone(), words.saturating_sub(1)));
         }
         *counts.entry(name).or_default() += 1;
@@ -417,8 +421,8 @@ mod tests {
             assert_eq!(Class::of(name), Class::Admin, "{name}");
         }
         let names = || ["GET", "GET"].into_iter().map(|name| (name.into(), 2));
-        assert_eq!(several(names(), false, 0).operation(), "PIPELINE GET");
-        assert_eq!(several(names().chain([("SET".into(), 3)]), true, 0).operation(), "MULTI");
+        assert_eq!(several(names(), true, false, 0).operation(), "PIPELINE GET");
+        assert_eq!(several(names().chain([("SET".into(), 3)]), true, true, 0).operation(), "MULTI");
     }
 
     #[test]
@@ -440,7 +444,7 @@ mod tests {
             assert!(!of(words), "{words}");
         }
         let names = || ["GET", "BLPOP"].into_iter().map(|name| (name.into(), 2));
-        assert!(several(names(), false, 0).waits && !several(names(), true, 0).waits);
+        assert!(several(names(), true, false, 0).waits && !several(names(), true, true, 0).waits);
     }
 
     #[test]
