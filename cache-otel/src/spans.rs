@@ -117,16 +117,17 @@ impl Spans {
             _ => false,
         };
         let sentry = match start.kind {
-            SpanKind::Operation(verb) if self.sentry => Some(sentry_op(verb) != "cache.get"),
+            SpanKind::Operation(verb) if self.sentry => Some(match sentry_op(verb) {
+                "cache.get" => Sentry::Hit { told: AtomicBool::new(false) },
+                _ => Sentry::Write,
+            }),
             _ => None,
         };
         Some(Arc::new(OtelSpan {
             cx,
             recording: recording.then(|| cache.clone()),
             lookup,
-            writes: sentry == Some(true),
-            looks_up: sentry == Some(false),
-            told_hit: AtomicBool::new(false),
+            sentry,
             failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }))
@@ -244,24 +245,30 @@ const fn sentry_op(verb: Verb) -> &'static str {
     }
 }
 
+/// What Sentry wants to know of a call, also of one that fails.
+enum Sentry {
+    /// Whether it could write.
+    Write,
+    /// Whether it hits.
+    Hit { told: AtomicBool },
+}
+
 struct OtelSpan {
     cx: Context,
     /// The cache it tells of, if it is not sampled out.
     recording: Option<CacheInfo>,
     /// A look-up of one key, which hits or does not.
     lookup: bool,
-    /// Sentry wants to know whether it could write.
-    writes: bool,
-    /// Sentry wants to know whether it hits, also of one that fails.
-    looks_up: bool,
-    told_hit: AtomicBool,
+    sentry: Option<Sentry>,
     failed: AtomicBool,
     ended: AtomicBool,
 }
 
 impl OtelSpan {
     fn hit(&self, yes: bool) {
-        self.told_hit.store(true, Ordering::Relaxed);
+        if let Some(Sentry::Hit { told }) = &self.sentry {
+            told.store(true, Ordering::Relaxed);
+        }
         self.cx.span().set_attribute(KeyValue::new(names::CACHE_HIT, yes));
     }
 }
@@ -339,11 +346,12 @@ impl Span for OtelSpan {
             return;
         }
         let span = self.cx.span();
-        if self.looks_up && !self.told_hit.load(Ordering::Relaxed) {
-            self.hit(false);
-        }
-        if self.writes {
-            span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
+        match &self.sentry {
+            Some(Sentry::Hit { told }) if !told.load(Ordering::Relaxed) => self.hit(false),
+            Some(Sentry::Write) => {
+                span.set_attribute(KeyValue::new("cache.write", !self.failed.load(Ordering::Relaxed)));
+            }
+            _ => {}
         }
         // Whoever still holds the context, a task that was spawned inside say, does not keep the span open.
         span.end();

@@ -44,7 +44,7 @@ impl Call {
         let (operation, seen, new) = of.summary.named(command.operation());
         if new && !command.waits {
             // There from zero on: a series that begins at one has not gone up.
-            of.slow.add(0, &slow(&of, &operation, command.class.as_str()));
+            of.slow.add(0, &slow_by(&of, &operation, command.class.as_str()));
         }
         let key = command.key.as_deref().zip(of.show_key.as_ref()).and_then(|(key, show)| show.of(key));
         let suppressed = Context::map_current(Context::is_telemetry_suppressed);
@@ -170,7 +170,7 @@ impl Call {
 
     fn slow(&self, took: Duration) {
         let of = &self.of;
-        of.slow.add(1, &slow(of, &self.operation, self.class));
+        of.slow.add(1, &slow_by(of, &self.operation, self.class));
         // Inside the command's own context: its line belongs to its trace.
         let _current = self.cx.clone().attach();
         of.slow_lines.write(
@@ -203,7 +203,7 @@ pub(crate) fn server(of: &Inner) -> impl Iterator<Item = KeyValue> {
 }
 
 /// What slow commands are counted by.
-fn slow(of: &Inner, operation: &str, class: &'static str) -> [KeyValue; 3] {
+fn slow_by(of: &Inner, operation: &str, class: &'static str) -> [KeyValue; 3] {
     match of.seeds {
         true => [
             of.name.clone(),
