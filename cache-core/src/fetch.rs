@@ -52,6 +52,14 @@ impl<'a> Counted<'a> {
         self.reason = reason;
     }
 
+    /// Takes what levels have of the key.
+    fn looked<T: Value>(&mut self, asked: &Asked<'_, T>, now: Moment) {
+        self.missed(asked.reason);
+        if let Some(Seen { entry, .. }) = &asked.fresh {
+            self.spans.entry(entry, now);
+        }
+    }
+
     pub(crate) const fn reason(&self) -> MissReason {
         self.reason
     }
@@ -133,10 +141,7 @@ impl<T: Value> Inner<T> {
             asked.bare = bare;
             self.observers().asked(&asked.key);
             let now = self.read_for(&mut asked, access).await;
-            counted.missed(asked.reason);
-            if let Some(seen) = asked.fresh.as_ref().filter(|_| !spans.is_empty()) {
-                spans.entry(&seen.entry, now);
-            }
+            counted.looked(&asked, now);
             let mut found = self.answer(&mut asked, access, now)?;
             counted.as_found(&mut found);
             Ok(found)
@@ -198,10 +203,7 @@ impl<T: Value> Inner<T> {
         }
         let mut asked = Asked::new(key);
         let now = self.read_for(&mut asked, access).await;
-        counted.missed(asked.reason);
-        if let Some(Seen { entry, .. }) = &asked.fresh {
-            counted.spans.entry(entry, now);
-        }
+        counted.looked(&asked, now);
         let stale = match self.decide(&mut asked, access, now) {
             Next::Answer(found) => return Ok(found),
             Next::Refresh(found, held) => {

@@ -235,8 +235,9 @@ pub trait CacheProvider: Send + Sync + 'static {
         None
     }
 
-    /// Names the store behind this provider, within this process, for a backplane that watches it: see
-    /// [`Listener::keeps_in`](crate::Listener::keeps_in). 0: none does.
+    /// Names the store behind this provider, within this process: for a backplane that watches it, see
+    /// [`Listener::keeps_in`](crate::Listener::keeps_in), and so that one store is not taken for two levels. 0: it has no name;
+    /// an `Arc` of such a provider goes by its address.
     fn store_id(&self) -> u64 {
         0
     }
