@@ -153,8 +153,8 @@ impl Error {
 
     /// The loader's own error, when this is a [`ErrorKind::Load`] of that type.
     ///
-    /// An `anyhow::Error` is found under `E = anyhow::Error`'s inner type only if it was boxed as that type:
-    /// give the loader a typed error where the caller wants it back.
+    /// Of an `anyhow::Error` the type is lost as it becomes a box (seen with 1.0.105), unless the loader makes that box itself:
+    /// `.map_err(|e| e.reallocate_into_boxed_dyn_error_without_backtrace())`, before any `context`.
     pub fn load_error<E: StdError + 'static>(&self) -> Option<&E> {
         self.0.source.as_deref().and_then(|e| e.downcast_ref())
     }

@@ -167,7 +167,7 @@ impl Policy {
         if !grace.is_zero() && grace < ttl {
             return Err(Error::config(
                 "policy.grace",
-                format_args!("{grace:?}"),
+                spell(grace),
                 format_args!(
                     "below policy.ttl = {}, although it is the maximum age counted from birth; raise it above the ttl, or leave it out",
                     spell(ttl)
@@ -177,7 +177,7 @@ impl Policy {
         if !revalidate.is_zero() && ttl.saturating_add(revalidate) > grace {
             return Err(Error::config(
                 "policy.revalidate",
-                format_args!("{revalidate:?}"),
+                spell(revalidate),
                 format_args!(
                     "reaches past policy.grace = {}; raise grace to at least ttl + revalidate = {}",
                     spell(grace),
@@ -205,14 +205,16 @@ impl Policy {
         {
             return Err(Error::config(
                 "policy.soft_limit",
-                format_args!("{soft:?}"),
-                format_args!("above policy.hard_limit = {hard:?}, so it never applies; lower it"),
+                spell(soft),
+                format_args!("above policy.hard_limit = {}, so it never applies; lower it", spell(hard)),
             ));
         }
-        if soft.is_some() && grace.is_zero() {
+        if let Some(soft) = soft
+            && grace.is_zero()
+        {
             return Err(Error::config(
                 "policy.soft_limit",
-                format_args!("{:?}", soft.unwrap_or_default()),
+                spell(soft),
                 "there is never a stale value to answer with; set policy.grace, or leave it out",
             ));
         }
