@@ -23,7 +23,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use redis::{Pipeline, Value, cmd};
 use tokio::{
-    runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
@@ -44,7 +43,7 @@ use crate::{
     scripts::Form,
     settings::Settings,
     slots::{Range, Redirect, SLOTS, slot},
-    state::State,
+    state::{State, start_if_idle},
     units::{Repeat, Replies},
     wire,
 };
@@ -181,18 +180,7 @@ impl Cluster {
     }
 
     fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
-        if !self.state.borrow().wants_start() {
-            return Ok(());
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
-        };
-        let mut task = lock(&self.task);
-        let first = self.state.send_if_modified(State::start);
-        if first {
-            *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
-        }
-        Ok(())
+        start_if_idle(&self.state, &self.task, || run(IdleAtEnd(Arc::clone(self))))
     }
 
     /// The map may have changed: looks again soon.

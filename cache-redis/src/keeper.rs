@@ -36,7 +36,7 @@ use crate::{
     home::Home,
     rights::Step,
     settings::Settings,
-    state::State,
+    state::{State, start_if_idle},
     watch::Watch,
 };
 
@@ -265,18 +265,7 @@ impl Keeper {
     }
 
     fn start_if_idle(self: &Arc<Self>) -> Result<(), Error> {
-        if !self.state.borrow().wants_start() {
-            return Ok(());
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
-        };
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.state.send_if_modified(State::start);
-        if first {
-            *task = Some(runtime.spawn(run(IdleAtEnd(Arc::clone(self)))));
-        }
-        Ok(())
+        start_if_idle(&self.state, &self.task, || run(IdleAtEnd(Arc::clone(self))))
     }
 
     /// Asks for a new connection, as the server behind this one seems to be the wrong one by now.

@@ -1,10 +1,14 @@
 //! How far a task has come that keeps something up: a connection, or the map of a cluster.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// Between two starts of a task that panics.
 const BROKEN_FOR: Duration = Duration::from_millis(500);
@@ -56,4 +60,26 @@ impl<T> State<T> {
         }
         wanted
     }
+}
+
+/// Spawns the task, in the runtime of the caller, if the next caller is to.
+pub(crate) fn start_if_idle<T, F>(
+    state: &watch::Sender<State<T>>,
+    task: &Mutex<Option<JoinHandle<()>>>,
+    run: impl FnOnce() -> F,
+) -> Result<(), Error>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if !state.borrow().wants_start() {
+        return Ok(());
+    }
+    let Ok(runtime) = Handle::try_current() else {
+        return Err(Error::new(ErrorKind::NoRuntime, "Redis is asked outside of a tokio runtime"));
+    };
+    let mut task = task.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.send_if_modified(State::start) {
+        *task = Some(runtime.spawn(run()));
+    }
+    Ok(())
 }
