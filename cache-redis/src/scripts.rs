@@ -55,19 +55,27 @@ pub(crate) fn is_unknown(reply: &Value) -> bool {
 /// 8 bytes of its id), anything (`*`), and `1` if it must be there still. The head is enough to compare, so that a large value is not copied for nothing. What
 /// has another type is nothing, as for a look-up, be it in the place of the value, the lease or the hold. Sent twice under one
 /// token it answers the same.
+///
+/// The server ends leases and holds by its wall clock. Where that was put back, or is behind that of the server before, they
+/// live for as much longer: what is met ends after five times the life that is asked for, which those of a large batch need.
+/// Redis before 7 does not know `LT`.
 pub(crate) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
+local function is_there(key)
+  if type(redis.pcall('GET', key)) ~= 'string' then return false end
+  redis.pcall('PEXPIRE', key, 5 * ARGV[2], 'LT')
+  return true
+end
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
 if type(head) == 'string' and #head > 0 and head ~= ARGV[3] and ARGV[4] ~= '*' then
   if #ARGV[4] == 0 or string.sub(head, 15, 22) ~= ARGV[4] then return redis.call('GET', KEYS[1]) end
 elseif ARGV[5] == '1' then return 2
 end
-if type(redis.pcall('GET', KEYS[3])) == 'string' then return 2 end
+if is_there(KEYS[3]) then return 2 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-local held = redis.pcall('GET', KEYS[2])
-if held == ARGV[1] then return 1 end
-if type(held) == 'string' then return 0 end
+if redis.pcall('GET', KEYS[2]) == ARGV[1] then return 1 end
+if is_there(KEYS[2]) then return 0 end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 1",
     )

@@ -233,6 +233,43 @@ async fn another_type_beside_a_key_is_no_lease_and_no_hold() {
     }
 }
 
+/// A server ends what it keeps by its wall clock. Where that is put back, or another server takes over whose clock is behind, a
+/// lease lives for as much longer, and nobody may be there any more to give it back.
+#[tokio::test]
+async fn a_clock_that_goes_back_lengthens_no_lease_and_no_hold() {
+    let server = RedisServer::start();
+    let provider = provider(&server);
+    let life = Duration::from_secs(3);
+    let ask = async |holding| {
+        let wish = Acquire { key: key("k"), holding };
+        provider.acquire_many(&[wish], life).await.remove(0).unwrap()
+    };
+    let ends = |name: &str| server.command::<i64>(&["PTTL", name]).unwrap();
+    const HOUR_MS: &str = "3600000";
+    // Redis 6 cannot shorten only what is longer.
+    let info: String = server.command(&["INFO", "server"]).unwrap();
+    if info.contains("redis_version:6") {
+        return;
+    }
+    for kind in ["l", "w"] {
+        for change in [&["PEXPIRE", "", HOUR_MS][..], &["PERSIST", ""]] {
+            server.command::<()>(&["FLUSHALL"]).unwrap();
+            let name = format!("{kind}:{{users:k}}");
+            server.command::<()>(&["SET", &name, "somebody", "PX", "3000"]).unwrap();
+            let change: Vec<_> =
+                change.iter().map(|word| if word.is_empty() { &*name } else { word }).collect();
+            server.command::<()>(&change).unwrap();
+            assert!(matches!(ask(Holding::Nothing).await, Acquired::Held | Acquired::Kept));
+            assert!((1..=15_000).contains(&ends(&name)), "{kind} {change:?}: {}", ends(&name));
+        }
+    }
+    // That of a large batch may be longer than one that is asked for alone.
+    server.command::<()>(&["FLUSHALL"]).unwrap();
+    server.command::<()>(&["SET", "l:{users:k}", "somebody", "PX", "10000"]).unwrap();
+    assert!(matches!(ask(Holding::Nothing).await, Acquired::Held));
+    assert!((5_000..=10_000).contains(&ends("l:{users:k}")));
+}
+
 /// PROTOCOL A8: a server out of memory refuses writes and transactions.
 #[tokio::test]
 async fn out_of_memory_an_invalidation_works_and_revokes() {
