@@ -395,3 +395,36 @@ async fn what_is_too_large_for_the_server_stays_in_memory() {
     assert!(b.invalidate("k").await.unwrap().is_confirmed());
     until("heard", async || !in_memory(&a, "k").await).await;
 }
+
+/// What the server tells is read by tasks of the runtime that the first call came from. Should nobody drive that any more, nothing
+/// is heard, and nothing says so.
+#[test]
+fn memory_is_not_believed_where_the_runtime_that_hears_stands_still() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = |builder: &mut tokio::runtime::Builder| builder.enable_all().build().unwrap();
+    let stands = runtime(&mut tokio::runtime::Builder::new_current_thread());
+    let runs = runtime(&mut tokio::runtime::Builder::new_multi_thread());
+    for watches in [true, false] {
+        let listening = || {
+            let redis = RedisProvider::builder(server.url()).build().unwrap();
+            let plane = if watches { redis.backplane() } else { redis.messages() };
+            TracedCache::<String>::builder("users")
+                .level(Memory::entries(1000))
+                .backplane(plane)
+                .level(Level::new(redis).budget(Duration::from_secs(1)))
+                .policy(Policy::ttl(LONG))
+                .build()
+                .unwrap()
+        };
+        let (a, b) = (listening(), listening());
+        stands.block_on(async {
+            settled(&a).await;
+            load(&a, "k", "old").await;
+            until("kept", async || in_memory(&a, "k").await).await;
+        });
+        runs.block_on(async {
+            assert!(b.set("k", "new".to_owned()).await.unwrap().is_confirmed());
+            until("not believed", async || load(&a, "k", "new").await.as_str() == "new").await;
+        });
+    }
+}

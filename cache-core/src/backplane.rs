@@ -3,6 +3,7 @@
 mod hear;
 mod message;
 mod tell;
+mod trust;
 
 use std::{
     sync::{
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub(crate) use self::trust::Trust;
 use crate::{BoxError, pending::Pending};
 
 /// A channel between the nodes of a cache.
@@ -57,6 +59,14 @@ pub trait Listener: Send + Sync + 'static {
     /// told again while that lasts, as what others change meanwhile is not heard of.
     fn down(&self) {
         self.gap();
+    }
+
+    /// How much is left of `span`, the time for which what memory holds is believed although nothing more is heard: from when the
+    /// channel was last known to have lost nothing. Once it is over, the next call that would be answered from memory finds
+    /// nothing there. To be said again well before that, with each heartbeat: whoever has the channel read may stand still, and
+    /// the process as well. Without it what memory holds is believed until a gap is told of.
+    fn believe(&self, left: Duration, span: Duration) {
+        let _ = (left, span);
     }
 
     /// Why the channel is down, for an operator, without credentials. Beside [`down`](Self::down), and again while that lasts.
@@ -176,6 +186,11 @@ impl Plane {
         // has been left for a later one.
         let takes_over = up > 0 && up + 1 == number && self.gapped.load(Ordering::Acquire) < up;
         up <= number && !takes_over
+    }
+
+    /// Whether it has not come up before, nor one that came after it.
+    fn is_new(&self, number: u64) -> bool {
+        self.up.load(Ordering::Acquire) < number
     }
 
     /// A channel is down. Whether something may be missed by that.

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Access, Backplane, CacheId, CacheInfo, Clock, Error, Level, LevelInfo, Observer, Policy, Result, Schema,
     Stats, TracedCache, Value,
-    backplane::Plane,
+    backplane::{Plane, Trust},
     inner::{Inner, Weigher},
     nearby::EvictionCounter,
     news::News,
@@ -225,6 +225,7 @@ impl<T: Value> Builder<T> {
             around: Around { cache, name, clock, observers, stats },
             rules: ArcSwap::from_pointee(Rules::new(policy)),
             plane: backplane.map(Plane::new),
+            trust: Trust::new(),
             schema,
             weigher,
             news: News::new(remote),

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Advised, Begun, Entry, Error, ErrorKind, Event, Extra, Found, Moment, ObjectStore, Outcome, Policy,
     RawKey, Result, Stats, Timeline,
-    backplane::Plane,
+    backplane::{Plane, Trust},
     ledger::Learned,
     news::{News, Verdict},
     observers::Observers,
@@ -66,6 +66,8 @@ pub(crate) struct Inner<T> {
     /// The nearest level's objects, where it is in process.
     pub(crate) near: Option<Arc<dyn ObjectStore>>,
     pub(crate) plane: Option<Plane>,
+    /// For how long the nearest levels are believed although nothing is heard.
+    pub(crate) trust: Trust,
     pub(crate) rules: ArcSwap<Rules>,
     pub(crate) schema: u32,
     pub(crate) weigher: Option<Weigher<T>>,

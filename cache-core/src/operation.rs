@@ -48,7 +48,8 @@ impl<T: Value> Inner<T> {
         let started = (!self.observers().is_empty() && hits.are_sampled(verb)).then(|| self.now());
         let Some(near) = &self.near else { return Glimpse::Unclear };
         let Some(object) = near.glance(key) else { return Glimpse::Nothing };
-        if object.seen != self.news.count() || !self.around.clock.is_before(object.quiet_until) {
+        let until = self.trust.until().min(object.quiet_until);
+        if object.seen != self.news.count() || !self.around.clock.is_before(until) {
             return Glimpse::Unclear;
         }
         let Ok(value) = object.value.downcast::<T>() else { return Glimpse::Unclear };
@@ -87,6 +88,7 @@ impl<T: Value> Inner<T> {
             self.stats().operation(verb);
             self.listen();
             self.watch();
+            self.distrust();
             let observed = !self.observers().is_empty();
             let (spans, started) = match observed {
                 true => {

@@ -49,6 +49,8 @@ const STABLE: Duration = Duration::from_secs(1);
 ///   listeners are told of a gap.
 /// - Each heartbeat is a `PING`. When nothing came for the heartbeat and its timeout together (1 s + 1 s unless set
 ///   otherwise), the connection is given up: a gap.
+/// - Where that task stands still, because nobody drives its runtime or the process was stopped, memory is believed for twice
+///   that time from the last answer on. The same goes for messages.
 /// - Pushes are applied by the task that reads, in order, before any later reply. A key that is too long to go to the server
 ///   as it is tells only that something has changed: a gap.
 /// - Costs: each node hears of every write of the cache, and an entry that the server evicts is dropped from memory, too.
@@ -192,7 +194,7 @@ struct Running(Arc<PubSub>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.store(false, Ordering::Release);
-        self.0.ears.down();
+        self.0.ears.down(self.0.keeper.settings.blind_trust());
     }
 }
 
@@ -224,7 +226,7 @@ async fn run(guard: Running) {
                 link = &mut up => break link,
                 error = keeper.failure() => ears.fails(&error),
                 () = &mut blind, if !ears.is_empty() => {
-                    ears.down();
+                    ears.down(keeper.settings.blind_trust());
                     blind.as_mut().reset(Instant::now() + silence.saturating_mul(BLIND));
                 }
             }
@@ -242,7 +244,7 @@ async fn run(guard: Running) {
                 lost = Some(link.generation);
                 link.condemn();
                 drop(link);
-                ears.down();
+                ears.down(keeper.settings.blind_trust());
             }
             // Publishing may still work.
             End::Refused(error) => {
@@ -255,7 +257,7 @@ async fn run(guard: Running) {
                     ));
                 }
                 ears.fails(&error);
-                ears.down();
+                ears.down(keeper.settings.blind_trust());
                 tokio::select! {
                     () = keeper.closed() => return,
                     () = sleep(backoff.after_failure()) => {}
@@ -284,6 +286,7 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let want = want(settings);
     let mut confirmed = BTreeSet::new();
     let mut beat: Option<Beat<'_>> = None;
+    let mut begun = Instant::now();
     let mut asking: Option<Beat<'_>> = None;
     let is_node = matches!(settings.place, Place::Cluster { .. });
     let mut looking: Option<Beat<'_>> = None;
@@ -305,19 +308,28 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
                 return end;
             }
         }
-        ears.up(link.generation, &confirmed);
+        ears.up(link.generation, &confirmed, settings.trust());
         let silent_at = ears.heard().map_or_else(Instant::now, Instant::from_std) + silence;
         tokio::select! {
             biased;
             () = link.ended() => return End::Lost,
             () = ears.changed.notified() => {}
             sent = sent(&mut beat) => {
-                if let Some(end) = sent.err().filter(|end| !end.is_lost() || silent()) {
-                    return end;
+                match sent {
+                    // What came before it has been handed over: own messages, too, come before the answer to them.
+                    Ok(()) => {
+                        let span = settings.trust();
+                        ears.believe(span.saturating_sub(begun.elapsed()), span);
+                    }
+                    Err(end) if !end.is_lost() || silent() => return end,
+                    Err(_late) => {}
                 }
                 beat = None;
             }
-            _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
+            _ = beats.tick(), if beat.is_none() => {
+                begun = Instant::now();
+                beat = Some(Box::pin(signal(link, &own)));
+            }
             asked = sent(&mut asking) => {
                 if let Some(end) = asked.err().filter(|end| !end.is_lost() || silent()) {
                     return end;

@@ -1,6 +1,7 @@
 //! One connection: requests and their replies, and its end.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -191,16 +192,26 @@ impl Link {
     }
 
     /// Whether the server answers within `limit`, or what it sends before that takes longer.
-    pub(crate) async fn lives_within(&self, limit: Duration) -> bool {
-        self.is_there(limit).await != There::No
-    }
-
     pub(crate) async fn is_there(&self, limit: Duration) -> There {
         let (_, before) = self.progress();
         match timeout(limit, self.command(&redis::cmd("PING"))).await {
             Ok(_) => There::Answers,
             Err(_elapsed) if self.progress().1 != before => There::IsBusy,
             Err(_elapsed) => There::No,
+        }
+    }
+
+    /// Waits until the server has answered, for as long as anything comes within each `limit`.
+    pub(crate) async fn answers(&self, limit: Duration) -> bool {
+        let ping = redis::cmd("PING");
+        let mut answer = pin!(self.command(&ping));
+        loop {
+            let (_, before) = self.progress();
+            match timeout(limit, answer.as_mut()).await {
+                Ok(_) => return true,
+                Err(_elapsed) if self.progress().1 != before => {}
+                Err(_elapsed) => return false,
+            }
         }
     }
 }

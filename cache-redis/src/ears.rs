@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cache_core::Listener;
@@ -97,8 +97,8 @@ impl Ears {
     }
 
     /// The server has confirmed these channels. Who has not heard them over this connection so far may have missed
-    /// something.
-    pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>) {
+    /// something. `span`: for how long memory is believed from now on.
+    pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>, span: Duration) {
         let begins = |channel: &str, ear: &mut Ear| {
             let begins = ear.hears != connection && confirmed.contains(channel);
             if begins {
@@ -106,17 +106,28 @@ impl Ears {
             }
             begins
         };
-        self.tell(begins, |listener| listener.gap());
+        self.tell(begins, |listener| {
+            listener.gap();
+            listener.believe(span, span);
+        });
     }
 
-    /// The connection is lost: everybody may miss something.
-    pub(crate) fn down(&self) {
+    /// Memory is believed for so long from now on, of `span`.
+    pub(crate) fn believe(&self, left: Duration, span: Duration) {
+        self.tell(|_, ear| ear.hears != 0, |listener| listener.believe(left, span));
+    }
+
+    /// The connection is lost: everybody may miss something. `span`: for how long memory is believed until this is said again.
+    pub(crate) fn down(&self, span: Duration) {
         let silenced = |_: &str, ear: &mut Ear| {
             // So that it is told of a gap when it hears again, even over the same connection.
             ear.hears = 0;
             true
         };
-        self.tell(silenced, |listener| listener.down());
+        self.tell(silenced, |listener| {
+            listener.down();
+            listener.believe(span, span);
+        });
     }
 
     /// Why there is no connection, or nothing is heard over it.

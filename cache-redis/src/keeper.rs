@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt;
@@ -75,6 +75,8 @@ pub(crate) async fn ended(mut task: JoinHandle<()>, under_way: Duration) {
 
 /// What callers and the task share.
 pub(crate) struct Keeper {
+    /// Unique within this process.
+    id: u64,
     pub(crate) settings: Arc<Settings>,
     home: Home,
     state: watch::Sender<State<Link>>,
@@ -104,7 +106,9 @@ impl Keeper {
     }
 
     pub(crate) fn new(settings: Arc<Settings>, home: Home, pushes: Pushes) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             settings,
             home,
             state: watch::Sender::new(State::Idle),
@@ -278,6 +282,10 @@ impl Keeper {
         let before = self.state.send_replace(State::Closed);
         self.at_hand.put(None);
         drop(before);
+        // Its task may stand still, and would keep others from being believed.
+        if let Some(watch) = &self.pushes.watch {
+            watch.proves_nothing(self.id);
+        }
     }
 
     /// Closes, and waits until the connection is gone.
@@ -292,6 +300,7 @@ impl Keeper {
     /// Whoever wants to hear of changes hears nothing now.
     fn deaf(&self) {
         if let Some(watch) = &self.pushes.watch {
+            watch.proves_nothing(self.id);
             watch.down();
         }
     }
@@ -346,7 +355,9 @@ impl Keeper {
         }
         // Not before: of those that are tried, one that is not used may lack the right, and what it tells goes nowhere.
         if let Some(watch) = &self.pushes.watch {
+            let begun = Instant::now();
             self.followed(watch, &link, self.settings.connect_timeout).await?;
+            watch.proves(self.id, begun);
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = link.server.clone();
         self.runs_scripts.store(!link.server.refused.contains(&Step::Script), Ordering::Relaxed);

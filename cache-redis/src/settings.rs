@@ -8,6 +8,7 @@ use crate::{
     Error, RedisProvider,
     address::{Address, Place, Secret},
     dial::Login,
+    keeper::BLIND,
 };
 
 /// The server's own limit on one value.
@@ -44,6 +45,17 @@ impl Settings {
     /// The longest silence of a backplane that goes unnoticed.
     pub(crate) fn silence(&self) -> Duration {
         self.heartbeat.saturating_add(self.heartbeat_timeout)
+    }
+
+    /// For how long memory is believed from the sending of the last heartbeat that was answered, while nobody says that one was
+    /// not.
+    pub(crate) fn trust(&self) -> Duration {
+        self.silence().saturating_mul(2)
+    }
+
+    /// The same while there is no connection: beyond the time after which that is told again.
+    pub(crate) fn blind_trust(&self) -> Duration {
+        self.silence().saturating_mul(BLIND + 2)
     }
 }
 

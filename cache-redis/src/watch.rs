@@ -81,6 +81,8 @@ pub(crate) struct Watch {
     quiet_from: Mutex<Option<Instant>>,
     /// Whether writes ask who needs messages.
     counts: AtomicBool,
+    /// When each connection that is up was last known to have lost nothing.
+    proven: Mutex<BTreeMap<u64, Instant>>,
     /// The server does not let us.
     refused: Mutex<bool>,
     advice: Arc<Advice>,
@@ -124,6 +126,7 @@ impl Watch {
             delivery: ReentrantMutex::default(),
             quiet_from: Mutex::default(),
             counts: AtomicBool::new(false),
+            proven: Mutex::default(),
             refused: Mutex::default(),
             advice,
         })
@@ -298,12 +301,36 @@ impl Watch {
         }
     }
 
+    /// What the connection of this keeper had to say when `at` that came, has been heard. Memory is believed from the earliest of
+    /// those moments on: what each of them reads may be run by another runtime.
+    pub(crate) fn proves(&self, keeper: u64, at: Instant) {
+        let mut proven = lock(&self.proven);
+        proven.insert(keeper, at);
+        let earliest = proven.values().min().copied().unwrap_or(at);
+        drop(proven);
+        let span = self.settings.trust();
+        let left = span.saturating_sub(earliest.elapsed());
+        self.tell(|_| true, |listener| listener.believe(left, span));
+    }
+
+    /// It has no connection any more, or is not needed.
+    pub(crate) fn proves_nothing(&self, keeper: u64) {
+        lock(&self.proven).remove(&keeper);
+    }
+
     /// The connection is lost: everybody may miss something.
     pub(crate) fn down(&self) {
         let mut quiet_from = lock(&self.quiet_from);
         *quiet_from = quiet_from.map(|from| from.max(Instant::now() + UNSURE));
         drop(quiet_from);
-        self.tell(|_| true, |listener| listener.down());
+        let span = self.settings.blind_trust();
+        self.tell(
+            |_| true,
+            |listener| {
+                listener.down();
+                listener.believe(span, span);
+            },
+        );
     }
 
     /// Why there is no connection.

@@ -17,6 +17,7 @@ mod pair;
 mod pending;
 mod real;
 mod running;
+mod silent;
 mod tags;
 mod update;
 mod world;

@@ -10,7 +10,8 @@ use super::{
     message::{Heard, What, decode},
 };
 use crate::{
-    EntryId, Event, Stamp, Value, gone::Cause, inner::Inner, mark::Reach, stats::OnBackplane, tier::Tier,
+    EntryId, Event, Moment, Stamp, Value, gone::Cause, inner::Inner, mark::Reach, stats::OnBackplane,
+    tier::Tier,
 };
 
 /// Listens for a cache without keeping it alive.
@@ -20,10 +21,20 @@ struct Ear<T> {
     channel: u64,
 }
 
+impl<T: Value> Ear<T> {
+    /// What the channel before said of how long memory is to be believed says nothing of this one.
+    fn comes_up(&self, inner: &Inner<T>, plane: &Plane) {
+        if plane.is_new(self.channel) {
+            inner.trust.give(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+        }
+    }
+}
+
 impl<T: Value> Listener for Ear<T> {
     fn message(&self, bytes: &[u8]) {
         let Some(inner) = self.inner.upgrade() else { return };
         let Some(plane) = &inner.plane else { return };
+        self.comes_up(&inner, plane);
         plane.has_come_up(self.channel);
         let (sent_us, what) = match decode(bytes, plane.node) {
             Heard::Own => return,
@@ -65,6 +76,13 @@ impl<T: Value> Listener for Ear<T> {
         store != 0 && inner.remote().next().is_some_and(|tier| tier.provider().store_id() == store)
     }
 
+    fn believe(&self, left: Duration, span: Duration) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        if inner.plane.as_ref().is_some_and(|plane| plane.is_listened_to(self.channel)) {
+            inner.trust.give(inner.now(), left, span);
+        }
+    }
+
     fn fails(&self, error: &(dyn std::error::Error + 'static)) {
         let Some(inner) = self.inner.upgrade() else { return };
         if inner.plane.as_ref().is_some_and(|plane| plane.is_listened_to(self.channel)) {
@@ -75,6 +93,7 @@ impl<T: Value> Listener for Ear<T> {
 
     fn gap(&self) {
         let Some(inner) = self.inner.upgrade() else { return };
+        inner.plane.iter().for_each(|plane| self.comes_up(&inner, plane));
         if inner.plane.as_ref().is_none_or(|plane| plane.has_gap(self.channel)) {
             inner.missed_something();
         }
@@ -120,6 +139,17 @@ impl<T: Value> Inner<T> {
         if plane.subscribed.load(Ordering::Acquire) > 0 && !*plane.hears.borrow() {
             let mut hears = plane.hears.subscribe();
             let _ = self.around.clock.timeout(FIRST, hears.wait_for(|hears| *hears)).await;
+        }
+    }
+
+    /// Lets go of what memory holds if nobody has said for too long that nothing was missed.
+    pub(crate) fn distrust(&self) {
+        let until = self.trust.until();
+        if until != Moment::NEVER {
+            let now = self.now();
+            if now >= until {
+                self.trust.end(now, || self.missed_something());
+            }
         }
     }
 

@@ -146,12 +146,14 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     return End::Lost;
                 }
             }
-            alive = ends(&mut beat) => {
+            (answers, begun) = ends(&mut beat) => {
                 beat = None;
-                if !alive {
+                if !answers {
                     link.condemn();
                     return End::Lost;
                 }
+                // What was sent before that has been handed over.
+                watch.iter().for_each(|watch| watch.proves(keeper.id, begun));
             }
             () = ends(&mut clocks) => clocks = None,
             _ = beats.tick(), if beat.is_none() => {
@@ -166,10 +168,11 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 {
                     return End::Lost;
                 }
-                if keeper.pushes.watch.as_ref().is_some_and(|watch| !watch.is_empty()) {
+                if watch.is_some_and(|watch| !watch.is_empty()) {
                     let link = Arc::clone(&link);
                     let limit = keeper.settings.heartbeat_timeout;
-                    beat = Some(Box::pin(async move { link.lives_within(limit).await }));
+                    let begun = std::time::Instant::now();
+                    beat = Some(Box::pin(async move { (link.answers(limit).await, begun) }));
                 }
             }
             _ = looks.tick() => {
@@ -213,7 +216,8 @@ fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
     Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
 
-type Beat = BoxFuture<'static, bool>;
+/// Whether a `PING` was answered, and when it was sent.
+type Beat = BoxFuture<'static, (bool, std::time::Instant)>;
 
 async fn ends<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
     match work {
