@@ -11,7 +11,7 @@ use cache_core::{
     testing::conformance::{self, Options},
 };
 use cache_redis::{Error, ErrorKind, RedisProvider, RedisProviderBuilder};
-use common::{get, key, kind, put, until_async};
+use common::{get, item, key, kind, put, until_async};
 use test_servers::{
     Authority, Certificate, RedisBuilder, RedisCluster, RedisSentinel, RedisServer, alerting_port,
 };
@@ -81,6 +81,45 @@ async fn sentinels_and_the_master_that_they_name() {
     let stranger = Authority::new();
     let trusts_nobody = RedisProvider::builder(url).ca_file(stranger.ca_file()).build().unwrap();
     says(&trusts_nobody.connect().await.unwrap_err(), ErrorKind::Tls, &["no sentinel", "ca_file = "]);
+}
+
+/// Users with no more rights than they need, of the servers and of the sentinels, all over TLS, and a failover.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_servers_each_have_users_of_their_own() {
+    let authority = Authority::new();
+    let Some(all) = RedisSentinel::guarded_with_tls("hunter2", "letmein99", &authority) else { return };
+    for server in all.servers() {
+        let user = "ACL SETUSER app on >pw1 ~* &* -@all +@read +@write +@scripting +@transaction +@connection +@pubsub +info +time +role";
+        server.command::<()>(&user.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    for sentinel in all.sentinels() {
+        let user = "ACL SETUSER watcher on >pw2 &* -@all +hello +sentinel|get-master-addr-by-name +sentinel|master +subscribe";
+        sentinel.command::<()>(&user.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let at: Vec<String> =
+        all.sentinels().iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.tls_port())).collect();
+    let url = format!("rediss+sentinel://app:pw1@{}/{}", at.join(","), RedisSentinel::MASTER);
+    let builder = || RedisProvider::builder(&url).ca_file(authority.ca_file()).sentinel_username("watcher");
+    let provider = builder().sentinel_password("pw2").build().unwrap();
+    put(&provider, "k", "v").await;
+    let before = provider.connections()[0].address.clone();
+    until_async("a failover", || async {
+        all.sentinels()[0].command::<()>(&["SENTINEL", "FAILOVER", RedisSentinel::MASTER]).is_ok()
+    })
+    .await;
+    until_async("the other master is used", || async {
+        provider.put(item("k", b"w")).await.is_ok() && provider.connections()[0].address != before
+    })
+    .await;
+    until_async("read", || async {
+        get(&provider, "k").await.is_ok_and(|found| found.as_deref() == Some("w"))
+    })
+    .await;
+
+    let wrong = builder().sentinel_password("pw1").build().unwrap();
+    says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["set sentinel_password"]);
+    let wrong = builder().sentinel_password("pw2").password("pw2").build().unwrap();
+    says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["check user and password"]);
 }
 
 #[tokio::test]

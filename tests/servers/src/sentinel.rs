@@ -39,6 +39,11 @@ impl RedisSentinel {
         Self::with(1, None, Some(authority))
     }
 
+    /// Both: TLS, a password of the servers and another one of the sentinels.
+    pub fn guarded_with_tls(servers: &str, sentinels: &str, authority: &Authority) -> Option<Self> {
+        Self::with(1, Some((servers, sentinels)), Some(authority))
+    }
+
     fn with(replicas: usize, passwords: Option<(&str, &str)>, authority: Option<&Authority>) -> Option<Self> {
         let any = || match authority {
             Some(authority) => {
