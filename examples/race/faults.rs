@@ -6,10 +6,13 @@ use std::{
 };
 
 use clap::ValueEnum;
-use test_servers::{MemcachedServer, RedisSentinel, RedisServer, until};
+use test_servers::{MemcachedServer, RedisCluster, RedisSentinel, RedisServer, until};
 use traced_cache::BoxError;
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    operator::{MEDDLED, meddle, meddle_with_memcached, reshard},
+};
 
 /// Of undisturbed racing before each fault.
 const CALM: Duration = Duration::from_secs(1);
@@ -35,6 +38,10 @@ pub(crate) enum Fault {
     Failover,
     /// The master of three servers is replaced, and is not told for as long as sentinels take (Redis)
     Replace,
+    /// An operator empties and reloads it, ends connections, takes memory and rights away, and more, in turn
+    Meddle,
+    /// The slots of a cluster's keys move from one of three masters to the next (Redis)
+    Reshard,
 }
 
 impl Fault {
@@ -45,6 +52,8 @@ impl Fault {
             Self::Stop => "stopped for 2 s",
             Self::Failover => "failed over",
             Self::Replace => "replaced while it is alive",
+            Self::Meddle => "in the hands of an operator",
+            Self::Reshard => "a cluster whose slots move",
         }
     }
 
@@ -58,6 +67,8 @@ impl Fault {
             Self::Failover => Duration::from_secs(7),
             // A moment until there is another one. That the old one follows it is not waited for.
             Self::Replace => Duration::from_secs(2),
+            Self::Meddle => MEDDLED,
+            Self::Reshard => Duration::from_secs(2),
         }
     }
 }
@@ -66,6 +77,7 @@ impl Fault {
 pub(crate) enum Server {
     Redis(RedisServer),
     Sentinel(RedisSentinel),
+    Cluster(RedisCluster),
     Memcached(MemcachedServer),
     Given(String),
 }
@@ -76,15 +88,19 @@ impl Server {
             ("redis", Some(Fault::Failover | Fault::Replace)) => {
                 RedisSentinel::with_replicas(2).map(Self::Sentinel)
             }
+            ("redis", Some(Fault::Reshard)) => RedisCluster::start(3, 0).map(Self::Cluster),
+            ("redis", Some(Fault::Meddle)) => {
+                RedisServer::builder().config("enable-debug-command", "yes").start().map(Self::Redis)
+            }
             ("redis", _) => RedisServer::start().map(Self::Redis),
-            ("memcached", None | Some(Fault::Kill | Fault::Stop)) => {
+            ("memcached", None | Some(Fault::Kill | Fault::Stop | Fault::Meddle)) => {
                 MemcachedServer::start().map(Self::Memcached)
             }
             ("memcached", Some(fault)) => {
                 let fault = fault.to_possible_value().map(|value| value.get_name().to_owned());
                 let fault = fault.unwrap_or_default();
                 return Err(Failure::options(format!(
-                    "--fault {fault}: memcached has neither dumps nor replicas; use `kill` or `stop`"
+                    "--fault {fault}: memcached has neither dumps nor replicas nor slots; use `kill`, `stop` or `meddle`"
                 )));
             }
             (_, Some(_)) => {
@@ -104,6 +120,7 @@ impl Server {
         match self {
             Self::Redis(server) => server.url(),
             Self::Sentinel(servers) => servers.url(),
+            Self::Cluster(cluster) => cluster.urls().swap_remove(0).replace("redis://", "redis+cluster://"),
             Self::Memcached(server) => server.url(),
             Self::Given(url) => url.clone(),
         }
@@ -116,13 +133,14 @@ impl Server {
         // Options see to it that there is time for one.
         while faults == 0 || Instant::now() + fault.takes() <= end {
             sleep(CALM);
-            self.once(fault)?;
+            self.once(fault, faults)?;
             faults += 1;
         }
         Ok(faults)
     }
 
-    fn once(&self, fault: Fault) -> Result<(), BoxError> {
+    /// `before`: how often it has happened.
+    fn once(&self, fault: Fault, before: u64) -> Result<(), BoxError> {
         match (self, fault) {
             (Self::Redis(server), Fault::Kill) => {
                 server.kill();
@@ -150,6 +168,9 @@ impl Server {
                 sleep(STILL);
                 server.cont();
             }
+            (Self::Redis(server), Fault::Meddle) => meddle(server, before)?,
+            (Self::Memcached(server), Fault::Meddle) => meddle_with_memcached(server, before)?,
+            (Self::Cluster(cluster), Fault::Reshard) => reshard(cluster, before)?,
             (Self::Sentinel(servers), Fault::Failover) => fail_over(servers)?,
             (Self::Sentinel(servers), Fault::Replace) => replace(servers)?,
             _ => return Err("the server cannot suffer this".into()),

@@ -8,8 +8,8 @@
 //! change the source and then invalidate or set. The same is done to a cache written by hand, without leases and tickets,
 //! which must fail: a check that finds nothing there would find nothing anywhere.
 //!
-//! With `--fault kill`, `dump`, `stop`, `failover` or `replace` the server suffers meanwhile, once in a few seconds; nothing may be
-//! seen that was not promised, and once it is well again all must be up to date within the bound. While sentinels
+//! With `--fault kill`, `dump`, `stop`, `failover`, `replace`, `meddle` or `reshard` the server suffers meanwhile, once in a
+//! few seconds; nothing may be seen that was not promised, and once it is well again all must be up to date within the bound. While sentinels
 //! replace a master that is alive, one process may have left it and the other one not yet: what either has confirmed the other
 //! one sees late, which is counted apart.
 //!
@@ -21,6 +21,7 @@ mod failure;
 mod faults;
 mod naive;
 mod node;
+mod operator;
 mod options;
 mod parent;
 #[path = "../shared/remote.rs"]

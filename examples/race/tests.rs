@@ -40,9 +40,15 @@ fn memcached() {
 #[test]
 fn redis_in_trouble() {
     if require(Server::Redis).is_some() {
-        for (fault, seconds) in
-            [("kill", "4"), ("dump", "5"), ("stop", "4"), ("failover", "8"), ("replace", "4")]
-        {
+        for (fault, seconds) in [
+            ("kill", "4"),
+            ("dump", "5"),
+            ("stop", "4"),
+            ("failover", "8"),
+            ("replace", "4"),
+            ("reshard", "4"),
+            ("meddle", "8"),
+        ] {
             let json = race("redis", &["--fault", fault, "--seconds", seconds]);
             assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
         }
@@ -52,7 +58,7 @@ fn redis_in_trouble() {
 #[test]
 fn memcached_in_trouble() {
     if require(Server::Memcached).is_some() {
-        for fault in ["kill", "stop"] {
+        for fault in ["kill", "stop", "meddle"] {
             let json = race("memcached", &["--fault", fault, "--seconds", "4"]);
             assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
         }

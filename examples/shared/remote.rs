@@ -17,7 +17,7 @@ impl Remote {
     pub(crate) fn new(url: &str, run: &str) -> Result<Self, BoxError> {
         let prefix = format!("{run}:");
         match url.split_once("://").map(|(scheme, _)| scheme) {
-            Some("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+sentinel") => {
+            Some("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+sentinel" | "redis+cluster") => {
                 Ok(Self::Redis(RedisProvider::builder(url).key_prefix(prefix).build()?))
             }
             Some("memcached") => {
