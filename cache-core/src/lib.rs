@@ -92,6 +92,7 @@ mod pending;
 mod plain;
 mod policy;
 mod poll;
+mod pool;
 mod provider;
 mod read;
 mod recent;
@@ -143,6 +144,7 @@ pub use mark::{Marks, Swap, Swapped, state_of_marker};
 pub use observe::{Ambient, CacheInfo, Event, LevelInfo, Observer, Span, SpanKind, SpanStart, Traffic};
 pub use payload::{Compression, Encryption};
 pub use policy::{Access, Early, Policy};
+pub use pool::PoolStatus;
 pub use provider::{
     Advised, CacheProvider, Capabilities, Description, EvictionCause, Evictions, ObjectStore, Put, Replicas,
 };

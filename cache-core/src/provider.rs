@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, RawKey, ServerStatus,
+    Backplane, BoxError, CacheId, Error, Glance, Leases, LevelOp, Marks, Moment, Object, PoolStatus, RawKey,
+    ServerStatus,
 };
 
 /// What a provider can do. The framework adapts to it; a provider never pretends.
@@ -215,6 +216,11 @@ pub trait CacheProvider: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// How its own connections stand, for those who watch them. No I/O. `None`: it has none, or does not know.
+    fn pool(&self) -> Option<PoolStatus> {
+        None
+    }
+
     /// How far the store's wall clock is ahead of this node's, in milliseconds, as last measured.
     fn time_offset_ms(&self) -> i64 {
         0
@@ -353,6 +359,10 @@ impl<P: CacheProvider + ?Sized> CacheProvider for Arc<P> {
 
     async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
         (**self).servers().await
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        (**self).pool()
     }
 
     fn time_offset_ms(&self) -> i64 {

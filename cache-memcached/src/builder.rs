@@ -18,7 +18,7 @@ use crate::{
     item::HEAD,
     life::{Knowledge, Polling},
     login::Login,
-    pipeline::Pipeline,
+    pipeline::{Made, Pipeline},
     provider::Inner,
     route::Placement,
     server::Server,
@@ -250,9 +250,10 @@ impl Builder {
         };
         let limits =
             Limits { connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
+        let made = Made::default();
         let pipeline = |dial: &Dial| {
             let most = self.value_max + HEAD;
-            Wire::Pipeline(Pipeline::new(dial.clone(), limits, most))
+            Wire::Pipeline(Pipeline::new(dial.clone(), limits, most, Arc::clone(&made)))
         };
         #[cfg(not(feature = "client"))]
         let transport = pipeline;
@@ -279,6 +280,7 @@ impl Builder {
         Ok(MemcachedProvider(Arc::new(Inner {
             leases: servers.iter().all(|server| server.transport.is_linked()),
             servers,
+            made,
             current,
             placement,
             retiring,

@@ -23,8 +23,10 @@ mod records;
 
 use std::{sync::Arc, time::Instant};
 
+use cache_core::PoolStatus;
 use tokio::{runtime::Handle, sync::oneshot};
 
+pub(crate) use self::link::Made;
 use self::{
     driver::Guard,
     link::{Link, Phase},
@@ -46,8 +48,13 @@ const UNSENT_MAX: usize = 64 << 20;
 pub(crate) struct Pipeline(Arc<Link>);
 
 impl Pipeline {
-    pub(crate) fn new(dial: Dial, limits: Limits, value_max: usize) -> Self {
-        Self(Arc::new(Link::new(dial, limits, value_max)))
+    pub(crate) fn new(dial: Dial, limits: Limits, value_max: usize, made: Made) -> Self {
+        Self(Arc::new(Link::new(dial, limits, value_max, made)))
+    }
+
+    /// Adds how it stands.
+    pub(crate) fn tell(&self, pool: &mut PoolStatus) {
+        self.0.tell(pool);
     }
 
     /// Queues commands, and sees to it that somebody writes them.
@@ -188,7 +195,10 @@ impl Transport for Pipeline {
     }
 
     fn reset(&self) {
-        let over = self.0.lock().end(&LOST, true);
+        let mut state = self.0.lock();
+        self.0.note_end(&state.phase, &LOST);
+        let over = state.end(&LOST, true);
+        drop(state);
         over.tell();
     }
 
@@ -253,7 +263,7 @@ mod tests {
                 response_timeout: Duration::from_secs(60),
             };
             let dial = Dial { endpoint, tls: None, login: None };
-            let pipeline = Arc::new(Pipeline::new(dial, limits, 100));
+            let pipeline = Arc::new(Pipeline::new(dial, limits, 100, Made::default()));
             let waker = Waker::from(Arc::new(Hasty(Arc::clone(&pipeline))));
             let asks = |end: fn(&Pipeline)| {
                 let get = Command::get("k".to_owned());
@@ -290,7 +300,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let endpoint = Endpoint { tls: false, host: "127.0.0.1".to_owned(), port };
         let limits = Limits { connect_timeout: HANG, response_timeout: HANG };
-        let pipeline = Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100));
+        let pipeline =
+            Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100, Made::default()));
         let calls = (0..crowd).map(|_| {
             let pipeline = Arc::clone(&pipeline);
             tokio::spawn(async move {
@@ -324,7 +335,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let endpoint = Endpoint { tls: false, host: "127.0.0.1".to_owned(), port };
         let limits = Limits { connect_timeout: HANG, response_timeout: HANG };
-        let pipeline = Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100));
+        let pipeline =
+            Arc::new(Pipeline::new(Dial { endpoint, tls: None, login: None }, limits, 100, Made::default()));
         let puts = [32 << 20, 1].map(|size| {
             let item = Item::Bare(vec![0; size].into());
             let put = Command::Put { key: "k".to_owned(), item, exptime: 0, when: When::Always };

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put, RawKey, ServerStatus,
-    Unreadable,
+    BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, PoolStatus, Put, RawKey,
+    ServerStatus, Unreadable,
 };
 use futures::future::join_all;
 
@@ -21,6 +21,7 @@ use crate::{
     Builder, Error, ErrorKind,
     item::{Item, TOMBSTONE_SECONDS},
     life::{self, Polling},
+    pipeline::Made,
     plain::Plain,
     route::Placement,
     server::{Answer, Server, Task, Under},
@@ -37,6 +38,7 @@ pub struct MemcachedProvider(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     /// Those of the list, then others of the retiring one.
     pub(crate) servers: Vec<Server>,
+    pub(crate) made: Made,
     /// How many of them are of the list.
     pub(crate) current: usize,
     pub(crate) placement: Placement,
@@ -309,6 +311,11 @@ impl CacheProvider for MemcachedProvider {
     async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
         let asked = join_all(self.0.servers.iter().map(Server::status)).await;
         asked.into_iter().map(|status| status.map_err(Into::into)).collect()
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        let mut pool = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.0.servers.iter().all(|server| server.transport.tell(&mut pool)).then_some(pool)
     }
 
     /// Another list of servers is another store.

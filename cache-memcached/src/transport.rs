@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use cache_core::PoolStatus;
 
 use crate::{ErrorKind, error::Fault, item::Item, pipeline::Pipeline};
 
@@ -163,6 +164,19 @@ pub(crate) enum Wire {
     Pipeline(Pipeline),
     #[cfg(feature = "client")]
     Pool(crate::exp::Pool),
+}
+
+impl Wire {
+    /// Adds how its connections stand; `false`: nobody knows.
+    pub(crate) fn tell(&self, pool: &mut PoolStatus) -> bool {
+        match self {
+            Self::Pipeline(pipeline) => pipeline.tell(pool),
+            // Its client does not say.
+            #[cfg(feature = "client")]
+            Self::Pool(_) => return false,
+        }
+        true
+    }
 }
 
 impl Transport for Wire {

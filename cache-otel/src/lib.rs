@@ -95,6 +95,7 @@ pub mod names;
 mod observed;
 #[cfg(feature = "tracing")]
 mod outages;
+mod pools;
 #[cfg(feature = "raw")]
 pub mod raw;
 mod recorded;

@@ -1,5 +1,6 @@
 //! How the servers behind providers do, by their own word.
 
+mod connections;
 mod shown;
 
 use std::{
@@ -12,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use cache_core::{CacheProvider, Description, ServerStatus};
+use cache_core::{CacheProvider, Description, PoolStatus, ServerStatus};
 use opentelemetry::{Context, KeyValue, metrics::Meter, trace::FutureExt};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
-use self::shown::Counts;
+use self::{connections::Connections, shown::Counts};
 
 /// Most servers of one provider that are kept as down: where one never answers, and the others are replaced again and
 /// again, each that has gone could be the one.
@@ -43,6 +44,8 @@ struct All {
     seen: BTreeMap<(String, String), Seen>,
     /// Systems whose instruments are there.
     registered: BTreeSet<&'static str>,
+    /// The connections of those providers that say how they stand, by name.
+    pools: BTreeMap<String, PoolStatus>,
 }
 
 struct Seen {
@@ -69,6 +72,7 @@ impl Servers {
         let all = Arc::new(Mutex::new(All::default()));
         let seen = Arc::downgrade(&all);
         let every = every.max(SHORTEST);
+        let mut connections = Connections::new(&meter, &seen);
         let asking = async move {
             for round in 1.. {
                 let list = caught(&providers);
@@ -77,8 +81,13 @@ impl Servers {
                     None => None,
                 };
                 let Some(all) = seen.upgrade() else { return };
-                let new = hear(&mut lock(&all), answers, round);
+                let (new, pools) = {
+                    let mut all = lock(&all);
+                    let new = hear(&mut all, answers, round);
+                    (new, all.pools.clone())
+                };
                 drop(all);
+                connections.hear(pools);
                 // Not under the lock: the SDK, which has one as well, takes this one when it collects.
                 new.into_iter().for_each(|system| shown::register(&meter, system, &seen));
                 tokio::time::sleep(every).await;
@@ -112,6 +121,8 @@ struct Answer {
     /// `None`: the provider panics.
     about: Option<Description>,
     said: Vec<Option<ServerStatus>>,
+    /// Of its own connections. `None`: it does not say.
+    pool: Option<PoolStatus>,
 }
 
 /// Lists and providers are somebody else's code: a panic there must not end the watch, as what is up would seem so for ever.
@@ -141,7 +152,9 @@ async fn ask(providers: Providers, limit: Duration) -> Vec<Answer> {
             let said = timeout(limit, caught_late(async { provider.servers().await })).await;
             let said = said.ok().flatten().unwrap_or_default();
             let said = said.into_iter().map(Result::ok).collect();
-            Answer { name, about: caught(|| provider.describe()), said }
+            // Asked last: what was asked before may have been the first call.
+            let pool = caught(|| provider.pool()).flatten();
+            Answer { name, about: caught(|| provider.describe()), said, pool }
         };
         asked.spawn(asking.with_current_context());
     }
@@ -154,13 +167,15 @@ async fn ask(providers: Providers, limit: Duration) -> Vec<Answer> {
 
 /// Takes what servers have said; `None`: nobody could say whom to ask. Says which systems are new.
 fn hear(all: &mut All, answers: Option<Vec<Answer>>, round: u64) -> Vec<&'static str> {
+    all.pools.clear();
     let Some(answers) = answers else {
         all.seen.values_mut().for_each(|seen| seen.up = false);
         return Vec::new();
     };
     all.seen.retain(|(name, _), _| answers.iter().any(|answer| answer.name == *name));
     let mut new = Vec::new();
-    for answer in answers {
+    for mut answer in answers {
+        all.pools.extend(answer.pool.take().map(|pool| (answer.name.clone(), pool)));
         let system = answer.about.as_ref().map(|about| about.system);
         new.extend(system.filter(|system| all.registered.insert(system)));
         all.take(answer, round);
@@ -170,7 +185,7 @@ fn hear(all: &mut All, answers: Option<Vec<Answer>>, round: u64) -> Vec<&'static
 
 impl All {
     fn take(&mut self, answer: Answer, round: u64) {
-        let Answer { name, about, said } = answer;
+        let Answer { name, about, said, pool: _ } = answer;
         let Some(about) = about else {
             self.seen.iter_mut().filter(|(of, _)| of.0 == name).for_each(|(_, seen)| seen.up = false);
             return;
@@ -227,7 +242,7 @@ mod tests {
             round += 1;
             super::hear(
                 &mut all,
-                Some(vec![Answer { name: "shared".to_owned(), about: Some(about), said }]),
+                Some(vec![Answer { name: "shared".to_owned(), about: Some(about), said, pool: None }]),
                 round,
             );
             all.seen.iter().map(|((_, at), seen)| (at.clone(), seen.up)).collect::<Vec<_>>()

@@ -81,6 +81,10 @@ impl Telemetry {
     /// `type`), `memcached.evictions`, `memcached.uptime`; of another backend whether it is up. By `db.client.name`, which is the
     /// name given here, `server.address` and `server.port`: of several servers, those of a cluster say, each.
     ///
+    /// Also how the providers' own connections stand, where they say so, as Redis and memcached do, by the conventions:
+    /// `db.client.connection.count` by `db.client.connection.state`, `.max`, `.pending_requests`, `.create_time`, `.timeouts`, and
+    /// `.errors`. By `db.client.connection.pool.name`, which is the name given here.
+    ///
     /// `providers` is asked each time, as [`Caches`](https://docs.rs/traced-cache) that are read again may have others; those
     /// in process are passed over. It costs each server a command, over the provider's own connection. One that does not answer
     /// within `every`, or panics, is down; a panic of `providers` counts as if none had answered. Collections read what was said

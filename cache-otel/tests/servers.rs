@@ -15,7 +15,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    BoxError, CacheProvider, Capabilities, Description, Put, RawKey, ServerStatus, testing::ends_within,
+    BoxError, CacheProvider, Capabilities, Description, PoolStatus, Put, RawKey, ServerStatus,
+    testing::ends_within,
 };
 use common::{Reader, Series, of};
 use opentelemetry_sdk::metrics::Temporality;
@@ -27,7 +28,7 @@ type Said = Vec<Option<ServerStatus>>;
 
 /// A provider that has nothing but servers. `None`: they hang. An empty list: it panics.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Option<Said>>>, &'static str);
+struct Told(Arc<Mutex<Option<Said>>>, &'static str, Arc<Mutex<Option<PoolStatus>>>);
 
 impl Told {
     fn says(&self, said: Said) {
@@ -51,6 +52,9 @@ impl CacheProvider for Told {
     }
     async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
         keys.iter().map(|_| Ok(())).collect()
+    }
+    fn pool(&self) -> Option<PoolStatus> {
+        self.2.lock().unwrap().clone()
     }
     async fn servers(&self) -> Vec<Result<ServerStatus, BoxError>> {
         let said = self.0.lock().unwrap().clone();
@@ -78,7 +82,8 @@ async fn next(reader: &Reader) -> Series {
 #[tokio::test(start_paused = true)]
 async fn what_servers_say_is_reported_and_counts_never_go_back() {
     let reader = Reader::new(Temporality::Cumulative);
-    let (redis, memcached) = (Told(Arc::default(), "redis"), Told(Arc::default(), "memcached"));
+    let (redis, memcached) =
+        (Told(Arc::default(), "redis", Arc::default()), Told(Arc::default(), "memcached", Arc::default()));
     redis.says(vec![at("10.0.0.1:6379", 100), at("[::1]:6380", 7)]);
     memcached.says(vec![at("/run/memcached.sock", 5)]);
     let all = Arc::new(Mutex::new(vec![("shared", redis.clone()), ("other", memcached.clone())]));
@@ -137,7 +142,7 @@ async fn what_servers_say_is_reported_and_counts_never_go_back() {
 #[tokio::test(start_paused = true)]
 async fn what_panics_is_as_good_as_down() {
     let reader = Reader::new(Temporality::Cumulative);
-    let redis = Told(Arc::default(), "redis");
+    let redis = Told(Arc::default(), "redis", Arc::default());
     redis.says(vec![at("10.0.0.1:6379", 1)]);
     let panics = Arc::new(AtomicBool::new(false));
     let (told, list_panics) = (redis.clone(), Arc::clone(&panics));
@@ -174,7 +179,7 @@ fn a_watch_may_begin_while_metrics_are_collected() {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let redis = Told(Arc::default(), "redis");
+            let redis = Told(Arc::default(), "redis", Arc::default());
             redis.says(vec![at("10.0.0.1:6379", 1)]);
             for _ in 0..50 {
                 let one = redis.clone();
@@ -206,4 +211,57 @@ async fn who_is_to_ask_without_a_pause_leaves_time_for_others() {
         () = too_many.notified() => {}
     }
     assert!(rounds.load(Ordering::Relaxed) < 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_a_provider_go_by_the_conventions() {
+    let reader = Reader::new(Temporality::Cumulative);
+    let (shared, silent) =
+        (Told(Arc::default(), "redis", Arc::default()), Told(Arc::default(), "files", Arc::default()));
+    let stands = |change: fn(&mut PoolStatus)| {
+        change(shared.2.lock().unwrap().get_or_insert_default());
+    };
+    stands(|pool| {
+        (pool.idle, pool.max, pool.pending) = (2, 3, 4);
+        (pool.timeouts, pool.errors) = (1, 5);
+        pool.count_made(Duration::from_millis(20));
+        pool.count_made(Duration::from_millis(40));
+    });
+    let providers = [("shared", shared.clone()), ("silent", silent)];
+    let servers = reader.telemetry().watch_servers(EVERY, move || {
+        let named =
+            providers.iter().map(|(name, told)| ((*name).to_owned(), Arc::new(told.clone()) as Arc<_>));
+        named.collect()
+    });
+    let one = |what: &str, more: &str| {
+        format!("db.client.connection.{what}{{db.client.connection.pool.name=shared{more}}}")
+    };
+    let said = next(&reader).await;
+    let idle = one("count", ",db.client.connection.state=idle");
+    for (name, value) in [
+        (idle.clone(), 2.0),
+        (one("count", ",db.client.connection.state=used"), 0.0),
+        (one("max", ""), 3.0),
+        (one("pending_requests", ""), 4.0),
+        (one("timeouts", ""), 1.0),
+        (one("errors", ",error.type=timeout"), 1.0),
+        (one("errors", ",error.type=connection"), 5.0),
+    ] {
+        assert_eq!(said.get(&name), Some(&value), "{name}: {said:#?}");
+    }
+    assert!(said.keys().all(|name| !name.contains("pool.name=silent")), "nothing is made up");
+    let times = |said: &Series| said[&one("create_time_count", "")];
+    assert_eq!(times(&said), 2.0);
+
+    // More than are remembered, and a provider of that name in its place.
+    stands(|pool| (0..100).for_each(|_| pool.count_made(Duration::from_millis(1))));
+    let said = next(&reader).await;
+    assert_eq!(times(&said), 66.0);
+    *shared.2.lock().unwrap() = None;
+    assert!(!next(&reader).await.contains_key(&idle), "it does not say");
+    stands(|pool| pool.errors = 2);
+    let said = next(&reader).await;
+    assert_eq!(said[&one("errors", ",error.type=connection")], 7.0, "a count never goes back");
+    drop(servers);
+    assert!(!next(&reader).await.contains_key(&idle));
 }

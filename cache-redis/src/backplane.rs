@@ -116,8 +116,8 @@ impl RedisBackplane {
         let settings = Arc::clone(provider.settings());
         let home = provider.fleet().home(&settings);
         let hears: Hears = Arc::new(move |connection, push| hears.push(connection, &push));
-        let keeper =
-            Keeper::new(settings, home, Pushes { hears, watch: None, advice: Arc::clone(provider.advice()) });
+        let pushes = Pushes { hears, ..Pushes::unheard(provider.advice()) };
+        let keeper = Keeper::new(settings, home, pushes);
         let messages = Arc::new(PubSub { keeper, ears, running: AtomicBool::new(false) });
         Self(Arc::new(Owner { provider, messages, watches }))
     }

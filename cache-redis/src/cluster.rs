@@ -35,6 +35,7 @@ use crate::{
     advice::Advice,
     backoff::Backoff,
     connection::Pushes,
+    dials::Dials,
     fleet::no_replica,
     home::Home,
     keeper::{Keeper, ended},
@@ -217,6 +218,10 @@ impl Cluster {
         })
     }
 
+    pub(crate) fn dials(&self) -> &Dials {
+        &self.pushes.dials
+    }
+
     fn node_at(self: &Arc<Self>, endpoint: &Endpoint) -> Arc<Node> {
         let mut nodes = lock(&self.nodes);
         let node = nodes.entry(endpoint.clone()).or_insert_with(|| {
@@ -299,7 +304,7 @@ impl Cluster {
         let endpoint = replicas.get(fastrand::usize(..replicas.len().max(1)))?;
         let mut copies = lock(&self.copies);
         let node = copies.entry(endpoint.clone()).or_insert_with(|| {
-            let pushes = Pushes::unheard(&self.advice);
+            let pushes = Pushes::unheard(&self.advice).counted_with(&self.pushes);
             let keeper = Keeper::new(Arc::clone(&self.settings), Home::NodeReplica(endpoint.clone()), pushes);
             Arc::new(Node::new(keeper, Several::Gets))
         });

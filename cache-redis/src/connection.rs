@@ -17,6 +17,7 @@ use crate::{
     address::Endpoint,
     advice::Advice,
     dial::dial,
+    dials::Dials,
     greet::Server,
     mux::{Mux, Reply},
     rights::Step,
@@ -35,12 +36,19 @@ pub(crate) struct Pushes {
     /// Wants to know which keys change.
     pub(crate) watch: Option<Arc<Watch>>,
     pub(crate) advice: Arc<Advice>,
+    pub(crate) dials: Arc<Dials>,
 }
 
 impl Pushes {
     /// Nobody.
     pub(crate) fn unheard(advice: &Arc<Advice>) -> Self {
-        Self { hears: Arc::new(|_, _| {}), watch: None, advice: Arc::clone(advice) }
+        Self { hears: Arc::new(|_, _| {}), watch: None, advice: Arc::clone(advice), dials: Arc::default() }
+    }
+
+    /// Those connections count as these do.
+    pub(crate) fn counted_with(mut self, others: &Self) -> Self {
+        self.dials = Arc::clone(&others.dials);
+        self
     }
 
     pub(crate) fn watched(watch: &Arc<Watch>, advice: &Arc<Advice>) -> Self {
@@ -49,6 +57,7 @@ impl Pushes {
             hears: Arc::new(move |_, push| hears.push(&push)),
             watch: Some(Arc::clone(watch)),
             advice: Arc::clone(advice),
+            dials: Arc::default(),
         }
     }
 }

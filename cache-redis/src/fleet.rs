@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use cache_core::state_of_marker;
+use cache_core::{PoolStatus, state_of_marker};
 use futures::{FutureExt, future::join_all};
 use redis::{Pipeline, Value, cmd};
 
@@ -48,7 +48,8 @@ impl Fleet {
                 let replica = match &home {
                     Home::Sentinels(sentinels) if settings.read_replicas => {
                         let home = Home::Replica(sentinels.clone());
-                        let keeper = Keeper::new(Arc::clone(&settings), home, Pushes::unheard(advice));
+                        let unheard = Pushes::unheard(advice).counted_with(&pushes);
+                        let keeper = Keeper::new(Arc::clone(&settings), home, unheard);
                         Some(Node::new(keeper, Several::Mget))
                     }
                     _ => None,
@@ -208,6 +209,19 @@ impl Fleet {
                 cluster.nodes().iter().map(|node| ConnectionInfo::of(&node.keeper)).collect()
             }
         }
+    }
+
+    /// The same in numbers, with what has come of making them.
+    pub(crate) fn pool(&self) -> PoolStatus {
+        let mut pool = match self {
+            Self::One(one) => one.master.keeper.dials().status(),
+            Self::Cluster(cluster) => cluster.dials().status(),
+        };
+        for connection in self.connections() {
+            pool.max += 1;
+            pool.idle += u64::from(connection.state == "up");
+        }
+        pool
     }
 
     /// Asks each server about itself, and says of each what came of it. `Err`: not even which there are is known.

@@ -22,7 +22,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use self::task::{IdleAtEnd, run};
@@ -32,6 +32,7 @@ use crate::{
     at_hand::AtHand,
     clocks::{Ahead, Measured, Now},
     connection::{Link, Pushes},
+    dials::Dials,
     greet::{Server, establish},
     home::Home,
     rights::Step,
@@ -191,6 +192,10 @@ impl Keeper {
         self.made.load(Ordering::Relaxed).saturating_sub(1)
     }
 
+    pub(crate) fn dials(&self) -> &Dials {
+        &self.pushes.dials
+    }
+
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&State<Link>) -> T) -> T {
         look(&self.state.borrow())
     }
@@ -251,6 +256,7 @@ impl Keeper {
     async fn wait(self: &Arc<Self>, lost: Option<u64>) -> Result<Arc<Link>, Error> {
         // Subscribed before the first look, so that no change is missed.
         let mut changes = self.state.subscribe();
+        let _waits = self.pushes.dials.waits();
         loop {
             self.start_if_idle()?;
             if let Some(settled) = self.settled(lost) {
@@ -328,6 +334,13 @@ impl Keeper {
 
     /// `fenced`: the connection before is lost, and nothing that it still carries may run.
     async fn connect(&self, fenced: bool) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
+        let begun = Instant::now();
+        let tried = self.connect_once(fenced).await;
+        self.pushes.dials.tried(begun.elapsed(), &tried);
+        tried
+    }
+
+    async fn connect_once(&self, fenced: bool) -> Result<(Arc<Link>, JoinHandle<()>), Error> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let last = match fenced {
             true => self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -409,8 +422,6 @@ impl fmt::Debug for Keeper {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::{RedisProvider, advice::Advice};
 

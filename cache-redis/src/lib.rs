@@ -205,6 +205,7 @@ mod clocks;
 mod cluster;
 mod connection;
 mod dial;
+mod dials;
 mod ears;
 mod error;
 mod fleet;

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{
-    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks, Put,
-    RawKey, Replicas, ServerStatus, Unreadable,
+    Advised, Backplane, BoxError, CacheProvider, Capabilities, Description, Leases, LevelOp, Marks,
+    PoolStatus, Put, RawKey, Replicas, ServerStatus, Unreadable,
 };
 use redis::Pipeline;
 
@@ -276,6 +276,10 @@ impl CacheProvider for RedisProvider {
             Ok(all) => all.into_iter().map(|info| Ok(info?.into())).collect(),
             Err(error) => vec![Err(error.into())],
         }
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        Some(self.fleet().pool())
     }
 
     fn incarnation(&self) -> u64 {

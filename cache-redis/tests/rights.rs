@@ -415,6 +415,9 @@ async fn servers_and_connections_say_how_they_are() {
     kill_clients(&server);
     until_async("connected again", || async { provider.connections()[0].reconnects == 1 }).await;
     assert!(provider.connections()[0].generation > facts.generation);
+    let pool = provider.pool().unwrap();
+    assert_eq!((pool.idle, pool.used, pool.max, pool.pending), (1, 0, 1, 0));
+    assert_eq!((pool.made, pool.made_in.len(), pool.timeouts, pool.errors), (2, 2, 0, 1));
     provider.close().await;
     assert_eq!(provider.connections()[0].state, "closed");
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -425,4 +428,45 @@ async fn servers_and_connections_say_how_they_are() {
     provider.connect().await.unwrap();
     assert_eq!(provider.info().await.unwrap().len(), 3);
     assert_eq!(provider.connections().iter().filter(|facts| facts.state == "up").count(), 3);
+    let pool = provider.pool().unwrap();
+    assert_eq!((pool.idle, pool.max, pool.made, pool.errors), (3, 3, 3, 0));
+    let gone = &cluster.nodes()[2];
+    gone.kill();
+    until_async("lost", || async {
+        let pool = provider.pool().unwrap();
+        (pool.idle, pool.max) == (2, 3) && pool.errors >= 1
+    })
+    .await;
+    assert_eq!(provider.pool().unwrap().made, 3);
+}
+
+/// Who waits is counted for as long as he does, and an attempt that takes too long is told from one that is refused.
+#[tokio::test]
+async fn calls_that_wait_for_a_connection_are_pending() {
+    let server = RedisServer::start();
+    let provider = RedisProvider::builder(server.url());
+    let provider = provider.connect_timeout(Duration::from_millis(300)).build().unwrap();
+    assert_eq!(provider.pool().unwrap().max, 1);
+    server.stop();
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let provider = provider.clone();
+            tokio::spawn(async move { provider.ping().await })
+        })
+        .collect();
+    until_async("waiting", || async { provider.pool().unwrap().pending == 3 }).await;
+    waiting[0].abort();
+    until_async("left", || async { provider.pool().unwrap().pending == 2 }).await;
+    for call in waiting.into_iter().skip(1) {
+        assert!(call.await.unwrap().is_err());
+    }
+    let pool = provider.pool().unwrap();
+    assert_eq!((pool.idle, pool.pending, pool.made), (0, 0, 0));
+    assert!(pool.timeouts >= 1 && pool.errors == 0, "{pool:?}");
+    server.kill();
+    until_async("refused", || async {
+        let _ = provider.ping().await;
+        provider.pool().unwrap().errors >= 1
+    })
+    .await;
 }

@@ -50,6 +50,13 @@ async fn a_failover_is_followed_and_names_another_state() {
     until_async("connected", || async { provider.put(item("k", b"w")).await.is_ok() }).await;
     assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("w"));
     assert_eq!(replica.command::<String>(&["GET", "v:{users:k}"]).unwrap(), "w");
+    let pool = provider.pool().unwrap();
+    assert_eq!(
+        (pool.idle, pool.max, pool.made),
+        (1, 1, 2),
+        "those to sentinels are no connections that calls go by"
+    );
+    assert!(pool.errors >= 1);
     assert_ne!(provider.incarnation(), before, "whoever was a replica may lack what was acknowledged");
     assert!(format!("{provider:?}").contains(&format!("at: 127.0.0.1:{}", replica.port())), "{provider:?}");
 }

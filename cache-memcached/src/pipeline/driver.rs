@@ -28,6 +28,7 @@ use crate::{ErrorKind, dial::Stream, error::Fault, login::WANTED};
 /// comes from outside, since a runtime that is ending drops this before it has begun.
 pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
     let (link, generation) = (Arc::clone(&guard.link), guard.generation);
+    let begun = Instant::now();
     let io = match connect(&link).await {
         Ok(stream) => Io::new(stream),
         Err(fault) => {
@@ -42,6 +43,7 @@ pub(super) async fn run(mut guard: Guard, home: runtime::Id) {
         }
         state.phase = Phase::Up(io.writer(), home);
     }
+    link.made().count_made(begun.elapsed());
     let mut driver = Driver {
         link: &link,
         io,

@@ -8,18 +8,23 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use cache_core::PoolStatus;
 use tokio::{net::tcp::OwnedWriteHalf, runtime};
 
 use super::queue::{Ended, Queue};
-use crate::{dial::Dial, error::Fault, transport::Limits};
+use crate::{ErrorKind, dial::Dial, error::Fault, transport::Limits};
 
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) dial: Dial,
     pub(super) limits: Limits,
     pub(super) value_max: usize,
+    made: Made,
     state: Mutex<State>,
 }
+
+/// What has come of making the connections of a provider, to all its servers.
+pub(crate) type Made = Arc<Mutex<PoolStatus>>;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -61,7 +66,7 @@ const BACKOFF: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 impl Link {
-    pub(super) fn new(dial: Dial, limits: Limits, value_max: usize) -> Self {
+    pub(super) fn new(dial: Dial, limits: Limits, value_max: usize, made: Made) -> Self {
         let state = State {
             phase: Phase::Down { until: Instant::now(), because: None },
             generation: 0,
@@ -75,7 +80,7 @@ impl Link {
             armed: false,
             failures: 0,
         };
-        Self { dial, limits, value_max, state: Mutex::new(state) }
+        Self { dial, limits, value_max, made, state: Mutex::new(state) }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,9 +92,34 @@ impl Link {
     pub(super) fn end(&self, generation: u64, cause: &Fault, at_once: bool) {
         let mut state = self.lock();
         if state.generation == generation {
+            self.note_end(&state.phase, cause);
             let over = state.end(cause, at_once);
             drop(state);
             over.tell();
+        }
+    }
+
+    pub(super) fn made(&self) -> MutexGuard<'_, PoolStatus> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an attempt that has failed, or a connection that is lost.
+    pub(super) fn note_end(&self, phase: &Phase, cause: &Fault) {
+        match phase {
+            Phase::Connecting(_) if cause.kind == ErrorKind::Timeout => self.made().timeouts += 1,
+            Phase::Connecting(_) | Phase::Up(..) => self.made().errors += 1,
+            Phase::Down { .. } | Phase::Closed => {}
+        }
+    }
+
+    /// Adds how it stands.
+    pub(super) fn tell(&self, pool: &mut PoolStatus) {
+        let state = self.lock();
+        pool.max += 1;
+        match state.phase {
+            Phase::Up(..) => pool.idle += 1,
+            Phase::Connecting(_) => pool.pending += state.queue.attended() as u64,
+            Phase::Down { .. } | Phase::Closed => {}
         }
     }
 }

@@ -62,6 +62,13 @@ impl Waiter {
         }
     }
 
+    fn is_attended(&self) -> bool {
+        match self {
+            Self::One(_, caller) => !caller.is_closed(),
+            Self::Many { caller, .. } => !caller.is_closed(),
+        }
+    }
+
     fn answered(&self) -> usize {
         match self {
             Self::One(..) => 0,
@@ -139,6 +146,11 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Callers who have not left. Looks at each.
+    pub(super) fn attended(&self) -> usize {
+        self.waiting.iter().filter(|exchange| exchange.waiter.is_attended()).count()
     }
 
     pub(super) fn push(&mut self, exchange: Exchange) {

@@ -409,3 +409,44 @@ async fn r_a_batch_of_any_size_is_answered() {
     assert_eq!(failed, 0);
     assert_eq!(found[7].as_ref().unwrap().as_deref(), Some(&b"v"[..]));
 }
+
+#[tokio::test]
+async fn connections_are_told_as_they_stand() {
+    let (one, other) = (Server::start(), Server::start());
+    let cache = builder(one.url()).server(other.url()).build().unwrap();
+    let pool = cache.pool().unwrap();
+    assert_eq!((pool.idle, pool.max, pool.made), (0, 2, 0), "nobody has asked yet");
+    cache.ping().await.unwrap();
+    let pool = cache.pool().unwrap();
+    assert_eq!((pool.idle, pool.used, pool.max, pool.pending), (2, 0, 2, 0));
+    assert_eq!((pool.made, pool.made_in.len(), pool.timeouts, pool.errors), (2, 2, 0, 0));
+    other.kill();
+    eventually("lost", async || {
+        let pool = cache.pool().unwrap();
+        (pool.idle, pool.errors) == (1, 1)
+    })
+    .await;
+    cache.ping().await.unwrap_err();
+    let pool = cache.pool().unwrap();
+    assert!(pool.made == 2 && pool.errors > 1, "{pool:?}");
+    cache.close().await;
+    let closed = cache.pool().unwrap();
+    assert_eq!((closed.idle, closed.errors), (0, pool.errors), "that is no failure");
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_connection_are_pending() {
+    // It takes a connection, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("memcached://{}", silent.local_addr().unwrap());
+    let cache = builder(url).login("user", "secret").connect_timeout(Duration::from_millis(300));
+    let cache = cache.build().unwrap();
+    let call = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.ping().await.is_err() }
+    });
+    eventually("waits", async || cache.pool().unwrap().pending == 1).await;
+    assert!(call.await.unwrap());
+    let pool = cache.pool().unwrap();
+    assert_eq!((pool.idle, pool.pending, pool.made, pool.timeouts, pool.errors), (0, 0, 0, 1, 0));
+}

@@ -13,7 +13,7 @@ use opentelemetry::{
 };
 
 use super::Failed;
-use crate::{names, recorded};
+use crate::{names, pools, recorded};
 
 /// How a pool stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,13 +52,11 @@ pub struct PoolTelemetry {
     seeds: bool,
 }
 
-const POOL_NAME: &str = "db.client.connection.pool.name";
-
 impl PoolTelemetry {
     pub(crate) fn new(meter: &Meter, pool: String, seeds: bool) -> Self {
-        let name = KeyValue::new(if seeds { "name" } else { POOL_NAME }, pool);
+        let name = KeyValue::new(if seeds { "name" } else { pools::POOL_NAME }, pool);
         let read: Arc<Mutex<Option<Read>>> = Arc::default();
-        let observe = |metric: &'static str, unit: &'static str, numbers: &[(Number, Option<KeyValue>)]| {
+        let observe = |(metric, unit): pools::Named, numbers: &[(Number, Option<KeyValue>)]| {
             let with_name = |state: &Option<KeyValue>| std::iter::once(&name).chain(state).cloned().collect();
             let series: Vec<(Number, Vec<KeyValue>)> =
                 numbers.iter().map(|(number, state)| (*number, with_name(state))).collect();
@@ -89,20 +87,19 @@ impl PoolTelemetry {
             |pool| pool.pending.into(),
         ];
         if seeds {
-            observe("redis.pool.size", "", &[(size, None)]);
-            observe("redis.pool.available", "", &[(idle, None)]);
-            observe("redis.pool.pending", "", &[(pending, None)]);
-            observe("redis.connection_pool.size", "", &[(size, None)]);
-            observe("redis.connection_pool.available", "", &[(idle, None)]);
-            observe("redis.connection_pool.in_use", "", &[(used, None)]);
+            observe(("redis.pool.size", ""), &[(size, None)]);
+            observe(("redis.pool.available", ""), &[(idle, None)]);
+            observe(("redis.pool.pending", ""), &[(pending, None)]);
+            observe(("redis.connection_pool.size", ""), &[(size, None)]);
+            observe(("redis.connection_pool.available", ""), &[(idle, None)]);
+            observe(("redis.connection_pool.in_use", ""), &[(used, None)]);
             let state = |state| Some(KeyValue::new("state", state));
-            observe("redis_pool_connections", "", &[(idle, state("available")), (used, state("in_use"))]);
+            observe(("redis_pool_connections", ""), &[(idle, state("available")), (used, state("in_use"))]);
         } else {
-            let state = |state| Some(KeyValue::new("db.client.connection.state", state));
-            let by_state = [(used, state("used")), (idle, state("idle"))];
-            observe("db.client.connection.count", "{connection}", &by_state);
-            observe("db.client.connection.max", "{connection}", &[(max, None)]);
-            observe("db.client.connection.pending_requests", "{request}", &[(pending, None)]);
+            let state = |state| Some(KeyValue::new(pools::STATE, state));
+            observe(pools::COUNT, &[(used, state("used")), (idle, state("idle"))]);
+            observe(pools::MAX, &[(max, None)]);
+            observe(pools::PENDING, &[(pending, None)]);
         }
         let seconds = |name, description| recorded::seconds(meter, name, description);
         let wait = if seeds {
@@ -110,22 +107,13 @@ impl PoolTelemetry {
         } else {
             seconds("db.client.connection.wait_time", "Time that a caller waited for a connection")
         };
-        let timeouts = meter
-            .u64_counter("db.client.connection.timeouts")
-            .with_unit("{timeout}")
-            .with_description("Callers who did not get a connection in time")
-            .build();
-        let errors = meter
-            .u64_counter(if seeds { "redis.connection_errors" } else { "db.client.connection.errors" })
-            .with_unit(if seeds { "" } else { "{error}" })
-            .with_description("Connections that could not be made or were lost")
-            .build();
+        let errors = if seeds { ("redis.connection_errors", "") } else { pools::ERRORS };
         let this = Self {
             wait,
-            create: seconds("db.client.connection.create_time", "Time that making a connection took"),
+            create: pools::create_time(meter),
             used: seconds("db.client.connection.use_time", "Time from borrowing a connection to its return"),
-            timeouts,
-            errors,
+            timeouts: pools::timeouts(meter),
+            errors: pools::errors(meter, errors),
             name,
             read,
             seeds,

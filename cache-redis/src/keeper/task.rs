@@ -49,6 +49,7 @@ pub(super) async fn run(guard: IdleAtEnd) {
                     return;
                 }
                 keeper.publish(State::Trying);
+                keeper.dials().lost();
                 keeper.deaf();
                 told = Instant::now();
                 if since.elapsed() >= STABLE {
