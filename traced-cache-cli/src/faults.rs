@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use traced_cache::{CacheInfo, Description, Event, Observer, with_causes};
+use traced_cache::{CacheInfo, Description, Event, LevelFault, Observer, with_causes};
 
 use crate::session::LevelAt;
 
@@ -33,7 +33,11 @@ impl Observer for Faults {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Level { level, fault: Some(fault), error, .. } => {
-                let text = error.map_or_else(|| fault.as_str().to_owned(), with_causes);
+                let text = match (*error, *fault) {
+                    (Some(error), _) => with_causes(error),
+                    (None, LevelFault::Timeout) => "no answer within its budget".to_owned(),
+                    (None, fault) => fault.as_str().to_owned(),
+                };
                 let Some(at) = cache.levels().get(usize::from(*level)) else { return };
                 heard.providers.retain(|(known, _)| *known != at.provider);
                 heard.providers.push((at.provider.clone(), text));

@@ -144,9 +144,20 @@ impl Address {
         let failed = |why: String| Failure::failed(format!("--url = {}: {why}", self.shown()));
         match asked.await {
             Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(failed(format!("no metrics from there: {}", with_causes(&error)))),
+            Ok(Err(error)) => Err(failed(format!("no metrics from there: {}", why(&error)))),
             Err(ended) => Err(failed(ended.to_string())),
         }
+    }
+}
+
+/// In words that say what to look at: those of the client are of its own parts.
+fn why(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => {
+            format!("no answer within {} seconds; is that a service?", PATIENCE.as_secs())
+        }
+        ureq::Error::Io(error) => format!("{error}; is the service running, and on that port?"),
+        error => with_causes(error),
     }
 }
 

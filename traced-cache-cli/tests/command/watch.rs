@@ -304,7 +304,7 @@ fn what_cannot_be_watched_is_told_in_a_line() {
         (
             &["stats", "--url", "http://u:hunter2@127.0.0.1:1"],
             1,
-            "http://127.0.0.1:1/metrics: no metrics from there",
+            "http://127.0.0.1:1/metrics: no metrics from there: Connection refused (os error 111); is the service running, and",
         ),
         (&["watch", "--url", "http://127.0.0.1:1"], 1, "no metrics from there"),
     ] {
