@@ -27,6 +27,14 @@ impl Fault {
         Self { path, place, value: None, fix: fix.to_string() }
     }
 
+    /// Of what is found within this step. A text that cannot be read is a matter of its line alone.
+    pub(crate) fn within(mut self, step: impl Into<Step>) -> Self {
+        if !self.path.is_empty() {
+            self.path.insert(0, step.into());
+        }
+        self
+    }
+
     /// With the name of the file.
     pub(crate) fn into_error(self, file: &str) -> Error {
         Error::new(ErrorKind::Config, self.line(file))

@@ -56,12 +56,9 @@ fn broken(line: usize, why: impl std::fmt::Display) -> Fault {
     Fault::without_value(Vec::new(), Some(Place::Line(line)), why)
 }
 
-/// A name that is there for the second time. The first one's line, where the parser tells it.
-fn twice(line: usize, name: &str, first: Option<usize>) -> Fault {
-    let fix = match first {
-        Some(first) => format!("it is there already in line {first}; keep one"),
-        None => "it is there twice; keep one".to_owned(),
-    };
+/// A name that is there for the second time.
+fn twice(line: usize, name: &str, first: &Place) -> Fault {
+    let fix = format!("it is there already in line {}; keep one", first.line());
     Fault::without_value(vec![name.into()], Some(Place::Line(line)), fix)
 }
 

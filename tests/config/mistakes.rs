@@ -325,17 +325,34 @@ async fn contradictions_are_found_where_the_file_says_them() {
 #[tokio::test]
 async fn k5_a_name_is_there_once() {
     let toml_twice = mistake("[caches.users]\nlevels = []\n[caches.users]\n").await;
-    assert_eq!(toml_twice, "(text):3: users: it is there twice; keep one");
+    assert_eq!(toml_twice, "(text):3: caches.users: it is there already in line 1; keep one");
+    let levels =
+        "[caches.users]\nlevels = [{ provider = \"local\" }, { ttl_cap = \"1s\", \"ttl_cap\" = \"2s\" }]";
+    let expected = "(text):2: caches.users.levels[1].ttl_cap: it is there already in line 2; keep one";
+    assert_eq!(mistake(levels).await, expected);
+    let twice = "[providers.shared]\nurl = \"redis://a\"\n[providers.other]\nurl = \"redis://:twice@b\"\nurl = \"redis://:hunter2@c\"\n";
+    let expected = "(text):5: providers.other.url: it is there already in line 4; keep one";
+    assert_eq!(mistake(twice).await, expected, "that of another provider is not meant");
     for (format, text, expected) in [
         (
             Format::Json,
             "{\n  \"caches\": {\n    \"users\": {},\n    \"users\": {}\n  }\n}",
-            "(text):4: users: it is there already in line 3; keep one",
+            "(text):4: caches.users: it is there already in line 3; keep one",
         ),
         (
             Format::Yaml,
             "caches:\n  users: {}\n  users: {}\n",
-            "(text):3: users: it is there already in line 2; keep one",
+            "(text):3: caches.users: it is there already in line 2; keep one",
+        ),
+        (
+            Format::Json,
+            "{\"caches\": {\"users\": {\"levels\": [\"a\",\n{\"budget\": 1,\n\"budget\": 2}]}}}",
+            "(text):3: caches.users.levels[1].budget: it is there already in line 2; keep one",
+        ),
+        (
+            Format::Yaml,
+            "caches:\n  users:\n    levels:\n    - local\n    - provider: shared\n      provider: shared\n",
+            "(text):6: caches.users.levels[1].provider: it is there already in line 5; keep one",
         ),
     ] {
         let error = sealed().from_text(format, text).await.unwrap_err().to_string();

@@ -43,7 +43,8 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
         Some(b'[') => {
             let items: Vec<&RawValue> =
                 serde_json::from_str(raw_text).map_err(|error| unreadable(line, &error))?;
-            What::List(items.into_iter().map(|item| node(text, item, depth + 1)).collect::<Result<_, _>>()?)
+            let item = |(at, item)| node(text, item, depth + 1).map_err(|fault| fault.within(at));
+            What::List(items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?)
         }
         _ => scalar(raw_text).ok_or_else(|| broken(line, "the number is too large"))?,
     };
@@ -66,10 +67,10 @@ fn fields(text: &str, raw: &str, line: usize, depth: usize) -> Result<Table, Fau
     let pairs: Pairs<'_> = serde_json::from_str(raw).map_err(|error| unreadable(line, &error))?;
     let mut table = Table::default();
     for (name, value) in pairs.0 {
-        let node = node(text, value, depth + 1)?;
+        let node = node(text, value, depth + 1).map_err(|fault| fault.within(&name))?;
         let line = node.place.line();
         if let Some(first) = table.get(&name) {
-            return Err(twice(line, &name, Some(first.place.line())));
+            return Err(twice(line, &name, &first.place));
         }
         table.0.push(Field { name, place: node.place.clone(), node });
     }

@@ -1,5 +1,7 @@
 //! TOML.
 
+use std::ops::Range;
+
 use ::toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -15,14 +17,41 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_of(text, span.start));
         let message = without_quotes(error.message());
-        match error.span().and_then(|span| text.get(span)) {
-            // What the parser points to is the name, which is no secret.
-            Some(name) if message == "duplicate key" => twice(line, name, None),
-            _ => broken(line, message),
-        }
+        let name = error.span().filter(|_| message == "duplicate key");
+        name.and_then(|name| again(text, line, name)).unwrap_or_else(|| broken(line, message))
     })?;
     let place = Place::Line(1);
     Ok(Node { what: What::Table(fields(text, table.into_inner())?), place })
+}
+
+/// What the parser points to is the name, which is no secret, but not in which table. Under another name it is in the tree,
+/// beside the first one.
+fn again(text: &str, line: usize, at: Range<usize>) -> Option<Fault> {
+    let name = text.get(at.clone())?.trim_matches(['"', '\'']);
+    let mut other = "twice".to_owned();
+    while text.contains(&other) {
+        other.push('_');
+    }
+    let renamed = [text.get(..at.start)?, &other, text.get(at.end..)?].concat();
+    let (table, _more_mistakes) = DeTable::parse_recoverable(&renamed);
+    let tree = What::Table(fields(&renamed, table.into_inner()).ok()?);
+    beside(&tree, &other, &|table| Some(twice(line, name, &table.get(name)?.place)))
+}
+
+/// What `found` makes of the table that has this name in it, with the path that leads there.
+fn beside(tree: &What, name: &str, found: &impl Fn(&Table) -> Option<Fault>) -> Option<Fault> {
+    match tree {
+        What::Table(table) if table.get(name).is_some() => found(table),
+        What::Table(table) => table
+            .0
+            .iter()
+            .find_map(|field| beside(&field.node.what, name, found).map(|fault| fault.within(&field.name))),
+        What::List(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(at, item)| beside(&item.what, name, found).map(|fault| fault.within(at))),
+        _ => None,
+    }
 }
 
 /// The parser's message without what it quotes of the file.

@@ -74,7 +74,10 @@ impl Builder {
                 loop {
                     match next(events)? {
                         (Event::SequenceEnd, _) => break,
-                        (event, span) => items.push(self.node(events, event, &span, depth + 1)?),
+                        (event, span) => {
+                            let item = self.node(events, event, &span, depth + 1);
+                            items.push(item.map_err(|fault| fault.within(items.len()))?);
+                        }
                     }
                 }
                 (What::List(items), anchor)
@@ -111,13 +114,13 @@ impl Builder {
                 (_, span) => return Err(broken(span.start.line(), "a field's name is a text")),
             };
             let (event, span) = next(events)?;
-            let node = self.node(events, event, &span, depth + 1)?;
+            let node = self.node(events, event, &span, depth + 1).map_err(|fault| fault.within(&name))?;
             if name == "<<" {
                 merged.push(node);
                 continue;
             }
             if let Some(first) = table.get(&name) {
-                return Err(twice(line, &name, Some(first.place.line())));
+                return Err(twice(line, &name, &first.place));
             }
             table.0.push(Field { name, place: Place::Line(line), node });
         }
