@@ -78,7 +78,12 @@ impl Error {
 
     pub(crate) fn at(endpoint: &Endpoint, fault: Fault) -> Self {
         let Fault { kind, what, source, ours: _ } = fault;
-        Self(Arc::new(Inner { kind, message: format!("memcached {endpoint}: {what}"), source }))
+        let message = match kind {
+            // It begins with the field.
+            ErrorKind::Login => what.replacen(": ", &format!(": memcached {endpoint}: "), 1),
+            _ => format!("memcached {endpoint}: {what}"),
+        };
+        Self(Arc::new(Inner { kind, message, source }))
     }
 
     /// What kind of failure it is.

@@ -12,9 +12,14 @@ use crate::{ErrorKind, error::Fault, wire::is_plain};
 /// What it says to those who have not logged in.
 pub(crate) const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 /// It wants one.
-pub(crate) const WANTED: Fault =
-    Fault::new(ErrorKind::Login, "the server wants a login (option -Y); give the provider one");
-const REFUSED: Fault = Fault::new(ErrorKind::Login, "the server does not accept the login");
+pub(crate) const WANTED: Fault = Fault::new(
+    ErrorKind::Login,
+    "password = (none): the server wants a login (option -Y): set it, and `username`",
+);
+const REFUSED: Fault = Fault::new(
+    ErrorKind::Login,
+    "password = ***: the server does not accept the login: correct it or `username`, as in its file (option -Y)",
+);
 /// Asks for nothing that anybody needs. Not `mn`: before a login, memcached 1.6.44 and later hang up on lines of less than
 /// six bytes.
 const QUESTION: &[u8] = b"version\r\n";

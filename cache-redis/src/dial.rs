@@ -26,6 +26,8 @@ use crate::{
 /// Who we are at a server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Login {
+    /// As its settings are called: sentinels have users of their own.
+    pub(crate) at_sentinels: bool,
     pub(crate) user: Option<Secret>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
@@ -147,7 +149,11 @@ fn accepted(endpoint: &Endpoint, login: &Login, replies: Vec<Reply>) -> Result<(
             let old =
                 error.details().is_some_and(|text| text.to_ascii_lowercase().starts_with("unknown command"));
             let refuses = old || error.code() == "NOPROTO";
-            return Err(if refuses { Error::no_resp3() } else { Error::reply(error) });
+            return Err(match error.code() {
+                _ if refuses => Error::no_resp3(),
+                "NOAUTH" | "WRONGPASS" => Error::login(endpoint, login, error.code()),
+                _ => Error::reply(error),
+            });
         }
         Some(Reply::Other(Value::Map(_))) => {}
         // A proxy may take the word for it, and go on as before: nothing would be told of what changes.

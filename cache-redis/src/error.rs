@@ -2,9 +2,12 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
+use cache_core::with_causes;
 use redis::{RedisError, ServerError, ServerErrorKind};
 
 use crate::{
+    address::Endpoint,
+    dial::Login,
     rights::{forbidden, forbids},
     slots::Redirect,
 };
@@ -102,6 +105,45 @@ impl Error {
 
     pub(crate) fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+    }
+
+    /// A server does not take who we say that we are, or wants us to say it.
+    pub(crate) fn login(endpoint: &Endpoint, login: &Login, code: &str) -> Self {
+        let (user, password, whose) = match login.at_sentinels {
+            true => ("sentinel_username", "sentinel_password", "sentinels have others than the server"),
+            false => ("username", "password", "both may be in the url"),
+        };
+        let message = match login.password {
+            Some(_) => format!(
+                "{password} = ***: Redis at {endpoint} answered {code}: correct it or `{user}`; {whose}"
+            ),
+            None => format!(
+                "{password} = (none): Redis at {endpoint} answered {code}: set it, and for an ACL user `{user}`; {whose}"
+            ),
+        };
+        Self::new(ErrorKind::Auth, message)
+    }
+
+    /// Of several servers that do not take who we say that we are: the field in front of what all have said.
+    pub(crate) fn logins<'a>(message: &str, mut said: impl Iterator<Item = &'a Self>) -> Self {
+        let refusal = said.find(|error| error.kind() == ErrorKind::Auth).map(ToString::to_string);
+        let text = match refusal.as_ref().and_then(|text| text.split_once(": ")) {
+            Some((field, _)) if field.contains(" = ") => {
+                let field = format!("{field}: ");
+                format!("{field}{}", message.replace(&field, ""))
+            }
+            _ => message.to_owned(),
+        };
+        Self::new(ErrorKind::Auth, text)
+    }
+
+    /// With its causes, for a list that names the address.
+    pub(crate) fn at(&self, address: &Endpoint) -> String {
+        let text = with_causes(self);
+        match text.strip_prefix(&format!("cannot connect to Redis at {address}: ")) {
+            Some(cause) => cause.to_owned(),
+            None => text,
+        }
     }
 
     pub(crate) fn closed() -> Self {
@@ -204,7 +246,7 @@ impl Error {
             code => code,
         };
         let (kind, hint) = match code {
-            "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "check user and password"),
+            "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "check `username` and `password`"),
             "NOPERM" => (ErrorKind::Denied, "the user lacks a permission"),
             "LOADING" => (ErrorKind::Loading, "the server is loading its data set"),
             "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),

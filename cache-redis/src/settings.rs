@@ -241,8 +241,12 @@ impl RedisProviderBuilder {
             database: self.database.map_or(address.login.database, i64::from),
             ..Login::default()
         };
-        let sentinel_login =
-            Login { user: self.sentinel_user, password: self.sentinel_password, ..Login::default() };
+        let sentinel_login = Login {
+            at_sentinels: true,
+            user: self.sentinel_user,
+            password: self.sentinel_password,
+            ..Login::default()
+        };
         if matches!(address.place, Place::Cluster { .. }) && login.database != 0 {
             return Err(Error::config(
                 "database",

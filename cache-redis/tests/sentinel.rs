@@ -217,15 +217,20 @@ async fn one_sentinel_that_answers_is_enough_and_credentials_are_apart() {
     assert!(!format!("{provider:?}").contains("hunter2"));
 
     let error = builder().password("hunter2").sentinel_password("wrong").build().unwrap().connect().await;
-    says(&error.unwrap_err(), ErrorKind::Auth, &["set sentinel_password", "did not answer within"]);
+    says(&error.unwrap_err(), ErrorKind::Auth, &["did not answer within", "answered WRONGPASS: correct it"]);
     sentinels.sentinels()[1].cont();
     sentinels.sentinels()[0].restart();
     for builder in [builder().password("hunter2").sentinel_password("wrong"), builder().password("hunter2")] {
         let error = builder.build().unwrap().connect().await.unwrap_err();
-        says(&error, ErrorKind::Auth, &["set sentinel_password", "127.0.0.1:"]);
+        says(&error, ErrorKind::Auth, &["127.0.0.1:", "sentinels have others than the server"]);
+        assert_eq!(error.to_string().matches("sentinel_password = ").count(), 1, "{error}");
+        assert!(
+            error.to_string().starts_with("sentinel_password = "),
+            "in front of all that they say: {error}"
+        );
     }
     let error = builder().password("wrong").sentinel_password("letmein99").build().unwrap().connect().await;
-    says(&error.unwrap_err(), ErrorKind::Auth, &["check user and password"]);
+    says(&error.unwrap_err(), ErrorKind::Auth, &["answered WRONGPASS: correct it or `username`"]);
 }
 
 #[tokio::test]
@@ -339,7 +344,7 @@ async fn one_that_does_not_answer_hides_nobody_elses_answer() {
     let right = naming(server.addr()).await;
     for beside in [silent, naming(silent).await, closed, naming(closed).await] {
         for order in [[right, beside], [beside, right]] {
-            says(&refused(&order).await, ErrorKind::Auth, &["check user and password"]);
+            says(&refused(&order).await, ErrorKind::Auth, &["answered WRONGPASS: correct it or `username`"]);
         }
     }
     let error = refused(&[naming(silent).await, closed]).await;

@@ -20,7 +20,7 @@ use super::{
     de,
     fault::{Fault, unknown},
     model::Common,
-    node::{Node, Step, Table, What},
+    node::{Node, Step, Table, What, at},
 };
 
 /// Builds a provider from its fields.
@@ -161,6 +161,27 @@ fn absent<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Strin
 
 fn with(path: &[Step], name: &str) -> Vec<Step> {
     path.iter().cloned().chain([Step::from(name)]).collect()
+}
+
+/// What a provider says when it is asked for a sign of life, if that is about one of its fields: also one that the file does not
+/// have, a password say. `path`: the provider's.
+pub(super) fn blamed(said: &str, tree: &Node, path: &[Step]) -> Option<Fault> {
+    let settings = tree.at(path)?;
+    let fault = blame(said, settings, path);
+    if fault.path.len() > path.len() {
+        return Some(fault);
+    }
+    let (field, rest) = said.split_once(" = ")?;
+    let (value, fix) = rest.split_once(": ")?;
+    let is_name = !field.is_empty() && field.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    // Where the file says where the server is: the field may be a part of that, too.
+    let place = ["url", "servers"].iter().find_map(|near| settings.at(&at![*near]));
+    is_name.then(|| Fault {
+        path: with(path, field),
+        place: Some(place.unwrap_or(settings).place.clone()),
+        value: Some(value.to_owned()),
+        fix: fix.to_owned(),
+    })
 }
 
 /// Finds the field that a backend's own error is about: they begin with `field = value: `.

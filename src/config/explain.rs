@@ -13,6 +13,7 @@ use futures::future::join_all;
 use serde::Serialize;
 
 use super::{
+    backend::blamed,
     fault::{Fault, nearest},
     load::{Lacks, Loaded},
     node::{HIDDEN, Node, Path as Steps, Place, Step, Text, What, at, may_show, references},
@@ -458,7 +459,11 @@ impl super::CachesBuilder {
             let heard = Arc::new(Heard::default());
             let listener: Weak<Heard> = Arc::downgrade(&heard);
             provider.advise(listener);
-            let answer = provider.ping().await.map_err(|error| with_causes(&*error));
+            let answer = provider.ping().await.map_err(|error| {
+                let said = with_causes(&*error);
+                let fault = blamed(&said, &loaded.tree, &at!["providers", name]);
+                fault.map_or(said, |fault| fault.line(&source.file))
+            });
             // One that does not answer has no other reason.
             let backplane = match &answer {
                 Ok(()) => comes_up(name, &loaded).await,

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Caches, Format,
-    backend::Backends,
+    backend::{Backends, blamed},
     environment::Environment,
     fault::Fault,
     load::{Lacks, Loaded},
@@ -201,8 +201,16 @@ pub(super) async fn answers(
     let said = ["url", "servers"].map(|field| loaded.tree.at(&at!["providers", name, field]));
     let node = said.into_iter().flatten().next().or_else(|| loaded.tree.at(&at!["providers", name]));
     let place = node.map(|node| node.place.clone());
-    let fix = format!("{why} does not answer: {}", with_causes(&*error));
-    let fault = Fault { path: at!["providers", name], place, value: None, fix };
+    let said = with_causes(&*error);
+    let fault = match blamed(&said, &loaded.tree, &at!["providers", name]) {
+        Some(fault) => fault,
+        None => Fault {
+            path: at!["providers", name],
+            place,
+            value: None,
+            fix: format!("{why} does not answer: {said}"),
+        },
+    };
     Err(Error::with_source(ErrorKind::Level, fault.into_error(file).to_string(), error))
 }
 

@@ -658,11 +658,11 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
     let Some(memcached) = MemcachedServer::start() else { return };
     let port = server.port();
     for (url, says) in [
-        (format!("redis://:hunter3@127.0.0.1:{port}"), "WRONGPASS: check user and password"),
-        (format!("redis://127.0.0.1:{port}"), "NOAUTH: check user and password"),
+        (format!("redis://:hunter3@127.0.0.1:{port}"), ".password = ***: Redis at 127.0.0.1:"),
+        (format!("redis://127.0.0.1:{port}"), ".password = (none): Redis at 127.0.0.1:"),
         (
             "redis+sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/mymaster".to_owned(),
-            "no sentinel says where the master is: 127.0.0.1:1 (cannot connect",
+            "providers.shared.url = redis+sentinel://***/mymaster: no sentinel says where the master is: 127.0.0.1:1 (Connection refused",
         ),
         (format!("redis+sentinel://127.0.0.1:{}/mymaster", open.port()), "is that a sentinel?"),
         (
@@ -678,10 +678,8 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         let text = format!("[providers.shared]\nbackend = \"{backend}\"\nurl = \"{url}\"\nrequired = true\n");
         let error = toml(&text).await.expect_err(&url);
         let shown = error.to_string();
-        assert!(
-            shown.starts_with("(text):3: providers.shared: it is required and does not answer: "),
-            "{shown}"
-        );
+        let whole = shown.starts_with("(text):3: providers.shared: it is required and does not answer: ");
+        assert!(whole || shown.starts_with("(text):3: providers.shared."), "{shown}");
         assert!(shown.contains(says), "{shown}");
         assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
     }

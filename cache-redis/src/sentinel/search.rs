@@ -125,11 +125,8 @@ impl Sentinels {
         let fix = "use the name of their `sentinel monitor`";
         if silent.is_empty() {
             let names: Vec<String> = self.at.iter().map(ToString::to_string).collect();
-            return Error::config(
-                "url",
-                format_args!("redis+sentinel://***/{}", self.master),
-                format!("the sentinels at {} know no master of that name: {fix}", names.join(", ")),
-            );
+            let fix = format!("the sentinels at {} know no master of that name: {fix}", names.join(", "));
+            return Error::config("url", self.url(), fix);
         }
         // Those who are away may know it.
         let strange = format!("it knows no master {:?}: {fix}", self.master);
@@ -144,17 +141,30 @@ impl Sentinels {
             _ => ErrorKind::Connect,
         };
         let each = self.each(&silent);
-        let hint = match kind {
-            ErrorKind::Auth => "; sentinels have credentials of their own: set sentinel_password",
-            ErrorKind::Server => "; is that a sentinel?",
-            _ => "",
+        let message = format!("no sentinel says where the master is: {each}");
+        let url = self.url();
+        let text = match kind {
+            ErrorKind::Auth => return Error::logins(&message, silent.iter().map(|(_, error)| error)),
+            ErrorKind::Server => format!("url = {url}: {message}; is that a sentinel?"),
+            ErrorKind::Connect | ErrorKind::Timeout => {
+                format!("url = {url}: {message}; start one, or correct its host and port")
+            }
+            _ => format!("url = {url}: {message}"),
         };
-        Error::new(kind, format!("no sentinel says where the master is: {each}{hint}"))
+        Error::new(kind, text)
+    }
+
+    /// As far as it may be shown.
+    fn url(&self) -> String {
+        format!("redis+sentinel://***/{}", self.master)
     }
 
     /// Who could not be asked, and why.
     fn each(&self, silent: &[(usize, Error)]) -> String {
-        let each = silent.iter().map(|(number, error)| format!("{} ({error})", self.at[*number]));
+        let each = silent.iter().map(|(number, error)| {
+            let at = &self.at[*number];
+            format!("{at} ({})", error.at(at))
+        });
         each.collect::<Vec<_>>().join(", ")
     }
 }
