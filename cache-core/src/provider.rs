@@ -216,7 +216,8 @@ pub trait CacheProvider: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// How its own connections stand, for those who watch them. No I/O. `None`: it has none, or does not know.
+    /// How its own connections stand, for those who watch them. No I/O. `None`: it has none, does not know, or they are at rest:
+    /// nobody has wanted one so far, or since the last one was lost, which is no reason for an alarm.
     fn pool(&self) -> Option<PoolStatus> {
         None
     }

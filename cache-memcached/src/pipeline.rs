@@ -52,9 +52,9 @@ impl Pipeline {
         Self(Arc::new(Link::new(dial, limits, value_max, made)))
     }
 
-    /// Adds how it stands.
-    pub(crate) fn tell(&self, pool: &mut PoolStatus) {
-        self.0.tell(pool);
+    /// Adds how it stands, and says whether it is at rest.
+    pub(crate) fn tell(&self, pool: &mut PoolStatus) -> bool {
+        self.0.tell(pool)
     }
 
     /// Queues commands, and sees to it that somebody writes them.

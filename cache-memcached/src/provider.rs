@@ -315,7 +315,11 @@ impl CacheProvider for MemcachedProvider {
 
     fn pool(&self) -> Option<PoolStatus> {
         let mut pool = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.0.servers.iter().all(|server| server.transport.tell(&mut pool)).then_some(pool)
+        let mut rests = true;
+        for server in &self.0.servers {
+            rests &= server.transport.tell(&mut pool)?;
+        }
+        (!rests).then_some(pool)
     }
 
     /// Another list of servers is another store.

@@ -167,15 +167,14 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    /// Adds how its connections stand; `false`: nobody knows.
-    pub(crate) fn tell(&self, pool: &mut PoolStatus) -> bool {
+    /// Adds how its connections stand, and says whether they are at rest; `None`: nobody knows.
+    pub(crate) fn tell(&self, pool: &mut PoolStatus) -> Option<bool> {
         match self {
-            Self::Pipeline(pipeline) => pipeline.tell(pool),
+            Self::Pipeline(pipeline) => Some(pipeline.tell(pool)),
             // Its client does not say.
             #[cfg(feature = "client")]
-            Self::Pool(_) => return false,
+            Self::Pool(_) => None,
         }
-        true
     }
 }
 

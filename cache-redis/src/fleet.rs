@@ -212,16 +212,18 @@ impl Fleet {
     }
 
     /// The same in numbers, with what has come of making them.
-    pub(crate) fn pool(&self) -> PoolStatus {
+    pub(crate) fn pool(&self) -> Option<PoolStatus> {
         let mut pool = match self {
             Self::One(one) => one.master.keeper.dials().status(),
             Self::Cluster(cluster) => cluster.dials().status(),
         };
+        let mut rests = true;
         for connection in self.connections() {
             pool.max += 1;
             pool.idle += u64::from(connection.state == "up");
+            rests &= matches!(connection.state, "idle" | "closed");
         }
-        pool
+        (!rests || pool.pending > 0).then_some(pool)
     }
 
     /// Asks each server about itself, and says of each what came of it. `Err`: not even which there are is known.

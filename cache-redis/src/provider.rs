@@ -279,7 +279,7 @@ impl CacheProvider for RedisProvider {
     }
 
     fn pool(&self) -> Option<PoolStatus> {
-        Some(self.fleet().pool())
+        self.fleet().pool()
     }
 
     fn incarnation(&self) -> u64 {

@@ -112,15 +112,17 @@ impl Link {
         }
     }
 
-    /// Adds how it stands.
-    pub(super) fn tell(&self, pool: &mut PoolStatus) {
+    /// Adds how it stands, and says whether it is at rest.
+    pub(super) fn tell(&self, pool: &mut PoolStatus) -> bool {
         let state = self.lock();
         pool.max += 1;
-        match state.phase {
+        match &state.phase {
             Phase::Up(..) => pool.idle += 1,
             Phase::Connecting(_) => pool.pending += state.queue.attended() as u64,
-            Phase::Down { .. } | Phase::Closed => {}
+            Phase::Down { because, .. } => return because.is_none(),
+            Phase::Closed => return true,
         }
+        false
     }
 }
 
