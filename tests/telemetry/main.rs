@@ -8,5 +8,6 @@
 
 mod docs;
 mod live;
+mod prometheus;
 mod rules;
 mod secrets;

@@ -3,11 +3,14 @@
 use std::{
     fmt, io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use cache_otel::raw::{Class, ClientTelemetry, Command, Failed, Failure};
+use cache_otel::raw::{Class, ClientTelemetry, Command, Failed, Failure, PoolState, PoolTelemetry};
 use liblzma::bufread::XzDecoder;
 use opentelemetry::Context;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -57,7 +60,32 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     idle: Mutex<Vec<Connection>>,
     turns: Arc<Semaphore>,
+    /// Callers without a turn.
+    waiting: Arc<AtomicU32>,
     telemetry: ClientTelemetry,
+    /// Reports how the pool stands, for as long as this is kept.
+    pool: PoolTelemetry,
+}
+
+/// Who waits is counted until he has a turn, or leaves.
+struct Waits<'a>(&'a AtomicU32);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicU32) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Of the telemetry, which counts in so many bits.
+fn many(connections: usize) -> u32 {
+    u32::try_from(connections).unwrap_or(u32::MAX)
 }
 
 /// What SQLite says is wrong, without the statement or its values.
@@ -115,7 +143,15 @@ impl Database {
         while idle.len() < CONNECTIONS {
             idle.push(open().map_err(|error| cannot(&error, fix))?);
         }
-        let inner = Inner { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(CONNECTIONS)), telemetry };
+        let (turns, waiting) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(AtomicU32::new(0)));
+        let (free, wait) = (Arc::clone(&turns), Arc::clone(&waiting));
+        let pool = telemetry.pool("airports").observe(move || {
+            let idle = free.available_permits();
+            let used = many(CONNECTIONS - idle);
+            let pending = wait.load(Ordering::Relaxed);
+            Some(PoolState { used, idle: many(idle), max: many(CONNECTIONS), pending })
+        });
+        let inner = Inner { idle: Mutex::new(idle), turns, waiting, telemetry, pool };
         Ok((Self(Arc::new(inner)), made))
     }
 
@@ -128,7 +164,11 @@ impl Database {
     ) -> Result<R, BoxError> {
         let Self(inner) = self.clone();
         let context = Context::current();
+        let asked = Instant::now();
+        let waits = Waits::begin(&inner.waiting);
         let turn = Arc::clone(&inner.turns).acquire_owned().await?;
+        drop(waits);
+        inner.pool.acquired(asked.elapsed());
         let ended = tokio::task::spawn_blocking(move || {
             // Until its connection is given back: a caller who leaves, or runs into a limit, does not end the query.
             let _turn = turn;
