@@ -51,3 +51,19 @@ async fn commands_are_client_spans() {
     assert_eq!(sum(&series, "db.client.operation.duration_count"), 5.0);
     assert_eq!(series["db.client.lookups{cache.result=hit,db.client.name=pages}"], 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_a_batch_is_a_look_up() {
+    let Some(server) = MemcachedServer::start() else { return };
+    let reader = Reader::new(Temporality::Cumulative);
+    let telemetry = ClientTelemetry::builder("memcached", "pages").meter_provider(&reader.provider).build();
+    let client = AsyncMemcache::connect([format!("127.0.0.1:{}", server.port())]).await.unwrap();
+    let client = Traced::new(client, telemetry);
+    client.set("a", "hello", Duration::from_secs(60)).await.unwrap();
+    let found = client.clone().get_many::<String, _>(["a", "b", "a", "c"]).await.unwrap();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [("a", "hello".to_owned())]);
+    let series = reader.collect();
+    let lookups =
+        |result| series[&format!("db.client.lookups{{cache.result={result},db.client.name=pages}}")];
+    assert_eq!((lookups("hit"), lookups("miss")), (1.0, 2.0));
+}

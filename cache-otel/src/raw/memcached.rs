@@ -1,7 +1,25 @@
 //! The `memcache` crate's asynchronous client, wrapped.
 //!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use cache_otel::raw::{ClientTelemetry, Command, memcached::Traced};
+//! use memcache::exp::AsyncMemcache;
+//!
+//! # async fn example() -> memcache::exp::Result<()> {
+//! let telemetry = ClientTelemetry::builder("memcached", "pages").server("127.0.0.1", 11211).build();
+//! let pages = Traced::new(AsyncMemcache::connect(["127.0.0.1:11211"]).await?, telemetry);
+//! pages.set("index", "<h1>", Duration::from_secs(60)).await?;
+//! let found = pages.get_many::<String, _>(["index", "about"]).await?;
+//! # drop(found);
+//! // What has no method here goes by the name that it has on the wire.
+//! pages.command(Command::named("decr").key("stock"), async |client| client.decr("stock", 1, Duration::ZERO).await).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Its clients have no trait that commands go through, so the usual commands are wrapped one by one; for the rest there is
-//! [`Traced::command`].
+//! [`Traced::command`]. Of its blocking client each command goes through [`ClientTelemetry::run_blocking`].
 //!
 //! Sizes are those of values as they are stored. How long they are to live is not reported, as the client's `Ttl` does not say;
 //! [`Command::ttl`] of a [`Traced::command`] does.
@@ -9,15 +27,19 @@
 //! What is reported is what the client answers. One that was built with `degrade(true)` answers for a server that is dead as if
 //! a look-up had found nothing and a `set` or `touch` were done: misses and successes, and no error. Its `on_error` hears of them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use memcache::exp::{AsyncMemcache, Decode, DecodeError, Encode, EncodeError, Encoded, Error, Result, Ttl};
 use opentelemetry::trace::FutureExt;
 
 use super::{ClientTelemetry, Command, Failed, Failure, Outcome};
 
-/// A memcached client whose commands are reported.
-#[derive(Debug)]
+/// A memcached client whose commands are reported. Cheap to clone, as the client is.
+#[derive(Clone, Debug)]
 pub struct Traced {
     inner: AsyncMemcache,
     telemetry: ClientTelemetry,
@@ -122,6 +144,29 @@ impl Traced {
             Err(error) => call.end(Some(error.describe()), &Outcome::default()),
         }
         Ok(found?.map(|found| found.value))
+    }
+
+    /// [`AsyncMemcache::get_many`]: a look-up for each key, and one for a key that comes twice.
+    ///
+    /// # Errors
+    /// The client's.
+    pub async fn get_many<T, K>(&self, keys: impl IntoIterator<Item = K>) -> Result<HashMap<K, T>>
+    where
+        T: Decode,
+        K: AsRef<[u8]> + Hash + Eq,
+    {
+        let keys: HashSet<K> = keys.into_iter().collect();
+        let asked = keys.len();
+        let mut call = self.telemetry.start(&Command::named("get").keys(asked));
+        let found = self.inner.get_many(keys).with_context(call.context()).await;
+        match &found {
+            Ok(found) => {
+                let (hits, misses) = (Some(found.len()), Some(asked - found.len()));
+                call.end(None, &Outcome { hits, misses, ..Outcome::default() });
+            }
+            Err(error) => call.end(Some(error.describe()), &Outcome::default()),
+        }
+        found
     }
 
     /// [`AsyncMemcache::set`].
