@@ -13,14 +13,19 @@ pub(crate) const POOL_NAME: &str = "db.client.connection.pool.name";
 /// `idle` or `used`.
 pub(crate) const STATE: Key = Key::from_static_str("db.client.connection.state");
 /// Connections by [`STATE`].
-pub(crate) const COUNT: Named = ("db.client.connection.count", "{connection}");
-pub(crate) const MAX: Named = ("db.client.connection.max", "{connection}");
-pub(crate) const PENDING: Named = ("db.client.connection.pending_requests", "{request}");
+pub(crate) const COUNT: Named = ("db.client.connection.count", "{connection}", ALL);
+pub(crate) const MAX: Named =
+    ("db.client.connection.max", "{connection}", "The most connections that there may be");
+pub(crate) const PENDING: Named = ("db.client.connection.pending_requests", "{request}", WAITING);
 /// By `error.type`.
-pub(crate) const ERRORS: Named = ("db.client.connection.errors", "{error}");
+pub(crate) const ERRORS: Named = ("db.client.connection.errors", "{error}", LOST);
 
-/// A metric and its unit.
-pub(crate) type Named = (&'static str, &'static str);
+pub(crate) const ALL: &str = "Connections that the pool has";
+pub(crate) const WAITING: &str = "Callers that wait for a connection";
+pub(crate) const LOST: &str = "Connections that could not be made or were lost";
+
+/// A metric, its unit, and what it says.
+pub(crate) type Named = (&'static str, &'static str, &'static str);
 
 pub(crate) fn create_time(meter: &Meter) -> Histogram<f64> {
     recorded::seconds(meter, "db.client.connection.create_time", "Time that making a connection took")
@@ -34,10 +39,6 @@ pub(crate) fn timeouts(meter: &Meter) -> Counter<u64> {
         .build()
 }
 
-pub(crate) fn errors(meter: &Meter, (name, unit): Named) -> Counter<u64> {
-    meter
-        .u64_counter(name)
-        .with_unit(unit)
-        .with_description("Connections that could not be made or were lost")
-        .build()
+pub(crate) fn errors(meter: &Meter, (name, unit, about): Named) -> Counter<u64> {
+    meter.u64_counter(name).with_unit(unit).with_description(about).build()
 }

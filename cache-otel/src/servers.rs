@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "redis")]
+pub(crate) use self::shown::description;
 use self::{connections::Connections, shown::Counts};
 
 /// Most servers of one provider that are kept as down: where one never answers, and the others are replaced again and

@@ -56,7 +56,7 @@ impl PoolTelemetry {
     pub(crate) fn new(meter: &Meter, pool: String, seeds: bool) -> Self {
         let name = KeyValue::new(if seeds { "name" } else { pools::POOL_NAME }, pool);
         let read: Arc<Mutex<Option<Read>>> = Arc::default();
-        let observe = |(metric, unit): pools::Named, numbers: &[(Number, Option<KeyValue>)]| {
+        let observe = |(metric, unit, about): pools::Named, numbers: &[(Number, Option<KeyValue>)]| {
             let with_name = |state: &Option<KeyValue>| std::iter::once(&name).chain(state).cloned().collect();
             let series: Vec<(Number, Vec<KeyValue>)> =
                 numbers.iter().map(|(number, state)| (*number, with_name(state))).collect();
@@ -65,6 +65,7 @@ impl PoolTelemetry {
             meter
                 .i64_observable_up_down_counter(metric)
                 .with_unit(unit)
+                .with_description(about)
                 .with_callback(move |to| {
                     let Some(read) = read.upgrade() else { return };
                     let read = read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,14 +88,16 @@ impl PoolTelemetry {
             |pool| pool.pending.into(),
         ];
         if seeds {
-            observe(("redis.pool.size", ""), &[(size, None)]);
-            observe(("redis.pool.available", ""), &[(idle, None)]);
-            observe(("redis.pool.pending", ""), &[(pending, None)]);
-            observe(("redis.connection_pool.size", ""), &[(size, None)]);
-            observe(("redis.connection_pool.available", ""), &[(idle, None)]);
-            observe(("redis.connection_pool.in_use", ""), &[(used, None)]);
+            let free = "Connections that are free";
+            observe(("redis.pool.size", "", pools::ALL), &[(size, None)]);
+            observe(("redis.pool.available", "", free), &[(idle, None)]);
+            observe(("redis.pool.pending", "", pools::WAITING), &[(pending, None)]);
+            observe(("redis.connection_pool.size", "", pools::ALL), &[(size, None)]);
+            observe(("redis.connection_pool.available", "", free), &[(idle, None)]);
+            observe(("redis.connection_pool.in_use", "", "Connections in use"), &[(used, None)]);
             let state = |state| Some(KeyValue::new("state", state));
-            observe(("redis_pool_connections", ""), &[(idle, state("available")), (used, state("in_use"))]);
+            let by_state = [(idle, state("available")), (used, state("in_use"))];
+            observe(("redis_pool_connections", "", pools::ALL), &by_state);
         } else {
             let state = |state| Some(KeyValue::new(pools::STATE, state));
             observe(pools::COUNT, &[(used, state("used")), (idle, state("idle"))]);
@@ -107,7 +110,7 @@ impl PoolTelemetry {
         } else {
             seconds("db.client.connection.wait_time", "Time that a caller waited for a connection")
         };
-        let errors = if seeds { ("redis.connection_errors", "") } else { pools::ERRORS };
+        let errors = if seeds { ("redis.connection_errors", "", pools::LOST) } else { pools::ERRORS };
         let this = Self {
             wait,
             create: pools::create_time(meter),

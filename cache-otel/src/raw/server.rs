@@ -15,7 +15,10 @@ use opentelemetry::{Context, KeyValue, metrics::AsyncInstrument, trace::FutureEx
 use tokio::task::AbortHandle;
 
 use super::{CLIENT_NAME, ClientTelemetry, Inner, call::server};
-use crate::{servers::SHORTEST, total::Total};
+use crate::{
+    servers::{SHORTEST, description},
+    total::Total,
+};
 
 /// A whole number of `INFO`, its name there, and the metric that shows it.
 #[derive(Clone, Copy)]
@@ -343,7 +346,8 @@ fn register(of: &Inner) {
                     to.observe(value, &of);
                 }
             };
-            meter.u64_observable_counter(metric).with_unit(unit).with_callback(callback).build();
+            let counter = meter.u64_observable_counter(metric).with_unit(unit);
+            counter.with_description(description(metric)).with_callback(callback).build();
         } else {
             let callback = move |to: &dyn AsyncInstrument<u64>| {
                 let number = |info: &ServerInfo| info.number(field);
@@ -351,12 +355,14 @@ fn register(of: &Inner) {
                     to.observe(value, &of);
                 }
             };
-            meter.u64_observable_gauge(metric).with_unit(unit).with_callback(callback).build();
+            let gauge = meter.u64_observable_gauge(metric).with_unit(unit);
+            gauge.with_description(description(metric)).with_callback(callback).build();
         }
     }
     let (weak, of) = watches();
     meter
         .f64_observable_gauge("redis.memory.fragmentation_ratio")
+        .with_description(description("redis.memory.fragmentation_ratio"))
         .with_callback(move |to| {
             if let Some(ratio) = weak.upgrade().and_then(|watches| watches.newest(ServerInfo::fragmentation))
             {
@@ -367,6 +373,7 @@ fn register(of: &Inner) {
     let (weak, of) = watches();
     meter
         .u64_observable_gauge("redis.maxmemory.policy")
+        .with_description(description("redis.maxmemory.policy"))
         .with_callback(move |to| {
             let policy = |info: &ServerInfo| info.policy().map(str::to_owned);
             if let Some(policy) = weak.upgrade().and_then(|watches| watches.newest(policy)) {
@@ -378,7 +385,7 @@ fn register(of: &Inner) {
     let (weak, of) = watches();
     meter
         .u64_observable_gauge("redis.up")
-        .with_description("Whether the server answered when it was asked last")
+        .with_description(description("redis.up"))
         .with_callback(move |to| {
             if let Some(up) = weak.upgrade().and_then(|watches| watches.are_up()) {
                 to.observe(u64::from(up), &of);

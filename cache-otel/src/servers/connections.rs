@@ -28,11 +28,12 @@ type Number = (fn(&PoolStatus) -> u64, Option<&'static str>);
 
 impl Connections {
     pub(super) fn new(meter: &Meter, all: &Weak<Mutex<All>>) -> Self {
-        let observe = |(metric, unit): pools::Named, numbers: &'static [Number]| {
+        let observe = |(metric, unit, about): pools::Named, numbers: &'static [Number]| {
             let all = Weak::clone(all);
             meter
                 .i64_observable_up_down_counter(metric)
                 .with_unit(unit)
+                .with_description(about)
                 .with_callback(move |to| {
                     let Some(all) = all.upgrade() else { return };
                     for (name, pool) in &lock(&all).pools {

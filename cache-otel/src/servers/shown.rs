@@ -69,6 +69,37 @@ const MEMCACHED: [Shown; 7] = [
     counted("memcached.evictions", "{eviction}", &[(&[], |said| said.evicted)]),
 ];
 
+/// What a metric of a server says. One for all who report it: a reader takes two descriptions of one name for a mistake.
+pub(crate) fn description(metric: &str) -> &'static str {
+    match metric {
+        "redis.memory.used" | "memcached.bytes" => "Memory that the server uses for what it holds",
+        "redis.memory.rss" => "Memory that the server has of the system",
+        "redis.memory.peak" => "The most memory that the server has used",
+        "redis.memory.lua" => "Memory that scripts use",
+        "redis.memory.fragmentation_ratio" => "Memory that the server has of the system, over what it uses",
+        "redis.memory.allocator.allocated" => "Bytes that the allocator has given out",
+        "redis.memory.allocator.active" => "Bytes in pages of the allocator that are in use",
+        "redis.memory.allocator.resident" => "Bytes that the allocator has of the system",
+        "redis.maxmemory" | "redis_memory_max_bytes" | "memcached.limit_maxbytes" => {
+            "The most memory that the server may use; of Redis, 0 is no limit"
+        }
+        "redis.maxmemory.policy" => "1, by what the server does when its memory is full",
+        "redis.clients.connected" | "memcached.connections.current" => "Connections of all clients",
+        "redis.clients.blocked" => "Clients that wait in a command that blocks",
+        "redis.keyspace.hits" | "redis_keyspace_read_hits" => "Look-ups of all clients that found a key",
+        "redis.keyspace.misses" | "redis_keyspace_read_misses" => "Look-ups of all clients that found no key",
+        "redis.commands.processed" => "Commands of all clients",
+        "redis.connections.received" => "Connections that the server has accepted",
+        "redis.connections.rejected" => "Connections that the server has refused, as there were too many",
+        "redis.keys.evicted" | "memcached.evictions" => "What the server has let go for want of memory",
+        "redis.keys.expired" => "Keys whose time was over",
+        "redis.uptime" | "memcached.uptime" => "Time since the server's start",
+        "memcached.current_items" => "Items that the server holds",
+        "memcached.operations" => "Look-ups of all clients, by what they found",
+        _ => "Whether the server answered when it was asked last",
+    }
+}
+
 fn shown(system: &str) -> &'static [Shown] {
     match system {
         "redis" => &REDIS,
@@ -113,6 +144,7 @@ pub(super) fn labels(name: &str, address: &str) -> Vec<KeyValue> {
 pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All>>) {
     for Shown { metric, unit, counts, words } in shown(system) {
         let all = Weak::clone(all);
+        let about = description(metric);
         let observe = move |to: &dyn AsyncInstrument<u64>| {
             each(&all, system, |seen| {
                 for (at, (more, word)) in words.iter().enumerate() {
@@ -129,21 +161,24 @@ pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All
             });
         };
         if *counts {
-            meter.u64_observable_counter(*metric).with_unit(*unit).with_callback(observe).build();
+            let counter = meter.u64_observable_counter(*metric).with_unit(*unit);
+            counter.with_description(about).with_callback(observe).build();
         } else {
-            meter.u64_observable_gauge(*metric).with_unit(*unit).with_callback(observe).build();
+            let gauge = meter.u64_observable_gauge(*metric).with_unit(*unit);
+            gauge.with_description(about).with_callback(observe).build();
         }
     }
     let these = Weak::clone(all);
     meter
         .u64_observable_gauge(format!("{system}.up"))
-        .with_description("Whether the server answered when it was asked last")
+        .with_description(description("up"))
         .with_callback(move |to| each(&these, system, |seen| to.observe(u64::from(seen.up), &seen.labels)))
         .build();
     if system == "redis" {
         let these = Weak::clone(all);
         meter
             .u64_observable_gauge("redis.maxmemory.policy")
+            .with_description(description("redis.maxmemory.policy"))
             .with_callback(move |to| {
                 each(&these, system, |seen| {
                     let said = seen.said.as_ref().filter(|_| seen.up);

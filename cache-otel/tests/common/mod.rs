@@ -72,6 +72,7 @@ fn words<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<String> {
 
 #[allow(clippy::cast_precision_loss, reason = "small counts")]
 fn read(metric: &Metric, series: &mut Series) {
+    assert!(!metric.description().is_empty(), "{} says what it is", metric.name());
     let mut put = |suffix: &str, words: Vec<String>, value: f64| {
         let name = format!("{}{suffix}{{{}}}", metric.name(), words.join(","));
         assert!(series.insert(name, value).is_none(), "one point a series");
