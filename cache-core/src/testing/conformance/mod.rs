@@ -180,9 +180,11 @@ pub async fn run(provider: Arc<dyn CacheProvider>, options: Options) -> Report {
 
 async fn run_all(list: Vec<Behaviour>, provider: Arc<dyn CacheProvider>, options: Options) -> Report {
     for (name, _) in &options.except {
+        let names: Vec<_> = list.iter().map(|behaviour| behaviour.name).collect();
         assert!(
-            list.iter().any(|behaviour| behaviour.name == *name),
-            "except = {name}: there is no such behaviour"
+            names.contains(name),
+            "except = {name}: there is no such behaviour; use one of {}",
+            names.join(", ")
         );
     }
     let excepted = |name: &str| options.except.iter().any(|(except, _)| *except == name);

@@ -322,6 +322,15 @@ async fn a_call_that_hangs_is_a_failure_with_a_name() {
     run(Arc::new(chaos), options).await;
 }
 
+#[tokio::test]
+#[should_panic(
+    expected = "except = sub_second_tll: there is no such behaviour; use one of capabilities_make_sense, "
+)]
+async fn an_exception_that_is_misspelt_is_told_the_names() {
+    let options = Options::default().except("sub_second_tll", "whole seconds only");
+    run(Arc::new(MapProvider::new()), options).await;
+}
+
 /// Each behaviour would wait as long.
 #[tokio::test]
 #[should_panic(
