@@ -25,6 +25,12 @@ impl Endpoint {
             let message = format!("{field} = {:?}: {why}; write memcached://host:port", redacted(text));
             Error::new(ErrorKind::Config, message)
         };
+        // Not one in a password, of which there is more to say.
+        if text.rsplit('@').next().is_some_and(|hosts| hosts.contains(',')) {
+            return Err(bad(
+                "one server a URL; of several each has its own: `server` again, or `servers` in a file",
+            ));
+        }
         let url = match Url::parse(text) {
             Ok(url) => url,
             // The parser's reason never repeats the input.
@@ -123,11 +129,20 @@ mod tests {
             "memcached://host/3",
             "memcached://host?timeout=1",
             "memcached:///run/memcached.sock",
+            "memcached://host:1,host:2",
         ] {
             let error = Endpoint::parse("server", text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text}");
             assert!(error.to_string().starts_with("server = "), "{error}");
             assert!(error.to_string().ends_with("write memcached://host:port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_in_one_url_is_told_where_lists_go() {
+        for text in ["memcached://host:1,host:2", "memcached://host,memcached://other", "host:1,host:2"] {
+            let error = Endpoint::parse("server", text).unwrap_err().to_string();
+            assert!(error.contains("`servers` in a file"), "{error}");
         }
     }
 
