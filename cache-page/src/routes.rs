@@ -26,6 +26,9 @@ use crate::{
 /// Most bytes of a body: a key, a tag.
 const BODY_MAX: usize = 16 << 10;
 
+/// Most caches that an error names.
+const NAMED: usize = 10;
+
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -72,12 +75,19 @@ impl Page {
 
     fn one(&self, name: &str) -> Result<Cache, Refusal> {
         let watched = self.watched(name);
-        watched.and_then(|watched| Cache::of(&watched, true)).ok_or_else(|| Refusal {
-            status: StatusCode::NOT_FOUND,
-            field: Some("cache"),
-            error: "there is no cache of this name here".to_owned(),
-            asks: false,
-        })
+        watched.and_then(|watched| Cache::of(&watched, true)).ok_or_else(|| self.absent())
+    }
+
+    /// Does not repeat the name: it may be a key in the wrong place.
+    fn absent(&self) -> Refusal {
+        let all = self.all();
+        let names: Vec<_> = all.iter().map(|watched| &*watched.name).take(NAMED).collect();
+        let more = if all.len() > NAMED { ", ..." } else { "" };
+        let error = match names.is_empty() {
+            true => "there is no cache here: give one this page as an observer".to_owned(),
+            false => format!("there is no cache of this name here; use one of: {}{more}", names.join(", ")),
+        };
+        Refusal { status: StatusCode::NOT_FOUND, ..Refusal::field("cache", error) }
     }
 }
 
@@ -218,10 +228,7 @@ impl Page {
 
     async fn act(&self, name: &str, act: Act, headers: &HeaderMap) -> Result<Came, Refusal> {
         self.may(&act, headers)?;
-        let watched = self.watched(name).ok_or_else(|| Refusal {
-            status: StatusCode::NOT_FOUND,
-            ..Refusal::field("cache", "there is no cache of this name here")
-        })?;
+        let watched = self.watched(name).ok_or_else(|| self.absent())?;
         let shown = watched.shown().ok_or_else(|| {
             let error =
                 "only this cache's counts are known here; the service's code shows it with `Page::show`";

@@ -148,7 +148,7 @@ async fn it_shows_what_the_cache_counts() {
     let (status, html) = world.get("/cache/caches/users").await;
     assert!(status == StatusCode::OK && html.contains("<dt>ttl</dt><dd>5m</dd>"), "{html}");
     let (status, html) = world.get("/cache/caches/none").await;
-    assert!(status == StatusCode::NOT_FOUND && html.contains("there is no cache of this name"), "{html}");
+    assert!(status == StatusCode::NOT_FOUND && html.contains("use one of: users"), "{html}");
 }
 
 #[tokio::test]
@@ -332,6 +332,10 @@ async fn what_is_wrong_is_said_without_the_key() {
         assert_eq!((got, &answer["field"]), (status, &json!(field)), "{answer}");
         assert!(!answer.to_string().contains("a-key"), "{answer}");
     }
+    // But which caches there are.
+    let (_, answer) =
+        world.post("/cache/api/look-up", &[SECRET], json!({ "cache": "none", "key": "a-key" })).await;
+    assert!(answer["error"].as_str().unwrap().ends_with("use one of: users"), "{answer}");
     let (status, answer) = world.get("/cache/api/caches/%ff").await;
     assert_eq!((status, answer.contains("\"field\":\"cache\"")), (StatusCode::NOT_FOUND, true), "{answer}");
     assert_eq!(world.get("/cache/caches/%ff").await.0, StatusCode::NOT_FOUND);
