@@ -5,9 +5,8 @@
 //! use std::time::Duration;
 //!
 //! use axum::{Router, routing::get};
-//! use cache_core::{Policy, TracedCache};
-//! use cache_memory::Memory;
 //! use cache_page::Page;
+//! use traced_cache::{Memory, Policy, TracedCache};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
