@@ -11,6 +11,7 @@ use std::{
 use super::{
     fault::Fault,
     node::{Field, Node, Place, Step, Table, Text, What, references},
+    resolve::SECTIONS,
 };
 
 /// Variables, and the prefix of those that override a file.
@@ -41,6 +42,12 @@ impl Environment {
     /// Puts each variable in its place: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s` is `caches.users.policy.ttl`.
     pub(crate) fn apply(&self, tree: &mut Node) -> Result<(), Fault> {
         let Some(prefix) = &self.prefix else { return Ok(()) };
+        if let Some(variable) = self.variables.keys().find(|variable| lacks_one(variable, prefix)) {
+            let place = Some(Place::Variable(Arc::from(variable.as_str())));
+            let meant = variable.replacen(prefix.as_str(), &format!("{prefix}_"), 1);
+            let fix = format!("there are two underscores behind the prefix; name it {meant}");
+            return Err(Fault::without_value(Vec::new(), place, fix));
+        }
         let prefix = format!("{prefix}__");
         if let Some(variable) = self.garbled.iter().find(|variable| variable.starts_with(&prefix)) {
             let place = Some(Place::Variable(Arc::from(variable.as_str())));
@@ -59,6 +66,13 @@ impl Environment {
         }
         Ok(())
     }
+}
+
+/// Whether a variable means a section of the file, but has one underscore in front of it: it would be passed over without a word.
+fn lacks_one(variable: &str, prefix: &str) -> bool {
+    let rest = variable.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
+    let first = rest.and_then(|rest| rest.split_once("__")).map(|(first, _)| first);
+    first.is_some_and(|first| SECTIONS.iter().any(|section| same_name(section, first)))
 }
 
 /// Values stay out of `Debug` output.
@@ -296,5 +310,23 @@ mod tests {
             error,
             "environment variable T__CACHES__A__SCHEMA: its value is no UTF-8; write it so, or unset it"
         );
+    }
+
+    #[test]
+    fn one_underscore_behind_the_prefix_is_told_that_there_are_two() {
+        let read = |name: &str| {
+            let all = [(OsString::from(name), OsString::from("30s"))];
+            let mut tree = Node { what: What::Table(Table::default()), place: Place::Line(1) };
+            Environment::of(Some("T".to_owned()), all).apply(&mut tree)
+        };
+        let error = read("T_CACHES__A__POLICY__TTL").unwrap_err().line("f");
+        assert_eq!(
+            error,
+            "environment variable T_CACHES__A__POLICY__TTL: there are two underscores behind the prefix; name it \
+             T__CACHES__A__POLICY__TTL"
+        );
+        for other in ["T_CACHES", "T_CACHES_FILE", "T_CONFIG__A", "TT_CACHES__A", "OTHER_CACHES__A"] {
+            assert!(read(other).is_ok(), "{other}");
+        }
     }
 }

@@ -13,6 +13,9 @@ use super::{
     units::{Count, Limit, Period, Timespan, spell},
 };
 
+/// What a file has at its top.
+pub(crate) const SECTIONS: [&str; 4] = ["defaults", "providers", "keyrings", "caches"];
+
 /// A file, read and with its names checked. Nothing is built yet.
 #[derive(Clone)]
 pub(crate) struct Resolved {
@@ -88,7 +91,6 @@ pub(crate) enum Origin {
 impl Resolved {
     /// Reads a tree.
     pub(crate) fn read(tree: &Node, backends: &Backends, base: &Path) -> Result<Self, Fault> {
-        const SECTIONS: [&str; 4] = ["defaults", "providers", "keyrings", "caches"];
         let empty = Table::default();
         let table = tree.table().unwrap_or(&empty);
         for field in &table.0 {
