@@ -110,15 +110,17 @@ pub use cache_core::*;
 #[cfg(feature = "macros")]
 pub use cache_macros::{CacheKey, cached};
 #[cfg(feature = "memcached")]
-pub use cache_memcached::MemcachedProvider;
+pub use cache_memcached::{Builder as MemcachedProviderBuilder, MemcachedProvider};
 #[cfg(feature = "memory")]
 pub use cache_memory::{Engine, Memory};
 #[cfg(feature = "otel-setup")]
 pub use cache_otel::setup;
 #[cfg(feature = "otel")]
-pub use cache_otel::{CacheStatus, Servers, Telemetry, TelemetryBuilder, Vocabulary, key_pattern};
+pub use cache_otel::{
+    CacheStatus, Latency, LevelStatus, Servers, Telemetry, TelemetryBuilder, Vocabulary, key_pattern,
+};
 #[cfg(feature = "redis")]
-pub use cache_redis::{RedisBackplane, RedisProvider};
+pub use cache_redis::{RedisBackplane, RedisProvider, RedisProviderBuilder};
 #[cfg(feature = "config")]
 pub use config::Caches;
 
@@ -152,5 +154,32 @@ mod pages {
         testing "../docs/testing.md"
         when_redis_is_down "../docs/when-redis-is-down.md"
         writing_a_backend "../docs/writing-a-backend.md"
+    }
+}
+
+#[cfg(all(test, feature = "redis", feature = "memcached", feature = "otel"))]
+mod tests {
+    use crate::{
+        CacheStatus, Latency, LevelStatus, MemcachedProvider, MemcachedProviderBuilder, RedisProvider,
+        RedisProviderBuilder,
+    };
+
+    /// What an application's own functions take and answer has a name here: nobody has to depend on the crates behind.
+    #[test]
+    fn what_this_crate_hands_out_can_be_named() {
+        fn _slowest(status: &CacheStatus) -> Option<Latency> {
+            status.latency.iter().map(|(_, latency)| *latency).max_by_key(|latency| latency.p99)
+        }
+        fn _off(status: &CacheStatus) -> Vec<&LevelStatus> {
+            status.levels.iter().filter(|level| level.is_off).collect()
+        }
+        fn redis(builder: RedisProviderBuilder) -> RedisProviderBuilder {
+            builder.key_prefix("shop:")
+        }
+        fn memcached(builder: MemcachedProviderBuilder) -> MemcachedProviderBuilder {
+            builder.key_prefix("shop:")
+        }
+        assert!(redis(RedisProvider::builder("redis://127.0.0.1")).build().is_ok());
+        assert!(memcached(MemcachedProvider::builder("memcached://127.0.0.1")).build().is_ok());
     }
 }

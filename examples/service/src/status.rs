@@ -8,9 +8,8 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use cache_otel::LevelStatus;
 use serde_json::{Value, json};
-use traced_cache::{BreakerState, CacheStatus};
+use traced_cache::{BreakerState, CacheStatus, LevelStatus};
 
 use crate::Service;
 
