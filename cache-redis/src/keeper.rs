@@ -22,7 +22,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use self::task::{IdleAtEnd, run};
@@ -422,6 +422,8 @@ impl fmt::Debug for Keeper {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::{RedisProvider, advice::Advice};
 
