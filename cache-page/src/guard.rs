@@ -21,6 +21,7 @@ pub struct Guard {
 
 impl Guard {
     /// Whoever knows a password (HTTP basic authentication, under any name). It goes over the wire as it is: put TLS in front.
+    /// An empty one, of a variable that is not set say, opens nothing.
     pub fn password(password: impl Into<String>) -> Self {
         let password = password.into();
         let allows = move |headers: &HeaderMap| given(headers).is_some_and(|given| same(&given, &password));
