@@ -168,10 +168,12 @@ fn with(path: &[Step], name: &str) -> Vec<Step> {
 pub(super) fn blamed(said: &str, tree: &Node, path: &[Step]) -> Option<Fault> {
     let settings = tree.at(path)?;
     let fault = blame(said, settings, path);
-    if fault.path.len() > path.len() {
-        return Some(fault);
-    }
     let (field, rest) = said.split_once(" = ")?;
+    if fault.path.len() > path.len() {
+        // As the provider shows it, which masks it: the error is a cause of ours, and not told twice where its words are in it.
+        let value = rest.strip_suffix(&fault.fix).and_then(|rest| rest.strip_suffix(": "));
+        return Some(Fault { value: value.map(str::to_owned).or(fault.value), ..fault });
+    }
     let (value, fix) = rest.split_once(": ")?;
     let is_name = !field.is_empty() && field.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     // Where the file says where the server is: the field may be a part of that, too.

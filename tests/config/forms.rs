@@ -350,7 +350,7 @@ async fn memcached_over_tls_with_a_login() {
     std::fs::write(path.with_file_name("password"), "hunter3").unwrap();
     let explained = sealed().variables(all).explain_and_ping(&path).await.unwrap();
     let shown = format!("{explained} {explained:?}");
-    let says = "providers.shared.password = \"${file:password}\": memcached ";
+    let says = "cache.toml:5: providers.shared.password = ***: memcached ";
     assert!(shown.contains(says) && shown.contains("does not accept the login"), "{shown}");
     assert!(!shown.contains("hunter"), "{shown}");
 }

@@ -1,7 +1,7 @@
 //! Each mistake gives one error, with file, line, field, value and fix.
 
 use test_servers::{MemcachedServer, RedisServer};
-use traced_cache::{Error, Memory, TracedCache, config::Format};
+use traced_cache::{Error, Memory, TracedCache, config::Format, with_causes};
 
 use crate::kit::{mistake, sealed, toml};
 
@@ -683,6 +683,23 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         assert!(shown.contains(says), "{shown}");
         assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
     }
+}
+
+/// Its causes are told to people as well, in one line.
+#[tokio::test]
+async fn a_password_from_elsewhere_that_is_wrong_is_named_once() {
+    let Some(server) = RedisServer::builder().password("hunter2").start() else { return };
+    let text = format!(
+        "[providers.shared]\nbackend = \"redis\"\nurl = \"{}\"\npassword = \"${{PW}}\"\nrequired = true\n",
+        server.url()
+    );
+    let wrong = sealed().variables([("PW", "hunter3")]);
+    let error = with_causes(&wrong.from_text(Format::Toml, &text).await.unwrap_err());
+    let says =
+        format!("(text):4: providers.shared.password = ***: Redis at {} answered WRONGPASS", server.addr());
+    assert!(error.starts_with(&says), "{error}");
+    assert_eq!(error.matches("WRONGPASS").count(), 1, "{error}");
+    assert!(!error.contains("hunter"), "{error}");
 }
 
 /// Each in a line of its own, in the order of the file; not what is missing only because of another mistake.
