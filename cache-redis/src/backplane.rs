@@ -111,9 +111,9 @@ pub(crate) struct PubSub {
 
 impl RedisBackplane {
     pub(crate) fn new(provider: RedisProvider, watches: bool) -> Self {
-        let ears = Arc::new(Ears::default());
-        let hears = Arc::clone(&ears);
         let settings = Arc::clone(provider.settings());
+        let ears = Arc::new(Ears::new(settings.heartbeat / 2, settings.trust()));
+        let hears = Arc::clone(&ears);
         let home = provider.fleet().home(&settings);
         let hears: Hears = Arc::new(move |connection, push| hears.push(connection, &push));
         let pushes = Pushes { hears, ..Pushes::unheard(provider.advice()) };
@@ -286,7 +286,6 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let want = want(settings);
     let mut confirmed = BTreeSet::new();
     let mut beat: Option<Beat<'_>> = None;
-    let mut begun = Instant::now();
     let mut asking: Option<Beat<'_>> = None;
     let is_node = matches!(settings.place, Place::Cluster { .. });
     let mut looking: Option<Beat<'_>> = None;
@@ -308,28 +307,19 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
                 return end;
             }
         }
-        ears.up(link.generation, &confirmed, settings.trust());
+        ears.up(link.generation, &confirmed);
         let silent_at = ears.heard().map_or_else(Instant::now, Instant::from_std) + silence;
         tokio::select! {
             biased;
             () = link.ended() => return End::Lost,
             () = ears.changed.notified() => {}
             sent = sent(&mut beat) => {
-                match sent {
-                    // What came before it has been handed over: own messages, too, come before the answer to them.
-                    Ok(()) => {
-                        let span = settings.trust();
-                        ears.believe(span.saturating_sub(begun.elapsed()), span);
-                    }
-                    Err(end) if !end.is_lost() || silent() => return end,
-                    Err(_late) => {}
+                if let Some(end) = sent.err().filter(|end| !end.is_lost() || silent()) {
+                    return end;
                 }
                 beat = None;
             }
-            _ = beats.tick(), if beat.is_none() => {
-                begun = Instant::now();
-                beat = Some(Box::pin(signal(link, &own)));
-            }
+            _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
             asked = sent(&mut asking) => {
                 if let Some(end) = asked.err().filter(|end| !end.is_lost() || silent()) {
                     return end;

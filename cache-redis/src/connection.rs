@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{Arg, Cmd, Pipeline, PushInfo, RedisError, Value};
@@ -210,16 +210,20 @@ impl Link {
         }
     }
 
-    /// Waits until the server has answered, for as long as anything comes within each `limit`.
-    pub(crate) async fn answers(&self, limit: Duration) -> bool {
+    /// Waits until the server has answered, for as long as anything comes within each `limit`. `proves` is told since when the
+    /// connection is known to be read: what comes behind a burst is late, and yet nobody stands still.
+    pub(crate) async fn answers(&self, limit: Duration, proves: impl Fn(Instant)) -> bool {
         let ping = redis::cmd("PING");
         let mut answer = pin!(self.command(&ping));
         loop {
-            let (_, before) = self.progress();
-            match timeout(limit, answer.as_mut()).await {
-                Ok(_) => return true,
-                Err(_elapsed) if self.progress().1 != before => {}
-                Err(_elapsed) => return false,
+            let (from, (_, before)) = (Instant::now(), self.progress());
+            let answered = timeout(limit, answer.as_mut()).await.is_ok();
+            if !answered && self.progress().1 == before {
+                return false;
+            }
+            proves(from);
+            if answered {
+                return true;
             }
         }
     }

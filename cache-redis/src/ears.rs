@@ -14,8 +14,10 @@ use crate::Error;
 
 /// Listeners by channel. Messages are handed over in the task that reads the connection, so nothing queues: who is slow
 /// slows the reader down, and the server cuts off a reader that is too slow, which is a gap.
-#[derive(Default)]
 pub(crate) struct Ears {
+    /// How often memory is said to be believed, and for how long then.
+    every: Duration,
+    trust: Duration,
     channels: Mutex<BTreeMap<String, Vec<Ear>>>,
     delivery: Mutex<Delivery>,
     /// A listener has come.
@@ -36,9 +38,15 @@ struct Delivery {
     /// gap.
     connection: u64,
     heard: Option<Instant>,
+    /// When memory was last said to be believed.
+    proven: Option<Instant>,
 }
 
 impl Ears {
+    pub(crate) fn new(every: Duration, trust: Duration) -> Self {
+        Self { every, trust, channels: Mutex::default(), delivery: Mutex::default(), changed: Notify::new() }
+    }
+
     pub(crate) fn add(&self, channel: String, listener: Arc<dyn Listener>) {
         lock(&self.channels).entry(channel).or_default().push(Ear { listener, hears: 0 });
         self.changed.notify_one();
@@ -70,6 +78,7 @@ impl Ears {
         let mut delivery = lock(&self.delivery);
         delivery.connection = connection;
         delivery.heard = Some(Instant::now());
+        delivery.proven = delivery.heard;
     }
 
     /// When something came last.
@@ -88,7 +97,18 @@ impl Ears {
         else {
             return;
         };
-        delivery.heard = Some(Instant::now());
+        let now = Instant::now();
+        delivery.heard = Some(now);
+        // Said by who reads: as long as that goes on, nobody stands still. Own heartbeats are messages, too.
+        let since = now.saturating_duration_since(*delivery.proven.get_or_insert(now));
+        if since >= self.every {
+            delivery.proven = Some(now);
+            let left = self.trust.saturating_sub(since);
+            let ears: Vec<_> = lock(&self.channels).values().flatten().cloned().collect();
+            for ear in ears.iter().filter(|ear| ear.hears == connection) {
+                ear.listener.believe(left, self.trust);
+            }
+        }
         let Ok(channel) = std::str::from_utf8(channel) else { return };
         let ears = lock(&self.channels).get(channel).cloned().unwrap_or_default();
         for ear in ears {
@@ -97,8 +117,8 @@ impl Ears {
     }
 
     /// The server has confirmed these channels. Who has not heard them over this connection so far may have missed
-    /// something. `span`: for how long memory is believed from now on.
-    pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>, span: Duration) {
+    /// something.
+    pub(crate) fn up(&self, connection: u64, confirmed: &BTreeSet<String>) {
         let begins = |channel: &str, ear: &mut Ear| {
             let begins = ear.hears != connection && confirmed.contains(channel);
             if begins {
@@ -108,13 +128,8 @@ impl Ears {
         };
         self.tell(begins, |listener| {
             listener.gap();
-            listener.believe(span, span);
+            listener.believe(self.trust, self.trust);
         });
-    }
-
-    /// Memory is believed for so long from now on, of `span`.
-    pub(crate) fn believe(&self, left: Duration, span: Duration) {
-        self.tell(|_, ear| ear.hears != 0, |listener| listener.believe(left, span));
     }
 
     /// The connection is lost: everybody may miss something. `span`: for how long memory is believed until this is said again.

@@ -301,8 +301,8 @@ impl Watch {
         }
     }
 
-    /// What the connection of this keeper had to say when `at` that came, has been heard. Memory is believed from the earliest of
-    /// those moments on: what each of them reads may be run by another runtime.
+    /// The connection of this keeper is read, since that moment. Memory is believed from the earliest of such moments on: each
+    /// connection may be read by another runtime.
     pub(crate) fn proves(&self, keeper: u64, at: Instant) {
         let mut proven = lock(&self.proven);
         proven.insert(keeper, at);

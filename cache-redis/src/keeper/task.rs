@@ -107,7 +107,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     let mut newest = watch.map(Watch::newest);
     let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beat: Option<Beat> = None;
+    let mut beat: Option<Beat<'_>> = None;
     let mut clocks: Option<BoxFuture<'_, ()>> = None;
     let mut other = replaced(keeper, &link);
     loop {
@@ -147,14 +147,12 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     return End::Lost;
                 }
             }
-            (answers, begun) = ends(&mut beat) => {
+            alive = ends(&mut beat) => {
                 beat = None;
-                if !answers {
+                if !alive {
                     link.condemn();
                     return End::Lost;
                 }
-                // What was sent before that has been handed over.
-                watch.iter().for_each(|watch| watch.proves(keeper.id, begun));
             }
             () = ends(&mut clocks) => clocks = None,
             _ = beats.tick(), if beat.is_none() => {
@@ -169,11 +167,11 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 {
                     return End::Lost;
                 }
-                if watch.is_some_and(|watch| !watch.is_empty()) {
+                if let Some(watch) = watch.filter(|watch| !watch.is_empty()) {
                     let link = Arc::clone(&link);
                     let limit = keeper.settings.heartbeat_timeout;
-                    let begun = std::time::Instant::now();
-                    beat = Some(Box::pin(async move { (link.answers(limit).await, begun) }));
+                    let proves = |at| watch.proves(keeper.id, at);
+                    beat = Some(Box::pin(async move { link.answers(limit, proves).await }));
                 }
             }
             _ = looks.tick() => {
@@ -217,8 +215,7 @@ fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
     Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
 
-/// Whether a `PING` was answered, and when it was sent.
-type Beat = BoxFuture<'static, (bool, std::time::Instant)>;
+type Beat<'a> = BoxFuture<'a, bool>;
 
 async fn ends<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
     match work {
