@@ -117,7 +117,11 @@ async fn sentinels_and_servers_each_have_users_of_their_own() {
     .await;
 
     let wrong = builder().sentinel_password("pw1").build().unwrap();
-    says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["set sentinel_password"]);
+    says(
+        &wrong.connect().await.unwrap_err(),
+        ErrorKind::Auth,
+        &["sentinel_password = ***: ", "sentinels have others"],
+    );
     let wrong = builder().sentinel_password("pw2").password("pw2").build().unwrap();
     says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["check user and password"]);
 }

@@ -14,6 +14,9 @@ use super::{
     resolve::SECTIONS,
 };
 
+/// What variables begin with unless told otherwise.
+pub(crate) const PREFIX: &str = "TRACED_CACHE";
+
 /// Variables, and the prefix of those that override a file.
 #[derive(Clone)]
 pub(crate) struct Environment {
@@ -42,9 +45,12 @@ impl Environment {
     /// Puts each variable in its place: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s` is `caches.users.policy.ttl`.
     pub(crate) fn apply(&self, tree: &mut Node) -> Result<(), Fault> {
         let Some(prefix) = &self.prefix else { return Ok(()) };
-        if let Some(variable) = self.variables.keys().find(|variable| lacks_one(variable, prefix)) {
+        // A prefix of an application's own may be that of variables for others, too.
+        if prefix == PREFIX
+            && let Some(variable) = self.variables.keys().find(|variable| lacks_one(variable))
+        {
             let place = Some(Place::Variable(Arc::from(variable.as_str())));
-            let meant = variable.replacen(prefix.as_str(), &format!("{prefix}_"), 1);
+            let meant = variable.replacen(PREFIX, &format!("{PREFIX}_"), 1);
             let fix = format!("there are two underscores behind the prefix; name it {meant}");
             return Err(Fault::without_value(Vec::new(), place, fix));
         }
@@ -69,8 +75,8 @@ impl Environment {
 }
 
 /// Whether a variable means a section of the file, but has one underscore in front of it: it would be passed over without a word.
-fn lacks_one(variable: &str, prefix: &str) -> bool {
-    let rest = variable.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
+fn lacks_one(variable: &str) -> bool {
+    let rest = variable.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_'));
     let first = rest.and_then(|rest| rest.split_once("__")).map(|(first, _)| first);
     first.is_some_and(|first| SECTIONS.iter().any(|section| same_name(section, first)))
 }
@@ -314,19 +320,20 @@ mod tests {
 
     #[test]
     fn one_underscore_behind_the_prefix_is_told_that_there_are_two() {
-        let read = |name: &str| {
+        let read = |prefix: &str, name: &str| {
             let all = [(OsString::from(name), OsString::from("30s"))];
             let mut tree = Node { what: What::Table(Table::default()), place: Place::Line(1) };
-            Environment::of(Some("T".to_owned()), all).apply(&mut tree)
+            Environment::of(Some(prefix.to_owned()), all).apply(&mut tree)
         };
-        let error = read("T_CACHES__A__POLICY__TTL").unwrap_err().line("f");
+        let error = read(PREFIX, "TRACED_CACHE_CACHES__A__POLICY__TTL").unwrap_err().line("f");
         assert_eq!(
             error,
-            "environment variable T_CACHES__A__POLICY__TTL: there are two underscores behind the prefix; name it \
-             T__CACHES__A__POLICY__TTL"
+            "environment variable TRACED_CACHE_CACHES__A__POLICY__TTL: there are two underscores behind the prefix; name \
+             it TRACED_CACHE__CACHES__A__POLICY__TTL"
         );
-        for other in ["T_CACHES", "T_CACHES_FILE", "T_CONFIG__A", "TT_CACHES__A", "OTHER_CACHES__A"] {
-            assert!(read(other).is_ok(), "{other}");
+        for other in ["CACHES", "CACHES_FILE", "CONFIG__A"] {
+            assert!(read(PREFIX, &format!("TRACED_CACHE_{other}")).is_ok(), "{other}");
         }
+        assert!(read("SHOP", "SHOP_CACHES__A").is_ok(), "of the shop itself");
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Caches, Format,
     backend::{Backends, blamed},
-    environment::Environment,
+    environment::{self, Environment},
     fault::Fault,
     load::{Lacks, Loaded},
     node::at,
@@ -55,7 +55,7 @@ impl CachesBuilder {
     }
 
     /// The prefix of variables that override the file: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s`.
-    pub const PREFIX: &'static str = "TRACED_CACHE";
+    pub const PREFIX: &'static str = environment::PREFIX;
 
     /// Adds a backend: what `backend = "name"` in a provider stands for. Its fields are read into `S` (derive serde's
     /// `Deserialize` with `deny_unknown_fields`) and handed to `build`, which does no I/O. An error that begins with
