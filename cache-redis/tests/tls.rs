@@ -123,7 +123,7 @@ async fn sentinels_and_servers_each_have_users_of_their_own() {
         &["sentinel_password = ***: ", "sentinels have others"],
     );
     let wrong = builder().sentinel_password("pw2").password("pw2").build().unwrap();
-    says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["check user and password"]);
+    says(&wrong.connect().await.unwrap_err(), ErrorKind::Auth, &["password = ***: Redis at 127.0.0.1:"]);
 }
 
 #[tokio::test]
