@@ -28,7 +28,7 @@ use crate::{
     cluster::{PERIOD, takes_part},
     connection::{Hears, Link, Pushes},
     ears::Ears,
-    keeper::{BLIND, Keeper},
+    keeper::Keeper,
     settings::Settings,
     state::State,
     watch::{WANTS, channel, want},
@@ -112,7 +112,7 @@ pub(crate) struct PubSub {
 impl RedisBackplane {
     pub(crate) fn new(provider: RedisProvider, watches: bool) -> Self {
         let settings = Arc::clone(provider.settings());
-        let ears = Arc::new(Ears::new(settings.heartbeat / 2, settings.trust()));
+        let ears = Arc::new(Ears::new(Arc::clone(&settings)));
         let hears = Arc::clone(&ears);
         let home = provider.fleet().home(&settings);
         let hears: Hears = Arc::new(move |connection, push| hears.push(connection, &push));
@@ -194,7 +194,7 @@ struct Running(Arc<PubSub>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.store(false, Ordering::Release);
-        self.0.ears.down(self.0.keeper.settings.blind_trust());
+        self.0.ears.down();
     }
 }
 
@@ -213,12 +213,12 @@ impl End {
 
 async fn run(guard: Running) {
     let PubSub { keeper, ears, .. } = &*guard.0;
-    let silence = keeper.settings.silence();
+    let blind_for = keeper.settings.blind();
     let node = fastrand::u64(..);
     let mut backoff = Backoff::new();
     let mut lost = None;
     loop {
-        let mut blind = std::pin::pin!(sleep(silence.saturating_mul(BLIND)));
+        let mut blind = std::pin::pin!(sleep(blind_for));
         let mut up = std::pin::pin!(keeper.up(lost));
         let link = loop {
             tokio::select! {
@@ -226,8 +226,8 @@ async fn run(guard: Running) {
                 link = &mut up => break link,
                 error = keeper.failure() => ears.fails(&error),
                 () = &mut blind, if !ears.is_empty() => {
-                    ears.down(keeper.settings.blind_trust());
-                    blind.as_mut().reset(Instant::now() + silence.saturating_mul(BLIND));
+                    ears.down();
+                    blind.as_mut().reset(Instant::now() + blind_for);
                 }
             }
         };
@@ -244,7 +244,7 @@ async fn run(guard: Running) {
                 lost = Some(link.generation);
                 link.condemn();
                 drop(link);
-                ears.down(keeper.settings.blind_trust());
+                ears.down();
             }
             // Publishing may still work.
             End::Refused(error) => {
@@ -257,7 +257,7 @@ async fn run(guard: Running) {
                     ));
                 }
                 ears.fails(&error);
-                ears.down(keeper.settings.blind_trust());
+                ears.down();
                 tokio::select! {
                     () = keeper.closed() => return,
                     () = sleep(backoff.after_failure()) => {}

@@ -200,7 +200,7 @@ impl Link {
         self.connection.progress()
     }
 
-    /// Whether the server answers within `limit`, or what it sends before that takes longer.
+    /// Asks for a sign of life within `limit`.
     pub(crate) async fn is_there(&self, limit: Duration) -> There {
         let (_, before) = self.progress();
         match timeout(limit, self.command(&redis::cmd("PING"))).await {

@@ -3,21 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use cache_core::Listener;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use crate::Error;
+use crate::{Error, settings::Settings};
 
 /// Listeners by channel. Messages are handed over in the task that reads the connection, so nothing queues: who is slow
 /// slows the reader down, and the server cuts off a reader that is too slow, which is a gap.
 pub(crate) struct Ears {
-    /// How often memory is said to be believed, and for how long then.
-    every: Duration,
-    trust: Duration,
+    settings: Arc<Settings>,
     channels: Mutex<BTreeMap<String, Vec<Ear>>>,
     delivery: Mutex<Delivery>,
     /// A listener has come.
@@ -43,8 +41,8 @@ struct Delivery {
 }
 
 impl Ears {
-    pub(crate) fn new(every: Duration, trust: Duration) -> Self {
-        Self { every, trust, channels: Mutex::default(), delivery: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, channels: Mutex::default(), delivery: Mutex::default(), changed: Notify::new() }
     }
 
     pub(crate) fn add(&self, channel: String, listener: Arc<dyn Listener>) {
@@ -101,13 +99,11 @@ impl Ears {
         delivery.heard = Some(now);
         // Said by who reads: as long as that goes on, nobody stands still. Own heartbeats are messages, too.
         let since = now.saturating_duration_since(*delivery.proven.get_or_insert(now));
-        if since >= self.every {
+        if since >= self.settings.heartbeat / 2 {
             delivery.proven = Some(now);
-            let left = self.trust.saturating_sub(since);
-            let ears: Vec<_> = lock(&self.channels).values().flatten().cloned().collect();
-            for ear in ears.iter().filter(|ear| ear.hears == connection) {
-                ear.listener.believe(left, self.trust);
-            }
+            let span = self.settings.trust();
+            let left = span.saturating_sub(since);
+            self.tell_in_turn(|_, ear| ear.hears == connection, |listener| listener.believe(left, span));
         }
         let Ok(channel) = std::str::from_utf8(channel) else { return };
         let ears = lock(&self.channels).get(channel).cloned().unwrap_or_default();
@@ -126,19 +122,21 @@ impl Ears {
             }
             begins
         };
+        let span = self.settings.trust();
         self.tell(begins, |listener| {
             listener.gap();
-            listener.believe(self.trust, self.trust);
+            listener.believe(span, span);
         });
     }
 
-    /// The connection is lost: everybody may miss something. `span`: for how long memory is believed until this is said again.
-    pub(crate) fn down(&self, span: Duration) {
+    /// The connection is lost: everybody may miss something.
+    pub(crate) fn down(&self) {
         let silenced = |_: &str, ear: &mut Ear| {
             // So that it is told of a gap when it hears again, even over the same connection.
             ear.hears = 0;
             true
         };
+        let span = self.settings.blind_trust();
         self.tell(silenced, |listener| {
             listener.down();
             listener.believe(span, span);
@@ -152,6 +150,11 @@ impl Ears {
 
     fn tell(&self, which: impl Fn(&str, &mut Ear) -> bool, what: impl Fn(&dyn Listener)) {
         let _delivery = lock(&self.delivery);
+        self.tell_in_turn(which, what);
+    }
+
+    /// For whoever has locked the delivery.
+    fn tell_in_turn(&self, which: impl Fn(&str, &mut Ear) -> bool, what: impl Fn(&dyn Listener)) {
         let mut told = Vec::new();
         for (channel, ears) in &mut *lock(&self.channels) {
             told.extend(

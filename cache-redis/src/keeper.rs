@@ -41,10 +41,6 @@ use crate::{
     watch::Watch,
 };
 
-/// How often listeners are told of the gap again while there is no connection, in units of the longest silence that goes
-/// unnoticed: whatever they have kept meanwhile may be wrong.
-pub(crate) const BLIND: u32 = 5;
-
 impl State<Link> {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {

@@ -8,7 +8,6 @@ use crate::{
     Error, RedisProvider,
     address::{Address, Place, Secret},
     dial::Login,
-    keeper::BLIND,
 };
 
 /// The server's own limit on one value.
@@ -53,9 +52,15 @@ impl Settings {
         self.silence().saturating_mul(2)
     }
 
-    /// The same while there is no connection: beyond the time after which that is told again.
+    /// How often listeners are told of the gap again while there is no connection: whatever they have kept meanwhile may be
+    /// wrong.
+    pub(crate) fn blind(&self) -> Duration {
+        self.silence().saturating_mul(5)
+    }
+
+    /// For how long memory is believed while there is no connection: beyond the time after which that is told again.
     pub(crate) fn blind_trust(&self) -> Duration {
-        self.silence().saturating_mul(BLIND + 2)
+        self.blind().saturating_add(self.trust())
     }
 }
 

@@ -25,7 +25,7 @@ impl<T: Value> Ear<T> {
     /// What the channel before said of how long memory is to be believed says nothing of this one.
     fn comes_up(&self, inner: &Inner<T>, plane: &Plane) {
         if plane.is_new(self.channel) {
-            inner.trust.give(Moment::ORIGIN, Duration::MAX, Duration::MAX);
+            inner.trust.lift();
         }
     }
 }
@@ -145,11 +145,8 @@ impl<T: Value> Inner<T> {
     /// Lets go of what memory holds if nobody has said for too long that nothing was missed.
     pub(crate) fn distrust(&self) {
         let until = self.trust.until();
-        if until != Moment::NEVER {
-            let now = self.now();
-            if now >= until {
-                self.trust.end(now, || self.missed_something());
-            }
+        if until != Moment::NEVER && !self.around.clock.is_before(until) {
+            self.trust.end(self.now(), || self.missed_something());
         }
     }
 

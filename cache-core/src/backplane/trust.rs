@@ -37,6 +37,11 @@ impl Trust {
         Moment::from_nanos(self.until.load(Ordering::Acquire))
     }
 
+    /// Has no end any more, until one is given.
+    pub(super) fn lift(&self) {
+        self.until.store(Moment::NEVER.as_nanos(), Ordering::Release);
+    }
+
     /// `span`: how long it lasts if nothing has gone by of that yet.
     pub(super) fn give(&self, now: Moment, left: Duration, span: Duration) {
         self.span.store(Moment::ORIGIN.after(span).as_nanos(), Ordering::Relaxed);

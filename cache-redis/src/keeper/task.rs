@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
-use super::{BLIND, Keeper};
+use super::Keeper;
 use crate::{
     backoff::Backoff,
     clocks::Now,
@@ -36,7 +36,7 @@ impl Drop for IdleAtEnd {
 pub(super) async fn run(guard: IdleAtEnd) {
     let keeper = &*guard.0;
     let mut backoff = Backoff::new();
-    let blind = keeper.settings.silence().saturating_mul(BLIND);
+    let blind = keeper.settings.blind();
     let mut told = Instant::now();
     loop {
         let Some(attempt) = keeper.unless_closed(keeper.connect(true)).await else { return };
