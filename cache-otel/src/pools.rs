@@ -3,7 +3,7 @@
 
 use opentelemetry::{
     Key,
-    metrics::{Counter, Histogram, Meter},
+    metrics::{AsyncInstrument, Counter, Histogram, Meter},
 };
 
 use crate::recorded;
@@ -26,6 +26,16 @@ pub(crate) const LOST: &str = "Connections that could not be made or were lost";
 
 /// A metric, its unit, and what it says.
 pub(crate) type Named = (&'static str, &'static str, &'static str);
+
+/// Asked when somebody collects.
+pub(crate) fn observed(
+    meter: &Meter,
+    (name, unit, about): Named,
+    callback: impl Fn(&dyn AsyncInstrument<i64>) + Send + Sync + 'static,
+) {
+    let counter = meter.i64_observable_up_down_counter(name).with_unit(unit);
+    counter.with_description(about).with_callback(callback).build();
+}
 
 pub(crate) fn create_time(meter: &Meter) -> Histogram<f64> {
     recorded::seconds(meter, "db.client.connection.create_time", "Time that making a connection took")

@@ -176,8 +176,7 @@ fn hear(all: &mut All, answers: Option<Vec<Answer>>, round: u64) -> Vec<&'static
     };
     all.seen.retain(|(name, _), _| answers.iter().any(|answer| answer.name == *name));
     let mut new = Vec::new();
-    for mut answer in answers {
-        all.pools.extend(answer.pool.take().map(|pool| (answer.name.clone(), pool)));
+    for answer in answers {
         let system = answer.about.as_ref().map(|about| about.system);
         new.extend(system.filter(|system| all.registered.insert(system)));
         all.take(answer, round);
@@ -187,7 +186,8 @@ fn hear(all: &mut All, answers: Option<Vec<Answer>>, round: u64) -> Vec<&'static
 
 impl All {
     fn take(&mut self, answer: Answer, round: u64) {
-        let Answer { name, about, said, pool: _ } = answer;
+        let Answer { name, about, said, pool } = answer;
+        self.pools.extend(pool.map(|pool| (name.clone(), pool)));
         let Some(about) = about else {
             self.seen.iter_mut().filter(|(of, _)| of.0 == name).for_each(|(_, seen)| seen.up = false);
             return;

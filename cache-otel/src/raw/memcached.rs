@@ -128,22 +128,34 @@ impl Traced {
         stored
     }
 
+    /// A command that reads; `outcome` says of its answer what was found.
+    async fn look_up<R>(
+        &self,
+        command: &Command<'_>,
+        work: impl Future<Output = Result<R>>,
+        outcome: impl FnOnce(&R) -> Outcome,
+    ) -> Result<R> {
+        let mut call = self.telemetry.start(command);
+        let found = work.with_context(call.context()).await;
+        match &found {
+            Ok(found) => call.end(None, &outcome(found)),
+            Err(error) => call.end(Some(error.describe()), &Outcome::default()),
+        }
+        found
+    }
+
     /// [`AsyncMemcache::get`].
     ///
     /// # Errors
     /// The client's.
     pub async fn get<T: Decode>(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let mut call = self.telemetry.start(&Command::named("get").key(text(key.as_ref())));
+        let command = Command::named("get").key(text(key.as_ref()));
         let work = self.inner.get::<Measured<T>>(key.as_ref());
-        let found = work.with_context(call.context()).await;
-        match &found {
-            Ok(value) => {
-                let size = value.as_ref().map(|value| value.bytes);
-                call.end(None, &Outcome { size, ..Outcome::found(value.is_some()) });
-            }
-            Err(error) => call.end(Some(error.describe()), &Outcome::default()),
-        }
-        Ok(found?.map(|found| found.value))
+        let outcome = |found: &Option<Measured<T>>| {
+            let size = found.as_ref().map(|found| found.bytes);
+            Outcome { size, ..Outcome::found(found.is_some()) }
+        };
+        Ok(self.look_up(&command, work, outcome).await?.map(|found| found.value))
     }
 
     /// [`AsyncMemcache::get_many`]: a look-up for each key, and one for a key that comes twice.
@@ -157,16 +169,11 @@ impl Traced {
     {
         let keys: HashSet<K> = keys.into_iter().collect();
         let asked = keys.len();
-        let mut call = self.telemetry.start(&Command::named("get").keys(asked));
-        let found = self.inner.get_many(keys).with_context(call.context()).await;
-        match &found {
-            Ok(found) => {
-                let (hits, misses) = (Some(found.len()), Some(asked - found.len()));
-                call.end(None, &Outcome { hits, misses, ..Outcome::default() });
-            }
-            Err(error) => call.end(Some(error.describe()), &Outcome::default()),
-        }
-        found
+        let outcome = |found: &HashMap<K, T>| {
+            let (hits, misses) = (Some(found.len()), Some(asked - found.len()));
+            Outcome { hits, misses, ..Outcome::default() }
+        };
+        self.look_up(&Command::named("get").keys(asked), self.inner.get_many(keys), outcome).await
     }
 
     /// [`AsyncMemcache::set`].

@@ -56,29 +56,24 @@ impl PoolTelemetry {
     pub(crate) fn new(meter: &Meter, pool: String, seeds: bool) -> Self {
         let name = KeyValue::new(if seeds { "name" } else { pools::POOL_NAME }, pool);
         let read: Arc<Mutex<Option<Read>>> = Arc::default();
-        let observe = |(metric, unit, about): pools::Named, numbers: &[(Number, Option<KeyValue>)]| {
+        let observe = |metric: pools::Named, numbers: &[(Number, Option<KeyValue>)]| {
             let with_name = |state: &Option<KeyValue>| std::iter::once(&name).chain(state).cloned().collect();
             let series: Vec<(Number, Vec<KeyValue>)> =
                 numbers.iter().map(|(number, state)| (*number, with_name(state))).collect();
             // The callback lives as long as the meter provider, the pool does not.
             let read = Arc::downgrade(&read);
-            meter
-                .i64_observable_up_down_counter(metric)
-                .with_unit(unit)
-                .with_description(about)
-                .with_callback(move |to| {
-                    let Some(read) = read.upgrade() else { return };
-                    let read = read.lock().unwrap_or_else(PoisonError::into_inner);
-                    // A panic here would end the SDK's reader, and a pool is somebody else's code.
-                    let state =
-                        read.as_ref().and_then(|read| catch_unwind(AssertUnwindSafe(read)).ok().flatten());
-                    // Where the pool cannot be read: nothing, as nothing is known.
-                    let Some(state) = state else { return };
-                    for (number, attributes) in &series {
-                        to.observe(number(state), attributes);
-                    }
-                })
-                .build();
+            pools::observed(meter, metric, move |to| {
+                let Some(read) = read.upgrade() else { return };
+                let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+                // A panic here would end the SDK's reader, and a pool is somebody else's code.
+                let state =
+                    read.as_ref().and_then(|read| catch_unwind(AssertUnwindSafe(read)).ok().flatten());
+                // Where the pool cannot be read: nothing, as nothing is known.
+                let Some(state) = state else { return };
+                for (number, attributes) in &series {
+                    to.observe(number(state), attributes);
+                }
+            });
         };
         let [size, idle, used, max, pending]: [Number; 5] = [
             |pool| i64::from(pool.used) + i64::from(pool.idle),

@@ -28,23 +28,18 @@ type Number = (fn(&PoolStatus) -> u64, Option<&'static str>);
 
 impl Connections {
     pub(super) fn new(meter: &Meter, all: &Weak<Mutex<All>>) -> Self {
-        let observe = |(metric, unit, about): pools::Named, numbers: &'static [Number]| {
+        let observe = |metric: pools::Named, numbers: &'static [Number]| {
             let all = Weak::clone(all);
-            meter
-                .i64_observable_up_down_counter(metric)
-                .with_unit(unit)
-                .with_description(about)
-                .with_callback(move |to| {
-                    let Some(all) = all.upgrade() else { return };
-                    for (name, pool) in &lock(&all).pools {
-                        for (number, state) in numbers {
-                            let state = state.map(|state| KeyValue::new(pools::STATE, state));
-                            let labels: Vec<_> = [named(name)].into_iter().chain(state).collect();
-                            to.observe(i64::try_from(number(pool)).unwrap_or(i64::MAX), &labels);
-                        }
+            pools::observed(meter, metric, move |to| {
+                let Some(all) = all.upgrade() else { return };
+                for (name, pool) in &lock(&all).pools {
+                    for (number, state) in numbers {
+                        let state = state.map(|state| KeyValue::new(pools::STATE, state));
+                        let labels: Vec<_> = [named(name)].into_iter().chain(state).collect();
+                        to.observe(i64::try_from(number(pool)).unwrap_or(i64::MAX), &labels);
                     }
-                })
-                .build();
+                }
+            });
         };
         observe(pools::COUNT, &[(|pool| pool.used, Some("used")), (|pool| pool.idle, Some("idle"))]);
         observe(pools::MAX, &[(|pool| pool.max, None)]);

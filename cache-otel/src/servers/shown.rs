@@ -96,7 +96,8 @@ pub(crate) fn description(metric: &str) -> &'static str {
         "redis.uptime" | "memcached.uptime" => "Time since the server's start",
         "memcached.current_items" => "Items that the server holds",
         "memcached.operations" => "Look-ups of all clients, by what they found",
-        _ => "Whether the server answered when it was asked last",
+        up if up.ends_with(".up") => "Whether the server answered when it was asked last",
+        _ => "",
     }
 }
 
@@ -169,9 +170,11 @@ pub(super) fn register(meter: &Meter, system: &'static str, all: &Weak<Mutex<All
         }
     }
     let these = Weak::clone(all);
+    let up = format!("{system}.up");
+    let about = description(&up);
     meter
-        .u64_observable_gauge(format!("{system}.up"))
-        .with_description(description("up"))
+        .u64_observable_gauge(up)
+        .with_description(about)
         .with_callback(move |to| each(&these, system, |seen| to.observe(u64::from(seen.up), &seen.labels)))
         .build();
     if system == "redis" {
