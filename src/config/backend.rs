@@ -20,7 +20,7 @@ use super::{
     de,
     fault::{Fault, unknown},
     model::Common,
-    node::{Node, Step, Table, What, at},
+    node::{Node, Place, Step, Table, What, at},
 };
 
 /// Builds a provider from its fields.
@@ -176,14 +176,19 @@ pub(super) fn blamed(said: &str, tree: &Node, path: &[Step]) -> Option<Fault> {
     }
     let (value, fix) = rest.split_once(": ")?;
     let is_name = !field.is_empty() && field.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    // Where the file says where the server is: the field may be a part of that, too.
-    let place = ["url", "servers"].iter().find_map(|near| settings.at(&at![*near]));
     is_name.then(|| Fault {
         path: with(path, field),
-        place: Some(place.unwrap_or(settings).place.clone()),
+        // The field may be a part of that, too.
+        place: Some(whereabouts(settings).clone()),
         value: Some(value.to_owned()),
         fix: fix.to_owned(),
     })
+}
+
+/// Where a file says where a provider's server is; that value is a secret.
+pub(super) fn whereabouts(settings: &Node) -> &Place {
+    let said = ["url", "servers"].iter().find_map(|field| settings.at(&at![*field]));
+    &said.unwrap_or(settings).place
 }
 
 /// Finds the field that a backend's own error is about: they begin with `field = value: `.

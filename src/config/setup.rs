@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Caches, Format,
-    backend::{Backends, blamed},
+    backend::{Backends, blamed, whereabouts},
     environment::{self, Environment},
     fault::Fault,
     load::{Lacks, Loaded},
@@ -197,20 +197,12 @@ pub(super) async fn answers(
     why: &str,
 ) -> Result<()> {
     let Err(error) = provider.ping().await else { return Ok(()) };
-    // Where it says where the server is; that value is a secret.
-    let said = ["url", "servers"].map(|field| loaded.tree.at(&at!["providers", name, field]));
-    let node = said.into_iter().flatten().next().or_else(|| loaded.tree.at(&at!["providers", name]));
-    let place = node.map(|node| node.place.clone());
     let said = with_causes(&*error);
-    let fault = match blamed(&said, &loaded.tree, &at!["providers", name]) {
-        Some(fault) => fault,
-        None => Fault {
-            path: at!["providers", name],
-            place,
-            value: None,
-            fix: format!("{why} does not answer: {said}"),
-        },
-    };
+    let path = at!["providers", name];
+    let fault = blamed(&said, &loaded.tree, &path).unwrap_or_else(|| {
+        let place = loaded.tree.at(&path).map(|settings| whereabouts(settings).clone());
+        Fault::without_value(path, place, format_args!("{why} does not answer: {said}"))
+    });
     Err(Error::with_source(ErrorKind::Level, fault.into_error(file).to_string(), error))
 }
 
