@@ -195,11 +195,7 @@ impl Transport for Pipeline {
     }
 
     fn reset(&self) {
-        let mut state = self.0.lock();
-        self.0.note_end(&state.phase, &LOST);
-        let over = state.end(&LOST, true);
-        drop(state);
-        over.tell();
+        self.0.end_locked(self.0.lock(), &LOST, true);
     }
 
     fn close(&self) {

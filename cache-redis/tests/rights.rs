@@ -12,12 +12,13 @@ use std::{
 };
 
 use cache_core::{
-    Advised, Backplane, CacheProvider, Leases, Listener, TracedCache,
+    Advised, Backplane, BoxError, CacheProvider, Leases, Listener, TracedCache,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
 use common::{RedisServer, get, item, key, kill_clients, kind, proxy::first_words_changed, put, until_async};
 use test_servers::{RedisCluster, RedisSentinel};
+use tokio::task::JoinHandle;
 
 #[derive(Default)]
 struct Operator(Mutex<Vec<String>>);
@@ -39,6 +40,11 @@ impl Operator {
     fn heard(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
+}
+
+fn three_pings(provider: &RedisProvider) -> Vec<JoinHandle<Result<(), BoxError>>> {
+    let ping = |provider: RedisProvider| tokio::spawn(async move { provider.ping().await });
+    (0..3).map(|_| ping(provider.clone())).collect()
 }
 
 fn without(server: &RedisServer, rights: &[&str]) -> RedisProvider {
@@ -401,15 +407,10 @@ async fn servers_and_connections_say_how_they_are() {
     let facts = provider.connections().remove(0);
     assert_eq!((facts.state, facts.reconnects, facts.in_flight), ("up", 0, 0));
     server.stop();
-    let waiting: Vec<_> = (0..3)
-        .map(|_| {
-            let provider = provider.clone();
-            tokio::spawn(async move { provider.ping().await })
-        })
-        .collect();
+    let waiting = three_pings(&provider);
     until_async("under way", || async { provider.connections()[0].in_flight == 3 }).await;
     // A caller who leaves does not count for ever.
-    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    waiting.iter().for_each(JoinHandle::abort);
     until_async("left", || async { provider.connections()[0].in_flight == 0 }).await;
     server.cont();
     kill_clients(&server);
@@ -449,12 +450,7 @@ async fn calls_that_wait_for_a_connection_are_pending() {
     let provider = provider.connect_timeout(Duration::from_millis(300)).build().unwrap();
     assert_eq!(provider.pool(), None, "at rest");
     server.stop();
-    let waiting: Vec<_> = (0..3)
-        .map(|_| {
-            let provider = provider.clone();
-            tokio::spawn(async move { provider.ping().await })
-        })
-        .collect();
+    let waiting = three_pings(&provider);
     until_async("waiting", || async { provider.pool().is_some_and(|pool| pool.pending == 3) }).await;
     waiting[0].abort();
     until_async("left", || async { provider.pool().unwrap().pending == 2 }).await;

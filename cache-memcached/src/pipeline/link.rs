@@ -90,13 +90,18 @@ impl Link {
     /// Ends the connection of that generation, if it is still the one. `at_once`: the next call may try again, as where it
     /// had been up.
     pub(super) fn end(&self, generation: u64, cause: &Fault, at_once: bool) {
-        let mut state = self.lock();
+        let state = self.lock();
         if state.generation == generation {
-            self.note_end(&state.phase, cause);
-            let over = state.end(cause, at_once);
-            drop(state);
-            over.tell();
+            self.end_locked(state, cause, at_once);
         }
+    }
+
+    /// Ends whichever connection there is.
+    pub(super) fn end_locked(&self, mut state: MutexGuard<'_, State>, cause: &Fault, at_once: bool) {
+        self.note_end(&state.phase, cause);
+        let over = state.end(cause, at_once);
+        drop(state);
+        over.tell();
     }
 
     pub(super) fn made(&self) -> MutexGuard<'_, PoolStatus> {
@@ -104,7 +109,7 @@ impl Link {
     }
 
     /// Counts an attempt that has failed, or a connection that is lost.
-    pub(super) fn note_end(&self, phase: &Phase, cause: &Fault) {
+    fn note_end(&self, phase: &Phase, cause: &Fault) {
         match phase {
             Phase::Connecting(_) if cause.kind == ErrorKind::Timeout => self.made().timeouts += 1,
             Phase::Connecting(_) | Phase::Up(..) => self.made().errors += 1,
