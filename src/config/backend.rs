@@ -1,4 +1,4 @@
-//! Backends: what a provider in a file is built by. Those of this crate, and yours.
+//! Backends: what builds the providers that a file names. Those of this crate, and yours.
 
 #[cfg(feature = "memcached")]
 pub(crate) mod memcached;
@@ -26,7 +26,7 @@ use super::{
 /// Builds a provider from its fields.
 type Build = dyn Fn(&Node, &[Step], &Path) -> Result<Arc<dyn CacheProvider>, Fault> + Send + Sync;
 
-/// What a program knows to build, by name.
+/// All backends that the program knows, by name.
 #[derive(Clone)]
 pub(crate) struct Backends(BTreeMap<String, Arc<Build>>);
 
@@ -39,7 +39,7 @@ pub(crate) struct Provided {
     pub(crate) settings: Node,
 }
 
-/// Fields that every provider has.
+/// Fields that every provider has, whatever its backend.
 const COMMON: [&str; 2] = ["required", "level"];
 const BACKEND: &str = "backend";
 
@@ -52,7 +52,7 @@ fn client_certificate(
     both(["client_certificate", "client_key"], certificate, key)
 }
 
-/// Two fields of which each wants the other.
+/// Two fields that have to be set together.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 fn both<T>(names: [&str; 2], first: Option<T>, second: Option<T>) -> Result<Option<(T, T)>, Error> {
     let lacks = |field, other| Err(Error::config(field, "set", format_args!("set `{other}` as well")));
@@ -67,7 +67,7 @@ fn both<T>(names: [&str; 2], first: Option<T>, second: Option<T>) -> Result<Opti
 impl Backends {
     /// Those of this crate's features.
     pub(crate) fn of_this_crate() -> Self {
-        #[allow(unused_mut, reason = "without features there is none")]
+        #[allow(unused_mut, reason = "without features there is nothing to add")]
         let mut all = Self(BTreeMap::new());
         #[cfg(feature = "memory")]
         all.add("memory", memory::build);
@@ -78,7 +78,7 @@ impl Backends {
         all
     }
 
-    /// One more. `false`: the name is taken.
+    /// Adds a backend. `false` if the name is taken.
     pub(crate) fn add<S, P, E>(
         &mut self,
         name: &str,
@@ -103,10 +103,10 @@ impl Backends {
         true
     }
 
-    /// Takes apart what a file says of a provider.
+    /// Splits a provider's table into its backend's name, the fields that every provider has, and those of the backend.
     pub(crate) fn take(&self, node: &Node, path: &[Step], base: &Path) -> Result<Provided, Fault> {
         let Some(table) = node.table() else {
-            // What stands there may be an address with a password.
+            // No value: it may be an address with a password.
             let fix = "write a table, with a `backend`";
             return Err(Fault::without_value(path.to_vec(), Some(node.place.clone()), fix));
         };
@@ -137,7 +137,7 @@ impl Backends {
         Ok(Provided { backend, common, settings: part(settings) })
     }
 
-    /// Builds it. No I/O but for reading files that the settings name.
+    /// Builds a provider. Its only I/O is reading files that the settings name.
     pub(crate) fn build(
         &self,
         provided: &Provided,
@@ -151,7 +151,7 @@ impl Backends {
     }
 }
 
-/// What to do about a backend that is not there: it may be one of ours that is not compiled in.
+/// What to do about an unknown backend: it may be one of ours that is not compiled in.
 fn absent<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
     match name {
         "memory" | "redis" | "memcached" => format!("build with the feature `{name}`"),
@@ -163,14 +163,15 @@ fn with(path: &[Step], name: &str) -> Vec<Step> {
     path.iter().cloned().chain([Step::from(name)]).collect()
 }
 
-/// What a provider says when it is asked for a sign of life, if that is about one of its fields: also one that the file does not
-/// have, a password say. `path`: the provider's.
+/// A failed ping as a fault of the field that it is about, if it names one. The file need not have that field: a password may be
+/// missing. `path` is the provider's.
 pub(super) fn blamed(said: &str, tree: &Node, path: &[Step]) -> Option<Fault> {
     let settings = tree.at(path)?;
     let fault = blame(said, settings, path);
     let (field, rest) = said.split_once(" = ")?;
     if fault.path.len() > path.len() {
-        // As the provider shows it, which masks it: the error is a cause of ours, and not told twice where its words are in it.
+        // The value as the provider shows it, masked. Our message then contains the provider's, so that printing an error with its
+        // causes does not say the same twice.
         let value = rest.strip_suffix(&fault.fix).and_then(|rest| rest.strip_suffix(": "));
         return Some(Fault { value: value.map(str::to_owned).or(fault.value), ..fault });
     }
@@ -178,20 +179,20 @@ pub(super) fn blamed(said: &str, tree: &Node, path: &[Step]) -> Option<Fault> {
     let is_name = !field.is_empty() && field.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     is_name.then(|| Fault {
         path: with(path, field),
-        // The field may be a part of that, too.
+        // A field that the file lacks may be part of the address.
         place: Some(whereabouts(settings).clone()),
         value: Some(value.to_owned()),
         fix: fix.to_owned(),
     })
 }
 
-/// Where a file says where a provider's server is; that value is a secret.
+/// The line with a provider's address. Only the line: the address may hold a password.
 pub(super) fn whereabouts(settings: &Node) -> &Place {
     let said = ["url", "servers"].iter().find_map(|field| settings.at(&at![*field]));
     &said.unwrap_or(settings).place
 }
 
-/// Finds the field that a backend's own error is about: they begin with `field = value: `.
+/// Finds the field that a backend's error is about: such errors begin with `field = value: `.
 fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let whole = || Fault::without_value(path.to_vec(), Some(settings.place.clone()), message);
     let Some((field, rest)) = message.split_once(" = ") else { return whole() };
@@ -199,23 +200,23 @@ fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let field = field.rsplit("::").next().unwrap_or(field);
     let Some(table) = settings.table() else { return whole() };
     let first = field.split('.').next().unwrap_or_default();
-    // A list's items are spoken of one by one: `server` of `servers`, and the only one of `url`.
+    // An error about one item names it in the singular: `server` for `servers`, or for the only server, in `url`.
     let plural = || table.get(&format!("{first}s"));
     let alone = || table.get("url").filter(|_| first == "server");
     let Some(found) = table.get(first).or_else(plural).or_else(alone) else { return whole() };
     let mut steps = with(&[], &found.name);
     steps.extend(field.split('.').skip(1).map(Step::from));
     let node = settings.at(&steps).unwrap_or(&found.node);
-    // A value may have a `: ` of its own.
+    // The value itself may contain a `: `.
     let known = match &node.what {
         What::Text(text) if !text.value.is_empty() => rest.find(&text.value).map(|at| at + text.value.len()),
         _ => None,
     };
     let end = known.filter(|end| rest[*end..].starts_with(": ")).or_else(|| rest.find(": "));
     let Some(end) = end else { return whole() };
-    // What a reference stands for may be a secret that does not belong here: a key where the path of its file should be.
+    // Show the reference, not what it resolves to: that may be a secret in the wrong place, a key instead of its file's path.
     let value = if node.refers() { node.shown() } else { rest[..end].to_owned() };
     let path = path.iter().cloned().chain(steps).collect();
-    // Where the value comes from, which may be a variable; not where the file has the field.
+    // The place that the value comes from: a variable, perhaps, and not the field's line in the file.
     Fault { path, place: Some(node.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }
 }

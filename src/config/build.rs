@@ -15,9 +15,9 @@ use super::{
     units::{Secret, Size},
 };
 
-/// Providers as they are built, by name.
+/// Built providers, by name.
 pub(crate) type Providers = BTreeMap<String, Arc<dyn CacheProvider>>;
-/// Those over which nodes tell each other what has changed: one for all caches of a provider.
+/// Backplanes, by the name of their provider: all caches on a provider share one.
 pub(crate) type Backplanes = BTreeMap<String, Arc<dyn Backplane>>;
 
 /// What builders need beside a plan.
@@ -30,7 +30,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// A builder that only has to be built.
+    /// A builder with everything that the plan says.
     pub(crate) fn builder<T: Value>(&self, name: &str, plan: &Plan) -> Result<Builder<T>, Fault> {
         let mut builder = TracedCache::builder(name).policy(plan.policy);
         for (at, level) in plan.levels.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Parts<'_> {
             .fold(builder, |builder, observer| builder.observer_shared(Arc::clone(observer))))
     }
 
-    /// Finds what `build` would, without a type, and says where the file is wrong.
+    /// Finds the mistakes that `build` would find, without knowing the value's type, and says where they are in the file.
     pub(crate) fn check(&self, name: &str, plan: &Plan) -> Result<(), Fault> {
         let Err(error) = self.builder::<()>(name, plan)?.check() else { return Ok(()) };
         let place = |path: &[Step]| self.tree.at(path).map(|node| node.place.clone());
@@ -71,7 +71,7 @@ impl Parts<'_> {
                 fix: format!("{value}: {fix}"),
             });
         }
-        // As files call it.
+        // Files have another name for it.
         let field = if field == "policy.early.beta" { "policy.early.xfetch" } else { field };
         // `level 2 (redis) ttl_cap`
         let level = field.strip_prefix("level ").and_then(|rest| {
@@ -95,7 +95,7 @@ impl Parts<'_> {
             }
             _ => (here.iter().cloned().chain(field.split('.').map(Step::from)).collect(), place(&here)),
         };
-        // Which of the caches that inherit it does not get along with it.
+        // The mistake is in what is inherited: say which cache it does not suit.
         let fix = match path.starts_with(&here) {
             true => fix.to_owned(),
             false => format!("{fix} (inherited by {})", node::Path(&here)),

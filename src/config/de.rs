@@ -1,4 +1,4 @@
-//! Reads a tree into serde's types. Whatever goes wrong says at which value of which line.
+//! Reads a tree into serde's types. Errors name the value and its line.
 
 use std::{fmt, path::Path};
 
@@ -13,19 +13,19 @@ use super::{
     units::{PATH, SECRET, SECRETS},
 };
 
-/// Reads what is at `path` of a tree.
+/// Reads a node, which stands at `path` of its tree.
 pub(crate) fn read<T: de::DeserializeOwned>(node: &Node, path: &[Step], base: &Path) -> Result<T, Fault> {
     T::deserialize(Reader { node, base }).map_err(|mistake| {
         let mistake = mistake.at(node);
         let path: Vec<_> = path.iter().cloned().chain(mistake.path.into_iter().rev()).collect();
-        // A key that stands where its table should.
+        // It may be a key that was written where a table should be.
         let hidden = path.first() == Some(&Step::from("keyrings"));
         let value = mistake.value.map(|value| if hidden { HIDDEN.to_owned() } else { value });
         Fault { path, place: mistake.place, value, fix: mistake.fix }
     })
 }
 
-/// A mistake on its way out of the tree.
+/// A mistake; its path grows as it is passed up the tree.
 #[derive(Debug)]
 struct Mistake {
     fix: String,
@@ -33,12 +33,12 @@ struct Mistake {
     path: Vec<Step>,
     place: Option<Place>,
     value: Option<String>,
-    /// There is no value to show.
+    /// Something is absent, so there is no value to show.
     missing: bool,
 }
 
 impl Mistake {
-    /// Of this value, if it is not of one inside it.
+    /// Blames this value, unless one inside it has been blamed already.
     fn at(mut self, node: &Node) -> Self {
         if self.place.is_none() {
             self.place = Some(node.place.clone());
@@ -49,7 +49,7 @@ impl Mistake {
         self
     }
 
-    /// Of a value that must not show.
+    /// Blames a value that must not be shown.
     fn hidden(mut self, node: &Node) -> Self {
         self.place = Some(node.place.clone());
         self.value = match &node.what {
@@ -96,7 +96,7 @@ impl de::Error for Mistake {
     }
 }
 
-/// One text where a list should be.
+/// A single text was written where a list should be.
 fn one_text() -> Mistake {
     Mistake::custom("write a list, in brackets, also of one")
 }
@@ -122,7 +122,7 @@ fn in_words(expected: &str) -> &str {
     }
 }
 
-/// Where a field belongs that is known, but not here.
+/// What to do about an unknown field: it may belong elsewhere.
 fn elsewhere(word: &str, names: &[&str]) -> String {
     const POLICY: [&str; 12] = [
         "ttl",
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
         Self { node, ..self }
     }
 
-    /// A text that came from a variable, as the number or flag that it may stand for.
+    /// Parses a text that came from a variable: those have no other types.
     fn untyped<T: std::str::FromStr>(self) -> Option<T> {
         match &self.node.what {
             What::Text(text) if text.untyped => text.value.trim().parse().ok(),
@@ -227,7 +227,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         deserialize_f64 => visit_f64 as f64,
     }
 
-    /// A list in a variable is one text with commas.
+    /// In a variable, a list is a text with commas.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
         match &self.node.what {
             What::Text(text) if text.untyped => {
@@ -329,7 +329,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         self.now = Some(field);
         let name: de::value::StrDeserializer<'_, Mistake> = field.name.as_str().into_deserializer();
         seed.deserialize(name).map(Some).map_err(|mut mistake| {
-            // The field itself is the mistake; what it holds may be a secret under a wrong name.
+            // Blame the field and hide its value, which may be a secret under a misspelt name.
             mistake.place = Some(field.place.clone());
             mistake.under(Step::from(&field.name))
         })

@@ -1,4 +1,4 @@
-//! What variables of the environment add to a file, and what its texts refer to.
+//! Environment variables: those that override fields of a file, and references to them (`${NAME}`) in its texts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,25 +14,25 @@ use super::{
     resolve::SECTIONS,
 };
 
-/// What variables begin with unless told otherwise.
+/// The default prefix of variables that override a file.
 pub(crate) const PREFIX: &str = "TRACED_CACHE";
 
 /// Variables, and the prefix of those that override a file.
 #[derive(Clone)]
 pub(crate) struct Environment {
-    /// `None`: none overrides.
+    /// `None`: no variable overrides anything.
     pub(crate) prefix: Option<String>,
     pub(crate) variables: BTreeMap<String, String>,
-    /// Those whose values are no UTF-8: an error where one is wanted.
+    /// Variables whose values are not UTF-8: an error where one of them is used.
     pub(crate) garbled: BTreeSet<String>,
 }
 
 impl Environment {
-    /// These.
+    /// Sorts variables by whether they can be read.
     pub(crate) fn of(prefix: Option<String>, all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut new = Self { prefix, variables: BTreeMap::new(), garbled: BTreeSet::new() };
         for (name, value) in all {
-            // No file can name it.
+            // Not UTF-8: no file can name it.
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
                 Ok(value) => drop(new.variables.insert(name, value)),
@@ -45,7 +45,7 @@ impl Environment {
     /// Puts each variable in its place: `TRACED_CACHE__CACHES__USERS__POLICY__TTL=30s` is `caches.users.policy.ttl`.
     pub(crate) fn apply(&self, tree: &mut Node) -> Result<(), Fault> {
         let Some(prefix) = &self.prefix else { return Ok(()) };
-        // A prefix of an application's own may be that of variables for others, too.
+        // Only for our own prefix: other variables may well begin with one that the application chose.
         if prefix == PREFIX
             && let Some(variable) = self.variables.keys().find(|variable| lacks_one(variable))
         {
@@ -74,7 +74,7 @@ impl Environment {
     }
 }
 
-/// Whether a variable means a section of the file, but has one underscore in front of it: it would be passed over without a word.
+/// Whether a variable names a section of the file with only one underscore before it. It would be ignored silently.
 fn lacks_one(variable: &str) -> bool {
     let rest = variable.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_'));
     let first = rest.and_then(|rest| rest.split_once("__")).map(|(first, _)| first);
@@ -146,7 +146,7 @@ fn put(
     }
 }
 
-/// Shells know letters, digits and underscores only.
+/// Whether a step of a variable means this name: shells allow letters, digits and underscores only.
 fn same_name(name: &str, step: &str) -> bool {
     let plain = |text: &str| -> String {
         text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
@@ -154,15 +154,16 @@ fn same_name(name: &str, step: &str) -> bool {
     plain(name) == plain(step)
 }
 
-/// Puts in place of `${NAME}`, `${NAME:-otherwise}` and `${file:path}` what they stand for; `$${` is a plain `${`.
+/// Resolves `${NAME}`, `${NAME:-otherwise}` and `${file:path}`; `$${` is a literal `${`.
 pub(crate) struct References<'a> {
     pub(crate) environment: &'a Environment,
-    /// Where relative paths begin.
+    /// The directory that relative paths start from.
     pub(crate) base: &'a Path,
 }
 
 impl References<'_> {
-    /// Resolves a whole tree. What cannot be resolved is handed to `missing`, which stops it or names what to put there.
+    /// Resolves a whole tree. Each reference that cannot be resolved is handed to `missing`: its error stops the resolution, `Ok`
+    /// leaves the text as it is.
     pub(crate) fn resolve(
         &self,
         tree: &mut Node,
@@ -182,7 +183,7 @@ impl References<'_> {
                 let written = text.value.clone();
                 match self.expand(&written) {
                     Ok(value) => {
-                        // A text with `$${` alone refers to nothing.
+                        // A text whose only `${` are escaped refers to nothing.
                         let refers = value != written.replace("$${", "${");
                         *text = Text {
                             value,
@@ -191,7 +192,7 @@ impl References<'_> {
                         };
                     }
                     Err(fix) => {
-                        // Nobody knows yet what the field is: a password, perhaps.
+                        // The field's meaning is not known yet; it may be a password, so show references only.
                         let value = Some(format!("{:?}", references(&written)));
                         missing(Fault { path: path.clone(), place: Some(node.place.clone()), value, fix })?;
                     }
@@ -218,7 +219,7 @@ impl References<'_> {
         }
     }
 
-    /// The text with every reference resolved, or what to do about one that cannot be.
+    /// The text with every reference resolved; or, for one that cannot be, what to do about it.
     fn expand(&self, text: &str) -> Result<String, String> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -235,7 +236,7 @@ impl References<'_> {
                     "a reference has no end; write ${NAME}, or $${ for these two characters".to_owned()
                 );
             };
-            // The first end is the inner one's: what comes after it would be taken for plain text.
+            // Nested references are not supported: the first `}` would end the outer one too early.
             if rest[..end].contains("${") {
                 return Err(
                     "a reference stands in another one; give that one a plain text in its place".to_owned()
@@ -276,11 +277,11 @@ impl References<'_> {
     }
 }
 
-/// The text of a file, without the line end that editors put there.
+/// The text of a file, without the newline that editors put at its end.
 fn read_secret(path: &PathBuf) -> Result<String, String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-        // Of a file that is no text, the error would not say more.
+        // Only the kind: for a file that is not UTF-8, the error itself says nothing more.
         Err(error) => Err(format!(
             "cannot read the file {}: {}; check the path and who may read it",
             path.display(),

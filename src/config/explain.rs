@@ -1,4 +1,4 @@
-//! What a file comes to: each setting of each provider and cache with its origin, and advice.
+//! What a file amounts to: each setting of each provider and cache with its origin, and advice.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use super::{
     units::spell,
 };
 
-/// What a file comes to. Its `Display` is a text for people. Holds no secret.
+/// What a file amounts to. `Display` prints it for people. Holds no secret.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -33,9 +33,9 @@ pub struct Explanation {
     pub providers: Vec<ExplainedProvider>,
     /// Caches, in order of their names.
     pub caches: Vec<ExplainedCache>,
-    /// What this machine lacks of what the file names: variables, files. And what comes of that.
+    /// Variables and files that the file names and this machine lacks, and what follows from that.
     pub problems: Vec<String>,
-    /// What is worth a thought about the file as a whole.
+    /// Advice about the file as a whole.
     pub advice: Vec<String>,
 }
 
@@ -47,10 +47,10 @@ pub struct ExplainedProvider {
     pub name: String,
     /// The name of its backend.
     pub backend: String,
-    /// Where it is, if it could be built and is not in this process.
+    /// Its server's address, if it could be built and is not in this process.
     pub address: Option<String>,
-    /// What the file, or a variable, says of it: `entries`, `connect_timeout`. `***` in place of logins and addresses, and of
-    /// whatever a backend of your own has.
+    /// The settings that the file or a variable gives it: `entries`, `connect_timeout`. Logins, addresses and all settings of
+    /// backends of your own are shown as `***`.
     pub settings: Vec<Setting>,
     /// The caches with a level in it, in order of their names.
     pub caches: Vec<String>,
@@ -66,11 +66,11 @@ pub struct ExplainedProvider {
 pub struct ExplainedCache {
     /// Its name.
     pub name: String,
-    /// Its policy and what else concerns it as a whole.
+    /// Its policy, and its other settings that are not of one level.
     pub settings: Vec<Setting>,
     /// Its levels, nearest first.
     pub levels: Vec<ExplainedLevel>,
-    /// What is worth a thought.
+    /// Advice about this cache.
     pub advice: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ pub struct ExplainedLevel {
     pub provider: String,
     /// The name of its provider's backend.
     pub backend: String,
-    /// Its settings: in this process only those that count there.
+    /// Its settings. A level in this process has only those that mean something there.
     pub settings: Vec<Setting>,
 }
 
@@ -92,15 +92,15 @@ pub struct ExplainedLevel {
 pub struct Setting {
     /// `policy.ttl`, `ttl_cap`.
     pub name: String,
-    /// As it would be written.
+    /// The value as a file would have it.
     pub value: String,
-    /// `cache.toml:12 defaults.policy.ttl`, `environment variable ...`, or `default`. Of the file only its name.
+    /// `cache.toml:12 defaults.policy.ttl`, `environment variable ...`, or `default`. The file's name without its path.
     pub origin: String,
 }
 
 impl Explanation {
-    /// Whether nothing is wrong: this machine lacks nothing, every provider that was asked has answered, and so has its
-    /// backplane.
+    /// Whether nothing is wrong: this machine lacks nothing that the file names, and every provider that was asked has answered,
+    /// and so has its backplane.
     pub fn is_fine(&self) -> bool {
         let fails = |asked: &Option<Result<(), String>>| matches!(asked, Some(Err(_)));
         let fine = |one: &ExplainedProvider| !fails(&one.answered) && !fails(&one.backplane);
@@ -136,7 +136,7 @@ impl Explanation {
     }
 }
 
-/// Fields of providers that are no secret, whatever they say.
+/// Fields of providers whose values are never secret.
 const SHOWN: [&str; 19] = [
     "bytes",
     "ca_file",
@@ -159,7 +159,7 @@ const SHOWN: [&str; 19] = [
     "value_max",
 ];
 
-/// The fields of a table, those of its tables among them.
+/// The fields of a table and of the tables in it.
 fn given(node: &Node, path: &[Step]) -> Vec<Known> {
     let fields = node.table().map_or(&[][..], |table| &table.0);
     let each = fields.iter().flat_map(|field| {
@@ -196,7 +196,7 @@ fn setting(file: &str, known: &Known) -> Setting {
     Setting { name: known.name.clone(), value: known.value.clone(), origin }
 }
 
-/// Whether a level keeps objects in this process, as far as that can be told.
+/// Whether a level keeps its entries in this process. A provider that could not be built is judged by its backend's name.
 fn in_process(level: &LevelPlan, loaded: &Loaded) -> bool {
     match loaded.providers.get(&level.provider) {
         Some(provider) => provider.in_process().is_some(),
@@ -205,7 +205,7 @@ fn in_process(level: &LevelPlan, loaded: &Loaded) -> bool {
 }
 
 fn explain(file: &str, name: &str, plan: &Plan, loaded: &Loaded) -> ExplainedCache {
-    // Of what concerns bytes, budgets and failures, a level in this process has nothing.
+    // Settings about bytes, budgets and failures mean nothing to a level in this process.
     let counts = |level: &LevelPlan, known: &&Known| !in_process(level, loaded) || known.name == "ttl_cap";
     let level = |level: &LevelPlan| ExplainedLevel {
         provider: level.provider.clone(),
@@ -225,7 +225,7 @@ fn explain(file: &str, name: &str, plan: &Plan, loaded: &Loaded) -> ExplainedCac
     }
 }
 
-/// What a plan has come to under a name.
+/// The value that a plan has for a setting.
 fn value<'a>(plan: &'a Plan, name: &str) -> &'a str {
     plan.known.iter().find(|known| known.name == name).map_or("", |known| &known.value)
 }
@@ -282,7 +282,7 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
                 level.provider
             ));
         }
-        // Inherited, they are for other levels.
+        // Only what the level itself says: inherited settings are meant for other levels.
         let idle = level.known.iter().filter(|known| known.name != "ttl_cap" && known.is_of_a_level());
         advice.extend(idle.map(|known| {
             format!(
@@ -323,7 +323,7 @@ fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
     advice
 }
 
-/// What a remote level promises less than others.
+/// The promises that a remote level cannot keep.
 fn weaker(provider: &Arc<dyn CacheProvider>, level: &LevelPlan) -> Vec<&'static str> {
     let mut all = Vec::new();
     if provider.in_process().is_some() {
@@ -376,7 +376,7 @@ fn of_file(file: &str, loaded: &Loaded) -> Vec<String> {
         .collect();
     for name in loaded.resolved.providers.keys().filter(|name| !used.contains(name)) {
         let path = at!["providers", name];
-        // What is kept for running caches is gone from the file.
+        // A reload keeps providers of running caches that are gone from the file.
         if loaded.tree.at(&path).is_some() {
             advice.push(format!("{} is used by no cache", Steps(&path)));
         }
@@ -385,7 +385,7 @@ fn of_file(file: &str, loaded: &Loaded) -> Vec<String> {
     advice
 }
 
-/// The caches that only variables name: whoever mistypes a name makes one, and hears of it nowhere else.
+/// Advice about caches that only variables name: a mistyped name makes such a cache, and nothing else tells of it.
 fn made_by_variables(tree: &Node) -> Vec<String> {
     let caches = tree.at(&at!["caches"]).and_then(Node::table).map_or(&[][..], |table| &table.0);
     let (made, written): (Vec<_>, Vec<_>) =
@@ -431,20 +431,19 @@ fn has_password(text: &str) -> bool {
 }
 
 impl super::CachesBuilder {
-    /// Explains a file. A variable that is not set, or a file that is not there, is no error here but a problem of the
-    /// explanation: so a production's file can be explained elsewhere.
+    /// Explains a file. A variable or a file that it names and that is missing here is not an error but one of the explanation's
+    /// problems, so that production's file can be explained on another machine.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file is wrong wherever it is read.
+    /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file has mistakes that do not depend on the machine.
     pub fn explain(&self, path: impl AsRef<Path>) -> Result<Explanation, Error> {
         let source = Source::open(path.as_ref())?;
         let (loaded, noted) = self.read(&source, Lacks::Noted)?;
         Ok(Explanation::of(&source.file, &loaded, noted))
     }
 
-    /// The same, and asks each provider that lacks nothing for a sign of life, and its backplane, where caches have one on it,
-    /// whether it hears. What it has against its server is among the advice:
-    /// commands that are refused, say.
+    /// The same, and pings each provider that lacks nothing; where caches have their backplane on it, also checks that this comes
+    /// up. What a provider finds wrong with its server (commands that are refused, say) is among the advice.
     ///
     /// # Errors
     /// As [`explain`](Self::explain).
@@ -453,7 +452,7 @@ impl super::CachesBuilder {
         let (loaded, noted) = self.read(&source, Lacks::Noted)?;
         let lacking: Vec<_> = noted.iter().map(|fault| fault.path.clone()).collect();
         let mut explanation = Explanation::of(&source.file, &loaded, noted);
-        // It would log in with the reference in place of what that stands for, and blame the password.
+        // It would log in with the unresolved reference, and blame the password.
         let lacks = |name: &str| lacking.iter().any(|path| path.starts_with(&at!["providers", name]));
         let asked = loaded.providers.iter().filter(|(name, _)| !lacks(name)).map(async |(name, provider)| {
             let heard = Arc::new(Heard::default());
@@ -464,14 +463,14 @@ impl super::CachesBuilder {
                 let fault = blamed(&said, &loaded.tree, &at!["providers", name]);
                 fault.map_or(said, |fault| fault.line(&source.file))
             });
-            // One that does not answer has no other reason.
+            // Where the provider does not answer, its backplane has no reason of its own.
             let backplane = match &answer {
                 Ok(()) => comes_up(name, &loaded).await,
                 Err(_) => None,
             };
             (name, answer, backplane, heard)
         });
-        // At once: each that is away takes its time.
+        // All at once: each that is down takes its whole timeout.
         for (name, answer, backplane, heard) in join_all(asked).await {
             if let Some(provider) = explanation.provider(name) {
                 (provider.answered, provider.backplane) = (Some(answer), backplane);
@@ -483,7 +482,7 @@ impl super::CachesBuilder {
     }
 }
 
-/// Whether the backplane on a provider comes up for each cache that has it. `None`: there is none.
+/// Whether the backplane on a provider comes up, for every cache that has its backplane there. `None`: no cache has.
 async fn comes_up(provider: &str, loaded: &Loaded) -> Option<Result<(), String>> {
     let backplane = loaded.backplanes.get(provider)?;
     let keeps = |plan: &Plan| {
@@ -493,12 +492,12 @@ async fn comes_up(provider: &str, loaded: &Loaded) -> Option<Result<(), String>>
             .is_some_and(|level| level.provider == provider)
     };
     let of = loaded.resolved.caches.iter().filter(|(_, plan)| plan.backplane.as_deref() == Some(provider));
-    // At once: each that hears nothing takes its time.
+    // All at once: each that hears nothing takes its whole timeout.
     let asked = of.map(|(name, plan)| probe::comes_up(&**backplane, name, keeps(plan)));
     Some(join_all(asked).await.into_iter().collect())
 }
 
-/// What a provider has to say.
+/// Collects a provider's advice.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 

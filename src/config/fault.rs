@@ -11,23 +11,23 @@ use super::node::{Node, Path, Place, Step, may_show};
 pub(crate) struct Fault {
     pub(crate) path: Vec<Step>,
     pub(crate) place: Option<Place>,
-    /// The value as it was written; `None` where there is none to show, or none that may be shown.
+    /// The value as it was written; `None` where there is none, or it must not be shown.
     pub(crate) value: Option<String>,
     pub(crate) fix: String,
 }
 
 impl Fault {
-    /// Of the value at `path`.
+    /// A fault of the value at `path`.
     pub(crate) fn at(path: Vec<Step>, node: &Node, fix: impl fmt::Display) -> Self {
         Self { path, place: Some(node.place.clone()), value: Some(node.shown()), fix: fix.to_string() }
     }
 
-    /// Of something that is not there, or not shown.
+    /// A fault of something that is missing, or must not be shown.
     pub(crate) fn without_value(path: Vec<Step>, place: Option<Place>, fix: impl fmt::Display) -> Self {
         Self { path, place, value: None, fix: fix.to_string() }
     }
 
-    /// Of what is found within this step. A text that cannot be read is a matter of its line alone.
+    /// Puts a step in front of the path. A syntax error has no path, only a line, and keeps that.
     pub(crate) fn within(mut self, step: impl Into<Step>) -> Self {
         if !self.path.is_empty() {
             self.path.insert(0, step.into());
@@ -35,12 +35,12 @@ impl Fault {
         self
     }
 
-    /// With the name of the file.
+    /// As an error that names the file.
     pub(crate) fn into_error(self, file: &str) -> Error {
         Error::new(ErrorKind::Config, self.line(file))
     }
 
-    /// In one line, with the name of the file.
+    /// As one line that names the file.
     pub(crate) fn line(&self, file: &str) -> String {
         let Self { path, place, value, fix } = self;
         let from = match place {
@@ -57,7 +57,7 @@ impl Fault {
     }
 }
 
-/// The name that somebody who wrote `word` has most likely meant.
+/// The name that was most likely meant by `word`.
 pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     names
@@ -68,7 +68,7 @@ pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
         .map(|(_, name)| name)
 }
 
-/// What to do about a name that nobody knows.
+/// What to do about an unknown name.
 pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(name) = nearest(word, names.clone()) {
         return format!("did you mean `{name}`?");
@@ -81,7 +81,7 @@ pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> +
     }
 }
 
-/// What to do about the name of a provider or of a keyring (`what`) that there is not among `names`.
+/// What to do about the name of a provider or a keyring (`what`) that is not among `names`.
 pub(crate) fn no_such<'a>(
     what: &str,
     name: &str,

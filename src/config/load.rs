@@ -1,4 +1,4 @@
-//! From a text to providers and plans, checked.
+//! From a file's text to checked providers and plans.
 
 use std::path::Path;
 
@@ -21,12 +21,12 @@ pub(crate) struct Loaded {
     pub(crate) backplanes: Backplanes,
 }
 
-/// What is done about what this machine lacks: variables, files.
+/// What to do about variables and files that this machine lacks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lacks {
-    /// The first one is an error.
+    /// The first that is missing is an error.
     Refused,
-    /// It is noted, and the rest is read as if that had not been said.
+    /// Each is noted, and the rest is read as if the field that needs it were absent.
     Noted,
 }
 
@@ -41,8 +41,8 @@ impl Loaded {
         let tree = tree.map_err(|fault| vec![fault])?;
         let read = |tree, lacks| Self::from_tree(tree, backends, environment, base, lacks);
         read(tree.clone(), lacks).map_err(|first| {
-            // What was only noted is told of as well: whoever mends a file wants to know all of it, and hears of it from the
-            // application, too.
+            // Report what was only noted as well: whoever mends the file wants all its mistakes, as the application would report
+            // them.
             let first = match lacks {
                 Lacks::Refused => first,
                 Lacks::Noted => read(tree.clone(), Lacks::Refused).err().unwrap_or(first),
@@ -62,7 +62,7 @@ impl Loaded {
         let mut note = |fault: Fault| match lacks {
             Lacks::Refused => Err(fault),
             Lacks::Noted => {
-                // What a reference stands for is missing: what comes of that need not be said.
+                // The field's unresolved reference has been noted already; this fault only follows from it.
                 if !noted.iter().any(|noted: &Fault| noted.path == fault.path) {
                     noted.push(fault);
                 }
@@ -119,8 +119,7 @@ impl Loaded {
     }
 }
 
-/// Reads the tree. A text that was not resolved is kept as it was written, where a text will do; where it will not, the
-/// field counts as not being there.
+/// Reads the tree. An unresolved text stays as it was written where any text will do; elsewhere its field counts as absent.
 fn resolve(
     tree: &mut Node,
     mut unresolved: Vec<Vec<Step>>,
@@ -139,7 +138,7 @@ fn resolve(
     }
 }
 
-/// One for each provider that a cache names as its backplane.
+/// A backplane for each provider that a cache names as its backplane.
 fn backplanes(resolved: &Resolved, providers: &Providers) -> Backplanes {
     let named = resolved.caches.values().filter_map(|plan| plan.backplane.as_ref());
     named.filter_map(|name| Some((name.clone(), providers.get(name)?.backplane()?))).collect()

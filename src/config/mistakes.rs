@@ -1,26 +1,26 @@
-//! All that is wrong with a file, not only what is found first.
+//! Finds all mistakes of a file, not only the first.
 
 use super::{
     fault::Fault,
     node::{Node, Place, Step},
 };
 
-/// So many are enough to mend at a time.
+/// More than this many at a time help nobody.
 const MOST: usize = 20;
 
-/// How often a tree is read again. Of a mistake may follow two that are none.
+/// How often a tree is read again at most. One mistake may cause two others, which are not reported.
 const TIMES: usize = 3 * MOST;
 
-/// A mistake, by what may be found only because of another one.
+/// A mistake, by what else it may be a consequence of.
 pub(super) enum Mistake {
-    /// A name, a type or a reference: of one field, whatever stands beside it.
+    /// Of one field, whatever stands beside it: an unknown name, a wrong type, a bad reference.
     Form(Fault),
-    /// What a provider, a keyring or a cache makes of all of its fields.
+    /// Of a provider, a keyring or a cache as a whole, whose fields do not go together.
     Sense(Fault),
 }
 
-/// The first mistake of a tree, and those that are found when it is read without what was wrong, in the order of the file.
-/// What may be one only because of what was taken out is left out.
+/// All mistakes, in the order of the file: the first, and those found by reading the tree again without the field that was
+/// wrong. What may be wrong only because that field was taken out is not reported.
 pub(super) fn all(first: Mistake, mut tree: Node, read: impl Fn(Node) -> Result<(), Mistake>) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
     let mut out: Vec<Vec<Step>> = Vec::new();
@@ -47,7 +47,7 @@ pub(super) fn all(first: Mistake, mut tree: Node, read: impl Fn(Node) -> Result<
     faults
 }
 
-/// Whether what stands at `path` is around, within, or may be the name of what is not at `out` any more.
+/// Whether `path` is around or within `out`, which has been taken out, or may name what was there.
 fn names(path: &[Step], out: &[Step]) -> bool {
     let whole = out.len() <= 2;
     let who_names_it: &[&str] = match (section(out), out.get(1).map(Step::name)) {
@@ -61,7 +61,7 @@ fn names(path: &[Step], out: &[Step]) -> bool {
         || section(path).is_some_and(|section| who_names_it.contains(&section))
 }
 
-/// Whether both are of one provider, keyring or cache, whose default for what is out may contradict what is left.
+/// Whether both are of one provider, keyring or cache: the default of the field that was taken out may not go with the rest.
 fn shares(path: &[Step], out: &[Step]) -> bool {
     let inherits = section(path) == Some("caches") && section(out) == Some("defaults");
     inherits || (path.len() > 1 && path.iter().take(2).eq(out.iter().take(2)))

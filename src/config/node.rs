@@ -1,4 +1,4 @@
-//! A parsed file: one tree, whatever the format, of which every value knows where it came from.
+//! A parsed file: the same kind of tree for every format. Each value knows where it came from.
 
 use std::{fmt, sync::Arc};
 
@@ -20,13 +20,13 @@ pub(crate) enum What {
     Table(Table),
 }
 
-/// A text, as written and as it reads once its references are resolved.
+/// A text, with its references resolved, and as it was written.
 #[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) value: String,
-    /// What the file says, where that is a reference: errors show it and not what it stands for.
+    /// What the file says, where it has a reference: errors show that and not what it resolved to.
     pub(crate) written: Option<String>,
-    /// It may stand for a number, a flag or a list: it comes from a variable, which knows no other types.
+    /// It comes from a variable, where every value is a text: it may mean a number, a flag or a list.
     pub(crate) untyped: bool,
 }
 
@@ -60,7 +60,7 @@ impl Table {
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In the file; 0 where the line is not known.
+    /// A line of the file; 0 where it is not known.
     Line(usize),
     Variable(Arc<str>),
 }
@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// What is at the end of a path: names of fields and positions in lists.
+    /// The node at the end of a path of field names and positions in lists.
     pub(crate) fn at(&self, path: &[Step]) -> Option<&Self> {
         let Some((first, rest)) = path.split_first() else { return Some(self) };
         let next = match (first, &self.what) {
@@ -94,7 +94,7 @@ impl Node {
         next.at(rest)
     }
 
-    /// Where that is, or what is around it: the items of a list in a variable are no nodes.
+    /// The place of the node at `path`, or of the nearest one around it: items of a list in a variable have no nodes.
     pub(crate) fn place_of(&self, path: &[Step]) -> Option<Place> {
         let around = (1..=path.len()).rev().find_map(|steps| self.at(path.get(..steps)?));
         around.map(|node| node.place.clone())
@@ -110,8 +110,8 @@ impl Node {
         next.at_mut(rest)
     }
 
-    /// Takes out the field that a path leads to, or of those on the way the last one that is there. Lists are taken out as a
-    /// whole: what comes behind an item would be found in another's place. Where it was, if there was one.
+    /// Takes out the field at the end of a path, or the last field on the way that exists, and says which. A list is taken out as
+    /// a whole: without one of its items, those behind it would stand at other positions.
     pub(crate) fn take_out(&mut self, path: &[Step]) -> Option<Vec<Step>> {
         let fields = path.iter().take_while(|step| matches!(step, Step::Field(_))).count();
         (1..=fields).rev().find_map(|len| {
@@ -125,7 +125,7 @@ impl Node {
         })
     }
 
-    /// Whether it is, or has in it, what stands elsewhere.
+    /// Whether it has a reference in it.
     pub(crate) fn refers(&self) -> bool {
         match &self.what {
             What::Text(text) => text.written.is_some(),
@@ -135,13 +135,13 @@ impl Node {
         }
     }
 
-    /// For errors: as it was written, lists and tables in a word.
+    /// For errors: as it was written; lists and tables only as such.
     pub(crate) fn shown(&self) -> String {
         match &self.what {
             What::Null => "null".to_owned(),
             What::Bool(yes) => yes.to_string(),
             What::Int(number) => number.to_string(),
-            // With its point: 10000.0 is no whole number.
+            // `{:?}` keeps the point: 10000.0 is not a whole number.
             What::Float(number) => format!("{number:?}"),
             What::Text(text) => match &text.written {
                 Some(written) => format!("{:?}", references(written)),
@@ -153,15 +153,15 @@ impl Node {
     }
 }
 
-/// In place of a value that must not show.
+/// Stands in for a value that must not be shown.
 pub(crate) const HIDDEN: &str = "***";
 
-/// A text for errors. A login and a key stay hidden in a field of another meaning, too, where they were written by mistake.
+/// A text for errors. What looks like a login or a key is hidden even in a field of another meaning: it may be in the wrong place.
 pub(crate) fn shown(text: &str) -> String {
     if may_show(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
 }
 
-/// Whether it looks like no login and no key.
+/// Whether a text looks like neither a login nor a key.
 pub(crate) fn may_show(text: &str) -> bool {
     let text = text.trim();
     let login = text.contains('@') && text.contains(':');
@@ -171,7 +171,7 @@ pub(crate) fn may_show(text: &str) -> bool {
     !(login || hex || base64 || text.contains("-----BEGIN"))
 }
 
-/// The references of a text. What is written around them, and in place of a variable that is not set, may be a secret.
+/// Only the references of a text: what is written around them, or as their default, may be a secret.
 pub(crate) fn references(text: &str) -> String {
     const MORE: &str = "...";
     let mut out = String::new();
@@ -218,7 +218,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// Of a field; an item has none.
+    /// A field's name; an item of a list has none.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Field(name) => name,
@@ -227,7 +227,7 @@ impl Step {
     }
 }
 
-/// `caches.users.levels[1].budget`, and names with other characters in quotes.
+/// Displayed like `caches.users.levels[1].budget`; names with unusual characters are quoted.
 pub(crate) struct Path<'a>(pub(crate) &'a [Step]);
 
 impl fmt::Display for Path<'_> {

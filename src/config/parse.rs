@@ -1,4 +1,4 @@
-//! Files to trees: TOML, JSON, YAML.
+//! Parses TOML, JSON and YAML into one kind of tree.
 
 mod json;
 mod toml;
@@ -51,12 +51,12 @@ impl Format {
     }
 }
 
-/// A text that cannot be read. The parsers' own words, but never a piece of the text: that may be a password.
+/// A syntax error, in the parser's own words, but never with a piece of the text: that may be a password.
 fn broken(line: usize, why: impl std::fmt::Display) -> Fault {
     Fault::without_value(Vec::new(), Some(Place::Line(line)), why)
 }
 
-/// A name that is there for the second time.
+/// A name that appears twice.
 fn twice(line: usize, name: &str, first: &Place) -> Fault {
     let fix = format!("it is there already in line {}; keep one", first.line());
     Fault::without_value(vec![name.into()], Some(Place::Line(line)), fix)

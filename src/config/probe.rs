@@ -1,22 +1,22 @@
-//! Whether a backplane comes up, asked by somebody who listens to it like a cache.
+//! Checks whether a backplane comes up, by listening to it as a cache would.
 
 use std::{sync::Arc, time::Duration};
 
 use cache_core::{Backplane, Listener, with_causes};
 use tokio::{sync::watch, time::timeout};
 
-/// Longer than any backplane of this crate takes to come up, or to say why it does not.
+/// Longer than any backplane of this crate takes to come up, or to report why it does not.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// An ear that only wants to know whether it hears.
+/// A listener that only waits for its first news.
 struct Probe {
     heard: watch::Sender<Option<Result<(), String>>>,
-    /// Whether the cache keeps its entries where the backplane is: then that watches them.
+    /// Whether the cache keeps its entries on the backplane's server, which then watches them.
     keeps: bool,
 }
 
 impl Probe {
-    /// What is said first counts.
+    /// Only the first news counts.
     fn hear(&self, said: impl FnOnce() -> Result<(), String>) {
         self.heard.send_if_modified(|heard| {
             let first = heard.is_none();
@@ -35,7 +35,7 @@ impl Listener for Probe {
         self.hear(|| Ok(()));
     }
 
-    /// Nor has it come up so far: it may yet, or say why not.
+    /// No news: it has not come up yet, and may still, or report why not.
     fn down(&self) {}
 
     fn fails(&self, error: &(dyn std::error::Error + 'static)) {
@@ -52,7 +52,7 @@ impl Listener for Probe {
     }
 }
 
-/// Whether a cache of this name hears what other nodes say. Says nothing to them.
+/// Whether a cache of this name would hear other nodes. Sends them nothing.
 pub(crate) async fn comes_up(backplane: &dyn Backplane, cache: &str, keeps: bool) -> Result<(), String> {
     let heard = watch::Sender::new(None);
     let mut said = heard.subscribe();

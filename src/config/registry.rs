@@ -28,18 +28,18 @@ use super::{
 
 /// The caches of a file. Cheap to clone; clones are one registry.
 ///
-/// A cache is built when it is first asked for, on providers that are there already and shared by all caches that name
-/// them. Asked for again under its name, it is the same cache.
+/// A cache is built when it is first asked for; later calls with its name get the same cache. Providers are built with the
+/// registry, and shared by all caches that name them.
 #[derive(Clone)]
 pub struct Caches(pub(super) Arc<Inner>);
 
-/// For functions that have no other way to their cache.
+/// For `#[cached]` functions, which nobody hands a registry.
 static INSTALLED: OnceLock<Caches> = OnceLock::new();
 
-/// What a `#[cached]` function that answers no `Result` does about a mistake in the program.
+/// The cache of a `#[cached]` function that does not return a `Result`.
 ///
 /// # Panics
-/// If there is one.
+/// Where there is no such cache: a mistake in the program.
 #[doc(hidden)]
 #[allow(clippy::panic, reason = "a mistake in the program, where there is no error to answer with")]
 pub fn expect_cache<T: Value>(cache: Result<TracedCache<T>>) -> TracedCache<T> {
@@ -47,25 +47,25 @@ pub fn expect_cache<T: Value>(cache: Result<TracedCache<T>>) -> TracedCache<T> {
 }
 
 pub(super) struct Inner {
-    /// As errors name it.
+    /// The file's name in errors.
     pub(super) file: String,
-    /// Where it is read from again.
+    /// What a reload reads; `None` for a text.
     pub(super) path: Option<PathBuf>,
     pub(super) setup: CachesBuilder,
     pub(super) loaded: ArcSwap<Loaded>,
     /// Read at each call of a `#[cached]` function.
     built: ArcSwap<HashMap<String, Arc<Running>>>,
-    /// Held by whoever adds a cache, or changes what they run under. What sets a cache up, and its observers, may ask for
-    /// other caches: the thread that holds it may enter again.
+    /// Held while a cache is added, or the plans of running caches change. Reentrant: the caller's closure for a cache, and its
+    /// observers, may ask for other caches.
     changing: ReentrantMutex<()>,
-    /// What is asked for from here on has been closed.
+    /// Caches that are asked for from now on are closed ones.
     closed: AtomicBool,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
 }
 
 impl Caches {
-    /// Reads `path` (`.toml`, `.json`, `.yaml`) with the settings of [`builder`](Self::builder) as they are.
+    /// Reads `path` (`.toml`, `.json`, `.yaml`) with the default settings of [`builder`](Self::builder).
     ///
     /// # Errors
     /// As [`CachesBuilder::from_file`].
@@ -73,7 +73,7 @@ impl Caches {
         Self::builder().from_file(path).await
     }
 
-    /// Begins a registry: backends of your own, observers.
+    /// Begins a registry that is more than its file: with backends of your own, or observers.
     pub fn builder() -> CachesBuilder {
         CachesBuilder::new()
     }
@@ -116,8 +116,8 @@ impl Caches {
         self.cache_with(name, Builder::versioned)
     }
 
-    /// [`cache`](Self::cache) with what only code can say: `|builder| builder.weigher(...)`. Counts for the call that builds
-    /// the cache; later ones get it as it is.
+    /// [`cache`](Self::cache) with settings that only code can give: `|builder| builder.weigher(...)`. Only the call that builds
+    /// the cache uses `more`; later ones get the cache as it is.
     ///
     /// # Errors
     /// As `cache`, and what [`Builder::build`] says.
@@ -137,7 +137,7 @@ impl Caches {
         let plan = self.0.plan(&loaded, name)?;
         let cache = more(self.0.builder(&loaded, name, plan)?).build()?;
         if let Some(running) = self.0.built.load().get(name) {
-            // It was asked for in the middle of that.
+            // `more` or an observer has asked for this very cache meanwhile.
             return running.cache(name);
         }
         self.0.add(name, Running::new(&cache).by(plan.clone(), loaded.resolved.keyrings.clone()));
@@ -246,13 +246,13 @@ impl Caches {
         self.0.loaded.load().providers.get(name).cloned()
     }
 
-    /// What the file comes to: each setting of each cache with its origin, and advice.
+    /// What the file amounts to: each setting of each cache with its origin, and advice.
     pub fn explain(&self) -> Explanation {
         Explanation::of(&self.0.file, &self.0.loaded.load(), Vec::new())
     }
 
-    /// Asks every provider for a sign of life, all at once: as long as the slowest takes, which its `connect_timeout` and
-    /// `response_timeout` bound. Answers with names and what was wrong.
+    /// Pings every provider, all at once. Takes as long as the slowest, which its `connect_timeout` and `response_timeout` bound.
+    /// Returns the name and the error of each that does not answer.
     pub async fn ping(&self) -> Vec<(String, Result<(), BoxError>)> {
         let loaded = self.0.loaded.load_full();
         let asked =
@@ -260,8 +260,8 @@ impl Caches {
         join_all(asked).await
     }
 
-    /// Ends every cache that has been asked for, all at once, each as [`TracedCache::close`] does, and then the providers.
-    /// Answers with what came of each. A cache that is first asked for after that is a closed one, and nothing is reloaded.
+    /// Closes every cache that has been asked for, all at once, as [`TracedCache::close`] does, and then the providers. Returns
+    /// what came of each. A cache that is first asked for later is closed from its start, and `reload` fails.
     pub async fn close(&self, limit: Duration) -> BTreeMap<String, Closed> {
         let built = self.0.end();
         let closing =
@@ -274,7 +274,7 @@ impl Caches {
 }
 
 impl Inner {
-    /// Nobody else adds a cache, or changes what one runs under, while this is held.
+    /// While this is held, no other thread adds a cache or changes a plan.
     pub(super) fn change(&self) -> ReentrantMutexGuard<'_, ()> {
         self.changing.lock()
     }
@@ -283,7 +283,7 @@ impl Inner {
         self.built.load_full()
     }
 
-    /// The caches that are running. No other will.
+    /// Marks the registry as closed. The caches that are running; no other will be.
     fn end(&self) -> Arc<HashMap<String, Arc<Running>>> {
         let _changing = self.change();
         self.closed.store(true, Ordering::Release);
@@ -310,7 +310,7 @@ impl Inner {
         })
     }
 
-    /// A builder that has what all caches of this registry have in common.
+    /// A builder for a cache of this registry, with its plan, observers and clock.
     fn builder<T: Value>(&self, loaded: &Loaded, name: &str, plan: &Plan) -> Result<Builder<T>> {
         let builder = loaded.parts(&self.setup.observers).builder(name, plan);
         Ok(builder.map_err(|fault| fault.into_error(&self.file))?.clock(self.setup.clock.clone()))

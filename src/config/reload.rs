@@ -1,4 +1,4 @@
-//! A file that has changed under running caches: what can follow does, without losing what memory holds.
+//! Reloads a file that has changed. Running caches take over what they can, and keep what memory holds.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,41 +21,41 @@ use super::{
     setup::{Source, answers},
 };
 
-/// What a reload has come to.
+/// What a reload has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Reloaded {
-    /// What has changed, by fields, with the values of before and after. Secrets do not show.
+    /// What has been applied, by field, with the values before and after. Secrets are not shown.
     pub applied: Vec<String>,
-    /// What the file says now and running caches cannot follow: they go on as before, in these fields.
+    /// Changed fields that running caches cannot take over: they go on with the old values until a restart.
     pub after_restart: Vec<String>,
 }
 
-/// What is going to be done, once all of it has been found possible.
+/// What a reload will do, once all of it has been found possible.
 #[derive(Default)]
 struct Steps {
     report: Reloaded,
-    /// Providers whose levels move.
+    /// Changed providers that levels move to.
     moves: BTreeMap<String, Arc<dyn CacheProvider>>,
-    /// Those that have changed, and stay as they are.
+    /// Changed providers that cannot be replaced, and stay as they are.
     stay: Vec<String>,
     backplanes: BTreeMap<String, Arc<dyn Backplane>>,
     policies: Vec<(Arc<Running>, Plan)>,
 }
 
 impl Caches {
-    /// Reads the file again. Running caches take over what has changed of policies and of providers' settings (addresses,
-    /// credentials, timeouts), and keep what memory holds; see [`TracedCache::move_level`](crate::TracedCache::move_level) for
-    /// what that means where a provider is another store now. Everything else needs a restart, and is reported. Caches that
-    /// have not been asked for yet are as the file says now.
+    /// Reads the file again. Running caches take over changed policies and changed settings of providers (addresses, credentials,
+    /// timeouts), and keep what memory holds; [`TracedCache::move_level`](crate::TracedCache::move_level) says what happens where
+    /// a provider is another store now. All other changes need a restart, and are reported. Caches that have not been asked for
+    /// yet are built as the file says now.
     ///
-    /// A provider that has changed must answer before caches move to it, and so must one that is `required` now. Dropping the
-    /// future changes nothing, or everything.
+    /// A provider that has changed must answer before caches move to it, and so must one that has become `required`. If the future
+    /// is dropped, either nothing or everything has changed.
     ///
     /// # Errors
-    /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file), also for a cache that is right in the file and wrong on
-    /// a provider that goes on as before; [`ErrorKind::Level`](crate::ErrorKind::Level) for a provider that does not answer;
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Then nothing has changed.
+    /// As [`CachesBuilder::from_file`](super::CachesBuilder::from_file), also for a cache that does not go with a provider which
+    /// needs a restart to change; [`ErrorKind::Level`](crate::ErrorKind::Level) for a provider that does not answer;
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). On any error nothing has changed.
     pub async fn reload(&self) -> Result<Reloaded> {
         let inner = &self.0;
         let _one = inner.reloading.lock().await;
@@ -82,7 +82,7 @@ impl Caches {
                 answers(&source.file, &new, name, &**provider, "it is required and").await?;
             }
         }
-        // From here on nothing waits.
+        // No await from here on, so that a dropped future has changed nothing or everything.
         let _changing = inner.change();
         steps.gone(&old, &mut new, &inner.built());
         steps.later(&new, &inner.built()).map_err(|fault| fault.into_error(&source.file))?;
@@ -101,7 +101,7 @@ impl Caches {
 }
 
 impl Loaded {
-    /// The backplane that caches have at this provider now, made where none has one.
+    /// The backplane at this provider; made if there is none yet.
     fn backplane(&mut self, name: &str, provider: &Arc<dyn CacheProvider>) -> Option<Arc<dyn Backplane>> {
         if let Some(backplane) = self.backplanes.get(name) {
             return Some(Arc::clone(backplane));
@@ -113,7 +113,7 @@ impl Loaded {
 }
 
 impl Steps {
-    /// Keeps the providers that have not changed, and those that cannot.
+    /// Sorts providers into those that levels move to and those that stay, because nothing has changed or it cannot be applied.
     fn providers(&mut self, old: &Loaded, new: &mut Loaded) {
         for (name, before) in &old.resolved.providers {
             let (Some(running), Some(next)) = (old.providers.get(name), new.providers.get(name).cloned())
@@ -130,8 +130,8 @@ impl Steps {
             let moves = same_kind && is_remote && running.capabilities() == next.capabilities();
             let into = if moves { &mut self.report.applied } else { &mut self.report.after_restart };
             into.extend(fields.iter().map(|field| format!("{}.{field}", Path(&at!["providers", name]))));
-            // Also where the file no longer gives any cache its backplane here: a running cache may have it here, and it
-            // goes along with its level.
+            // A running cache may have its backplane here even if the file gives it none any more. That one moves with its
+            // level.
             let carries = new.backplanes.contains_key(name) || old.backplanes.contains_key(name);
             if moves && !fields.is_empty() {
                 if let Some(backplane) = carries.then(|| new.backplane(name, &next)).flatten() {
@@ -144,7 +144,7 @@ impl Steps {
                 self.stay.push(format!("`{name}`"));
             }
             new.providers.insert(name.clone(), Arc::clone(running));
-            // The fields that every provider has count as the file says them now: whether it must answer.
+            // Fields that every provider has (`required`) are taken over all the same.
             let kept = Provided { common: after.common.clone(), ..before.clone() };
             new.resolved.providers.insert(name.clone(), kept);
             new.backplanes.remove(name);
@@ -155,8 +155,8 @@ impl Steps {
         }
     }
 
-    /// Keeps providers that are gone from the file for the caches that run on them: `close` ends them, and a file that has them
-    /// again is held against what runs.
+    /// Keeps providers that are gone from the file while caches run on them, so that `close` ends them, and so that a file which
+    /// has them again is compared with what runs.
     fn gone(&mut self, old: &Loaded, new: &mut Loaded, built: &HashMap<String, Arc<Running>>) {
         for running in built.values() {
             let Some(plan) = running.plan() else { continue };
@@ -178,8 +178,8 @@ impl Steps {
         }
     }
 
-    /// Whether caches that nobody has asked for yet can be built once somebody does: they are as the file says now, on
-    /// providers that may not be.
+    /// Checks caches that nobody has asked for yet: they will be built as the file says now, but on providers that may have stayed
+    /// as they were.
     fn later(&self, new: &Loaded, built: &HashMap<String, Arc<Running>>) -> Result<(), Fault> {
         if self.stay.is_empty() {
             return Ok(());
@@ -196,7 +196,7 @@ impl Steps {
         Ok(())
     }
 
-    /// What a running cache can take over of its plan.
+    /// Sorts the changes of a running cache into what it takes over and what needs a restart.
     fn cache(&mut self, file: &str, name: &str, running: &Arc<Running>, new: &Loaded) -> Result<()> {
         let Some(plan) = running.plan() else { return Ok(()) };
         let field = |field: &str| format!("{}.{field}", Path(&at!["caches", name]));
@@ -230,7 +230,7 @@ impl Steps {
             }
         }
         if plan.policy != next.policy {
-            // Against the levels as they run, which may not be those of the file.
+            // Checked against the running levels, which may differ from those of the file.
             running.controls.check_policy(&next.policy).map_err(|error| {
                 let fix = format!("its levels cannot change before a restart, and {error}");
                 Fault::without_value(at!["caches", name, "policy"], None, fix).into_error(file)
@@ -265,7 +265,7 @@ impl Steps {
     }
 }
 
-/// Settings that are not what they were.
+/// Settings whose values differ.
 fn changes<'a>(before: &'a [Known], after: &'a [Known]) -> impl Iterator<Item = (&'a Known, &'a Known)> {
     before.iter().filter_map(|before| {
         let after = after.iter().find(|after| after.name == before.name)?;
@@ -273,7 +273,7 @@ fn changes<'a>(before: &'a [Known], after: &'a [Known]) -> impl Iterator<Item = 
     })
 }
 
-/// Names of fields that are not what they were, or are there no more, or are there now.
+/// Names of fields that have been changed, removed or added.
 fn differing(before: &Node, after: &Node) -> Vec<String> {
     let (Some(before), Some(after)) = (before.table(), after.table()) else { return Vec::new() };
     let gone = before.0.iter().filter(|field| after.get(&field.name).is_none());
@@ -284,7 +284,7 @@ fn differing(before: &Node, after: &Node) -> Vec<String> {
     gone.chain(other).map(|field| field.name.clone()).collect()
 }
 
-/// Whether two values read the same, wherever they stand.
+/// Whether two values are equal, wherever they come from.
 fn same(a: &Node, b: &Node) -> bool {
     match (&a.what, &b.what) {
         (What::Null, What::Null) => true,
@@ -303,7 +303,7 @@ fn same(a: &Node, b: &Node) -> bool {
     }
 }
 
-/// The keyring of a level, if its keys are not what they were.
+/// The keyring of a level, if its keys differ.
 fn changed_keyring<'a>(
     before: &'a LevelPlan,
     after: &LevelPlan,

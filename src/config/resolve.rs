@@ -1,4 +1,4 @@
-//! Inheritance: from what a file says in several places to what a cache gets, and where each of it came from.
+//! Inheritance: what a cache gets from the several places of a file, and where each setting came from.
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
@@ -13,10 +13,10 @@ use super::{
     units::{Count, Limit, Period, Timespan, spell},
 };
 
-/// What a file has at its top.
+/// The top-level sections of a file.
 pub(crate) const SECTIONS: [&str; 4] = ["defaults", "providers", "keyrings", "caches"];
 
-/// A file, read and with its names checked. Nothing is built yet.
+/// A file that has been read and whose names have been checked. Nothing is built yet.
 #[derive(Clone)]
 pub(crate) struct Resolved {
     pub(crate) providers: BTreeMap<String, Provided>,
@@ -43,7 +43,7 @@ pub(crate) struct LevelPlan {
     pub(crate) provider: String,
     pub(crate) ttl_cap: Option<Duration>,
     pub(crate) budget: Option<Duration>,
-    /// `None`: as without a word about it; `Some(None)`: none.
+    /// `None`: not set, so the default; `Some(None)`: no breaker.
     pub(crate) breaker: Option<Option<Breaker>>,
     pub(crate) stance: Option<Stance>,
     pub(crate) on_failover: Option<Failover>,
@@ -56,25 +56,25 @@ pub(crate) struct LevelPlan {
     pub(crate) known: Vec<Known>,
 }
 
-/// A setting of a remote level, and whether the level itself says it: one that is inherited does not concern levels in this
-/// process.
+/// A setting that only remote levels have, and whether the level itself says it: if it is merely inherited, a level in this
+/// process ignores it.
 #[derive(Clone)]
 pub(crate) struct Said<T> {
     pub(crate) value: Option<T>,
     pub(crate) here: bool,
 }
 
-/// A setting, what it is, and why.
+/// A setting: its name, its value, and where that came from.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    /// As the core's errors call it: `policy.ttl`, `ttl_cap`.
+    /// The name that the core's errors use: `policy.ttl`, `ttl_cap`.
     pub(crate) name: String,
     pub(crate) value: String,
     pub(crate) from: Origin,
 }
 
 impl Known {
-    /// Whether it stands in a list of levels.
+    /// Whether a level of the cache's list sets it.
     pub(crate) fn is_of_a_level(&self) -> bool {
         let Origin::Set { path, .. } = &self.from else { return false };
         path.iter().any(|step| matches!(step, Step::Item(_)))
@@ -95,7 +95,7 @@ impl Resolved {
         let table = tree.table().unwrap_or(&empty);
         for field in &table.0 {
             let name = field.name.as_str();
-            // Editors find the schema by it.
+            // `$schema` is for editors.
             if name != "$schema" && !SECTIONS.contains(&name) {
                 let fix = format!("there is no such section; {}", unknown(name, SECTIONS));
                 return Err(Fault::without_value(at![name], Some(field.place.clone()), fix));
@@ -128,7 +128,7 @@ impl Resolved {
     }
 }
 
-/// `off` says that there is none.
+/// Refuses `off` as a name: it means that there is none.
 fn named_off(name: &str, path: &[Step], place: &Place) -> Result<(), Fault> {
     match name {
         "off" => {
@@ -144,7 +144,7 @@ fn fields<'a>(section: Option<&'a Node>, name: &str) -> Result<&'a [super::node:
         None => Ok(&[]),
         Some(node) => match node.table() {
             Some(table) => Ok(&table.0),
-            // What stands there may be a secret.
+            // No value: it may be a secret.
             None => Err(Fault::without_value(at![name], Some(node.place.clone()), "write a table of names")),
         },
     }
@@ -164,7 +164,7 @@ fn read_each<T: serde::de::DeserializeOwned>(
     Ok(all)
 }
 
-/// What caches inherit names providers, whether or not one inherits it.
+/// Checks the providers that `defaults` names, even if no cache inherits them.
 fn check_defaults(
     tree: &Node,
     defaults: &Defaults,
@@ -192,10 +192,10 @@ fn is_provider(
     Err(fault_of(tree, path, name, fix))
 }
 
-/// Of a name that stands at this path, or in a table there.
+/// A fault of a name that is written at this path, or in a table there.
 fn fault_of(tree: &Node, path: &[Step], name: &str, fix: impl fmt::Display) -> Fault {
     let value = match tree.at(path) {
-        // A reference shows as it was written.
+        // Shows a reference as it was written.
         Some(node @ Node { what: What::Text(_), .. }) => node.shown(),
         _ => node::shown(name),
     };
@@ -210,11 +210,11 @@ struct Resolver<'a> {
     providers: &'a BTreeMap<String, Provided>,
 }
 
-/// A value, if a place says it, and that place.
+/// A place that may set a value, and the value if it does.
 type Layer<T> = (Vec<Step>, Option<T>);
 
 impl Resolver<'_> {
-    /// The first layer that says something, and a note of it.
+    /// Takes the value of the first layer that has one, and notes it in `known`.
     fn pick<T>(
         &self,
         known: &mut Vec<Known>,
@@ -327,7 +327,7 @@ impl Resolver<'_> {
         policy
     }
 
-    /// The levels, and where they are written.
+    /// The levels, and the path of their list.
     fn levels(&self) -> Result<(&[model::Level], Vec<Step>), Fault> {
         let own = at!["caches", self.name, "levels"];
         let (levels, at) = match (&self.cache.levels, &self.defaults.levels) {

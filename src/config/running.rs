@@ -1,4 +1,4 @@
-//! Caches that somebody has asked for, whatever their types.
+//! Caches that have been asked for, whatever the types of their values.
 
 use std::{
     any::{Any, type_name},
@@ -13,16 +13,16 @@ use cache_core::{Backplane, CacheProvider, Closed, Error, Policy, Result, Traced
 
 use super::{model::Keyring, resolve::Plan};
 
-/// A cache, and what it runs under.
+/// A cache, and the plan that it runs by.
 pub(super) struct Running {
     type_name: &'static str,
     cache: Box<dyn Any + Send + Sync>,
     pub(super) controls: Box<dyn Controls>,
     /// `None` for one that was built by hand.
     plan: Option<Mutex<Plan>>,
-    /// As they were when it was built: they cannot change.
+    /// The keyrings that it was built with: they cannot change.
     pub(super) keyrings: BTreeMap<String, Keyring>,
-    /// Whose arguments are its keys.
+    /// The `#[cached]` function whose arguments are its keys.
     function: OnceLock<&'static Function>,
 }
 
@@ -36,7 +36,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// What the macro writes for it, once.
+    /// The macro writes one for each function.
     pub const fn new(module: &'static str, name: &'static str, line: u32) -> Self {
         Self { module, name, line }
     }
@@ -94,12 +94,12 @@ impl Running {
         }
     }
 
-    /// What it was built by.
+    /// With the plan and the keyrings that it was built by.
     pub(super) fn by(self, plan: Plan, keyrings: BTreeMap<String, Keyring>) -> Self {
         Self { plan: Some(Mutex::new(plan)), keyrings, ..self }
     }
 
-    /// The cache, if it is of this type.
+    /// The cache, if its values are of this type.
     pub(super) fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>> {
         self.cache.downcast_ref::<TracedCache<T>>().cloned().ok_or_else(|| {
             Error::config(
@@ -113,8 +113,8 @@ impl Running {
         })
     }
 
-    /// The cache for a function whose keys are its arguments. Another one's arguments may be the same, and its values not:
-    /// who is first has the cache.
+    /// The cache for a function whose keys are its arguments. Only the first function to ask gets it: another one could have equal
+    /// arguments and other values.
     pub(super) fn cache_of<T: Value>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
         let cache = self.cache(name)?;
         let first = *self.function.get_or_init(|| by);

@@ -20,7 +20,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// Numbers, flags and names may be references instead, and so texts. Leaves out what tells editors nothing.
+/// Lets numbers, flags and names be texts as well, since they may be references. Drops what is of no use to editors.
 fn allow_references(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(allow_references),
@@ -127,7 +127,7 @@ impl Whole for SchemaGenerator {
     }
 }
 
-/// Not stricter than the parser: `1.5s`, and blanks between digits.
+/// No stricter than the parser, which takes `1.5s`, and blanks between digits.
 const TIME: &str = r"^\s*(\d[\d\s]*(\.\s*\d[\d\s]*)?[A-Za-zµ]+\s*)+$|\$\{";
 
 const SIZE: &str = r"^\s*[\d.]+\s*[A-Za-z]+\s*$|\$\{";

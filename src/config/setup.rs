@@ -1,4 +1,4 @@
-//! `CachesBuilder`: what a registry is made with, beside its file.
+//! `CachesBuilder`: everything that a registry is made of beside its file.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use super::{
     node::at,
 };
 
-/// What a registry is made with, beside its file.
+/// Builds a registry of caches from a file, with backends, observers and a clock of your own.
 #[derive(Clone)]
 #[must_use]
 pub struct CachesBuilder {
@@ -34,11 +34,11 @@ pub struct CachesBuilder {
 
 /// A text to read.
 pub(super) struct Source {
-    /// As errors name it.
+    /// Its name in errors.
     pub(super) file: String,
     format: Format,
     text: String,
-    /// Where relative paths begin.
+    /// The directory that relative paths start from.
     base: PathBuf,
 }
 
@@ -82,20 +82,20 @@ impl CachesBuilder {
         self
     }
 
-    /// The clock of every cache, for tests of what the file says; the system's when not given. Backends of your own are built
-    /// with theirs.
+    /// The clock of every cache, for tests of a file's settings; the system's unless given. Backends of your own have a clock of
+    /// their own.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Another prefix than [`PREFIX`](Self::PREFIX) for variables that override the file; `None`: none does.
+    /// Another prefix than [`PREFIX`](Self::PREFIX) for variables that override the file; with `None`, no variable does.
     pub fn env_prefix(mut self, prefix: Option<&str>) -> Self {
         self.prefix = prefix.map(str::to_owned);
         self
     }
 
-    /// These variables instead of this process's.
+    /// Uses these environment variables instead of this process's.
     pub fn variables<N: Into<String>, V: Into<String>>(
         mut self,
         all: impl IntoIterator<Item = (N, V)>,
@@ -104,7 +104,7 @@ impl CachesBuilder {
         self
     }
 
-    /// Reads a file, checks all of it, and builds its providers. Connects to none, but to those that are `required`.
+    /// Reads a file, checks all of it, and builds its providers. Connects only to those that are `required`.
     ///
     /// # Errors
     /// [`ErrorKind::Config`]: all mistakes (up to 20), a line for each, with file, line, field, value and fix;
@@ -116,7 +116,7 @@ impl CachesBuilder {
         Ok(Caches::new(self, source.file, Some(path.to_owned()), loaded))
     }
 
-    /// The same for a text. Relative paths in it begin at the working directory. Cannot be reloaded.
+    /// The same for a text. Relative paths in it start from the working directory. Such a registry cannot be reloaded.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file).
@@ -138,7 +138,7 @@ impl CachesBuilder {
         Ok(loaded)
     }
 
-    /// Reads, builds providers and checks. Connects to none.
+    /// Reads and checks the source, and builds its providers. Connects to none.
     pub(super) fn read(&self, source: &Source, lacks: Lacks) -> Result<(Loaded, Vec<Fault>)> {
         self.check()?;
         let Source { file, format, text, base } = source;
@@ -188,7 +188,7 @@ impl Source {
     }
 }
 
-/// Demands a sign of life of a provider that must be there, for this reason.
+/// Fails unless a provider answers; `why` says why it must.
 pub(super) async fn answers(
     file: &str,
     loaded: &Loaded,
@@ -206,7 +206,7 @@ pub(super) async fn answers(
     Err(Error::with_source(ErrorKind::Level, fault.into_error(file).to_string(), error))
 }
 
-/// Neither settings nor variables: they may be secrets.
+/// Shows neither settings nor variables: they may be secrets.
 impl fmt::Debug for CachesBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachesBuilder").field("prefix", &self.prefix).finish_non_exhaustive()

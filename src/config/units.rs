@@ -24,15 +24,15 @@ pub(crate) struct Count(pub Option<usize>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-/// A text that shows in no error, no `Debug` and no explanation.
+/// A text that is never shown: in no error, no `Debug` output and no explanation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
-/// A file; a relative path starts at the folder of the file that names it.
+/// The path of a file; a relative one starts from the folder of the file that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilePath(pub PathBuf);
 
-/// Names by which the reader of a file knows these types.
+/// Type names by which the deserializer of files recognises these types.
 pub(crate) const SECRET: &str = "$secret";
 pub(crate) const SECRETS: &str = "$secrets";
 pub(crate) const PATH: &str = "$path";
@@ -70,21 +70,21 @@ impl Units {
         E::custom(format_args!("write {}{or}", self.expected))
     }
 
-    /// The text, if it is one and not a number alone.
+    /// The text, unless it is only a number.
     fn text<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<String, D::Error> {
         let text = deserializer.deserialize_str(Words(self))?;
         if wants_unit(&text) { Err(self.bare(text)) } else { Ok(text) }
     }
 }
 
-/// Whether it is a number that is right with a unit behind it: not below 0, and written out.
+/// Whether adding a unit would make it right: a number without an exponent, and not below 0.
 fn wants_unit(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit());
     let (whole, share) = text.split_once('.').unwrap_or((text, "0"));
     digits(whole) && digits(share)
 }
 
-/// Takes a text, and tells a number which units there are.
+/// Reads a text; of a number, the error lists the units.
 struct Words<'a>(&'a Units);
 
 impl de::Visitor<'_> for Words<'_> {
@@ -191,7 +191,7 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// A text, by a name that the reader of a file takes note of.
+/// Reads a text under a type name that the deserializer of files recognises.
 struct Named;
 
 impl<'de> de::Visitor<'de> for Named {
@@ -216,7 +216,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// For serde's `deserialize_with`: a list of them. What stands in its place is a secret, too.
+/// For serde's `deserialize_with`: a list of secret texts. Anything else in its place is kept secret, too.
 #[cfg(feature = "memcached")]
 pub(crate) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Secret>>, D::Error> {
     struct Listed;
@@ -253,7 +253,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `90s` as `1m 30s`, without end as `forever`.
+/// Writes `90s` as `1m 30s`, and `Duration::MAX` as `forever`.
 pub(crate) fn spell(time: Duration) -> String {
     if time == Duration::MAX { FOREVER.to_owned() } else { humantime::format_duration(time).to_string() }
 }
