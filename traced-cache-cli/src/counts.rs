@@ -12,7 +12,7 @@ use crate::{
 /// Caches by their names.
 pub(crate) type Caches = BTreeMap<String, Counts>;
 
-/// The counts of a cache since its start, or since an earlier look.
+/// The counts of a cache since its start, or since an earlier reading.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Counts {
     /// Look-ups by how they ended.
@@ -25,9 +25,9 @@ pub(crate) struct Counts {
     pub(crate) invalidations: f64,
     /// Seconds.
     pub(crate) saved: f64,
-    /// Invalidations that a level has not acknowledged, or the backplane not taken, now.
+    /// Invalidations that some level has not acknowledged yet, or that the backplane has not taken.
     pub(crate) pending: f64,
-    /// Values of sets that a level had not taken: those that it took later, and those that it never did.
+    /// Values that were set while a level was away: those that it took later, and those that it never got.
     pub(crate) stored_late: f64,
     pub(crate) lost: f64,
     pub(crate) lookup_times: Times,
@@ -41,10 +41,10 @@ pub(crate) struct Level {
     pub(crate) answers: BTreeMap<String, f64>,
     /// Calls that failed.
     pub(crate) errors: f64,
-    /// Values that it was not sent: too large for it, or not to be encoded.
+    /// Values that were not sent to it: too large, or impossible to encode.
     pub(crate) unsent: f64,
     pub(crate) evicted: f64,
-    /// Now; `None`: not in the service's memory.
+    /// Entries now; `None` for a level that is not in the service's memory.
     pub(crate) entries: Option<f64>,
     pub(crate) bytes: Option<f64>,
     /// `None`: it has none.
@@ -54,7 +54,7 @@ pub(crate) struct Level {
 /// How long things took, by upper bounds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Times {
-    /// By the bits of their bound, which sort as positive bounds do.
+    /// Counts by the bits of their upper bound: for positive numbers, bits sort as the numbers do.
     below: BTreeMap<u64, f64>,
     sum: f64,
     count: f64,
@@ -62,7 +62,7 @@ pub(crate) struct Times {
 
 impl Times {
     fn add(&mut self, kind: &str, series: &Series<'_>) {
-        // Hits in memory are recorded one in so many.
+        // Of hits in memory, only one in so many is recorded.
         let weight: f64 = series.label("cache_sample_weight").parse().unwrap_or(1.0);
         let value = series.value * weight;
         match kind {
@@ -77,7 +77,7 @@ impl Times {
         }
     }
 
-    /// Of nothing but a mean.
+    /// A histogram of which only the mean is known.
     pub(crate) fn of_mean(seconds: f64, count: f64) -> Self {
         Self { sum: seconds * count, count, ..Self::default() }
     }
@@ -86,7 +86,7 @@ impl Times {
         (self.count > 0.0).then(|| self.sum / self.count)
     }
 
-    /// In seconds, between the bounds of its bucket in proportion, as Prometheus does it. Beyond the last bound: that.
+    /// In seconds, interpolated between the bounds of its bucket as Prometheus does it; the last bound for what lies beyond it.
     pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
         let wanted = self.count * q;
         if wanted <= 0.0 {
@@ -108,7 +108,7 @@ impl Times {
     }
 }
 
-/// Of a page of metrics, or of `cache-page`'s JSON. Empty where it has none of a cache.
+/// Reads a page of Prometheus metrics, or `cache-page`'s JSON. Empty where that has no caches.
 pub(crate) fn caches(text: &str) -> Caches {
     if text.trim_start().starts_with('{') {
         return page::read(text).unwrap_or_default();
@@ -125,7 +125,7 @@ pub(crate) fn caches(text: &str) -> Caches {
             all.entry(name.to_owned()).or_default().take(metric, &series);
         }
     }
-    // Metrics of others may begin with the same word.
+    // Other programs' metrics may have the same prefix.
     all.retain(|_, counts| !counts.served.is_empty() || !counts.levels.is_empty());
     all
 }
@@ -169,7 +169,7 @@ impl Counts {
             }
             _ => {
                 if let Some(kind) = metric.strip_prefix("operation_duration_seconds_") {
-                    // Look-ups alone: they have a result.
+                    // Only look-ups have a result.
                     if !result.is_empty() {
                         self.lookup_times.add(kind, series);
                     }
@@ -188,13 +188,13 @@ impl Counts {
         self.served.get(result).copied().unwrap_or_default()
     }
 
-    /// `None`: there was no look-up.
+    /// `None` if there was no look-up.
     pub(crate) fn share(&self, part: f64) -> Option<f64> {
         let all = self.lookups();
         (all > 0.0).then(|| part / all)
     }
 
-    /// What has come since. A service that has been started anew in between has no less than it counts now.
+    /// What has been counted since an earlier reading. If a count has fallen, the service was restarted: then all of it is new.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut new = self.clone();
         if earlier.lookups() > self.lookups() || earlier.loads > self.loads {
@@ -271,7 +271,7 @@ impl Counts {
     }
 }
 
-/// Each cache less what it had counted before. One that is new has nothing before.
+/// What each cache has counted since an earlier reading. A new cache counts as a whole.
 pub(crate) fn since(now: &Caches, earlier: &Caches) -> Caches {
     let none = Counts::default();
     now.iter()

@@ -55,7 +55,7 @@ impl Failure {
         Self { message: format!("{place}: {}", self.message), ..self }
     }
 
-    /// And what had been done before.
+    /// Adds what had been done before.
     pub(crate) fn after(self, done: &str) -> Self {
         Self { message: format!("{}; {done}", self.message), ..self }
     }
@@ -64,7 +64,7 @@ impl Failure {
         &self.message
     }
 
-    /// Writes the lines to the error output. Where nobody hears, the exit code has to do.
+    /// Writes the lines to the error output. If that fails, the exit code has to say enough.
     pub(crate) fn tell(self, json: bool) -> Exit {
         let Self { exit, message } = self;
         let mut err = io::stderr().lock();

@@ -1,4 +1,4 @@
-//! Why levels fail, as the caches' events tell it.
+//! Why levels fail, according to the caches' events.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,8 +6,8 @@ use traced_cache::{CacheInfo, Description, Event, LevelFault, Observer, with_cau
 
 use crate::session::LevelAt;
 
-/// The last failure of each provider, and what an operator may want to put right. By provider, for a verb may look into the
-/// remote levels alone, by a cache of its own in which they have other numbers.
+/// The last failure of each provider, and its advice for operators. Kept by provider, not by level: a verb may use a cache of
+/// its own that has the remote levels only, where they have other numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(Arc<Mutex<Heard>>);
 

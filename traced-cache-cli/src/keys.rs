@@ -31,7 +31,7 @@ pub(crate) fn lines(file: &Path) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     loop {
         let keys = match trace.next() {
-            // None at all is what a query may come to.
+            // A query may well have found no keys.
             Err(error) if error.fault() == Fault::Empty => None,
             keys => keys.map_err(failed)?,
         };

@@ -8,7 +8,7 @@
 //!
 //! `traced-cache --help` lists the verbs, docs/command-line.md of the repository describes them.
 //!
-//! A file whose providers are of backends of your own needs a command that knows them. It is one line:
+//! For a file that uses backends of your own, build a command that knows them. It is one line:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -44,8 +44,7 @@ use traced_cache::config::CachesBuilder;
 pub use end::Exit;
 use options::{Options, Verb};
 
-/// Runs the command on the arguments of this process, over files that `builder` can read. Answers with its exit code, as
-/// [`Exit`] has them.
+/// Runs the command with the arguments of this process, on files that `builder` can read. Returns its exit code: see [`Exit`].
 pub fn run(builder: CachesBuilder) -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
@@ -56,7 +55,7 @@ pub fn run(builder: CachesBuilder) -> ExitCode {
     let ended = match runtime {
         Ok(runtime) => {
             let ended = runtime.block_on(dispatch(builder, options));
-            // What a server has not answered by now is waited for by nobody.
+            // Does not wait for servers that have not answered by now.
             runtime.shutdown_background();
             ended
         }
@@ -66,9 +65,10 @@ pub fn run(builder: CachesBuilder) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Help and versions are answers, too. A wrong command line ends with 2, and in JSON for whoever wants it.
+/// Prints what clap has to say instead of options: help and the version, which end with 0, or what is wrong with the command
+/// line, which ends with 2 and is JSON with `--json`.
 fn misread(mut error: clap::Error) -> ExitCode {
-    // A URL where none belongs may have a password.
+    // A URL in the wrong place may have a password in it.
     for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
         if matches!(error.get(kind), Some(ContextValue::String(said)) if said.contains("://")) {
             error.insert(kind, ContextValue::String("***".to_owned()));
@@ -76,13 +76,13 @@ fn misread(mut error: clap::Error) -> ExitCode {
     }
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
-        // What is missing, or what may be written, stands below the first line.
+        // The lines below the first say what is missing, or what may be written.
         let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
         let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
         let line = line.trim_start_matches("error: ");
         return ExitCode::from(end::Failure::misread(line).tell(true) as u8);
     }
-    // Nobody is left to be told when this fails.
+    // If this fails, nobody can be told.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { Exit::Wrong } else { Exit::Done } as u8)
 }

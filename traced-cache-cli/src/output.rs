@@ -25,7 +25,7 @@ impl Output {
         self.json
     }
 
-    /// Writes the one or the other.
+    /// Prints an answer in the form that was asked for.
     pub(crate) fn answer(self, json: &impl Serialize, text: impl fmt::Display) -> Result<(), Failure> {
         let text = match self.json {
             true => serde_json::to_string(json).map_err(|error| Failure::failed(error.to_string()))?,
@@ -34,7 +34,7 @@ impl Output {
         write(plain(&text).trim_end_matches('\n')).map(drop)
     }
 
-    /// A bar for long work. None with `--json`, nor where the error output is no terminal.
+    /// A progress bar. There is none with `--json`, nor where the error output is not a terminal.
     pub(crate) fn bar(self, total: u64, of: &'static str) -> ProgressBar {
         self.styled(total, "{bar:40} {human_pos} of {human_len} {msg} ({eta} left)").with_message(of)
     }
@@ -53,13 +53,13 @@ impl Output {
     }
 }
 
-/// Without control characters but line ends: what stores, servers and services say must not speak to a terminal. JSON stays what
-/// it is, as it has them in texts only.
+/// Removes control characters other than line ends: what stores, servers and services say must not control the terminal. JSON
+/// stays valid, as it can have such characters in texts only.
 pub(crate) fn plain(text: &str) -> String {
     escaped(text, |c| c != '\n')
 }
 
-/// The same for what is one word of a line.
+/// The same for a text within a line: removes line ends, too.
 pub(crate) fn word(text: &str) -> String {
     escaped(text, |_| true)
 }
@@ -74,7 +74,7 @@ fn escaped(text: &str, which: impl Fn(char) -> bool) -> String {
     })
 }
 
-/// Writes a line. `false`: the reader has seen enough, which is no failure.
+/// Writes a line. `false` if the reader has closed the pipe, which is no failure.
 pub(crate) fn write(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! What the page of `cache-page` says as JSON, for services that tell Prometheus nothing.
+//! Reads the JSON of `cache-page`'s page, for services without metrics for Prometheus.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ struct Evictions {
     expired: f64,
 }
 
-/// All caches, or the one of a page of its own; `None`: it is no such page.
+/// All caches of the page, or the one that it is about; `None` if this is not such a page.
 pub(crate) fn read(text: &str) -> Option<Caches> {
     let caches = match serde_json::from_str::<Report>(text) {
         Ok(report) => report.caches,
@@ -90,7 +90,7 @@ impl Cache {
             pending: self.journal.pending,
             stored_late: self.journal.values_stored,
             lost: self.journal.values_lost,
-            // It has its own of the last minute or two, which cannot be told apart by looks.
+            // The page's histograms cover the last minute or two, so the difference of two readings means nothing.
             lookup_times: Times::default(),
             load_times: Times::of_mean(self.load_mean_us.unwrap_or_default() / 1e6, self.loads),
             levels: self.levels.into_iter().map(PageLevel::into_level).collect(),

@@ -9,9 +9,9 @@ use url::{Host, Url};
 
 use crate::end::Failure;
 
-/// What a service may take to answer.
+/// How long a service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most bytes of an answer. A name takes some fifty kilobytes.
+/// Most bytes of an answer. A cache takes some fifty kilobytes.
 const ANSWER_MAX: u64 = 64 << 20;
 
 /// One line: a name, its labels, a number.
@@ -28,7 +28,7 @@ impl Series<'_> {
     }
 }
 
-/// All that can be read. Comments and what is no series are passed over.
+/// All series of a text. Skips comments, and lines that are no series.
 pub(crate) fn read(text: &str) -> impl Iterator<Item = Series<'_>> {
     text.lines().filter_map(|line| series(line.trim()))
 }
@@ -45,12 +45,12 @@ fn series(line: &str) -> Option<Series<'_>> {
         }
         rest = rest.trim_start().strip_prefix('}')?;
     }
-    // A time of its own may follow.
+    // A timestamp may follow.
     let value = rest.split_ascii_whitespace().next()?.parse().ok()?;
     (!name.is_empty()).then_some(Series { name, labels, value })
 }
 
-/// `name="value",`: also what follows it.
+/// Reads one label, `name="value",`, and returns the rest as well.
 fn label(text: &str) -> Option<(&str, String, &str)> {
     let (name, rest) = text.split_once("=\"")?;
     let mut value = String::new();
@@ -74,12 +74,12 @@ fn label(text: &str) -> Option<(&str, String, &str)> {
     None
 }
 
-/// Where a service tells its metrics.
+/// Where a service serves its metrics.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// Without user and password.
+    /// The URL without user and password.
     url: Url,
-    /// The two, as they are sent.
+    /// User and password, as the header has them.
     login: Option<String>,
 }
 
@@ -87,7 +87,7 @@ impl Address {
     /// `/metrics` where the URL has no path.
     pub(crate) fn new(text: &str) -> Result<Self, Failure> {
         const FIX: &str = "write http://host:port, or the whole URL of the metrics";
-        // In front of a second scheme there may be a user and a password.
+        // What stands before a second scheme may be a user and a password.
         let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| !scheme.contains('@')) else {
             return Err(Failure::wrong("--url", "(no URL)", FIX));
         };
@@ -126,7 +126,7 @@ impl Address {
         url.into()
     }
 
-    /// Asks once. Does not block the threads of the caller.
+    /// Asks once, on a thread for blocking calls.
     pub(crate) async fn text(&self) -> Result<String, Failure> {
         let Self { url, login } = self.clone();
         let asked = tokio::task::spawn_blocking(move || {
@@ -150,7 +150,7 @@ impl Address {
     }
 }
 
-/// In words that say what to look at: those of the client are of its own parts.
+/// Errors in words that say what to check: the client's own are about its internals.
 fn why(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(_) => {
@@ -161,7 +161,7 @@ fn why(error: &ureq::Error) -> String {
     }
 }
 
-/// Whether a URL means this machine: a proxy, for which the environment may ask, would take itself to be meant.
+/// Whether a URL means this machine. A proxy from the environment would take that to mean itself, so it is not used.
 fn is_here(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -171,7 +171,7 @@ fn is_here(url: &Url) -> bool {
     }
 }
 
-/// Decoded, which the client would not do by itself.
+/// Percent-decodes a user or a password, which the client does not do.
 fn login(url: &Url) -> Option<String> {
     let (user, password) = (url.username(), url.password().unwrap_or_default());
     if user.is_empty() && password.is_empty() {

@@ -8,10 +8,10 @@ use traced_cache::{CacheProvider, ServerStatus, with_causes};
 
 use crate::session::{ProviderAt, Session};
 
-/// What a provider may take to ask all of its servers.
+/// How long a provider may take to ask all of its servers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A server of a provider, or why it said nothing.
+/// What a server of a provider said, or why it did not answer.
 #[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) provider: String,
@@ -80,7 +80,7 @@ impl Row {
         json
     }
 
-    /// Hits, misses and evictions since an earlier look at the same server, instead of since its start.
+    /// Hits, misses and evictions since an earlier reading of the same server, instead of since its start.
     pub(crate) fn since(mut self, earlier: &[Self]) -> Self {
         if let Ok(status) = &mut self.status
             && let Some(old) = earlier
@@ -88,7 +88,7 @@ impl Row {
                 .filter(|row| row.provider == self.provider)
                 .find_map(|row| row.status.as_ref().ok().filter(|old| old.address == status.address))
         {
-            // One that was started anew counts from nothing.
+            // A server that was restarted counts from zero.
             let less = |now: Option<u64>, then: Option<u64>| Some(now?.checked_sub(then?).unwrap_or(now?));
             status.hits = less(status.hits, old.hits);
             status.misses = less(status.misses, old.misses);

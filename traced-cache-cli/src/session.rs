@@ -1,4 +1,4 @@
-//! A file at work: its caches, and where their levels are.
+//! The caches of a file, and where their levels are.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) struct ProviderAt {
 
 /// A level of a cache of the file.
 pub(crate) struct LevelAt {
-    /// 1 being the nearest, as people count.
+    /// Counted from 1, the nearest.
     pub(crate) number: usize,
     /// The name of its provider.
     pub(crate) name: String,
@@ -50,13 +50,13 @@ impl LevelAt {
     }
 }
 
-/// A name of a cache that nobody else has, so that measurements meet no entry of anybody.
+/// A cache name that nobody else uses, so that measurements do not touch anybody's entries.
 pub(crate) fn own_name(verb: &str) -> String {
     format!("{verb}-{:016x}", fastrand::u64(..))
 }
 
 impl Session {
-    /// Reads the file; connects to no server but those that it requires.
+    /// Reads the file; connects only to servers that it marks as `required`.
     pub(crate) async fn open(builder: CachesBuilder, file: &FileOption) -> Result<Self, Failure> {
         let faults = Faults::default();
         let caches = builder.observer(faults.clone()).from_file(file.checked()?).await?;
@@ -151,8 +151,8 @@ impl Session {
         Err(Failure::wrong("CACHE", cache, fix))
     }
 
-    /// Connects to the remote levels of a cache, all at once, so that what is asked next is not kept waiting by that.
-    /// Answers with those that do not answer, and why.
+    /// Connects to the remote levels of a cache, all at once, so that later calls do not wait for connecting. Returns the numbers
+    /// of those that do not answer, and why.
     pub(crate) async fn reach(levels: &[LevelAt]) -> Vec<(usize, String)> {
         let remote = levels.iter().filter(|level| level.is_remote());
         let pinged = join_all(remote.map(async |level| (level.number, level.provider.ping().await))).await;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Longer than anybody waits, and no clock's end.
+/// Longer than anybody waits, and within the range of every clock.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Two parts at most, from the largest: `1h 30m`, `12s`, `250ms`. Without an end: `forever`.
+/// The two largest parts at most: `1h 30m`, `12s`, `250ms`. `Duration::MAX` is `forever`.
 pub(crate) fn short(time: Duration) -> String {
     if time == Duration::MAX {
         return "forever".to_owned();
@@ -19,7 +19,7 @@ pub(crate) fn short(time: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// For programs: seconds, or nothing for what has no end.
+/// For programs: seconds, or nothing for `Duration::MAX`.
 pub(crate) fn seconds(time: Duration) -> Option<f64> {
     (time != Duration::MAX).then_some(time.as_secs_f64())
 }

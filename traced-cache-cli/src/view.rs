@@ -12,10 +12,10 @@ use crate::{
 };
 
 const NOTHING: &str = "-";
-/// No cache has more; a service may say anything.
+/// No cache has more levels; a service may claim anything.
 const LEVELS: usize = 16;
 
-/// `over`: counts are of that long, and are shown by the second; `None`: since the start.
+/// `over`: the time that the counts cover, which are then shown per second; `None`: since the start.
 pub(crate) fn caches(all: &Caches, over: Option<Duration>) -> String {
     let per = if over.is_some() { "/s" } else { "" };
     let levels = all.values().flat_map(|counts| counts.hits_at.keys());
@@ -60,7 +60,7 @@ pub(crate) fn levels(all: &Caches, over: Option<Duration>) -> String {
         all.iter().flat_map(|(name, Counts { levels, .. })| levels.iter().map(move |(l, c)| (name, l, c)))
     {
         let asked: f64 = counts.answers.values().sum();
-        // A sum of nothing would be -0.0.
+        // The sum of an empty iterator of floats is -0.0.
         let of = |answer: &str| counts.answers.get(answer).copied().unwrap_or_default();
         let had = of("hit") + of("negative");
         table.add_row([
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::counts::Level;
 
-    /// A page leaves out what a level has never answered.
+    /// A page leaves out answers that a level has never given.
     #[test]
     fn a_level_that_had_nothing_yet_had_nothing() {
         let level = Level { answers: [("miss".to_owned(), 2.0)].into(), ..Level::default() };

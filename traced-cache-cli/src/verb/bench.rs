@@ -24,26 +24,26 @@ use crate::{
     view,
 };
 
-/// Keys of a call for many.
+/// Keys per batch call.
 const BATCH: u64 = 100;
-/// Most bytes of batches that are under way at once.
+/// Most bytes of all batches under way at once.
 const AT_ONCE_MAX: u64 = 1 << 30;
-/// Most keys, and most bytes of their values, that are stored or removed at once around what is measured.
+/// Most keys, and most bytes of their values, in one call that stores or removes them before and after the measurement.
 const CHUNK: usize = 500;
 const CHUNK_BYTES: usize = 2 << 20;
-/// Different values, as far as they are small.
+/// How many different values there are, if they are small.
 const VALUES: usize = 16;
-/// Calls of a caller between two looks at the clock of all, and at whether others want to run.
+/// Calls that a caller makes before it looks at the shared clock, and lets others run.
 const TURN: u64 = 64;
-/// The longest time that is told from longer ones, in nanoseconds.
+/// The longest time that the histogram can tell from longer ones, in nanoseconds.
 const SLOWEST: u64 = 60_000_000_000;
 
-/// What a caller has made of its calls. `None`: no histogram.
+/// What a caller has counted. `None`: it keeps no histogram.
 type Made = Option<Calls>;
 
 struct Calls {
     made: u64,
-    /// Those that ended with an error, and writes that a level has yet to hear.
+    /// Calls that ended with an error, and writes that some level has not acknowledged.
     unheard: u64,
     times: Histogram<u64>,
 }
@@ -60,7 +60,7 @@ enum Call {
 }
 
 impl Call {
-    /// Of a level alone. Invalidations last: they leave nothing to be read.
+    /// What is measured on one level. Invalidations come last: they leave nothing to read.
     const OF_LEVEL: [Self; 5] = [Self::Get, Self::GetNothing, Self::GetMany, Self::Set, Self::Invalidate];
 
     const fn as_str(self) -> &'static str {
@@ -74,7 +74,7 @@ impl Call {
         }
     }
 
-    /// Of reads the cache counts itself what was not heard.
+    /// Makes one call. A read counts as confirmed: what levels failed to answer, the cache counts itself.
     async fn make(self, cache: &TracedCache<String>, load: &Arc<Load>) -> Result<Delivery, Error> {
         let key = fastrand::u64(..load.keys);
         let read = match self {
@@ -91,13 +91,13 @@ impl Call {
         read.map(|()| Delivery::Confirmed)
     }
 
-    /// Keys of a call.
+    /// Keys per call.
     const fn keys(self) -> u64 {
         if matches!(self, Self::GetMany) { BATCH } else { 1 }
     }
 }
 
-/// With what.
+/// What calls are made with.
 #[derive(Debug)]
 struct Load {
     keys: u64,
@@ -119,7 +119,7 @@ impl Load {
         Arc::clone(&self.values[at])
     }
 
-    /// Pieces of all keys that are worth one call.
+    /// All keys, in chunks for one call each.
     fn chunks(&self) -> impl Iterator<Item = Range<u64>> {
         let bytes = self.values.first().map_or(1, |value| value.len()).max(1);
         let size = (CHUNK_BYTES / bytes).clamp(1, CHUNK);
@@ -127,7 +127,7 @@ impl Load {
     }
 }
 
-/// Text that a compression finds neither trivial nor impossible.
+/// A text that compresses about as well as records do.
 fn words(bytes: usize) -> String {
     let mut text = String::with_capacity(bytes + 16);
     while text.len() < bytes {
@@ -167,7 +167,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     if options.each.is_zero() {
         return Err(Failure::wrong("--each", "0s", "give it some time"));
     }
-    // A server holds the answers of all batches that are under way.
+    // The server holds the answers of all batches under way.
     let at_once = u64::from(options.value_bytes) * BATCH * u64::from(options.callers);
     if options.remote && at_once > AT_ONCE_MAX {
         let fix = format!(
@@ -207,7 +207,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
             }
             let background = level.and_then(|level| session.level_setting(name, level, "background"));
             for call in *calls {
-                // Such a level has nothing yet when its callers are answered.
+                // A level that is written in the background may have nothing yet when the call returns.
                 let later = *call == Call::Set && background == Some("true");
                 rows.push(measure(*level, cache, *call, later, &load, &mut callers).await?);
                 bar.inc(1);
@@ -220,7 +220,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
         _ = tokio::signal::ctrl_c() => (Ok(()), true),
     };
     bar.finish_and_clear();
-    // What they write after it has been removed would stay.
+    // What callers write after the removal would stay.
     callers.shutdown().await;
     let is_clean = clean(subjects.into_iter().map(|(_, cache, _)| cache).collect(), &load).await
         && left::unmarked(&levels, &own).await;
@@ -265,11 +265,11 @@ async fn fill(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes what was stored, and ends the caches. Whether nothing of it is left.
+/// Removes what was stored, and closes the caches. `true` if nothing is left.
 async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
     // The last one is at all levels.
     let Some(cache) = caches.pop() else { return true };
-    // They may have something to tell a level yet, which would come after the removal.
+    // They may still have writes for a level, which would come after the removal.
     join_all(caches.iter().map(|cache| cache.close(PATIENCE))).await;
     let mut left = remove(&cache, load.chunks()).await;
     if !left.is_empty() {
@@ -279,7 +279,7 @@ async fn clean(mut caches: Vec<TracedCache<String>>, load: &Load) -> bool {
     left::ends_clean(&cache).await && left.is_empty()
 }
 
-/// Answers with the chunks of which a level has not heard, or not in time.
+/// Returns the chunks that some level has not acknowledged, or not in time.
 async fn remove(cache: &TracedCache<String>, chunks: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut left = Vec::new();
     for keys in chunks {
@@ -300,7 +300,7 @@ async fn measure(
 ) -> Result<Row, Failure> {
     let before = cache.stats();
     let in_memory = level.is_some_and(|level| !level.is_remote());
-    // Reading the clock around each call in memory would be most of what is measured.
+    // Around a single call in memory, reading the clock would take longer than the call.
     let timed_every = if in_memory { TURN } else { 1 };
     let started = Instant::now();
     let until = started + load.each.min(FOREVER);
@@ -310,7 +310,7 @@ async fn measure(
             let mut calls = Calls { made: 0, unheard: 0, times: times()? };
             loop {
                 let timed = calls.made.is_multiple_of(timed_every).then(Instant::now);
-                // One call at least, however little time there is: nothing that has been measured would say nothing.
+                // At least one call, however short the time: no result at all would help nobody.
                 if calls.made > 0 && timed.is_some_and(|begun| begun >= until) {
                     return Some(calls);
                 }
@@ -343,7 +343,7 @@ async fn measure(
     let after = cache.stats();
     let micros = |q: f64| Duration::from_nanos(times.value_at_quantile(q)).as_secs_f64() * 1e6;
     let lookups = after.lookups() - before.lookups();
-    // A look-up whose level does not answer, or is not asked, is a miss; of a batch, mostly all of them are.
+    // A look-up is a miss where the level does not answer or is not asked; in a batch, this is mostly true of all keys.
     let not_heard = |stats: &Snapshot| stats.missed(MissReason::Error);
     let unread = (not_heard(&after) - not_heard(&before)).div_ceil(call.keys());
     #[allow(clippy::cast_precision_loss, reason = "for people")]

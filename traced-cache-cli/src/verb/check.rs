@@ -36,7 +36,7 @@ fn text(explanation: &Explanation, fine: bool) -> String {
     let answers = |provider: &ExplainedProvider| !matches!(provider.answered, Some(Err(_)));
     let word = match (fine, problems.is_empty()) {
         (true, _) => "right",
-        // Nothing in it is to be changed.
+        // The file needs no change.
         (false, true) if providers.iter().all(answers) => "right, but a backplane is down",
         (false, true) => "right, but a server does not answer",
         (false, false) => "not right here",
@@ -72,7 +72,7 @@ fn text(explanation: &Explanation, fine: bool) -> String {
     text
 }
 
-/// Of each cache, by its name, and then of the whole.
+/// The advice about each cache, with its name, and then about the file as a whole.
 fn advice(explanation: &Explanation) -> Vec<String> {
     let of_caches = explanation.caches.iter().flat_map(|cache| {
         let name = &cache.name;

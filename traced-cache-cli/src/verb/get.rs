@@ -30,7 +30,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: GetOptions
         let inspection = inspect::look(&cache, key, schema, options.show_value).await?;
         let ended = inspect::exit(&inspection);
         worst = worse(worst, ended);
-        // Where nobody answers, the last level that has something to say about it.
+        // Where no level has a usable entry, the last one that has something to report.
         let told = inspect::served_by(&inspection).or_else(|| {
             let remote = || inspection.levels.iter().filter(|level| !level.in_process);
             remote().find(|level| level.entry.is_some() || level.error.is_some()).or_else(|| remote().next())
@@ -51,7 +51,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: GetOptions
     Ok(worst)
 }
 
-/// Failures before what cannot be read, that before what is not there.
+/// Failures count more than unreadable entries, and those more than absence.
 fn worse(a: Exit, b: Exit) -> Exit {
     let weight = |exit| match exit {
         Exit::Failed => 3,

@@ -83,12 +83,12 @@ pub(crate) async fn look(
     Ok(inspection)
 }
 
-/// The remote level that would answer. This process's own memory is empty, and nobody else's.
+/// The remote level that would answer. The memory level of this process is empty, and says nothing about the application's.
 pub(crate) fn served_by(inspection: &Inspection) -> Option<&Inspected> {
     inspection.served_by().filter(|served| !served.in_process)
 }
 
-/// What looking has come to.
+/// What a look at a level has found.
 pub(crate) fn exit(inspection: &Inspection) -> Exit {
     let any = |outcome| inspection.levels.iter().any(|at| !at.in_process && at.outcome == outcome);
     if served_by(inspection).is_some() {
@@ -229,7 +229,7 @@ pub(crate) fn entry(entry: &EntryInfo) -> Value {
         "age_seconds": entry.age.and_then(seconds),
         "fresh_for_seconds": entry.fresh_for.and_then(seconds),
         "usable_for_seconds": entry.usable_for.and_then(seconds),
-        // What has no name of its own does not say where it is from.
+        // An entry without a name of its own cannot say where it is from.
         "load_seconds": entry.id.map(|_| entry.cost.as_secs_f64()),
         "made_by": entry.id.map(|_| if entry.by_set { "set" } else { "load" }),
         "tags": entry.tags,
@@ -263,7 +263,7 @@ fn why(reason: Unreadable) -> &'static str {
     }
 }
 
-/// What was valid JSON a moment ago.
+/// Parses what is known to be valid JSON.
 pub(crate) fn value(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or(Value::Null)
 }

@@ -116,7 +116,7 @@ struct Work {
     levels: Vec<LevelAt>,
 }
 
-/// What calls have come to.
+/// What the calls have achieved.
 #[derive(Default)]
 struct Answer {
     pending: bool,
@@ -126,7 +126,7 @@ impl Answer {
     fn take(&mut self, result: CacheResult<Delivery>) -> Result<(), Error> {
         match result {
             Ok(delivery) => self.pending |= delivery == Delivery::Pending,
-            // At a level that surfaces its failures: pending, all the same.
+            // A level that surfaces its failures: the invalidation is pending all the same.
             Err(error) if error.kind() == ErrorKind::Level => self.pending = true,
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! What a verb leaves at remote levels: invalidations that have not arrived, and values of a measurement.
+//! Cleans up what a verb leaves at remote levels: pending invalidations, and values of a measurement.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use traced_cache::{CacheId, RawKey, TracedCache, Value};
 
 use crate::{end::Failure, session::LevelAt};
 
-/// What levels may take to hear that what was stored is to go.
+/// How long levels may take to acknowledge that what was stored is removed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Waits until every level has heard of every invalidation, for so long at most.
+/// Waits until every level has acknowledged every invalidation, for so long at most.
 pub(super) async fn delivered<T: Value>(cache: &TracedCache<T>, limit: Duration) {
     let begun = Instant::now();
     while cache.stats().pending > 0 && begun.elapsed() < limit {
@@ -18,16 +18,16 @@ pub(super) async fn delivered<T: Value>(cache: &TracedCache<T>, limit: Duration)
     }
 }
 
-/// Ends a cache whose values have been removed. Whether every level has heard of that. Nobody's memory but ours has had any of
-/// them, so the backplane does not count.
+/// Closes a cache whose values have been removed. `true` if every level has acknowledged the removal. The backplane does not
+/// count: no other process's memory has had these values.
 pub(super) async fn ends_clean<T: Value>(cache: &TracedCache<T>) -> bool {
     cache.close(PATIENCE).await.undelivered().iter().all(|left| left.level.is_none())
 }
 
-/// Removes the mark that a cache of this name, which nobody else has, leaves at remote levels: it has no ttl. Whether they have
-/// all done so.
+/// Removes the mark that a cache of this name, which nobody else uses, leaves at remote levels: it has no ttl. `true` if all
+/// have done so.
 pub(super) async fn unmarked(levels: &[LevelAt], name: &str) -> bool {
-    // Stores outside of this process do not ask which cache of it this is.
+    // Stores outside of this process ignore this number.
     let mark = [RawKey::marker(CacheId(0), name)];
     let remote = levels.iter().filter(|level| level.is_remote());
     let removed = join_all(remote.map(|level| level.provider.remove_many(&mark)));
@@ -43,7 +43,7 @@ pub(super) fn note(left: &str) -> String {
     )
 }
 
-/// A failure, and after it that note.
+/// A failure with that note behind it.
 pub(super) fn noted(failure: Failure, note: Option<&str>) -> Failure {
     match note {
         Some(note) => failure.after(note),

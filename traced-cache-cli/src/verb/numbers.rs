@@ -1,9 +1,9 @@
-//! Numbers of JSON that do not survive being read: they are kept in 64 bits.
+//! Finds JSON numbers that would not survive being read into 64 bits.
 
 /// Digits that tell any two numbers of 64 bits apart.
 const DIGITS: usize = 17;
 
-/// The column, counted from 1, of the first number of a valid JSON text that would be another one when it is written again.
+/// The column, counted from 1, of the first number in a valid JSON text that would change when it is read and written again.
 pub(crate) fn changed(json: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(byte) = json.get(at) {

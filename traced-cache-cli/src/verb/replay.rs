@@ -24,12 +24,12 @@ use crate::{
     session::{Session, own_name},
 };
 
-/// With what it was run.
+/// What it was run with.
 #[derive(Serialize)]
 struct Full {
     cache: String,
     callers: u16,
-    /// What is in the name of every key that could not be removed.
+    /// A text that every key which could not be removed has in its name.
     left: Option<String>,
     #[serde(flatten)]
     report: Report,
@@ -69,7 +69,7 @@ pub(crate) async fn run(
     };
     bar.finish_and_clear();
     let stats = cache.stats();
-    // What loads under way write after it has been removed would stay.
+    // What loads under way write after the removal would stay.
     let _ = cache.close(PATIENCE).await;
     let remote: Vec<_> = levels.iter().filter(|level| level.is_remote()).collect();
     let is_clean = remote.is_empty() || {
@@ -99,7 +99,7 @@ pub(crate) async fn run(
     Ok(exit)
 }
 
-/// Whether there is nothing behind it when it is opened again. What is not there is told by whoever opens it.
+/// Whether this is something like a pipe, which cannot be opened and read again. A missing file is reported by whoever opens it.
 fn is_read_once(path: &Path) -> bool {
     path == Path::new("-") || path.metadata().is_ok_and(|found| !found.is_file())
 }
@@ -116,11 +116,11 @@ fn open(path: &Path, form: Option<Form>, out: Output) -> Result<(Trace, indicati
     Ok((Trace::read(bar.wrap_read(file), path, form).map_err(failed)?, bar))
 }
 
-/// Removes what the replay of so many keys has left at remote levels. Whether nothing of it is left.
+/// Removes what the replay of so many keys has left at remote levels. `true` if nothing is left.
 async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, keys: u64, out: Output) -> bool {
     let mut heard = false;
-    // What a level has not heard of is told once more when it is back: of too many keys it is told that all are over, and
-    // they would stay until their ttl ends.
+    // What a level has missed is sent again once it is back. If those are too many keys, it is only told that the whole
+    // cache is over, and the entries would stay in the store until their ttl ends.
     for _ in 0..2 {
         heard = match remove(cache, path, form, keys, out).await {
             Ok(heard) => heard,
@@ -134,7 +134,7 @@ async fn clean(cache: &TracedCache<u64>, path: &Path, form: Option<Form>, keys: 
     left::ends_clean(cache).await && heard
 }
 
-/// The same keys once more, as many at least. Whether every level has heard of all of them.
+/// Reads the same keys again, at least as many, and removes them. `true` if every level has acknowledged all of it.
 async fn remove(
     cache: &TracedCache<u64>,
     path: &Path,
@@ -145,7 +145,7 @@ async fn remove(
     let (mut trace, bar) = open(path, form, out)?;
     bar.set_message("removing what was stored");
     let (mut heard, mut read) = (true, 0);
-    // What is wrong with the trace the replay has told, or there are fewer keys than it had.
+    // Errors of the trace were reported by the replay; otherwise there are fewer keys than it had.
     while let Ok(Some(keys)) = trace.next() {
         read += keys.len() as u64;
         let ids: BTreeSet<_> = match keys {
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Of more keys than a level is told of one by one.
+    /// More keys than a level is told of one by one.
     #[tokio::test]
     async fn what_an_outage_has_kept_from_being_removed_is_removed_after_it() {
         const KEYS: u64 = 12_000;

@@ -27,7 +27,7 @@ pub(crate) async fn once(
 ) -> Result<Exit, Failure> {
     let source = Source::open(builder, options).await?;
     let look = source.look().await;
-    // What the servers say counts all the more while the service says nothing.
+    // Servers are asked even if the service does not answer: they matter all the more then.
     if let (Some(Err(failure)), None) = (&look.caches, &look.servers) {
         return Err(failure.clone());
     }
@@ -48,16 +48,16 @@ pub(crate) async fn again(
     let source = Source::open(builder, stats).await?;
     let live = io::stdout().is_terminal() && !out.is_json();
     let mut before = source.look().await;
-    // At the beginning somebody wants to know of a wrong address, later the service may be away for a while.
+    // A failure of the first reading ends the command, as the address may be wrong. Later the service may be away for a while.
     if let Some(Err(failure)) = before.caches {
         return Err(failure);
     }
-    // A time that no clock can tell is as good as one that nobody lives to see.
+    // A time beyond the range of the clock is as good as one that nobody lives to see.
     let every = every.min(FOREVER);
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let mut left = count.unwrap_or(u64::MAX);
     let mut whole = true;
-    // One ear for all of it: an interrupt also comes while a service keeps a look waiting.
+    // Listens all the time: an interrupt may also come while a service keeps a reading waiting.
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     while left > 0 {
         let look = async {
@@ -76,7 +76,7 @@ pub(crate) async fn again(
             output::write(&output::word(&Value::from(seen.json(over)).to_string()))?
         } else {
             let clock = humantime::format_rfc3339_seconds(SystemTime::now());
-            // Home, and what was there before is wiped away.
+            // Moves the cursor home and clears the screen.
             let wipe = if live { "\x1b[H\x1b[2J" } else { "" };
             output::write(&format!(
                 "{wipe}{clock}, over {}\n{}",
@@ -102,7 +102,7 @@ struct Source {
 /// What was seen.
 struct Look {
     at: Instant,
-    /// Since the look before.
+    /// Since the reading before.
     took: Duration,
     url: Option<String>,
     /// `None`: no URL was given.
@@ -125,7 +125,7 @@ impl Source {
             None => None,
         };
         if let (Some(session), Some(name)) = (&session, &cache) {
-            // Says which there are, where it is not one of them.
+            // If it is not one of them, the error says which there are.
             session.cache::<traced_cache::Opaque>(name)?;
         }
         let remote = |session: &Session| servers::asked(session, cache.as_deref()).next().is_some();
@@ -177,8 +177,8 @@ impl Look {
         !matches!(self.caches, Some(Err(_))) && self.servers.iter().flatten().all(|row| row.status.is_ok())
     }
 
-    /// What has come since an earlier look, and this one, for the next to be compared with. After a look that failed there is
-    /// nothing to compare with, so nothing has come.
+    /// What has been counted since an earlier reading, and this reading, with which the next is compared. After a failed reading
+    /// there is nothing to compare with, and nothing counted.
     fn since(self, earlier: Self) -> (Self, Self) {
         let took = self.at.duration_since(earlier.at);
         let caches = match (&self.caches, &earlier.caches) {

@@ -24,13 +24,13 @@ use crate::{
     session::{LevelAt, Session},
 };
 
-/// Lines of one call.
+/// Lines per call.
 const CHUNK: usize = 200;
-/// Values that are stored at once, each on its own.
+/// Values that are stored concurrently, each by a call of its own.
 const AT_ONCE: usize = 32;
-/// Most bytes of a line: without a bound, a file without line ends would be read whole.
+/// Most bytes of a line: a file without line ends must not be read as a whole.
 const LINE_MAX: u64 = 64 << 20;
-/// The least ttl: the library stores nothing under one of zero, and levels count in milliseconds.
+/// The shortest ttl: the library stores nothing with a ttl of zero, and levels count in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Keys that are looked at to see whether the schema id is right.
 const PROBED: usize = 20;
@@ -51,7 +51,7 @@ struct Line {
     ttl: Option<Duration>,
 }
 
-/// As it is written in stores, or a number.
+/// A text as stores have it, or a number.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum Key {
@@ -88,17 +88,17 @@ impl Line {
     }
 }
 
-/// What has come of the lines so far.
+/// What has become of the lines so far.
 #[derive(Default)]
 struct Tally {
     read: u64,
     stored: u64,
-    /// Those that were to be stored, and are not seen at the remote levels.
+    /// Keys that were to be stored and are not found at the remote levels.
     refused: u64,
 }
 
 impl Tally {
-    /// Of these, some may not have arrived if a level has failed, or something has overtaken one: then it is asked.
+    /// Stored keys. Some may not have arrived if a level has failed or an invalidation came in between: then levels are asked.
     async fn take(
         &mut self,
         opaque: &TracedCache<Opaque>,
@@ -124,7 +124,7 @@ impl Tally {
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOptions) -> Result<Exit, Failure> {
     let WarmOptions { file, cache: name, values, replace, schema } = options;
     let session = Session::open(builder, &file).await?;
-    // Before the cache is asked for by its type, since it is built once.
+    // Before the cache is asked for by its type: it can be built only once.
     let levels = session.shared_levels(&name)?;
     if let Some(level) =
         levels.iter().find(|at| session.level_setting(&name, at, "codec") == Some("postcard"))
@@ -217,7 +217,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     Ok(if failed > 0 || lost || tally.refused > 0 || unsent > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// Waits for a backplane that has not come up so far, as a warm-up does, which has no keys here.
+/// Waits until the backplane is up. A warm-up without keys does just that.
 async fn hears(cache: &TracedCache<Value>) {
     let nothing = |(), _| async { Ok::<Option<Value>, std::convert::Infallible>(None) };
     let _ = cache.warm(std::iter::empty::<Rendered>(), 1, &(), nothing).await;
@@ -227,7 +227,7 @@ fn count_of(n: u64) -> String {
     count(usize::try_from(n).unwrap_or(usize::MAX), "value", "values")
 }
 
-/// Values under another schema id would be stored over those that the application can read, and be read by nobody.
+/// Values with another schema id would replace those that the application can read, and nobody could read them.
 async fn probe(
     cache: &TracedCache<Opaque>,
     lines: &Lines,
@@ -253,7 +253,7 @@ fn failures(cache: &TracedCache<Value>) -> u64 {
     cache.stats().levels.iter().flat_map(|level| &level.faults).map(|(_, count)| count).sum()
 }
 
-/// Values that a level could not be given: too large for it, or not to be encoded.
+/// Values that could not be sent to a level: too large, or impossible to encode.
 fn unsent(cache: &TracedCache<Value>) -> u64 {
     cache.stats().levels.iter().map(|level| level.too_large + level.not_encoded).sum()
 }
@@ -264,16 +264,16 @@ async fn is_there(cache: &TracedCache<Opaque>, key: &Rendered) -> Result<bool, E
     Ok(found.levels.iter().all(|at| matches!(at.outcome, LevelOutcome::Hit | LevelOutcome::Negative)))
 }
 
-/// Keys that were to be stored; and the line at which it ended, with why.
+/// Keys that were to be stored; and the line at which the warm-up ended, with the reason.
 type Tried = (Vec<Rendered>, Result<(), (u64, Error)>);
 
-/// Stores what no level has fresh.
+/// Stores values for keys that no level has fresh.
 async fn fill(cache: &TracedCache<Value>, lines: Vec<Line>) -> Tried {
     let (tried, result) = fill_all(cache, lines.clone()).await;
     if result.is_ok() {
         return (tried, Ok(()));
     }
-    // One of them is wrong. Those before it are stored, if they are not by now, and it is named.
+    // One line is wrong: store those before it, if that has not been done, and name it.
     let mut stored = Vec::new();
     for line in lines {
         let (number, key) = (line.number, line.key());
@@ -288,7 +288,7 @@ async fn fill(cache: &TracedCache<Value>, lines: Vec<Line>) -> Tried {
     (stored, Ok(()))
 }
 
-/// Answers with the keys that no level had, also where not all of them were stored.
+/// Returns the keys that no level had, even if not all of them were stored.
 async fn fill_all(cache: &TracedCache<Value>, lines: Vec<Line>) -> (Vec<Rendered>, Result<(), Error>) {
     let tried = Arc::new(Mutex::new(Vec::new()));
     let keys: Vec<_> = lines.iter().map(Line::key).collect();
@@ -315,7 +315,7 @@ async fn store(cache: &TracedCache<Value>, lines: &[Line]) -> Tried {
     while let Some((line, result)) = writes.next().await {
         match result {
             Err(error) if error.kind() != ErrorKind::Level => ended = Err((line.number, error)),
-            // Where a level surfaces its failures: it is pending, all the same.
+            // A level that surfaces its failures: the write is pending all the same.
             _ => tried.push(line.key()),
         }
     }
@@ -381,19 +381,19 @@ impl Lines {
         Ok(lines)
     }
 
-    /// What the library says of a line.
+    /// The library's error about a line.
     fn at(&self, line: u64, error: Error) -> Failure {
         Failure::from(error).of(format!("{} line {line}", self.name))
     }
 
-    /// Without what the line has: its value stays out of messages.
+    /// A message without the line's content: values stay out of messages.
     fn wrong(&self, error: &serde_json::Error) -> Failure {
         let place = format!("{} line {}, column {}", self.name, self.number, error.column());
         if error.to_string().starts_with(NO_TIME) {
             let place = format!("{} line {}, ttl", self.name, self.number);
             return Failure::wrong(&place, "no time", "write a number and its unit: \"ttl\": \"5m\"");
         }
-        // Nothing else tells it from bad syntax.
+        // Only this distinguishes it from bad syntax.
         if error.to_string().starts_with("recursion limit exceeded") {
             let fix =
                 "JSON is read 127 levels deep, of which the line is one; store it flatter, or as a text";
