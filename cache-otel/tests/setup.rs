@@ -66,6 +66,8 @@ fn what_a_variable_cannot_say_is_an_error_that_names_it() {
     }
     let ratio = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "1.5")];
     assert!(with(ratio).start().unwrap_err().to_string().starts_with("OTEL_TRACES_SAMPLER_ARG = 1.5"));
+    let nameless = Setup::new(" ").variables(|_| None).start().unwrap_err().to_string();
+    assert!(nameless.starts_with("Setup::new = \"\": name the service"), "{nameless}");
     assert!(with([]).sample(-0.1).start().unwrap_err().to_string().starts_with("Setup::sample = -0.1"));
     let page = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "many")];
     assert!(with(page).start().unwrap_err().to_string().starts_with("OTEL_EXPORTER_PROMETHEUS_PORT = many"));
@@ -189,6 +191,12 @@ fn who_this_is_comes_from_the_variables_that_were_given() {
     let said = info(with([none, attributes]).attribute(KeyValue::new("team", "core")));
     assert!(said.contains(r#"team="core""#) && !said.contains("cash"), "{said}");
     assert!(info(with([none])).contains(r#"service_name="shop""#));
+    let nameless = Setup::new("").variables(|name| match name {
+        "OTEL_SERVICE_NAME" => Some("orders".to_owned()),
+        "OTEL_TRACES_EXPORTER" => Some("none".to_owned()),
+        _ => None,
+    });
+    assert!(info(nameless).contains(r#"service_name="orders""#));
     let said = info(with([none, ("OTEL_RESOURCE_ATTRIBUTES", "team=a%2Cb%3Dc,share=5%,place=K%C3%B6ln")]));
     for as_meant in [r#"team="a,b=c""#, r#"share="5%""#, r#"place="Köln""#] {
         assert!(said.contains(as_meant), "{said}");

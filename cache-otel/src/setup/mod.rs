@@ -54,7 +54,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry::{KeyValue, global};
+use opentelemetry::{Key, KeyValue, global};
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 #[cfg(feature = "setup-tls")]
 use opentelemetry_otlp::{
@@ -76,6 +76,7 @@ use crate::{Telemetry, TelemetryBuilder};
 
 /// How long [`Running`] waits for a last export when it is dropped.
 const DROP_LIMIT: Duration = Duration::from_secs(5);
+const SERVICE_NAME: Key = Key::from_static_str("service.name");
 
 /// Why nothing was set up. Names the variable or the method, and the fix; holds no credential.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// For the service of this name, unless `OTEL_SERVICE_NAME` has another.
+    /// For the service of this name, unless `OTEL_SERVICE_NAME` has another. One of them must not be empty.
     pub fn new(service: impl Into<String>) -> Self {
         Self {
             service: service.into(),
@@ -195,6 +196,10 @@ impl Setup {
             .with_attributes(env.resource()?)
             .with_attributes(attributes)
             .build();
+        if resource.get(&SERVICE_NAME).is_none_or(|name| name.as_str().trim().is_empty()) {
+            let fix = "name the service, or set OTEL_SERVICE_NAME: backends tell services apart by it";
+            return Err(SetupError::new("Setup::new", "\"\"", fix));
+        }
         let to = |signal, wanted: bool| {
             wanted.then(|| endpoint::resolve(&env, signal, endpoint.as_deref(), grpc)).transpose()
         };
