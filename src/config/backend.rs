@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::units::FilePath;
 use super::{
     de,
-    fault::{Fault, unknown},
+    fault::{Fault, not_compiled, unknown},
     model::Common,
     node::{Node, Place, Step, Table, What, at},
 };
@@ -120,8 +120,7 @@ impl Backends {
                 let path = with(path, BACKEND);
                 let backend: String = de::read(&field.node, &path, base)?;
                 if !self.0.contains_key(&backend) {
-                    let fix = format!("there is no such backend; {}", absent(&backend, names()));
-                    return Err(Fault::at(path, &field.node, fix));
+                    return Err(Fault::at(path, &field.node, absent(&backend, names())));
                 }
                 backend
             }
@@ -154,8 +153,8 @@ impl Backends {
 /// What to do about an unknown backend: it may be one of ours that is not compiled in.
 fn absent<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
     match name {
-        "memory" | "redis" | "memcached" => format!("build with the feature `{name}`"),
-        _ => unknown(name, names),
+        "memory" | "redis" | "memcached" => not_compiled(name),
+        _ => format!("there is no such backend; {}", unknown(name, names)),
     }
 }
 
@@ -219,4 +218,16 @@ fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let path = path.iter().cloned().chain(steps).collect();
     // The place that the value comes from: a variable, perhaps, and not the field's line in the file.
     Fault { path, place: Some(node.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_is_not_compiled_in_is_told_from_one_that_does_not_exist() {
+        let names = ["memory"].into_iter();
+        assert_eq!(absent("redis", names.clone()), "not compiled in; add the feature `redis` of traced-cache");
+        assert_eq!(absent("dynamo", names), "there is no such backend; use `memory`");
+    }
 }

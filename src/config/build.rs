@@ -8,7 +8,7 @@ use cache_core::{
 };
 
 use super::{
-    fault::Fault,
+    fault::{self, Fault},
     model::Keyring,
     node::{self, HIDDEN, Node, Place, Step, at},
     resolve::{Known, LevelPlan, Origin, Plan, Resolved},
@@ -217,7 +217,7 @@ fn said(known: &[Known], name: &str, fix: &str) -> Option<Fault> {
 }
 
 fn not_compiled(known: &[Known], field: &str, feature: &str) -> Fault {
-    let fix = format!("not compiled in; add the feature `{feature}` of traced-cache");
+    let fix = fault::not_compiled(feature);
     said(known, field, &fix).unwrap_or_else(|| Fault::without_value(at![field], None::<Place>, fix))
 }
 

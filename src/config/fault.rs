@@ -81,6 +81,11 @@ pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> +
     }
 }
 
+/// What to do about something that this build of the program lacks.
+pub(crate) fn not_compiled(feature: &str) -> String {
+    format!("not compiled in; add the feature `{feature}` of traced-cache")
+}
+
 /// What to do about the name of a provider or a keyring (`what`) that is not among `names`.
 pub(crate) fn no_such<'a>(
     what: &str,
