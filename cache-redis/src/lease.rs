@@ -122,8 +122,8 @@ impl RedisProvider {
                 Repeat::Never,
                 |pipeline, at, form| {
                     let (key, lease) = refused[at];
-                    let [value, held, ..] = self.keys(key);
-                    VOID.on(pipeline, form, &[&value, &held])
+                    let [value, held, scratch, _] = self.keys(key);
+                    VOID.on(pipeline, form, &[&value, &held, &scratch])
                         .arg(TOMBSTONE)
                         .arg(TOMBSTONE_MS)
                         .arg(&lease.0[..]);
@@ -205,11 +205,11 @@ impl Leases for RedisProvider {
             |at| keys[at],
             Repeat::Once,
             |pipeline, at, form| {
-                let [value, held, _, hold] = self.keys(keys[at]);
-                pipeline.cmd("MULTI");
+                let [value, held, scratch, hold] = self.keys(keys[at]);
+                pipeline.cmd("MULTI").cmd("DEL").arg(scratch);
                 HOLD.on(pipeline, form, &[&held, &hold]).arg(&tokens[at][..]).arg(ms);
                 pipeline.cmd("SET").arg(value).arg(TOMBSTONE).arg("PX").arg(TOMBSTONE_MS).cmd("EXEC");
-                4
+                5
             },
         );
         let replies = replies.await.into_iter().zip(&tokens);

@@ -57,7 +57,12 @@ impl Keeper {
             }
             other => other,
         };
-        replies.map_err(Error::request)
+        let replies = replies.map_err(Error::request)?;
+        // A right has been taken away: the next connection knows, and no half of a transaction is sent again.
+        if replies.iter().any(|reply| link.is_news(reply)) {
+            self.renew();
+        }
+        Ok(replies)
     }
 }
 

@@ -84,6 +84,9 @@ return 1",
 /// Puts an entry beside its key, where a `RENAME` in the same transaction moves it, and ends the lease, and the hold if it
 /// is one. 1, or 0 if the lease was lost.
 ///
+/// Where there is no transaction, because the right to begin one has just been taken away, others may come in between:
+/// whatever writes the key removes what is beside it, too, so that nothing is left to be moved.
+///
 /// Keys: lease, scratch, hold. Arguments: token, entry, and its life in ms unless it has no end.
 pub(crate) static FILL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -113,12 +116,12 @@ return 1",
 /// Makes a key a miss and revokes its lease where the server is out of memory and refuses everything else: a transaction
 /// as well. A script whose first write takes no memory, such as `DEL`, is let run to its end. With a token, only if that lease still holds. A client that tracks the key hears of it: that costs a miss.
 ///
-/// Keys: value, lease. Arguments: tombstone, its life in ms, perhaps a token.
+/// Keys: value, lease, scratch. Arguments: tombstone, its life in ms, perhaps a token.
 pub(crate) static VOID: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
 if ARGV[3] and redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
-redis.call('DEL', KEYS[2])
+redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1",
     )

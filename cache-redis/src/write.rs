@@ -1,4 +1,5 @@
-//! Puts and removals: each ends the lease of its key in the same transaction.
+//! Puts and removals: each ends the lease of its key in the same transaction, and takes what a fill may be about to move
+//! there, see [`FILL`](crate::scripts::FILL).
 
 use cache_core::{Put, RawKey};
 use redis::Value;
@@ -89,21 +90,23 @@ impl RedisProvider {
             Repeat::Never,
             |pipeline, at, _| {
                 let write = writes[at];
-                let [value, lease, ..] = self.keys(write.key);
+                let [value, lease, scratch, _] = self.keys(write.key);
                 let marker = write.key.mark;
+                let beside = || wire::beside(&self.settings().prefix, write.key);
                 if marker && write.bytes.is_none() {
-                    pipeline.cmd("UNLINK").arg(value);
-                    return 1;
+                    pipeline.cmd("UNLINK").arg(value).cmd("DEL").arg(beside());
+                    return 2;
                 }
                 if !marker {
-                    pipeline.cmd("MULTI").cmd("DEL").arg(lease);
+                    pipeline.cmd("MULTI").cmd("DEL").arg(lease).arg(scratch);
                 }
                 pipeline.cmd("SET").arg(value).arg(write.bytes.unwrap_or(TOMBSTONE));
                 if let Some(ms) = write.ms {
                     pipeline.arg("PX").arg(ms);
                 }
                 if marker {
-                    return 1;
+                    pipeline.cmd("DEL").arg(beside());
+                    return 2;
                 }
                 pipeline.cmd("EXEC");
                 4
@@ -115,7 +118,11 @@ impl RedisProvider {
             .zip(writes)
             .map(|(replies, write)| {
                 let replies = match replies {
-                    Ok(replies) if write.key.mark => Ok(replies),
+                    // While its slot moves, what is beside it may not be touched, nor is there anything to be moved.
+                    Ok(mut replies) if write.key.mark => {
+                        replies.truncate(1);
+                        Ok(replies)
+                    }
                     other => other.and_then(executed),
                 };
                 self.heed(replies.and_then(wire::all_done))
@@ -140,12 +147,12 @@ impl RedisProvider {
             Repeat::Never,
             |pipeline, at, form| {
                 let write = writes[refused[at]];
-                let [value, lease, ..] = self.keys(write.key);
+                let [value, lease, scratch, _] = self.keys(write.key);
                 if let (true, Some(mark)) = (write.key.mark, write.bytes) {
                     MARK.on(pipeline, form, &[&value]).arg(mark).arg(write.ms);
                     return 1;
                 }
-                VOID.on(pipeline, form, &[&value, &lease]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
+                VOID.on(pipeline, form, &[&value, &lease, &scratch]).arg(TOMBSTONE).arg(TOMBSTONE_MS);
                 1
             },
         );
@@ -162,8 +169,8 @@ impl RedisProvider {
             |at| writes[refused[failed[at]]].key,
             Repeat::Never,
             |pipeline, at, _| {
-                let [value, lease, ..] = self.keys(writes[refused[failed[at]]].key);
-                pipeline.cmd("UNLINK").arg(lease).cmd("UNLINK").arg(value);
+                let [value, lease, scratch, _] = self.keys(writes[refused[failed[at]]].key);
+                pipeline.cmd("UNLINK").arg(lease).arg(scratch).cmd("UNLINK").arg(value);
                 2
             },
         );

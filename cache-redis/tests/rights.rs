@@ -11,12 +11,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use cache_core::{
-    Advised, Backplane, BoxError, CacheProvider, Leases, Listener, TracedCache,
+    Acquire, Acquired, Advised, Backplane, BoxError, CacheId, CacheProvider, Fill, Holding, Lease, Leases,
+    Listener, Marks, Put, RawKey, Swapped, TracedCache,
     testing::conformance::{self, Options},
 };
 use cache_redis::{ErrorKind, RedisProvider};
-use common::{RedisServer, get, item, key, kill_clients, kind, proxy::first_words_changed, put, until_async};
+use common::{
+    RedisServer, get, item, key, kill_clients, kind,
+    proxy::{Proxy, first_words_changed},
+    put, swap, until_async,
+};
 use test_servers::{RedisCluster, RedisSentinel};
 use tokio::task::JoinHandle;
 
@@ -297,6 +303,102 @@ async fn who_may_not_run_transactions_writes_nothing_and_can_read() {
         assert_eq!(server.calls("set"), sets);
         let heard = operator.heard();
         assert!(heard.len() == 1 && heard[0].contains("+multi +exec"), "{heard:?}");
+    }
+}
+
+/// A right that is taken away on the way leaves the end of a transaction, which runs at once then: what somebody else has
+/// written in between stays.
+#[tokio::test]
+async fn half_of_a_fill_does_not_undo_what_others_have_written() {
+    async fn lease(provider: &RedisProvider, id: &str) -> Lease {
+        let wish = Acquire { key: key(id), holding: Holding::Nothing };
+        match provider.acquire_many(&[wish], Duration::from_secs(60)).await.remove(0).unwrap() {
+            Acquired::Granted(lease) => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+    async fn fill(provider: &RedisProvider, id: &str, lease: Lease) -> Result<bool, BoxError> {
+        provider.fill_many(&[Fill { put: item(id, b"old"), lease }]).await.remove(0)
+    }
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let other = RedisProvider::builder(server.url()).build().unwrap();
+    // The server knows the script.
+    assert!(fill(&other, "first", lease(&other, "first").await).await.unwrap());
+    for written in ["removed", "put", "held"] {
+        without(&server, &[]).close().await;
+        let provider = RedisProvider::builder(proxy.url()).username("ann").password("hunter2");
+        let provider = provider.build().unwrap();
+        let lease = lease(&provider, written).await;
+        server.command::<()>(&["ACL", "SETUSER", "ann", "-multi"]).unwrap();
+        proxy.tear_before("RENAME");
+        let filling = tokio::spawn(async move { fill(&provider, written, lease).await });
+        let scratch = format!("f:{{users:{written}}}");
+        until_async("half of it", || async { server.command::<bool>(&["EXISTS", &scratch]).unwrap() }).await;
+        match written {
+            "removed" => other.remove(key(written)).await.unwrap(),
+            "put" => put(&other, written, "new").await,
+            _ => drop(other.hold_many(&[key(written)], Duration::from_secs(5)).await.remove(0).unwrap()),
+        }
+        proxy.release();
+        assert_eq!(kind(filling.await.unwrap()), ErrorKind::Denied);
+        let found = get(&other, written).await.unwrap();
+        assert_eq!(found.as_deref(), (written == "put").then_some("new"), "{written}");
+    }
+}
+
+/// So it is with the mark of a cache: what has been cleared meanwhile stays so.
+#[tokio::test]
+async fn half_of_a_swap_does_not_undo_a_clear() {
+    const LIFE: Duration = Duration::MAX;
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let other = RedisProvider::builder(server.url()).build().unwrap();
+    let mark = RawKey::marker(CacheId(1), "users");
+    let written = |bytes| Put { key: mark, bytes: Bytes::from_static(bytes), ttl: LIFE };
+    without(&server, &[]).close().await;
+    let provider = RedisProvider::builder(proxy.url()).username("ann").password("hunter2").build().unwrap();
+    let swapped = provider.swap(&[swap(mark, None, b"first", LIFE)]).await.unwrap();
+    assert_eq!(swapped, Swapped::Done);
+    server.command::<()>(&["ACL", "SETUSER", "ann", "-multi"]).unwrap();
+    proxy.tear_before("RENAME");
+    let swapping =
+        tokio::spawn(async move { provider.swap(&[swap(mark, Some(b"first"), b"next", LIFE)]).await });
+    let half = || async { server.command::<bool>(&["EXISTS", "f:{users}"]).unwrap() };
+    until_async("half of it", half).await;
+    other.put(written(b"cleared")).await.unwrap();
+    proxy.release();
+    assert_eq!(kind(swapping.await.unwrap()), ErrorKind::Denied);
+    assert_eq!(other.get(mark).await.unwrap().as_deref(), Some(&b"cleared"[..]));
+}
+
+/// The next connection knows, and says so.
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_noticed_with_what_is_refused() {
+    let server = RedisServer::start();
+    for (right, grant) in [("-multi", "+multi +exec"), ("-evalsha", "+evalsha")] {
+        let provider = without(&server, &[]);
+        let operator = Operator::of(&provider);
+        put(&provider, "k", "v").await;
+        server.command::<()>(&["ACL", "SETUSER", "ann", right]).unwrap();
+        let wish = || Acquire { key: key("k"), holding: Holding::Unreadable };
+        until_async("noticed", || async {
+            let _ = provider.put(item("k", b"w")).await;
+            let _ = provider.acquire_many(&[wish()], Duration::from_secs(1)).await;
+            operator.heard().iter().any(|said| said.contains(grant))
+        })
+        .await;
+        let made = provider.connections()[0].reconnects;
+        let sets = server.calls("set");
+        if right == "-evalsha" {
+            assert!(provider.leases().is_none());
+            put(&provider, "k", "w").await;
+        } else {
+            assert_eq!(kind(provider.put(item("k", b"w")).await), ErrorKind::Denied);
+            assert_eq!(server.calls("set"), sets);
+        }
+        assert_eq!((made, operator.heard().len()), (1, 1), "{:?}", operator.heard());
+        provider.close().await;
     }
 }
 

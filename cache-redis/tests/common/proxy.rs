@@ -22,6 +22,8 @@ struct Shared {
     accepted: AtomicUsize,
     /// Connections below this number pass on no requests.
     held: watch::Sender<usize>,
+    /// What is asked from this word on is under way, and no further.
+    torn: watch::Sender<Option<&'static str>>,
 }
 
 impl Proxy {
@@ -59,9 +61,16 @@ impl Proxy {
         self.0.held.send_replace(self.0.accepted.load(Ordering::SeqCst));
     }
 
+    /// From now on what is asked in one piece with this word arrives in two, of which the second one is under way, and no
+    /// further.
+    pub(crate) fn tear_before(&self, word: &'static str) {
+        self.0.torn.send_replace(Some(word));
+    }
+
     /// They arrive, whoever has left meanwhile.
     pub(crate) fn release(&self) {
         self.0.held.send_replace(0);
+        self.0.torn.send_replace(None);
     }
 
     async fn serve(self, mut client: TcpStream, mut server: TcpStream) {
@@ -77,8 +86,18 @@ impl Proxy {
                     }
                     // An error means that the test is over.
                     let _ = self.0.held.subscribe().wait_for(|held| number >= *held).await;
-                    if server.write_all(&asked[..read.unwrap()]).await.is_err() {
+                    let asked = &asked[..read.unwrap()];
+                    let word = *self.0.torn.borrow();
+                    let at = word.and_then(|word| asked.windows(word.len()).position(|part| part == word.as_bytes()));
+                    let (now, later) = asked.split_at(at.unwrap_or(asked.len()));
+                    if server.write_all(now).await.is_err() {
                         return;
+                    }
+                    if !later.is_empty() {
+                        let _ = self.0.torn.subscribe().wait_for(Option::is_none).await;
+                        if server.write_all(later).await.is_err() {
+                            return;
+                        }
                     }
                 }
                 read = server.read(&mut answered) => {
