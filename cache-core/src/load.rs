@@ -294,14 +294,15 @@ impl<T: Value> Inner<T> {
             if terms.fills() && inner.has_remote() {
                 inner.stand_alone(&mut wish, &begun, &landing.open[0].0).boxed().await;
             }
-            let Wish { found, rights, kept, .. } = wish;
+            let Wish { found, ticket, rights, kept, .. } = wish;
             landing.lend(0, &rights);
             if !landing.open[0].0.has_leases() {
                 return;
             }
             if let Some(seen) = found {
-                return inner.arrive(&landing, 0, seen, rights, &begun).boxed().await;
+                return inner.arrive(&landing, 0, seen, ticket, rights, &begun).boxed().await;
             }
+            drop(ticket);
             let rights = vec![(landing.key(0), rights)];
             let load = Load { load, of: vec![OneOf { at: 0, kept, held }], rights, terms };
             let loader = |shown| async move { Ok(vec![Some(loader(shown).await?)]) };
@@ -343,10 +344,10 @@ impl<T: Value> Inner<T> {
             let go = async |(at, wishes): (Vec<usize>, Vec<Wish<'_, T>>)| {
                 let mut load = Load { load, of: Vec::new(), rights: Vec::new(), terms };
                 let mut arrivals = Vec::new();
-                for (at, Wish { key, found, rights, kept, .. }) in zip(at, wishes) {
+                for (at, Wish { key, found, ticket, rights, kept, .. }) in zip(at, wishes) {
                     landing.lend(at, &rights);
                     match found {
-                        Some(seen) => arrivals.push(inner.arrive(&landing, at, seen, rights, &begun)),
+                        Some(seen) => arrivals.push(inner.arrive(&landing, at, seen, ticket, rights, &begun)),
                         None => {
                             load.of.push(OneOf { at, kept, held: held[at].clone() });
                             load.rights.push((key, rights));
@@ -404,18 +405,20 @@ impl<T: Value> Inner<T> {
         Landing { inner: Arc::clone(self), open, lent: Mutex::default() }
     }
 
-    /// Another process has filled a level while this one waited for its right: that answers the flight.
+    /// Another process has filled a level while this one waited for its right: that answers the flight. `ticket`: opened before
+    /// the level was asked, if not the flight's own.
     async fn arrive(
         self: &Arc<Self>,
         landing: &Landing<T>,
         at: usize,
         seen: Seen<T>,
+        ticket: Option<Ticket<T>>,
         rights: Rights,
         begun: &Begun,
     ) {
         let Seen { entry, level } = seen;
         let mut item = [Outgoing::new(landing.key(at), entry.clone()).with_rights(rights)];
-        let ticket = [landing.open[at].1.again()];
+        let ticket = [ticket.unwrap_or_else(|| landing.open[at].1.again())];
         let accepted =
             self.fill(&mut item, &ticket, usize::from(level), &begun.stamps).await.iter().all(|a| *a);
         landing.land(at, Ended::Entry { entry, level: Some(level), accepted });

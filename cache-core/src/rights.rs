@@ -12,6 +12,7 @@ use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, Moment, RawKey, Value, envelope,
     flight::Flight,
     inner::{Inner, Seen},
+    slots::Ticket,
     tier::{Failure, Tier},
     within::within,
 };
@@ -57,6 +58,9 @@ pub(crate) struct Wish<'k, T> {
     pub(crate) rights: Rights,
     /// Another process has filled it meanwhile.
     pub(crate) found: Option<Seen<T>>,
+    /// Opened before it was last asked for again: what was found then may be kept under this, whatever has become of the key
+    /// before. Where the store tells of what others fill, their fill itself has revoked all that was open.
+    pub(crate) ticket: Option<Ticket<T>>,
     /// A writer keeps it: what is loaded now is stored nowhere.
     pub(crate) kept: bool,
     holding: Holding,
@@ -81,7 +85,7 @@ impl Standing {
 impl<'k, T> Wish<'k, T> {
     pub(crate) fn new(key: RawKey<'k>, held: Option<&Entry<T>>, rights: Rights) -> Self {
         let holding = held.map_or(Holding::Nothing, |entry| Holding::Entry(entry.id));
-        Self { key, rights, found: None, kept: false, holding, at: 0, tries: 0 }
+        Self { key, rights, found: None, ticket: None, kept: false, holding, at: 0, tries: 0 }
     }
 
     /// For a load that replaces whatever there is.
@@ -224,6 +228,7 @@ impl<T: Value> Inner<T> {
                 let rights: Vec<_> = wishes.iter().map(|wish| (wish.key, wish.rights.clone())).collect();
                 self.renew(&rights, LEASE).await;
             }
+            wishes.iter_mut().for_each(|wish| wish.ticket = Some(self.slots.open(wish.key)));
             self.ask(wishes, begun).await;
         }
         true

@@ -3,9 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::FutureExt as _;
 use traced_cache::{
-    CacheInfo, Delivery, Event, Level, Memory, Observer, Outcome, TracedCache, WeakCache, ok,
+    Backplane, BoxError, CacheInfo, Delivery, Event, Level, Listener, Memory, Observer, Outcome, TracedCache,
+    WeakCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
@@ -278,4 +281,73 @@ async fn a_later_mark_is_not_thrown_away_for_an_earlier_one() {
     let after = asks(&b).await;
     assert_eq!(done(Some(&world), before).await, Outcome::Hit);
     assert_eq!(done(Some(&world), after).await, Outcome::Miss);
+}
+
+/// As of a store that tells of each change itself, when the test says so.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<Arc<dyn Listener>>>>);
+
+impl Told {
+    fn of(&self, id: &str) {
+        self.0.lock().unwrap().as_ref().unwrap().changed(id);
+    }
+}
+
+#[async_trait]
+impl Backplane for Told {
+    async fn publish(&self, _: &str, _: Bytes) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn subscribe(&self, _: &str, listener: Arc<dyn Listener>) {
+        listener.gap();
+        *self.0.lock().unwrap() = Some(listener);
+    }
+
+    fn hears_writes(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// The fill of a node that others wait for is a change, too, and is heard of before they ask again.
+#[tokio::test]
+async fn what_another_node_has_loaded_is_taken_over_although_its_fill_is_heard_of() {
+    for memory in [true, false] {
+        let world = World::new();
+        let (a, told) = (world.deaf(), Told::default());
+        let l2 = Arc::new(Chaos::new(Arc::clone(&world.store)));
+        let mut builder =
+            TracedCache::<String>::builder("things").clock(world.clock.clone()).policy(policy());
+        if memory {
+            builder = builder.level(Memory::entries(100));
+        }
+        let b = builder.level(Arc::clone(&l2)).backplane(told.clone()).build().unwrap();
+        assert_eq!(get(&b, "other").await, None);
+        let source = Source::new();
+        source.has("k", "loaded", &[]).has("l", "loaded", &[]);
+        for (key, on_the_way) in [("k", false), ("l", true)] {
+            let _gate = source.gate();
+            let loads = source.asking(&a.cache, key).await;
+            let waits = source.asking(&b, key).await;
+            let joins = source.asking(&b, key).await;
+            source.open();
+            assert_eq!(loads.await.unwrap(), saw(Outcome::Loaded, "loaded"));
+            let (asked, overtaken) = (l2.calls(ChaosOp::Acquire), b.stats().overtaken);
+            if on_the_way {
+                // It has been asked already: of what is said meanwhile nobody knows whether it came before.
+                l2.set(ChaosOp::Acquire, Fault::DelayReply(100 * MS));
+                world.pass(100 * MS).await;
+                l2.set(ChaosOp::Acquire, Fault::None);
+            }
+            told.of(key);
+            world.pass(100 * MS).await;
+            world.pass(100 * MS).await;
+            assert_eq!(waits.await.unwrap(), saw(Outcome::Hit, "loaded"));
+            assert!(matches!(joins.await.unwrap().0, Outcome::Coalesced | Outcome::Hit));
+            let asked = l2.calls(ChaosOp::Acquire) - asked;
+            assert_eq!((asked, b.stats().overtaken - overtaken), if on_the_way { (2, 1) } else { (1, 0) });
+            assert_eq!(level(&b, key).await, Some(0));
+        }
+        assert_eq!(source.loads(), 2);
+    }
 }
