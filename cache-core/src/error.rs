@@ -28,7 +28,8 @@ pub enum ErrorKind {
     LoadTimeout,
     /// The loader panicked. The key is free again.
     LoadPanicked,
-    /// The load was aborted before it ended: its runtime shut down, or the cache was closed.
+    /// The load was aborted before it ended: its runtime shut down, and so did that of who loaded in its place, or the cache was
+    /// closed.
     LoadAborted,
     /// A loader asked, directly or through other loaders, for the key that it is loading.
     Cycle,

@@ -441,8 +441,11 @@ impl<T: Value> Inner<T> {
             Ended::Entry { accepted, entry, level } => {
                 (late || level.is_some()) && !(*accepted && self.believes(entry).boxed().await)
             }
-            // Who cancelled it did not know that this caller was about to wait.
-            Ended::Failed { .. } => flight.is_aborted(),
+            // Who cancelled it did not know that this caller was about to wait, and a runtime that ends takes along what others
+            // wait for.
+            Ended::Failed { error, .. } => {
+                flight.is_aborted() || error.kind() == ErrorKind::LoadAborted && !self.tasks.is_closed()
+            }
         }
     }
 

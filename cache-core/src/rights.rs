@@ -7,11 +7,13 @@ use futures::{
     FutureExt,
     future::{Either, select},
 };
+use scopeguard::ScopeGuard;
 
 use crate::{
     Acquire, Acquired, Begun, Entry, Holding, Lease, Moment, RawKey, Value, envelope,
     flight::Flight,
     inner::{Inner, Seen},
+    returning::Lent,
     slots::Ticket,
     tier::{Failure, Tier},
     within::within,
@@ -165,6 +167,10 @@ impl<T: Value> Inner<T> {
             let back = self.returning.are_back(wanted.iter().map(|wish| wish.key.hash));
             // Boxed, as it is hardly ever waited for. Too late: it is asked for like anybody's.
             let _ = self.around.clock.timeout(tier.budget(), back).boxed().await;
+            let left = self.returning.take_left(wanted.iter().map(|wish| wish.key.hash), self.now());
+            if !left.is_empty() {
+                self.release(&left).boxed().await;
+            }
         }
         tier.acquire_many(&self.around, wanted, LEASE).await
     }
@@ -283,27 +289,37 @@ impl<T: Value> Inner<T> {
 
     /// The same for many keys, one round trip per level.
     pub(crate) fn give_back_many(self: &Arc<Self>, rights: Vec<(RawKey<'_>, Rights)>) {
-        let lent: Vec<(Arc<str>, u64, Rights)> = rights
+        let lent: Vec<_> = rights
             .into_iter()
             .filter(|(_, rights)| !rights.is_empty())
-            .map(|(key, rights)| (key.id.into(), key.hash, rights))
+            .map(|(key, rights)| Lent { id: key.id.into(), hash: key.hash, rights })
             .collect();
         if lent.is_empty() {
             return;
         }
         let inner = Arc::clone(self);
-        let on_the_way = self.returning.begin(lent.iter().map(|(_, hash, _)| *hash).collect());
+        let on_the_way = self.returning.begin(lent.iter().map(|lent| lent.hash).collect());
+        // Where the task is dropped, or never begins, its runtime ends: whoever asks next is on another one.
+        let giving = scopeguard::guard((lent, on_the_way), move |(lent, _ends)| {
+            inner.returning.leave(lent, inner.now());
+        });
+        let inner = Arc::clone(self);
         self.spawn(within(self.observers().ambient(), async move {
-            let _ends = on_the_way;
-            let rights: Vec<_> =
-                lent.iter().map(|(id, hash, rights)| (inner.rekey(id, *hash), rights.clone())).collect();
-            for tier in &inner.tiers {
-                let held = at_level(&rights, tier.index);
-                if !held.is_empty() {
-                    tier.release_many(&inner.around, &held).await;
-                }
-            }
+            inner.release(&giving.0).await;
+            ScopeGuard::into_inner(giving);
         }));
+    }
+
+    /// Ends leases, one round trip per level.
+    async fn release(&self, lent: &[Lent]) {
+        let rights: Vec<_> =
+            lent.iter().map(|lent| (self.rekey(&lent.id, lent.hash), lent.rights.clone())).collect();
+        for tier in &self.tiers {
+            let held = at_level(&rights, tier.index);
+            if !held.is_empty() {
+                tier.release_many(&self.around, &held).await;
+            }
+        }
     }
 }
 
