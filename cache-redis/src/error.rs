@@ -85,6 +85,7 @@ pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
+    about: About,
     message: String,
     source: Option<RedisError>,
     redirect: Option<Redirect>,
@@ -92,9 +93,25 @@ struct Inner {
     at_home: bool,
 }
 
+/// What stands in front of the message. Apart from it, as a list of what several servers said leaves it out.
+enum About {
+    Nothing,
+    /// A setting and its value, as far as that may be shown: `password = ***`.
+    Setting(String),
+    /// The address of a server that could not be connected to. There may be no message then: the cause says it all.
+    Server(String),
+}
+
 impl Inner {
     fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None, redirect: None, at_home: false }
+        Self {
+            kind,
+            about: About::Nothing,
+            message: message.into(),
+            source: None,
+            redirect: None,
+            at_home: false,
+        }
     }
 }
 
@@ -104,7 +121,11 @@ impl Error {
     }
 
     pub(crate) fn config(field: &str, value: impl fmt::Display, fix: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Config, format!("{field} = {value}: {fix}"))
+        Self::about(ErrorKind::Config, About::Setting(format!("{field} = {value}")), fix.to_string(), None)
+    }
+
+    fn about(kind: ErrorKind, about: About, message: String, source: Option<RedisError>) -> Self {
+        Self(Arc::new(Inner { about, source, ..Inner::new(kind, message) }))
     }
 
     /// A server does not take who we say that we are, or wants us to say it.
@@ -113,36 +134,41 @@ impl Error {
             true => ("sentinel_username", "sentinel_password", "sentinels have others than the server"),
             false => ("username", "password", "both may be in the url"),
         };
-        let message = match login.password {
-            Some(_) => format!(
-                "{password} = ***: Redis at {endpoint} answered {code}: correct it or `{user}`; {whose}"
-            ),
-            None => format!(
-                "{password} = (none): Redis at {endpoint} answered {code}: set it, and for an ACL user `{user}`; {whose}"
-            ),
+        let (shown, fix) = match login.password {
+            Some(_) => ("***", format!("correct it or `{user}`")),
+            None => ("(none)", format!("set it, and for an ACL user `{user}`")),
         };
-        Self::new(ErrorKind::Auth, message)
+        let about = About::Setting(format!("{password} = {shown}"));
+        let message = format!("Redis at {endpoint} answered {code}: {fix}; {whose}");
+        Self::about(ErrorKind::Auth, about, message, None)
     }
 
-    /// Of several servers that do not take who we say that we are: the field in front of what all have said.
-    pub(crate) fn logins<'a>(message: &str, mut said: impl Iterator<Item = &'a Self>) -> Self {
-        let refusal = said.find(|error| error.kind() == ErrorKind::Auth).map(ToString::to_string);
-        let text = match refusal.as_ref().and_then(|text| text.split_once(": ")) {
-            Some((field, _)) if field.contains(" = ") => {
-                let field = format!("{field}: ");
-                format!("{field}{}", message.replace(&field, ""))
-            }
-            _ => message.to_owned(),
-        };
-        Self::new(ErrorKind::Auth, text)
+    /// Of several servers that do not take who we say that we are. `setting`: what all of them refuse.
+    pub(crate) fn logins(setting: Option<&str>, message: String) -> Self {
+        let about = setting.map_or(About::Nothing, |setting| About::Setting(setting.to_owned()));
+        Self::about(ErrorKind::Auth, about, message, None)
     }
 
-    /// With its causes, for a list that names the address.
-    pub(crate) fn at(&self, address: &Endpoint) -> String {
-        let text = with_causes(self);
-        match text.strip_prefix(&format!("cannot connect to Redis at {address}: ")) {
-            Some(cause) => cause.to_owned(),
-            None => text,
+    /// The setting that is wrong, with its value.
+    pub(crate) fn setting(&self) -> Option<&str> {
+        match &self.0.about {
+            About::Setting(setting) => Some(setting),
+            About::Nothing | About::Server(_) => None,
+        }
+    }
+
+    /// With its causes, for a list that names the address, and, if all of it is about one, the setting.
+    pub(crate) fn at(&self, address: &Endpoint, setting: Option<&str>) -> String {
+        let is_told = match &self.0.about {
+            About::Nothing => false,
+            About::Setting(mine) => setting == Some(mine),
+            About::Server(mine) => *mine == address.to_string(),
+        };
+        match &self.0.source {
+            _ if !is_told => with_causes(self),
+            None => self.0.message.clone(),
+            Some(source) if self.0.message.is_empty() => with_causes(source),
+            Some(source) => format!("{}: {}", self.0.message, with_causes(source)),
         }
     }
 
@@ -190,26 +216,26 @@ impl Error {
             }
             _ => return Self::request(error),
         }
-        let message = format!("cannot connect to Redis at {address}");
-        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
+        Self::unreachable(address, String::new(), error)
+    }
+
+    fn unreachable(address: &str, message: String, error: RedisError) -> Self {
+        Self::about(ErrorKind::Connect, About::Server(address.to_owned()), message, Some(error))
     }
 
     /// From the client, about `address`, where somebody hung up without an answer to what was not encrypted.
     pub(crate) fn hung_up(address: &str, error: RedisError) -> Self {
-        let message = format!(
-            "cannot connect to Redis at {address}: it hung up; if it wants TLS, begin the url with `rediss`"
-        );
-        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
+        let message = "it hung up; if it wants TLS, begin the url with `rediss`".to_owned();
+        Self::unreachable(address, message, error)
     }
 
     /// From the client, about `address`, where somebody hung up after he had said that.
     pub(crate) fn refused(address: &str, said: &str, error: RedisError) -> Self {
         let said = match said.split_once(' ') {
-            Some((code, detail)) if is_code(code) => format!(": it answered {code} {}", quotable(detail)),
+            Some((code, detail)) if is_code(code) => format!("it answered {code} {}", quotable(detail)),
             _ => String::new(),
         };
-        let message = format!("cannot connect to Redis at {address}{said}");
-        Self(Arc::new(Inner { source: Some(error), ..Inner::new(ErrorKind::Connect, message) }))
+        Self::unreachable(address, said, error)
     }
 
     /// From an error reply.
@@ -327,7 +353,7 @@ fn is_code(code: &str) -> bool {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut d = f.debug_struct("Error");
-        d.field("kind", &self.0.kind).field("message", &self.0.message);
+        d.field("kind", &self.0.kind).field("message", &self.to_string());
         if let Some(source) = &self.0.source {
             d.field("source", source);
         }
@@ -337,7 +363,13 @@ impl fmt::Debug for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        let Inner { about, message, .. } = &*self.0;
+        match about {
+            About::Nothing => f.write_str(message),
+            About::Setting(setting) => write!(f, "{setting}: {message}"),
+            About::Server(address) if message.is_empty() => write!(f, "cannot connect to Redis at {address}"),
+            About::Server(address) => write!(f, "cannot connect to Redis at {address}: {message}"),
+        }
     }
 }
 
@@ -350,6 +382,7 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Secret;
 
     #[test]
     fn quoted_arguments_are_cut_off() {
@@ -377,6 +410,33 @@ mod tests {
         assert_eq!(shown("ERR", text), format!("{lacks}: grant +select"));
         assert_eq!(shown("NOPERM", "No permissions to access a key"), lacks);
         assert_eq!(shown("NOPERM", "no permissions to run the 'v:{users:42}' command"), lacks);
+    }
+
+    #[test]
+    fn a_list_of_what_servers_said_tells_once_what_all_of_it_is_about() {
+        let [a, b] = [7001, 7002].map(|port| Endpoint::Tcp { host: "h".to_owned(), port });
+        let login = Login { password: Some(Secret("hunter2".to_owned())), ..Login::default() };
+        let refused = Error::login(&a, &login, "WRONGPASS");
+        let message = "Redis at h:7001 answered WRONGPASS: correct it or `username`; both may be in the url";
+        assert_eq!(refused.setting(), Some("password = ***"));
+        assert_eq!(refused.to_string(), format!("password = ***: {message}"));
+        assert_eq!(refused.at(&a, refused.setting()), message);
+        // Beside others it says what it is about.
+        assert_eq!(refused.at(&a, None), refused.to_string());
+        let all = Error::logins(refused.setting(), format!("nobody: h:7001 ({message})"));
+        assert_eq!((all.kind(), all.setting()), (ErrorKind::Auth, refused.setting()));
+
+        let broken = || RedisError::from(std::io::Error::other("no route"));
+        let away = Error::connect("h:7001", broken());
+        assert_eq!(away.to_string(), "cannot connect to Redis at h:7001");
+        assert_eq!(away.at(&a, None), "no route");
+        assert_eq!(away.at(&b, None), "cannot connect to Redis at h:7001: no route");
+        let full = Error::refused("h:7001", "ERR max number of clients reached", broken());
+        assert_eq!(
+            full.to_string(),
+            "cannot connect to Redis at h:7001: it answered ERR max number of clients reached"
+        );
+        assert_eq!(full.at(&a, None), "it answered ERR max number of clients reached: no route");
     }
 
     #[test]

@@ -115,11 +115,17 @@ fn nobody(mut refusals: Vec<(Endpoint, Error)>) -> Error {
         Some((_, first)) if refusals.iter().all(|(_, error)| error.kind() == first.kind()) => first.kind(),
         _ => ErrorKind::Connect,
     };
-    let each: Vec<_> =
-        refusals.iter().map(|(endpoint, error)| format!("{endpoint} ({})", error.at(endpoint))).collect();
+    let setting = match kind {
+        ErrorKind::Auth => refusals.iter().find_map(|(_, error)| error.setting()),
+        _ => None,
+    };
+    let each: Vec<_> = refusals
+        .iter()
+        .map(|(endpoint, error)| format!("{endpoint} ({})", error.at(endpoint, setting)))
+        .collect();
     let message = format!("no node of the cluster says who serves what: {}", each.join(", "));
     let text = match kind {
-        ErrorKind::Auth => return Error::logins(&message, refusals.iter().map(|(_, error)| error)),
+        ErrorKind::Auth => return Error::logins(setting, message),
         ErrorKind::Connect | ErrorKind::Timeout => {
             format!("url = redis+cluster://***: {message}; start one, or correct its host and port")
         }

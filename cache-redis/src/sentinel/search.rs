@@ -140,11 +140,15 @@ impl Sentinels {
             [kind] => *kind,
             _ => ErrorKind::Connect,
         };
-        let each = self.each(&silent);
+        let setting = match kind {
+            ErrorKind::Auth => silent.iter().find_map(|(_, error)| error.setting()),
+            _ => None,
+        };
+        let each = self.each(&silent, setting);
         let message = format!("no sentinel says where the master is: {each}");
         let url = self.url();
         let text = match kind {
-            ErrorKind::Auth => return Error::logins(&message, silent.iter().map(|(_, error)| error)),
+            ErrorKind::Auth => return Error::logins(setting, message),
             ErrorKind::Server => format!("url = {url}: {message}; is that a sentinel?"),
             ErrorKind::Connect | ErrorKind::Timeout => {
                 format!("url = {url}: {message}; start one, or correct its host and port")
@@ -159,11 +163,11 @@ impl Sentinels {
         format!("redis+sentinel://***/{}", self.master)
     }
 
-    /// Who could not be asked, and why.
-    fn each(&self, silent: &[(usize, Error)]) -> String {
+    /// Who could not be asked, and why; without `setting`, where that is told of all.
+    fn each(&self, silent: &[(usize, Error)], setting: Option<&str>) -> String {
         let each = silent.iter().map(|(number, error)| {
             let at = &self.at[*number];
-            format!("{at} ({})", error.at(at))
+            format!("{at} ({})", error.at(at, setting))
         });
         each.collect::<Vec<_>>().join(", ")
     }
@@ -225,7 +229,7 @@ impl Search {
     fn outdated(mut self, master: &Endpoint, sentinels: &Sentinels, settings: &Settings) -> Error {
         self.give_up(sentinels, settings);
         self.refusal.unwrap_or_else(|| {
-            let (name, away) = (&sentinels.master, sentinels.each(&self.silent));
+            let (name, away) = (&sentinels.master, sentinels.each(&self.silent, None));
             let text = format!(
                 "{master} was replaced as the master {name:?}, and who may know by whom is away: {away}"
             );
