@@ -61,6 +61,8 @@ mod envelope;
 mod error;
 mod expire;
 mod fetch;
+#[doc(hidden)]
+pub mod figures;
 mod fill;
 mod flight;
 mod found;

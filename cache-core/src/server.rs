@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::figures::share;
+
 /// A server behind a provider, by its own word. `None`: it did not say.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,8 +41,6 @@ impl ServerStatus {
     /// Hits over look-ups, 0 to 1; `None` before the first look-up, and where it does not say.
     pub fn hit_rate(&self) -> Option<f64> {
         let (hits, misses) = (self.hits?, self.misses?);
-        let all = hits.checked_add(misses).filter(|all| *all > 0)?;
-        #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-        Some(hits as f64 / all as f64)
+        share(hits, hits.checked_add(misses)?)
     }
 }

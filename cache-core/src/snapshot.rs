@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     BreakerState, ErrorKind, LevelFault, LevelOutcome, MissReason, Outcome, Scope, Unreadable, Verb,
+    figures::share,
 };
 
 /// How many look-ups of one verb ended in one way.
@@ -164,8 +165,6 @@ impl Snapshot {
 
     /// Hits over look-ups, 0 to 1; `None` before the first look-up.
     pub fn hit_rate(&self) -> Option<f64> {
-        let all = self.lookups();
-        #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-        (all > 0).then(|| self.hits() as f64 / all as f64)
+        share(self.hits(), self.lookups())
     }
 }

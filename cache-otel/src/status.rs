@@ -9,11 +9,14 @@ use std::{
     time::Duration,
 };
 
-use cache_core::{BreakerState, Clock, LevelOutcome, MissReason, Moment, Outcome, Verb};
+use cache_core::{
+    BreakerState, Clock, LevelOutcome, MissReason, Moment, Outcome, Verb,
+    figures::{Durations, mean, share},
+};
 
 use crate::{
     series::Named,
-    totals::{Level, Totals, share},
+    totals::{Level, Totals},
 };
 
 /// How a cache does: what its metrics say, without a backend to ask. From [`Telemetry::stats`](crate::Telemetry::stats).
@@ -171,10 +174,6 @@ impl fmt::Display for CacheStatus {
     }
 }
 
-/// Sixteen buckets to a doubling, in nanoseconds, up to 2^41 of them, about 37 minutes. cache-page has buckets of the same
-/// widths (`latency.rs`).
-const BUCKETS: usize = 38 * 16;
-
 /// How long a call took, and for how many it stands.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Timed {
@@ -196,11 +195,10 @@ pub(crate) struct Latencies([OnceLock<Box<Window>>; Verb::ALL.len()]);
 #[derive(Default)]
 pub(crate) struct Window([Minute; 2]);
 
+#[derive(Default)]
 struct Minute {
     number: AtomicU64,
-    nanos: AtomicU64,
-    /// With their weights: memory that many threads hit has four billion of them within a minute.
-    buckets: [AtomicU64; BUCKETS],
+    took: Durations,
 }
 
 /// The minute that it is, never 0, which is what an unused half says. Asks the exact clock where one ends.
@@ -216,74 +214,20 @@ pub(crate) fn minute() -> u64 {
     end / NANOS
 }
 
-fn bucket(nanos: u64) -> usize {
-    if nanos < 16 {
-        return usize::try_from(nanos).unwrap_or(0);
-    }
-    let power = nanos.ilog2();
-    let within = (nanos >> (power - 4)) & 15;
-    let at = usize::try_from(power - 3).unwrap_or(0) * 16 + usize::try_from(within).unwrap_or(0);
-    at.min(BUCKETS - 1)
-}
-
-/// The middle of a bucket.
-fn value(bucket: usize) -> Duration {
-    let at = u64::try_from(bucket).unwrap_or(0);
-    if at < 16 {
-        return Duration::from_nanos(at);
-    }
-    let (power, within) = (at / 16 + 3, at % 16);
-    let width = 1 << (power - 4);
-    Duration::from_nanos((1 << power) + within * width + width / 2)
-}
-
-impl Default for Minute {
-    fn default() -> Self {
-        Self {
-            number: AtomicU64::new(0),
-            nanos: AtomicU64::new(0),
-            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
-    }
-}
-
 impl Window {
     pub(crate) fn record(&self, now: u64, calls: &[Timed]) {
         let minute = &self.0[usize::from(now % 2 == 1)];
         if minute.number.load(Ordering::Relaxed) != now && minute.number.swap(now, Ordering::Relaxed) != now {
-            // What others record at this very moment may be lost: these numbers are for people.
-            minute.nanos.store(0, Ordering::Relaxed);
-            minute.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+            minute.took.clear();
         }
-        let mut all = 0_u64;
-        for Timed { nanos, weight } in calls {
-            all = all.saturating_add(nanos.saturating_mul(u64::from(*weight)));
-            minute.buckets[bucket(*nanos)].fetch_add(u64::from(*weight), Ordering::Relaxed);
-        }
-        minute.nanos.fetch_add(all, Ordering::Relaxed);
+        minute.took.record(calls.iter().map(|call| (call.nanos, call.weight)));
     }
 
     pub(crate) fn read(&self, now: u64) -> Option<Latency> {
-        let live: Vec<&Minute> =
-            self.0.iter().filter(|m| m.number.load(Ordering::Relaxed) + 1 >= now).collect();
-        let counts: Vec<u64> =
-            (0..BUCKETS).map(|at| live.iter().map(|m| m.buckets[at].load(Ordering::Relaxed)).sum()).collect();
-        let count: u64 = counts.iter().sum();
-        if count == 0 {
-            return None;
-        }
-        let nanos: u64 = live.iter().map(|m| m.nanos.load(Ordering::Relaxed)).sum();
-        let at = |percent: u64| {
-            let rank = (count * percent).div_ceil(100).max(1);
-            let mut seen = 0;
-            let found = counts.iter().position(|n| {
-                seen += n;
-                seen >= rank
-            });
-            value(found.unwrap_or(0))
-        };
-        let mean = Duration::from_nanos(nanos / count);
-        Some(Latency { count, mean, p50: at(50), p90: at(90), p95: at(95), p99: at(99) })
+        let live = self.0.iter().filter(|minute| minute.number.load(Ordering::Relaxed) + 1 >= now);
+        let all = Durations::read(live.map(|minute| &minute.took))?;
+        let [p50, p90, p95, p99] = [50, 90, 95, 99].map(|percent| all.at(percent));
+        Some(Latency { count: all.count, mean: all.mean, p50, p90, p95, p99 })
     }
 }
 
@@ -300,49 +244,18 @@ impl Latencies {
     }
 }
 
-/// Of so many; `Duration` itself divides by 32 bits only.
-#[allow(clippy::cast_precision_loss, reason = "a time for people")]
-fn mean(all: Duration, count: u64) -> Option<Duration> {
-    (count > 0).then(|| all.div_f64(count as f64))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_mean_is_known_of_any_number_of_loads() {
-        assert_eq!(mean(Duration::ZERO, 0), None);
-        assert_eq!(mean(Duration::from_secs(1), 4), Some(Duration::from_millis(250)));
-        // Four billion and more, of a millisecond each.
-        assert_eq!(mean(Duration::from_millis(1 << 33), 1 << 33), Some(Duration::from_millis(1)));
-    }
-
-    #[test]
-    fn more_calls_than_four_billion_are_not_forgotten() {
-        let window = Window::default();
-        for _ in 0..2 {
-            window.record(7, &[Timed::new(Duration::from_micros(1), 1 << 31)]);
-        }
-        window.record(7, &[Timed::new(Duration::from_secs(1), 1)]);
-        let latency = window.read(7).unwrap();
-        assert_eq!(latency.count, (1 << 32) + 1);
-        assert!(latency.p99 < Duration::from_micros(2), "{latency:?}");
-    }
-
-    #[test]
-    fn percentiles_are_right_to_three_percent() {
+    fn the_minute_before_counts_and_no_other() {
         let window = Window::default();
         for micros in 1..=1000 {
             window.record(7, &[Timed::new(Duration::from_micros(micros), 1)]);
         }
         let latency = window.read(7).unwrap();
-        for (got, micros) in
-            [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p95, 950.0), (latency.p99, 990.0)]
-        {
-            let got = got.as_secs_f64() * 1e6;
-            assert!((got / micros - 1.0_f64).abs() < 0.04, "{got} for {micros}");
-        }
+        assert!((485..=515).contains(&latency.p50.as_micros()), "{latency:?}");
         assert_eq!((latency.count, latency.mean), (1000, Duration::from_nanos(500_500)));
         assert_eq!(window.read(8).map(|l| l.count), Some(1000), "the minute before counts");
         assert_eq!(window.read(9), None, "the one before that does not");
@@ -355,17 +268,5 @@ mod tests {
         let first = minute();
         assert!(first > 0);
         assert!((first..=first + 1).contains(&minute()));
-    }
-
-    #[test]
-    fn every_time_has_a_bucket_near_it() {
-        for power in 0..39 {
-            for nanos in [1u64 << power, (1 << power) + (1 << power) / 3] {
-                let got = value(bucket(nanos)).as_nanos();
-                let off = got.abs_diff(nanos.into());
-                assert!(off * 16 <= u128::from(nanos), "{got} for {nanos}");
-            }
-        }
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
 }

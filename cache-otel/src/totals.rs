@@ -4,7 +4,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
 use cache_core::{
     BackplaneSnapshot, BreakerState, ErrorKind, LevelFault, LevelOutcome, LevelSnapshot, MissReason, Outcome,
-    Scope, Snapshot, Unreadable, Verb,
+    Scope, Snapshot, Unreadable, Verb, figures::share,
 };
 
 /// What one name counts.
@@ -133,12 +133,6 @@ impl Totals {
     pub(crate) fn hit_rate(&self) -> Option<f64> {
         share(self.all(Outcome::Hit), self.lookups())
     }
-}
-
-/// A part of a whole; `None` if that is nothing.
-#[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 impl Level {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use cache_core::Snapshot;
+use cache_core::{Snapshot, figures::share};
 use serde::Serialize;
 
 /// How far apart points are.
@@ -52,9 +52,8 @@ impl Point {
     }
 
     /// Hits over look-ups, 0 to 1.
-    #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     pub(crate) fn hit_rate(self) -> Option<f64> {
-        (self.lookups > 0).then(|| self.hits as f64 / self.lookups as f64)
+        share(self.hits, self.lookups)
     }
 }
 

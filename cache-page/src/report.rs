@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use cache_core::{LevelInfo, LevelOutcome, LevelSnapshot, Outcome, Snapshot};
+use cache_core::{
+    LevelInfo, LevelOutcome, LevelSnapshot, Outcome, Snapshot,
+    figures::{mean, share},
+};
 use serde::Serialize;
 
 use crate::{
@@ -188,17 +191,6 @@ pub(crate) struct Estimate {
 pub(crate) struct Size {
     pub(crate) factor: f64,
     pub(crate) hit_rate: f64,
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
-fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-/// Of so many; `Duration` itself divides by 32 bits only.
-#[allow(clippy::cast_precision_loss, reason = "a time for people")]
-fn mean(all: Duration, count: u64) -> Option<Duration> {
-    (count > 0).then(|| all.div_f64(count as f64))
 }
 
 pub(crate) fn micros(time: Duration) -> f64 {

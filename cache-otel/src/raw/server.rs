@@ -109,7 +109,7 @@ impl ServerInfo {
     /// Keys found over keys asked for, since the server's start; `None` before the first.
     pub fn hit_rate(&self) -> Option<f64> {
         let hits = self.number("keyspace_hits")?;
-        crate::totals::share(hits, hits.checked_add(self.number("keyspace_misses")?)?)
+        cache_core::figures::share(hits, hits.checked_add(self.number("keyspace_misses")?)?)
     }
 
     /// What the server does when it is full.

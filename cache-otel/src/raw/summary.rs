@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use cache_core::figures::share;
+
 use crate::{
     Latency,
     status::{Timed, Window, minute},
-    totals::share,
 };
 
 /// Operations that are told apart, in series and spans as well. A program has some dozens; what comes after is one.
