@@ -90,37 +90,29 @@ impl<T: Value> Inner<T> {
     ) -> Result<Vec<Found<T>>> {
         self.check_open()?;
         let mut tally = Tally::new(self.stats(), Verb::GetMany, keys.len());
-        self.heard(keys);
+        self.tell_asked(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::only(*key)).collect();
         if access.reads() {
             self.read_levels(&mut asked, access).await;
         }
         let now = self.now();
-        let mut all = Vec::with_capacity(keys.len());
-        let mut error = None;
-        for asked in &mut asked {
-            match self.answer(asked, access, now) {
-                Ok(mut found) if error.is_none() => {
-                    tally.found(&mut found, asked.reason);
-                    all.push(found);
+        // All of them, whatever the first failure is: each counts as what it came to.
+        let answers: Vec<_> = asked
+            .iter_mut()
+            .map(|asked| {
+                let mut answer = self.answer(asked, access, now);
+                match &mut answer {
+                    Ok(found) => tally.found(found, asked.reason),
+                    Err(_) => tally.missed(asked.reason),
                 }
-                // Of what comes after an error the caller is told nothing.
-                answer => {
-                    tally.missed(asked.reason);
-                    if let Err(failed) = answer {
-                        error.get_or_insert(failed);
-                    }
-                }
-            }
-        }
-        match error {
-            Some(error) => Err(error),
-            None => Ok(found_all(all, spans)),
-        }
+                answer
+            })
+            .collect();
+        Ok(found_all(answers.into_iter().collect::<Result<_>>()?, spans))
     }
 
-    /// Has those hear of each key who want to.
-    fn heard(&self, keys: &[RawKey<'_>]) {
+    /// Tells whoever wants to know which keys are looked up.
+    fn tell_asked(&self, keys: &[RawKey<'_>]) {
         keys.iter().for_each(|key| self.observers().asked(key));
     }
 
@@ -136,7 +128,7 @@ impl<T: Value> Inner<T> {
         self.check_open()?;
         let counted = keys.iter().map(|_| Counted::new(self.stats(), Verb::GetOrSetMany, spans)).collect();
         let mut answers = Answers { counted, found: keys.iter().map(|_| None).collect(), error: None };
-        self.heard(keys);
+        self.tell_asked(keys);
         let mut asked: Vec<_> = keys.iter().map(|key| Asked::new(*key)).collect();
         if access.reads() {
             self.read_levels(&mut asked, access).await;
@@ -320,5 +312,33 @@ impl<T: Value> Inner<T> {
             }
             Err(error) => Part::Done(Err(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        ErrorKind, Level, MissReason, Outcome, Stance, TracedCache,
+        testing::{Chaos, ChaosOp, Fault, MapProvider},
+    };
+
+    /// As a batch with a loader counts: what has been found is a hit, whatever became of the others.
+    #[tokio::test]
+    async fn a_batch_that_fails_counts_what_it_has_found() {
+        let deep = std::sync::Arc::new(Chaos::new(MapProvider::new()));
+        let level = Level::new(std::sync::Arc::clone(&deep)).stance(Stance::Surface);
+        let cache: TracedCache<u32> =
+            TracedCache::builder("t").level(MapProvider::new()).level(level).build().unwrap();
+        for key in ["a", "c"] {
+            assert!(cache.set(key, 1).await.unwrap().is_confirmed());
+        }
+        deep.set(ChaosOp::Get, Fault::Fail);
+        let error = cache.get_many(["a", "b", "c"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Level);
+        let stats = cache.stats();
+        assert_eq!(
+            (stats.outcome(Outcome::Hit), stats.missed(MissReason::Error), stats.lookups()),
+            (2, 1, 3)
+        );
     }
 }
