@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     Access, Error, Found, Moment, Outcome, RawKey, Result, Value, Verb,
     cycle::LoadId,
-    fetch::{Counted, Next, Taken, wait_for},
-    flight::{Ended, Flight},
+    fetch::{Awaited, Counted, Next, Taken, wait_for},
+    flight::Flight,
     inner::{Inner, Seen, State},
     load::{Departure, ManyLoader, Terms},
     observers::Spans,
@@ -230,51 +230,28 @@ impl<T: Value> Inner<T> {
     ) -> Result<Waited<T>> {
         let Wait { flight, stale, leads, late } = wait;
         let _edge = wait_for(&flight)?;
-        let mut idle = false;
-        let ended = self.wait_briefly(&flight, stale.as_ref(), waited_from, &mut idle).await;
+        let awaited = self.wait_for_end(&flight, stale.as_ref(), waited_from, None).await;
         if !leads {
             self.has_waited(&flight, waited_from, counted);
         }
-        let overtaken = match &ended {
-            Some(ended) => !leads && !again && self.was_overtaken(&flight, ended, late).await,
-            None => idle,
-        };
-        if overtaken {
-            if idle {
-                // Should its runtime go on, what it comes to is its own callers' only.
-                self.slots.disown(key, &flight);
-            }
-            return Ok(Waited::Overtaken(stale));
-        }
         let outcome = if leads { Outcome::Loaded } else { Outcome::Coalesced };
-        Ok(Waited::Answered(match (ended, stale) {
-            (None, Some(seen)) => {
+        Ok(match awaited {
+            Awaited::Ended(ended) if !leads && !again && self.was_overtaken(&flight, &ended, late).await => {
+                Waited::Overtaken(stale)
+            }
+            Awaited::Ended(ended) => Waited::Answered(self.conclude(ended, stale.as_ref(), outcome)),
+            Awaited::StandsIn(seen) => {
                 if flight.stands_still(self.now()) {
                     self.slots.disown(key, &flight);
                 }
-                Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now()))
+                Waited::Answered(Ok(seen.entry.found(Outcome::Stale, Some(seen.level), self.now())))
             }
-            (None, None) => self.conclude(flight.wait().await, None, outcome),
-            (Some(ended), stale) => self.conclude(ended, stale.as_ref(), outcome),
-        }))
-    }
-
-    /// Waits for a flight: with a stale value at hand for the soft limit only, counted from when the batch began to wait.
-    async fn wait_briefly(
-        &self,
-        flight: &Flight<T>,
-        stale: Option<&Seen<T>>,
-        waited_from: Moment,
-        idle: &mut bool,
-    ) -> Option<Ended<T>> {
-        if let Some(soft) = stale.and_then(|_| self.policy().soft) {
-            let rest = soft.saturating_sub(self.now().since(waited_from));
-            let ended = self.around.clock.timeout(rest, flight.wait()).await;
-            if ended.is_some() || stale.is_some_and(|seen| self.stands_in(seen)) {
-                return ended;
+            Awaited::Idle | Awaited::Over => {
+                // Should its runtime go on, what it comes to is its own callers' only.
+                self.slots.disown(key, &flight);
+                Waited::Overtaken(stale)
             }
-        }
-        self.await_end(flight, idle).await
+        })
     }
 
     /// How one key that the levels have been asked for is answered. `depart` is to launch the load that this begins, if any:

@@ -112,6 +112,17 @@ pub(crate) enum Taken<T: Value> {
     Join(Arc<Flight<T>>, Ticket<T>),
 }
 
+/// What waiting for a flight has come to.
+pub(crate) enum Awaited<'s, T> {
+    Ended(Ended<T>),
+    /// The time for it is over, and this stale value may stand in.
+    StandsIn(&'s Seen<T>),
+    /// The time for it is over, and nothing may stand in.
+    Over,
+    /// It is a task of another runtime, which stands still.
+    Idle,
+}
+
 /// What a waiter needs to load for itself.
 type Alone<T> = (Ticket<T>, Loader<T>, Access);
 
@@ -367,52 +378,38 @@ impl<T: Value> Inner<T> {
             let late = joins && flight.has_begun();
             let edge = wait_for(flight)?;
             let waiting = flight.waiting();
-            let waited_from = self.now();
-            let soft = stale.and_then(|_| self.policy().soft);
-            let wait = if part == Part::Waiter { self.policy().wait } else { None };
-            let limit = match (soft, wait) {
-                (Some(soft), Some(wait)) => Some(soft.min(wait)),
-                (soft, wait) => soft.or(wait),
-            };
-            let mut idle = false;
-            let mut ended = match limit {
-                Some(limit) => self.around.clock.timeout(limit, flight.wait()).await,
-                None => self.await_end(flight, &mut idle).await,
-            };
-            let fallback = stale.filter(|seen| self.stands_in(seen));
-            let waited = self.now().since(waited_from);
-            if ended.is_none() && fallback.is_none() {
-                // The stale value died while waiting: only a load can answer, for as long as the budget lasts this one.
-                ended = match wait.map(|wait| wait.saturating_sub(waited)) {
-                    None if idle => None,
-                    None => self.await_end(flight, &mut idle).await,
-                    Some(Duration::ZERO) => None,
-                    Some(rest) => self.around.clock.timeout(rest, flight.wait()).await,
-                };
-            }
+            let from = self.now();
+            let budget = if part == Part::Waiter { self.policy().wait } else { None };
+            let awaited = self.wait_for_end(flight, stale, from, budget).await;
             let outcome = match part {
                 Part::Leader => Outcome::Loaded,
                 Part::Waiter => {
-                    self.has_waited(flight, waited_from, counted);
+                    self.has_waited(flight, from, counted);
                     Outcome::Coalesced
                 }
             };
             drop(edge);
-            if let Some(ended) = ended {
-                let overtaken = joins && self.was_overtaken(flight, &ended, late).await;
-                if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
-                    return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
+            let (fallback, idle) = match awaited {
+                Awaited::Ended(ended) => {
+                    let overtaken = joins && self.was_overtaken(flight, &ended, late).await;
+                    if let (true, Some((ticket, loader, access))) = (overtaken, alone) {
+                        return self.load_again(&ticket, stale.cloned(), loader, access, counted).await;
+                    }
+                    return self.conclude(ended, stale, outcome);
                 }
-                return self.conclude(ended, stale, outcome);
-            }
-            let idle = idle || flight.stands_still(self.now());
+                Awaited::StandsIn(seen) => (Some(seen), flight.stands_still(self.now())),
+                Awaited::Over => (None, flight.stands_still(self.now())),
+                Awaited::Idle => (stale.filter(|seen| self.stands_in(seen)), true),
+            };
             if let (true, Some((ticket, ..))) = (idle, &alone) {
                 // Should its runtime go on, what it comes to is its own callers' only.
                 self.slots.disown(ticket.key(&self.around), flight);
             }
             if let Some(Seen { entry, level }) = fallback {
                 // Others may have nothing to fall back on.
-                if !self.policy().complete && soft.is_some_and(|soft| waited >= soft) && waiting.is_last() {
+                let policy = self.policy();
+                let is_late = policy.soft.is_some_and(|soft| self.now().since(from) >= soft);
+                if is_late && !policy.complete && waiting.is_last() {
                     flight.abort();
                 }
                 return Ok(entry.found(Outcome::Stale, Some(*level), self.now()));
@@ -449,15 +446,43 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// Waits for the end of a flight. `None`, and `idle`: it is a task of another runtime, and that stands still.
-    pub(crate) async fn await_end(&self, flight: &Flight<T>, idle: &mut bool) -> Option<Ended<T>> {
-        let ended = match flight.elsewhere() {
+    /// Waits for the end of a flight: with a stale value at hand for the soft limit, and for no longer than `budget`, if there
+    /// is one. Both count from `from`.
+    pub(crate) async fn wait_for_end<'s>(
+        &self,
+        flight: &Flight<T>,
+        stale: Option<&'s Seen<T>>,
+        from: Moment,
+        budget: Option<Duration>,
+    ) -> Awaited<'s, T> {
+        let left = |limit: Duration| limit.saturating_sub(self.now().since(from));
+        let soft = stale.and_then(|_| self.policy().soft);
+        if let Some(limit) = [soft, budget].into_iter().flatten().min() {
+            if let Some(ended) = self.around.clock.timeout(left(limit), flight.wait()).await {
+                return Awaited::Ended(ended);
+            }
+            if let Some(seen) = stale.filter(|seen| self.stands_in(seen)) {
+                return Awaited::StandsIn(seen);
+            }
+            // Nothing to fall back on, or it died meanwhile: only a load can answer.
+        }
+        match budget.map(left) {
+            None => self.await_end(flight).await.map_or(Awaited::Idle, Awaited::Ended),
+            Some(Duration::ZERO) => Awaited::Over,
+            Some(rest) => {
+                let ended = self.around.clock.timeout(rest, flight.wait()).await;
+                ended.map_or(Awaited::Over, Awaited::Ended)
+            }
+        }
+    }
+
+    /// Waits for the end of a flight, however long that takes. `None`: it is a task of another runtime, which stands still.
+    async fn await_end(&self, flight: &Flight<T>) -> Option<Ended<T>> {
+        match flight.elsewhere() {
             None => Some(flight.wait().await),
             // Boxed: hardly any process has two.
             Some(home) => self.await_end_elsewhere(flight, home).boxed().await,
-        };
-        *idle = ended.is_none();
-        ended
+        }
     }
 
     async fn await_end_elsewhere(&self, flight: &Flight<T>, home: &Handle) -> Option<Ended<T>> {
