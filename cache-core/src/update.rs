@@ -232,25 +232,14 @@ impl<T: Value> Inner<T> {
             writing.end_unwritten();
             return Err(Failure::Mute.into_error(tier));
         }
-        let Made { entry, keep, .. } = match self.changed(held.as_ref(), change, &begun, &[]).await {
-            Ok(made) => made,
-            Err(error) => {
+        let (mut item, keep) = match self.prepare(key, tier, held.as_ref(), change, &begun, &[]).await {
+            Ok(Some(prepared)) => prepared,
+            other => {
                 writing.end_unwritten();
-                return Err(error);
+                return other.map(|_overtaken| Tried::Again);
             }
         };
-        if keep != Keep::Nothing && self.is_overtaken(key, held.as_ref()).await {
-            writing.end_unwritten();
-            return Ok(Tried::Again);
-        }
-        let value = entry.value.clone();
-        let mut item = Outgoing::new(key, entry);
-        if keep == Keep::Store
-            && let Err(unfit) = self.fits(&mut item, tier, begun.stamp(tier.index))
-        {
-            writing.end_unwritten();
-            return Err(unfit.into_error(tier));
-        }
+        let value = item.entry.value.clone();
         let delivery = self.spread(writing, &mut item, keep, None, &begun).await?;
         Ok(Tried::Done(value, delivery))
     }
@@ -280,38 +269,23 @@ impl<T: Value> Inner<T> {
         }
         let mut writing = Writing::begin(self, [key]);
         let kept = [(key, rights.clone())];
-        let made = match self.changed(held.as_ref(), change, &begun, &kept).await {
-            Ok(made) => made,
-            Err(error) => {
+        let (item, keep) = match self.prepare(key, tier, held.as_ref(), change, &begun, &kept).await {
+            Ok(Some((item, keep))) if keep != Keep::Nothing => (item, keep),
+            other => {
                 self.give_back(key, rights);
                 writing.end_unwritten();
-                return Err(error);
+                return Ok(match other? {
+                    None => Tried::Again,
+                    Some((item, _as_it_is)) => Tried::Done(item.entry.value, Delivery::Confirmed),
+                });
             }
         };
-        let Made { mut entry, keep, .. } = made;
-        let value = entry.value.clone();
-        if keep == Keep::Nothing {
-            self.give_back(key, rights);
-            writing.end_unwritten();
-            return Ok(Tried::Done(value, Delivery::Confirmed));
-        }
-        if self.is_overtaken(key, held.as_ref()).await {
-            self.give_back(key, rights);
-            writing.end_unwritten();
-            return Ok(Tried::Again);
-        }
+        let value = item.entry.value.clone();
+        let mut item = item.with_rights(rights);
         if keep == Keep::Forget {
             // What is to be gone must still be what was read: it is replaced by what nobody believes, and that is removed.
-            entry.value = None;
-            entry.timeline = crate::Timeline::new(self.now(), Duration::ZERO, Duration::ZERO);
-        }
-        let mut item = Outgoing::new(key, entry).with_rights(rights);
-        if keep == Keep::Store
-            && let Err(unfit) = self.fits(&mut item, tier, begun.stamp(tier.index))
-        {
-            self.give_back(key, std::mem::take(&mut item.rights));
-            writing.end_unwritten();
-            return Err(unfit.into_error(tier));
+            item.entry.value = None;
+            item.entry.timeline = crate::Timeline::new(self.now(), Duration::ZERO, Duration::ZERO);
         }
         writing.sends();
         let sent = self.send(tier, &mut [&mut item], begun.stamp(tier.index), &NO_ORDER).await.pop();
@@ -332,6 +306,29 @@ impl<T: Value> Inner<T> {
         }
         let delivery = self.spread(writing, &mut item, keep, Some(tier.index), &begun).await?;
         Ok(Tried::Done(value, delivery))
+    }
+
+    /// Runs `change`, and sees to it that the level can hold what it answers. `None`: what it was shown has been overtaken
+    /// meanwhile.
+    async fn prepare<'k>(
+        &self,
+        key: RawKey<'k>,
+        tier: &Tier,
+        shown: Option<&Entry<T>>,
+        change: &Change<T>,
+        begun: &Begun,
+        rights: &[(RawKey<'_>, Rights)],
+    ) -> Result<Option<(Outgoing<'k, T>, Keep)>> {
+        let Made { entry, keep, .. } = self.changed(shown, change, begun, rights).await?;
+        if keep != Keep::Nothing && self.is_overtaken(key, shown).await {
+            return Ok(None);
+        }
+        let mut item = Outgoing::new(key, entry);
+        if keep == Keep::Store {
+            let fits = self.fits(&mut item, tier, begun.stamp(tier.index));
+            fits.map_err(|unfit| unfit.into_error(tier))?;
+        }
+        Ok(Some((item, keep)))
     }
 
     /// Waits for the lease of a key; with what the level holds of it. `None`: there is something that it has to hear first.
