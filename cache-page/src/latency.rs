@@ -54,6 +54,8 @@ impl Latencies {
         let others = SERVED.len() * self.levels;
         let at = match (error, outcome, level) {
             (Some(_), ..) => others + 4,
+            // Of a cache that another one of its name has replaced here, which had more levels.
+            (None, _, Some(level)) if usize::from(*level) >= self.levels => return,
             (None, Some(outcome), Some(level)) => {
                 let Some(served) = SERVED.iter().position(|served| served == outcome) else { return };
                 usize::from(*level) * SERVED.len() + served
@@ -117,6 +119,13 @@ mod tests {
     fn operation(outcome: Outcome, level: Option<u8>, elapsed: Duration, weight: u32) -> Event<'static> {
         let (verb, outcome) = (Verb::Get, Some(outcome));
         Event::Operation { verb, outcome, level, elapsed, keys: 1, weight, error: None }
+    }
+
+    #[test]
+    fn a_level_that_is_not_there_is_taken_for_nothing_else() {
+        let latencies = Latencies::new(1);
+        latencies.record(&operation(Outcome::Hit, Some(1), Duration::from_micros(1), 1));
+        assert!(latencies.read().is_empty());
     }
 
     #[test]
