@@ -15,13 +15,7 @@ use crate::{
 
 pub(crate) fn one(options: &PageBuilder, cache: &Cache, done: &Done<'_>) -> String {
     let body = With(|f: &mut fmt::Formatter<'_>| {
-        write!(
-            f,
-            "<h1>{}</h1>\n{}{}",
-            Text(&cache.name),
-            outcome(options, cache, done),
-            forms(options, cache, done)
-        )?;
+        write!(f, "<h1>{}</h1>\n{}{}", Text(&cache.name), outcome(done), forms(options, cache, done))?;
         write!(
             f,
             "<div data-live>\n{}{}",
@@ -363,21 +357,21 @@ fn forms<'a>(options: &'a PageBuilder, cache: &'a Cache, done: &'a Done<'_>) -> 
     })
 }
 
-fn outcome<'a>(options: &'a PageBuilder, cache: &'a Cache, done: &'a Done<'_>) -> impl Display + 'a {
-    let _ = (options, cache);
-    With(move |f: &mut fmt::Formatter<'_>| {
-        match done {
+fn outcome<'a>(done: &'a Done<'_>) -> impl Display + 'a {
+    let line = |f: &mut fmt::Formatter<'_>, class: &str, role: &str, text: &dyn Display| {
+        writeln!(f, "<p class=\"answer {class}\" role=\"{role}\">{text}</p>")
+    };
+    With(move |f: &mut fmt::Formatter<'_>| match done {
         Done::Nothing => Ok(()),
-        Done::Refused { error } => writeln!(f, "<p class=\"answer bad\" role=\"alert\">{}</p>", Text(error)),
+        Done::Refused { error } => line(f, "bad", "alert", &Text(error)),
         Done::Invalidated { confirmed: true } => {
-            f.write_str("<p class=\"answer good\" role=\"status\">Invalidated: every level has it.</p>\n")
+            line(f, "good", "status", &"Invalidated: every level has it.")
         }
-        Done::Invalidated { confirmed: false } => f.write_str(
-            "<p class=\"answer bad\" role=\"status\">Invalidated here; a level could not be reached, and hears of it when it is \
-             back.</p>\n",
-        ),
+        Done::Invalidated { confirmed: false } => {
+            let text = "Invalidated here; a level could not be reached, and hears of it when it is back.";
+            line(f, "bad", "status", &text)
+        }
         Done::Looked { key, look } => looked(f, key, look),
-    }
     })
 }
 
