@@ -5,6 +5,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+
+use crate::names;
+
 type Mask = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// The user's say on what of a key may be seen.
@@ -27,6 +31,11 @@ impl ShowKey {
     pub(crate) fn of(&self, key: &str) -> Option<String> {
         catch_unwind(AssertUnwindSafe(|| (self.0)(key))).ok().flatten()
     }
+}
+
+/// A key as spans have it, as far as it may be seen.
+pub(crate) fn attribute(shown: String) -> KeyValue {
+    KeyValue::new(names::CACHE_KEY, Value::Array(Array::String(vec![StringValue::from(shown)])))
 }
 
 /// The shape of a key: `user:123:profile` is `user:*:profile`, `("user", 123)` is `user:*`. Segments, between colons and

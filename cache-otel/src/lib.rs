@@ -66,9 +66,6 @@
 //! no tracer is installed, none is made, and nothing is built for it. A hit at the nearest level has no span, unless
 //! [`TelemetryBuilder::trace_hits`] gives it one. Values are never recorded; keys only through
 //! [`TelemetryBuilder::show_keys`] or [`TelemetryBuilder::show_key_patterns`].
-
-#![cfg_attr(docsrs, feature(doc_cfg))]
-
 //!
 //! # Features
 //! None is on by default, and without them this crate depends on the API of OpenTelemetry and tokio alone.
@@ -81,6 +78,8 @@
 //! | `redis` | the same for redis-rs connections by one line, and what a Redis server says of itself |
 //! | `memcached` | the same for the `memcache` crate |
 //! | `setup`, `setup-tls` | `setup`: one call that sets up the SDK, OTLP and a page for Prometheus |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backlog;
 mod collector;

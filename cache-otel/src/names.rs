@@ -1,4 +1,4 @@
-//! Every name that this crate gives to telemetry. The README of the metrics and the dashboards are written from it.
+//! Every name that this crate gives to telemetry. docs/telemetry.md and the dashboards go by it.
 //!
 //! Units follow the conventions: `{hit}`-like annotations on counts (a unit of `1` would make Prometheus call them
 //! ratios), seconds and bytes otherwise, none on the hit rate.

@@ -11,13 +11,13 @@ use std::{
 
 use cache_core::{Ambient, CacheInfo, LevelOp, MissReason, Outcome, Span, SpanKind, SpanStart, Verb};
 use opentelemetry::{
-    Array, Context, KeyValue, StringValue, Value,
+    Context, KeyValue,
     baggage::BaggageExt,
     trace::{Link, SpanBuilder, SpanKind as OtelKind, Status, TraceContextExt, Tracer},
 };
 
 use crate::{
-    keys::ShowKey,
+    keys::{self, ShowKey},
     lasting::{lasting, lasting_name},
     names,
     observed::result,
@@ -195,11 +195,8 @@ impl Spans {
     fn of_keys(&self, start: &SpanStart<'_>) -> impl Iterator<Item = KeyValue> {
         let count = || KeyValue::new(names::KEY_COUNT, i64::try_from(start.keys).unwrap_or(i64::MAX));
         let count = (start.keys > 1).then(count);
-        let shown = start.key.zip(self.show_key.as_ref()).and_then(|(key, show)| show.of(key)).map(|shown| {
-            let keys = Value::Array(Array::String(vec![StringValue::from(shown)]));
-            KeyValue::new(names::CACHE_KEY, keys)
-        });
-        count.into_iter().chain(shown)
+        let shown = start.key.zip(self.show_key.as_ref()).and_then(|(key, show)| show.of(key));
+        count.into_iter().chain(shown.map(keys::attribute))
     }
 }
 

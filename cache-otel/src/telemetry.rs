@@ -243,6 +243,7 @@ impl fmt::Debug for TelemetryBuilder {
     }
 }
 
-fn scope() -> InstrumentationScope {
+/// The instrumentation scope of this crate.
+pub(crate) fn scope() -> InstrumentationScope {
     InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build()
 }

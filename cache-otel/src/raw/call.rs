@@ -6,13 +6,13 @@ use std::{
 };
 
 use opentelemetry::{
-    Array, Context, KeyValue, StringValue, Value,
+    Context, KeyValue,
     trace::{SpanBuilder, SpanKind, Status, TraceContextExt, Tracer},
 };
 
 use super::{Command, Failed, Inner, OPERATION_CLASS, Outcome, Words, summary::Seen};
 use crate::{
-    names,
+    keys, names,
     spans::{client_name, is_usual},
     vocabulary::seeds,
 };
@@ -274,8 +274,7 @@ fn builder(of: &Inner, command: &Command<'_>, operation: &str, key: Option<&str>
         attributes.push(KeyValue::new(names::TTL, ttl.as_secs_f64()));
     }
     if let Some(key) = key {
-        let keys = Value::Array(Array::String(vec![StringValue::from(key.to_owned())]));
-        attributes.push(KeyValue::new(names::CACHE_KEY, keys));
+        attributes.push(keys::attribute(key.to_owned()));
     }
     if of.query_text {
         attributes.push(KeyValue::new("db.query.text", text(command, operation)));

@@ -47,7 +47,7 @@ mod summary;
 use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
-    InstrumentationScope, KeyValue,
+    KeyValue,
     global::{self, BoxedTracer, ObjectSafeTracerProvider},
     metrics::{Counter, Histogram, Meter, MeterProvider, UpDownCounter},
     trace::FutureExt,
@@ -61,7 +61,7 @@ pub use server::{ServerInfo, ServerWatch};
 pub use summary::CommandStatus;
 
 pub use crate::names::CLIENT_NAME;
-use crate::{Vocabulary, keys::ShowKey, names, recorded};
+use crate::{Vocabulary, keys::ShowKey, names, recorded, telemetry::scope};
 
 /// What kind of command it is: [`Class::as_str`].
 pub const OPERATION_CLASS: &str = "db.operation.class";
@@ -114,7 +114,8 @@ impl ClientTelemetry {
         }
     }
 
-    /// Runs a command under its span, and records how it ends. If the future is dropped, so does the command: as cancelled.
+    /// Runs a command under its span, and records how it ends. If the future is dropped before that, the command is recorded as
+    /// cancelled.
     pub async fn run<R, E: Failure>(
         &self,
         command: Command<'_>,
@@ -292,8 +293,4 @@ impl fmt::Debug for ClientTelemetryBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTelemetryBuilder").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build()
 }
