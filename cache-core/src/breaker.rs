@@ -182,7 +182,7 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None`: do not ask. The flag says whether this call made the breaker half-open.
+    /// Lets a call in, as the probe once the pause of an open breaker is over. `None`: do not ask.
     pub(crate) fn enter<'a>(&'a self, clock: &'a Clock) -> Option<Pass<'a>> {
         if self.closed.load(Ordering::Acquire) {
             return Some(Pass { gate: self, clock, probe: None, judged: false });
@@ -296,8 +296,8 @@ impl Pass<'_> {
             state.now = Half::default();
             state.half_ends = now.after(half);
         }
-        state.now.calls += 1;
-        state.now.failures += u32::from(!ok);
+        state.now.calls = state.now.calls.saturating_add(1);
+        state.now.failures = state.now.failures.saturating_add(u32::from(!ok));
         let calls = state.now.calls.saturating_add(state.before.calls);
         let failures = state.now.failures.saturating_add(state.before.failures);
         if ok {
@@ -379,6 +379,18 @@ mod tests {
             assert!(call(&gate, &clock, false));
         }
         assert!(!call(&gate, &clock, true), "five of five failed");
+    }
+
+    #[test]
+    fn more_calls_than_can_be_counted_are_as_many_as_can() {
+        let (clock, _time) = Clock::manual();
+        let gate = Gate::new(Breaker::default(), S);
+        gate.begin(clock.now());
+        gate.well.add(0, u64::from(u32::MAX));
+        for _ in 0..10 {
+            assert!(call(&gate, &clock, false), "ten of four billion failed");
+        }
+        assert!(call(&gate, &clock, true));
     }
 
     #[test]
