@@ -106,6 +106,15 @@ enum Change<T> {
     Delete,
 }
 
+impl<T> Change<T> {
+    const fn verb(&self) -> Verb {
+        match self {
+            Self::Save(_) => Verb::Save,
+            Self::Delete => Verb::Delete,
+        }
+    }
+}
+
 impl<K, T, S> Sourced<K, T, S>
 where
     K: CacheKey<Owned = K> + Clone + Eq + Hash + Send + Sync + 'static,
@@ -177,10 +186,7 @@ where
     async fn change(&self, key: K, change: Change<T>) -> Result<Delivery> {
         let id = self.cache.render(&key)?;
         let (owner, source) = (Arc::clone(&self.cache.inner), Arc::clone(&self.source));
-        let verb = match change {
-            Change::Save(_) => Verb::Save,
-            Change::Delete => Verb::Delete,
-        };
+        let verb = change.verb();
         let work = async move {
             let work = async |_: &crate::observers::Spans| owner.change(&id, &key, &*source, change).await;
             owner.operation(verb, Some(&id), 1, work, |_| None).await
@@ -227,35 +233,7 @@ impl<T: Value> Inner<T> {
                 return Err(error);
             }
         };
-        let call = async {
-            match &change {
-                Change::Save(value) => source.save(key, value).await,
-                Change::Delete => source.delete(key).await,
-            }
-        };
-        let call = async { self.keeping(&rights, HOLD, pin!(call)).await };
-        let kind = SpanKind::Source(match &change {
-            Change::Save(_) => Verb::Save,
-            Change::Delete => Verb::Delete,
-        });
-        let spans = self.observers().span(&SpanStart { kind, key: Some(id), keys: 1, root: false });
-        let call = spans.around(call);
-        let guarded = AssertUnwindSafe(call).catch_unwind();
-        let failed = match self.within_hard_limit(pin!(guarded)).await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(cause))) => {
-                Some(Error::with_source(ErrorKind::Load, format!("the source failed: {cause}"), cause))
-            }
-            Ok(Err(_panic)) => Some(Error::new(ErrorKind::LoadPanicked, "the source panicked")),
-            Err(_limit) => Some(Error::new(
-                ErrorKind::LoadTimeout,
-                "the source ran into the policy's hard limit; whether it took the change is unknown",
-            )),
-        };
-        if let Some(error) = &failed {
-            spans.failed(error.kind().as_str());
-        }
-        spans.end();
+        let failed = self.write_source(id, key, source, &change, &rights).await.err();
         let rights = rights.into_iter().flat_map(|(_, rights)| rights).collect();
         match change {
             Change::Save(value) if failed.is_none() => {
@@ -302,6 +280,47 @@ impl<T: Value> Inner<T> {
 }
 
 impl<T: Value> Inner<T> {
+    /// Has the source take a change: holds kept alive, hard limit, panic, span.
+    async fn write_source<K, S>(
+        &self,
+        id: &str,
+        key: &K,
+        source: &S,
+        change: &Change<T>,
+        rights: &[(RawKey<'_>, Rights)],
+    ) -> Result<()>
+    where
+        K: CacheKey<Owned = K> + Clone + Send + Sync,
+        S: Source<K, T>,
+    {
+        let call = async {
+            match change {
+                Change::Save(value) => source.save(key, value).await,
+                Change::Delete => source.delete(key).await,
+            }
+        };
+        let call = async { self.keeping(rights, HOLD, pin!(call)).await };
+        let kind = SpanKind::Source(change.verb());
+        let spans = self.observers().span(&SpanStart { kind, key: Some(id), keys: 1, root: false });
+        let guarded = AssertUnwindSafe(spans.around(call)).catch_unwind();
+        let written = match self.within_hard_limit(pin!(guarded)).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(cause))) => {
+                Err(Error::with_source(ErrorKind::Load, format!("the source failed: {cause}"), cause))
+            }
+            Ok(Err(_panic)) => Err(Error::new(ErrorKind::LoadPanicked, "the source panicked")),
+            Err(_limit) => Err(Error::new(
+                ErrorKind::LoadTimeout,
+                "the source ran into the policy's hard limit; whether it took the change is unknown",
+            )),
+        };
+        if let Err(error) = &written {
+            spans.failed(error.kind().as_str());
+        }
+        spans.end();
+        written
+    }
+
     /// Tags of what this process holds of a key.
     fn tags_nearby(&self, key: RawKey<'_>) -> Vec<Box<str>> {
         let stores = self.tiers.iter().filter_map(|tier| Some((tier.index, tier.store.as_ref()?)));
