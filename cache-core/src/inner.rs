@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Advised, Begun, Entry, Error, ErrorKind, Event, Extra, Found, Moment, ObjectStore, Outcome, Policy,
-    RawKey, Result, Stats, Timeline,
+    Advised, Begun, Entry, Error, ErrorKind, Event, Extra, Found, LevelOutcome, Moment, ObjectStore, Outcome,
+    Policy, RawKey, Result, Stats, Timeline,
     backplane::{Plane, Trust},
     ledger::Learned,
     news::{News, Verdict},
@@ -119,6 +119,16 @@ impl State {
             Self::Stale
         } else {
             Self::Dead
+        }
+    }
+
+    /// What a look-up at the level comes to that has the entry.
+    pub(crate) fn outcome(self, has_value: bool) -> LevelOutcome {
+        match self {
+            Self::Fresh if has_value => LevelOutcome::Hit,
+            Self::Fresh => LevelOutcome::Negative,
+            Self::Stale => LevelOutcome::Stale,
+            Self::Dead => LevelOutcome::Expired,
         }
     }
 }

@@ -316,12 +316,8 @@ impl<T: Value> Inner<T> {
                     timeline.fresh_until = timeline.fresh_until.min(now);
                     info.fresh_for = Some(timeline.fresh_until.since(now));
                 }
-                match State::of(&timeline, header.codec.is_some(), now) {
-                    State::Fresh if header.codec.is_some() => LevelOutcome::Hit,
-                    State::Fresh => LevelOutcome::Negative,
-                    State::Stale => LevelOutcome::Stale,
-                    State::Dead => LevelOutcome::Expired,
-                }
+                let has_value = header.codec.is_some();
+                State::of(&timeline, has_value, now).outcome(has_value)
             }
         };
         let (value, unreadable) = match read {

@@ -6,7 +6,7 @@ use crate::{
     Entry, EntryId, Event, EvictionCause, Evictions, Extra, LevelOutcome, Moment, Object, ObjectStore,
     RawKey, Stamp, Stats, Unreadable, Value, codec,
     entry::AbsentMark,
-    inner::{Inner, Seen, State, micros},
+    inner::{Inner, Seen, micros},
     news::Verdict,
     observers::Observers,
     slots::Ticket,
@@ -138,12 +138,7 @@ impl<T: Value> Inner<T> {
                 Verdict::Unsure => doubtful = true,
             }
         }
-        let outcome = match entry.state(now) {
-            State::Fresh if entry.value.is_some() => LevelOutcome::Hit,
-            State::Fresh => LevelOutcome::Negative,
-            State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Expired,
-        };
+        let outcome = entry.state(now).outcome(entry.value.is_some());
         let dead = outcome == LevelOutcome::Expired;
         let behind = behind && matches!(outcome, LevelOutcome::Hit | LevelOutcome::Negative);
         Peeked { entry: (!dead).then_some(entry), outcome, behind, doubtful: doubtful && !dead }

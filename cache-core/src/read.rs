@@ -564,12 +564,7 @@ impl<T> Entry<T> {
             Verdict::Expired => self.expire(),
             Verdict::Void | Verdict::Unsure => return LevelOutcome::Invalidated,
         }
-        match self.state(now) {
-            State::Fresh if self.value.is_some() => LevelOutcome::Hit,
-            State::Fresh => LevelOutcome::Negative,
-            State::Stale => LevelOutcome::Stale,
-            State::Dead => LevelOutcome::Expired,
-        }
+        self.state(now).outcome(self.value.is_some())
     }
 }
 

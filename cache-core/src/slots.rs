@@ -90,6 +90,10 @@ struct Gone<T> {
 }
 
 impl<T> Slot<T> {
+    fn is_of(&self, id: &str, hash: u64) -> bool {
+        self.hash == hash && *self.id == *id
+    }
+
     fn revoke(&mut self) -> Gone<T> {
         self.revision += 1;
         Gone { _flight: self.flight.take(), _landed: self.landed.take() }
@@ -131,7 +135,7 @@ impl<T> Slots<T> {
 
     fn slot_in<'a>(shard: &'a mut Table<T>, id: &str, hash: u64) -> &'a mut Slot<T> {
         shard
-            .entry(hash, |s| s.hash == hash && *s.id == *id, |s| s.hash)
+            .entry(hash, |s| s.is_of(id, hash), |s| s.hash)
             .or_insert_with(|| Slot {
                 id: id.into(),
                 hash,
@@ -192,7 +196,7 @@ impl<T> Slots<T> {
     /// Revokes the key's tickets, detaches its flight and runs `remove`, all in one step.
     pub(crate) fn revoke(&self, key: RawKey<'_>, remove: impl FnOnce()) {
         let mut shard = self.shard(key.hash);
-        let slot = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id);
+        let slot = shard.find_mut(key.hash, |s| s.is_of(key.id, key.hash));
         let gone = slot.map(Slot::revoke);
         remove();
         drop(shard);
@@ -202,7 +206,7 @@ impl<T> Slots<T> {
     /// Revokes the key's tickets if this is its flight still: what that comes to is not for the cache.
     pub(crate) fn disown(&self, key: RawKey<'_>, flight: &Arc<Flight<T>>) {
         let mut shard = self.shard(key.hash);
-        let slot = shard.find_mut(key.hash, |s| s.hash == key.hash && *s.id == *key.id);
+        let slot = shard.find_mut(key.hash, |s| s.is_of(key.id, key.hash));
         let its = |slot: &&mut Slot<T>| slot.flight.as_ref().is_some_and(|own| Arc::ptr_eq(own, flight));
         let gone = slot.filter(its).map(Slot::revoke);
         drop(shard);
@@ -221,7 +225,7 @@ impl<T> Slots<T> {
     /// The load that others are waiting for, if there is one: the levels below have been asked already.
     pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
         let mut shard = self.shard(key.hash);
-        let slot = shard.find(key.hash, |s| s.hash == key.hash && *s.id == *key.id)?;
+        let slot = shard.find(key.hash, |s| s.is_of(key.id, key.hash))?;
         let flight =
             slot.flight.as_ref().filter(|flight| flight.awaited && !flight.is_aborted()).map(Arc::clone)?;
         Some((flight, self.open_in(&mut shard, key.id, key.hash)))
@@ -294,7 +298,7 @@ pub(crate) struct Ticket<T> {
 
 impl<T> Ticket<T> {
     fn is_of(&self, slot: &Slot<T>) -> bool {
-        slot.hash == self.hash && slot.id == self.id
+        slot.is_of(&self.id, self.hash)
     }
 
     pub(crate) fn id(&self) -> &SmolStr {
@@ -393,7 +397,7 @@ impl<T> Ticket<T> {
         if let Some(slot) = shard.find_mut(self.hash, |s| self.is_of(s))
             && slot.flight.as_ref().is_some_and(|f| Arc::ptr_eq(f, flight))
         {
-            // Its caller has it, too.
+            // Not the last of it, which must not be dropped under the lock: the caller has it, too.
             slot.flight = None;
             let overtaken = matches!(ended, Ended::Entry { accepted: false, .. });
             if self.holds(slot) && !overtaken {

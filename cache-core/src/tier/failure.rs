@@ -107,15 +107,14 @@ impl Unfit {
     }
 }
 
+/// One failure of as many items: the first has the cause.
 fn spread(failure: Failure, over: usize) -> Vec<Failure> {
     let again = match &failure {
         Failure::Skipped | Failure::Mute => None,
         Failure::Failed(fault, _) => Some(*fault),
     };
-    let mut all: Vec<Failure> =
-        (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None))).collect();
-    all.insert(0, failure);
-    all
+    let others = (1..over).map(|_| again.map_or(Failure::Skipped, |fault| Failure::Failed(fault, None)));
+    std::iter::once(failure).chain(others).collect()
 }
 
 pub(crate) fn skipped<R>(items: usize) -> Vec<Result<R, Failure>> {
