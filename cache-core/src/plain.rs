@@ -81,10 +81,8 @@ impl<T: Value> Inner<T> {
             Some(tier) => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "{verb} on cache `{}`: level {} is plain, and bare values carry neither tags nor an epoch; \
-                     invalidate by key",
-                    self.around.name,
-                    tier.index + 1
+                    "{verb}: level {} is plain, and bare values carry neither tags nor an epoch; invalidate by key",
+                    tier.number()
                 ),
             )),
             None => Ok(()),
