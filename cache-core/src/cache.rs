@@ -391,7 +391,7 @@ impl<T: Value> TracedCache<T> {
     /// Looks up many keys, one round trip per level, or per 1,000 keys; answers in their order.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// As [`get`](Self::get); the first failure among the keys, and then nothing of the others.
     pub async fn get_many<K: CacheKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -488,7 +488,7 @@ impl<T: Value> TracedCache<T> {
         inner.operation(Verb::Expire, Some(&id), 1, work, |_| None).boxed().await
     }
 
-    /// [`invalidate`](Self::invalidate) for many keys, one round trip per level.
+    /// [`invalidate`](Self::invalidate) for many keys, one round trip per level, or per 1,000 keys.
     ///
     /// # Errors
     /// As [`invalidate`](Self::invalidate).

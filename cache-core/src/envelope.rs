@@ -39,11 +39,11 @@ use crate::{
 };
 
 const MAGIC: [u8; 2] = [0xC7, 0xAC];
-/// What is written.
+/// The version that is written.
 pub(crate) const VERSION: u8 = 2;
 const CHECKED_FROM: usize = 11;
 const FIXED: usize = 46;
-/// With sequence, stale time and cost.
+/// Bytes of a header with sequence, stale time and cost.
 const ROOM: usize = FIXED + 16;
 const FLAG_STALE: u8 = 1;
 const FLAG_BY_SET: u8 = 2;
@@ -169,7 +169,7 @@ impl Header {
         let mut timeline =
             Timeline::new(now.before(Duration::from_millis(age_ms)), self.fresh_for, self.usable_for);
         if self.expired {
-            // Nobody has written down when that was.
+            // When it was expired is not stored.
             timeline.fresh_until = timeline.born;
         }
         timeline
@@ -279,14 +279,14 @@ fn begin(header: &Header, payload: usize) -> BytesMut {
     out
 }
 
-/// With the checksum over all of it.
+/// Puts in the checksum over all of it.
 fn end(key: RawKey<'_>, mut out: BytesMut) -> Bytes {
     let sum = xxh3_64_with_seed(&out[CHECKED_FROM..], seed(key));
     out[3..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
     out.freeze()
 }
 
-/// The same envelope, expired by hand.
+/// A copy of the envelope, expired by hand.
 pub(crate) fn expire(bytes: &Bytes) -> Bytes {
     let mut out = BytesMut::from(&bytes[..]);
     if let Some(state) = out.get_mut(STATE_AT) {
@@ -340,7 +340,7 @@ pub(crate) fn open<'a>(key: RawKey<'_>, bytes: &'a [u8]) -> Result<(Header, &'a 
 
 /// What follows the version.
 fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
-    // One length to check for all that is always there.
+    // One length check for all the parts that are always there.
     let mut fixed = Cursor(rest.part(FIXED - CHECKED_FROM - 1)?);
     let [codec, flags] = fixed.take()?;
     let form = Form { squeezed: squeezed(flags)?, encrypted: flags & FLAG_ENCRYPTED != 0 };
@@ -349,7 +349,7 @@ fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
     let born_ms = fixed.time()?;
     let fresh_for = fixed.time()?;
     let stamp = Stamp { epoch: fixed.u64()?, sequence: rest.number()? };
-    // What is not there must not be there for nothing.
+    // One form: a part with nothing in it must be left out, not present and empty.
     let usable_for = match flags & FLAG_STALE {
         0 => fresh_for,
         _ => rest.time().filter(|usable_for| *usable_for != fresh_for)?,
@@ -387,7 +387,7 @@ fn header(mut rest: Cursor<'_>, expired: bool) -> Option<(Header, &[u8])> {
     Some((header, rest.0))
 }
 
-/// `None`: by two at once.
+/// By which compression, if any. Outer `None`: by two at once, which no writer does.
 fn squeezed(flags: u8) -> Option<Option<Squeezed>> {
     match flags & (FLAG_LZ4 | FLAG_ZSTD) {
         0 => Some(None),
@@ -425,7 +425,7 @@ impl<'a> Cursor<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
-    /// A number in its only form: without a last byte of nothing, nor bits beyond the sixty-fourth.
+    /// A number in its only form: no zero byte at the end, no bits beyond the sixty-fourth.
     fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for (at, byte) in self.0.iter().enumerate().take(LONGEST_NUMBER) {

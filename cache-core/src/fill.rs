@@ -29,7 +29,7 @@ const FIRST_ROOM: usize = 256;
 pub(crate) struct Outgoing<'k, T> {
     pub(crate) key: RawKey<'k>,
     pub(crate) entry: Entry<T>,
-    /// The leases under which levels that keep some may be filled.
+    /// The leases that it holds: without one of its own, a level that grants leases is not filled.
     pub(crate) rights: Rights,
     /// What this node knew to be stored under the key before.
     pub(crate) before: Option<EntryId>,
@@ -108,7 +108,7 @@ enum Unsent {
 
 const NOT_ENCODED: Unsent = Unsent::Unfit(Unfit::NotEncoded);
 
-/// What became of each item.
+/// What became of each item that was sent.
 type Sent<R> = Vec<Result<R, Failure>>;
 
 impl<T: Value> Inner<T> {
@@ -121,7 +121,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<(Bytes, Duration), Unsent> {
         let packing = &tier.packing;
         if packing.plain {
-            // An absence has no bare form, and an item is never empty.
+            // A bare level cannot say that there is nothing, and has no items of no bytes.
             let ttl = self.plain_ttl(&item.entry, tier).filter(|_| item.entry.value.is_some());
             let ttl = ttl.ok_or(Unsent::Spent)?;
             let payload = item.payload(packing.codec).filter(|bytes| !bytes.is_empty());
@@ -137,7 +137,7 @@ impl<T: Value> Inner<T> {
         Ok((bytes.ok_or(NOT_ENCODED)?, ttl))
     }
 
-    /// The same, if the level has room for it. Tells of what it cannot hold.
+    /// As [`wrap`](Self::wrap), if the level takes values that large. What cannot be stored there is counted and reported.
     fn wrap_to_fit(
         &self,
         item: &mut Outgoing<'_, T>,
@@ -160,7 +160,7 @@ impl<T: Value> Inner<T> {
         Ok((bytes, ttl))
     }
 
-    /// Whether a level can hold a value, whose life may be over.
+    /// Whether a level can hold a value, even if nothing of its life is left.
     pub(crate) fn fits(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Result<(), Unfit> {
         match self.wrap_to_fit(item, tier, stamp) {
             Err(Unsent::Unfit(unfit)) => Err(unfit),
@@ -168,7 +168,7 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// An entry that nobody believes, and how long it lives: for what a level is not to hold, see [`Plan::End`].
+    /// An entry that every reader takes for expired, and how long the level keeps it: see [`Plan::End`].
     fn nothing(&self, key: RawKey<'_>, tier: &Tier, stamp: Stamp) -> Option<(Bytes, Duration)> {
         let times = tier.times(&self.around.clock);
         let header = envelope::Header {
@@ -192,9 +192,9 @@ impl<T: Value> Inner<T> {
         Some((bytes, tier.caps.ttl_step.max(Duration::from_millis(1))))
     }
 
-    /// The value of a set that a level has not taken, for the journal.
+    /// What the journal is to write to a level that has failed to take a set's value. `None`: nothing.
     pub(crate) fn unsaved(&self, item: &mut Outgoing<'_, T>, tier: &Tier, stamp: Stamp) -> Option<Unsaved> {
-        // A caller who is told of an error assumes that nothing was stored.
+        // Here the caller is told of the failure, and assumes that nothing was stored.
         if tier.surface && !tier.background || !tier.leases() || stamp.epoch == 0 {
             return None;
         }
@@ -243,7 +243,7 @@ impl<T: Value> Inner<T> {
                     };
                     let result = result.unwrap_or(Err(Failure::Skipped));
                     if let (Plan::End(id), Err(_)) = (plan, &result) {
-                        // What was to go may be there still.
+                        // The level may still have what should have gone.
                         tier.pending.add(id);
                     }
                     result
@@ -267,7 +267,7 @@ impl<T: Value> Inner<T> {
         let mut plan = SmallVec::with_capacity(items.len());
         let mut next = (items.len() > 1).then(|| self.now());
         for item in items.iter_mut() {
-            // Who encodes a large batch does not stand still.
+            // Encoding a large batch counts as progress: it does not lose its turn for that.
             next = next.map(|next| order.step_by_times(&self.around.clock, next));
             let key = item.key;
             let wrapped = self.wrap_to_fit(item, tier, stamp);
@@ -336,7 +336,7 @@ impl<T: Value> Inner<T> {
         below: usize,
         stamps: &[Stamp],
     ) -> Vec<bool> {
-        // A put that fails leaves its key in doubt, and masked: the level has to hear of it, or it would stay so.
+        // After a put that failed, the level is not believed about its key until it has heard that the old entry is gone.
         let _replay = Replay(self);
         let mut held = vec![true; items.len()];
         for tier in self.tiers[..below].iter().rev() {
@@ -348,7 +348,7 @@ impl<T: Value> Inner<T> {
                 continue;
             }
             let stamp = stamps.get(usize::from(tier.index)).copied().unwrap_or_default();
-            // Not known, or cleared since: nothing that carries it would be believed.
+            // The epoch is unknown, or the cache has been cleared since: no reader would believe an entry that carries it.
             if stamp.epoch == 0 || stamp.epoch != tier.stamp().epoch {
                 continue;
             }
@@ -356,7 +356,7 @@ impl<T: Value> Inner<T> {
                 *held =
                     *held && (!tier.is_marked() || !tier.ledger.judge(stamp, item.entry.tags()).is_void());
             }
-            // Boxed: what a level in memory takes needs none of it, and all who fill would carry its size.
+            // Boxed: a fill of memory alone needs none of it, and would carry its size.
             if tier.background {
                 self.fill_later(tier, items, tickets, &held, stamp);
             } else if tier.leases() {
@@ -365,7 +365,7 @@ impl<T: Value> Inner<T> {
                 self.fill_in_turn(tier, items, tickets, &mut held, stamp).boxed().await;
             }
         }
-        // A level in memory notes itself that a key is back.
+        // Where a level is in memory, that has noted already that the key is there again.
         let nearby = self.tiers[..below].iter().any(|tier| tier.store.is_some());
         for ((item, held), ticket) in items.iter_mut().zip(&mut held).zip(tickets) {
             self.give_back(item.key, std::mem::take(&mut item.rights));
@@ -398,14 +398,14 @@ impl<T: Value> Inner<T> {
             }
         }
         let turns = self.in_order(order.iter().copied()).await;
-        // A writer that came before may have revoked it while this one waited.
+        // The writer that was waited for may have revoked the ticket.
         let mut current = order.iter().map(|t| t.is_current());
         batch.retain(|_| current.next().unwrap_or(false));
-        // Should it be lost, whoever took over has the level hear of the key, and may have updated it since.
+        // If the turn is lost, nothing is to be done: whoever took it has the level hear of the key.
         let _lost = turns.while_it_lasts(self.send(tier, &mut batch, stamp, &turns)).await;
     }
 
-    /// Whether an entry that was kept so far has not been overtaken since.
+    /// Whether an entry that has been kept, as `held` says, has not been overtaken since.
     pub(crate) fn is_held(&self, held: bool, ticket: &Ticket<T>, entry: &Entry<T>) -> bool {
         held && ticket.is_current() && !self.verdict(entry).is_void()
     }
@@ -437,12 +437,12 @@ impl<T: Value> Inner<T> {
             return;
         }
         for (at, sent) in of.into_iter().zip(self.send(tier, &mut batch, stamp, &NO_ORDER).await) {
-            // Not known is not refused: the level is not well, and the value may be kept nearer.
+            // Only a refusal forbids to keep it nearer; a level that fails has refused nothing.
             held[at] &= !matches!(sent, Ok(false));
         }
     }
 
-    /// The same for a level that is written in the background.
+    /// Fills a level that is written in the background, whether it grants leases or not.
     fn fill_later(
         self: &Arc<Self>,
         tier: &Tier,
@@ -484,7 +484,7 @@ impl<T: Value> Inner<T> {
         });
     }
 
-    /// Runs a write of so many keys to levels that are written in the background, under a span of its own.
+    /// Runs a write of so many keys in the background, under a span of its own.
     pub(crate) fn spawn_write(
         self: &Arc<Self>,
         keys: usize,
@@ -511,7 +511,7 @@ impl<T: Value> Inner<T> {
         self.tiers.iter().map(of).collect()
     }
 
-    /// Runs work that outlives its caller. It ends at the latest when the cache is closed.
+    /// Runs work that outlives its caller, until the cache is closed at the latest. `None`: there is no runtime to run it.
     pub(crate) fn spawn(
         &self,
         work: impl Future<Output = ()> + Send + 'static,
@@ -523,7 +523,7 @@ impl<T: Value> Inner<T> {
 }
 
 impl Tier {
-    /// Whether the level may be filled with it: not while it has to hear an invalidation of it.
+    /// Whether the level may be filled with the item: not while it has yet to hear of an invalidation that concerns it.
     fn takes<T>(&self, item: &Outgoing<'_, T>) -> bool {
         !self.masks(item.key.id) && self.reaches(item.entry.tags()).is_none()
     }
@@ -537,18 +537,17 @@ fn stored(result: Result<(), Failure>) -> Result<bool, Failure> {
 enum Plan<'k> {
     Fill,
     Put,
-    /// It has no form there, or nothing is left of its life: what is there goes.
+    /// The level cannot hold it, or nothing is left of its life: what is there is removed.
     Drop,
-    /// The same under a lease: an entry that nobody believes is filled in, as a removal would also take away what has
-    /// overtaken the load.
+    /// As `Drop`, under a lease: an entry that every reader takes for expired is filled in. A removal would also take away
+    /// what another has stored since.
     End(&'k str),
-    /// The same where there was nothing when the lease was granted: it is given back. What would be filled in ends a moment
-    /// later, and that is a change of which the backplane may tell everybody, this node as well. Should anything have
-    /// overtaken the load, the backplane tells of that.
+    /// As `End`, but the level had nothing when it granted the lease: nothing is sent, and the lease is given back. An
+    /// entry filled in would expire a moment later, and the backplane may report that to all nodes as a change.
     Leave,
 }
 
-/// What is sent to a level, and as what each item goes.
+/// What is sent to a level, and in which way each item goes.
 struct Planned<'k> {
     plan: SmallVec<[Plan<'k>; 1]>,
     fills: Vec<Fill<'k>>,

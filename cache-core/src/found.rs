@@ -21,7 +21,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A low-cardinality word for telemetry (`cache.outcome`).
+    /// A low-cardinality word for telemetry (`cache.result`).
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

@@ -8,6 +8,7 @@ use std::{
         PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,14 +28,14 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Ledger {
     known: ShardedLock<Known>,
-    /// What each call needs of it, read without a lock unless it is just being written.
+    /// The part of it that each call needs, read without a lock unless it is just being written.
     brief: AtomicCell<Brief>,
-    /// In-process levels may hold what was loaded while no epoch was known: whether the cache has been cleared since
-    /// cannot be told from the first one.
+    /// In-process levels may hold what was loaded while no epoch was known. The first epoch to become known does not say
+    /// whether the cache has been cleared since.
     blind: AtomicBool,
     /// One caller creates the mark; the others wait for it.
     pub(crate) creating: tokio::sync::Mutex<()>,
-    /// So do those who invalidate.
+    /// The same for those who invalidate: one advances the mark, the others wait.
     pub(crate) advancing: tokio::sync::Mutex<()>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) enum Learned {
 }
 
 impl Learned {
-    /// Both.
+    /// The one of the two that changes more.
     pub(crate) fn and(self, other: Self) -> Self {
         if self.weight() >= other.weight() { self } else { other }
     }
@@ -102,27 +103,27 @@ impl Ledger {
         self.read().is_of(home)
     }
 
-    /// The same, and nobody has said that it is another one by now.
+    /// As [`is_of`](Self::is_of), and no other node has said that the mark has changed since.
     pub(crate) fn is_current(&self, home: u64) -> bool {
         let known = self.read();
         known.is_of(home) && !known.outdated
     }
 
-    /// Whether another node has said that the mark is another one by now.
+    /// Whether another node has said that the mark has changed since it was read.
     pub(crate) fn is_outdated(&self) -> bool {
         self.read().outdated
     }
 
     /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
     /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
-    pub(crate) fn due(&self, now: Moment, home: u64, period: std::time::Duration) -> Option<u64> {
+    pub(crate) fn due(&self, now: Moment, home: u64, period: Duration) -> Option<u64> {
         let is_due =
             |known: Brief| !known.is_of(home) || known.asked.is_none_or(|asked| now.since(asked) >= period);
         if !is_due(self.brief.load()) {
             return None;
         }
         let mut known = self.write();
-        // Of those who have found it so, the first asks.
+        // Several may have found it due: the first to get here asks.
         is_due(known.brief()).then(|| {
             if known.asked.is_some() {
                 known.asked = Some(now);
@@ -132,21 +133,21 @@ impl Ledger {
     }
 
     /// How long until the mark is due for the time that has passed.
-    pub(crate) fn due_in(&self, now: Moment, period: std::time::Duration) -> std::time::Duration {
+    pub(crate) fn due_in(&self, now: Moment, period: Duration) -> Duration {
         self.read().asked.map_or(period, |asked| period.saturating_sub(now.since(asked)))
     }
 
-    /// Reads look at the mark, whenever the last one did, until it has been told.
+    /// From now on every read asks for the mark, until the level has answered.
     pub(crate) fn doubt(&self) {
         self.write().doubt();
     }
 
-    /// Another node has changed the mark. Writers look at it, too: what carries that of before is void, or stale, where it
-    /// arrives.
+    /// Another node has changed the mark. Writers ask for it, too: what they would store with the old one is void, or stale,
+    /// to every other node.
     pub(crate) fn outdate(&self) {
         let mut known = self.write();
         known.asked = None;
-        // Also what is to be the first: it may come from before.
+        // Also if no mark is known yet: one that is being read may be from before the change.
         known.changes += 1;
         known.outdated = known.mark.is_some();
     }
@@ -155,7 +156,7 @@ impl Ledger {
         self.read().changes
     }
 
-    /// Whether something else is known than when `changes` were counted, or in doubt. A mark that is not known is so anyway.
+    /// Whether what is known has changed since `changes` were counted, or is in doubt. Without a mark there is nothing to doubt.
     pub(crate) fn has_changed_since(&self, changes: u64) -> bool {
         let known = self.read();
         known.changed_at > changes || known.mark.is_some() && known.changes != changes
@@ -169,9 +170,9 @@ impl Ledger {
         self.write().tries += 1;
     }
 
-    /// Whether the level has not said for `bound` what the mark is, and so tags are not believed any more. Says so once
-    /// for each `bound`.
-    pub(crate) fn is_overdue(&self, now: Moment, bound: std::time::Duration) -> bool {
+    /// Whether the level has not said for `bound` what the mark is, so that tags are no longer believed. True once per
+    /// `bound`, however many ask.
+    pub(crate) fn is_overdue(&self, now: Moment, bound: Duration) -> bool {
         let is_overdue = |known: &Known| known.mark.is_some() && now.since(known.proven) >= bound;
         if !is_overdue(&self.read()) {
             return false;
@@ -190,8 +191,8 @@ impl Ledger {
         self.read().judge(stamp, tags)
     }
 
-    /// What is known, to judge entries that have just been read from this state of the store. Of one whose mark has not been
-    /// read nothing is known, whatever epoch it may have gone back to.
+    /// What is known, to judge entries just read from this state of the store. Nothing is known of a state whose mark has
+    /// not been read, even if its epoch was seen before.
     pub(crate) fn court(&self, home: u64) -> Court<'_> {
         Court { ledger: self, home }
     }
@@ -202,19 +203,19 @@ impl Ledger {
         known.mark.as_ref().map(|_| known.home)
     }
 
-    /// The epoch that it comes from, while the level has been given another store of which no mark has been read yet.
+    /// The epoch of the level's last store, while no mark of the store that took its place has been read.
     pub(crate) fn moving(&self) -> Option<u64> {
         let known = self.read();
         known.mark.as_ref().filter(|_| known.moved).map(|(mark, _)| mark.epoch)
     }
 
-    /// Whether such a mark has been read since, and the store turned out to be another one indeed.
+    /// Whether the mark of a store that took the place of one with this epoch has been read, and was another store's indeed.
     pub(crate) fn has_arrived_from(&self, epoch: u64) -> bool {
         let known = self.read();
         !known.moved && known.mark.as_ref().is_some_and(|(mark, _)| mark.epoch != epoch)
     }
 
-    /// Whether this mark, of another state of the store, may be of one that has lost nothing this node knows of.
+    /// Whether this mark, read from another state of the store, shows no loss of anything that this node knows.
     pub(crate) fn goes_on(&self, mark: &Mark) -> bool {
         let known = self.read();
         let lost = |(known, _): &(Mark, Bytes)| known.epoch != mark.epoch || mark.is_behind(known);
@@ -518,8 +519,6 @@ impl Court<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::mark::TagMark;
 

@@ -71,7 +71,7 @@ pub(crate) struct Wish<'k, T> {
     tries: u8,
 }
 
-/// How long wishes wait already.
+/// Wishes that wait for other processes, and since when.
 pub(crate) struct Standing {
     since: Moment,
     /// When leases that are held meanwhile were renewed.
