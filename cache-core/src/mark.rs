@@ -105,6 +105,9 @@ pub(crate) struct Mark {
     pub(crate) expired: u64,
 }
 
+/// No mark that is read has a higher number, so that there is always a next one.
+const LAST: u64 = u64::MAX / 2;
+
 impl Mark {
     pub(crate) fn new(home: u64) -> Self {
         Self { home, epoch: fastrand::u64(1..), sequence: 0, expired: 0 }
@@ -127,7 +130,7 @@ impl Mark {
         let mark = Self {
             home: hex(words.next()?)?,
             epoch: hex(words.next()?).filter(|epoch| *epoch != 0)?,
-            sequence: words.next()?.parse().ok()?,
+            sequence: words.next()?.parse().ok().filter(|number| *number <= LAST)?,
             expired: words.next()?.parse().ok()?,
         };
         words.next().is_none().then_some(mark)
@@ -246,6 +249,8 @@ mod tests {
             b"mark1 0000000000000000 0000000000000000 1 1",
             b"mark1 0000000000000000 0000000000000001 -1 1",
             b"mark1 0000000000000000 0000000000000001 1 1 1",
+            // No room for one more invalidation.
+            b"mark1 0000000000000000 0000000000000001 18446744073709551615 1",
             b"mark2 0000000000000000 0000000000000001 1 1",
             &[0xFF; 40],
         ] {
