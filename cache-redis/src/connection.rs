@@ -175,7 +175,7 @@ impl Link {
         let refuses = self.server.refused.iter().any(|step| matches!(step, Step::Multi | Step::Exec));
         let begins = |command: &Cmd| matches!(command.args_iter().next(), Some(Arg::Simple(b"MULTI")));
         if refuses && commands.cmd_iter().any(begins) {
-            let what = "Redis lets this user not run MULTI and EXEC: grant +multi +exec";
+            let what = "Redis does not let this user run MULTI and EXEC: grant +multi +exec";
             return Err(Error::new(ErrorKind::Denied, what));
         }
         Ok(())

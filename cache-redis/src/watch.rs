@@ -292,7 +292,7 @@ impl Watch {
             Err(error) if error.code() != Some("NOPERM") => Err(Error::request(error)),
             Err(_refused) => {
                 self.advice.say(format!(
-                    "Redis lets this user not SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \
+                    "Redis does not let this user SUBSCRIBE to {}: nodes that cannot use CLIENT TRACKING would not hear \
                      of its writes; grant the channel (&{}) or let all nodes use tracking",
                     self.want, self.want
                 ));
