@@ -52,7 +52,7 @@ impl<T> AtHand<T> {
         self.0[place()].load_full()
     }
 
-    /// Calls that have begun keep what was there before.
+    /// Replaces it at every place. Calls that have begun keep what was there before.
     pub(crate) fn put(&self, next: Option<&Arc<T>>) {
         for place in &self.0 {
             place.store(next.map(|next| Arc::new(Placed(Arc::clone(next)))));

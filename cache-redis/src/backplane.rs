@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     future::{Future, pending},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cache_core::{Backplane, BoxError, CacheProvider, Listener};
+use futures::future::BoxFuture;
 use redis::{RedisError, cmd};
 use tokio::{
     runtime::Handle,
@@ -188,7 +188,7 @@ impl PubSub {
     }
 }
 
-/// Says so when the task ends, however it does, so that the next call starts another.
+/// Notes the end of the task, also by a panic or with its runtime, so that the next call starts another.
 struct Running(Arc<PubSub>);
 
 impl Drop for Running {
@@ -200,7 +200,7 @@ impl Drop for Running {
 
 enum End {
     Lost,
-    /// The server does not let us.
+    /// The server refuses it.
     Refused(Error),
     Closed,
 }
@@ -270,7 +270,8 @@ async fn run(guard: Running) {
     }
 }
 
-type Beat<'a> = Pin<Box<dyn Future<Output = Result<(), End>> + Send + 'a>>;
+/// A question that is under way, of which only the failure matters.
+type Asked<'a> = BoxFuture<'a, Result<(), End>>;
 
 /// Listens on one connection until it ends.
 async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
@@ -285,10 +286,10 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let silent = || ears.heard().is_none_or(|heard| heard.elapsed() >= silence);
     let want = want(settings);
     let mut confirmed = BTreeSet::new();
-    let mut beat: Option<Beat<'_>> = None;
-    let mut asking: Option<Beat<'_>> = None;
+    let mut beat: Option<Asked<'_>> = None;
+    let mut asking: Option<Asked<'_>> = None;
     let is_node = matches!(settings.place, Place::Cluster { .. });
-    let mut looking: Option<Beat<'_>> = None;
+    let mut looking: Option<Asked<'_>> = None;
     let mut looks = interval_at(Instant::now() + PERIOD, PERIOD);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asks = interval_at(Instant::now() + WANTS, WANTS);
@@ -313,14 +314,14 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             biased;
             () = link.ended() => return End::Lost,
             () = ears.changed.notified() => {}
-            sent = sent(&mut beat) => {
-                if let Some(end) = sent.err().filter(|end| !end.is_lost() || silent()) {
+            beaten = ended(&mut beat) => {
+                if let Some(end) = beaten.err().filter(|end| !end.is_lost() || silent()) {
                     return end;
                 }
                 beat = None;
             }
             _ = beats.tick(), if beat.is_none() => beat = Some(Box::pin(signal(link, &own))),
-            asked = sent(&mut asking) => {
+            asked = ended(&mut asking) => {
                 if let Some(end) = asked.err().filter(|end| !end.is_lost() || silent()) {
                     return end;
                 }
@@ -329,7 +330,7 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
             _ = asks.tick(), if asking.is_none() && !confirmed.is_empty() => {
                 asking = Some(Box::pin(signal(link, &want)));
             }
-            looked = sent(&mut looking) => {
+            looked = ended(&mut looking) => {
                 if let Err(end) = looked {
                     return end;
                 }
@@ -345,10 +346,10 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     }
 }
 
-/// Ends with the beat that is under way.
-async fn sent(beat: &mut Option<Beat<'_>>) -> Result<(), End> {
-    match beat {
-        Some(beat) => beat.await,
+/// The answer to the question under way; never, if there is none.
+async fn ended(asked: &mut Option<Asked<'_>>) -> Result<(), End> {
+    match asked {
+        Some(asked) => asked.await,
         None => pending().await,
     }
 }
@@ -362,7 +363,7 @@ async fn stays_in(link: &Link) -> Result<(), End> {
     }
 }
 
-/// Publishes nothing but the fact.
+/// Publishes an empty message.
 async fn signal(link: &Link, channel: &str) -> Result<(), End> {
     let reply = link.command(cmd("PUBLISH").arg(channel).arg("")).await;
     ended_by(reply.and_then(|reply| reply.extract_error().map(drop)))

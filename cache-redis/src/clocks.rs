@@ -71,7 +71,7 @@ impl Ahead {
         *self.as_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Takes what was measured again. What lies within its give says nothing new: answers may be slow.
+    /// Takes what was measured again, if it differs by more than it may be wrong: a slow answer tells little.
     pub(crate) fn correct(&self, measured: Measured, now: Now) {
         let apart = measured.ahead_ms.saturating_sub(self.ms()).saturating_abs();
         if apart > measured.give_ms {
@@ -80,8 +80,8 @@ impl Ahead {
         *self.as_of.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Whether it is to be measured again: after a while, and once this machine's wall clock is not where it would
-    /// have come by itself. Never, where the server has not told the time so far.
+    /// Whether it is to be measured again: after a while, and once this machine's wall clock has been set. Never, where the
+    /// server has not told the time so far.
     pub(crate) fn is_doubtful(&self, now: Now) -> bool {
         let Some(then) = *self.as_of.lock().unwrap_or_else(PoisonError::into_inner) else { return false };
         let steady = now.steady.saturating_duration_since(then.steady);

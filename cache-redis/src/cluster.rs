@@ -63,12 +63,12 @@ const REDIRECTS: usize = 4;
 /// What is known of the cluster now.
 pub(crate) struct Map {
     ranges: Vec<Range>,
-    /// By slot, positions in `masters`.
+    /// The position in `masters` of each slot's owner.
     owners: Box<[u16]>,
     masters: Vec<Arc<Node>>,
-    /// Of each master, by its address.
+    /// A number for each master, made of its address.
     numbers: Vec<u64>,
-    /// Of each master.
+    /// The replicas of each master.
     replicas: Vec<Vec<Endpoint>>,
 }
 
@@ -89,9 +89,9 @@ pub(crate) struct Cluster {
     seeds: Vec<Endpoint>,
     state: watch::Sender<State<Map>>,
     nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
-    /// When a key was last looked up where it is being moved to.
+    /// Nodes to which keys are being moved, and when one was last asked for such a key.
     led: Mutex<HashMap<Endpoint, Instant>>,
-    /// Replicas that have been asked for something.
+    /// Connections to replicas: to those that have been asked for something.
     copies: Mutex<HashMap<Endpoint, Arc<Node>>>,
     reason: Notify,
     /// Names the state of all masters together; 0 while it is not known.
@@ -292,14 +292,14 @@ impl Cluster {
         });
         for ((_, group), answers) in chosen.values().zip(join_all(calls).await) {
             for (at, answer) in group.iter().zip(answers) {
-                // Not followed: who lacks something here asks the masters for it anyway.
+                // Redirections are not followed: what is not found here is asked of the masters anyway.
                 found[*at] = answer.inspect_err(|error| self.heed(error));
             }
         }
         found
     }
 
-    /// One of these, by chance.
+    /// One of these replicas, at random; `None` if there are none.
     fn copy_among(&self, replicas: &[Endpoint]) -> Option<Arc<Node>> {
         let endpoint = replicas.get(fastrand::usize(..replicas.len().max(1)))?;
         let mut copies = lock(&self.copies);
@@ -483,7 +483,7 @@ fn lost() -> Error {
     Error::new(ErrorKind::Unavailable, "the nodes of the cluster do not agree on who serves this key now")
 }
 
-/// Says so when the task ends, however it does, so that callers do not wait for a task that is no more.
+/// Notes the end of the task, also by a panic or with its runtime, so that callers do not wait for a task that is no more.
 struct IdleAtEnd(Arc<Cluster>);
 
 impl Drop for IdleAtEnd {

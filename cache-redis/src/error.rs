@@ -39,7 +39,7 @@ pub enum ErrorKind {
     /// The server is over its memory limit and evicts nothing.
     OutOfMemory,
     /// The server or its cluster cannot serve this key now (`BUSY`, `NOREPLICAS`, `CLUSTERDOWN`, `MASTERDOWN`, `TRYAGAIN`,
-    /// `MOVED`, `ASK`).
+    /// `MOVED`, `ASK`, `CROSSSLOT`).
     Unavailable,
     /// The value is over the limit. Nothing is stored under its key any more.
     TooLarge,
@@ -89,7 +89,7 @@ struct Inner {
     message: String,
     source: Option<RedisError>,
     redirect: Option<Redirect>,
-    /// Who serves a key is not in question.
+    /// The server that answered is the one that serves the key: no other needs to be looked for.
     at_home: bool,
 }
 
@@ -128,7 +128,7 @@ impl Error {
         Self(Arc::new(Inner { about, source, ..Inner::new(kind, message) }))
     }
 
-    /// A server does not take who we say that we are, or wants us to say it.
+    /// A server refuses the login, or wants one.
     pub(crate) fn login(endpoint: &Endpoint, login: &Login, code: &str) -> Self {
         let (user, password, whose) = match login.at_sentinels {
             true => ("sentinel_username", "sentinel_password", "sentinels have others than the server"),
@@ -143,7 +143,7 @@ impl Error {
         Self::about(ErrorKind::Auth, about, message, None)
     }
 
-    /// Of several servers that do not take who we say that we are. `setting`: what all of them refuse.
+    /// What several servers said who refuse the login. `setting`: the one that all of them are about.
     pub(crate) fn logins(setting: Option<&str>, message: String) -> Self {
         let about = setting.map_or(About::Nothing, |setting| About::Setting(setting.to_owned()));
         Self::about(ErrorKind::Auth, about, message, None)
@@ -209,7 +209,7 @@ impl Error {
     pub(crate) fn connect(address: &str, error: RedisError) -> Self {
         match error.kind() {
             redis::ErrorKind::Io => {}
-            // Its text may quote what was sent: who we are.
+            // Its text may quote what was sent: the login.
             redis::ErrorKind::Parse => {
                 let message = format!("what answers at {address} is no Redis: check host and port");
                 return Self::new(ErrorKind::Protocol, message);
@@ -223,13 +223,14 @@ impl Error {
         Self::about(ErrorKind::Connect, About::Server(address.to_owned()), message, Some(error))
     }
 
-    /// From the client, about `address`, where somebody hung up without an answer to what was not encrypted.
+    /// From the client: the server at `address` closed the connection without an answer. Nothing was encrypted, so it may
+    /// want TLS.
     pub(crate) fn hung_up(address: &str, error: RedisError) -> Self {
         let message = "it hung up; if it wants TLS, begin the url with `rediss`".to_owned();
         Self::unreachable(address, message, error)
     }
 
-    /// From the client, about `address`, where somebody hung up after he had said that.
+    /// From the client: the server at `address` said this and closed the connection.
     pub(crate) fn refused(address: &str, said: &str, error: RedisError) -> Self {
         let said = match said.split_once(' ') {
             Some((code, detail)) if is_code(code) => format!("it answered {code} {}", quotable(detail)),
@@ -244,7 +245,7 @@ impl Error {
             Some(ServerErrorKind::ReadOnly) => return Self::from_code(Some("READONLY"), None),
             _ => Self::from_code(Some(error.code()), error.details()),
         };
-        // A key that is being moved, whoever else is short of something: that does not change who serves it.
+        // A key that is being moved, missing replicas, a script that runs: none of that changes who serves the key.
         let at_home = matches!(error.code(), "ASK" | "TRYAGAIN" | "NOREPLICAS" | "BUSY");
         match Redirect::of(error) {
             None if !at_home => built,

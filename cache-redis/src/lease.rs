@@ -99,7 +99,7 @@ impl RedisProvider {
                 5
             },
         );
-        let mut results: Vec<_> = replies
+        let results: Vec<_> = replies
             .await
             .into_iter()
             .zip(fills)
@@ -131,7 +131,6 @@ impl RedisProvider {
                 },
             )
             .await;
-        results.shrink_to_fit();
         results
     }
 

@@ -64,9 +64,7 @@ impl Keeper {
         }
         Ok(replies)
     }
-}
 
-impl Keeper {
     /// Looks up one key, given as it is on the wire. Where others are under way, they are sent together.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep each argument twice")]
     pub(crate) fn look_up(

@@ -48,13 +48,13 @@ pub(crate) fn is_unknown(reply: &Value) -> bool {
     }
 }
 
-/// The value if it is an answer; else 1, the lease is ours, 0, it is another's, or 2, it is not to be had: the key is kept
-/// for a writer, or is not what it was still to be.
+/// Answers with the value, if the asker does not hold it already. Else with a number: 1, the asker has the lease now; 0,
+/// somebody else has it; 2, nobody is to have it: a writer keeps the key, or what the asker wants to replace is gone.
 ///
 /// Keys: value, lease, hold. Arguments: token, life in ms, tombstone, what the asker holds: nothing (empty), an entry (the
-/// 8 bytes of its id), anything (`*`), and `1` if it must be there still. The head is enough to compare, so that a large value is not copied for nothing. What
-/// has another type is nothing, as for a look-up, be it in the place of the value, the lease or the hold. Sent twice under one
-/// token it answers the same.
+/// 8 bytes of its id), anything (`*`), and `1` if that must be there still. Only the head of the value is compared, so that a
+/// large one is not copied for nothing. What has another type is nothing, as for a look-up, be it in the place of the value,
+/// the lease or the hold. Sent twice under one token it answers the same.
 ///
 /// The server ends leases and holds by its wall clock. Where that was put back, or is behind that of the server before, they
 /// live for as much longer: what is met ends after five times the life that is asked for, which those of a large batch need.
@@ -113,8 +113,9 @@ return 1",
     )
 });
 
-/// Makes a key a miss and revokes its lease where the server is out of memory and refuses everything else: a transaction
-/// as well. A script whose first write takes no memory, such as `DEL`, is let run to its end. With a token, only if that lease still holds. A client that tracks the key hears of it: that costs a miss.
+/// Makes a key a miss and revokes its lease where the server is out of memory and refuses everything else, transactions
+/// too: it lets a script run to its end whose first write takes no memory, such as `DEL`. With a token, only if that lease
+/// still holds. A client that tracks the key hears of it: that costs a miss.
 ///
 /// Keys: value, lease, scratch. Arguments: tombstone, its life in ms, perhaps a token.
 pub(crate) static VOID: LazyLock<Script> = LazyLock::new(|| {
@@ -142,9 +143,8 @@ return 1",
 /// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
 ///
 /// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew, and so does what
-/// has another type. `RENAME` onto
-/// itself does nothing and takes no memory: after a first write of that kind the others are let run where there is none
-/// left, and a master that is well must not wait for another one's memory.
+/// has another type. `RENAME` onto itself does nothing and takes no memory. After a first write of that kind a server that is
+/// out of memory lets the others run: a master that is well must not wait until another one has memory again.
 pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
