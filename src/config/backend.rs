@@ -227,7 +227,10 @@ mod tests {
     #[test]
     fn a_backend_that_is_not_compiled_in_is_told_from_one_that_does_not_exist() {
         let names = ["memory"].into_iter();
-        assert_eq!(absent("redis", names.clone()), "not compiled in; add the feature `redis` of traced-cache");
+        assert_eq!(
+            absent("redis", names.clone()),
+            "not compiled in; add the feature `redis` of traced-cache"
+        );
         assert_eq!(absent("dynamo", names), "there is no such backend; use `memory`");
     }
 }
