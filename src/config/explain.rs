@@ -207,6 +207,16 @@ fn in_process(level: &LevelPlan, loaded: &Loaded) -> bool {
 fn explain(file: &str, name: &str, plan: &Plan, loaded: &Loaded) -> ExplainedCache {
     // Settings about bytes, budgets and failures mean nothing to a level in this process.
     let counts = |level: &LevelPlan, known: &&Known| !in_process(level, loaded) || known.name == "ttl_cap";
+    // Where nobody says it, as the core has it.
+    let stance = if plan.levels.len() == 1 { "surface" } else { "absorb" };
+    let shown = |known: &Known| {
+        let unsaid = known.name == "stance" && known.from == Origin::Default;
+        let mut setting = setting(file, known);
+        if unsaid {
+            stance.clone_into(&mut setting.value);
+        }
+        setting
+    };
     let level = |level: &LevelPlan| ExplainedLevel {
         provider: level.provider.clone(),
         backend: loaded
@@ -215,7 +225,7 @@ fn explain(file: &str, name: &str, plan: &Plan, loaded: &Loaded) -> ExplainedCac
             .get(&level.provider)
             .map(|p| p.backend.clone())
             .unwrap_or_default(),
-        settings: level.known.iter().filter(|known| counts(level, known)).map(|k| setting(file, k)).collect(),
+        settings: level.known.iter().filter(|known| counts(level, known)).map(shown).collect(),
     };
     ExplainedCache {
         name: name.to_owned(),

@@ -49,6 +49,20 @@ async fn k8_memory_that_hears_of_nothing_is_pointed_out_with_its_window() {
 }
 
 #[tokio::test]
+async fn a_stance_that_nobody_says_is_shown_as_it_will_be() {
+    let stance = async |levels: &str| {
+        let text = format!(
+            "[providers.near]\nbackend = \"memory\"\nentries = 5\n\
+             [providers.far]\nbackend = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n[caches.a]\nlevels = {levels}\n"
+        );
+        let deepest = toml(&text).await.unwrap().explain().caches.remove(0).levels.pop().unwrap();
+        deepest.settings.into_iter().find(|setting| setting.name == "stance").unwrap().value
+    };
+    assert_eq!(stance("[\"far\"]").await, "surface");
+    assert_eq!(stance("[\"near\", \"far\"]").await, "absorb");
+}
+
+#[tokio::test]
 async fn settings_that_do_little_are_pointed_out() {
     let near = "levels = [\"near\"]\n";
     let grace = advice(&format!("{near}policy.grace = \"1h\"")).await;
