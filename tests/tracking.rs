@@ -79,6 +79,41 @@ async fn p1_what_anybody_writes_leaves_the_memory_of_all_nodes() {
     until("heard", async || b.look("other").await.unwrap().outcome() == Outcome::Miss).await;
 }
 
+/// Of names of which one begins with the other, on one connection of each node, heard of by the server's word and by messages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_caches_of_other_names_do_not_hear_of_each_other() {
+    let Some(server) = RedisServer::start() else { return };
+    for tracking in [true, false] {
+        let node = || {
+            let redis = RedisProvider::builder(server.url()).tracking(tracking).build().unwrap();
+            ["users", "usersAbc"].map(|name| {
+                TracedCache::<String>::builder(name)
+                    .level(Memory::entries(1000))
+                    .backplane(redis.backplane())
+                    .level(Level::new(redis.clone()).budget(Duration::from_secs(10)))
+                    .policy(Policy::ttl(LONG))
+                    .build()
+                    .unwrap()
+            })
+        };
+        let nodes = [node(), node()];
+        for cache in nodes.iter().flatten() {
+            settled(cache).await;
+            load(cache, "k", "old").await;
+            until("kept", async || in_memory(cache, "k").await).await;
+        }
+        let [[users, _], [heard, other]] = &nodes;
+        assert!(users.set("k", "new".to_owned()).await.unwrap().is_confirmed());
+        until("heard", async || load(heard, "k", "never").await.as_str() == "new").await;
+        assert!(users.invalidate("k").await.unwrap().is_confirmed());
+        until("heard", async || heard.look("k").await.unwrap().outcome() == Outcome::Miss).await;
+        load(heard, "k", "newer").await;
+        assert!(users.clear().await.unwrap().is_confirmed());
+        until("heard", async || heard.look("k").await.unwrap().outcome() == Outcome::Miss).await;
+        assert!(in_memory(other, "k").await, "nobody has touched the other cache (tracking: {tracking})");
+    }
+}
+
 /// Experiment 2: with a fill that writes the entry from a script, the node would hear of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p4_own_fills_and_writes_stay_in_memory() {
