@@ -10,7 +10,7 @@ use std::{
 
 use cache_otel::{
     Vocabulary,
-    raw::{ClientTelemetry, ClientTelemetryBuilder, PoolState, ServerWatch, redis::Traced},
+    raw::{Class, ClientTelemetry, ClientTelemetryBuilder, Command, PoolState, ServerWatch, redis::Traced},
 };
 use common::{Reader, heard::Heard, of, sum};
 use opentelemetry::{
@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
     metrics::Temporality,
     trace::{InMemorySpanExporter, SdkTracerProvider, SpanData},
 };
-use redis::{AsyncCommands, Commands, RedisResult, Script, aio::MultiplexedConnection};
+use redis::{AsyncCommands, Commands, RedisError, RedisResult, Script, aio::MultiplexedConnection};
 use test_servers::{RedisCluster, RedisServer};
 
 const SECRET: &str = "ann@example.org";
@@ -507,6 +507,37 @@ fn pools_are_reported_by_the_conventions_and_silent_when_unreadable() {
     watched.reader.collect();
     assert_eq!(sum(&watched.reader.collect(), "db.client.connection.timeouts"), 1.0, "the reader lives on");
     drop(bad);
+}
+
+/// S33: the spans of the seeds, with what they have around a pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pools_making_and_its_end_are_spans_with_the_ping_under_the_first() {
+    let Some(server) = RedisServer::start() else { return };
+    let watched = Watched::new();
+    let telemetry = watched.client().build();
+    let admin = |name| {
+        let mut command = Command::named(name);
+        command.class = Class::Admin;
+        command
+    };
+    let made = telemetry.run(admin("pool.create"), async {
+        let mut first = Traced::new(connect(&server).await, telemetry.clone());
+        redis::cmd("PING").query_async::<String>(&mut first).await?;
+        Ok::<_, RedisError>(first)
+    });
+    let pool = made.await.unwrap();
+    let end = async {
+        drop(pool);
+        Ok::<_, RedisError>(())
+    };
+    telemetry.run(admin("pool.destroy"), end).await.unwrap();
+    let [ping, create, destroy] = watched.take().try_into().unwrap();
+    assert_eq!([&*ping.name, &*create.name, &*destroy.name], ["PING", "pool.create", "pool.destroy"]);
+    assert_eq!(ping.parent_span_id, create.span_context.span_id());
+    assert_eq!((create.status, destroy.status), (Status::Unset, Status::Unset));
+    let failed = async { Err::<(), _>(std::io::Error::other("nobody listens")) };
+    assert!(telemetry.run(admin("pool.create"), failed).await.is_err());
+    assert!(matches!(watched.only().status, Status::Error { .. }));
 }
 
 #[test]
