@@ -282,6 +282,22 @@ async fn checks_pass_count_and_clean_up() {
     assert_eq!(world.stats().await["lookups"], json!(0), "the airports were left alone");
 }
 
+/// It shares its store with the airports, and a store that is full of what is asked for has little room for anything new.
+#[tokio::test]
+async fn a_check_passes_beside_airports_that_fill_the_memory() {
+    let world = World::new().await;
+    let codes = world.database.codes().await.unwrap();
+    for _ in 0..3 {
+        for codes in codes[..4_500].chunks(500) {
+            let batch = json!({ "codes": codes });
+            assert_eq!(world.send("POST", "/airports/batch", batch).await.0, StatusCode::OK);
+        }
+    }
+    let asked = json!({ "keys": 500, "target_hit_rate": 0.8 });
+    let (status, answer) = world.send("POST", "/check/performance", asked).await;
+    assert_eq!((status, &answer["passed"]), (StatusCode::OK, &json!(true)), "{answer}");
+}
+
 #[tokio::test]
 async fn metrics_agree_with_the_stats() {
     let world = World::new().await;
