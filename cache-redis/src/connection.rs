@@ -20,7 +20,7 @@ use crate::{
     dials::Dials,
     greet::Server,
     mux::{Mux, Reply},
-    rights::{Step, lacks},
+    rights::Step,
     settings::Settings,
     watch::{Watch, Watching},
 };
@@ -179,12 +179,6 @@ impl Link {
             return Err(Error::new(ErrorKind::Denied, what));
         }
         Ok(())
-    }
-
-    /// Whether a reply says that the user may not do what he could when the connection was made.
-    pub(crate) fn is_news(&self, reply: &Reply) -> bool {
-        let Reply::Other(reply) = reply else { return false };
-        lacks(reply).is_some_and(|step| !self.server.refused.contains(&step))
     }
 
     /// Requests that somebody waits for.

@@ -76,15 +76,15 @@
 //! | `INFO` | the server's identity is not known: data that a restart or failover has brought back is served, late bytes are not fenced off |
 //! | `CLIENT KILL`, `CLIENT ID` | a write that timed out may still arrive after the connection was lost |
 //! | `EVALSHA`, `EVAL` | no leases, and tags widen to the whole cache: the level counts as one without |
-//! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is not sent; where the right goes while one is on its way, its half undoes nothing that others have written |
+//! | `MULTI`, `EXEC` | nothing is written: [`ErrorKind::Denied`]. Half of a transaction is not sent; on a connection that had the right and has lost it, halves undo nothing that others have written |
 //! | `TIME` | ages at this level are counted by this machine's clock |
 //! | `ROLE` | that a master is one is not verified |
 //! | `CLIENT TRACKING`, `PUBSUB NUMSUB`, or channels | see [`RedisBackplane`] |
 //!
 //! So it is where the server does not know a command, or knows it by another name (`rename-command`).
 //! Permissions are looked at with every new connection, but for `CLIENT TRACKING`: a provider that was refused it goes on
-//! with messages. One is made when `MULTI`, `EXEC`, `EVALSHA` or `EVAL` is refused that was not before. Any other permission
-//! that is missing is [`ErrorKind::Denied`] of the call, or of the attempt to connect, and its text names it.
+//! with messages. Any other permission that is missing is [`ErrorKind::Denied`] of the call, or of the attempt
+//! to connect, and its text names it. So is one that is taken away while a connection is up, until it is given back.
 //!
 //! # Backplane
 //!

@@ -57,12 +57,7 @@ impl Keeper {
             }
             other => other,
         };
-        let replies = replies.map_err(Error::request)?;
-        // A right has been taken away: the next connection knows, and no half of a transaction is sent again.
-        if replies.iter().any(|reply| link.is_news(reply)) {
-            self.renew();
-        }
-        Ok(replies)
+        replies.map_err(Error::request)
     }
 
     /// Looks up one key, given as it is on the wire. Where others are under way, they are sent together.

@@ -73,17 +73,6 @@ pub(crate) fn may_not_run(reply: &Value) -> bool {
     matches!(error.code(), "NOPERM" | "EXECABORT") && error.details().is_some_and(forbids)
 }
 
-/// What the user may not do, where a reply says that he may not run one of the commands that new connections ask for.
-pub(crate) fn lacks(reply: &Value) -> Option<Step> {
-    let Value::ServerError(error) = reply else { return None };
-    match error.details().and_then(forbidden)? {
-        "multi" => Some(Step::Multi),
-        "exec" => Some(Step::Exec),
-        "evalsha" | "eval" => Some(Step::Script),
-        _ => None,
-    }
-}
-
 /// Whether a server's text says that the user may not run a command.
 pub(crate) fn forbids(text: &str) -> bool {
     text.contains("permissions to run")
