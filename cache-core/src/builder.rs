@@ -195,7 +195,7 @@ impl<T: Value> Builder<T> {
             levels: tiers
                 .iter()
                 .map(|tier| LevelInfo {
-                    position: format!("l{}", tier.index + 1).into(),
+                    position: format!("l{}", tier.number()).into(),
                     provider: tier.provider().describe(),
                     in_process: tier.store.is_some(),
                 })

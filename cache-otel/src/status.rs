@@ -249,13 +249,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_minute_before_counts_and_no_other() {
+    fn percentiles_are_of_this_minute_and_the_one_before() {
         let window = Window::default();
         for micros in 1..=1000 {
             window.record(7, &[Timed::new(Duration::from_micros(micros), 1)]);
         }
         let latency = window.read(7).unwrap();
-        assert!((485..=515).contains(&latency.p50.as_micros()), "{latency:?}");
+        for (got, micros) in
+            [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p95, 950.0), (latency.p99, 990.0)]
+        {
+            let got = got.as_secs_f64() * 1e6;
+            assert!((got / micros - 1.0_f64).abs() < 0.035, "{got} for {micros}");
+        }
         assert_eq!((latency.count, latency.mean), (1000, Duration::from_nanos(500_500)));
         assert_eq!(window.read(8).map(|l| l.count), Some(1000), "the minute before counts");
         assert_eq!(window.read(9), None, "the one before that does not");

@@ -375,16 +375,3 @@ impl Level {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mean_is_known_of_any_number_of_loads() {
-        assert_eq!(mean(Duration::ZERO, 0), None);
-        assert_eq!(mean(Duration::from_secs(1), 4), Some(Duration::from_millis(250)));
-        // Four billion and more, of a millisecond each.
-        assert_eq!(mean(Duration::from_millis(1 << 33), 1 << 33), Some(Duration::from_millis(1)));
-    }
-}
