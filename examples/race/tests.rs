@@ -47,7 +47,8 @@ fn redis_in_trouble() {
             ("failover", "8"),
             ("replace", "4"),
             ("reshard", "4"),
-            ("meddle", "8"),
+            // Time for each of its meddlings.
+            ("meddle", "45"),
         ] {
             let json = race("redis", &["--fault", fault, "--seconds", seconds]);
             assert!(json["race"]["faults"].as_u64().unwrap() > 0, "{fault}");
