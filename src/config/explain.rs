@@ -528,7 +528,7 @@ impl fmt::Display for Explanation {
             }
             match answered {
                 Some(Ok(())) => f.write_str(", answers")?,
-                Some(Err(error)) => write!(f, ", DOES NOT ANSWER: {error}")?,
+                Some(Err(error)) => write!(f, ", CANNOT BE USED: {error}")?,
                 None => {}
             }
             if let Some(Err(error)) = backplane {

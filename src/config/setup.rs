@@ -201,7 +201,7 @@ pub(super) async fn answers(
     let path = at!["providers", name];
     let fault = blamed(&said, &loaded.tree, &path).unwrap_or_else(|| {
         let place = loaded.tree.at(&path).map(|settings| whereabouts(settings).clone());
-        Fault::without_value(path, place, format_args!("{why} does not answer: {said}"))
+        Fault::without_value(path, place, format_args!("{why} cannot be used: {said}"))
     });
     Err(Error::with_source(ErrorKind::Level, fault.into_error(file).to_string(), error))
 }

@@ -197,7 +197,7 @@ async fn who_does_not_answer_is_named() {
     assert!(!explained.is_fine());
     let shown = explained.to_string();
     assert!(shown.contains(&format!("provider up: memcached at {}, answers", server.addr())), "{shown}");
-    assert!(shown.contains("provider down: redis at 127.0.0.1:1, DOES NOT ANSWER: "), "{shown}");
+    assert!(shown.contains("provider down: redis at 127.0.0.1:1, CANNOT BE USED: "), "{shown}");
     // Not being there at the start is no error, unless asked for.
     let caches = sealed().from_file(&file).await.unwrap();
     assert!(caches.ping().await.iter().any(|(name, answer)| name == "down" && answer.is_err()));
@@ -210,7 +210,7 @@ async fn who_does_not_answer_is_named() {
     let error = sealed().from_file(&file).await.unwrap_err();
     assert_eq!(error.kind(), traced_cache::ErrorKind::Level);
     let shown = error.to_string();
-    assert!(shown.contains("cache.json:2: providers.down: it is required and does not answer: "), "{shown}");
+    assert!(shown.contains("cache.json:2: providers.down: it is required and cannot be used: "), "{shown}");
     assert!(!format!("{error:?}").contains("hunter2"));
 }
 

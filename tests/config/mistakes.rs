@@ -678,7 +678,7 @@ async fn servers_that_are_not_what_the_file_says_are_named() {
         let text = format!("[providers.shared]\nbackend = \"{backend}\"\nurl = \"{url}\"\nrequired = true\n");
         let error = toml(&text).await.expect_err(&url);
         let shown = error.to_string();
-        let whole = shown.starts_with("(text):3: providers.shared: it is required and does not answer: ");
+        let whole = shown.starts_with("(text):3: providers.shared: it is required and cannot be used: ");
         assert!(whole || shown.starts_with("(text):3: providers.shared."), "{shown}");
         assert!(shown.contains(says), "{shown}");
         assert!(!format!("{error:?}").contains("hunter"), "{error:?}");

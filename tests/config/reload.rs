@@ -146,7 +146,7 @@ async fn a_provider_moves_to_another_server_and_memory_stays() {
     assert_eq!(error.kind(), ErrorKind::Level);
     let shown = error.to_string();
     assert!(
-        shown.contains("cache.toml:6: providers.shared: it has changed, and does not answer: "),
+        shown.contains("cache.toml:6: providers.shared: it has changed, and cannot be used: "),
         "{shown}"
     );
     assert!(!format!("{error:?}").contains("hunter2"));
@@ -372,7 +372,7 @@ async fn what_is_right_only_after_a_restart_changes_nothing() {
     file.write(&text(redis, &format!("{far}required = true\n")));
     let error = caches.reload().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Level);
-    assert!(error.to_string().contains("providers.far: it is required and does not answer"), "{error}");
+    assert!(error.to_string().contains("providers.far: it is required and cannot be used"), "{error}");
     file.write(&text(redis, far));
     caches.reload().await.unwrap();
     assert!(caches.provider("far").is_some());
@@ -392,7 +392,7 @@ async fn a_running_provider_that_must_be_there_now_is_asked() {
     for time in ["at once", "and again"] {
         let error = caches.reload().await.expect_err(time);
         assert_eq!(error.kind(), ErrorKind::Level);
-        assert!(error.to_string().contains("providers.far: it is required and does not answer"), "{error}");
+        assert!(error.to_string().contains("providers.far: it is required and cannot be used"), "{error}");
     }
     file.write(&far("required = false"));
     assert_eq!(caches.reload().await.unwrap(), Default::default());

@@ -97,7 +97,7 @@ impl Session {
         if remote {
             if let Some((number, fault)) = Self::reach(&levels).await.into_iter().next() {
                 let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
-                return Err(Failure::failed(format!("{place} does not answer: {fault}")));
+                return Err(Failure::failed(format!("{place} cannot be used: {fault}")));
             }
         } else {
             levels.retain(|level| !level.is_remote());

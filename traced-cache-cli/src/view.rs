@@ -90,7 +90,7 @@ pub(crate) fn servers(rows: &[Row], over: Option<Duration>) -> String {
         let status = match &row.status {
             Ok(status) => status,
             Err(error) => {
-                silent.push_str(&format!("\n{} ({}): NO ANSWER: {error}", row.provider, row.backend));
+                silent.push_str(&format!("\n{} ({}): CANNOT BE USED: {error}", row.provider, row.backend));
                 continue;
             }
         };

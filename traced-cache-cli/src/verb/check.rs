@@ -38,7 +38,7 @@ fn text(explanation: &Explanation, fine: bool) -> String {
         (true, _) => "right",
         // The file needs no change.
         (false, true) if providers.iter().all(answers) => "right, but a backplane is down",
-        (false, true) => "right, but a server does not answer",
+        (false, true) => "right, but a server cannot be used",
         (false, false) => "not right here",
     };
     let mut text = format!("{file}: {word}; {}", count(caches.len(), "cache", "caches"));
@@ -51,7 +51,7 @@ fn text(explanation: &Explanation, fine: bool) -> String {
         match &provider.answered {
             Some(Ok(())) => text.push_str(", answers"),
             Some(Err(error)) => {
-                let _ = write!(text, ", DOES NOT ANSWER: {error}");
+                let _ = write!(text, ", CANNOT BE USED: {error}");
             }
             None => {}
         }

@@ -139,7 +139,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     let mut lines = Lines::open(&values, out)?;
     if let Some((number, fault)) = Session::reach(&levels).await.into_iter().next() {
         let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
-        return Err(Failure::failed(format!("{place} does not answer: {fault}")));
+        return Err(Failure::failed(format!("{place} cannot be used: {fault}")));
     }
     hears(&cache).await;
     let mut tally = Tally::default();

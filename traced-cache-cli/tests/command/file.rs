@@ -23,7 +23,7 @@ fn check_tells_what_is_right_and_what_does_not_answer() {
     assert_eq!((code, &json["fine"], &json["providers"][1]["answers"]), (1, &false.into(), &false.into()));
     // Who reads that the file is not right looks for a mistake in it.
     let text = place.run("check", &[]).out;
-    assert!(text.contains(": right, but a server does not answer; 1 cache\n"), "{text}");
+    assert!(text.contains(": right, but a server cannot be used; 1 cache\n"), "{text}");
     let (code, json) = place.json("check", &["--offline"]);
     assert_eq!((code, &json["providers"][1]["answers"]), (0, &serde_json::Value::Null));
 }

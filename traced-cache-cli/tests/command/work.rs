@@ -200,7 +200,7 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
         assert!(text.contains(state) && text.contains("schema") == noted, "{text}");
     }
     redis.kill();
-    is(place.run("warm", &["users", utf8(&file)]), 1, "does not answer");
+    is(place.run("warm", &["users", utf8(&file)]), 1, "cannot be used");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,11 +493,11 @@ fn what_cannot_be_measured_is_told() {
             "replay",
             &["users", trace, "--remote"],
             1,
-            "level 2, shared (redis at 127.0.0.1:1) does not answer",
+            "level 2, shared (redis at 127.0.0.1:1) cannot be used",
         ),
         (&remote, "replay", &["users", trace], 2, "--remote uses them"),
         (&remote, "bench", &["users"], 2, "--remote uses them"),
-        (&place, "bench", &["users", "--remote"], 1, "does not answer"),
+        (&place, "bench", &["users", "--remote"], 1, "cannot be used"),
         (&place, "bench", &["users", "--each", "0s"], 2, "give it some time"),
     ] {
         let ended = place.run(verb, rest);
