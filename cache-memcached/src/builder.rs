@@ -174,34 +174,7 @@ impl Builder {
     pub fn build(self) -> Result<MemcachedProvider, Error> {
         let mut endpoints = parsed("server", &self.urls)?;
         let retiring = parsed("retiring", &self.retiring)?;
-        if endpoints.is_empty() {
-            return Err(config("server: none is given; name at least one as memcached://host:port"));
-        }
-        for (field, limit) in [
-            ("connect_timeout", self.connect_timeout),
-            ("response_timeout", self.response_timeout),
-            ("breaker.cool_down", self.cool_down),
-        ] {
-            if limit.is_zero() {
-                return Err(config(format!("{field} = 0: no call could succeed; give it a time above zero")));
-            }
-        }
-        if !(1..=VALUE_CEILING).contains(&self.value_max) {
-            let value = self.value_max;
-            return Err(config(format!("value_max = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
-        }
-        #[cfg(feature = "client")]
-        if self.pool == Some(0) {
-            return Err(config("pooled = 0: no call could succeed; allow at least 1 connection"));
-        }
-        if self.failures == 0 {
-            return Err(config("breaker.failures = 0: it would never be closed; allow at least 1"));
-        }
-        if self.key_prefix.len() > PREFIX_MAX || !self.key_prefix.bytes().all(is_plain) {
-            let value = &self.key_prefix;
-            let fix = format!("use at most {PREFIX_MAX} bytes without spaces and control characters");
-            return Err(config(format!("key_prefix = {value:?}: {fix}")));
-        }
+        self.check(&endpoints, &retiring)?;
         let places = |list: &[Endpoint], all: &[Endpoint]| {
             let at = |endpoint| all.iter().position(|one| one == endpoint).unwrap_or_default();
             let names: Vec<String> = list.iter().map(ToString::to_string).collect();
@@ -211,25 +184,11 @@ impl Builder {
         let placement = places(&endpoints, &endpoints);
         let others = retiring.iter().filter(|endpoint| !endpoints.contains(endpoint)).cloned();
         let others: Vec<Endpoint> = others.collect();
-        if !retiring.is_empty() && others.is_empty() && retiring.len() == current {
-            let fix = "name those of the list that is being left, or leave it out";
-            return Err(config(format!("retiring = {current} servers: the same as the list itself; {fix}")));
-        }
+        endpoints.extend(others);
         let login = match self.login {
             Some((user, password)) => Some(Login::new(user, password).map_err(config)?),
             None => None,
         };
-        #[cfg(feature = "client")]
-        if self.pool.is_some() && login.is_some() {
-            return Err(config("login: not with `pooled`, whose client cannot log in; drop one"));
-        }
-        #[cfg(feature = "client")]
-        if self.pool.is_some() && !retiring.is_empty() {
-            return Err(config(
-                "retiring: not with `pooled`, which has no compare-and-swap for marks; drop one",
-            ));
-        }
-        endpoints.extend(others);
         let tls = match endpoints.iter().any(|endpoint| endpoint.tls) {
             true => Some(Tls::new(MEMCACHED, self.tls)?),
             false => {
@@ -237,12 +196,6 @@ impl Builder {
                 None
             }
         };
-        #[cfg(feature = "client")]
-        if self.pool.is_some() && tls.is_some() {
-            return Err(config(
-                "server: memcacheds:// is not with `pooled`, whose client has no TLS; drop one",
-            ));
-        }
         let retiring = (!retiring.is_empty()).then(|| places(&retiring, &endpoints));
         let life_key = match placement.list {
             0 => format!("{}~life", self.key_prefix),
@@ -289,6 +242,61 @@ impl Builder {
             closed: false.into(),
             polling: Polling::default(),
         })))
+    }
+
+    /// What can be seen to be wrong without the machine: no file is read.
+    fn check(&self, endpoints: &[Endpoint], retiring: &[Endpoint]) -> Result<(), Error> {
+        if endpoints.is_empty() {
+            return Err(config("server: none is given; name at least one as memcached://host:port"));
+        }
+        for (field, limit) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("breaker.cool_down", self.cool_down),
+        ] {
+            if limit.is_zero() {
+                return Err(config(format!("{field} = 0: no call could succeed; give it a time above zero")));
+            }
+        }
+        if !(1..=VALUE_CEILING).contains(&self.value_max) {
+            let value = self.value_max;
+            return Err(config(format!("value_max = {value}: choose 1 to {VALUE_CEILING} bytes (1 GiB)")));
+        }
+        if self.failures == 0 {
+            return Err(config("breaker.failures = 0: it would never be closed; allow at least 1"));
+        }
+        if self.key_prefix.len() > PREFIX_MAX || !self.key_prefix.bytes().all(is_plain) {
+            let value = &self.key_prefix;
+            let fix = format!("use at most {PREFIX_MAX} bytes without spaces and control characters");
+            return Err(config(format!("key_prefix = {value:?}: {fix}")));
+        }
+        let listed = endpoints.len();
+        if retiring.len() == listed && retiring.iter().all(|endpoint| endpoints.contains(endpoint)) {
+            let fix = "name those of the list that is being left, or leave it out";
+            return Err(config(format!("retiring = {listed} servers: the same as the list itself; {fix}")));
+        }
+        #[cfg(feature = "client")]
+        self.check_pool(endpoints, retiring)?;
+        Ok(())
+    }
+
+    /// What the pool's client cannot do.
+    #[cfg(feature = "client")]
+    fn check_pool(&self, endpoints: &[Endpoint], retiring: &[Endpoint]) -> Result<(), Error> {
+        match self.pool {
+            None => Ok(()),
+            Some(0) => Err(config("pooled = 0: no call could succeed; allow at least 1 connection")),
+            Some(_) if self.login.is_some() => {
+                Err(config("login: not with `pooled`, whose client cannot log in; drop one"))
+            }
+            Some(_) if !retiring.is_empty() => {
+                Err(config("retiring: not with `pooled`, which has no compare-and-swap for marks; drop one"))
+            }
+            Some(_) if endpoints.iter().any(|endpoint| endpoint.tls) => {
+                Err(config("server: memcacheds:// is not with `pooled`, whose client has no TLS; drop one"))
+            }
+            Some(_) => Ok(()),
+        }
     }
 }
 
