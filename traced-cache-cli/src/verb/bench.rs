@@ -164,19 +164,7 @@ struct Row {
 }
 
 pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptions) -> Result<Exit, Failure> {
-    if options.each.is_zero() {
-        return Err(Failure::wrong("--each", "0s", "give it some time"));
-    }
-    // The server holds the answers of all batches under way.
-    let at_once = u64::from(options.value_bytes) * BATCH * u64::from(options.callers);
-    if options.remote && at_once > AT_ONCE_MAX {
-        let fix = format!(
-            "the {} callers' batches of {BATCH} would have a server hold {} at once; lower it, or --callers",
-            options.callers,
-            indicatif::HumanBytes(at_once)
-        );
-        return Err(Failure::wrong("--value-bytes", options.value_bytes, fix));
-    }
+    check(&options)?;
     let name = &options.cache;
     let session = Session::open(builder, &options.file).await?;
     session.cache::<traced_cache::Opaque>(name)?;
@@ -256,6 +244,23 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: BenchOptio
     out.answer(&answer, text)?;
     let failed = interrupted || left.is_some() || rows.iter().any(|row| row.failed > 0);
     Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+fn check(options: &BenchOptions) -> Result<(), Failure> {
+    if options.each.is_zero() {
+        return Err(Failure::wrong("--each", "0s", "give it some time"));
+    }
+    // The server holds the answers of all batches under way.
+    let at_once = u64::from(options.value_bytes) * BATCH * u64::from(options.callers);
+    if options.remote && at_once > AT_ONCE_MAX {
+        let fix = format!(
+            "the {} callers' batches of {BATCH} would have a server hold {} at once; lower it, or --callers",
+            options.callers,
+            indicatif::HumanBytes(at_once)
+        );
+        return Err(Failure::wrong("--value-bytes", options.value_bytes, fix));
+    }
+    Ok(())
 }
 
 async fn fill(cache: &TracedCache<String>, load: &Load) -> Result<(), Failure> {

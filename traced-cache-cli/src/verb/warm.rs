@@ -143,36 +143,8 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     }
     hears(&cache).await;
     let mut tally = Tally::default();
-    let mut ended = Ok(());
-    loop {
-        let chunk = match lines.next_chunk() {
-            Ok(chunk) if chunk.is_empty() => break,
-            Ok(chunk) => chunk,
-            Err(failure) => {
-                ended = Err(failure);
-                break;
-            }
-        };
-        if tally.read == 0 {
-            let wanted = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
-            ended = probe(&opaque, &lines, &chunk, wanted.unwrap_or_default()).await;
-            if ended.is_err() {
-                break;
-            }
-        }
-        let (tried, result) = match replace {
-            true => store(&cache, &chunk).await,
-            false => fill(&cache, chunk).await,
-        };
-        let doubtful = failures(&cache) > 0 || unsent(&cache) > 0 || cache.stats().overtaken > 0;
-        let counted = tally.take(&opaque, &tried, doubtful).await;
-        let result = result.map_err(|(line, error)| lines.at(line, error));
-        if let Err(failure) = result.and_then(|()| counted.map_err(Into::into)) {
-            ended = Err(failure);
-            break;
-        }
-        tally.read = lines.read;
-    }
+    let schema = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
+    let poured = pour(&cache, &opaque, &mut lines, &mut tally, replace, schema.unwrap_or_default()).await;
     lines.bar.finish_and_clear();
     let closed = cache.close(Duration::from_secs(5)).await;
     let failed = failures(&cache);
@@ -180,7 +152,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     tally.stored += late;
     tally.refused -= late;
     let lost = !closed.undelivered().is_empty();
-    if let Err(failure) = ended {
+    if let Err(failure) = poured {
         return Err(failure.after(&format!("{} are stored", count_of(tally.stored))));
     }
     let kept = tally.read.saturating_sub(tally.stored + tally.refused);
@@ -215,6 +187,36 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     });
     out.answer(&answer, text)?;
     Ok(if failed > 0 || lost || tally.refused > 0 || unsent > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// Stores the values of the file, until it ends or something stands in the way.
+async fn pour(
+    cache: &TracedCache<Value>,
+    opaque: &TracedCache<Opaque>,
+    lines: &mut Lines,
+    tally: &mut Tally,
+    replace: bool,
+    schema: u32,
+) -> Result<(), Failure> {
+    loop {
+        let chunk = lines.next_chunk()?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if tally.read == 0 {
+            probe(opaque, lines, &chunk, schema).await?;
+        }
+        let (tried, result) = match replace {
+            true => store(cache, &chunk).await,
+            false => fill(cache, chunk).await,
+        };
+        let doubtful = failures(cache) > 0 || unsent(cache) > 0 || cache.stats().overtaken > 0;
+        // What has arrived before a failure counts as well.
+        let counted = tally.take(opaque, &tried, doubtful).await;
+        result.map_err(|(line, error)| lines.at(line, error))?;
+        counted?;
+        tally.read = lines.read;
+    }
 }
 
 /// Waits until the backplane is up. A warm-up without keys does just that.
