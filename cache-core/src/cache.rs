@@ -21,6 +21,11 @@ pub struct TracedCache<T> {
     pub(crate) access: Access,
 }
 
+enum HotOrCold<'a, T> {
+    Hot(Arc<T>),
+    Cold(BoxFuture<'a, Result<Found<T>>>),
+}
+
 impl<T> Clone for TracedCache<T> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), access: self.access }
@@ -233,14 +238,9 @@ impl<T: Value> TracedCache<T> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
-        let cold = {
-            let mut buf = KeyBuf::new();
-            let id = self.inner.id(key.render(&mut buf))?;
-            let key = self.inner.named(id);
-            if let Glimpse::Hit(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
-                return A::out(Some(value));
-            }
-            self.fetch_cold(key, loader(move |_| load()))
+        let cold = match self.hot_or_cold(&key, || loader(move |_| load()))? {
+            HotOrCold::Hot(value) => return A::out(Some(value)),
+            HotOrCold::Cold(cold) => cold,
         };
         self.answer::<A>(cold.await?.into_value())
     }
@@ -258,15 +258,13 @@ impl<T: Value> TracedCache<T> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
-        let cold = {
-            let mut buf = KeyBuf::new();
-            let id = self.inner.id(key.render(&mut buf))?;
-            let key = self.inner.named(id);
-            if let Glimpse::Hit(value) = self.inner.hot(&key, Verb::GetOrSet, self.access) {
-                return A::out(Some(value));
-            }
+        let made = || {
             let load = make();
-            self.fetch_cold(key, loader(move |_| load()))
+            loader(move |_| load())
+        };
+        let cold = match self.hot_or_cold(&key, made)? {
+            HotOrCold::Hot(value) => return A::out(Some(value)),
+            HotOrCold::Cold(cold) => cold,
         };
         self.answer::<A>(cold.await?.into_value())
     }
@@ -285,15 +283,13 @@ impl<T: Value> TracedCache<T> {
         F: FnOnce(S, K::Owned) -> Fut + Send + 'static,
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
-        let cold = {
-            let mut buf = KeyBuf::new();
-            let id = self.inner.id(key.render(&mut buf))?;
-            let raw = self.inner.named(id);
-            if let Glimpse::Hit(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
-                return A::out(Some(value));
-            }
+        let made = || {
             let (state, owned) = (state.clone(), key.to_owned_key());
-            self.fetch_cold(raw, loader(move |_| load(state, owned)))
+            loader(move |_| load(state, owned))
+        };
+        let cold = match self.hot_or_cold(&key, made)? {
+            HotOrCold::Hot(value) => return A::out(Some(value)),
+            HotOrCold::Cold(cold) => cold,
         };
         self.answer::<A>(cold.await?.into_value())
     }
@@ -317,15 +313,13 @@ impl<T: Value> TracedCache<T> {
         F: FnOnce(S, K::Owned, Option<Held<T>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<A, E>> + Send + 'static,
     {
-        let cold = {
-            let mut buf = KeyBuf::new();
-            let id = self.inner.id(key.render(&mut buf))?;
-            let raw = self.inner.named(id);
-            if let Glimpse::Hit(value) = self.inner.hot(&raw, Verb::GetOrSet, self.access) {
-                return A::out(Some(value));
-            }
+        let made = || {
             let (state, owned) = (state.clone(), key.to_owned_key());
-            self.fetch_cold(raw, loader(move |held| load(state, owned, held)))
+            loader(move |held| load(state, owned, held))
+        };
+        let cold = match self.hot_or_cold(&key, made)? {
+            HotOrCold::Hot(value) => return A::out(Some(value)),
+            HotOrCold::Cold(cold) => cold,
         };
         self.answer::<A>(cold.await?.into_value())
     }
@@ -374,6 +368,22 @@ impl<T: Value> TracedCache<T> {
         };
         let found = inner.operation(Verb::Refresh, Some(&id), 1, work, Found::brief).boxed().await?;
         self.answer::<A>(found.into_value())
+    }
+
+    /// The value, if the nearest level has it as a plain hit; or else what is left to do, for which a loader is made.
+    #[inline]
+    fn hot_or_cold<'a>(
+        &'a self,
+        key: &impl CacheKey,
+        make: impl FnOnce() -> Loader<T>,
+    ) -> Result<HotOrCold<'a, T>> {
+        let mut buf = KeyBuf::new();
+        let id = self.inner.id(key.render(&mut buf))?;
+        let key = self.inner.named(id);
+        Ok(match self.inner.hot(&key, Verb::GetOrSet, self.access) {
+            Glimpse::Hit(value) => HotOrCold::Hot(value),
+            Glimpse::Nothing | Glimpse::Unclear => HotOrCold::Cold(self.fetch_cold(key, make())),
+        })
     }
 
     fn fetch_cold<'a>(&'a self, key: RawKey<'_>, loader: Loader<T>) -> BoxFuture<'a, Result<Found<T>>> {
