@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each process has a cache of memory in front of the second level and one without memory; readers load slowly, writers
-//! change the source and then invalidate or set. The same is done to a cache written by hand, without leases and tickets,
+//! change the source and then invalidate, set or update a key, or all of theirs by a tag or by a clear. The same is done to a cache written by hand, without leases and tickets,
 //! which must fail: a check that finds nothing there would find nothing anywhere.
 //!
 //! With `--fault kill`, `dump`, `stop`, `failover`, `replace`, `meddle` or `reshard` the server suffers meanwhile, once in a

@@ -60,6 +60,14 @@ impl Naive {
         delivery(&removed)
     }
 
+    pub(crate) async fn invalidate_all(&self, keys: impl Iterator<Item = usize>) -> Delivery {
+        let mut confirmed = true;
+        for key in keys {
+            confirmed &= self.invalidate(key).await.is_confirmed();
+        }
+        if confirmed { Delivery::Confirmed } else { Delivery::Pending }
+    }
+
     async fn put(&self, id: &str, version: u64) -> Result<(), BoxError> {
         self.far.put(Put { key: raw(id), bytes: version.to_string().into(), ttl: TTL }).await
     }

@@ -8,20 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
-use traced_cache::BoxError;
+use tokio::{sync::RwLock, task::JoinSet};
+use traced_cache::{BoxError, Delivery};
 
 use crate::{
     failure::Failure,
     options::Settings,
     remote::Remote,
     report::{Example, NodeReport},
-    source::{Floors, KEYS, NODES, Source},
-    subject::{Loader, RECOVERY, Seen, Subject, bound},
+    source::{Floors, KEYS, Source},
+    subject::{Loader, RECOVERY, Seen, Subject, bound, owner},
 };
 
 /// Readers of each of the two caches of a node.
 const READERS: usize = 16;
+/// Keys of a batch.
+const BATCH: usize = 4;
 /// Examples of violations that a node keeps.
 const EXAMPLES: usize = 5;
 
@@ -30,10 +32,14 @@ struct Counts {
     loads: Arc<AtomicU64>,
     invalidations: AtomicU64,
     sets: AtomicU64,
+    updates: AtomicU64,
+    tags: AtomicU64,
+    clears: AtomicU64,
     pending: AtomicU64,
     near: AtomicU64,
     far: AtomicU64,
     joined: AtomicU64,
+    batched: AtomicU64,
     local: AtomicU64,
     confirmed: AtomicU64,
     settled: AtomicU64,
@@ -55,10 +61,19 @@ struct Node {
     loader: Loader,
     /// They may replace the master while it is alive.
     sentinels: bool,
-    /// The newest version whose invalidation or set by this node has answered, by key.
+    /// The newest version whose write by this node has answered, by key.
     answered: Vec<AtomicU64>,
+    /// Of a key one writer at a time: who writes them all keeps the others out.
+    writing: RwLock<()>,
     counts: Counts,
     until: Instant,
+}
+
+/// What a read has to keep to.
+enum Rule {
+    SameProcess,
+    Confirmed,
+    Bound,
 }
 
 /// Runs a node to its end.
@@ -92,6 +107,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         loader,
         sentinels: l2.starts_with("redis+sentinel"),
         answered: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
+        writing: RwLock::default(),
         counts,
         until: Instant::now() + Duration::from_secs(*seconds),
     });
@@ -99,6 +115,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
     for key in (0..KEYS).filter(|key| node.owns(*key)) {
         tasks.spawn(Arc::clone(&node).write(key));
     }
+    tasks.spawn(Arc::clone(&node).write_all());
     for reader in 0..2 * READERS {
         tasks.spawn(Arc::clone(&node).read_all(reader % 2 == 0));
     }
@@ -116,7 +133,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
 
 impl Node {
     fn owns(&self, key: usize) -> bool {
-        key % NODES == self.number
+        owner(key) == self.number
     }
 
     /// The server that is the master for this node. Where sentinels name it, it may be none for a while.
@@ -130,35 +147,97 @@ impl Node {
         }
     }
 
-    /// Changes a key at the source and tells the cache, by an invalidation or the new value in turn.
+    /// Changes a key at the source and tells the cache: an invalidation, the new value, and an update in turn.
     async fn write(self: Arc<Self>, key: usize) -> Result<(), BoxError> {
         while Instant::now() < self.until {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..50_000))).await;
+            let _alone = self.writing.read().await;
             let version = self.source.change(key).await?;
             let master = self.master();
-            let delivery = if version % 2 == 0 {
-                self.counts.sets.fetch_add(1, Ordering::Relaxed);
-                self.layered.set(key, version).await?
-            } else {
-                self.counts.invalidations.fetch_add(1, Ordering::Relaxed);
-                self.layered.invalidate(key).await?
+            let (count, delivery) = match version % 3 {
+                0 => (&self.counts.sets, self.layered.set(key, version).await?),
+                1 => (&self.counts.invalidations, self.layered.invalidate(key).await?),
+                _ => (&self.counts.updates, self.layered.update(key, version).await?),
             };
-            self.answered[key].store(version, Ordering::SeqCst);
-            if delivery.is_confirmed() {
-                self.source.confirm(key, version, &master).await?;
-            } else {
-                self.counts.pending.fetch_add(1, Ordering::Relaxed);
-            }
+            count.fetch_add(1, Ordering::Relaxed);
+            self.told(&[(key, version)], delivery, Some(&master)).await?;
         }
         Ok(())
     }
 
-    /// Reads keys at random.
+    /// Changes all of its keys at the source and tells the cache at once: by their tag, or by clearing it.
+    async fn write_all(self: Arc<Self>) -> Result<(), BoxError> {
+        for turn in 0_u64.. {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..500))).await;
+            if Instant::now() >= self.until {
+                break;
+            }
+            let _alone = self.writing.write().await;
+            let mut changed = Vec::new();
+            for key in (0..KEYS).filter(|key| self.owns(*key)) {
+                changed.push((key, self.source.change(key).await?));
+            }
+            let (count, delivery) = match turn % 3 {
+                0 => (&self.counts.clears, self.layered.clear().await?),
+                _ => (&self.counts.tags, self.layered.invalidate_all_of(self.number).await?),
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            self.told(&changed, delivery, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes what the cache has promised by an answer.
+    async fn told(
+        &self,
+        changed: &[(usize, u64)],
+        delivery: Delivery,
+        master: Option<&str>,
+    ) -> Result<(), BoxError> {
+        for (key, version) in changed {
+            self.answered[*key].store(*version, Ordering::SeqCst);
+            if delivery.is_confirmed() {
+                self.source.confirm(*key, *version, master).await?;
+            }
+        }
+        if !delivery.is_confirmed() {
+            self.counts.pending.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads keys at random, some in batches.
     async fn read_all(self: Arc<Self>, layered: bool) -> Result<(), BoxError> {
         while Instant::now() < self.until {
-            let key = fastrand::usize(..KEYS);
-            self.read(key, layered).await?;
+            if fastrand::u8(..8) == 0 {
+                self.read_many(layered).await?;
+            } else {
+                self.read(fastrand::usize(..KEYS), layered).await?;
+            }
             tokio::time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
+        }
+        Ok(())
+    }
+
+    /// A batch does not say where its answers come from, so each may be as late as one from memory.
+    async fn read_many(&self, layered: bool) -> Result<(), BoxError> {
+        let mut keys: Vec<usize> = (0..BATCH).map(|_| fastrand::usize(..KEYS)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut floors = Vec::new();
+        for key in &keys {
+            let Floors { settled, .. } = self.source.floors(*key, &self.master()).await?;
+            floors.push((settled, self.answered[*key].load(Ordering::SeqCst)));
+        }
+        let subject = if layered { &self.layered } else { &self.direct };
+        let versions = subject.read_many(&keys, &self.loader).await?;
+        for ((key, version), (settled, answered)) in keys.into_iter().zip(versions).zip(floors) {
+            self.counts.batched.fetch_add(1, Ordering::Relaxed);
+            if layered && version < answered {
+                self.broken(Rule::SameProcess, layered, "in a batch", key, version, answered);
+            } else if version < settled {
+                self.broken(Rule::Bound, layered, "in a batch", key, version, settled);
+            }
         }
         Ok(())
     }
@@ -178,39 +257,50 @@ impl Node {
             Seen::Joined => &counts.joined,
         };
         reads.fetch_add(1, Ordering::Relaxed);
-        let (rule, floor, broken) = if layered && version < answered {
-            ("same process", answered, &counts.local)
-        } else if seen == Seen::Far && stayed && version < here {
-            ("confirmed", here, &counts.confirmed)
-        } else if version < settled {
-            ("within the bound", settled, &counts.settled)
-        } else {
-            if version < anywhere {
-                let late = match seen {
-                    Seen::Near => &counts.late_near,
-                    Seen::Far => &counts.late_far,
-                    Seen::Joined => &counts.late_joined,
-                };
-                late.fetch_add(1, Ordering::Relaxed);
-            }
-            return Ok(version);
+        let from = match seen {
+            Seen::Near => "near",
+            Seen::Far => "far",
+            Seen::Joined => "joined",
         };
-        broken.fetch_add(1, Ordering::Relaxed);
+        if layered && version < answered {
+            self.broken(Rule::SameProcess, layered, from, key, version, answered);
+        } else if seen == Seen::Far && stayed && version < here {
+            self.broken(Rule::Confirmed, layered, from, key, version, here);
+        } else if version < settled {
+            self.broken(Rule::Bound, layered, from, key, version, settled);
+        } else if version < anywhere {
+            let late = match seen {
+                Seen::Near => &counts.late_near,
+                Seen::Far => &counts.late_far,
+                Seen::Joined => &counts.late_joined,
+            };
+            late.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(version)
+    }
+
+    /// Counts a read that saw what it must not.
+    fn broken(&self, rule: Rule, layered: bool, seen: &str, key: usize, version: u64, floor: u64) {
+        let counts = &self.counts;
+        let (rule, count) = match rule {
+            Rule::SameProcess => ("same process", &counts.local),
+            Rule::Confirmed => ("confirmed", &counts.confirmed),
+            Rule::Bound => ("within the bound", &counts.settled),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         let mut examples = counts.examples.lock().unwrap_or_else(PoisonError::into_inner);
         if examples.len() < EXAMPLES {
             let cache = if layered { "memory and second level" } else { "second level alone" };
-            let seen = format!("{seen:?}").to_lowercase();
             examples.push(Example {
                 rule: rule.to_owned(),
                 cache: cache.to_owned(),
-                seen,
+                seen: seen.to_owned(),
                 key,
                 version,
                 floor,
                 level: format!("{:?}", self.remote),
             });
         }
-        Ok(version)
     }
 
     /// Waits until both caches have every key's newest version. Says how long the last one took; what has not come
@@ -233,7 +323,8 @@ impl Node {
     }
 
     fn report(&self, converged: Duration) -> NodeReport {
-        let Counts { loads, invalidations, sets, pending, near, far, joined, .. } = &self.counts;
+        let Counts { loads, invalidations, sets, updates, tags, clears, pending, .. } = &self.counts;
+        let Counts { near, far, joined, batched, .. } = &self.counts;
         let Counts { local, confirmed, settled, diverged, .. } = &self.counts;
         let Counts { late_near, late_joined, late_far, examples, .. } = &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -241,10 +332,14 @@ impl Node {
             loads: count(loads),
             invalidations: count(invalidations),
             sets: count(sets),
+            updates: count(updates),
+            tags: count(tags),
+            clears: count(clears),
             pending: count(pending),
             near: count(near),
             far: count(far),
             joined: count(joined),
+            batched: count(batched),
             local: count(local),
             confirmed: count(confirmed),
             settled: count(settled),

@@ -23,18 +23,24 @@ pub(crate) struct NodeReport {
     pub(crate) loads: u64,
     pub(crate) invalidations: u64,
     pub(crate) sets: u64,
+    pub(crate) updates: u64,
+    /// Invalidations of a tag, each of all keys of a process.
+    pub(crate) tags: u64,
+    pub(crate) clears: u64,
     /// Of those, answered `Pending`.
     pub(crate) pending: u64,
     /// Reads by where they were answered.
     pub(crate) near: u64,
     pub(crate) far: u64,
     pub(crate) joined: u64,
+    /// Keys of batches.
+    pub(crate) batched: u64,
     /// From memory, and older than what the other process had been confirmed: allowed, until its message arrives.
     pub(crate) late_near: u64,
     /// From a load that had begun before the other process changed the key. Allowed likewise.
     pub(crate) late_joined: u64,
-    /// Older than what had been confirmed at another master, while sentinels replace one that is alive. Allowed, until both
-    /// processes hear of that.
+    /// Older than what had been confirmed at another master, while sentinels replace one that is alive, or by a tag or a
+    /// clear. Allowed, until both processes hear of that.
     pub(crate) late_far: u64,
     /// Older than what this process had been answered.
     pub(crate) local: u64,
@@ -53,10 +59,14 @@ impl NodeReport {
         self.loads += other.loads;
         self.invalidations += other.invalidations;
         self.sets += other.sets;
+        self.updates += other.updates;
+        self.tags += other.tags;
+        self.clears += other.clears;
         self.pending += other.pending;
         self.near += other.near;
         self.far += other.far;
         self.joined += other.joined;
+        self.batched += other.batched;
         self.late_near += other.late_near;
         self.late_joined += other.late_joined;
         self.late_far += other.late_far;
@@ -70,7 +80,11 @@ impl NodeReport {
     }
 
     fn reads(&self) -> u64 {
-        self.near + self.far + self.joined
+        self.near + self.far + self.joined + self.batched
+    }
+
+    fn writes(&self) -> u64 {
+        self.invalidations + self.sets + self.updates + self.tags + self.clears
     }
 
     fn violations(&self) -> u64 {
@@ -122,7 +136,8 @@ impl Race {
     /// Line by line what the table shows.
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
-        let NodeReport { loads, invalidations, sets, pending, near, far, joined, .. } = counts;
+        let NodeReport { loads, invalidations, sets, updates, tags, clears, pending, .. } = counts;
+        let NodeReport { near, far, joined, batched, .. } = counts;
         let NodeReport {
             late_near,
             late_joined,
@@ -140,14 +155,18 @@ impl Race {
             ("loads", loads.to_string()),
             ("invalidations", invalidations.to_string()),
             ("sets", sets.to_string()),
+            ("updates", updates.to_string()),
+            ("invalidations of a tag", tags.to_string()),
+            ("clears", clears.to_string()),
             ("of those, pending", pending.to_string()),
             ("reads, all checked", reads.to_string()),
             ("  from memory", near.to_string()),
             ("    late, as it may be: not told yet, or within its ttl_cap", late_near.to_string()),
             ("  from the second level, or an own load", far.to_string()),
-            ("    late, as it may be: confirmed at another master", late_far.to_string()),
+            ("    late, as it may be: a tag, a clear, or at another master", late_far.to_string()),
             ("  by joining a load", joined.to_string()),
             ("    late, as it may be: begun before the other's change", late_joined.to_string()),
+            ("  in batches", batched.to_string()),
             ("violations", violations.to_string()),
             ("  older than what this process had been answered", local.to_string()),
             ("  older than what any process had been confirmed", confirmed.to_string()),
@@ -199,7 +218,7 @@ impl Report {
         text.push_str(&format!(
             "loads: {}, invalidations and sets: {}, reads: {}, violations: {}\n",
             real.counts.loads,
-            real.counts.invalidations + real.counts.sets,
+            real.counts.writes(),
             real.reads,
             real.violations
         ));

@@ -25,7 +25,7 @@ pub(crate) const KEYS: usize = 16;
 #[derive(Default)]
 struct Key {
     version: u64,
-    /// The newest version whose invalidation or set has answered `Confirmed`, by the master at which.
+    /// The newest version whose own write has answered `Confirmed`, by the master at which.
     confirmed: BTreeMap<String, u64>,
     /// What was confirmed when, as far as it is younger than the bound.
     recent: VecDeque<(u64, Instant)>,
@@ -38,7 +38,8 @@ struct Key {
 pub(crate) struct Floors {
     /// A read of the second level, or of the source, by a process with this master.
     pub(crate) here: u64,
-    /// Confirmed, but perhaps at a master that was replaced while it was alive, or is about to be.
+    /// Confirmed, but perhaps at a master that was replaced while it was alive, or is about to be; or together with others,
+    /// by a tag or a clear, which other processes hear of later.
     pub(crate) anywhere: u64,
     /// Any read: so long ago that every process has heard of it.
     pub(crate) settled: u64,
@@ -113,7 +114,9 @@ impl Table {
             }
             "confirm" => {
                 let version = words.next()?.parse().ok()?;
-                key.confirmed.insert(words.next()?.to_owned(), version);
+                if let Some(master) = words.next().filter(|master| !master.is_empty()) {
+                    key.confirmed.insert(master.to_owned(), version);
+                }
                 key.recent.push_back((version, Instant::now()));
                 "0".to_owned()
             }
@@ -124,7 +127,8 @@ impl Table {
                     key.recent.pop_front();
                 }
                 let here = key.confirmed.get(words.next()?).copied().unwrap_or(0);
-                let anywhere = key.confirmed.values().max().copied().unwrap_or(0);
+                let young = key.recent.back().map_or(0, |(version, _)| *version);
+                let anywhere = key.confirmed.values().fold(young, |newest, version| newest.max(*version));
                 format!("{here} {anywhere} {}", key.settled)
             }
             _ => return None,
@@ -192,9 +196,14 @@ impl Source {
         Ok(self.ask(format!("change {key}")).await?.parse()?)
     }
 
-    /// Notes that whatever is older than this version is gone from that master.
-    pub(crate) async fn confirm(&self, key: usize, version: u64, master: &str) -> Result<(), BoxError> {
-        self.ask(format!("confirm {key} {version} {master}")).await.map(drop)
+    /// Notes that whatever is older than this version is gone from that master, or that a tag or a clear has been confirmed.
+    pub(crate) async fn confirm(
+        &self,
+        key: usize,
+        version: u64,
+        master: Option<&str>,
+    ) -> Result<(), BoxError> {
+        self.ask(format!("confirm {key} {version} {}", master.unwrap_or_default())).await.map(drop)
     }
 
     pub(crate) async fn floors(&self, key: usize, master: &str) -> Result<Floors, BoxError> {

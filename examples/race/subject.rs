@@ -8,9 +8,14 @@ use std::{
     time::Duration,
 };
 
-use traced_cache::{BoxError, Delivery, Level, Memory, Outcome, Policy, TracedCache};
+use traced_cache::{BoxError, Delivery, ErrorKind, Level, Loaded, Memory, Outcome, Policy, TracedCache};
 
-use crate::{naive::Naive, options::Kind, remote::Remote, source::Source};
+use crate::{
+    naive::Naive,
+    options::Kind,
+    remote::Remote,
+    source::{KEYS, NODES, Source},
+};
 
 /// Where memory is not told of changes, it keeps entries this long.
 const CAP: Duration = Duration::from_secs(1);
@@ -26,6 +31,19 @@ pub(crate) fn bound(kind: Kind, remote: &Remote) -> Duration {
     let told = kind == Kind::Traced && matches!(remote, Remote::Redis(_));
     // What an entry was made from is older than the entry by one operation at most.
     BUDGET + if told { SILENCE } else { CAP }
+}
+
+/// The node that writes a key.
+pub(crate) fn owner(key: usize) -> usize {
+    key % NODES
+}
+
+fn tag(node: usize) -> String {
+    format!("node-{node}")
+}
+
+fn tagged(key: usize, version: u64) -> Loaded<u64> {
+    Loaded::value(version).tag(tag(owner(key)))
 }
 
 /// Where an answer came from.
@@ -52,6 +70,15 @@ impl Loader {
         let version = self.source.get(key).await?;
         tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..20_000))).await;
         Ok(version)
+    }
+
+    async fn load_many(self, keys: Vec<u64>) -> Result<Vec<(u64, Loaded<u64>)>, BoxError> {
+        let mut loaded = Vec::new();
+        for id in keys {
+            let key = usize::try_from(id)?;
+            loaded.push((id, tagged(key, self.clone().load(key).await?)));
+        }
+        Ok(loaded)
     }
 }
 
@@ -85,7 +112,8 @@ impl Subject {
                 let id = u64::try_from(key)?;
                 let found = cache
                     .look_or_set_with(id, loader, |loader, id| async move {
-                        loader.load(usize::try_from(id)?).await
+                        let key = usize::try_from(id)?;
+                        Ok::<_, BoxError>(tagged(key, loader.load(key).await?))
                     })
                     .await?;
                 let seen = match (found.level(), found.outcome()) {
@@ -101,7 +129,45 @@ impl Subject {
     pub(crate) async fn set(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.set(key, version).await),
-            Self::Traced { cache, .. } => Ok(cache.set(u64::try_from(key)?, version).await?),
+            Self::Traced { cache, .. } => {
+                Ok(cache.set_loaded(u64::try_from(key)?, tagged(key, version)).await?)
+            }
+        }
+    }
+
+    /// Without the second level nobody can update: who has changed the source invalidates then.
+    pub(crate) async fn update(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => Ok(cache.set(key, version).await),
+            Self::Traced { cache, .. } => {
+                let change = |version, id: u64, _| async move {
+                    Ok::<_, BoxError>(tagged(usize::try_from(id)?, version))
+                };
+                match cache.update(u64::try_from(key)?, &version, change).await {
+                    Ok(updated) => Ok(updated.delivery),
+                    Err(error) if matches!(error.kind(), ErrorKind::Level | ErrorKind::LoadTimeout) => {
+                        self.invalidate(key).await
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn read_many(&self, keys: &[usize], loader: &Loader) -> Result<Vec<u64>, BoxError> {
+        match self {
+            Self::Naive(_) => {
+                let mut versions = Vec::new();
+                for key in keys {
+                    versions.push(self.read(*key, loader).await?.0);
+                }
+                Ok(versions)
+            }
+            Self::Traced { cache, .. } => {
+                let ids = keys.iter().map(|key| *key as u64);
+                let found = cache.get_or_set_many(ids, loader, Loader::load_many).await?;
+                found.into_iter().map(|found| Ok(*found.ok_or("a read without a value")?)).collect()
+            }
         }
     }
 
@@ -109,6 +175,21 @@ impl Subject {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate(key).await),
             Self::Traced { cache, .. } => Ok(cache.invalidate(u64::try_from(key)?).await?),
+        }
+    }
+
+    /// All keys of a node, by their tag.
+    pub(crate) async fn invalidate_all_of(&self, node: usize) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => Ok(cache.invalidate_all((0..KEYS).filter(|key| owner(*key) == node)).await),
+            Self::Traced { cache, .. } => Ok(cache.invalidate_tag(tag(node)).await?),
+        }
+    }
+
+    pub(crate) async fn clear(&self) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => Ok(cache.invalidate_all(0..KEYS).await),
+            Self::Traced { cache, .. } => Ok(cache.clear().await?),
         }
     }
 }

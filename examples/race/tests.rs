@@ -16,7 +16,9 @@ fn race(l2: &str, more: &[&str]) -> serde_json::Value {
     assert!(report.good(), "{}", report.text(false));
     let json: serde_json::Value = serde_json::from_str(&report.text(true)).unwrap();
     assert_eq!(json["race"]["violations"], 0);
-    for count in ["reads", "loads", "invalidations", "sets", "near", "far"] {
+    for count in
+        ["reads", "loads", "invalidations", "sets", "updates", "tags", "clears", "near", "far", "batched"]
+    {
         assert!(json["race"][count].as_u64().unwrap() > 0, "{count}: {json}");
     }
     assert!(json["control"]["violations"].as_u64().unwrap() > 0);
