@@ -39,7 +39,7 @@ struct Counts {
     near: AtomicU64,
     far: AtomicU64,
     joined: AtomicU64,
-    batched: AtomicU64,
+    blind: AtomicU64,
     local: AtomicU64,
     confirmed: AtomicU64,
     settled: AtomicU64,
@@ -207,40 +207,61 @@ impl Node {
         Ok(())
     }
 
-    /// Reads keys at random, some in batches.
+    /// Reads keys at random, some in batches, and loads some anew.
     async fn read_all(self: Arc<Self>, layered: bool) -> Result<(), BoxError> {
         while Instant::now() < self.until {
-            if fastrand::u8(..8) == 0 {
-                self.read_many(layered).await?;
-            } else {
-                self.read(fastrand::usize(..KEYS), layered).await?;
+            match fastrand::u8(..16) {
+                0 | 1 => self.read_many(layered).await?,
+                2 => self.refresh(layered).await?,
+                _ => drop(self.read(fastrand::usize(..KEYS), layered).await?),
             }
             tokio::time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
         }
         Ok(())
     }
 
-    /// A batch does not say where its answers come from, so each may be as late as one from memory.
     async fn read_many(&self, layered: bool) -> Result<(), BoxError> {
         let mut keys: Vec<usize> = (0..BATCH).map(|_| fastrand::usize(..KEYS)).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut floors = Vec::new();
         for key in &keys {
-            let Floors { settled, .. } = self.source.floors(*key, &self.master()).await?;
-            floors.push((settled, self.answered[*key].load(Ordering::SeqCst)));
+            floors.push(self.blind_floors(*key).await?);
         }
-        let subject = if layered { &self.layered } else { &self.direct };
-        let versions = subject.read_many(&keys, &self.loader).await?;
-        for ((key, version), (settled, answered)) in keys.into_iter().zip(versions).zip(floors) {
-            self.counts.batched.fetch_add(1, Ordering::Relaxed);
-            if layered && version < answered {
-                self.broken(Rule::SameProcess, layered, "in a batch", key, version, answered);
-            } else if version < settled {
-                self.broken(Rule::Bound, layered, "in a batch", key, version, settled);
-            }
+        let versions = self.subject(layered).read_many(&keys, &self.loader).await?;
+        for ((key, version), floors) in keys.into_iter().zip(versions).zip(floors) {
+            self.check_blind(layered, "in a batch", key, version, floors);
         }
         Ok(())
+    }
+
+    async fn refresh(&self, layered: bool) -> Result<(), BoxError> {
+        let key = fastrand::usize(..KEYS);
+        let floors = self.blind_floors(key).await?;
+        let version = self.subject(layered).refresh(key, &self.loader).await?;
+        self.check_blind(layered, "by a refresh", key, version, floors);
+        Ok(())
+    }
+
+    fn subject(&self, layered: bool) -> &Subject {
+        if layered { &self.layered } else { &self.direct }
+    }
+
+    /// Where it is not said where an answer comes from, it may be as late as one from memory: what has settled, and what
+    /// this process had been answered.
+    async fn blind_floors(&self, key: usize) -> Result<(u64, u64), BoxError> {
+        let Floors { settled, .. } = self.source.floors(key, &self.master()).await?;
+        Ok((settled, self.answered[key].load(Ordering::SeqCst)))
+    }
+
+    fn check_blind(&self, layered: bool, seen: &str, key: usize, version: u64, floors: (u64, u64)) {
+        let (settled, answered) = floors;
+        self.counts.blind.fetch_add(1, Ordering::Relaxed);
+        if layered && version < answered {
+            self.broken(Rule::SameProcess, layered, seen, key, version, answered);
+        } else if version < settled {
+            self.broken(Rule::Bound, layered, seen, key, version, settled);
+        }
     }
 
     /// One read, checked against what had been promised when it began.
@@ -249,8 +270,7 @@ impl Node {
         let master = self.master();
         let Floors { here, anywhere, settled } = self.source.floors(key, &master).await?;
         let answered = self.answered[key].load(Ordering::SeqCst);
-        let subject = if layered { &self.layered } else { &self.direct };
-        let (version, seen) = subject.read(key, &self.loader).await?;
+        let (version, seen) = self.subject(layered).read(key, &self.loader).await?;
         let stayed = self.master() == master;
         let reads = match seen {
             Seen::Near => &counts.near,
@@ -325,7 +345,7 @@ impl Node {
 
     fn report(&self, converged: Duration) -> NodeReport {
         let Counts { loads, invalidations, sets, updates, tags, clears, pending, .. } = &self.counts;
-        let Counts { near, far, joined, batched, .. } = &self.counts;
+        let Counts { near, far, joined, blind, .. } = &self.counts;
         let Counts { local, confirmed, settled, diverged, .. } = &self.counts;
         let Counts { late_near, late_joined, late_far, examples, .. } = &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -340,7 +360,7 @@ impl Node {
             near: count(near),
             far: count(far),
             joined: count(joined),
-            batched: count(batched),
+            blind: count(blind),
             local: count(local),
             confirmed: count(confirmed),
             settled: count(settled),

@@ -154,6 +154,25 @@ impl Subject {
         }
     }
 
+    /// Loads it anew, or joins who does.
+    pub(crate) async fn refresh(&self, key: usize, loader: &Loader) -> Result<u64, BoxError> {
+        match self {
+            Self::Naive(cache) => {
+                let version = loader.clone().load(key).await?;
+                let _ = cache.set(key, version).await;
+                Ok(version)
+            }
+            Self::Traced { cache, .. } => {
+                let load = |loader: Loader, id: u64| async move {
+                    let key = usize::try_from(id)?;
+                    Ok::<_, BoxError>(tagged(key, loader.load(key).await?))
+                };
+                let version: Option<Arc<u64>> = cache.refresh(u64::try_from(key)?, loader, load).await?;
+                Ok(*version.ok_or("a load without a value")?)
+            }
+        }
+    }
+
     pub(crate) async fn read_many(&self, keys: &[usize], loader: &Loader) -> Result<Vec<u64>, BoxError> {
         match self {
             Self::Naive(_) => {
