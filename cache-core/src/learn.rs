@@ -337,7 +337,8 @@ impl Tier {
                     Some(TagCopy { mark, raw: Some(raw), .. }) => (mark, Some(raw)),
                     _ => (TagMark::unknown(&mark), None),
                 };
-                let bytes = seen.clone().unwrap_or_else(|| new.encode());
+                // Not what is there: that may be of an epoch that a clear has ended, and stands for nothing in this one.
+                let bytes = new.encode();
                 let key = RawKey::tag(around.cache, &around.name, tag);
                 swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
                 copies.push(((*tag).clone(), TagCopy { mark: new, raw: Some(bytes), until }));

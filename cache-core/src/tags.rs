@@ -299,4 +299,21 @@ mod tests {
         time.advance(S);
         assert_eq!(stands_in().await, Outcome::Miss);
     }
+
+    #[tokio::test]
+    async fn after_a_clear_an_invalidation_leaves_what_other_tags_have() {
+        let ([(a, _), (b, _)], time) = two(false);
+        for cleared in [false, true] {
+            if cleared {
+                assert!(a.clear().await.unwrap().is_confirmed());
+            }
+            assert!(a.set_loaded("k", Loaded::value(1).tag("t")).await.unwrap().is_confirmed());
+            assert!(a.invalidate_tag("other").await.unwrap().is_confirmed());
+            time.advance(S);
+            assert!(b.look("k").await.unwrap().is_hit(), "cleared: {cleared}");
+        }
+        assert!(b.invalidate_tag("t").await.unwrap().is_confirmed());
+        time.advance(S);
+        assert_eq!(a.look("k").await.unwrap().outcome(), Outcome::Miss);
+    }
 }
