@@ -262,7 +262,6 @@ impl Tier {
             return Err(Failure::busy());
         }
         let mut learned = Learned::Nothing;
-        let until = around.clock.now().after(life);
         for _ in 0..TRIES {
             let here = self.place();
             if !self.ledger.is_of(here.home) {
@@ -270,6 +269,7 @@ impl Tier {
             }
             let at = self.ledger.snapshot();
             let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Mute) };
+            let now = around.clock.now();
             let mut next = mark.next();
             if tags.is_empty() {
                 next.expired = next.sequence;
@@ -283,9 +283,11 @@ impl Tier {
                 let new = old.raised(reach, next.sequence);
                 let bytes = new.encode();
                 let key = RawKey::tag(around.cache, &around.name, tag);
+                // Entries with a longer life of their own may have it: it is not to end before them.
+                let ttl = life.max(known.as_ref().map_or(Duration::ZERO, |copy| copy.until.since(now)));
                 let seen = known.and_then(|copy| copy.raw);
-                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
-                copies.push((tag.clone(), TagCopy { mark: new, raw: Some(bytes), until }));
+                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl });
+                copies.push((tag.clone(), TagCopy { mark: new, raw: Some(bytes), until: now.after(ttl) }));
             }
             let bytes = next.encode();
             swaps.push(Swap { bytes: bytes.clone(), ..still(around, &raw) });

@@ -316,4 +316,15 @@ mod tests {
         time.advance(S);
         assert_eq!(a.look("k").await.unwrap().outcome(), Outcome::Miss);
     }
+
+    #[tokio::test]
+    async fn what_is_expired_by_a_tag_stands_in_for_the_whole_of_its_own_life() {
+        let ([(a, _), (b, _)], time) = two(false);
+        let long = Loaded::value(1).tag("t").grace(10_000 * S);
+        assert!(a.set_loaded("k", long).await.unwrap().is_confirmed());
+        assert!(a.expire_tag("t").await.unwrap().is_confirmed());
+        // Beyond twice the longest life under the policy.
+        time.advance(9_999 * S);
+        assert_eq!(b.access(Access::AllowStale).look("k").await.unwrap().outcome(), Outcome::Stale);
+    }
 }
