@@ -165,6 +165,7 @@ impl<T: Value> Inner<T> {
         again: bool,
         answers: &mut Answers<'_, T>,
     ) -> Result<Vec<(usize, Option<Seen<T>>)>> {
+        self.meet_levels(access).await;
         let load = LoadId::next();
         let mut departures = Vec::new();
         let mut wanted = Vec::new();

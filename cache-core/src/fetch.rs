@@ -215,6 +215,7 @@ impl<T: Value> Inner<T> {
         let mut asked = Asked::new(key);
         let now = self.read_for(&mut asked, access).await;
         counted.looked(&asked, now);
+        self.meet_levels(access).await;
         let stale = match self.decide(&mut asked, access, now) {
             Next::Answer(found) => return Ok(found),
             Next::Refresh(found, held) => {
@@ -521,6 +522,7 @@ impl<T: Value> Inner<T> {
             // Once: whatever it joins now began after it called.
             counted.again = true;
             let key = ticket.key(&self.around);
+            self.meet_levels(access).await;
             let own = self.slots.open(key);
             // An expiry leaves it there, an invalidation does not.
             let stale = stale.and_then(|seen| self.held_nearby(key, seen.entry.id));

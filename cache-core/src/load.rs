@@ -288,7 +288,6 @@ impl<T: Value> Inner<T> {
         let load = flight.load;
         let work = async move {
             let begun = inner.begin();
-            inner.meet_levels(terms).await;
             let mut wish = terms.wish(landing.key(0), held.as_ref(), rights);
             // Boxed: a cache in memory has none of it to do, and many loads may be under way.
             if terms.fills() && inner.has_remote() {
@@ -335,7 +334,6 @@ impl<T: Value> Inner<T> {
         let landing = self.board(open);
         let task = self.spawn(within(self.observers().ambient(), async move {
             let begun = inner.begin();
-            inner.meet_levels(terms).await;
             let mut wishes: Vec<_> = had
                 .into_iter()
                 .enumerate()
@@ -389,9 +387,10 @@ impl<T: Value> Inner<T> {
         task.map(drop).ok_or_else(no_runtime)
     }
 
-    /// A load for which no level has been read learns their epochs: without them they could not be filled.
-    async fn meet_levels(&self, terms: Terms) {
-        if terms.read || !terms.store || !terms.remote {
+    /// Before a load for which no level is read: learns their epochs, without which they could not be filled. Whoever comes to
+    /// know of another one revokes what is in flight, so that the load's ticket is opened after this.
+    pub(crate) async fn meet_levels(&self, access: Access) {
+        if access != Access::Reload {
             return;
         }
         for tier in self.remote() {

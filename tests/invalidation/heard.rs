@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use traced_cache::{
-    Backplane, BoxError, CacheInfo, Delivery, Event, Level, Listener, Memory, Observer, Outcome, TracedCache,
-    WeakCache, ok,
+    Access, Backplane, BoxError, CacheInfo, Delivery, Event, Level, Listener, Memory, Observer, Outcome,
+    TracedCache, WeakCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
@@ -57,6 +57,30 @@ async fn a_set_stays() {
             let seen = node.cache.look("k").await.unwrap();
             assert_eq!(seen.value().map(|value| value.as_str()), Some("new"), "{by:?}");
             assert!(!seen.is_stale(), "{by:?}");
+        }
+    }
+}
+
+/// It reads no level, and so has not heard of the store's mark by the time it loads.
+#[tokio::test]
+async fn what_is_loaded_anew_stays() {
+    for by in ALL {
+        for batch in [false, true] {
+            let (world, a, b) = heard(by).await;
+            set(&a.cache, "k", "set", &["t"]).await;
+            if batch {
+                let load = |(), ids: Vec<String>| async move {
+                    ok(ids.into_iter().map(|id| (id, "new".to_owned())))
+                };
+                b.cache.access(Access::Reload).get_or_set_many(["k"], &(), load).await.unwrap();
+            } else {
+                b.cache.refresh("k", &(), |(), _| async { ok("new".to_owned()) }).await.unwrap();
+            }
+            world.pass(1_500 * MS).await;
+            // What is in its memory is its own.
+            let seen = world.node().cache.look("k").await.unwrap();
+            assert_eq!(seen.value().map(|value| value.as_str()), Some("new"), "{by:?}, batch: {batch}");
+            assert_eq!(b.cache.stats().overtaken, 0, "{by:?}, batch: {batch}");
         }
     }
 }
