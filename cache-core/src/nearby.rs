@@ -51,8 +51,8 @@ impl<T: Value> Inner<T> {
             // Throttled: a fresh entry is left in peace until then; a stale one never takes the quick path.
             Some(at) if at > now => at.min(timeline.fresh_until),
             _ => entry.quiet_until.unwrap_or_else(|| {
-                // By its own life: of one that this level has cut short, a deeper one has the rest.
-                let rest = self.tiers.iter().skip(usize::from(tier.index) + 1).map(Tier::longest).max();
+                // By its own life: of one that this level has cut short, a deeper one may have the rest.
+                let rest = self.tiers.iter().skip(usize::from(tier.index)).map(Tier::longest).max();
                 let own = rest.map_or(timeline, |rest| entry.timeline.capped(now.after(rest)));
                 self.quiet_until(&own, entry.cost)
             }),

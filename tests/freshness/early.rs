@@ -203,6 +203,30 @@ async fn alone_a_capped_level_refreshes_before_its_cap() {
     }
 }
 
+/// Nor does a cap at a deeper level, where memory keeps entries for longer.
+#[tokio::test]
+async fn a_cap_below_memory_makes_no_refresh_come_earlier() {
+    for (near, first) in [(None, 48 * S), (Some(20 * S), 16 * S)] {
+        let world = World::new();
+        let l2 = Level::new(world.leasing()).ttl_cap(10 * S);
+        let mut l1 = Level::new(memory());
+        if let Some(cap) = near {
+            l1 = l1.ttl_cap(cap);
+        }
+        let policy = Policy::ttl(60 * S).early(Early::Fraction(0.8));
+        let cache = world.builder(policy).level(l1).level(l2).build().unwrap();
+        assert_eq!(cache.settings().refreshed_from, Some(first));
+        let db = world.db();
+        ask(&cache, &db).await.unwrap();
+        for (after, loads) in [(first - S, 1), (S, 2)] {
+            world.pass(after).await;
+            assert_eq!(ask(&cache, &db).await, saw(Outcome::Hit, "1"));
+            settled().await;
+            assert_eq!(db.loads(), loads, "{near:?}");
+        }
+    }
+}
+
 /// A failed early refresh leaves the entry as it is, and is not tried again with every hit.
 #[tokio::test]
 async fn a_failed_early_refresh_hurts_nobody() {
