@@ -222,6 +222,13 @@ impl<T> Slots<T> {
         }
     }
 
+    /// The load under way, if there is one.
+    pub(crate) fn flight(&self, key: RawKey<'_>) -> Option<Arc<Flight<T>>> {
+        let shard = self.shard(key.hash);
+        let slot = shard.find(key.hash, |s| s.is_of(key.id, key.hash))?;
+        slot.flight.as_ref().filter(|flight| !flight.is_aborted()).map(Arc::clone)
+    }
+
     /// The load that others are waiting for, if there is one: the levels below have been asked already.
     pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
         let mut shard = self.shard(key.hash);

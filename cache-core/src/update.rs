@@ -9,6 +9,7 @@ use crate::{
     Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, Stamp, TracedCache, Value, Verb, cycle,
     cycle::LoadId,
     envelope,
+    fetch::wait_for,
     fill::Outgoing,
     inner::{Inner, State},
     load::{Began, load_failed},
@@ -57,7 +58,8 @@ impl<T: Value> TracedCache<T> {
     /// given again. Answering an absence removes the key; [`Loaded::do_not_store`] leaves it as it is.
     ///
     /// Goes on when its caller leaves. Costs two round trips at the deepest level and one at each other. `change` must not
-    /// ask this cache for the same key: it would wait for itself until the hard limit.
+    /// ask this cache for the same key: it would wait for itself until the hard limit. A loader of the key that updates it gets
+    /// [`ErrorKind::Cycle`] where the deepest level keeps leases, as the load has that lease.
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the error of `change`, `LoadTimeout` (of `change`, or because others held the key all the
@@ -99,6 +101,8 @@ impl<T: Value> TracedCache<T> {
 
     async fn update_erased(&self, id: Arc<str>, change: Change<T>) -> Result<(Option<Arc<T>>, Delivery)> {
         let owner = Arc::clone(&self.inner);
+        // Its task is not known as part of a load.
+        let _edge = owner.waits_for_a_load(&id).map_err(|error| owner.failed(error))?;
         let work = async move {
             let work = async |_: &crate::observers::Spans| owner.update(&id, &change).await;
             owner.operation(Verb::Update, Some(&id), 1, work, |_| None).await
@@ -173,6 +177,14 @@ impl<T: Value> Inner<T> {
                 Tried::Again => {}
             }
         }
+    }
+
+    /// An update waits for the lease that a load of the key under way here has: one by that load would wait for itself.
+    fn waits_for_a_load(&self, id: &str) -> Result<Option<cycle::Waiting>> {
+        if !self.remote().next_back().is_some_and(Tier::leases) {
+            return Ok(None);
+        }
+        self.slots.flight(self.key(id)?).map(|flight| wait_for(&flight)).transpose()
     }
 
     /// Memory alone: stored if nothing has written the key since it was read.

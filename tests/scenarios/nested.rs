@@ -48,6 +48,24 @@ async fn x8_a_loader_may_load_other_keys() {
     }
 }
 
+/// Where it has taken a lease, the update would wait for that.
+#[tokio::test]
+async fn x8_a_loader_that_updates_its_own_key_does_not_wait_for_itself() {
+    for stack in stacks::all() {
+        let cache = stack.plain::<u64>();
+        let inner = cache.clone();
+        let load = move || async move {
+            let change = |(), _, seen: Option<Arc<u64>>| async move { ok(seen.map_or(7, |seen| *seen)) };
+            match inner.update("k", &(), change).await {
+                Ok(updated) => assert_eq!(*updated.value, 7),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Cycle),
+            }
+            ok(1)
+        };
+        assert_eq!(*kit::patient(cache.get_or_set("k", load)).await.unwrap(), 1);
+    }
+}
+
 #[tokio::test]
 async fn x8_a_bound_on_loads_does_not_lock_nested_ones_out() {
     for stack in stacks::all() {
