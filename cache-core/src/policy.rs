@@ -79,8 +79,8 @@ impl Policy {
 
     /// For this long after the end of freshness a stale entry is answered at once while one load refreshes it (stale
     /// while revalidating, RFC 5861). Lies within `grace`. What [`expire_tag`](crate::TracedCache::expire_tag),
-    /// [`expire_all`](crate::TracedCache::expire_all) or another node's [`expire`](crate::TracedCache::expire) has ended counts
-    /// as never fresh, as the moment is not stored: its window is over this long after its birth.
+    /// [`expire_all`](crate::TracedCache::expire_all) or, but for what this node has in memory, [`expire`](crate::TracedCache::expire)
+    /// has ended counts as never fresh, as the moment is not stored: its window is over this long after its birth.
     #[must_use]
     pub const fn revalidate(mut self, window: Duration) -> Self {
         self.revalidate = window;
@@ -248,7 +248,7 @@ pub enum Access {
     /// Fresh entries from every level; loaders run on a miss.
     #[default]
     Normal,
-    /// A stale entry within grace is as good as a fresh one; no load for it.
+    /// A stale entry within grace answers where no level has a fresh one; no load for it.
     AllowStale,
     /// Loaders never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a loader of plain
     /// values.

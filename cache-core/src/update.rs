@@ -55,7 +55,8 @@ impl<T: Value> TracedCache<T> {
     /// takes. Keep it short.
     ///
     /// An answer without tags keeps those of the value that it replaces; an etag, and a ttl or grace of its own, have to be
-    /// given again. Answering an absence removes the key; [`Loaded::do_not_store`] leaves it as it is.
+    /// given again. Answering an absence removes the key, or has that remembered for the policy's `absent_ttl`;
+    /// [`Loaded::do_not_store`] leaves it as it is.
     ///
     /// Goes on when its caller leaves. Costs two round trips at the deepest level and one at each other. `change` must not
     /// ask this cache for the same key: it would wait for itself until the hard limit. A loader of the key that updates it gets
