@@ -6,6 +6,7 @@ use crate::{
     Entry, EntryId, Event, EvictionCause, Evictions, Extra, LevelOutcome, Moment, Object, ObjectStore,
     RawKey, Stamp, Stats, Unreadable, Value, codec,
     entry::AbsentMark,
+    gone::Cause,
     inner::{Inner, Seen, micros},
     news::Verdict,
     observers::Observers,
@@ -133,6 +134,7 @@ impl<T: Value> Inner<T> {
                 Verdict::Expired => entry.expire(),
                 Verdict::Void => {
                     store.remove(key);
+                    self.stats().gone.left(key.hash, Cause::Invalidated);
                     return Peeked::nothing(LevelOutcome::Invalidated);
                 }
                 Verdict::Unsure => doubtful = true,

@@ -65,7 +65,10 @@ async fn what_a_tag_has_taken_is_invalidated() {
         let tagged = traced_cache::Loaded::value(7u64).tag("group");
         assert!(kit::patient(cache.set_loaded(1, tagged)).await.unwrap().is_confirmed());
         assert!(kit::patient(cache.invalidate_tag("group")).await.unwrap().is_confirmed());
-        assert_eq!(reason(&cache, 1).await, Some(MissReason::Invalidated), "{}", stack.name);
+        // Memory lets go of it with the first look.
+        for _ in 0..2 {
+            assert_eq!(reason(&cache, 1).await, Some(MissReason::Invalidated), "{}", stack.name);
+        }
         assert_eq!(cache.stats().invalidated(Scope::Tag), 1);
     }
 }
