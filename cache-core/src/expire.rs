@@ -27,7 +27,7 @@ impl<T: Value> Inner<T> {
         if order.while_it_lasts(self.expire_below(&writing.keys, &mut written)).await.is_none() {
             self.lost_turn(&writing.keys, &mut written);
         }
-        let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
+        let told = order.meanwhile(self.tell(&writing.keys)).await;
         self.stats().invalidated(Scope::Key, writing.keys.len());
         writing.end_expired();
         drop(order);

@@ -265,10 +265,9 @@ impl<T: Value> Inner<T> {
         let mut drops = Vec::new();
         let mut sizes = SmallVec::<[_; 4]>::with_capacity(items.len());
         let mut plan = SmallVec::with_capacity(items.len());
-        let mut next = (items.len() > 1).then(|| self.now());
         for item in items.iter_mut() {
             // Encoding a large batch counts as progress: it does not lose its turn for that.
-            next = next.map(|next| order.step_by_times(&self.around.clock, next));
+            order.step();
             let key = item.key;
             let wrapped = self.wrap_to_fit(item, tier, stamp);
             item.unfit = match &wrapped {

@@ -7,11 +7,10 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures::FutureExt;
@@ -19,13 +18,10 @@ use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
-use crate::{Clock, Moment, Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
+use crate::{Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
 
 /// Budgets for which a turn may go without being polled.
 const LOOKS: u32 = 2;
-
-/// Who works without a break says so no more often than this.
-const STEP: Duration = Duration::from_millis(10);
 
 /// Where writers of one key wait for their turn.
 pub(crate) struct Line {
@@ -33,12 +29,29 @@ pub(crate) struct Line {
     free: Semaphore,
     /// A turn is lost: another line takes its place.
     over: AtomicBool,
-    /// Counts turns, and how often those who have one are polled.
-    steps: AtomicU64,
-    /// Whose turn it is does not lose it.
-    firm: AtomicBool,
+    /// Counts turns.
+    turns: AtomicU64,
+    /// How whoever's turn it is gets on.
+    pace: Mutex<Option<Arc<Pace>>>,
     /// Whose turn it is, if that is a write: see [`Ticket::writer`].
     writer: AtomicU64,
+}
+
+/// How a writer gets on. One for all of its turns: a batch has one at each of its keys, and is polled often.
+#[derive(Default)]
+struct Pace {
+    /// Counts how often it is polled.
+    steps: AtomicU64,
+    /// It does not lose its turns.
+    firm: AtomicBool,
+    /// It has lost one.
+    lost: AtomicBool,
+}
+
+impl Pace {
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Line {
@@ -46,8 +59,8 @@ impl Default for Line {
         Self {
             free: Semaphore::new(1),
             over: AtomicBool::new(false),
-            steps: AtomicU64::new(0),
-            firm: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            pace: Mutex::default(),
             writer: AtomicU64::new(0),
         }
     }
@@ -56,7 +69,11 @@ impl Default for Line {
 impl Line {
     /// Ends this line: whose turn it is has lost it.
     pub(crate) fn end(&self) {
+        // First: who begins a turn meanwhile looks at this when it has left its pace.
         self.over.store(true, Ordering::Release);
+        if let Some(pace) = &*self.pace() {
+            pace.lost.store(true, Ordering::Release);
+        }
     }
 
     /// All who wait go elsewhere. To be called with no lock held: what wakes them may be anything.
@@ -68,23 +85,33 @@ impl Line {
         self.over.load(Ordering::Acquire)
     }
 
-    fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
+    fn pace(&self) -> MutexGuard<'_, Option<Arc<Pace>>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another answer once somebody gets on. `None`: whose turn it is does not lose it.
+    fn steps(&self) -> Option<(u64, u64)> {
+        let pace = self.pace();
+        if pace.as_ref().is_some_and(|pace| pace.firm.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let steps = pace.as_ref().map_or(0, |pace| pace.steps.load(Ordering::Relaxed));
+        Some((self.turns.load(Ordering::Relaxed), steps))
     }
 
     pub(crate) fn writer(&self) -> u64 {
         self.writer.load(Ordering::Acquire)
     }
 
-    fn enter_at_once(self: &Arc<Self>, writer: u64) -> Option<Turn> {
+    fn enter_at_once(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_over())
+        Some(Turn::of(Arc::clone(self), writer, pace)).filter(|_| !self.is_over())
     }
 
     /// `None`: the line has ended.
-    async fn enter(self: &Arc<Self>, writer: u64) -> Option<Turn> {
+    async fn enter(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
         self.free.acquire().await.ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer)).filter(|_| !self.is_over())
+        Some(Turn::of(Arc::clone(self), writer, pace)).filter(|_| !self.is_over())
     }
 }
 
@@ -94,33 +121,32 @@ struct Turn {
 }
 
 impl Turn {
-    fn of(line: Arc<Line>, writer: u64) -> Self {
+    fn of(line: Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Self {
         line.writer.store(writer, Ordering::Release);
-        let turn = Self { line };
-        turn.step();
-        turn
-    }
-
-    fn step(&self) {
-        self.line.steps.fetch_add(1, Ordering::Relaxed);
+        *line.pace() = Some(Arc::clone(pace));
+        line.turns.fetch_add(1, Ordering::Relaxed);
+        Self { line }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.line.firm.store(false, Ordering::Relaxed);
+        *self.line.pace() = None;
         self.line.writer.store(0, Ordering::Release);
         self.line.free.add_permits(1);
     }
 }
 
 /// For writers that need no turn.
-pub(crate) static NO_ORDER: WriteOrder = WriteOrder { turns: SmallVec::new_const(), took_over: false };
+pub(crate) static NO_ORDER: WriteOrder =
+    WriteOrder { turns: SmallVec::new_const(), pace: None, took_over: false };
 
 /// A writer's turns at some keys.
 #[derive(Default)]
 pub(crate) struct WriteOrder {
     turns: SmallVec<[Turn; 1]>,
+    /// None where there are no turns.
+    pace: Option<Arc<Pace>>,
     /// Somebody had to lose a turn for it: remote levels are yet to hear of that.
     pub(crate) took_over: bool,
 }
@@ -129,34 +155,26 @@ impl WriteOrder {
     /// For writers that run as tasks and do more than write to levels: they may go unpolled for long without losing their
     /// turn.
     pub(crate) fn firm(self) -> Self {
-        for turn in &self.turns {
-            turn.line.firm.store(true, Ordering::Relaxed);
+        if let Some(pace) = &self.pace {
+            pace.firm.store(true, Ordering::Relaxed);
         }
         self
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.turns.iter().any(|turn| turn.line.is_over())
+        self.pace.as_ref().is_some_and(|pace| pace.lost.load(Ordering::Acquire))
     }
 
-    fn step(&self) {
-        self.turns.iter().for_each(Turn::step);
-    }
-
-    /// Shows that the writer gets on, if it has not done so for a while, and says when to show it next. Not at each call: a
-    /// batch has a turn at each of its keys.
-    pub(crate) fn step_by_times(&self, clock: &Clock, next: Moment) -> Moment {
-        let now = clock.now();
-        if now < next {
-            return next;
+    /// Shows that the writer gets on.
+    pub(crate) fn step(&self) {
+        if let Some(pace) = &self.pace {
+            pace.step();
         }
-        self.step();
-        now.after(STEP)
     }
 
     /// Goes on with `work` even when a turn is lost: it sends nothing to any level.
-    pub(crate) fn meanwhile<'a, F: Future>(&'a self, clock: &'a Clock, work: F) -> Meanwhile<'a, F> {
-        Meanwhile { work, order: self, clock, next: Moment::ORIGIN }
+    pub(crate) fn meanwhile<F: Future>(&self, work: F) -> Meanwhile<'_, F> {
+        Meanwhile { work, order: self }
     }
 
     /// Goes on with `work` while the turns last. `None`: one of them is lost, and nothing more was sent since.
@@ -195,8 +213,6 @@ pin_project! {
         #[pin]
         work: F,
         order: &'a WriteOrder,
-        clock: &'a Clock,
-        next: Moment,
     }
 }
 
@@ -205,12 +221,8 @@ impl<F: Future> Future for Meanwhile<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let polled = this.work.poll(cx);
-        // Work that is over need not show that it gets on.
-        if polled.is_pending() {
-            *this.next = this.order.step_by_times(this.clock, *this.next);
-        }
-        polled
+        this.order.step();
+        this.work.poll(cx)
     }
 }
 
@@ -221,21 +233,26 @@ impl<T: Value> Inner<T> {
         let mut tickets: SmallVec<[_; 1]> = tickets.into_iter().collect();
         tickets.sort_by(|a, b| a.id().cmp(b.id()));
         tickets.dedup_by(|a, b| a.id() == b.id());
-        let mut order = WriteOrder { turns: SmallVec::with_capacity(tickets.len()), took_over: false };
+        let mut order = WriteOrder::default();
+        if tickets.is_empty() {
+            return order;
+        }
+        order.turns.reserve(tickets.len());
+        let pace = Arc::clone(order.pace.get_or_insert_default());
         for ticket in tickets {
-            match ticket.line().enter_at_once(ticket.writer()) {
+            match ticket.line().enter_at_once(ticket.writer(), &pace) {
                 Some(turn) => order.turns.push(turn),
                 // Boxed: hardly any writer waits, and all would carry its size.
-                None => self.queue(ticket, &mut order).boxed().await,
+                None => self.queue(ticket, &mut order, &pace).boxed().await,
             }
         }
         order
     }
 
-    async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder) {
+    async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder, pace: &Arc<Pace>) {
         let turn = loop {
             let line = ticket.line();
-            if let Some(turn) = self.wait_in(&line, ticket.writer(), order).await {
+            if let Some(turn) = self.wait_in(&line, ticket.writer(), pace).await {
                 break turn;
             }
             if ticket.leave(&line) {
@@ -248,22 +265,22 @@ impl<T: Value> Inner<T> {
     }
 
     /// `None`: the line has ended, or has to, as nobody polls the writer whose turn it is.
-    async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
+    async fn wait_in(&self, line: &Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
         // How long a writer that is being polled may wait until it is polled again: for the longest budget of what it may
         // call. Where it calls nothing, as an update of objects in process, there is a pause between looks all the same:
         // without one this caller could keep that writer from its thread.
         let told = self.plane.as_ref().map(|_| backplane::BUDGET);
         let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or(backplane::BUDGET);
-        let mut entering = pin!(line.enter(writer));
+        let mut entering = pin!(line.enter(writer, pace));
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {
             if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {
                 return entered;
             }
             // This writer gets on, too: others may be waiting for turns that it already has.
-            order.step();
+            pace.step();
             let now = line.steps();
-            looks = if now == steps && !line.firm.load(Ordering::Relaxed) { looks + 1 } else { 0 };
+            looks = if now == steps && now.is_some() { looks + 1 } else { 0 };
             steps = now;
         }
         None
@@ -273,15 +290,18 @@ impl<T: Value> Inner<T> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::Mutex,
         task::{Wake, Waker},
+        time::Duration,
     };
 
+    use async_trait::async_trait;
+    use bytes::Bytes;
     use futures::future::BoxFuture;
 
     use super::*;
     use crate::{
-        CacheId, Level, Policy, RawKey, TracedCache,
+        BoxError, CacheId, CacheProvider, Capabilities, Clock, Delivery, Description, Level, Policy, Put,
+        RawKey, TracedCache,
         slots::Slots,
         testing::{ObjectsOnly, conformance::object_store::tests::fifo, ends_within},
     };
@@ -310,6 +330,49 @@ mod tests {
         assert_eq!(count, (1, 2));
     }
 
+    /// Nothing is there, and it takes a thousand polls to say so.
+    struct Polled;
+
+    #[async_trait]
+    impl CacheProvider for Polled {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::remote()
+        }
+
+        fn describe(&self) -> Description {
+            Description::local("polled")
+        }
+
+        async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+            keys.iter().map(|_| Ok(None)).collect()
+        }
+
+        async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+            items.iter().map(|_| Ok(())).collect()
+        }
+
+        async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            keys.iter().map(|_| Ok(())).collect()
+        }
+    }
+
+    /// It is polled once and again for each thousand of its keys: a look at every key each time would be quadratic.
+    #[test]
+    fn a_batch_does_not_look_at_all_of_its_keys_at_each_poll() {
+        let delivery = ends_within(Duration::from_secs(30), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let level = Level::new(Polled).budget(Duration::from_secs(30));
+                let cache: TracedCache<u64> = TracedCache::builder("large").level(level).build().unwrap();
+                cache.invalidate_many(0..60_000u32).await.unwrap()
+            })
+        });
+        assert_eq!(delivery, Delivery::Confirmed);
+    }
+
     /// A task of an executor that has ended: what wakes it drops it, with all that it has.
     struct Orphan(Mutex<BoxFuture<'static, ()>>);
 
@@ -324,10 +387,10 @@ mod tests {
             let key = RawKey::new(CacheId(1), "t", "a");
             let first = slots.open_write(key);
             let line = first.line();
-            let _turn = line.enter_at_once(first.writer());
+            let _turn = line.enter_at_once(first.writer(), &Arc::default());
             let second = slots.open_write(key);
             let waits = async move {
-                let turn = second.line().enter(second.writer()).await;
+                let turn = second.line().enter(second.writer(), &Arc::default()).await;
                 drop((turn, second));
             };
             let orphan = Arc::new(Orphan(Mutex::new(waits.boxed())));

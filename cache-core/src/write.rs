@@ -235,7 +235,7 @@ impl<T: Value> Inner<T> {
         if let [Outgoing { entry, .. }] = &items[..] {
             spans.entry(entry, entry.timeline.born);
         }
-        let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
+        let told = order.meanwhile(self.tell(&writing.keys)).await;
         // A caller who is told of an error assumes that nothing was stored; what is in doubt must not be served.
         let kept = (written.error.is_none() && !self.has_ended()).then_some(&items);
         writing.end(kept.into_iter().flatten().map(|item| &item.entry));
@@ -432,7 +432,7 @@ impl<T: Value> Inner<T> {
         if order.while_it_lasts(self.remove_below(&writing, &mut written)).await.is_none() {
             self.lost_turn(&writing.keys, &mut written);
         }
-        let told = order.meanwhile(&self.around.clock, self.tell(&writing.keys)).await;
+        let told = order.meanwhile(self.tell(&writing.keys)).await;
         self.gone(&writing.keys);
         writing.end([]);
         self.replay();
