@@ -130,13 +130,13 @@ impl Builder {
     }
 
     /// How long a look-up, a connect and a handshake of TLS may take together; where pooled, waiting for a free connection
-    /// counts, too. Default 1 s.
+    /// counts, too. Default 1 s; 1 ms to 1 h.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How long one exchange may take on an established connection. Default 500 ms. Short budgets of single callers belong
+    /// How long one exchange may take on an established connection. Default 500 ms; 1 ms to 1 h. Short budgets of single callers belong
     /// elsewhere (they may drop a call at any time): when this passes, the connection is given up.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
@@ -249,14 +249,17 @@ impl Builder {
         if endpoints.is_empty() {
             return Err(config("server: none is given; name at least one as memcached://host:port"));
         }
-        for (field, limit) in [
-            ("connect_timeout", self.connect_timeout),
-            ("response_timeout", self.response_timeout),
-            ("breaker.cool_down", self.cool_down),
-        ] {
-            if limit.is_zero() {
-                return Err(config(format!("{field} = 0: no call could succeed; give it a time above zero")));
+        // What has no end cannot be added to a moment.
+        let span = Duration::from_millis(1)..=Duration::from_secs(3600);
+        for (field, limit) in
+            [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)]
+        {
+            if !span.contains(&limit) {
+                return Err(config(format!("{field} = {limit:?}: choose between 1 ms and 1 h")));
             }
+        }
+        if self.cool_down.is_zero() {
+            return Err(config("breaker.cool_down = 0: no call could succeed; give it a time above zero"));
         }
         if !(1..=VALUE_CEILING).contains(&self.value_max) {
             let value = self.value_max;

@@ -10,11 +10,13 @@ const URL: &str = "memcached://127.0.0.1:11211";
 
 #[test]
 fn k_bad_settings_name_field_value_and_fix() {
-    let bad: [(&str, Builder); 8] = [
+    let bad: [(&str, Builder); 10] = [
         ("server = \"127.0.0.1:11211\": named twice", builder(URL).server(URL)),
         ("server = \"redis://h\": the scheme", builder("redis://h")),
         ("connect_timeout = 0", builder(URL).connect_timeout(Duration::ZERO)),
         ("response_timeout = 0", builder(URL).response_timeout(Duration::ZERO)),
+        ("connect_timeout = 1844", builder(URL).connect_timeout(Duration::MAX)),
+        ("response_timeout = 1844", builder(URL).response_timeout(Duration::MAX)),
         ("value_max = 0", builder(URL).value_max(0)),
         ("value_max = 2147483648", builder(URL).value_max(2 << 30)),
         ("key_prefix = \"a b\"", builder(URL).key_prefix("a b")),
