@@ -62,6 +62,19 @@ fn twice(line: usize, name: &str, first: &Place) -> Fault {
     Fault::without_value(vec![name.into()], Some(Place::Line(line)), fix)
 }
 
-fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+/// A text, and where its lines end. They are looked for once: a file has many places.
+struct Lines<'a> {
+    text: &'a str,
+    ends: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
+    /// The number of the line that has this byte.
+    fn at(&self, byte: usize) -> usize {
+        1 + self.ends.partition_point(|end| *end < byte)
+    }
 }

@@ -1,7 +1,8 @@
 //! One model, three languages; what is inherited, and what the environment says.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
+use cache_core::testing::ends_within;
 use traced_cache::{
     Caches,
     config::{ExplainedCache, Explanation, Format, Setting},
@@ -344,4 +345,22 @@ async fn the_examples_are_right() {
         assert_eq!(names, ["prices", "sessions", "users"], "{}", path.display());
     }
     assert!(seen >= 3);
+}
+
+/// Whatever is in it has a line, which is found without counting from the beginning each time.
+#[test]
+fn a_file_of_very_many_caches_is_read_in_a_moment() {
+    const MANY: usize = 20_000;
+    let sections: String = (0..MANY).map(|n| format!("[caches.c{n}]\nlevels = ['m']\n")).collect();
+    let toml = format!("[providers.m]\nbackend = 'memory'\nentries = 5\n{sections}");
+    let fields: Vec<_> = (0..MANY).map(|n| format!("\"c{n}\": {{\n\"levels\": [\"m\"]\n}}")).collect();
+    let provider = "\"m\": {\"backend\": \"memory\", \"entries\": 5}";
+    let json = format!("{{\"providers\": {{{provider}}}, \"caches\": {{{}}}}}", fields.join(",\n"));
+    for (format, text) in [(Format::Toml, toml), (Format::Json, json)] {
+        let names = ends_within(Duration::from_secs(30), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(sealed().from_text(format, &text)).unwrap().names().len()
+        });
+        assert_eq!(names, MANY, "{format:?}");
+    }
 }

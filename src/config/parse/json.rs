@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{DEPTH, broken, line_of, twice};
+use super::{DEPTH, Lines, broken, twice};
 use crate::config::{
     fault::Fault,
     node::{Field, Node, Place, Table, Text, What},
@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
         return Ok(Node { what: What::Null, place: Place::Line(1) });
     }
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| unreadable(1, &error))?;
-    node(text, raw, 0)
+    node(&Lines::of(text), raw, 0)
 }
 
 /// Of a piece that begins in this line. serde_json's messages end with the place, and quote nothing of the text where it is no
@@ -27,14 +27,14 @@ fn unreadable(line: usize, error: &serde_json::Error) -> Fault {
     broken(line + error.line().saturating_sub(1), what)
 }
 
-fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
+fn node(lines: &Lines<'_>, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
     let raw_text = raw.get();
-    let line = line_of(text, (raw_text.as_ptr() as usize).saturating_sub(text.as_ptr() as usize));
+    let line = lines.at((raw_text.as_ptr() as usize).saturating_sub(lines.text.as_ptr() as usize));
     if depth > DEPTH {
         return Err(broken(line, format_args!("nested deeper than {DEPTH} levels")));
     }
     let what = match raw_text.as_bytes().first() {
-        Some(b'{') => What::Table(fields(text, raw_text, line, depth)?),
+        Some(b'{') => What::Table(fields(lines, raw_text, line, depth)?),
         // What is no text after all shows only now: half of a surrogate pair.
         Some(b'"') => {
             let value: String = serde_json::from_str(raw_text).map_err(|error| unreadable(line, &error))?;
@@ -43,7 +43,7 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, Fault> {
         Some(b'[') => {
             let items: Vec<&RawValue> =
                 serde_json::from_str(raw_text).map_err(|error| unreadable(line, &error))?;
-            let item = |(at, item)| node(text, item, depth + 1).map_err(|fault| fault.within(at));
+            let item = |(at, item)| node(lines, item, depth + 1).map_err(|fault| fault.within(at));
             What::List(items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?)
         }
         _ => scalar(raw_text).ok_or_else(|| broken(line, "the number is too large"))?,
@@ -63,11 +63,11 @@ fn scalar(raw: &str) -> Option<What> {
     })
 }
 
-fn fields(text: &str, raw: &str, line: usize, depth: usize) -> Result<Table, Fault> {
+fn fields(lines: &Lines<'_>, raw: &str, line: usize, depth: usize) -> Result<Table, Fault> {
     let pairs: Pairs<'_> = serde_json::from_str(raw).map_err(|error| unreadable(line, &error))?;
     let mut table = Table::default();
     for (name, value) in pairs.0 {
-        let node = node(text, value, depth + 1).map_err(|fault| fault.within(&name))?;
+        let node = node(lines, value, depth + 1).map_err(|fault| fault.within(&name))?;
         let line = node.place.line();
         if let Some(first) = table.get(&name) {
             return Err(twice(line, &name, &first.place));

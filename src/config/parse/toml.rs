@@ -7,21 +7,22 @@ use ::toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{broken, line_of, twice};
+use super::{Lines, broken, twice};
 use crate::config::{
     fault::Fault,
     node::{Field, Node, Place, Table, Text, What},
 };
 
 pub(super) fn parse(text: &str) -> Result<Node, Fault> {
+    let lines = Lines::of(text);
     let table = DeTable::parse(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| line_of(text, span.start));
+        let line = error.span().map_or(0, |span| lines.at(span.start));
         let message = without_quotes(error.message());
         let name = error.span().filter(|_| message == "duplicate key");
         name.and_then(|name| again(text, line, name)).unwrap_or_else(|| broken(line, message))
     })?;
     let place = Place::Line(1);
-    Ok(Node { what: What::Table(fields(text, table.into_inner())?), place })
+    Ok(Node { what: What::Table(fields(&lines, table.into_inner())?), place })
 }
 
 /// What the parser points to is the name, which is no secret, but not in which table. Under another name it is in the tree,
@@ -34,7 +35,7 @@ fn again(text: &str, line: usize, at: Range<usize>) -> Option<Fault> {
     }
     let renamed = [text.get(..at.start)?, &other, text.get(at.end..)?].concat();
     let (table, _more_mistakes) = DeTable::parse_recoverable(&renamed);
-    let tree = What::Table(fields(&renamed, table.into_inner()).ok()?);
+    let tree = What::Table(fields(&Lines::of(&renamed), table.into_inner()).ok()?);
     beside(&tree, &other, &|table| Some(twice(line, name, &table.get(name)?.place)))
 }
 
@@ -59,16 +60,16 @@ fn without_quotes(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
 
-fn fields(text: &str, table: DeTable<'_>) -> Result<Table, Fault> {
+fn fields(lines: &Lines<'_>, table: DeTable<'_>) -> Result<Table, Fault> {
     let fields = table.into_iter().map(|(name, value)| {
-        let place = Place::Line(line_of(text, name.span().start));
-        Ok(Field { name: name.into_inner().into_owned(), place, node: node(text, value)? })
+        let place = Place::Line(lines.at(name.span().start));
+        Ok(Field { name: name.into_inner().into_owned(), place, node: node(lines, value)? })
     });
     fields.collect::<Result<_, _>>().map(Table)
 }
 
-fn node(text: &str, value: Spanned<DeValue<'_>>) -> Result<Node, Fault> {
-    let line = line_of(text, value.span().start);
+fn node(lines: &Lines<'_>, value: Spanned<DeValue<'_>>) -> Result<Node, Fault> {
+    let line = lines.at(value.span().start);
     let what = match value.into_inner() {
         DeValue::String(text) => What::Text(Text::new(text)),
         DeValue::Boolean(yes) => What::Bool(yes),
@@ -83,9 +84,9 @@ fn node(text: &str, value: Spanned<DeValue<'_>>) -> Result<Node, Fault> {
         // No field is one, and says so with its name.
         DeValue::Datetime(date) => What::Text(Text::new(date.to_string())),
         DeValue::Array(items) => {
-            What::List(items.into_iter().map(|item| node(text, item)).collect::<Result<_, _>>()?)
+            What::List(items.into_iter().map(|item| node(lines, item)).collect::<Result<_, _>>()?)
         }
-        DeValue::Table(table) => What::Table(fields(text, table)?),
+        DeValue::Table(table) => What::Table(fields(lines, table)?),
     };
     Ok(Node { what, place: Place::Line(line) })
 }
