@@ -105,6 +105,16 @@ struct Inner {
     cache: OnceLock<Arc<str>>,
 }
 
+/// One cause after the other: of loaders that ask one another, as many may have failed by one another as the stack cannot hold.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut source = self.source.take();
+        while let Some(cause) = source.and_then(|cause| cause.downcast::<Error>().ok()) {
+            source = Arc::into_inner(cause.0).and_then(|mut inner| inner.source.take());
+        }
+    }
+}
+
 impl Error {
     /// An error of `kind` with a message for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -145,6 +155,11 @@ impl Error {
     /// The name of the cache whose call (or `build`) ended with this. The message begins with it.
     pub fn cache(&self) -> Option<&str> {
         self.0.cache.get().map(|name| &**name)
+    }
+
+    /// Without the name of the cache.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
     }
 
     /// What went wrong.

@@ -170,9 +170,20 @@ pub(crate) fn load_failed(cause: BoxError) -> Error {
     match cause.downcast::<Error>() {
         Ok(inner) if inner.kind() == ErrorKind::Cycle => *inner,
         // Out of its box, which would be boxed as it is: `load_error::<Error>` would not find it.
-        Ok(inner) => Error::with_source(ErrorKind::Load, format!("the load failed: {inner}"), *inner),
+        Ok(inner) => Error::with_source(ErrorKind::Load, passed_on(&inner), *inner),
         Err(cause) => Error::with_source(ErrorKind::Load, format!("the load failed: {cause}"), cause),
     }
+}
+
+/// What a load says that failed by another cache's error. Beyond this length it says the same as that one: of loaders that ask
+/// one another very deeply, each would say more than the one below it.
+const LONG: usize = 1024;
+
+fn passed_on(inner: &Error) -> String {
+    if inner.kind() == ErrorKind::Load && inner.message().len() > LONG {
+        return inner.message().to_owned();
+    }
+    format!("the load failed: {inner}")
 }
 
 /// Waits for a turn among the loads of the cache. A load that another one waits for goes ahead without: that one may
@@ -479,6 +490,22 @@ mod tests {
 
     use super::*;
     use crate::{Clock, Policy, TracedCache, testing::MapProvider};
+
+    #[test]
+    fn an_error_that_is_passed_on_very_often_says_the_cause_and_does_not_grow() {
+        let mut error = load_failed("no such row".into());
+        for depth in 0..50_000 {
+            let cache = if depth == 0 { "rows" } else { "more" };
+            error.belongs_to(&cache.into());
+            error = load_failed(error.into());
+        }
+        let text = error.to_string();
+        assert!(text.ends_with("cache `rows`: the load failed: no such row"), "{text}");
+        assert!(text.len() < 2 * LONG, "{} bytes", text.len());
+        assert!(error.load_error::<Error>().is_some());
+        // What is below is dropped with it, however deep.
+        drop(error);
+    }
 
     /// It ends by the limit under which it began, and says so.
     #[tokio::test]
