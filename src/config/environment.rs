@@ -3,7 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fmt, fs,
+    fmt,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,11 +13,14 @@ use std::{
 use super::{
     fault::Fault,
     node::{Field, Node, Place, Step, Table, Text, What, references},
+    parse::DEPTH,
     resolve::SECTIONS,
 };
 
 /// The default prefix of variables that override a file.
 pub(crate) const PREFIX: &str = "TRACED_CACHE";
+/// The largest file that a reference may stand for: a device has no end.
+const FILE_MAX: u64 = 1 << 20;
 
 /// Variables, and the prefix of those that override a file.
 #[derive(Clone)]
@@ -68,7 +73,13 @@ impl Environment {
             let place = Place::Variable(Arc::from(variable.as_str()));
             let text = Text { value: value.clone(), written: None, untyped: true };
             let node = Node { what: What::Text(text), place: place.clone() };
-            put(tree, &mut Vec::new(), &rest.split("__").collect::<Vec<_>>(), &place, node)?;
+            let steps: Vec<_> = rest.split("__").collect();
+            if steps.len() > DEPTH {
+                let fix =
+                    format!("its name has more than {DEPTH} parts, and no field lies so deep; unset it");
+                return Err(Fault::without_value(Vec::new(), Some(place), fix));
+            }
+            put(tree, &mut Vec::new(), &steps, &place, node)?;
         }
         Ok(())
     }
@@ -279,8 +290,20 @@ impl References<'_> {
 
 /// The text of a file, without the newline that editors put at its end.
 fn read_secret(path: &PathBuf) -> Result<String, String> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_MAX {
+            return Ok(None);
+        }
+        String::from_utf8(bytes).map(Some).map_err(|_no_text| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    match read() {
+        Ok(Some(text)) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Ok(None) => Err(format!(
+            "the file {} has more than 1 MiB; name one that holds the value only",
+            path.display()
+        )),
         // Only the kind: for a file that is not UTF-8, the error itself says nothing more.
         Err(error) => Err(format!(
             "cannot read the file {}: {}; check the path and who may read it",

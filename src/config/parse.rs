@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// The deepest nesting that is read.
-const DEPTH: usize = 64;
+pub(super) const DEPTH: usize = 64;
 
 impl Format {
     /// By a file's extension.

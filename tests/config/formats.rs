@@ -267,6 +267,38 @@ async fn a_wrong_variable_is_named() {
 }
 
 #[tokio::test]
+async fn a_variable_of_very_many_parts_is_named() {
+    let name = format!("TRACED_CACHE__{}", vec!["A"; 20_000].join("__"));
+    let error = sealed().variables([(name.as_str(), "1")]).from_text(Format::Toml, "").await.unwrap_err();
+    let expected = format!("environment variable {name}: its name has more than 64 parts");
+    assert!(error.to_string().starts_with(&expected));
+}
+
+#[tokio::test]
+async fn a_reference_to_a_file_without_end_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |file: &str| format!("[providers.m]\nbackend = \"memory\"\nentries = \"${{file:{file}}}\"\n");
+    let file = folder.path().join("cache.toml");
+    let mut most = "7".to_owned() + &"\n".repeat((1 << 20) - 1);
+    for fits in [true, false] {
+        fs::write(folder.path().join("most"), &most).unwrap();
+        fs::write(&file, text("most")).unwrap();
+        let read = sealed().from_file(&file).await;
+        assert_eq!(read.is_ok(), fits, "{read:?}");
+        most.push('\n');
+    }
+    #[cfg(unix)]
+    {
+        fs::write(&file, text("/dev/zero")).unwrap();
+        let error = sealed().from_file(&file).await.unwrap_err().to_string();
+        assert!(
+            error.ends_with("the file /dev/zero has more than 1 MiB; name one that holds the value only"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn references_are_resolved_wherever_a_value_may_stand() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("entries"), "12\n").unwrap();
