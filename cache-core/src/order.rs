@@ -69,9 +69,10 @@ impl Default for Line {
 impl Line {
     /// Ends this line: whose turn it is has lost it.
     pub(crate) fn end(&self) {
-        // First: who begins a turn meanwhile looks at this when it has left its pace.
+        // Together: nobody begins a turn in between.
+        let pace = self.pace();
         self.over.store(true, Ordering::Release);
-        if let Some(pace) = &*self.pace() {
+        if let Some(pace) = &*pace {
             pace.lost.store(true, Ordering::Release);
         }
     }
@@ -105,13 +106,13 @@ impl Line {
 
     fn enter_at_once(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer, pace)).filter(|_| !self.is_over())
+        Turn::begin(self, writer, pace)
     }
 
     /// `None`: the line has ended.
     async fn enter(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
         self.free.acquire().await.ok()?.forget();
-        Some(Turn::of(Arc::clone(self), writer, pace)).filter(|_| !self.is_over())
+        Turn::begin(self, writer, pace)
     }
 }
 
@@ -121,11 +122,20 @@ struct Turn {
 }
 
 impl Turn {
-    fn of(line: Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Self {
+    /// With the permit of a line. `None`: the line has ended.
+    fn begin(line: &Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Option<Self> {
+        // However this ends, it gives the permit back.
+        let turn = Self { line: Arc::clone(line) };
+        {
+            let mut here = line.pace();
+            if line.is_over() {
+                return None;
+            }
+            *here = Some(Arc::clone(pace));
+        }
         line.writer.store(writer, Ordering::Release);
-        *line.pace() = Some(Arc::clone(pace));
         line.turns.fetch_add(1, Ordering::Relaxed);
-        Self { line }
+        Some(turn)
     }
 }
 
