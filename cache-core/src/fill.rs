@@ -267,7 +267,9 @@ impl<T: Value> Inner<T> {
         let mut plan = SmallVec::with_capacity(items.len());
         for item in items.iter_mut() {
             // Encoding a large batch counts as progress: it does not lose its turn for that.
-            order.step();
+            if !plan.is_empty() {
+                order.step();
+            }
             let key = item.key;
             let wrapped = self.wrap_to_fit(item, tier, stamp);
             item.unfit = match &wrapped {

@@ -24,20 +24,27 @@ use crate::{Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
 const LOOKS: u32 = 2;
 
 /// Where writers of one key wait for their turn.
+#[derive(Default)]
 pub(crate) struct Line {
-    /// One permit. Closed once a turn is lost.
-    free: Semaphore,
-    /// A turn is lost: another line takes its place.
-    over: AtomicBool,
-    /// Counts turns.
-    turns: AtomicU64,
-    /// How whoever's turn it is gets on.
-    pace: Mutex<Option<Arc<Pace>>>,
+    free: Permit,
+    /// Of whoever's turn it is, if that is its only one. Once it is lost another line takes its place.
+    own: Pace,
+    /// Of whoever's turn it is, if that has more of them.
+    shared: Mutex<Option<Arc<Pace>>>,
     /// Whose turn it is, if that is a write: see [`Ticket::writer`].
     writer: AtomicU64,
 }
 
-/// How a writer gets on. One for all of its turns: a batch has one at each of its keys, and is polled often.
+/// One. Closed once a turn is lost.
+struct Permit(Semaphore);
+
+impl Default for Permit {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
+/// How a writer gets on. A batch, which has a turn at each of its keys and is polled often, has one for all.
 #[derive(Default)]
 struct Pace {
     /// Counts how often it is polled.
@@ -52,111 +59,109 @@ impl Pace {
     fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
-}
 
-impl Default for Line {
-    fn default() -> Self {
-        Self {
-            free: Semaphore::new(1),
-            over: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-            pace: Mutex::default(),
-            writer: AtomicU64::new(0),
-        }
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 }
 
 impl Line {
     /// Ends this line: whose turn it is has lost it.
     pub(crate) fn end(&self) {
-        // Together: nobody begins a turn in between.
-        let pace = self.pace();
-        self.over.store(true, Ordering::Release);
-        if let Some(pace) = &*pace {
+        // Under the lock no batch begins a turn in between.
+        let shared = self.shared();
+        for pace in std::iter::once(&self.own).chain(shared.as_deref()) {
             pace.lost.store(true, Ordering::Release);
         }
     }
 
     /// All who wait go elsewhere. To be called with no lock held: what wakes them may be anything.
     pub(crate) fn close(&self) {
-        self.free.close();
+        self.free.0.close();
     }
 
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    fn pace(&self) -> MutexGuard<'_, Option<Arc<Pace>>> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> MutexGuard<'_, Option<Arc<Pace>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another answer once somebody gets on. `None`: whose turn it is does not lose it.
     fn steps(&self) -> Option<(u64, u64)> {
-        let pace = self.pace();
-        if pace.as_ref().is_some_and(|pace| pace.firm.load(Ordering::Relaxed)) {
+        let shared = self.shared();
+        let firm = |pace: &Pace| pace.firm.load(Ordering::Relaxed);
+        if firm(&self.own) || shared.as_deref().is_some_and(firm) {
             return None;
         }
-        let steps = pace.as_ref().map_or(0, |pace| pace.steps.load(Ordering::Relaxed));
-        Some((self.turns.load(Ordering::Relaxed), steps))
+        let steps = |pace: &Pace| pace.steps.load(Ordering::Relaxed);
+        Some((steps(&self.own), shared.as_deref().map_or(0, steps)))
     }
 
     pub(crate) fn writer(&self) -> u64 {
         self.writer.load(Ordering::Acquire)
     }
 
-    fn enter_at_once(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
-        self.free.try_acquire().ok()?.forget();
-        Turn::begin(self, writer, pace)
+    fn enter_at_once(self: &Arc<Self>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Turn> {
+        self.free.0.try_acquire().ok()?.forget();
+        Turn::begin(self, writer, shared)
     }
 
     /// `None`: the line has ended.
-    async fn enter(self: &Arc<Self>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
-        self.free.acquire().await.ok()?.forget();
-        Turn::begin(self, writer, pace)
+    async fn enter(self: &Arc<Self>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Turn> {
+        self.free.0.acquire().await.ok()?.forget();
+        Turn::begin(self, writer, shared)
     }
 }
 
 /// A writer's turn at a key, until dropped.
 struct Turn {
     line: Arc<Line>,
+    is_shared: bool,
 }
 
 impl Turn {
-    /// With the permit of a line. `None`: the line has ended.
-    fn begin(line: &Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Option<Self> {
-        // However this ends, it gives the permit back.
-        let turn = Self { line: Arc::clone(line) };
-        {
-            let mut here = line.pace();
-            if line.is_over() {
-                return None;
-            }
-            *here = Some(Arc::clone(pace));
-        }
+    /// With the permit of a line, which goes back however this ends. `None`: the line has ended.
+    fn begin(line: &Arc<Line>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Self> {
+        let mut turn = Self { line: Arc::clone(line), is_shared: false };
         line.writer.store(writer, Ordering::Release);
-        line.turns.fetch_add(1, Ordering::Relaxed);
+        line.own.step();
+        match shared {
+            None if line.own.is_lost() => return None,
+            None => {}
+            Some(pace) => {
+                // Under the lock: a batch that comes too late is not to count as one that has lost a turn.
+                let mut shared = line.shared();
+                if line.own.is_lost() {
+                    return None;
+                }
+                *shared = Some(Arc::clone(pace));
+                turn.is_shared = true;
+            }
+        }
         Some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.line.pace() = None;
-        self.line.writer.store(0, Ordering::Release);
-        self.line.free.add_permits(1);
+        let Self { line, is_shared } = self;
+        if *is_shared {
+            *line.shared() = None;
+        }
+        line.own.firm.store(false, Ordering::Relaxed);
+        line.writer.store(0, Ordering::Release);
+        line.free.0.add_permits(1);
     }
 }
 
 /// For writers that need no turn.
 pub(crate) static NO_ORDER: WriteOrder =
-    WriteOrder { turns: SmallVec::new_const(), pace: None, took_over: false };
+    WriteOrder { turns: SmallVec::new_const(), shared: None, took_over: false };
 
 /// A writer's turns at some keys.
 #[derive(Default)]
 pub(crate) struct WriteOrder {
     turns: SmallVec<[Turn; 1]>,
-    /// None where there are no turns.
-    pace: Option<Arc<Pace>>,
+    /// Where there are many.
+    shared: Option<Arc<Pace>>,
     /// Somebody had to lose a turn for it: remote levels are yet to hear of that.
     pub(crate) took_over: bool,
 }
@@ -165,19 +170,25 @@ impl WriteOrder {
     /// For writers that run as tasks and do more than write to levels: they may go unpolled for long without losing their
     /// turn.
     pub(crate) fn firm(self) -> Self {
-        if let Some(pace) = &self.pace {
+        if let Some(pace) = self.pace() {
             pace.firm.store(true, Ordering::Relaxed);
         }
         self
     }
 
+    /// `None`: there are no turns.
+    fn pace(&self) -> Option<&Pace> {
+        let own = || self.turns.first().map(|turn| &turn.line.own);
+        self.shared.as_deref().or_else(own)
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
-        self.pace.as_ref().is_some_and(|pace| pace.lost.load(Ordering::Acquire))
+        self.pace().is_some_and(Pace::is_lost)
     }
 
     /// Shows that the writer gets on.
     pub(crate) fn step(&self) {
-        if let Some(pace) = &self.pace {
+        if let Some(pace) = self.pace() {
             pace.step();
         }
     }
@@ -231,8 +242,12 @@ impl<F: Future> Future for Meanwhile<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        this.order.step();
-        this.work.poll(cx)
+        let polled = this.work.poll(cx);
+        // Work that is over need not show that it gets on.
+        if polled.is_pending() {
+            this.order.step();
+        }
+        polled
     }
 }
 
@@ -243,26 +258,23 @@ impl<T: Value> Inner<T> {
         let mut tickets: SmallVec<[_; 1]> = tickets.into_iter().collect();
         tickets.sort_by(|a, b| a.id().cmp(b.id()));
         tickets.dedup_by(|a, b| a.id() == b.id());
-        let mut order = WriteOrder::default();
-        if tickets.is_empty() {
-            return order;
-        }
-        order.turns.reserve(tickets.len());
-        let pace = Arc::clone(order.pace.get_or_insert_default());
+        let shared = (tickets.len() > 1).then(Arc::default);
+        let mut order =
+            WriteOrder { turns: SmallVec::with_capacity(tickets.len()), shared, took_over: false };
         for ticket in tickets {
-            match ticket.line().enter_at_once(ticket.writer(), &pace) {
+            match ticket.line().enter_at_once(ticket.writer(), order.shared.as_ref()) {
                 Some(turn) => order.turns.push(turn),
                 // Boxed: hardly any writer waits, and all would carry its size.
-                None => self.queue(ticket, &mut order, &pace).boxed().await,
+                None => self.queue(ticket, &mut order).boxed().await,
             }
         }
         order
     }
 
-    async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder, pace: &Arc<Pace>) {
+    async fn queue(&self, ticket: &Ticket<T>, order: &mut WriteOrder) {
         let turn = loop {
             let line = ticket.line();
-            if let Some(turn) = self.wait_in(&line, ticket.writer(), pace).await {
+            if let Some(turn) = self.wait_in(&line, ticket.writer(), order).await {
                 break turn;
             }
             if ticket.leave(&line) {
@@ -275,20 +287,20 @@ impl<T: Value> Inner<T> {
     }
 
     /// `None`: the line has ended, or has to, as nobody polls the writer whose turn it is.
-    async fn wait_in(&self, line: &Arc<Line>, writer: u64, pace: &Arc<Pace>) -> Option<Turn> {
+    async fn wait_in(&self, line: &Arc<Line>, writer: u64, order: &WriteOrder) -> Option<Turn> {
         // How long a writer that is being polled may wait until it is polled again: for the longest budget of what it may
         // call. Where it calls nothing, as an update of objects in process, there is a pause between looks all the same:
         // without one this caller could keep that writer from its thread.
         let told = self.plane.as_ref().map(|_| backplane::BUDGET);
         let longest = self.remote().map(Tier::budget).chain(told).max().unwrap_or(backplane::BUDGET);
-        let mut entering = pin!(line.enter(writer, pace));
+        let mut entering = pin!(line.enter(writer, order.shared.as_ref()));
         let (mut steps, mut looks) = (line.steps(), 0);
         while looks < LOOKS {
             if let Some(entered) = self.around.clock.timeout(longest, entering.as_mut()).await {
                 return entered;
             }
             // This writer gets on, too: others may be waiting for turns that it already has.
-            pace.step();
+            order.step();
             let now = line.steps();
             looks = if now == steps && now.is_some() { looks + 1 } else { 0 };
             steps = now;
@@ -397,10 +409,10 @@ mod tests {
             let key = RawKey::new(CacheId(1), "t", "a");
             let first = slots.open_write(key);
             let line = first.line();
-            let _turn = line.enter_at_once(first.writer(), &Arc::default());
+            let _turn = line.enter_at_once(first.writer(), None);
             let second = slots.open_write(key);
             let waits = async move {
-                let turn = second.line().enter(second.writer(), &Arc::default()).await;
+                let turn = second.line().enter(second.writer(), None).await;
                 drop((turn, second));
             };
             let orphan = Arc::new(Orphan(Mutex::new(waits.boxed())));
