@@ -157,6 +157,10 @@ impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = SIZE.text(deserializer)?;
         match text.parse::<bytesize::ByteSize>() {
+            // What is more than that is read as that.
+            Ok(size) if size.as_u64() == u64::MAX => {
+                Err(de::Error::custom("the size is too large; write a smaller one"))
+            }
             Ok(size) => Ok(Self(size.as_u64())),
             Err(_says_less) => Err(SIZE.wrong("")),
         }

@@ -144,6 +144,10 @@ async fn times_and_sizes_say_their_unit() {
             "(text):3: providers.local.bytes = 1000000: a size needs its unit: \"1000000B\", \"1000000KiB\" or \"1000000MiB\"",
         ),
         (
+            "[providers.local]\nbackend = \"memory\"\nbytes = \"99999999EiB\"".to_owned(),
+            "(text):3: providers.local.bytes = \"99999999EiB\": the size is too large; write a smaller one",
+        ),
+        (
             "[providers.local]\nbackend = \"memory\"\nbytes = \"64 megs\"".to_owned(),
             "(text):3: providers.local.bytes = \"64 megs\": write a size with its unit, such as \"512B\", \"64KiB\" or \"1GB\"",
         ),

@@ -94,14 +94,20 @@ impl Failure {
 #[derive(Clone, Copy)]
 pub(crate) enum Unfit {
     NotEncoded,
-    TooLarge,
+    /// In bytes.
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
 }
 
 impl Unfit {
     pub(crate) fn into_error(self, tier: &Tier) -> Error {
         let why = match self {
-            Self::NotEncoded => "its codec or its encryption cannot write it",
-            Self::TooLarge => "it is larger than the level takes",
+            Self::NotEncoded => "its codec or its encryption cannot write it".to_owned(),
+            Self::TooLarge { size, limit } => {
+                format!("it takes {size} bytes there, and the level's `value_max` is {limit}")
+            }
         };
         Error::new(ErrorKind::Level, format!("level {} cannot hold the value: {why}", tier.number()))
     }
