@@ -155,7 +155,7 @@ impl<T: Value> Inner<T> {
         {
             self.stats().too_large(tier.index);
             self.observers().event(&Event::TooLarge { level: tier.index, size: bytes.len(), limit });
-            return Err(Unsent::Unfit(Unfit::TooLarge { size: bytes.len(), limit }));
+            return Err(Unsent::Unfit(Unfit::TooLarge));
         }
         Ok((bytes, ttl))
     }

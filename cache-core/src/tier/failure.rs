@@ -94,19 +94,16 @@ impl Failure {
 #[derive(Clone, Copy)]
 pub(crate) enum Unfit {
     NotEncoded,
-    /// In bytes.
-    TooLarge {
-        size: usize,
-        limit: usize,
-    },
+    TooLarge,
 }
 
 impl Unfit {
     pub(crate) fn into_error(self, tier: &Tier) -> Error {
         let why = match self {
             Self::NotEncoded => "its codec or its encryption cannot write it".to_owned(),
-            Self::TooLarge { size, limit } => {
-                format!("it takes {size} bytes there, and the level's `value_max` is {limit}")
+            Self::TooLarge => {
+                let limit = tier.caps.value_max.unwrap_or(usize::MAX);
+                format!("it takes more there than the {limit} bytes of its `value_max`")
             }
         };
         Error::new(ErrorKind::Level, format!("level {} cannot hold the value: {why}", tier.number()))
