@@ -39,7 +39,7 @@ struct Counts {
     near: AtomicU64,
     far: AtomicU64,
     joined: AtomicU64,
-    blind: AtomicU64,
+    unsaid: AtomicU64,
     local: AtomicU64,
     confirmed: AtomicU64,
     settled: AtomicU64,
@@ -69,11 +69,12 @@ struct Node {
     until: Instant,
 }
 
-/// What a read has to keep to.
-enum Rule {
-    SameProcess,
-    Confirmed,
-    Bound,
+/// What a read has to keep to, as it stood when the read began.
+struct Promised {
+    floors: Floors,
+    /// The newest version whose write by this node had answered.
+    answered: u64,
+    master: String,
 }
 
 /// Runs a node to its end.
@@ -224,98 +225,76 @@ impl Node {
         let mut keys: Vec<usize> = (0..BATCH).map(|_| fastrand::usize(..KEYS)).collect();
         keys.sort_unstable();
         keys.dedup();
-        let mut floors = Vec::new();
+        let mut promised = Vec::new();
         for key in &keys {
-            floors.push(self.blind_floors(*key).await?);
+            promised.push(self.promised(*key).await?);
         }
         let versions = self.subject(layered).read_many(&keys, &self.loader).await?;
-        for ((key, version), floors) in keys.into_iter().zip(versions).zip(floors) {
-            self.check_blind(layered, "in a batch", key, version, floors);
+        for ((key, version), promised) in keys.into_iter().zip(versions).zip(promised) {
+            self.check(key, layered, version, Seen::Unsaid, &promised);
         }
         Ok(())
     }
 
     async fn refresh(&self, layered: bool) -> Result<(), BoxError> {
         let key = fastrand::usize(..KEYS);
-        let floors = self.blind_floors(key).await?;
+        let promised = self.promised(key).await?;
         let version = self.subject(layered).refresh(key, &self.loader).await?;
-        self.check_blind(layered, "by a refresh", key, version, floors);
+        self.check(key, layered, version, Seen::Unsaid, &promised);
         Ok(())
+    }
+
+    async fn read(&self, key: usize, layered: bool) -> Result<u64, BoxError> {
+        let promised = self.promised(key).await?;
+        let (version, seen) = self.subject(layered).read(key, &self.loader).await?;
+        self.check(key, layered, version, seen, &promised);
+        Ok(version)
     }
 
     fn subject(&self, layered: bool) -> &Subject {
         if layered { &self.layered } else { &self.direct }
     }
 
-    /// Where it is not said where an answer comes from, it may be as late as one from memory: what has settled, and what
-    /// this process had been answered.
-    async fn blind_floors(&self, key: usize) -> Result<(u64, u64), BoxError> {
-        let Floors { settled, .. } = self.source.floors(key, &self.master()).await?;
-        Ok((settled, self.answered[key].load(Ordering::SeqCst)))
-    }
-
-    fn check_blind(&self, layered: bool, seen: &str, key: usize, version: u64, floors: (u64, u64)) {
-        let (settled, answered) = floors;
-        self.counts.blind.fetch_add(1, Ordering::Relaxed);
-        if layered && version < answered {
-            self.broken(Rule::SameProcess, layered, seen, key, version, answered);
-        } else if version < settled {
-            self.broken(Rule::Bound, layered, seen, key, version, settled);
-        }
-    }
-
-    /// One read, checked against what had been promised when it began.
-    async fn read(&self, key: usize, layered: bool) -> Result<u64, BoxError> {
-        let counts = &self.counts;
+    async fn promised(&self, key: usize) -> Result<Promised, BoxError> {
         let master = self.master();
-        let Floors { here, anywhere, settled } = self.source.floors(key, &master).await?;
-        let answered = self.answered[key].load(Ordering::SeqCst);
-        let (version, seen) = self.subject(layered).read(key, &self.loader).await?;
-        let stayed = self.master() == master;
-        let reads = match seen {
-            Seen::Near => &counts.near,
-            Seen::Far => &counts.far,
-            Seen::Joined => &counts.joined,
+        let floors = self.source.floors(key, &master).await?;
+        Ok(Promised { floors, answered: self.answered[key].load(Ordering::SeqCst), master })
+    }
+
+    /// Checks a read against what had been promised when it began.
+    fn check(&self, key: usize, layered: bool, version: u64, seen: Seen, promised: &Promised) {
+        let counts = &self.counts;
+        let Promised { floors: Floors { here, anywhere, settled }, answered, master } = promised;
+        let stayed = self.master() == *master;
+        // Where it is not said where an answer comes from, it may be as late as one from memory.
+        let (reads, late) = match seen {
+            Seen::Near => (&counts.near, Some(&counts.late_near)),
+            Seen::Far => (&counts.far, Some(&counts.late_far)),
+            Seen::Joined => (&counts.joined, Some(&counts.late_joined)),
+            Seen::Unsaid => (&counts.unsaid, None),
         };
         reads.fetch_add(1, Ordering::Relaxed);
-        let from = match seen {
-            Seen::Near => "near",
-            Seen::Far => "far",
-            Seen::Joined => "joined",
+        let (rule, floor, broken) = if layered && version < *answered {
+            ("same process", *answered, &counts.local)
+        } else if seen == Seen::Far && stayed && version < *here {
+            ("confirmed", *here, &counts.confirmed)
+        } else if version < *settled {
+            ("within the bound", *settled, &counts.settled)
+        } else {
+            if let Some(late) = late.filter(|_| version < *anywhere) {
+                late.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
         };
-        if layered && version < answered {
-            self.broken(Rule::SameProcess, layered, from, key, version, answered);
-        } else if seen == Seen::Far && stayed && version < here {
-            self.broken(Rule::Confirmed, layered, from, key, version, here);
-        } else if version < settled {
-            self.broken(Rule::Bound, layered, from, key, version, settled);
-        } else if version < anywhere {
-            let late = match seen {
-                Seen::Near => &counts.late_near,
-                Seen::Far => &counts.late_far,
-                Seen::Joined => &counts.late_joined,
-            };
-            late.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(version)
-    }
-
-    /// Counts a read that saw what it must not.
-    fn broken(&self, rule: Rule, layered: bool, seen: &str, key: usize, version: u64, floor: u64) {
-        let counts = &self.counts;
-        let (rule, count) = match rule {
-            Rule::SameProcess => ("same process", &counts.local),
-            Rule::Confirmed => ("confirmed", &counts.confirmed),
-            Rule::Bound => ("within the bound", &counts.settled),
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        broken.fetch_add(1, Ordering::Relaxed);
         let mut examples = counts.examples.lock().unwrap_or_else(PoisonError::into_inner);
         if examples.len() < EXAMPLES {
             let cache = if layered { "memory and second level" } else { "second level alone" };
+            let seen = format!("{seen:?}").to_lowercase();
             examples.push(Example {
                 rule: rule.to_owned(),
                 cache: cache.to_owned(),
-                seen: seen.to_owned(),
+                seen,
                 key,
                 version,
                 floor,
@@ -345,7 +324,7 @@ impl Node {
 
     fn report(&self, converged: Duration) -> NodeReport {
         let Counts { loads, invalidations, sets, updates, tags, clears, pending, .. } = &self.counts;
-        let Counts { near, far, joined, blind, .. } = &self.counts;
+        let Counts { near, far, joined, unsaid, .. } = &self.counts;
         let Counts { local, confirmed, settled, diverged, .. } = &self.counts;
         let Counts { late_near, late_joined, late_far, examples, .. } = &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -360,7 +339,7 @@ impl Node {
             near: count(near),
             far: count(far),
             joined: count(joined),
-            blind: count(blind),
+            unsaid: count(unsaid),
             local: count(local),
             confirmed: count(confirmed),
             settled: count(settled),

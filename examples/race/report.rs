@@ -34,7 +34,7 @@ pub(crate) struct NodeReport {
     pub(crate) far: u64,
     pub(crate) joined: u64,
     /// By batches, key by key, and by refreshes: neither says where an answer comes from.
-    pub(crate) blind: u64,
+    pub(crate) unsaid: u64,
     /// From memory, and older than what the other process had been confirmed: allowed, until its message arrives.
     pub(crate) late_near: u64,
     /// From a load that had begun before the other process changed the key. Allowed likewise.
@@ -66,7 +66,7 @@ impl NodeReport {
         self.near += other.near;
         self.far += other.far;
         self.joined += other.joined;
-        self.blind += other.blind;
+        self.unsaid += other.unsaid;
         self.late_near += other.late_near;
         self.late_joined += other.late_joined;
         self.late_far += other.late_far;
@@ -80,7 +80,7 @@ impl NodeReport {
     }
 
     fn reads(&self) -> u64 {
-        self.near + self.far + self.joined + self.blind
+        self.near + self.far + self.joined + self.unsaid
     }
 
     fn writes(&self) -> u64 {
@@ -137,7 +137,7 @@ impl Race {
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
         let NodeReport { loads, invalidations, sets, updates, tags, clears, pending, .. } = counts;
-        let NodeReport { near, far, joined, blind, .. } = counts;
+        let NodeReport { near, far, joined, unsaid, .. } = counts;
         let NodeReport {
             late_near,
             late_joined,
@@ -166,7 +166,7 @@ impl Race {
             ("    late, as it may be: a tag, a clear, or at another master", late_far.to_string()),
             ("  by joining a load", joined.to_string()),
             ("    late, as it may be: begun before the other's change", late_joined.to_string()),
-            ("  in batches and by refreshes, which do not say", blind.to_string()),
+            ("  in batches and by refreshes, which do not say", unsaid.to_string()),
             ("violations", violations.to_string()),
             ("  older than what this process had been answered", local.to_string()),
             ("  older than what any process had been confirmed", confirmed.to_string()),

@@ -55,6 +55,8 @@ pub(crate) enum Seen {
     Far,
     /// A load that another call had begun.
     Joined,
+    /// Any of these: neither a batch nor a refresh says.
+    Unsaid,
 }
 
 /// Loads slowly, and counts.
@@ -72,11 +74,15 @@ impl Loader {
         Ok(version)
     }
 
-    async fn load_many(self, keys: Vec<u64>) -> Result<Vec<(u64, Loaded<u64>)>, BoxError> {
+    async fn load_tagged(self, id: u64) -> Result<Loaded<u64>, BoxError> {
+        let key = usize::try_from(id)?;
+        Ok(tagged(key, self.load(key).await?))
+    }
+
+    async fn load_many(self, ids: Vec<u64>) -> Result<Vec<(u64, Loaded<u64>)>, BoxError> {
         let mut loaded = Vec::new();
-        for id in keys {
-            let key = usize::try_from(id)?;
-            loaded.push((id, tagged(key, self.clone().load(key).await?)));
+        for id in ids {
+            loaded.push((id, self.clone().load_tagged(id).await?));
         }
         Ok(loaded)
     }
@@ -110,12 +116,7 @@ impl Subject {
             Self::Naive(cache) => cache.read(key, loader.clone().load(key)).await,
             Self::Traced { cache, near } => {
                 let id = u64::try_from(key)?;
-                let found = cache
-                    .look_or_set_with(id, loader, |loader, id| async move {
-                        let key = usize::try_from(id)?;
-                        Ok::<_, BoxError>(tagged(key, loader.load(key).await?))
-                    })
-                    .await?;
+                let found = cache.look_or_set_with(id, loader, Loader::load_tagged).await?;
                 let seen = match (found.level(), found.outcome()) {
                     (Some(0), _) if *near => Seen::Near,
                     (None, Outcome::Coalesced) => Seen::Joined,
@@ -163,11 +164,8 @@ impl Subject {
                 Ok(version)
             }
             Self::Traced { cache, .. } => {
-                let load = |loader: Loader, id: u64| async move {
-                    let key = usize::try_from(id)?;
-                    Ok::<_, BoxError>(tagged(key, loader.load(key).await?))
-                };
-                let version: Option<Arc<u64>> = cache.refresh(u64::try_from(key)?, loader, load).await?;
+                let version: Option<Arc<u64>> =
+                    cache.refresh(u64::try_from(key)?, loader, Loader::load_tagged).await?;
                 Ok(*version.ok_or("a load without a value")?)
             }
         }

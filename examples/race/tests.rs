@@ -17,7 +17,7 @@ fn race(l2: &str, more: &[&str]) -> serde_json::Value {
     let json: serde_json::Value = serde_json::from_str(&report.text(true)).unwrap();
     assert_eq!(json["race"]["violations"], 0);
     for count in
-        ["reads", "loads", "invalidations", "sets", "updates", "tags", "clears", "near", "far", "blind"]
+        ["reads", "loads", "invalidations", "sets", "updates", "tags", "clears", "near", "far", "unsaid"]
     {
         assert!(json["race"][count].as_u64().unwrap() > 0, "{count}: {json}");
     }
