@@ -95,10 +95,7 @@ impl Session {
     pub(crate) async fn measured_levels(&self, cache: &str, remote: bool) -> Result<Vec<LevelAt>, Failure> {
         let mut levels = self.levels(cache);
         if remote {
-            if let Some((number, fault)) = Self::reach(&levels).await.into_iter().next() {
-                let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
-                return Err(Failure::failed(format!("{place} cannot be used: {fault}")));
-            }
+            Self::reach(&levels).await?;
         } else {
             levels.retain(|level| !level.is_remote());
         }
@@ -151,15 +148,17 @@ impl Session {
         Err(Failure::wrong("CACHE", cache, fix))
     }
 
-    /// Connects to the remote levels of a cache, all at once, so that later calls do not wait for connecting. Returns the numbers
-    /// of those that do not answer, and why.
-    pub(crate) async fn reach(levels: &[LevelAt]) -> Vec<(usize, String)> {
+    /// Connects to the remote levels of a cache, all at once, so that later calls do not wait for connecting. Fails by the
+    /// first that cannot be used.
+    pub(crate) async fn reach(levels: &[LevelAt]) -> Result<(), Failure> {
         let remote = levels.iter().filter(|level| level.is_remote());
-        let pinged = join_all(remote.map(async |level| (level.number, level.provider.ping().await))).await;
-        pinged
-            .into_iter()
-            .filter_map(|(number, answer)| Some((number, with_causes(&*answer.err()?))))
-            .collect()
+        let pinged = join_all(remote.map(async |level| (level, level.provider.ping().await))).await;
+        for (level, answer) in pinged {
+            answer.map_err(|error| {
+                Failure::failed(format!("{} cannot be used: {}", level.place(), with_causes(&*error)))
+            })?;
+        }
+        Ok(())
     }
 
     /// The value of a setting of a cache, as `explain` shows it.

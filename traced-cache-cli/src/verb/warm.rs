@@ -21,7 +21,7 @@ use crate::{
     end::{Exit, Failure},
     options::WarmOptions,
     output::Output,
-    session::{LevelAt, Session},
+    session::Session,
 };
 
 /// Lines per call.
@@ -137,10 +137,7 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
     let remote: Vec<_> = levels.iter().filter(|level| level.is_remote()).collect();
     let opaque = session.like::<Opaque>(&name, &name, &remote)?.build()?;
     let mut lines = Lines::open(&values, out)?;
-    if let Some((number, fault)) = Session::reach(&levels).await.into_iter().next() {
-        let place = levels.get(number - 1).map(LevelAt::place).unwrap_or_default();
-        return Err(Failure::failed(format!("{place} cannot be used: {fault}")));
-    }
+    Session::reach(&levels).await?;
     hears(&cache).await;
     let mut tally = Tally::default();
     let schema = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
