@@ -21,6 +21,7 @@ pub struct TracedCache<T> {
     pub(crate) access: Access,
 }
 
+/// What a call with a loader comes to at the nearest level: its end, or the rest of it.
 enum HotOrCold<'a, T> {
     Hot(Arc<T>),
     Cold(BoxFuture<'a, Result<Found<T>>>),

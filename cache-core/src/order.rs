@@ -24,24 +24,15 @@ use crate::{Value, backplane, inner::Inner, slots::Ticket, tier::Tier};
 const LOOKS: u32 = 2;
 
 /// Where writers of one key wait for their turn.
-#[derive(Default)]
 pub(crate) struct Line {
-    free: Permit,
+    /// One permit. Closed once a turn is lost.
+    free: Semaphore,
     /// Of whoever's turn it is, if that is its only one. Once it is lost another line takes its place.
     own: Pace,
     /// Of whoever's turn it is, if that has more of them.
     shared: Mutex<Option<Arc<Pace>>>,
     /// Whose turn it is, if that is a write: see [`Ticket::writer`].
     writer: AtomicU64,
-}
-
-/// One. Closed once a turn is lost.
-struct Permit(Semaphore);
-
-impl Default for Permit {
-    fn default() -> Self {
-        Self(Semaphore::new(1))
-    }
 }
 
 /// How a writer gets on. A batch, which has a turn at each of its keys and is polled often, has one for all.
@@ -65,6 +56,17 @@ impl Pace {
     }
 }
 
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            free: Semaphore::new(1),
+            own: Pace::default(),
+            shared: Mutex::default(),
+            writer: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Line {
     /// Ends this line: whose turn it is has lost it.
     pub(crate) fn end(&self) {
@@ -77,7 +79,7 @@ impl Line {
 
     /// All who wait go elsewhere. To be called with no lock held: what wakes them may be anything.
     pub(crate) fn close(&self) {
-        self.free.0.close();
+        self.free.close();
     }
 
     fn shared(&self) -> MutexGuard<'_, Option<Arc<Pace>>> {
@@ -100,13 +102,13 @@ impl Line {
     }
 
     fn enter_at_once(self: &Arc<Self>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Turn> {
-        self.free.0.try_acquire().ok()?.forget();
+        self.free.try_acquire().ok()?.forget();
         Turn::begin(self, writer, shared)
     }
 
     /// `None`: the line has ended.
     async fn enter(self: &Arc<Self>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Turn> {
-        self.free.0.acquire().await.ok()?.forget();
+        self.free.acquire().await.ok()?.forget();
         Turn::begin(self, writer, shared)
     }
 }
@@ -148,7 +150,7 @@ impl Drop for Turn {
         }
         line.own.firm.store(false, Ordering::Relaxed);
         line.writer.store(0, Ordering::Release);
-        line.free.0.add_permits(1);
+        line.free.add_permits(1);
     }
 }
 

@@ -94,6 +94,11 @@ impl<T> Slot<T> {
         self.hash == hash && *self.id == *id
     }
 
+    /// The load under way.
+    fn under_way(&self) -> Option<&Arc<Flight<T>>> {
+        self.flight.as_ref().filter(|flight| !flight.is_aborted())
+    }
+
     fn revoke(&mut self) -> Gone<T> {
         self.revision += 1;
         Gone { _flight: self.flight.take(), _landed: self.landed.take() }
@@ -226,15 +231,14 @@ impl<T> Slots<T> {
     pub(crate) fn flight(&self, key: RawKey<'_>) -> Option<Arc<Flight<T>>> {
         let shard = self.shard(key.hash);
         let slot = shard.find(key.hash, |s| s.is_of(key.id, key.hash))?;
-        slot.flight.as_ref().filter(|flight| !flight.is_aborted()).map(Arc::clone)
+        slot.under_way().map(Arc::clone)
     }
 
     /// The load that others are waiting for, if there is one: the levels below have been asked already.
     pub(crate) fn awaited(self: &Arc<Self>, key: RawKey<'_>) -> Option<(Arc<Flight<T>>, Ticket<T>)> {
         let mut shard = self.shard(key.hash);
         let slot = shard.find(key.hash, |s| s.is_of(key.id, key.hash))?;
-        let flight =
-            slot.flight.as_ref().filter(|flight| flight.awaited && !flight.is_aborted()).map(Arc::clone)?;
+        let flight = slot.under_way().filter(|flight| flight.awaited).map(Arc::clone)?;
         Some((flight, self.open_in(&mut shard, key.id, key.hash)))
     }
 
@@ -251,7 +255,7 @@ impl<T> Slots<T> {
     ) -> Role<T, R> {
         let mut shard = self.shard(ticket.hash);
         if let Some(slot) = shard.find_mut(ticket.hash, |s| ticket.is_of(s)) {
-            if let Some(flight) = slot.flight.as_ref().filter(|flight| !flight.is_aborted()) {
+            if let Some(flight) = slot.under_way() {
                 return Role::Join(Arc::clone(flight));
             }
             if let Some((until, ended)) = &slot.landed
