@@ -136,8 +136,8 @@ impl Builder {
         self
     }
 
-    /// How long one exchange may take on an established connection. Default 500 ms; 1 ms to 1 h. Short budgets of single callers belong
-    /// elsewhere (they may drop a call at any time): when this passes, the connection is given up.
+    /// How long one exchange may take on an established connection. Default 500 ms; 1 ms to 1 h. Short budgets of single
+    /// callers belong elsewhere (they may drop a call at any time): when this passes, the connection is given up.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
         self

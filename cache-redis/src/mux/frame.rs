@@ -14,8 +14,8 @@ const STRING_MAX: usize = 512 << 20;
 const ALWAYS: usize = 1 << 20;
 /// In the place of a string that was not kept.
 const LEFT_OUT: &[u8] = b"-TOOLARGE\r\n";
-/// Most elements of one list: each takes memory, however short. None of our requests has such an answer. A push that has more ends
-/// the connection, and that is a gap.
+/// Most elements of one list: each takes memory, however short. None of our requests has such an answer. A push that has
+/// more ends the connection, and that is a gap.
 const ELEMENTS_MAX: u64 = 1 << 20;
 /// Lists within lists.
 const DEPTH_MAX: usize = 32;
