@@ -269,7 +269,7 @@ impl Tier {
             }
             let at = self.ledger.snapshot();
             let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Mute) };
-            let now = around.clock.now();
+            let until = around.clock.now().after(life);
             let mut next = mark.next();
             if tags.is_empty() {
                 next.expired = next.sequence;
@@ -283,11 +283,11 @@ impl Tier {
                 let new = old.raised(reach, next.sequence);
                 let bytes = new.encode();
                 let key = RawKey::tag(around.cache, &around.name, tag);
-                // Entries with a longer life of their own may have it: it is not to end before them.
-                let ttl = life.max(known.as_ref().map_or(Duration::ZERO, |copy| copy.until.since(now)));
+                // Entries with a longer life of their own may have it: the level keeps that.
+                let until = known.as_ref().map_or(until, |copy| until.max(copy.until));
                 let seen = known.and_then(|copy| copy.raw);
-                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl });
-                copies.push((tag.clone(), TagCopy { mark: new, raw: Some(bytes), until: now.after(ttl) }));
+                swaps.push(Swap { key, seen, bytes: bytes.clone(), ttl: life });
+                copies.push((tag.clone(), TagCopy { mark: new, raw: Some(bytes), until }));
             }
             let bytes = next.encode();
             swaps.push(Swap { bytes: bytes.clone(), ..still(around, &raw) });

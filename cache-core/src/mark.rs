@@ -25,7 +25,8 @@ pub struct Swap<'a> {
     pub seen: Option<Bytes>,
     /// What takes its place.
     pub bytes: Bytes,
-    /// Physical life, as of a [`Put`](crate::Put).
+    /// Physical life, as of a [`Put`](crate::Put). A mark that has a longer one keeps that: who swaps may not know of the
+    /// entries that it is kept for.
     pub ttl: Duration,
 }
 

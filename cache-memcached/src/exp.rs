@@ -189,7 +189,7 @@ fn item(got: GetResult) -> Option<Seen> {
         None if got.lease_state != LeaseState::None => Bytes::new(),
         None => return None,
     };
-    Some(Seen { value: Some(value), cas, won, stale })
+    Some(Seen { value: Some(value), cas, won, stale, left: 0 })
 }
 
 fn mutation(command: &Command, done: &MutationResult) -> Result<Reply, Fault> {

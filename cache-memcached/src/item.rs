@@ -9,6 +9,8 @@
 //!
 //! Anything else is foreign, and a miss.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cache_core::{ENTRY_ID_AT, EntryId};
 
@@ -101,6 +103,11 @@ impl Seen {
         Some(value)
     }
 
+    /// How long it still lives, if that was asked for.
+    pub(crate) fn left(&self) -> Duration {
+        if self.left == u32::MAX { Duration::MAX } else { Duration::from_secs(self.left.into()) }
+    }
+
     pub(crate) fn is_tombstone(&self) -> bool {
         self.value.as_deref() == Some(&[TOMBSTONE])
     }
@@ -124,7 +131,7 @@ mod tests {
     }
 
     fn raw(bytes: &[u8]) -> Seen {
-        Seen { value: Some(Bytes::copy_from_slice(bytes)), cas: 0, won: false, stale: false }
+        Seen { value: Some(Bytes::copy_from_slice(bytes)), cas: 0, won: false, stale: false, left: 0 }
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Leases for MemcachedProvider {
     async fn renew_many(&self, leases: &[(RawKey<'_>, Lease)], life: Duration) -> Vec<Result<(), BoxError>> {
         let seconds = lease_seconds(life);
         let look = |wanted: &[Held], touch| {
-            let look = Some(Look { vivify: None, touch });
+            let look = Some(Look { touch, ..Look::default() });
             let get = |held: &Held| Command::Get { key: held.item.clone(), look };
             self.run(wanted.iter().map(|held| self.routed(&held.key, get(held), held.under)).collect())
         };

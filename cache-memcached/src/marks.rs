@@ -11,7 +11,7 @@ use crate::{
     error::Fault,
     item::Item,
     server::{Answer, Under},
-    transport::{Command, Look, Reply, When},
+    transport::{Command, Look, Reply, Seen, When},
     wire::exptime,
 };
 
@@ -27,13 +27,14 @@ impl MemcachedProvider {
         let home = self.0.home(&key);
         let mut now = None;
         for _ in 0..TRIES {
-            let look = Command::Get { key: key.clone(), look: Some(Look::default()) };
+            let look = Command::Get { key: key.clone(), look: Some(Look { left: true, ..Look::default() }) };
             let Answer { reply, life, .. } = self.run_one(home, look, Under::Known).await?;
             let seen = match reply {
                 Reply::Item(seen) => seen,
                 Reply::Done(_) | Reply::Refused => None,
             };
             let cas = seen.as_ref().map(|seen| seen.cas);
+            let left = seen.as_ref().map_or(Duration::ZERO, Seen::left);
             now = seen.and_then(|seen| seen.envelope(life));
             if now != mark.seen {
                 break;
@@ -46,7 +47,8 @@ impl MemcachedProvider {
                 Some(0) => return Err(self.0.servers[home].error(NO_CAS)),
                 Some(cas) => When::Cas(cas),
             };
-            let (item, exptime) = (Item::Entry(0, mark.bytes.clone()), exptime(mark.ttl, SystemTime::now()));
+            let ttl = if now.is_some() { mark.ttl.max(left) } else { mark.ttl };
+            let (item, exptime) = (Item::Entry(0, mark.bytes.clone()), exptime(ttl, SystemTime::now()));
             let put = Command::Put { key: key.clone(), item, exptime, when };
             match self.run_one(home, put, Under::Exactly(life)).await?.reply {
                 Reply::Done(_) => return Ok(None),

@@ -233,7 +233,7 @@ impl Server {
 
     async fn read_life(&self) -> Result<Known, Fault> {
         let at = Instant::now();
-        let look = Look { vivify: None, touch: Some(LIFE_SECONDS) };
+        let look = Look { touch: Some(LIFE_SECONDS), ..Look::default() };
         let look = Command::Get { key: self.life_key.clone(), look: Some(look) };
         let (link, reply) = self.transport.one(&look, None, at).await;
         let reply = reply?;

@@ -28,6 +28,8 @@ pub(crate) struct Look {
     pub(crate) vivify: Option<u32>,
     /// Let the item live for so many seconds from now.
     pub(crate) touch: Option<u32>,
+    /// Say how long the item still lives.
+    pub(crate) left: bool,
 }
 
 /// When a put is to store.
@@ -111,6 +113,8 @@ pub(crate) struct Seen {
     pub(crate) won: bool,
     /// Somebody has marked it stale.
     pub(crate) stale: bool,
+    /// Seconds that it still lives, `u32::MAX` without an end. 0 where it was not asked for.
+    pub(crate) left: u32,
 }
 
 pub(crate) const NO_RUNTIME: Fault = Fault::ours(ErrorKind::NoRuntime, "call it on a tokio runtime");

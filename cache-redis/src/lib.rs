@@ -55,7 +55,7 @@
 //!
 //! # Rights
 //!
-//! An ACL user needs `get mget getrange set del unlink pexpire rename evalsha eval multi exec ping` on these keys, and what
+//! An ACL user needs `get mget getrange set del unlink pexpire pttl rename evalsha eval multi exec ping` on these keys, and what
 //! a new connection begins with: `info time role client|id client|kill`. More is needed with
 //!
 //! - a database other than 0: `select`;

@@ -184,9 +184,9 @@ end",
 /// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is. The new
 /// mark of a cache, which is tracked, is put beside it, where a `RENAME` in the same transaction moves it.
 ///
-/// What would stay as it is, without an end, is only compared. As with [`MEET`], a first write that takes no memory, and does
-/// nothing, lets the others run where there is none left. None is removed before it is set: while a slot moves, a key that is
-/// not there any more cannot be set, and its mark would be lost.
+/// What would stay as it is, without an end, is only compared; what was to live longer still does. As with [`MEET`], a first
+/// write that takes no memory, and does nothing, lets the others run where there is none left. None is removed before it is
+/// set: while a slot moves, a key that is not there any more cannot be set, and its mark would be lost.
 ///
 /// Keys: marks, and scratch where one is put there. Arguments: the position of that one, or 0; then four to each mark: 1 if
 /// something was seen, what it was, what takes its place, its life in ms or nothing.
@@ -202,10 +202,11 @@ end
 redis.pcall('RENAME', KEYS[1], KEYS[1])
 for i = 1, (#ARGV - 1) / 4 do
   local at = i * 4 - 3
-  local ends = ARGV[at + 4] ~= ''
-  if ends or ARGV[at + 2] ~= ARGV[at + 3] then
+  local life = tonumber(ARGV[at + 4])
+  if life or ARGV[at + 2] ~= ARGV[at + 3] then
     local key = tonumber(ARGV[1]) == i and KEYS[#KEYS] or KEYS[i]
-    if ends then redis.call('SET', key, ARGV[at + 3], 'PX', ARGV[at + 4])
+    local left = life and ARGV[at + 1] == '1' and redis.call('PTTL', KEYS[i]) or 0
+    if life and left ~= -1 then redis.call('SET', key, ARGV[at + 3], 'PX', math.max(life, left))
     else redis.call('SET', key, ARGV[at + 3]) end
   end
 end

@@ -459,7 +459,7 @@ async fn who_may_not_run_scripts_or_transactions_is_told_so() {
 async fn a_user_with_the_stated_permissions_can_do_all_of_it() {
     let server = RedisServer::start();
     let rules = "on >pw ~shop:* resetchannels &shop:b:* +get +mget +set +del +unlink +rename +evalsha +eval \
-                 +multi +exec +getrange +pexpire +ping +subscribe +unsubscribe +publish";
+                 +multi +exec +getrange +pexpire +pttl +ping +subscribe +unsubscribe +publish";
     let user: Vec<&str> = ["ACL", "SETUSER", "ann"].into_iter().chain(rules.split_whitespace()).collect();
     server.command::<()>(&user).unwrap();
     let url = format!("redis://ann:pw@127.0.0.1:{}", server.port());

@@ -386,11 +386,12 @@ impl Marks for MapProvider {
         let clock = self.clock.now();
         for (at, mark) in marks.iter().enumerate() {
             let key = self.stored_key(&mark.key);
-            let now = held.item(&key, clock).map(|item| item.bytes.clone());
+            let (now, kept) = held.item(&key, clock).map(|item| (item.bytes.clone(), item.until)).unzip();
             if now != mark.seen {
                 return Ok(Swapped::Other { at, now });
             }
-            held.items.insert(key, Item { bytes: mark.bytes.clone(), until: self.until(mark.ttl) });
+            let until = self.until(mark.ttl).max(kept.unwrap_or(Moment::ORIGIN));
+            held.items.insert(key, Item { bytes: mark.bytes.clone(), until });
         }
         drop(held);
         self.tell(marks.iter().map(|mark| &mark.key));

@@ -160,7 +160,7 @@ impl MemcachedProvider {
                 asked.push(self.routed(key, put, Under::Known));
             }
             let vivify = (!matches!(holding, Holding::Still(_))).then_some(seconds);
-            let look = Some(Look { vivify, touch: None });
+            let look = Some(Look { vivify, ..Look::default() });
             asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
             asked.push(self.routed(key, Command::get(hold_key(&self.0.prefix, key)), Under::Known));
         }

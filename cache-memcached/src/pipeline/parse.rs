@@ -51,6 +51,8 @@ pub(super) struct Answer {
     pub(super) stale: bool,
     /// The reader is to fill it.
     pub(super) won: bool,
+    /// Seconds that it still lives, `u32::MAX` without an end, 0 where the reply does not say.
+    pub(super) left: u32,
 }
 
 /// What a server says to a connection that is one too many.
@@ -188,12 +190,16 @@ fn line_of(line: &[u8]) -> Result<(Answer, Option<u64>), Garbled> {
         b"CLIENT_ERROR" | b"ERROR" => Body::Rejected,
         _ => return Err(Garbled),
     };
-    let mut answer = Answer { body, id: None, cas: 0, stale: false, won: false };
+    let mut answer = Answer { body, id: None, cas: 0, stale: false, won: false, left: 0 };
     if matches!(answer.body, Body::Value(_) | Body::Done | Body::Miss | Body::NotFound | Body::NotStored) {
         for token in tokens {
             match token {
                 [b'O', id @ ..] => answer.id = Some(number(id).ok_or(Garbled)?),
                 [b'c', cas @ ..] => answer.cas = number(cas).ok_or(Garbled)?,
+                b"t-1" => answer.left = u32::MAX,
+                [b't', left @ ..] => {
+                    answer.left = u32::try_from(number(left).ok_or(Garbled)?).unwrap_or(u32::MAX);
+                }
                 b"X" => answer.stale = true,
                 b"W" => answer.won = true,
                 _ => {}
@@ -227,7 +233,7 @@ mod tests {
     }
 
     fn answer(body: Body, id: Option<u64>) -> Answer {
-        Answer { body, id, cas: 0, stale: false, won: false }
+        Answer { body, id, cas: 0, stale: false, won: false, left: 0 }
     }
 
     #[test]
@@ -236,7 +242,7 @@ mod tests {
         let input = format!(
             "VA 3 O1\r\nabc\r\nEN O2\r\nHD O3\r\nNF O4\r\nEX c0 O10\r\nNS O11\r\nVA 4 O5\r\n\r\n\r\n\r\nEN\r\nVA 20000 O6\r\n{big}\r\n\
              SERVER_ERROR object too large for cache\r\nSERVER_ERROR out of memory storing object\r\n\
-             VA 20001 O7\r\n{big}y\r\nSERVER_ERROR what\r\nVA 0 c18446744073709551615 O8 W\r\n\r\nVA 1 X O9\r\na\r\n\
+             VA 20001 O7\r\n{big}y\r\nSERVER_ERROR what\r\nVA 0 c18446744073709551615 O8 W t-1\r\n\r\nVA 1 X t600 O9\r\na\r\n\
              HD c12 O12\r\n"
         );
         let value = |text: &str| Body::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
@@ -254,8 +260,8 @@ mod tests {
             answer(Body::NoMemory, None),
             answer(Body::Value(None), Some(7)),
             answer(Body::Failed, None),
-            Answer { won: true, cas: u64::MAX, ..answer(value(""), Some(8)) },
-            Answer { stale: true, ..answer(value("a"), Some(9)) },
+            Answer { won: true, cas: u64::MAX, left: u32::MAX, ..answer(value(""), Some(8)) },
+            Answer { stale: true, left: 600, ..answer(value("a"), Some(9)) },
             Answer { cas: 12, ..answer(Body::Done, Some(12)) },
         ];
         for step in [1, 2, 3, 7, 1_000, 16_384, usize::MAX] {

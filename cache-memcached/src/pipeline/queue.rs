@@ -187,10 +187,10 @@ impl Queue {
             Waiter::One(kind, _) => *kind,
             Waiter::Many { kinds, .. } => kinds[position],
         };
-        let (cas, won, stale) = (answer.cas, answer.won, answer.stale);
+        let (cas, won, stale, left) = (answer.cas, answer.won, answer.stale, answer.left);
         let result = match (kind, answer.body) {
             (Kind::Get, Body::Miss) => Ok(Reply::Item(None)),
-            (Kind::Get, Body::Value(value)) => Ok(Reply::Item(Some(Seen { value, cas, won, stale }))),
+            (Kind::Get, Body::Value(value)) => Ok(Reply::Item(Some(Seen { value, cas, won, stale, left }))),
             (Kind::Put(_) | Kind::Remove(_), Body::Done) | (Kind::Remove(false), Body::NotFound) => {
                 Ok(Reply::Done(cas))
             }

@@ -24,6 +24,7 @@ pub fn all() -> impl Iterator<Item = Behaviour> {
         no_swap_is_lost,
         a_put_stands_against_a_swap,
         a_swapped_mark_has_a_life,
+        a_swap_shortens_no_life,
     ]
     .into_iter()
 }
@@ -186,6 +187,21 @@ pub async fn a_swapped_mark_has_a_life(provider: &dyn CacheProvider) {
     time::until_gone(provider, ends).await;
     assert_eq!(ok(of(provider).swap(&[swap(ends, None, "again")]).await), Swapped::Done);
     expect(provider, stays, Some("long")).await;
+}
+
+/// A mark that was to live longer than a swap says still does.
+pub async fn a_swap_shortens_no_life(provider: &dyn CacheProvider) {
+    let room = Room::new();
+    let short = time::short_ttl(provider);
+    let (long, endless, ends) = (room.tag("long"), room.tag("endless"), room.tag("ends"));
+    ok(of(provider).swap(&[swap(long, None, "one")]).await);
+    ok(of(provider).swap(&[Swap { ttl: Duration::MAX, ..swap(endless, None, "one") }]).await);
+    let brief = |key, seen| Swap { ttl: short, ..swap(key, seen, "two") };
+    let swaps = [brief(long, Some("one")), brief(endless, Some("one")), brief(ends, None)];
+    assert_eq!(ok(of(provider).swap(&swaps).await), Swapped::Done);
+    time::until_gone(provider, ends).await;
+    expect(provider, long, Some("two")).await;
+    expect(provider, endless, Some("two")).await;
 }
 
 #[cfg(test)]

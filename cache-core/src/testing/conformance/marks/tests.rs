@@ -23,6 +23,7 @@ enum Wrong {
     GoesOn,
     LooksAndThenPuts,
     NeverEnds,
+    Shortens,
 }
 
 struct Broken(MapProvider, Wrong);
@@ -95,6 +96,16 @@ impl Marks for Broken {
                 marks.iter_mut().for_each(|mark| mark.ttl = Duration::MAX);
                 return self.0.swap(&marks).await;
             }
+            Wrong::Shortens => {
+                let mut marks = marks.to_vec();
+                for mark in &mut marks {
+                    if self.0.get(mark.key).await? == mark.seen {
+                        self.0.remove(mark.key).await?;
+                        mark.seen = None;
+                    }
+                }
+                return self.0.swap(&marks).await;
+            }
         }
         Ok(Swapped::Done)
     }
@@ -121,8 +132,9 @@ async fn each_breach_is_found() {
 }
 
 #[tokio::test]
-async fn a_mark_without_end_is_found() {
+async fn a_mark_with_another_life_is_found() {
     assert!(fails(Wrong::NeverEnds, "a_swapped_mark_has_a_life").await);
+    assert!(fails(Wrong::Shortens, "a_swap_shortens_no_life").await);
 }
 
 async fn fails(wrong: Wrong, name: &str) -> bool {
