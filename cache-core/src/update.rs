@@ -54,9 +54,9 @@ impl<T: Value> TracedCache<T> {
     /// `invalidate` as well, wait until `change` has ended: for the policy's hard limit at most, and without one for as long as it
     /// takes. Keep it short.
     ///
-    /// An answer without tags keeps those of the value that it replaces; an etag, and a ttl or grace of its own, have to be
-    /// given again. Answering an absence removes the key, or has that remembered for the policy's `absent_ttl`;
-    /// [`Loaded::do_not_store`] leaves it as it is.
+    /// An answer without tags keeps those of the value that it replaces, an absence that is remembered as well; an etag, and a
+    /// ttl or grace of its own, have to be given again. Answering an absence removes the key, or has that remembered for the
+    /// policy's `absent_ttl`; [`Loaded::do_not_store`] leaves it as it is.
     ///
     /// Goes on when its caller leaves. Costs two round trips at the deepest level and one at each other. `change` must not
     /// ask this cache for the same key: it would wait for itself until the hard limit. A loader of the key that updates it gets
@@ -445,7 +445,7 @@ impl<T: Value> Inner<T> {
         // An update is a write like a set: nothing that begins now is older.
         made.entry.by_set = matches!(made.end, LoadEnd::Value | LoadEnd::Absent);
         let tags = held.map_or(&[][..], Entry::tags);
-        if made.entry.value.is_some() && made.entry.tags().is_empty() && !tags.is_empty() {
+        if made.keep == Keep::Store && made.entry.tags().is_empty() && !tags.is_empty() {
             // `change` gets a value without its tags, and would drop them unawares.
             let mut extra = made.entry.extra.as_deref().cloned().unwrap_or_default();
             extra.tags = tags.to_vec();

@@ -283,6 +283,28 @@ async fn what_is_made_of_a_value_whose_tag_is_invalidated_meanwhile_is_made_anew
     }
 }
 
+#[tokio::test]
+async fn an_absence_keeps_the_tags_of_what_it_replaces() {
+    let stores: [Option<Arc<dyn CacheProvider>>; 3] =
+        [None, Some(Arc::new(MapProvider::new())), Some(Arc::new(MapProvider::new().leasing().marking()))];
+    for (at, store) in stores.into_iter().enumerate() {
+        let mut builder =
+            TracedCache::<u64>::builder("users").policy(Policy::ttl(600 * S).absent_ttl(600 * S));
+        builder = builder.level(Memory::entries(1_000));
+        if let Some(store) = store {
+            builder = builder.level(store);
+        }
+        let cache = builder.build().unwrap();
+        let load = async || cache.get_or_set("k", || async { ok(Some(5_u64)) }).await.unwrap();
+        confirmed(cache.set_loaded("k", Loaded::value(41_u64).tag("x")).await);
+        let gone = cache.update("k", &(), |(), _, _| async { ok(None::<u64>) }).await.unwrap();
+        assert!(gone.value.is_none() && gone.delivery.is_confirmed());
+        assert!(load().await.is_none(), "{at}: it is remembered");
+        confirmed(cache.invalidate_tag("x").await);
+        assert!(load().await.is_some(), "{at}: the tag is invalidated");
+    }
+}
+
 /// A store without leases whose mark can be out of reach while its entries are not: they lie on different servers.
 struct Parted {
     store: Arc<MapProvider>,
