@@ -24,6 +24,7 @@ use crate::{
     slots::Slots,
     striped::Striped,
     tier::{Around, Tier},
+    value::Coding,
 };
 
 /// Puts a cache together; from [`TracedCache::builder`].
@@ -33,6 +34,8 @@ pub struct Builder<T> {
     policy: Policy,
     clock: Clock,
     schema: u32,
+    /// `None`: values stay in memory.
+    coding: Option<Coding<T>>,
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
     backplane: Option<Arc<dyn Backplane>>,
@@ -40,9 +43,10 @@ pub struct Builder<T> {
 }
 
 impl<T: Value> Builder<T> {
-    pub(crate) fn new(name: String) -> Self {
+    pub(crate) fn new(name: String, coding: Option<Coding<T>>) -> Self {
         Self {
             name,
+            coding,
             levels: Vec::new(),
             policy: Policy::ttl(Duration::from_secs(60)),
             clock: Clock::system(),
@@ -92,7 +96,8 @@ impl<T: Value> Builder<T> {
         self.schema(T::ID)
     }
 
-    /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given.
+    /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given, or that as JSON where nothing is
+    /// encoded; values that nothing encodes ([`TracedCache::in_memory`]) have none, and need this.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
         self.weigher = Some(Box::new(weigher));
@@ -156,6 +161,9 @@ impl<T: Value> Builder<T> {
         }
         for (at, level) in levels.iter().enumerate() {
             level.check(at + 1)?;
+            if self.coding.is_none() {
+                self.check_uncoded(at + 1, level)?;
+            }
             if let Some(first) = levels[..at].iter().position(|nearer| nearer.is_same_store(level)) {
                 return Err(Error::config(
                     &format!("level {} ({}) provider", at + 1, level.provider.describe().system),
@@ -167,6 +175,30 @@ impl<T: Value> Builder<T> {
         rules::check(&levels.iter().map(Level::shape).collect::<Vec<_>>(), policy)
     }
 
+    /// Refuses a level that would need a form for values which have none.
+    fn check_uncoded(&self, number: usize, level: &Level) -> Result<()> {
+        let system = level.provider.describe().system;
+        let Some(store) = level.provider.in_process() else {
+            return Err(Error::config(
+                &format!("level {number} ({system}) provider"),
+                system,
+                "values of this cache stay in memory; leave the level out, or build the cache with `builder`, which takes \
+                 values that serde can write",
+            ));
+        };
+        if store.weighs() && self.weigher.is_none() {
+            return Err(Error::config(
+                "weigher",
+                "none",
+                format_args!(
+                    "level {number} ({system}) is bounded by bytes, and what serde does not write has no size; say what a \
+                     value weighs, or bound the level by entries"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Checks everything and builds the cache. Does no I/O and needs no runtime.
     ///
     /// # Errors
@@ -174,7 +206,8 @@ impl<T: Value> Builder<T> {
     /// policy or levels, or what a provider finds wrong with its own settings.
     pub fn build(self) -> Result<TracedCache<T>> {
         self.check()?;
-        let Self { name, levels, policy, clock, schema, weigher, observers, backplane, tagging } = self;
+        let Self { name, levels, policy, clock, schema, coding, weigher, observers, backplane, tagging } =
+            self;
         let name: Arc<str> = name.into();
         let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
@@ -227,6 +260,7 @@ impl<T: Value> Builder<T> {
             plane: backplane.map(Plane::new),
             trust: Trust::new(),
             schema,
+            coding: coding.unwrap_or_else(Coding::none),
             weigher,
             news: News::new(remote),
             watching: AtomicBool::new(false),

@@ -6,8 +6,9 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Found, Held,
-    KeyBuf, Loaded, Policy, RawKey, Result, Snapshot, Value, Verb, WeakCache, close::Closed, flight::Loader,
-    ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observers::Spans, operation::Glimpse,
+    KeyBuf, Loaded, Policy, RawKey, Result, SerdeValue, Snapshot, Value, Verb, WeakCache, close::Closed,
+    flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observers::Spans,
+    operation::Glimpse, value::Coding,
 };
 
 /// A named, typed cache over an ordered list of levels, the nearest first.
@@ -33,10 +34,31 @@ impl<T> Clone for TracedCache<T> {
     }
 }
 
-impl<T: Value> TracedCache<T> {
+impl<T: SerdeValue> TracedCache<T> {
     /// Starts a cache. The name is part of remote keys and of every metric: letters, digits, `.`, `_`, `-`, `/`.
     pub fn builder(name: impl Into<String>) -> Builder<T> {
-        Builder::new(name.into())
+        Builder::new(name.into(), Some(Coding::serde()))
+    }
+}
+
+impl<T: Value> TracedCache<T> {
+    /// Starts a cache whose values have no form as bytes: compiled patterns, templates, handles, keys that are to be
+    /// nowhere else. Its levels are in process, and what does otherwise not depend on serde works as ever.
+    ///
+    /// ```
+    /// # use cache_core::{TracedCache, ok, testing::Shelf};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cache_core::Error> {
+    /// type Rule = Box<dyn Fn(u32) -> bool + Send + Sync>;
+    ///
+    /// let rules: TracedCache<Rule> = TracedCache::in_memory("rules").level(Shelf::default()).build()?;
+    /// let rule = rules.get_or_set("even", || async { ok(Box::new(|n: u32| n % 2 == 0) as Rule) }).await?;
+    /// assert!(rule(4));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn in_memory(name: impl Into<String>) -> Builder<T> {
+        Builder::new(name.into(), None)
     }
 
     /// Its name.

@@ -18,6 +18,7 @@ use crate::{
     slots::Ticket,
     tier::{Failure, Tier, Unfit},
     unsaved::Unsaved,
+    value::Coding,
     within::{until_cancelled, within},
 };
 
@@ -65,7 +66,7 @@ impl<'k, T: Value> Outgoing<'k, T> {
         Some(self.rights.swap_remove(at))
     }
 
-    fn payload(&mut self, codec: Codec) -> Option<Bytes> {
+    fn payload(&mut self, codec: Codec, coding: &Coding<T>) -> Option<Bytes> {
         if let Some((by, payload)) = &self.payload
             && *by == codec
         {
@@ -75,7 +76,7 @@ impl<'k, T: Value> Outgoing<'k, T> {
             None => Some(Bytes::new()),
             Some(value) => {
                 let mut out = Vec::with_capacity(FIRST_ROOM);
-                codec.encode(&**value, &mut out).ok().map(|()| Bytes::from(out))
+                (coding.encode)(codec, value, &mut out).ok().map(|()| Bytes::from(out))
             }
         };
         self.entry.encoded = payload.as_ref().and_then(|p| u32::try_from(p.len()).ok());
@@ -85,8 +86,8 @@ impl<'k, T: Value> Outgoing<'k, T> {
     }
 
     /// The payload as this packing writes it, but for encryption, which binds it to a header.
-    fn packed(&mut self, packing: &Packing) -> Option<(Form, Bytes)> {
-        let raw = self.payload(packing.codec)?;
+    fn packed(&mut self, packing: &Packing, coding: &Coding<T>) -> Option<(Form, Bytes)> {
+        let raw = self.payload(packing.codec, coding)?;
         let encrypted = packing.encryption.is_some();
         if let Some((by, form, bytes)) = &self.packed
             && *by == packing.compression
@@ -124,11 +125,11 @@ impl<T: Value> Inner<T> {
             // A bare level cannot say that there is nothing, and has no items of no bytes.
             let ttl = self.plain_ttl(&item.entry, tier).filter(|_| item.entry.value.is_some());
             let ttl = ttl.ok_or(Unsent::Spent)?;
-            let payload = item.payload(packing.codec).filter(|bytes| !bytes.is_empty());
+            let payload = item.payload(packing.codec, &self.coding).filter(|bytes| !bytes.is_empty());
             return Ok((payload.ok_or(NOT_ENCODED)?, ttl));
         }
         let (mut header, ttl) = self.header(&item.entry, tier, stamp).ok_or(Unsent::Spent)?;
-        let (form, payload) = item.packed(packing).ok_or(NOT_ENCODED)?;
+        let (form, payload) = item.packed(packing, &self.coding).ok_or(NOT_ENCODED)?;
         header.form = form;
         let bytes = match &packing.encryption {
             Some(encryption) => envelope::seal_encrypted(item.key, &header, &payload, encryption),

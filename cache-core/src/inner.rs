@@ -9,12 +9,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Advised, Begun, Entry, Error, ErrorKind, Event, Extra, Found, LevelOutcome, Moment, ObjectStore, Outcome,
-    Policy, RawKey, Result, Stats, Timeline,
+    Policy, RawKey, Result, Stats, Timeline, Value,
     backplane::{Plane, Trust},
     ledger::Learned,
     news::{News, Verdict},
@@ -25,38 +24,8 @@ use crate::{
     striped::Striped,
     tags::Wide,
     tier::{Around, Tier},
+    value::Coding,
 };
-
-/// A value that a cache can hold. Implemented for every type that serde can write and read back. Its destructor may use the
-/// cache.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be cached",
-    note = "a cached value is `Serialize + DeserializeOwned + Send + Sync + 'static`: derive serde's two traits for it"
-)]
-pub trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for T {}
-
-/// The id of a type's shape on the wire, beside the type: whoever changes the one sees the other.
-///
-/// Entries with another id are a clean miss. Raise it when the type changes in a way that its codec would misread: with
-/// postcard any change, with JSON and MessagePack a field that is renamed, or means something else. Put to use by
-/// [`Builder::versioned`](crate::Builder::versioned).
-///
-/// ```
-/// # use cache_core::Schema;
-/// #[derive(serde::Serialize, serde::Deserialize)]
-/// struct User {
-///     name: String,
-/// }
-///
-/// impl Schema for User {
-///     const ID: u32 = 3;
-/// }
-/// ```
-pub trait Schema {
-    /// The id. 0 is that of caches which were given none.
-    const ID: u32;
-}
 
 pub(crate) type Weigher<T> = Box<dyn Fn(&T) -> u32 + Send + Sync>;
 
@@ -70,6 +39,7 @@ pub(crate) struct Inner<T> {
     pub(crate) trust: Trust,
     pub(crate) rules: ArcSwap<Rules>,
     pub(crate) schema: u32,
+    pub(crate) coding: Coding<T>,
     pub(crate) weigher: Option<Weigher<T>>,
     pub(crate) news: News,
     /// Somebody polls the marks of remote levels.

@@ -249,7 +249,7 @@ impl<T: Value> Inner<T> {
             stamp: Some(entry.stamp),
         });
         let value = peeked.entry.and_then(|entry| entry.value).filter(|_| values);
-        let value = value.and_then(|value| serde_json::to_string(&*value).ok()).map(Shown::Json);
+        let value = value.and_then(|value| (self.coding.json)(&value)).map(Shown::Json);
         Inspected { outcome: peeked.outcome, entry, value, ..blank }
     }
 
@@ -414,8 +414,8 @@ impl<T: Value> Inner<T> {
         if schema != self.schema {
             return Err(Unreadable::Schema);
         }
-        let value: T = codec.decode(&payload).ok_or(Unreadable::Payload)?;
-        let json = || serde_json::to_string(&value).map_or(Shown::Bytes(payload), Shown::Json);
+        let value = (self.coding.decode)(codec, &payload).ok_or(Unreadable::Payload)?;
+        let json = || (self.coding.json)(&value).map_or(Shown::Bytes(payload), Shown::Json);
         Ok(values.then(json))
     }
 }

@@ -4,7 +4,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use crate::{
     Entry, EntryId, Event, EvictionCause, Evictions, Extra, LevelOutcome, Moment, Object, ObjectStore,
-    RawKey, Stamp, Stats, Unreadable, Value, codec,
+    RawKey, Stamp, Stats, Unreadable, Value,
     entry::AbsentMark,
     gone::Cause,
     inner::{Inner, Seen, micros},
@@ -82,7 +82,7 @@ impl<T: Value> Inner<T> {
             (Some(value), Some(weigher), _) => weigher(value),
             (Some(_), None, Some(encoded)) => encoded,
             (Some(value), None, None) => {
-                let bytes = codec::measure(&**value).unwrap_or(size_of::<T>());
+                let bytes = (self.coding.measure)(value).unwrap_or(size_of::<T>());
                 u32::try_from(bytes).unwrap_or(u32::MAX)
             }
         }

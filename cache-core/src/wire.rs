@@ -47,7 +47,7 @@ impl<T: Value> Inner<T> {
             None => None,
             Some(id) => {
                 let codec = Codec::from_id(id).ok_or(Unreadable::Codec)?;
-                Some(Arc::new(codec.decode(&payload).ok_or(Unreadable::Payload)?))
+                Some(Arc::new((self.coding.decode)(codec, &payload).ok_or(Unreadable::Payload)?))
             }
         };
         let entry = Entry {

@@ -62,14 +62,19 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let value = &returns.value;
     // A key that is said is believed. One that is made of the arguments may be another function's as well.
     let (function, of) = match options.key {
-        Some(_) => (TokenStream::new(), quote!(cache::<#value>(#cache))),
+        Some(_) => {
+            let get = Ident::new(if options.in_memory { "in_memory" } else { "cache" }, Span::call_site());
+            (TokenStream::new(), quote!(#get::<#value>(#cache)))
+        }
         None => {
             let said = sig.ident.to_string();
             let function = quote! {
                 static __FUNCTION: ::traced_cache::config::Function =
                     ::traced_cache::config::Function::new(::core::module_path!(), #said, ::core::line!());
             };
-            (function, quote!(cache_of::<#value>(#cache, &__FUNCTION)))
+            let get =
+                Ident::new(if options.in_memory { "in_memory_of" } else { "cache_of" }, Span::call_site());
+            (function, quote!(#get::<#value>(#cache, &__FUNCTION)))
         }
     };
     let registry = match caches {

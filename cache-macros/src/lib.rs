@@ -48,6 +48,7 @@ use proc_macro::TokenStream;
 /// | `"users"` | the name of the cache. Required, and first |
 /// | `key = (tenant, id)` | the key: any expression over the arguments that is a `CacheKey`; those that it names, alone or in a tuple, are borrowed. Otherwise all arguments but `self` and those that are skipped: alone as it is, several as a tuple, none as `"-"` |
 /// | `skip(db)` | arguments that do not take part in the key; or `#[skip]` on the argument itself |
+/// | `in_memory` | the value is of any type, and the cache has no remote level: `Caches::in_memory` in the place of `Caches::cache` |
 /// | `caches = self.caches` | the registry, an expression. Otherwise the one of `Caches::install` |
 ///
 /// **The key does not name the function, nor what `self` holds.** Two functions on one cache would get each other's values for

@@ -12,9 +12,10 @@ pub(crate) struct Options {
     pub(crate) key: Option<Expr>,
     pub(crate) skip: Vec<Ident>,
     pub(crate) caches: Option<Expr>,
+    pub(crate) in_memory: bool,
 }
 
-const KNOWN: &str = "known are `key = ...`, `skip(...)` and `caches = ...`";
+const KNOWN: &str = "known are `key = ...`, `skip(...)`, `in_memory` and `caches = ...`";
 
 impl Parse for Options {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
@@ -26,7 +27,8 @@ impl Parse for Options {
                 what,
             ));
         }
-        let mut options = Self { cache: input.parse()?, key: None, skip: Vec::new(), caches: None };
+        let cache = input.parse()?;
+        let mut options = Self { cache, key: None, skip: Vec::new(), caches: None, in_memory: false };
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -44,6 +46,11 @@ impl Parse for Options {
                 "caches" => {
                     input.parse::<Token![=]>()?;
                     if options.caches.replace(input.parse()?).is_some() {
+                        return Err(twice());
+                    }
+                }
+                "in_memory" => {
+                    if std::mem::replace(&mut options.in_memory, true) {
                         return Err(twice());
                     }
                 }

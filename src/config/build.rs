@@ -30,9 +30,14 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// A builder with everything that the plan says.
-    pub(crate) fn builder<T: Value>(&self, name: &str, plan: &Plan) -> Result<Builder<T>, Fault> {
-        let mut builder = TracedCache::builder(name).policy(plan.policy);
+    /// A builder of that name with everything that the plan says.
+    pub(crate) fn complete<T: Value>(
+        &self,
+        begun: Builder<T>,
+        name: &str,
+        plan: &Plan,
+    ) -> Result<Builder<T>, Fault> {
+        let mut builder = begun.policy(plan.policy);
         for (at, level) in plan.levels.iter().enumerate() {
             builder = builder.level(self.level(name, at, level)?);
         }
@@ -57,7 +62,9 @@ impl Parts<'_> {
 
     /// Finds the mistakes that `build` would find, without knowing the value's type, and says where they are in the file.
     pub(crate) fn check(&self, name: &str, plan: &Plan) -> Result<(), Fault> {
-        let Err(error) = self.builder::<()>(name, plan)?.check() else { return Ok(()) };
+        let Err(error) = self.complete(TracedCache::<()>::builder(name), name, plan)?.check() else {
+            return Ok(());
+        };
         let place = |path: &[Step]| self.tree.at(path).map(|node| node.place.clone());
         let here = at!["caches", name];
         let Some([field, value, fix]) = error.setting() else {

@@ -12,7 +12,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use cache_core::{BoxError, Builder, CacheProvider, Closed, Error, Result, Schema, TracedCache, Value};
+use cache_core::{
+    BoxError, Builder, CacheProvider, Closed, Error, Result, Schema, SerdeValue, TracedCache, Value,
+};
 use futures::{FutureExt, future::join_all};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
@@ -95,15 +97,24 @@ impl Caches {
     ///
     /// # Errors
     /// [`ErrorKind::Config`](cache_core::ErrorKind::Config): the file has no such cache, or it has been asked for with another type.
-    pub fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>> {
+    pub fn cache<T: SerdeValue>(&self, name: &str) -> Result<TracedCache<T>> {
         self.cache_with(name, |builder| builder)
+    }
+
+    /// [`cache`](Self::cache) for values that stay in memory, of any type: see [`TracedCache::in_memory`].
+    ///
+    /// # Errors
+    /// As `cache`, and where the file gives the cache a level that is not in process, or one that is bounded by bytes:
+    /// [`in_memory_with`](Self::in_memory_with) can say what a value weighs.
+    pub fn in_memory<T: Value>(&self, name: &str) -> Result<TracedCache<T>> {
+        self.in_memory_with(name, |builder| builder)
     }
 
     /// [`cache`](Self::cache) for a type that names its schema id. A cache whose file names one as well is refused.
     ///
     /// # Errors
     /// As `cache`.
-    pub fn versioned<T: Value + Schema>(&self, name: &str) -> Result<TracedCache<T>> {
+    pub fn versioned<T: SerdeValue + Schema>(&self, name: &str) -> Result<TracedCache<T>> {
         let loaded = self.0.loaded.load();
         if let Some(id) = loaded.resolved.caches.get(name).and_then(|plan| plan.schema) {
             let path = at!["caches", name, "schema"];
@@ -121,9 +132,30 @@ impl Caches {
     ///
     /// # Errors
     /// As `cache`, and what [`Builder::build`] says.
-    pub fn cache_with<T: Value>(
+    pub fn cache_with<T: SerdeValue>(
         &self,
         name: &str,
+        more: impl FnOnce(Builder<T>) -> Builder<T>,
+    ) -> Result<TracedCache<T>> {
+        self.cache_of_builder(name, TracedCache::builder, more)
+    }
+
+    /// [`in_memory`](Self::in_memory) with settings that only code can give, as [`cache_with`](Self::cache_with) has them.
+    ///
+    /// # Errors
+    /// As `in_memory`, and what [`Builder::build`] says.
+    pub fn in_memory_with<T: Value>(
+        &self,
+        name: &str,
+        more: impl FnOnce(Builder<T>) -> Builder<T>,
+    ) -> Result<TracedCache<T>> {
+        self.cache_of_builder(name, TracedCache::in_memory, more)
+    }
+
+    fn cache_of_builder<T: Value>(
+        &self,
+        name: &str,
+        begin: fn(String) -> Builder<T>,
         more: impl FnOnce(Builder<T>) -> Builder<T>,
     ) -> Result<TracedCache<T>> {
         if let Some(running) = self.0.built.load().get(name) {
@@ -135,7 +167,7 @@ impl Caches {
         }
         let loaded = self.0.loaded.load();
         let plan = self.0.plan(&loaded, name)?;
-        let cache = more(self.0.builder(&loaded, name, plan)?).build()?;
+        let cache = more(self.0.complete(begin(name.to_owned()), &loaded, name, plan)?).build()?;
         if let Some(running) = self.0.built.load().get(name) {
             // `more` or an observer has asked for this very cache meanwhile.
             return running.cache(name);
@@ -150,13 +182,28 @@ impl Caches {
 
     /// [`cache`](Self::cache) for a `#[cached]` function whose keys are its arguments: another such function is refused.
     #[doc(hidden)]
-    pub fn cache_of<T: Value>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
+    pub fn cache_of<T: SerdeValue>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
+        self.for_function(name, by, Self::cache)
+    }
+
+    /// [`in_memory`](Self::in_memory) for such a function.
+    #[doc(hidden)]
+    pub fn in_memory_of<T: Value>(&self, name: &str, by: &'static Function) -> Result<TracedCache<T>> {
+        self.for_function(name, by, Self::in_memory)
+    }
+
+    fn for_function<T: Value>(
+        &self,
+        name: &str,
+        by: &'static Function,
+        build: fn(&Self, &str) -> Result<TracedCache<T>>,
+    ) -> Result<TracedCache<T>> {
         if let Some(running) = self.0.built.load().get(name) {
             return running.cache_of(name, by);
         }
-        self.cache::<T>(name)?;
+        build(self, name)?;
         // What has been built stays.
-        self.cache_of(name, by)
+        self.for_function(name, by, build)
     }
 
     /// Begins a cache like one of the file under a name of its own, for measurements, which must not touch that one's entries.
@@ -165,7 +212,7 @@ impl Caches {
     ///
     /// # Errors
     /// As `cache`.
-    pub fn like<T: Value>(
+    pub fn like<T: SerdeValue>(
         &self,
         name: &str,
         own_name: &str,
@@ -179,7 +226,7 @@ impl Caches {
             backplane: None,
             ..plan.clone()
         };
-        self.0.builder(&loaded, own_name, &plan)
+        self.0.complete(TracedCache::builder(own_name), &loaded, own_name, &plan)
     }
 
     /// Adds a cache that was built by hand, so that it is found by its name like those of the file.
@@ -311,8 +358,14 @@ impl Inner {
     }
 
     /// A builder for a cache of this registry, with its plan, observers and clock.
-    fn builder<T: Value>(&self, loaded: &Loaded, name: &str, plan: &Plan) -> Result<Builder<T>> {
-        let builder = loaded.parts(&self.setup.observers).builder(name, plan);
+    fn complete<T: Value>(
+        &self,
+        begun: Builder<T>,
+        loaded: &Loaded,
+        name: &str,
+        plan: &Plan,
+    ) -> Result<Builder<T>> {
+        let builder = loaded.parts(&self.setup.observers).complete(begun, name, plan);
         Ok(builder.map_err(|fault| fault.into_error(&self.file))?.clock(self.setup.clock.clone()))
     }
 

@@ -39,6 +39,42 @@ fn what_sets_a_cache_up_may_ask_for_others_and_for_itself() {
     });
 }
 
+/// Nobody can write it.
+struct Handle(std::sync::mpsc::Sender<u32>);
+
+#[tokio::test]
+async fn values_of_any_type_stay_in_memory() {
+    let text = r#"
+[providers.near]
+backend = "memory"
+entries = 10
+[providers.weighed]
+backend = "memory"
+bytes = "1MiB"
+[providers.far]
+backend = "memcached"
+servers = ["memcached://127.0.0.1:1"]
+[caches.handles]
+levels = ["near"]
+[caches.heavy]
+levels = ["weighed"]
+[caches.shared]
+levels = ["near", "far"]
+"#;
+    let caches = toml(text).await.unwrap();
+    let handle = || Handle(std::sync::mpsc::channel().0);
+    let handles = caches.in_memory::<Handle>("handles").unwrap();
+    assert!(handles.set("k", handle()).await.unwrap().is_confirmed());
+    assert!(
+        caches.in_memory::<Handle>("handles").unwrap().get("k").await.unwrap().unwrap().0.send(1).is_err()
+    );
+    let mistake = |name: &str| caches.in_memory::<Handle>(name).expect_err(name).to_string();
+    assert!(mistake("heavy").contains("weigher"), "{}", mistake("heavy"));
+    assert!(mistake("shared").contains("level 2 (memcached)"), "{}", mistake("shared"));
+    let heavy = caches.in_memory_with("heavy", |builder| builder.weigher(|_: &Handle| 100)).unwrap();
+    assert!(heavy.set("k", handle()).await.unwrap().is_confirmed());
+}
+
 /// Of the whole file: a test of an application builds none of its caches itself.
 #[tokio::test]
 async fn all_caches_of_a_file_go_by_the_clock_that_the_registry_was_given() {

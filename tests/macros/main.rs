@@ -85,7 +85,8 @@ const FILE: &str = "[providers.local]\nbackend = 'memory'\nentries = 1000\n\
     [caches.methods]\n[caches.own]\n[caches.none]\n[caches.mixed]\n[caches.borrowed]\n[caches.panics]\n[caches.hot]\n\
     [caches.profiles]\n[caches.once]\n[caches.names]\n[caches.lints]\n[caches.expected]\n[caches.changed]\n\
     [caches.made]\n[caches.made_optional]\n[caches.lasting]\n[caches.named]\n[caches.named_pair]\n\
-    [caches.perhaps]\n[caches.hidden]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n[caches.given]\n[caches.many]\n";
+    [caches.perhaps]\n[caches.hidden]\n[caches.depth]\n[caches.arc]\n[caches.arc_ref]\n[caches.given]\n[caches.many]\n\
+    [caches.rules]\n[caches.patterns]\n";
 
 async fn installed() -> &'static Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();

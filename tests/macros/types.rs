@@ -173,3 +173,29 @@ async fn a_function_may_ask_itself() {
     let error = depth(u64::MAX).await.unwrap_err();
     assert!(error.to_string().contains("the key that it is loading"), "{error}");
 }
+
+/// Nothing that serde could write.
+struct Rule(Box<dyn Fn(u64) -> bool + Send + Sync>);
+
+#[cached("rules", in_memory)]
+async fn rule(#[skip] db: &Db, least: u64) -> Result<Arc<Rule>, AppError> {
+    db.user(1).await?;
+    Ok(Arc::new(Rule(Box::new(move |n| n > least))))
+}
+
+#[cached("patterns", key = least, in_memory)]
+async fn pattern(db: &Db, least: u64) -> Result<Option<Arc<Rule>>, AppError> {
+    Ok(Some(rule(db, least).await?))
+}
+
+#[tokio::test]
+async fn what_stays_in_memory_is_of_any_type() {
+    let caches = installed().await;
+    let db = Db::default();
+    for _ in 0..2 {
+        assert!((rule(&db, 5).await.unwrap().0)(6));
+        assert!(!(pattern(&db, 5).await.unwrap().unwrap().0)(5));
+    }
+    assert_eq!(db.asked(), 1);
+    assert_eq!(caches.in_memory::<Rule>("patterns").unwrap().stats().loads, 1);
+}

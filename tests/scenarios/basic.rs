@@ -3,7 +3,7 @@
 use std::{error::Error as _, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use traced_cache::{Codec, ErrorKind, MissReason, Outcome, Policy, TracedCache, Value};
+use traced_cache::{Codec, ErrorKind, MissReason, Outcome, Policy, SerdeValue, TracedCache};
 
 use crate::{
     kit::{self, Down, Loads, Recorder, S},
@@ -74,7 +74,7 @@ async fn b5_invalidating_twice_succeeds() {
     }
 }
 
-async fn survives<T: Value + Clone>(stack: &Stack, codec: Codec, value: T, same: impl Fn(&T) -> bool) {
+async fn survives<T: SerdeValue + Clone>(stack: &Stack, codec: Codec, value: T, same: impl Fn(&T) -> bool) {
     let name = unique("b7");
     let build = |stack: &Stack| -> TracedCache<T> {
         let mut builder = TracedCache::builder(&name).clock(stack.clock.clone());

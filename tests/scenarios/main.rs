@@ -15,6 +15,7 @@ mod clear;
 mod counts;
 mod dropped;
 mod hooks;
+mod in_memory;
 mod keys;
 mod kit;
 mod levels;

@@ -11,7 +11,7 @@ use std::{
 use test_servers::{MemcachedServer, RedisServer};
 use traced_cache::{
     Builder, CacheProvider, Clock, Compression, Encryption, Level, MemcachedProvider, Memory, Policy,
-    RedisProvider, Time, TracedCache, Value,
+    RedisProvider, SerdeValue, Time, TracedCache,
 };
 
 use crate::{
@@ -93,7 +93,7 @@ impl Stack {
         }
     }
 
-    pub(crate) fn builder<T: Value>(&self, name: &str) -> Builder<T> {
+    pub(crate) fn builder<T: SerdeValue>(&self, name: &str) -> Builder<T> {
         let mut builder = TracedCache::builder(name).clock(self.clock.clone());
         if let Some(memory) = &self.memory {
             builder = builder.level(memory.clone());
@@ -105,17 +105,17 @@ impl Stack {
         builder
     }
 
-    pub(crate) fn named<T: Value>(&self, name: &str, policy: Policy) -> TracedCache<T> {
+    pub(crate) fn named<T: SerdeValue>(&self, name: &str, policy: Policy) -> TracedCache<T> {
         self.builder(name).policy(policy).build().unwrap()
     }
 
     /// A cache of its own name.
-    pub(crate) fn cache<T: Value>(&self, policy: Policy) -> TracedCache<T> {
+    pub(crate) fn cache<T: SerdeValue>(&self, policy: Policy) -> TracedCache<T> {
         self.named(&unique("case"), policy)
     }
 
     /// With a ttl of 100 s.
-    pub(crate) fn plain<T: Value>(&self) -> TracedCache<T> {
+    pub(crate) fn plain<T: SerdeValue>(&self) -> TracedCache<T> {
         self.cache(Policy::ttl(100 * S))
     }
 

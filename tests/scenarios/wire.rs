@@ -6,8 +6,8 @@ mod snapshots;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use traced_cache::{
-    Access, Clock, Codec, Compression, Encryption, Level, Loaded, Outcome, Policy, Schema, Time, TracedCache,
-    Value, testing::Shelf,
+    Access, Clock, Codec, Compression, Encryption, Level, Loaded, Outcome, Policy, Schema, SerdeValue, Time,
+    TracedCache, testing::Shelf,
 };
 
 use crate::{
@@ -25,16 +25,16 @@ struct Bench<T> {
     cache: TracedCache<T>,
 }
 
-fn bench<T: Value>(codec: Codec, schema: u32) -> Bench<T> {
+fn bench<T: SerdeValue>(codec: Codec, schema: u32) -> Bench<T> {
     on(&MapProvider::new(), codec, schema)
 }
 
-fn on<T: Value>(map: &MapProvider, codec: Codec, schema: u32) -> Bench<T> {
+fn on<T: SerdeValue>(map: &MapProvider, codec: Codec, schema: u32) -> Bench<T> {
     at(map, stacks::level(map.clone()).codec(codec), schema)
 }
 
 /// `level` stands on `map`.
-fn at<T: Value>(map: &MapProvider, level: Level, schema: u32) -> Bench<T> {
+fn at<T: SerdeValue>(map: &MapProvider, level: Level, schema: u32) -> Bench<T> {
     let (clock, time) = Clock::manual();
     let (shelf, events) = (Shelf::default(), Recorder::default());
     let cache = TracedCache::builder("v")
@@ -49,7 +49,7 @@ fn at<T: Value>(map: &MapProvider, level: Level, schema: u32) -> Bench<T> {
     Bench { map: map.clone(), shelf, events, time, cache }
 }
 
-impl<T: Value + Clone + PartialEq + std::fmt::Debug> Bench<T> {
+impl<T: SerdeValue + Clone + PartialEq + std::fmt::Debug> Bench<T> {
     /// What is planted is a miss with one event; a load replaces it.
     async fn is_replaced(&self, bytes: impl Into<Bytes>, why: &str, right: T) {
         let bytes = bytes.into();

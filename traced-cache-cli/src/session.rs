@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use traced_cache::{
-    Builder, CacheProvider, Caches, TracedCache, Value,
+    Builder, CacheProvider, Caches, SerdeValue, TracedCache,
     config::{CachesBuilder, ExplainedCache, Explanation},
     with_causes,
 };
@@ -64,12 +64,12 @@ impl Session {
         Ok(Self { caches, explanation, faults })
     }
 
-    pub(crate) fn cache<T: Value>(&self, name: &str) -> Result<TracedCache<T>, Failure> {
+    pub(crate) fn cache<T: SerdeValue>(&self, name: &str) -> Result<TracedCache<T>, Failure> {
         Ok(self.caches.cache(name)?)
     }
 
     /// With a schema id of its own, where one is given.
-    pub(crate) fn cache_of<T: Value>(
+    pub(crate) fn cache_of<T: SerdeValue>(
         &self,
         name: &str,
         schema: Option<u32>,
@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// A cache like one of the file, under a name that nobody else has, at these levels of it.
-    pub(crate) fn like<T: Value>(
+    pub(crate) fn like<T: SerdeValue>(
         &self,
         name: &str,
         own_name: &str,
