@@ -34,8 +34,7 @@ pub struct Builder<T> {
     policy: Policy,
     clock: Clock,
     schema: u32,
-    /// `None`: values stay in memory.
-    coding: Option<Coding<T>>,
+    coding: Coding<T>,
     weigher: Option<Weigher<T>>,
     observers: Vec<Arc<dyn Observer>>,
     backplane: Option<Arc<dyn Backplane>>,
@@ -43,7 +42,7 @@ pub struct Builder<T> {
 }
 
 impl<T: Value> Builder<T> {
-    pub(crate) fn new(name: String, coding: Option<Coding<T>>) -> Self {
+    pub(crate) fn new(name: String, coding: Coding<T>) -> Self {
         Self {
             name,
             coding,
@@ -96,8 +95,8 @@ impl<T: Value> Builder<T> {
         self.schema(T::ID)
     }
 
-    /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given, or that as JSON where nothing is
-    /// encoded; values that nothing encodes ([`TracedCache::in_memory`]) have none, and need this.
+    /// Weighs values in bytes, for levels bounded by bytes. The encoded size when not given; that as JSON, or in the cache's
+    /// own codec, where nothing else is encoded. What nothing encodes ([`TracedCache::in_memory`]) has none, and needs this.
     #[must_use]
     pub fn weigher(mut self, weigher: impl Fn(&T) -> u32 + Send + Sync + 'static) -> Self {
         self.weigher = Some(Box::new(weigher));
@@ -161,7 +160,7 @@ impl<T: Value> Builder<T> {
         }
         for (at, level) in levels.iter().enumerate() {
             level.check(at + 1)?;
-            if self.coding.is_none() {
+            if matches!(self.coding, Coding::None) {
                 self.check_uncoded(at + 1, level)?;
             }
             if let Some(first) = levels[..at].iter().position(|nearer| nearer.is_same_store(level)) {
@@ -182,8 +181,8 @@ impl<T: Value> Builder<T> {
             return Err(Error::config(
                 &format!("level {number} ({system}) provider"),
                 system,
-                "values of this cache stay in memory; leave the level out, or build the cache with `builder`, which takes \
-                 values that serde can write",
+                "values of this cache stay in memory; leave the level out, or build the cache with `builder`, of what serde \
+                 can write, or with `coded`",
             ));
         };
         if store.weighs() && self.weigher.is_none() {
@@ -260,7 +259,7 @@ impl<T: Value> Builder<T> {
             plane: backplane.map(Plane::new),
             trust: Trust::new(),
             schema,
-            coding: coding.unwrap_or_else(Coding::none),
+            coding,
             weigher,
             news: News::new(remote),
             watching: AtomicBool::new(false),

@@ -6,8 +6,8 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Access, Answer, Backplane, BoxError, Builder, CacheKey, CacheProvider, Delivery, Error, Found, Held,
-    KeyBuf, Loaded, Policy, RawKey, Result, SerdeValue, Snapshot, Value, Verb, WeakCache, close::Closed,
-    flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observers::Spans,
+    KeyBuf, Loaded, Policy, RawKey, Result, SerdeValue, Snapshot, Value, ValueCodec, Verb, WeakCache,
+    close::Closed, flight::Loader, ids::Ids, inner::Inner, load::ManyLoader, mark::Reach, observers::Spans,
     operation::Glimpse, value::Coding,
 };
 
@@ -37,7 +37,7 @@ impl<T> Clone for TracedCache<T> {
 impl<T: SerdeValue> TracedCache<T> {
     /// Starts a cache. The name is part of remote keys and of every metric: letters, digits, `.`, `_`, `-`, `/`.
     pub fn builder(name: impl Into<String>) -> Builder<T> {
-        Builder::new(name.into(), Some(Coding::serde()))
+        Builder::new(name.into(), Coding::serde())
     }
 }
 
@@ -58,7 +58,37 @@ impl<T: Value> TracedCache<T> {
     /// # }
     /// ```
     pub fn in_memory(name: impl Into<String>) -> Builder<T> {
-        Builder::new(name.into(), None)
+        Builder::new(name.into(), Coding::None)
+    }
+
+    /// Starts a cache whose values have a codec of the application's own, at whatever level.
+    ///
+    /// ```
+    /// # use cache_core::{BoxError, TracedCache, ValueCodec, testing::MapProvider};
+    /// /// Text as it is, for a web server that sends what it finds.
+    /// struct Bare;
+    ///
+    /// impl ValueCodec<String> for Bare {
+    ///     fn encode(&self, page: &String, out: &mut Vec<u8>) -> Result<(), BoxError> {
+    ///         out.extend_from_slice(page.as_bytes());
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn decode(&self, bytes: &[u8]) -> Result<String, BoxError> {
+    ///         Ok(std::str::from_utf8(bytes)?.to_owned())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cache_core::Error> {
+    /// let pages: TracedCache<String> = TracedCache::coded("pages", Bare).level(MapProvider::new()).build()?;
+    /// assert!(pages.set("/", "<h1>Home</h1>".to_owned()).await?.is_confirmed());
+    /// assert_eq!(pages.get("/").await?.unwrap().as_str(), "<h1>Home</h1>");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn coded(name: impl Into<String>, codec: impl ValueCodec<T>) -> Builder<T> {
+        Builder::new(name.into(), Coding::Own(Box::new(codec)))
     }
 
     /// Its name.

@@ -31,6 +31,20 @@ pub enum Codec {
     Postcard,
 }
 
+/// The byte that names a codec of the application's own, of which there is one for a cache.
+pub(crate) const OWN: u8 = u8::MAX;
+
+/// The name of a codec by its byte, compiled in or not.
+pub(crate) fn name_of(id: u8) -> Option<&'static str> {
+    match id {
+        1 => Some("json"),
+        2 => Some("msgpack"),
+        3 => Some("postcard"),
+        OWN => Some("own"),
+        _ => None,
+    }
+}
+
 /// What `serde_json` allows. MessagePack's own default, 1024, is more than a task's stack bears: bytes of a store could
 /// end the process.
 #[cfg(feature = "msgpack")]

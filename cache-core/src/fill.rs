@@ -37,7 +37,7 @@ pub(crate) struct Outgoing<'k, T> {
     /// Why the last level that it was sent to cannot hold it.
     pub(crate) unfit: Option<Unfit>,
     /// Encoded by the last codec asked for; levels usually share one. `None` inside: it cannot be encoded.
-    payload: Option<(Codec, Option<Bytes>)>,
+    payload: Option<(u8, Option<Bytes>)>,
     /// Packed as the last level packs, if its payload was that of `payload`.
     packed: Option<(Option<Compression>, Form, Bytes)>,
 }
@@ -66,7 +66,8 @@ impl<'k, T: Value> Outgoing<'k, T> {
         Some(self.rights.swap_remove(at))
     }
 
-    fn payload(&mut self, codec: Codec, coding: &Coding<T>) -> Option<Bytes> {
+    fn payload(&mut self, level: Codec, coding: &Coding<T>) -> Option<Bytes> {
+        let codec = coding.id(level);
         if let Some((by, payload)) = &self.payload
             && *by == codec
         {
@@ -76,7 +77,7 @@ impl<'k, T: Value> Outgoing<'k, T> {
             None => Some(Bytes::new()),
             Some(value) => {
                 let mut out = Vec::with_capacity(FIRST_ROOM);
-                (coding.encode)(codec, value, &mut out).ok().map(|()| Bytes::from(out))
+                coding.encode(level, value, &mut out).map(|()| Bytes::from(out))
             }
         };
         self.entry.encoded = payload.as_ref().and_then(|p| u32::try_from(p.len()).ok());

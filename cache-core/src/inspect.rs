@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     CacheKey, Codec, Description, EntryId, Extra, KeyBuf, LevelFault, LevelOutcome, RawKey, Result, Stamp,
-    TracedCache, Unreadable, Value,
+    TracedCache, Unreadable, Value, codec,
     envelope::{self, Header},
     inner::{Inner, State},
     mark::{Mark, Reach, TagMark},
@@ -249,7 +249,7 @@ impl<T: Value> Inner<T> {
             stamp: Some(entry.stamp),
         });
         let value = peeked.entry.and_then(|entry| entry.value).filter(|_| values);
-        let value = value.and_then(|value| (self.coding.json)(&value)).map(Shown::Json);
+        let value = value.and_then(|value| self.coding.json(&value)).map(Shown::Json);
         Inspected { outcome: peeked.outcome, entry, value, ..blank }
     }
 
@@ -288,11 +288,10 @@ impl<T: Value> Inner<T> {
         let mut info = self.info(tier, &header, bytes.len());
         info.value_bytes =
             unpacked.as_ref().ok().filter(|_| header.codec.is_some()).map(|payload| payload.len());
-        let codec = header.codec.map(|id| Codec::from_id(id).ok_or(Unreadable::Codec)).transpose();
-        let read = match (unpacked, codec) {
-            (Err(reason), _) | (_, Err(reason)) => Err(reason),
-            (Ok(_), Ok(None)) => Ok(None),
-            (Ok(payload), Ok(Some(codec))) => {
+        let read = match (unpacked, header.codec) {
+            (Err(reason), _) => Err(reason),
+            (Ok(_), None) => Ok(None),
+            (Ok(payload), Some(codec)) => {
                 self.show(codec, payload.into_owned().into(), header.schema, values)
             }
         };
@@ -328,10 +327,14 @@ impl<T: Value> Inner<T> {
     }
 
     fn inspect_plain(&self, tier: &Tier, bytes: &Bytes, values: bool, blank: Inspected) -> Inspected {
-        let codec = tier.packing.codec;
+        let codec = self.coding.id(tier.packing.codec);
         let size = Some(bytes.len());
-        let entry =
-            EntryInfo { bytes: size, value_bytes: size, codec: Some(codec.as_str()), ..EntryInfo::unknown() };
+        let entry = EntryInfo {
+            bytes: size,
+            value_bytes: size,
+            codec: codec::name_of(codec),
+            ..EntryInfo::unknown()
+        };
         // Copied: the caller keeps it, and the buffer that it may be a part of is not to be kept.
         match self.show(codec, Bytes::copy_from_slice(bytes), self.schema, values) {
             Ok(value) => Inspected { outcome: LevelOutcome::Hit, entry: Some(entry), value, ..blank },
@@ -388,7 +391,7 @@ impl<T: Value> Inner<T> {
             etag: extra.and_then(|extra| extra.etag.clone()),
             bytes: Some(bytes),
             value_bytes: None,
-            codec: header.codec.and_then(codec_name),
+            codec: header.codec.and_then(codec::name_of),
             compression: header.form.squeezed.map(|squeezed| match squeezed {
                 Squeezed::Lz4 => "lz4",
                 Squeezed::Zstd => "zstd",
@@ -403,19 +406,26 @@ impl<T: Value> Inner<T> {
     /// What a reader would make of a codec's bytes, and, if wished for, the value.
     fn show(
         &self,
-        codec: Codec,
+        codec: u8,
         payload: Bytes,
         schema: u32,
         values: bool,
     ) -> std::result::Result<Option<Shown>, Unreadable> {
         if TypeId::of::<T>() == TypeId::of::<Opaque>() {
-            return Ok(values.then(|| codec.describe(payload)));
+            let known = Codec::from_id(codec);
+            if known.is_none() && codec != codec::OWN {
+                return Err(Unreadable::Codec);
+            }
+            let describe = || {
+                known.map_or_else(|| Shown::Bytes(payload.clone()), |codec| codec.describe(payload.clone()))
+            };
+            return Ok(values.then(describe));
         }
         if schema != self.schema {
             return Err(Unreadable::Schema);
         }
-        let value = (self.coding.decode)(codec, &payload).ok_or(Unreadable::Payload)?;
-        let json = || (self.coding.json)(&value).map_or(Shown::Bytes(payload), Shown::Json);
+        let value = self.coding.decode(codec, &payload)?;
+        let json = || self.coding.json(&value).map_or(Shown::Bytes(payload), Shown::Json);
         Ok(values.then(json))
     }
 }
@@ -433,11 +443,6 @@ impl Codec {
         let is_json = |text: &String| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         json.filter(is_json).map_or(Shown::Bytes(payload), Shown::Json)
     }
-}
-
-/// The name of a codec by its byte, compiled in or not.
-fn codec_name(id: u8) -> Option<&'static str> {
-    ["json", "msgpack", "postcard"].get(usize::from(id).checked_sub(1)?).copied()
 }
 
 impl EntryInfo {

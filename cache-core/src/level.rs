@@ -107,7 +107,8 @@ impl Level {
         self
     }
 
-    /// How values are written. Remote levels only.
+    /// How values are written. Remote levels only. A codec of the cache's own
+    /// ([`TracedCache::coded`](crate::TracedCache::coded)) goes before it.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         self.packing.codec = codec;

@@ -156,7 +156,7 @@ pub use snapshot::{BackplaneSnapshot, LevelSnapshot, Served, Snapshot};
 pub use source::{Source, Sourced};
 pub use stats::{LevelOutcome, Stats};
 pub use update::Updated;
-pub use value::{Schema, SerdeValue, Value};
+pub use value::{Schema, SerdeValue, Value, ValueCodec};
 pub use warm::Warmed;
 pub use weak::WeakCache;
 pub use words::{BreakerState, LevelFault, LevelOp, LoadEnd, Scope, Verb};

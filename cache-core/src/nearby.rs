@@ -82,7 +82,7 @@ impl<T: Value> Inner<T> {
             (Some(value), Some(weigher), _) => weigher(value),
             (Some(_), None, Some(encoded)) => encoded,
             (Some(value), None, None) => {
-                let bytes = (self.coding.measure)(value).unwrap_or(size_of::<T>());
+                let bytes = self.coding.measure(value).unwrap_or(size_of::<T>());
                 u32::try_from(bytes).unwrap_or(u32::MAX)
             }
         }

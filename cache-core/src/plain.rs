@@ -48,7 +48,7 @@ impl<T: Value> Inner<T> {
         bytes: &[u8],
         now: Moment,
     ) -> Result<Decoded<T>, Unreadable> {
-        let value = (self.coding.decode)(tier.packing.codec, bytes).ok_or(Unreadable::Payload)?;
+        let value = self.coding.decode(self.coding.id(tier.packing.codec), bytes)?;
         let mut timeline = self.timeline(now, false, None, Some(Duration::ZERO));
         if let Some(cap) = tier.ttl_cap {
             timeline = timeline.capped(now.after(cap));

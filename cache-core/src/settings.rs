@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Compression, Description, Early, Policy, TracedCache, Value, tier::Tier};
+use crate::{Compression, Description, Early, Policy, TracedCache, Value, codec, tier::Tier};
 
 /// What a cache runs under, all told: from [`TracedCache::settings`]. Names are those of configuration files, values are as one
 /// reads them.
@@ -53,7 +53,7 @@ impl<T: Value> TracedCache<T> {
                     position: Arc::clone(&level.position),
                     provider: tier.provider().describe(),
                     in_process: level.in_process,
-                    settings: tier.described(),
+                    settings: tier.described(codec::name_of(inner.coding.id(tier.packing.codec))),
                 })
                 .collect(),
         }
@@ -130,7 +130,7 @@ impl Tier {
         self.ttl_cap.unwrap_or(Duration::MAX)
     }
 
-    fn described(&self) -> Vec<(&'static str, String)> {
+    fn described(&self, codec: Option<&'static str>) -> Vec<(&'static str, String)> {
         let mut all = vec![("ttl_cap", maybe(self.ttl_cap))];
         if self.store.is_some() {
             return all;
@@ -138,7 +138,7 @@ impl Tier {
         let packing = &self.packing;
         all.push(("budget", time(self.budget())));
         all.push(("breaker", self.breaker().map_or_else(|| "off".to_owned(), |breaker| breaker.to_string())));
-        all.push(("codec", packing.codec.as_str().to_owned()));
+        all.extend(codec.map(|codec| ("codec", codec.to_owned())));
         all.push((
             "compression",
             packing.compression.map_or_else(|| "off".to_owned(), Compression::described),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Codec, Entry, Event, Extra, RawKey, Result, Stamp, Unreadable, Value,
+    Entry, Event, Extra, RawKey, Result, Stamp, Unreadable, Value,
     clock::Times,
     envelope::{self, Header},
     inner::{Inner, micros},
@@ -45,10 +45,7 @@ impl<T: Value> Inner<T> {
         let payload = tier.packing.unpack(key, head, header.form, payload)?;
         let value = match header.codec {
             None => None,
-            Some(id) => {
-                let codec = Codec::from_id(id).ok_or(Unreadable::Codec)?;
-                Some(Arc::new((self.coding.decode)(codec, &payload).ok_or(Unreadable::Payload)?))
-            }
+            Some(id) => Some(Arc::new(self.coding.decode(id, &payload)?)),
         };
         let entry = Entry {
             value,
@@ -80,7 +77,7 @@ impl<T: Value> Inner<T> {
         let age = i64::try_from(now.since(timeline.born).as_millis()).unwrap_or(i64::MAX);
         let store_now = self.around.clock.wall_ms().saturating_add(tier.time_offset_ms());
         let header = Header {
-            codec: entry.value.is_some().then(|| tier.packing.codec.id()),
+            codec: entry.value.is_some().then(|| self.coding.id(tier.packing.codec)),
             form: Form::default(),
             by_set: entry.by_set,
             expired: false,

@@ -14,6 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use cache_core::{
     BoxError, Builder, CacheProvider, Closed, Error, Result, Schema, SerdeValue, TracedCache, Value,
+    ValueCodec,
 };
 use futures::{FutureExt, future::join_all};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
@@ -137,7 +138,7 @@ impl Caches {
         name: &str,
         more: impl FnOnce(Builder<T>) -> Builder<T>,
     ) -> Result<TracedCache<T>> {
-        self.cache_of_builder(name, TracedCache::builder, more)
+        self.begun(name, TracedCache::builder, more)
     }
 
     /// [`in_memory`](Self::in_memory) with settings that only code can give, as [`cache_with`](Self::cache_with) has them.
@@ -149,13 +150,27 @@ impl Caches {
         name: &str,
         more: impl FnOnce(Builder<T>) -> Builder<T>,
     ) -> Result<TracedCache<T>> {
-        self.cache_of_builder(name, TracedCache::in_memory, more)
+        self.begun(name, TracedCache::in_memory, more)
     }
 
-    fn cache_of_builder<T: Value>(
+    /// [`cache`](Self::cache) for values with a codec of the application's own: see [`TracedCache::coded`]. `more` as that of
+    /// [`cache_with`](Self::cache_with).
+    ///
+    /// # Errors
+    /// As `cache_with`.
+    pub fn coded_with<T: Value>(
         &self,
         name: &str,
-        begin: fn(String) -> Builder<T>,
+        codec: impl ValueCodec<T>,
+        more: impl FnOnce(Builder<T>) -> Builder<T>,
+    ) -> Result<TracedCache<T>> {
+        self.begun(name, |name| TracedCache::coded(name, codec), more)
+    }
+
+    fn begun<T: Value>(
+        &self,
+        name: &str,
+        begin: impl FnOnce(String) -> Builder<T>,
         more: impl FnOnce(Builder<T>) -> Builder<T>,
     ) -> Result<TracedCache<T>> {
         if let Some(running) = self.0.built.load().get(name) {

@@ -226,7 +226,8 @@ fn count_of(n: u64) -> String {
     count(usize::try_from(n).unwrap_or(usize::MAX), "value", "values")
 }
 
-/// Values with another schema id would replace those that the application can read, and nobody could read them.
+/// Values with another schema id, or in another codec, would replace those that the application can read, and nobody could
+/// read them.
 async fn probe(
     cache: &TracedCache<Opaque>,
     lines: &Lines,
@@ -236,9 +237,12 @@ async fn probe(
     for line in chunk.iter().take(PROBED) {
         let found = cache.inspect(line.key()).await.map_err(|error| lines.at(line.number, error))?;
         let served = |at: &&Inspected| matches!(at.outcome, LevelOutcome::Hit | LevelOutcome::Stale);
-        let mut ids = found.levels.iter().filter(served).filter_map(|at| at.entry.as_ref()?.schema);
-        let other = ids.find(|id| *id != schema);
-        if let Some(id) = other {
+        let held = || found.levels.iter().filter(served).filter_map(|at| at.entry.as_ref());
+        if held().any(|entry| entry.codec == Some("own")) {
+            let fix = "the application writes this cache in a codec of its own; warm it there (`TracedCache::warm`)";
+            return Err(Failure::wrong("codec", "own", fix));
+        }
+        if let Some(id) = held().filter_map(|entry| entry.schema).find(|id| *id != schema) {
             let fix =
                 format!("entries of this cache have schema id {id}; say --schema {id}, or clear it first");
             return Err(Failure::wrong("--schema", schema, fix));

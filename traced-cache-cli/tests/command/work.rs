@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use test_servers::{MemcachedServer, RedisServer, Signal, until};
-use traced_cache::Loaded;
+use traced_cache::{BoxError, Loaded, ValueCodec};
 
 use crate::kit::{Ended, Place, Servers, WAIT, command, layered, run_with_input, utf8};
 
@@ -26,6 +26,19 @@ struct User {
 enum Team {
     Named(String),
     Freelance,
+}
+
+/// Numbers as their digits.
+struct Digits;
+
+impl ValueCodec<u32> for Digits {
+    fn encode(&self, value: &u32, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        Ok(write!(out, "{value}")?)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<u32, BoxError> {
+        Ok(std::str::from_utf8(bytes)?.parse()?)
+    }
 }
 
 fn ada() -> User {
@@ -171,6 +184,12 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     let file = place.write("values", "{\"key\": 1, \"value\": 1}\n");
     let postcard = Place::new(&layered(&redis.url(), "codec = 'postcard'\n"));
     is(postcard.run("warm", &["users", utf8(&file)]), 2, "codec = postcard: its bytes do not say");
+    // An application with a codec of its own.
+    let own = place.caches().await.coded_with("users", Digits, |builder| builder).unwrap();
+    let _ = own.set(1, 7).await.unwrap();
+    is(place.run("warm", &["users", utf8(&file)]), 2, "codec = own: the application writes");
+    let shown = place.run("inspect", &["users", "1", "--show-value"]);
+    assert!(shown.code == 0 && shown.out.contains("37") && shown.out.contains("own"), "{shown:?}");
     // An application whose type names a schema id.
     let versioned = Place::new(&layered(&redis.url(), "schema = 5\n"));
     let app = versioned.caches().await.cache::<u32>("users").unwrap();
