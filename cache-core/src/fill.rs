@@ -471,7 +471,11 @@ impl<T: Value> Inner<T> {
             .collect();
         let inner = Arc::clone(self);
         self.spawn_write(batch.len(), async move {
-            let turns = inner.in_order(batch.iter().map(|(_, ticket, _)| ticket)).await;
+            // As in `fill_leased`: an update has its turn while it waits for the lease that this fill is to use.
+            let turns = match leased {
+                true => WriteOrder::default(),
+                false => inner.in_order(batch.iter().map(|(_, ticket, _)| ticket)).await,
+            };
             let mut items: Vec<_> = batch
                 .iter()
                 .filter(|(_, ticket, _)| ticket.is_current())

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use traced_cache::{
-    Level, Memory, Scope, Stance, TracedCache,
+    Level, Memory, Scope, Stance, TracedCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, S, World, get, policy, settled};
+use crate::world::{MS, S, Source, World, get, policy, settled};
 
 /// Its level has an old value of `k`, and the new one is on its way there.
 async fn writing_behind(world: &World, fault: Fault) -> (TracedCache<String>, Arc<Chaos<Arc<MapProvider>>>) {
@@ -70,4 +70,33 @@ async fn a_value_follows_when_the_level_is_back_whatever_its_stance() {
         }
         assert_eq!(get(&world.bare().cache, "k").await.as_deref(), Some("2"), "{stance:?}");
     }
+}
+
+/// Memory before the store, which is written in the background.
+fn node(world: &World) -> TracedCache<String> {
+    let builder = TracedCache::builder("things").clock(world.clock.clone()).policy(policy());
+    let level = Level::new(Arc::clone(&world.store)).background(true);
+    builder.level(Memory::entries(100).engine_expiry(false)).level(level).build().unwrap()
+}
+
+/// The update has its turn among the writers, and waits for the lease of the load, which waits for no turn.
+#[tokio::test]
+async fn what_is_loaded_gets_there_while_an_update_waits_for_it() {
+    let world = World::new();
+    let (cache, source) = (node(&world), Source::new());
+    source.has("k", "1", &[]).gate();
+    let load = source.asking(&cache, "k").await;
+    let update = tokio::spawn({
+        let cache = cache.clone();
+        async move {
+            let change = |(), _, held: Option<Arc<String>>| async move { ok(format!("{held:?}, changed")) };
+            cache.update("k", &(), change).await.map(|updated| updated.value)
+        }
+    });
+    settled().await;
+    source.open();
+    world.pass(100 * MS).await;
+    assert!(load.is_finished());
+    assert!(update.is_finished(), "it waits for the end of the lease");
+    assert_eq!(*update.await.unwrap().unwrap(), r#"Some("1"), changed"#);
 }
