@@ -478,12 +478,13 @@ impl<T: Value> Inner<T> {
             };
             let mut items: Vec<_> = batch
                 .iter()
-                .filter(|(_, ticket, _)| ticket.is_current())
                 .map(|(entry, ticket, rights)| {
                     Outgoing::new(ticket.key(&inner.around), entry.clone()).with_rights(rights.clone())
                 })
                 .collect();
-            let mut refs: Vec<_> = items.iter_mut().collect();
+            // What has been overtaken since is not sent. Its lease is given back all the same.
+            let current = items.iter_mut().zip(&batch).filter(|(_, (_, ticket, _))| ticket.is_current());
+            let mut refs: Vec<_> = current.map(|(item, _)| item).collect();
             let tier = &inner.tiers[usize::from(level)];
             // As in `fill_in_turn`.
             let _lost = turns.while_it_lasts(inner.send(tier, &mut refs, stamp, &turns)).await;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use traced_cache::{
     Level, Memory, Scope, Stance, TracedCache, ok,
     testing::{Chaos, ChaosOp, Fault, MapProvider},
 };
 
-use crate::world::{MS, S, Source, World, get, policy, settled};
+use crate::world::{MS, S, Source, World, confirmed, get, policy, settled};
 
 /// Its level has an old value of `k`, and the new one is on its way there.
 async fn writing_behind(world: &World, fault: Fault) -> (TracedCache<String>, Arc<Chaos<Arc<MapProvider>>>) {
@@ -99,4 +100,31 @@ async fn what_is_loaded_gets_there_while_an_update_waits_for_it() {
     assert!(load.is_finished());
     assert!(update.is_finished(), "it waits for the end of the lease");
     assert_eq!(*update.await.unwrap().unwrap(), r#"Some("1"), changed"#);
+}
+
+#[tokio::test]
+async fn what_is_overtaken_on_its_way_leaves_its_lease_to_nobody() {
+    let world = World::new();
+    let cache = node(&world);
+    // Its mark is known.
+    assert_eq!(get(&cache, "k").await, None);
+    let loaded = Arc::new(Notify::new());
+    let clear = tokio::spawn({
+        let (cache, loaded) = (cache.clone(), Arc::clone(&loaded));
+        async move {
+            loaded.notified().await;
+            cache.clear().await
+        }
+    });
+    settled().await;
+    let load = move |()| async move {
+        // The clear is next in line, before what the load is to store.
+        loaded.notify_one();
+        ok("1".to_owned())
+    };
+    assert_eq!(*cache.get_or_set("k", || load(())).await.unwrap(), "1");
+    confirmed(clear.await.unwrap());
+    settled().await;
+    assert_eq!(get(&cache, "k").await, None);
+    assert!(!world.store.is_leased("things:k"));
 }
