@@ -347,7 +347,8 @@ impl<T: Value> Inner<T> {
                 let Timeline { born, fresh_until, .. } = entry.timeline;
                 (fresh_until <= born || self.now() < fresh_until) && self.verdict(entry) == Verdict::Valid
             }
-            Ended::Failed { .. } => true,
+            // Whoever cancelled it, or ended its runtime, did not know that somebody was about to wait for it.
+            Ended::Failed { error, .. } => error.kind() != ErrorKind::LoadAborted,
         }
     }
 

@@ -1,6 +1,9 @@
 //! Group O: soft and hard limits on loads.
 
-use traced_cache::{Access, ErrorKind, LoadEnd, Loaded, Outcome, Policy};
+use traced_cache::{
+    Access, ErrorKind, LoadEnd, Loaded, Outcome, Policy,
+    testing::{ChaosOp, Fault},
+};
 
 use crate::world::{MISS, MS, S, World, ZERO, ask, asking, confirmed, counted, look, saw, settled};
 
@@ -76,6 +79,26 @@ async fn o4_a_load_that_others_wait_for_is_not_cancelled() {
     world.pass(2 * S).await;
     assert_eq!(reload.await.unwrap(), saw(Outcome::Coalesced, "2"));
     assert_eq!(db.loads(), 2);
+}
+
+/// Nor is what has become of it theirs who were reading a slow level meanwhile, and would have waited for it.
+#[tokio::test]
+async fn o4_who_comes_late_to_a_load_that_was_cancelled_begins_another() {
+    let world = World::new();
+    let (cache, db) = (world.bare(policy().complete_in_background(false)), world.db());
+    ask(&cache, &db).await.unwrap();
+    world.pass(11 * S).await;
+    db.takes(2 * S).has("2");
+    world.l2.set(ChaosOp::Get, Fault::Delay(S));
+    let late = asking(&cache, &db).await;
+    world.l2.set(ChaosOp::Get, Fault::None);
+    let leader = asking(&cache, &db).await;
+    world.pass(100 * MS).await;
+    assert_eq!(leader.await.unwrap(), saw(Outcome::Stale, "1"));
+    // The level's budget is over, and it has nothing to fall back on.
+    world.pass(200 * MS).await;
+    world.pass(2 * S).await;
+    assert_eq!(late.await.unwrap(), saw(Outcome::Loaded, "2"));
 }
 
 #[tokio::test]
