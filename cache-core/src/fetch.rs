@@ -274,10 +274,10 @@ impl<T: Value> Inner<T> {
         load: LoadId,
         depart: impl FnOnce(Departure<T>),
     ) {
-        let Some(ticket) = self.still(key, ticket, held) else { return };
+        let Some((ticket, held)) = self.still(key, ticket, held) else { return };
         let start = |_| Flight::new(load, false, None, MissReason::Bypassed);
         if let Role::Lead(flight, own) = self.slots.role(&ticket, |_| false, || None::<()>, start) {
-            let held = ticket.is_current().then(|| held.clone());
+            let held = ticket.is_current().then_some(held);
             depart(Departure { flight, ticket: own, held, rights: Rights::new() });
         }
     }
@@ -581,4 +581,42 @@ pub(crate) fn wait_for<T>(flight: &Flight<T>) -> Result<cycle::Waiting> {
         flight.is_needed();
     }
     Ok(waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Clock, Policy, TracedCache,
+        testing::{ObjectsOnly, conformance::object_store::tests::fifo},
+    };
+
+    /// It would put back what it found, and have it left in peace for a while: fresh once more.
+    #[tokio::test]
+    async fn a_refresh_that_fails_does_not_undo_an_expiry_that_came_before_it_began() {
+        let cache: TracedCache<u32> = TracedCache::builder("expired")
+            .level(ObjectsOnly(fifo(10)))
+            .clock(Clock::manual().0)
+            .policy(Policy::ttl(Duration::from_secs(10)).grace(Duration::from_secs(60)))
+            .build()
+            .unwrap();
+        assert!(cache.set("k", 1).await.unwrap().is_confirmed());
+        let inner = &cache.inner;
+        let key = inner.key("k").unwrap();
+        // By a hit who is about to have it refreshed.
+        let found = inner.peek_surely(key, &inner.tiers[0]).unwrap();
+        assert!(cache.expire("k").await.unwrap().is_confirmed());
+        let mut loads = 0;
+        inner.refresh(key, None, &found, LoadId::next(), |departure| {
+            let loader: Loader<u32> = Box::new(|_| async { Err("no database".into()) }.boxed());
+            inner.launch(departure, loader, Terms { background: true, ..Terms::NORMAL }).unwrap();
+            loads += 1;
+        });
+        while cache.stats().load_errors < loads {
+            tokio::task::yield_now().await;
+        }
+        let outcome = async |access| cache.access(access).look("k").await.unwrap().outcome();
+        assert_eq!(outcome(Access::Normal).await, Outcome::Miss);
+        assert_eq!(outcome(Access::AllowStale).await, Outcome::Stale);
+    }
 }

@@ -522,18 +522,21 @@ impl<T: Value> Inner<T> {
         }
     }
 
-    /// A ticket under which `held`, which was read under `ticket` or at an in-process level, has not been overtaken.
+    /// A ticket under which `held`, which was read under `ticket` or at an in-process level, has not been overtaken, and the
+    /// entry as it stands then: one that was expired in between is the same still.
     pub(crate) fn still(
         self: &Arc<Self>,
         key: RawKey<'_>,
         ticket: Option<&Ticket<T>>,
         held: &Entry<T>,
-    ) -> Option<Ticket<T>> {
+    ) -> Option<(Ticket<T>, Entry<T>)> {
         match ticket {
-            Some(ticket) => Some(ticket.again()).filter(Ticket::is_current),
+            Some(ticket) => {
+                Some(ticket.again()).filter(Ticket::is_current).map(|ticket| (ticket, held.clone()))
+            }
             None => {
                 let ticket = self.slots.open(key);
-                self.held_nearby(key, held.id).map(|_| ticket)
+                self.held_nearby(key, held.id).map(|seen| (ticket, seen.entry))
             }
         }
     }
