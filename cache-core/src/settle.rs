@@ -52,8 +52,10 @@ impl<T: Value> Inner<T> {
     async fn forget(self: &Arc<Self>, gone: Vec<Forgotten<'_, T>>, remote: bool) {
         // What a writer has overtaken is its business: it may be stalled, and this is not to wait for it.
         let mut gone = self.not_overtaken(gone);
-        let turns = match remote && self.has_remote() {
-            true => self.in_order(gone.iter().map(|gone| gone.ticket)).await,
+        // What goes under leases alone needs no turn: an update has one while it waits for such a lease.
+        let removes = |gone: &&Forgotten<'_, T>| self.remote().any(|tier| !gone.item.has_right(tier.index));
+        let turns = match remote {
+            true => self.in_order(gone.iter().filter(removes).map(|gone| gone.ticket)).await,
             false => WriteOrder::default(),
         };
         gone = self.not_overtaken(gone);

@@ -19,7 +19,7 @@ use traced_cache::{
     with_causes,
 };
 
-use crate::world::{Down, MS, S, World, confirmed, done};
+use crate::world::{Down, MS, S, Source, World, confirmed, done, get, set, settled};
 
 type Counter = TracedCache<u64>;
 
@@ -446,5 +446,35 @@ async fn what_is_invalidated_before_it_may_be_replaced_is_not_brought_back() {
         confirmed(other.set("k", 41_u64).await);
         assert_eq!(add(&node, "k").await, 1, "{at}");
         assert_eq!((add(&other, "k").await, add(&node, "k").await), (2, 3), "{at}");
+    }
+}
+
+/// The update has its turn among the writers, and waits for the lease of the load, which waits for no turn to use it up.
+#[tokio::test]
+async fn an_update_waits_no_longer_for_a_load_that_leaves_nothing() {
+    for node in [World::node, World::bare] {
+        let world = World::new();
+        let (cache, source) = (node(&world).cache, Source::new());
+        set(&cache, "k", "old", &[]).await;
+        confirmed(cache.expire("k").await);
+        source.gate();
+        let load = tokio::spawn({
+            let (cache, source) = (cache.clone(), source.clone());
+            async move { source.try_ask(&cache, "k").await.unwrap() }
+        });
+        settled().await;
+        let update = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                cache.update("k", &(), |(), _, _| async { ok("new".to_owned()) }).await.unwrap().delivery
+            }
+        });
+        settled().await;
+        source.open();
+        world.pass(100 * MS).await;
+        assert!(load.is_finished() && update.is_finished(), "they wait for the end of the lease");
+        assert_eq!(load.await.unwrap(), None);
+        assert!(update.await.unwrap().is_confirmed());
+        assert_eq!(get(&cache, "k").await.as_deref(), Some("new"));
     }
 }
