@@ -318,8 +318,9 @@ impl<T: Value> Inner<T> {
         let key = ticket.key(&self.around);
         let recheck = || if access.reads() { self.refilled(key) } else { None };
         let reason = counted.reason;
-        let start =
-            |current: bool| Flight::new(load(), access.reads(), stale.cloned().filter(|_| current), reason);
+        let start = |current: bool| {
+            Flight::new(load(), access.reads(), stale.cloned().filter(|_| current), reason).is_led()
+        };
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         if let Role::Lead(flight, own) = role {
             let held = flight.stale.as_ref().map(|seen| seen.entry.clone());
@@ -378,8 +379,11 @@ impl<T: Value> Inner<T> {
         async move {
             let joins = part == Part::Waiter && !counted.again;
             let late = joins && flight.has_begun();
+            let waiting = match part {
+                Part::Leader => flight.leading(),
+                Part::Waiter => flight.waiting(),
+            };
             let edge = wait_for(flight)?;
-            let waiting = flight.waiting();
             let from = self.now();
             let budget = if part == Part::Waiter { self.policy().wait } else { None };
             let awaited = self.wait_for_end(flight, stale, from, budget).await;
@@ -618,5 +622,18 @@ mod tests {
         let outcome = async |access| cache.access(access).look("k").await.unwrap().outcome();
         assert_eq!(outcome(Access::Normal).await, Outcome::Miss);
         assert_eq!(outcome(Access::AllowStale).await, Outcome::Stale);
+    }
+    /// Whoever joins in another thread, and gives up at once, would cancel the load under who has just begun it.
+    #[tokio::test]
+    async fn who_begins_a_load_waits_for_it_before_anybody_can_join() {
+        let cache: TracedCache<u32> =
+            TracedCache::builder("begun").level(ObjectsOnly(fifo(10))).build().unwrap();
+        let inner = &cache.inner;
+        let spans = Spans::default();
+        let mut counted = Counted::new(inner.stats(), Verb::GetOrSet, &spans);
+        let ticket = inner.slots.open(inner.key("k").unwrap());
+        let role = inner.take_role(Access::Normal, ticket, Rights::new(), None, LoadId::next, &mut counted);
+        let Ok(Taken::Lead(departure)) = role else { panic!("nobody else loads") };
+        assert!(!departure.flight.waiting().is_last());
     }
 }

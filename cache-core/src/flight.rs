@@ -126,6 +126,17 @@ impl<T> Flight<T> {
         Waiting(&self.callers)
     }
 
+    /// Notes that whoever begins it waits for it, before anybody can join: who gives up must not think to be the last.
+    pub(crate) fn is_led(self: Arc<Self>) -> Arc<Self> {
+        self.callers.fetch_add(1, Ordering::AcqRel);
+        self
+    }
+
+    /// Its leader, who is among those who wait already.
+    pub(crate) fn leading(&self) -> Waiting<'_> {
+        Waiting(&self.callers)
+    }
+
     pub(crate) fn runs_as(&self, task: AbortHandle) {
         // Set once, by whoever spawned the task.
         let _ = self.task.set(task);
