@@ -101,6 +101,11 @@ impl Line {
         self.writer.load(Ordering::Acquire)
     }
 
+    /// A write has ended. It may have its turn still, for what it sends in the background.
+    pub(crate) fn ended(&self, writer: u64) {
+        let _ = self.writer.compare_exchange(writer, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     fn enter_at_once(self: &Arc<Self>, writer: u64, shared: Option<&Arc<Pace>>) -> Option<Turn> {
         self.free.try_acquire().ok()?.forget();
         Turn::begin(self, writer, shared)
@@ -395,6 +400,24 @@ mod tests {
             })
         });
         assert_eq!(delivery, Delivery::Confirmed);
+    }
+
+    /// Where the next writer is not counted, `close` tells nobody of it.
+    #[test]
+    fn a_write_that_has_ended_loses_its_turn_alone() {
+        let slots = Slots::<u8>::new();
+        let key = RawKey::new(CacheId(1), "t", "a");
+        let mut first = slots.open_write(key);
+        let line = first.line();
+        // A background level has yet to take its value.
+        let _turn = line.enter_at_once(first.writer(), None);
+        first.end_write(|_| ());
+        let mut second = slots.open_write(key);
+        assert!(second.leave(&line));
+        assert_eq!(slots.being_written(), ["a"]);
+        assert!(!slots.open(key).is_current());
+        second.end_write(|_| ());
+        assert!(slots.being_written().is_empty() && slots.open(key).is_current());
     }
 
     /// A task of an executor that has ended: what wakes it drops it, with all that it has.

@@ -394,6 +394,9 @@ impl<T> Ticket<T> {
                 Some(at) => drop(slot.lost.swap_remove(at)),
                 None => slot.writing = slot.writing.saturating_sub(1),
             }
+            if let Some(line) = &slot.line {
+                line.ended(self.number);
+            }
         }
         let done = work(alone);
         drop(shard);
