@@ -14,6 +14,10 @@
 //! replace a master that is alive, one process may have left it and the other one not yet: what either has confirmed the other
 //! one sees late, which is counted apart.
 //!
+//! With `--hasty` callers leave in the middle of whatever they call, and loads are late, fail and panic: what stands in is
+//! checked as well, and nobody may wait for what those have left behind. `--levels` has the second level written in the
+//! background, or bare, or one of the processes or both without a backplane.
+//!
 //! Exit code 0 if the cache has no violation and the one by hand has some, 2 if the options make no sense or the server
 //! is not installed, else 1.
 

@@ -1,29 +1,40 @@
 //! One process of the race: writers of its own keys, readers of all, a check of every read.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use tokio::{sync::RwLock, task::JoinSet};
 use traced_cache::{BoxError, Delivery};
 
 use crate::{
     failure::Failure,
-    options::Settings,
+    options::{Levels, Settings},
     remote::Remote,
     report::{Example, NodeReport},
-    source::{Floors, KEYS, Source},
-    subject::{Loader, RECOVERY, Seen, Subject, bound, owner},
+    source::{Floors, KEYS, NODES, Source},
+    subject::{Loader, RECOVERY, Seen, Subject, bound, is_of_a_load, keys_of, owner},
 };
 
 /// Readers of each of the two caches of a node.
 const READERS: usize = 16;
 /// Keys of a batch.
 const BATCH: usize = 4;
+/// No call takes that long: nobody is at a key for longer than its loads take, but for a lease whose holder has gone, which
+/// lasts for three seconds.
+const LONG: Duration = Duration::from_millis(2_500);
+/// The same while the server suffers: level, breaker and lease together.
+const VERY_LONG: Duration = Duration::from_secs(15);
+/// A call that has not ended by then never will.
+const FOR_EVER: Duration = Duration::from_secs(45);
 /// Examples of violations that a node keeps.
 const EXAMPLES: usize = 5;
 
@@ -33,13 +44,18 @@ struct Counts {
     invalidations: AtomicU64,
     sets: AtomicU64,
     updates: AtomicU64,
+    expiries: AtomicU64,
     tags: AtomicU64,
     clears: AtomicU64,
     pending: AtomicU64,
     near: AtomicU64,
     far: AtomicU64,
     joined: AtomicU64,
+    stale: AtomicU64,
     unsaid: AtomicU64,
+    left: AtomicU64,
+    failed: AtomicU64,
+    held_up: AtomicU64,
     local: AtomicU64,
     confirmed: AtomicU64,
     settled: AtomicU64,
@@ -59,10 +75,17 @@ struct Node {
     /// The second level alone.
     direct: Subject,
     loader: Loader,
+    /// Callers leave in the middle of their calls.
+    hasty: bool,
+    levels: Levels,
+    /// What no call takes.
+    long: Duration,
     /// They may replace the master while it is alive.
     sentinels: bool,
     /// The newest version whose write by this node has answered, by key.
     answered: Vec<AtomicU64>,
+    /// The same of expiries: what is older may stand in, and is not fresh.
+    ended: Vec<AtomicU64>,
     /// Of a key one writer at a time: who writes them all keeps the others out.
     writing: RwLock<()>,
     counts: Counts,
@@ -74,6 +97,8 @@ struct Promised {
     floors: Floors,
     /// The newest version whose write by this node had answered.
     answered: u64,
+    /// The same of expiries.
+    ended: u64,
     master: String,
 }
 
@@ -88,17 +113,24 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn race(settings: &Settings) -> Result<(), BoxError> {
-    let Settings { source, l2, run, node: number, kind, seconds, disturbed } = settings;
+    let Settings { source, l2, run, node: number, kind, seconds, disturbed, hasty, levels } = settings;
     let source = Source::connect(*source).await?;
     let remote = Remote::new(l2, run)?;
     let counts = Counts::default();
-    let loader = Loader { source: source.clone(), loads: Arc::clone(&counts.loads) };
-    let layered = Subject::new(*kind, &remote, true)?;
-    let direct = Subject::new(*kind, &remote, false)?;
+    let loader = Loader {
+        source: source.clone(),
+        loads: Arc::clone(&counts.loads),
+        moody: Arc::new(AtomicBool::new(false)),
+        tags: *levels != Levels::Plain,
+    };
+    let layered = Subject::new(settings, &remote, true)?;
+    let direct = Subject::new(settings, &remote, false)?;
     // Connected, and listening, before the race begins.
-    layered.read(0, &loader).await?;
-    direct.read(0, &loader).await?;
+    let first = keys_of(*number).next().unwrap_or_default();
+    layered.read(first, &loader).await?;
+    direct.read(first, &loader).await?;
     source.meet().await?;
+    loader.moody.store(*hasty, Ordering::Relaxed);
     let node = Arc::new(Node {
         number: *number,
         source: source.clone(),
@@ -106,28 +138,36 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         layered,
         direct,
         loader,
+        hasty: *hasty,
+        levels: *levels,
+        long: if *disturbed { VERY_LONG } else { LONG },
         sentinels: l2.starts_with("redis+sentinel"),
         answered: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
+        ended: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
         writing: RwLock::default(),
         counts,
         until: Instant::now() + Duration::from_secs(*seconds),
     });
     let mut tasks = JoinSet::new();
     // One key changes with all others only: a writer of its own would hide a tag that nobody has heard of.
-    for key in (0..KEYS).filter(|key| node.owns(*key)).skip(1) {
+    for key in keys_of(node.number).skip(1) {
         tasks.spawn(Arc::clone(&node).write(key));
     }
     tasks.spawn(Arc::clone(&node).write_all());
     for reader in 0..2 * READERS {
-        tasks.spawn(Arc::clone(&node).read_all(reader % 2 == 0));
+        let layered = reader % 2 == 0;
+        if layered || node.reads_directly() {
+            tasks.spawn(Arc::clone(&node).read_all(layered));
+        }
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
     // From here on the source stands still.
     source.meet().await?;
+    node.loader.moody.store(false, Ordering::Relaxed);
     let recovery = if *disturbed { RECOVERY } else { Duration::ZERO };
-    let converged = node.converge(bound(*kind, &node.remote) + recovery).await?;
+    let converged = node.converge(bound(*kind, *levels, &node.remote) + recovery).await?;
     source.report(&serde_json::to_string(&node.report(converged))?).await?;
     // Nobody leaves a load behind that another node waits for.
     source.meet().await
@@ -136,6 +176,51 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
 impl Node {
     fn owns(&self, key: usize) -> bool {
         owner(key) == self.number
+    }
+
+    /// Another cache at a level without leases is like another process: what it loads may be stored late.
+    fn reads_directly(&self) -> bool {
+        self.levels != Levels::Plain
+    }
+
+    /// A key to read.
+    fn any(&self) -> usize {
+        let at = fastrand::usize(..KEYS);
+        if self.reads_directly() { at } else { at - at % NODES + self.number }
+    }
+
+    /// Makes a call to its end, unless its caller leaves, where callers are `hasty`. `None`: it has left, or the call has
+    /// failed as loads do.
+    async fn call<R>(
+        &self,
+        key: usize,
+        hasty: bool,
+        call: impl Future<Output = Result<R, BoxError>>,
+    ) -> Result<Option<R>, BoxError> {
+        let began = Instant::now();
+        let leaves = hasty && fastrand::u8(..4) == 0;
+        let ended = match leaves {
+            // Wherever it waits, or just when.
+            true if fastrand::bool() => polled(fastrand::u8(..8), call).await,
+            true => tokio::time::timeout(Duration::from_millis(fastrand::u64(..20)), call).await.ok(),
+            false => tokio::time::timeout(FOR_EVER, call).await.ok(),
+        };
+        let took = began.elapsed();
+        if took > self.long {
+            self.counts.held_up.fetch_add(1, Ordering::Relaxed);
+            self.example("held up", "any", &format!("a call of {took:?}"), key, 0, 0);
+        }
+        match ended {
+            None => {
+                self.counts.left.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Some(Err(error)) if self.hasty && is_of_a_load(&error) => {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Some(ended) => ended.map(Some),
+        }
     }
 
     /// The server that is the master for this node. Where sentinels name it, it may be none for a while.
@@ -149,22 +234,44 @@ impl Node {
         }
     }
 
-    /// Changes a key at the source and tells the cache: an invalidation, the new value, and an update in turn.
+    /// Changes a key at the source and tells the cache: an invalidation, the new value, and an update in turn; where callers
+    /// are hasty, now and then that what it holds is not fresh any more.
     async fn write(self: Arc<Self>, key: usize) -> Result<(), BoxError> {
         while Instant::now() < self.until {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..50_000))).await;
             let _alone = self.writing.read().await;
             let version = self.source.change(key).await?;
             let master = self.master();
-            let (count, delivery) = match version % 3 {
-                0 => (&self.counts.sets, self.layered.set(key, version).await?),
-                1 => (&self.counts.invalidations, self.layered.invalidate(key).await?),
-                _ => (&self.counts.updates, self.layered.update(key, version).await?),
+            let expires = self.hasty && version % 4 == 0;
+            let (count, call) = match version % 3 {
+                _ if expires => (&self.counts.expiries, self.layered.expire(key).boxed()),
+                0 => (&self.counts.sets, self.layered.set(key, version).boxed()),
+                1 => (&self.counts.invalidations, self.layered.invalidate(key).boxed()),
+                _ => (&self.counts.updates, self.layered.update(key, version, &self.loader).boxed()),
             };
             count.fetch_add(1, Ordering::Relaxed);
-            self.told(&[(key, version)], delivery, Some(&master)).await?;
+            match self.call(key, self.hasty, call).await? {
+                Some(_) if expires => self.ended[key].store(version, Ordering::SeqCst),
+                // Who has left has told nobody, but by the next change.
+                None if fastrand::bool() => {}
+                None => self.invalidate(key, version).await?,
+                told => self.told(&[(key, version)], told, Some(&master)).await?,
+            }
+        }
+        if self.hasty {
+            // In the end all are to be up to date.
+            let _alone = self.writing.read().await;
+            let version = self.source.change(key).await?;
+            self.invalidate(key, version).await?;
         }
         Ok(())
+    }
+
+    /// Without leaving.
+    async fn invalidate(&self, key: usize, version: u64) -> Result<(), BoxError> {
+        let master = self.master();
+        let delivery = self.call(key, false, self.layered.invalidate(key)).await?;
+        self.told(&[(key, version)], delivery, Some(&master)).await
     }
 
     /// Changes all of its keys at the source and tells the cache at once: by their tag, or by clearing it.
@@ -176,14 +283,20 @@ impl Node {
             }
             let _alone = self.writing.write().await;
             let mut changed = Vec::new();
-            for key in (0..KEYS).filter(|key| self.owns(*key)) {
+            for key in keys_of(self.number) {
                 changed.push((key, self.source.change(key).await?));
             }
-            let (count, delivery) = match turn % 3 {
-                0 => (&self.counts.clears, self.layered.clear().await?),
-                _ => (&self.counts.tags, self.layered.invalidate_all_of(self.number).await?),
+            let (count, call) = match turn % 3 {
+                0 => (&self.counts.clears, self.layered.clear().boxed()),
+                _ => (&self.counts.tags, self.layered.invalidate_all_of(self.number).boxed()),
             };
             count.fetch_add(1, Ordering::Relaxed);
+            let key = self.number;
+            let delivery = match self.call(key, self.hasty, call).await? {
+                // One of its keys has no other writer.
+                None => self.call(key, false, self.layered.invalidate_all_of(self.number)).await?,
+                told => told,
+            };
             self.told(&changed, delivery, None).await?;
         }
         Ok(())
@@ -193,9 +306,11 @@ impl Node {
     async fn told(
         &self,
         changed: &[(usize, u64)],
-        delivery: Delivery,
+        delivery: Option<Delivery>,
         master: Option<&str>,
     ) -> Result<(), BoxError> {
+        // It has not ended at all, which is reported.
+        let Some(delivery) = delivery else { return Ok(()) };
         for (key, version) in changed {
             self.answered[*key].store(*version, Ordering::SeqCst);
             if delivery.is_confirmed() {
@@ -214,7 +329,7 @@ impl Node {
             match fastrand::u8(..16) {
                 0 | 1 => self.read_many(layered).await?,
                 2 => self.refresh(layered).await?,
-                _ => drop(self.read(fastrand::usize(..KEYS), layered).await?),
+                _ => drop(self.read(self.any(), layered, self.hasty).await?),
             }
             tokio::time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
         }
@@ -222,14 +337,15 @@ impl Node {
     }
 
     async fn read_many(&self, layered: bool) -> Result<(), BoxError> {
-        let mut keys: Vec<usize> = (0..BATCH).map(|_| fastrand::usize(..KEYS)).collect();
+        let mut keys: Vec<usize> = (0..BATCH).map(|_| self.any()).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut promised = Vec::new();
         for key in &keys {
             promised.push(self.promised(*key).await?);
         }
-        let versions = self.subject(layered).read_many(&keys, &self.loader).await?;
+        let call = self.subject(layered).read_many(&keys, &self.loader);
+        let Some(versions) = self.call(keys[0], self.hasty, call).await? else { return Ok(()) };
         for ((key, version), promised) in keys.into_iter().zip(versions).zip(promised) {
             self.check(key, layered, version, Seen::Unsaid, &promised);
         }
@@ -237,18 +353,20 @@ impl Node {
     }
 
     async fn refresh(&self, layered: bool) -> Result<(), BoxError> {
-        let key = fastrand::usize(..KEYS);
+        let key = self.any();
         let promised = self.promised(key).await?;
-        let version = self.subject(layered).refresh(key, &self.loader).await?;
+        let call = self.subject(layered).refresh(key, &self.loader);
+        let Some(version) = self.call(key, self.hasty, call).await? else { return Ok(()) };
         self.check(key, layered, version, Seen::Unsaid, &promised);
         Ok(())
     }
 
-    async fn read(&self, key: usize, layered: bool) -> Result<u64, BoxError> {
+    async fn read(&self, key: usize, layered: bool, hasty: bool) -> Result<Option<u64>, BoxError> {
         let promised = self.promised(key).await?;
-        let (version, seen) = self.subject(layered).read(key, &self.loader).await?;
+        let call = self.subject(layered).read(key, &self.loader);
+        let Some((version, seen)) = self.call(key, hasty, call).await? else { return Ok(None) };
         self.check(key, layered, version, seen, &promised);
-        Ok(version)
+        Ok(Some(version))
     }
 
     fn subject(&self, layered: bool) -> &Subject {
@@ -258,24 +376,29 @@ impl Node {
     async fn promised(&self, key: usize) -> Result<Promised, BoxError> {
         let master = self.master();
         let floors = self.source.floors(key, &master).await?;
-        Ok(Promised { floors, answered: self.answered[key].load(Ordering::SeqCst), master })
+        let [answered, ended] =
+            [&self.answered, &self.ended].map(|versions| versions[key].load(Ordering::SeqCst));
+        Ok(Promised { floors, answered, ended, master })
     }
 
     /// Checks a read against what had been promised when it began.
     fn check(&self, key: usize, layered: bool, version: u64, seen: Seen, promised: &Promised) {
         let counts = &self.counts;
-        let Promised { floors: Floors { here, anywhere, settled }, answered, master } = promised;
+        let Promised { floors: Floors { here, anywhere, settled }, answered, ended, master } = promised;
         let stayed = self.master() == *master;
         // Where it is not said where an answer comes from, it may be as late as one from memory.
         let (reads, late) = match seen {
             Seen::Near => (&counts.near, Some(&counts.late_near)),
             Seen::Far => (&counts.far, Some(&counts.late_far)),
             Seen::Joined => (&counts.joined, Some(&counts.late_joined)),
+            Seen::Stale => (&counts.stale, None),
             Seen::Unsaid => (&counts.unsaid, None),
         };
         reads.fetch_add(1, Ordering::Relaxed);
         let (rule, floor, broken) = if layered && version < *answered {
             ("same process", *answered, &counts.local)
+        } else if layered && !matches!(seen, Seen::Stale | Seen::Unsaid) && version < *ended {
+            ("same process, fresh", *ended, &counts.local)
         } else if seen == Seen::Far && stayed && version < *here {
             ("confirmed", *here, &counts.confirmed)
         } else if version < *settled {
@@ -287,14 +410,18 @@ impl Node {
             return;
         };
         broken.fetch_add(1, Ordering::Relaxed);
-        let mut examples = counts.examples.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = if layered { "memory and second level" } else { "second level alone" };
+        let seen = format!("{seen:?}").to_lowercase();
+        self.example(rule, cache, &seen, key, version, floor);
+    }
+
+    fn example(&self, rule: &str, cache: &str, seen: &str, key: usize, version: u64, floor: u64) {
+        let mut examples = self.counts.examples.lock().unwrap_or_else(PoisonError::into_inner);
         if examples.len() < EXAMPLES {
-            let cache = if layered { "memory and second level" } else { "second level alone" };
-            let seen = format!("{seen:?}").to_lowercase();
             examples.push(Example {
                 rule: rule.to_owned(),
                 cache: cache.to_owned(),
-                seen,
+                seen: seen.to_owned(),
                 key,
                 version,
                 floor,
@@ -307,10 +434,11 @@ impl Node {
     /// within the bound is counted.
     async fn converge(&self, bound: Duration) -> Result<Duration, BoxError> {
         let since = Instant::now();
-        for key in 0..KEYS {
+        let caches = if self.reads_directly() { &[true, false][..] } else { &[true] };
+        for key in (0..KEYS).filter(|key| self.reads_directly() || self.owns(*key)) {
             let newest = self.source.get(key).await?;
-            for layered in [true, false] {
-                while self.read(key, layered).await? != newest {
+            for layered in caches {
+                while self.read(key, *layered, false).await? != Some(newest) {
                     if since.elapsed() > bound {
                         self.counts.diverged.fetch_add(1, Ordering::Relaxed);
                         break;
@@ -323,9 +451,10 @@ impl Node {
     }
 
     fn report(&self, converged: Duration) -> NodeReport {
-        let Counts { loads, invalidations, sets, updates, tags, clears, pending, .. } = &self.counts;
-        let Counts { near, far, joined, unsaid, .. } = &self.counts;
-        let Counts { local, confirmed, settled, diverged, .. } = &self.counts;
+        let Counts { loads, invalidations, sets, updates, expiries, tags, clears, pending, .. } =
+            &self.counts;
+        let Counts { near, far, joined, stale, unsaid, left, failed, .. } = &self.counts;
+        let Counts { local, confirmed, settled, diverged, held_up, .. } = &self.counts;
         let Counts { late_near, late_joined, late_far, examples, .. } = &self.counts;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NodeReport {
@@ -333,17 +462,22 @@ impl Node {
             invalidations: count(invalidations),
             sets: count(sets),
             updates: count(updates),
+            expiries: count(expiries),
             tags: count(tags),
             clears: count(clears),
             pending: count(pending),
             near: count(near),
             far: count(far),
             joined: count(joined),
+            stale: count(stale),
             unsaid: count(unsaid),
+            left: count(left),
+            failed: count(failed),
             local: count(local),
             confirmed: count(confirmed),
             settled: count(settled),
             diverged: count(diverged),
+            held_up: count(held_up),
             late_near: count(late_near),
             late_joined: count(late_joined),
             late_far: count(late_far),
@@ -351,4 +485,19 @@ impl Node {
             examples: examples.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
+}
+
+/// Polls a call, and leaves it when it has had to wait that often.
+async fn polled<F: Future>(waits: u8, call: F) -> Option<F::Output> {
+    let mut call = pin!(call);
+    let mut left = waits;
+    poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
 }

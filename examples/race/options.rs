@@ -22,6 +22,14 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) fault: Option<Fault>,
 
+    /// Callers leave in the middle of their calls, and loads fail, panic, or take too long
+    #[arg(long)]
+    pub(crate) hasty: bool,
+
+    /// How the two processes use the second level
+    #[arg(long, default_value = "told", value_name = "HOW")]
+    pub(crate) levels: Levels,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -59,6 +67,46 @@ pub(crate) struct Settings {
     /// The server is disturbed, so that a level may be away for a while
     #[arg(long)]
     pub(crate) disturbed: bool,
+    #[arg(long)]
+    pub(crate) hasty: bool,
+    #[arg(long)]
+    pub(crate) levels: Levels,
+}
+
+/// How the processes use the second level, and hear of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Levels {
+    /// Memory hears of changes where the server tells of them (Redis), and keeps entries for a second where not
+    Told,
+    /// The first process hears of changes, the second one does not (Redis)
+    Mixed,
+    /// Neither does
+    Untold,
+    /// Values are written to the second level in the background
+    Behind,
+    /// The second level has bare values: no leases, no tags, no clear. A process reads its own keys only
+    Plain,
+}
+
+impl Levels {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::Mixed => "mixed",
+            Self::Untold => "untold",
+            Self::Behind => "behind",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// Whether memory of a process hears what others change, if the server can tell.
+    pub(crate) fn hears(self, node: usize) -> bool {
+        match self {
+            Self::Told | Self::Behind => true,
+            Self::Mixed => node == 0,
+            Self::Untold | Self::Plain => false,
+        }
+    }
 }
 
 /// What is raced.

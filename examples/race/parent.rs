@@ -12,7 +12,7 @@ use traced_cache::BoxError;
 use crate::{
     failure::Failure,
     faults::{Fault, Server},
-    options::{Kind, Options, Settings},
+    options::{Kind, Levels, Options, Settings},
     remote::Remote,
     report::{Race, Report},
     source::{NODES, Table},
@@ -35,7 +35,7 @@ pub(crate) enum Spawn {
 
 /// Races the cache, then the one by hand. Faults are for the first of them only: the other one fails without.
 pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
-    let Options { l2, seconds, fault, .. } = options;
+    let Options { l2, seconds, fault, hasty, levels, .. } = options;
     if let Some(fault) = fault.filter(|fault| Duration::from_secs(*seconds) < fault.takes()) {
         let takes = fault.takes().as_secs() + 1;
         return Err(Failure::options(format!(
@@ -48,7 +48,11 @@ pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
     let remote = Remote::new(&l2, "race").map_err(Failure::options)?;
     runtime.block_on(remote.reach()).map_err(Failure::run)?;
     let run = async |kind, seconds, fault| {
-        one(&server, &remote, kind, seconds, fault, spawn).await.map_err(Failure::run)
+        let rules = match kind {
+            Kind::Traced => Rules { kind, seconds, fault, hasty: *hasty, levels: *levels },
+            Kind::Naive => Rules { kind, seconds, fault, hasty: false, levels: Levels::Told },
+        };
+        one(&server, &remote, &rules, spawn).await.map_err(Failure::run)
     };
     runtime.block_on(async {
         let race = run(Kind::Traced, *seconds, *fault).await?;
@@ -64,15 +68,18 @@ pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
     })
 }
 
-async fn one(
-    server: &Arc<Server>,
-    remote: &Remote,
+/// What is raced, and how.
+struct Rules {
     kind: Kind,
     seconds: u64,
     fault: Option<Fault>,
-    spawn: Spawn,
-) -> Result<Race, BoxError> {
-    let bound = bound(kind, remote);
+    hasty: bool,
+    levels: Levels,
+}
+
+async fn one(server: &Arc<Server>, remote: &Remote, rules: &Rules, spawn: Spawn) -> Result<Race, BoxError> {
+    let Rules { kind, seconds, fault, hasty, levels } = *rules;
+    let bound = bound(kind, levels, remote);
     let table = Table::new(bound);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let source = listener.local_addr()?;
@@ -80,7 +87,8 @@ async fn one(
     let mut nodes = JoinSet::new();
     for node in 0..NODES {
         let (run, disturbed) = (run.clone(), fault.is_some());
-        let settings = Settings { source, l2: server.url(), run, node, kind, seconds, disturbed };
+        let l2 = server.url();
+        let settings = Settings { source, l2, run, node, kind, seconds, disturbed, hasty, levels };
         nodes.spawn_blocking(move || start(&settings, spawn));
     }
     let ended = async {
@@ -120,14 +128,13 @@ async fn one(
 fn start(settings: &Settings, spawn: Spawn) -> Result<(), BoxError> {
     match spawn {
         Spawn::Processes => {
-            let Settings { source, l2, run, node, kind, seconds, disturbed } = settings;
+            let Settings { source, l2, run, node, kind, seconds, disturbed, hasty, levels } = settings;
             let mut child = Command::new(std::env::current_exe()?);
             child.args(["node", "--l2", l2, "--run", run, "--kind", kind.as_str()]);
             child.args(["--source", &source.to_string(), "--node", &node.to_string()]);
-            child.args(["--seconds", &seconds.to_string()]);
-            if *disturbed {
-                child.arg("--disturbed");
-            }
+            child.args(["--seconds", &seconds.to_string(), "--levels", levels.as_str()]);
+            child.args(disturbed.then_some("--disturbed"));
+            child.args(hasty.then_some("--hasty"));
             let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
             if status.success() { Ok(()) } else { Err(format!("node {node} failed: {status}").into()) }
         }

@@ -24,6 +24,7 @@ pub(crate) struct NodeReport {
     pub(crate) invalidations: u64,
     pub(crate) sets: u64,
     pub(crate) updates: u64,
+    pub(crate) expiries: u64,
     /// Invalidations of a tag, each of all keys of a process.
     pub(crate) tags: u64,
     pub(crate) clears: u64,
@@ -33,8 +34,14 @@ pub(crate) struct NodeReport {
     pub(crate) near: u64,
     pub(crate) far: u64,
     pub(crate) joined: u64,
+    /// Stale values, which stood in.
+    pub(crate) stale: u64,
     /// By batches, key by key, and by refreshes: neither says where an answer comes from.
     pub(crate) unsaid: u64,
+    /// Calls whose callers have left in the middle.
+    pub(crate) left: u64,
+    /// Calls that have failed as their loads did.
+    pub(crate) failed: u64,
     /// From memory, and older than what the other process had been confirmed: allowed, until its message arrives.
     pub(crate) late_near: u64,
     /// From a load that had begun before the other process changed the key. Allowed likewise.
@@ -50,6 +57,8 @@ pub(crate) struct NodeReport {
     pub(crate) settled: u64,
     /// Keys that did not reach their newest version within the bound.
     pub(crate) diverged: u64,
+    /// Calls that had to wait for longer than anybody who is alive would make them.
+    pub(crate) held_up: u64,
     pub(crate) converged_ms: u64,
     pub(crate) examples: Vec<Example>,
 }
@@ -60,13 +69,17 @@ impl NodeReport {
         self.invalidations += other.invalidations;
         self.sets += other.sets;
         self.updates += other.updates;
+        self.expiries += other.expiries;
         self.tags += other.tags;
         self.clears += other.clears;
         self.pending += other.pending;
         self.near += other.near;
         self.far += other.far;
         self.joined += other.joined;
+        self.stale += other.stale;
         self.unsaid += other.unsaid;
+        self.left += other.left;
+        self.failed += other.failed;
         self.late_near += other.late_near;
         self.late_joined += other.late_joined;
         self.late_far += other.late_far;
@@ -74,21 +87,22 @@ impl NodeReport {
         self.confirmed += other.confirmed;
         self.settled += other.settled;
         self.diverged += other.diverged;
+        self.held_up += other.held_up;
         self.converged_ms = self.converged_ms.max(other.converged_ms);
         self.examples.extend(other.examples);
         self
     }
 
     fn reads(&self) -> u64 {
-        self.near + self.far + self.joined + self.unsaid
+        self.near + self.far + self.joined + self.stale + self.unsaid
     }
 
     fn writes(&self) -> u64 {
-        self.invalidations + self.sets + self.updates + self.tags + self.clears
+        self.invalidations + self.sets + self.updates + self.expiries + self.tags + self.clears
     }
 
     fn violations(&self) -> u64 {
-        self.local + self.confirmed + self.settled + self.diverged
+        self.local + self.confirmed + self.settled + self.diverged + self.held_up
     }
 }
 
@@ -136,8 +150,8 @@ impl Race {
     /// Line by line what the table shows.
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
-        let NodeReport { loads, invalidations, sets, updates, tags, clears, pending, .. } = counts;
-        let NodeReport { near, far, joined, unsaid, .. } = counts;
+        let NodeReport { loads, invalidations, sets, updates, expiries, tags, clears, pending, .. } = counts;
+        let NodeReport { near, far, joined, stale, unsaid, left, failed, .. } = counts;
         let NodeReport {
             late_near,
             late_joined,
@@ -146,6 +160,7 @@ impl Race {
             confirmed,
             settled,
             diverged,
+            held_up,
             converged_ms,
             ..
         } = counts;
@@ -156,9 +171,12 @@ impl Race {
             ("invalidations", invalidations.to_string()),
             ("sets", sets.to_string()),
             ("updates", updates.to_string()),
+            ("expiries", expiries.to_string()),
             ("invalidations of a tag", tags.to_string()),
             ("clears", clears.to_string()),
             ("of those, pending", pending.to_string()),
+            ("calls whose callers have left", left.to_string()),
+            ("calls that failed as their loads did", failed.to_string()),
             ("reads, all checked", reads.to_string()),
             ("  from memory", near.to_string()),
             ("    late, as it may be: not told yet, or within its ttl_cap", late_near.to_string()),
@@ -166,12 +184,14 @@ impl Race {
             ("    late, as it may be: a tag, a clear, or at another master", late_far.to_string()),
             ("  by joining a load", joined.to_string()),
             ("    late, as it may be: begun before the other's change", late_joined.to_string()),
+            ("  stale, standing in", stale.to_string()),
             ("  in batches and by refreshes, which do not say", unsaid.to_string()),
             ("violations", violations.to_string()),
             ("  older than what this process had been answered", local.to_string()),
             ("  older than what any process had been confirmed", confirmed.to_string()),
             ("  late by more than the bound", settled.to_string()),
             ("  keys not up to date at the end, after the bound", diverged.to_string()),
+            ("  calls held up by nobody who is alive", held_up.to_string()),
             ("ms until all keys were", converged_ms.to_string()),
             ("ms, the bound", bound_ms.to_string()),
         ]

@@ -1,18 +1,21 @@
 //! What is raced: this crate's cache, or one written by hand.
 
 use std::{
+    panic::resume_unwind,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use traced_cache::{BoxError, Delivery, ErrorKind, Level, Loaded, Memory, Outcome, Policy, TracedCache};
+use traced_cache::{
+    BoxError, Delivery, Early, Error, ErrorKind, Level, Loaded, Memory, Outcome, Policy, TracedCache,
+};
 
 use crate::{
     naive::Naive,
-    options::Kind,
+    options::{Kind, Levels, Settings},
     remote::Remote,
     source::{KEYS, NODES, Source},
 };
@@ -26,9 +29,13 @@ const BUDGET: Duration = Duration::from_secs(1);
 /// After a fault: the breaker asks again, the connection is made again, and what the level has not heard is told, 1 s each.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(3);
 
+/// How long a load takes that hangs.
+const HANG: Duration = Duration::from_millis(300);
+
 /// How long memory of one process may be behind a change that the other one has made.
-pub(crate) fn bound(kind: Kind, remote: &Remote) -> Duration {
-    let told = kind == Kind::Traced && matches!(remote, Remote::Redis(_));
+pub(crate) fn bound(kind: Kind, levels: Levels, remote: &Remote) -> Duration {
+    let hears = (0..NODES).any(|node| levels.hears(node));
+    let told = kind == Kind::Traced && hears && matches!(remote, Remote::Redis(_));
     // What an entry was made from is older than the entry by one operation at most.
     BUDGET + if told { SILENCE } else { CAP }
 }
@@ -38,12 +45,41 @@ pub(crate) fn owner(key: usize) -> usize {
     key % NODES
 }
 
+/// The keys that a node writes.
+pub(crate) fn keys_of(node: usize) -> impl Iterator<Item = usize> {
+    (0..KEYS).filter(move |key| owner(*key) == node)
+}
+
+fn with_tag(value: Loaded<u64>, key: usize, tags: bool) -> Loaded<u64> {
+    if tags { value.tag(tag(owner(key))) } else { value }
+}
+
 fn tag(node: usize) -> String {
     format!("node-{node}")
 }
 
-fn tagged(key: usize, version: u64) -> Loaded<u64> {
-    Loaded::value(version).tag(tag(owner(key)))
+/// Entries live so long that only changes end them; or, where callers are hasty, so short that stale values stand in, and
+/// nobody waits for long.
+fn policy(settings: &Settings, near: bool) -> Policy {
+    if !settings.hasty {
+        return Policy::ttl(Duration::from_secs(60));
+    }
+    let ms = Duration::from_millis;
+    let policy = Policy::ttl(ms(20)).throttle(ms(20));
+    if !near {
+        // Who has to wait here waits: a lease that nobody gives back shows by that. Bare values have no grace.
+        let bare = settings.levels == Levels::Plain;
+        return if bare { policy } else { policy.grace(Duration::from_secs(60)) };
+    }
+    policy
+        .grace(Duration::from_secs(60))
+        .early(Early::Fraction(0.5))
+        .revalidate(ms(5))
+        .soft_limit(ms(5))
+        .wait(ms(30))
+        .hard_limit(Some(HANG / 3))
+        .loads(8)
+        .complete_in_background(settings.node == 0)
 }
 
 /// Where an answer came from.
@@ -55,6 +91,8 @@ pub(crate) enum Seen {
     Far,
     /// A load that another call had begun.
     Joined,
+    /// A stale value, which stands in for a load that is slow or has failed.
+    Stale,
     /// Any of these: neither a batch nor a refresh says.
     Unsaid,
 }
@@ -64,6 +102,10 @@ pub(crate) enum Seen {
 pub(crate) struct Loader {
     pub(crate) source: Source,
     pub(crate) loads: Arc<AtomicU64>,
+    /// Some loads fail, panic or take too long, and some answers are not to be kept.
+    pub(crate) moody: Arc<AtomicBool>,
+    /// Whether the cache knows tags.
+    pub(crate) tags: bool,
 }
 
 impl Loader {
@@ -71,12 +113,29 @@ impl Loader {
         self.loads.fetch_add(1, Ordering::Relaxed);
         let version = self.source.get(key).await?;
         tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..20_000))).await;
+        if self.moody.load(Ordering::Relaxed) {
+            match fastrand::u8(..32) {
+                0 => return Err("on purpose".into()),
+                // Nothing of it is printed.
+                1 => resume_unwind(Box::new("on purpose")),
+                2 => tokio::time::sleep(HANG).await,
+                _ => {}
+            }
+        }
         Ok(version)
     }
 
     async fn load_tagged(self, id: u64) -> Result<Loaded<u64>, BoxError> {
         let key = usize::try_from(id)?;
-        Ok(tagged(key, self.load(key).await?))
+        let (tags, moody) = (self.tags, Arc::clone(&self.moody));
+        let version = self.load(key).await?;
+        let value = Loaded::value(version);
+        let value = match fastrand::u8(..16) {
+            0 if moody.load(Ordering::Relaxed) => value.ttl(Duration::ZERO),
+            1 if moody.load(Ordering::Relaxed) => Loaded::do_not_store(Some(version)),
+            _ => value,
+        };
+        Ok(with_tag(value, key, tags))
     }
 
     async fn load_many(self, ids: Vec<u64>) -> Result<Vec<(u64, Loaded<u64>)>, BoxError> {
@@ -88,36 +147,52 @@ impl Loader {
     }
 }
 
+/// Whether a call may end like this where loads fail: nobody but the loader is to blame.
+pub(crate) fn is_of_a_load(error: &BoxError) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| {
+        matches!(error.kind(), ErrorKind::Load | ErrorKind::LoadPanicked | ErrorKind::LoadTimeout)
+    })
+}
+
 pub(crate) enum Subject {
-    Traced { cache: TracedCache<u64>, near: bool },
+    Traced { cache: TracedCache<u64>, near: bool, tags: bool },
     Naive(Naive),
 }
 
 impl Subject {
     /// One with memory, or one without.
-    pub(crate) fn new(kind: Kind, remote: &Remote, near: bool) -> Result<Self, BoxError> {
-        if kind == Kind::Naive {
+    pub(crate) fn new(settings: &Settings, remote: &Remote, near: bool) -> Result<Self, BoxError> {
+        let Settings { kind, levels, node, .. } = settings;
+        if *kind == Kind::Naive {
             return Ok(Self::Naive(Naive::new(near.then_some(CAP), remote.provider())));
         }
-        let mut cache = TracedCache::builder("race").policy(Policy::ttl(Duration::from_secs(60)));
+        let mut cache = TracedCache::builder("race").policy(policy(settings, near));
         if near {
             let memory = Level::new(Memory::entries(1_000));
             cache = match remote {
                 // The one without memory has nothing to be told: what the second level promises, it promises alone.
-                Remote::Redis(redis) => cache.level(memory).backplane(redis.backplane()),
-                Remote::Memcached(_) => cache.level(memory.ttl_cap(CAP)),
+                Remote::Redis(redis) if levels.hears(*node) => {
+                    cache.level(memory).backplane(redis.backplane())
+                }
+                _ => cache.level(memory.ttl_cap(CAP)),
             };
         }
-        Ok(Self::Traced { cache: cache.level(remote.level()).build()?, near })
+        let level = match levels {
+            Levels::Behind => remote.level().background(true),
+            Levels::Plain => remote.level().plain(),
+            Levels::Told | Levels::Mixed | Levels::Untold => remote.level(),
+        };
+        Ok(Self::Traced { cache: cache.level(level).build()?, near, tags: *levels != Levels::Plain })
     }
 
     pub(crate) async fn read(&self, key: usize, loader: &Loader) -> Result<(u64, Seen), BoxError> {
         match self {
             Self::Naive(cache) => cache.read(key, loader.clone().load(key)).await,
-            Self::Traced { cache, near } => {
+            Self::Traced { cache, near, .. } => {
                 let id = u64::try_from(key)?;
                 let found = cache.look_or_set_with(id, loader, Loader::load_tagged).await?;
                 let seen = match (found.level(), found.outcome()) {
+                    (_, Outcome::Stale) => Seen::Stale,
                     (Some(0), _) if *near => Seen::Near,
                     (None, Outcome::Coalesced) => Seen::Joined,
                     _ => Seen::Far,
@@ -130,21 +205,29 @@ impl Subject {
     pub(crate) async fn set(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.set(key, version).await),
-            Self::Traced { cache, .. } => {
-                Ok(cache.set_loaded(u64::try_from(key)?, tagged(key, version)).await?)
-            }
+            Self::Traced { cache, tags, .. } => Ok(cache
+                .set_loaded(u64::try_from(key)?, with_tag(Loaded::value(version), key, *tags))
+                .await?),
         }
     }
 
-    /// Without the second level nobody can update: who has changed the source invalidates then.
-    pub(crate) async fn update(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
+    /// Without the second level nobody can update: who has changed the source invalidates then. It goes on when its caller
+    /// leaves, and so asks the source what is to be there by then.
+    pub(crate) async fn update(
+        &self,
+        key: usize,
+        version: u64,
+        loader: &Loader,
+    ) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.set(key, version).await),
-            Self::Traced { cache, .. } => {
-                let change = |version, id: u64, _| async move {
-                    Ok::<_, BoxError>(tagged(usize::try_from(id)?, version))
+            Self::Traced { cache, tags, .. } => {
+                let tags = *tags;
+                let change = move |source: Source, id: u64, _| async move {
+                    let key = usize::try_from(id)?;
+                    Ok::<_, BoxError>(with_tag(Loaded::value(source.get(key).await?), key, tags))
                 };
-                match cache.update(u64::try_from(key)?, &version, change).await {
+                match cache.update(u64::try_from(key)?, &loader.source, change).await {
                     Ok(updated) => Ok(updated.delivery),
                     Err(error) if matches!(error.kind(), ErrorKind::Level | ErrorKind::LoadTimeout) => {
                         self.invalidate(key).await
@@ -195,18 +278,30 @@ impl Subject {
         }
     }
 
+    /// What is there is no longer fresh, and may stand in.
+    pub(crate) async fn expire(&self, key: usize) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => Ok(cache.invalidate(key).await),
+            Self::Traced { cache, .. } => Ok(cache.expire(u64::try_from(key)?).await?),
+        }
+    }
+
     /// All keys of a node, by their tag.
     pub(crate) async fn invalidate_all_of(&self, node: usize) -> Result<Delivery, BoxError> {
         match self {
-            Self::Naive(cache) => Ok(cache.invalidate_all((0..KEYS).filter(|key| owner(*key) == node)).await),
-            Self::Traced { cache, .. } => Ok(cache.invalidate_tag(tag(node)).await?),
+            Self::Naive(cache) => Ok(cache.invalidate_all(keys_of(node)).await),
+            Self::Traced { cache, tags: true, .. } => Ok(cache.invalidate_tag(tag(node)).await?),
+            Self::Traced { cache, .. } => {
+                Ok(cache.invalidate_many(keys_of(node).map(|key| key as u64)).await?)
+            }
         }
     }
 
     pub(crate) async fn clear(&self) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate_all(0..KEYS).await),
-            Self::Traced { cache, .. } => Ok(cache.clear().await?),
+            Self::Traced { cache, tags: true, .. } => Ok(cache.clear().await?),
+            Self::Traced { cache, .. } => Ok(cache.invalidate_many((0..KEYS).map(|key| key as u64)).await?),
         }
     }
 }

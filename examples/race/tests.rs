@@ -39,6 +39,34 @@ fn memcached() {
     }
 }
 
+fn hasty(l2: &str, more: &[&str]) {
+    let json = race(l2, &[&["--hasty", "--seconds", "3"], more].concat());
+    for count in ["expiries", "left", "failed", "stale"] {
+        assert!(json["race"][count].as_u64().unwrap() > 0, "{count}: {json}");
+    }
+}
+
+#[test]
+fn callers_are_hasty() {
+    for (server, l2) in [(Server::Redis, "redis"), (Server::Memcached, "memcached")] {
+        if require(server).is_some() {
+            hasty(l2, &[]);
+        }
+    }
+}
+
+#[test]
+fn other_levels() {
+    // Without its server's messages it makes no difference to memcached who hears.
+    let redis = (Server::Redis, "redis", &["behind", "plain", "mixed", "untold"][..]);
+    for (server, l2, levels) in [redis, (Server::Memcached, "memcached", &["behind", "plain"])] {
+        if require(server).is_some() {
+            race(l2, &["--levels", "behind", "--seconds", "2"]);
+            levels.iter().for_each(|levels| hasty(l2, &["--levels", levels]));
+        }
+    }
+}
+
 #[test]
 fn redis_in_trouble() {
     if require(Server::Redis).is_some() {
