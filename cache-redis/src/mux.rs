@@ -12,8 +12,8 @@
 //! - A caller may leave at any time; its reply is read and dropped.
 //! - What the server sends of its own accord is passed on by the same task, in order, before any later reply.
 //! - No timer: levels bound their calls, and the keeper watches for a connection that is stuck.
-//! - Bounded: bytes that wait to be written, length of a reply's lines, depth of replies, size of a value that is kept, and what
-//!   is allocated for it before it has come.
+//! - Bounded: bytes that wait to be written, length of a reply's lines, depth of replies, size of a value that is kept, what
+//!   is allocated for it before it has come, and all of a reply, by how many values were asked for.
 //!
 //! The client library writes commands and reads all replies but the two that every look-up gets, strings and lists of
 //! them. Through its own connection a typed look-up took a third more instructions (docs/performance.md).
@@ -36,7 +36,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, Value};
 use tokio::sync::{Notify, oneshot};
 
 use self::{
@@ -154,7 +154,8 @@ impl Mux {
             return Ok(Vec::new());
         }
         let (caller, answer) = oneshot::channel();
-        let waiter = Waiter::Many { left: commands.len(), replies: Vec::new(), caller };
+        let values = commands.cmd_iter().map(values_of).max().unwrap_or(1);
+        let waiter = Waiter::Many { left: commands.len(), values, replies: Vec::new(), caller };
         self.send(waiter, commands.get_packed_pipeline()).await?;
         self.received(answer.await)
     }
@@ -384,6 +385,15 @@ impl State {
             }
         }
         self.out.drain(..written);
+    }
+}
+
+/// Most values that a command asks for.
+fn values_of(command: &Cmd) -> usize {
+    let mut arguments = command.args_iter();
+    match arguments.next() {
+        Some(Arg::Simple(b"MGET")) => arguments.len(),
+        _ => 1,
     }
 }
 

@@ -216,7 +216,8 @@ impl Driver {
     fn match_replies(&mut self) -> Result<(Option<RedisError>, Option<PushInfo>), RedisError> {
         let mut state = self.shared.lock_open()?;
         loop {
-            let mut reply = match self.frames.next() {
+            let values = state.waiting.front().map_or(0, Waiter::values);
+            let mut reply = match self.frames.next(values) {
                 Ok(Some(reply)) => reply,
                 Ok(None) => {
                     state.expecting |= self.answered() > CROWD;

@@ -14,9 +14,11 @@ const STRING_MAX: usize = 512 << 20;
 const ALWAYS: usize = 1 << 20;
 /// In the place of a string that was not kept.
 const LEFT_OUT: &[u8] = b"-TOOLARGE\r\n";
-/// Most elements of one list: each takes memory, however short. None of our requests has such an answer. A push that has
-/// more ends the connection, and that is a gap.
+/// Most elements of all lists of a reply: each takes memory, however short. None of our requests has such an answer. A push
+/// that has more ends the connection, and that is a gap.
 const ELEMENTS_MAX: u64 = 1 << 20;
+/// Most bytes of a reply beside the values that were asked for. The same goes for a push that has more.
+const BESIDE_MAX: usize = 64 << 20;
 /// Lists within lists.
 const DEPTH_MAX: usize = 32;
 /// Room for the next read.
@@ -85,6 +87,8 @@ struct Scan {
     wants: usize,
     /// Elements to come, of each list that has begun.
     open: Vec<u64>,
+    /// Elements of all lists that have begun.
+    elements: u64,
     /// Whether it is more than a string or a list of strings.
     odd: bool,
 }
@@ -110,10 +114,11 @@ impl Frames {
         &self.input
     }
 
-    /// The next complete reply.
-    pub(super) fn next(&mut self) -> Result<Option<Reply>, RedisError> {
+    /// The next complete reply, to a question for so many values: it may be as large as these and a bit more.
+    pub(super) fn next(&mut self, values: usize) -> Result<Option<Reply>, RedisError> {
+        let room = values.saturating_mul(self.most).saturating_add(BESIDE_MAX);
         while self.has_left_out() {
-            match self.scan.end(&self.input, self.most) {
+            match self.scan.end(&self.input, self.most, room) {
                 Ok(Found::Part) => return Ok(None),
                 Ok(Found::All) => return self.take().map(Some),
                 Ok(Found::Large(at, length)) => self.leave_out(at, length),
@@ -174,8 +179,8 @@ pub(super) fn garbled() -> RedisError {
 }
 
 impl Scan {
-    /// Whether the input holds the whole reply, which then ends at `at`.
-    fn end(&mut self, input: &[u8], most: usize) -> Result<Found, Garbled> {
+    /// Whether the input holds the whole reply, which then ends at `at`, and not behind `room` bytes.
+    fn end(&mut self, input: &[u8], most: usize, room: usize) -> Result<Found, Garbled> {
         if input.len() < self.wants {
             return Ok(Found::Part);
         }
@@ -198,6 +203,9 @@ impl Scan {
                             return Ok(Found::Large(behind, length + 2));
                         }
                         if input.len() < end + 2 {
+                            if end > room {
+                                return Err(Garbled);
+                            }
                             self.wants = end + 2;
                             return Ok(Found::Part);
                         }
@@ -226,6 +234,9 @@ impl Scan {
                 b'_' | b':' | b'+' | b'-' | b',' | b'#' | b'(' => self.at = behind,
                 _ => return Err(Garbled),
             }
+            if self.at > room {
+                return Err(Garbled);
+            }
             self.odd |= match (sign, self.open.len()) {
                 (b'$' | b'_', _) => false,
                 // No list at all is nothing.
@@ -233,7 +244,8 @@ impl Scan {
                 _ => true,
             };
             if elements > 0 {
-                if self.open.len() >= DEPTH_MAX {
+                self.elements += elements;
+                if self.open.len() >= DEPTH_MAX || self.elements > ELEMENTS_MAX {
                     return Err(Garbled);
                 }
                 self.open.push(elements);
@@ -319,7 +331,7 @@ mod tests {
         let mut replies = Vec::new();
         for piece in input.chunks(step) {
             frames.room().extend_from_slice(piece);
-            while let Some(reply) = frames.next()? {
+            while let Some(reply) = frames.next(1)? {
                 replies.push(format!("{reply:?}"));
             }
         }
@@ -356,12 +368,12 @@ mod tests {
         let said =
             b"-ERR unknown command 'PUBLISH', with args beginning with: 'b:' '\xff\xc3' \r\n$1\r\na\r\n";
         frames.room().extend_from_slice(said);
-        let Some(Reply::Other(Value::ServerError(error))) = frames.next().unwrap() else {
+        let Some(Reply::Other(Value::ServerError(error))) = frames.next(1).unwrap() else {
             panic!("no error")
         };
         assert_eq!(error.code(), "ERR");
         assert!(error.details().is_some_and(|text| text.starts_with("unknown command 'PUBLISH'")));
-        assert!(matches!(frames.next().unwrap(), Some(Reply::Text(text)) if text == "a"));
+        assert!(matches!(frames.next(1).unwrap(), Some(Reply::Text(text)) if text == "a"));
     }
 
     #[test]
@@ -374,7 +386,7 @@ mod tests {
             let mut replies = Vec::new();
             for piece in (large + "$1\r\na\r\n$1\r\n").as_bytes().chunks(16_000) {
                 frames.room().extend_from_slice(piece);
-                while let Some(reply) = frames.next().unwrap() {
+                while let Some(reply) = frames.next(1).unwrap() {
                     replies.push(reply);
                 }
             }
@@ -396,7 +408,7 @@ mod tests {
             let (mut frames, mut replies) = (Frames::new(5), Vec::new());
             for piece in input.as_bytes().chunks(step) {
                 frames.room().extend_from_slice(piece);
-                while let Some(reply) = frames.next().unwrap() {
+                while let Some(reply) = frames.next(1).unwrap() {
                     replies.push(reply.into_value());
                 }
                 let held = frames.input.len();
@@ -451,7 +463,7 @@ mod tests {
             for piece in input.as_bytes().chunks(step) {
                 assert!(found.is_none(), "{input:?}");
                 frames.room().extend_from_slice(piece);
-                found = frames.next().unwrap();
+                found = frames.next(1).unwrap();
             }
             let found = found.map(Reply::into_value);
             assert_eq!(found, Some(parse_redis_value(input.as_bytes()).unwrap()), "{input:?}");
@@ -510,7 +522,7 @@ mod tests {
                 let (piece, later) = rest.split_at(random.usize(1..=wide).min(rest.len()));
                 rest = later;
                 frames.room().extend_from_slice(piece);
-                while let Some(reply) = frames.next().unwrap_or_else(|_| panic!("{seed} {input:?}")) {
+                while let Some(reply) = frames.next(1).unwrap_or_else(|_| panic!("{seed} {input:?}")) {
                     found.push(format!("{reply:?}"));
                 }
             }
@@ -532,7 +544,7 @@ mod tests {
         while found.is_none() {
             assert_eq!(frames.input.as_ptr(), at);
             frames.room().extend_from_slice(pieces.next().unwrap());
-            found = frames.next().unwrap();
+            found = frames.next(1).unwrap();
         }
         let Some(Reply::Other(Value::Array(found))) = found else { panic!("no list") };
         assert_eq!(found.iter().filter(|value| matches!(value, Value::BulkString(_))).count(), 3);
@@ -564,11 +576,53 @@ mod tests {
         assert!(all(&vec![b'+'; LINE_MAX + 1], usize::MAX).is_err());
         let mut frames = Frames::new(STRING_MAX);
         frames.room().extend_from_slice(b"$536870912\r\n");
-        assert!(frames.next().unwrap().is_none());
+        assert!(frames.next(1).unwrap().is_none());
         assert!(frames.room().capacity() <= 2 * AHEAD_MAX);
         let mut frames = Frames::new(STRING_MAX);
         frames.room().extend_from_slice(b"*1048576\r\n");
-        assert!(frames.next().unwrap().is_none());
+        assert!(frames.next(1).unwrap().is_none());
         assert!(frames.room().capacity() <= 2 * READ_ROOM);
+    }
+
+    /// How many bytes of an endless list are held before it is refused, as an answer to a question for so many values.
+    fn held(sign: &str, element: &[u8], values: usize) -> usize {
+        let mut frames = Frames::new(0);
+        frames.room().extend_from_slice(format!("{sign}{ELEMENTS_MAX}\r\n").as_bytes());
+        loop {
+            match frames.next(values) {
+                Ok(Some(_)) => panic!("it has an end"),
+                Ok(None) => frames.room().extend_from_slice(element),
+                Err(_) => return frames.input.len(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_is_no_larger_than_what_was_asked_for() {
+        let value = format!("$1048576\r\n{}\r\n", "x".repeat(1 << 20));
+        let line = format!("-{}\r\n", "E ".repeat(10_000));
+        for (sign, values) in [("*", 1), (">", 0), ("*", 20)] {
+            for element in [value.as_bytes(), line.as_bytes()] {
+                let held = held(sign, element, values);
+                let room = BESIDE_MAX + values * ALWAYS;
+                assert!(held <= room + element.len() && held > room - element.len(), "{held}");
+            }
+        }
+        // What was asked for fits.
+        let mut frames = Frames::new(0);
+        frames.room().extend_from_slice(b"*100\r\n");
+        (0..100).for_each(|_| frames.room().extend_from_slice(value.as_bytes()));
+        assert!(matches!(frames.next(100), Ok(Some(Reply::Texts(texts))) if texts.len() == 100));
+    }
+
+    #[test]
+    fn elements_count_in_whatever_list_they_are() {
+        let half = ELEMENTS_MAX / 2;
+        let lists = |sign: &str| {
+            format!("*2\r\n{}", format!("{sign}{half}\r\n{}", ":1\r\n".repeat(half as usize)).repeat(2))
+        };
+        assert!(all(lists("*").as_bytes(), usize::MAX).is_err());
+        let once = format!("*1\r\n*{half}\r\n{}", ":1\r\n".repeat(half as usize));
+        assert_eq!(all(once.as_bytes(), usize::MAX).unwrap().len(), 1);
     }
 }

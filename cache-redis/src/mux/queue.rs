@@ -20,8 +20,8 @@ pub(super) enum Waiter {
     One(Caller<Reply>),
     /// Look-ups of one `MGET` of so many keys: each for a part of its reply.
     Gathered(usize, Vec<Asking>),
-    /// For as many as are left.
-    Many { left: usize, replies: Vec<Reply>, caller: Caller<Vec<Reply>> },
+    /// For as many as are left, each of so many values at most.
+    Many { left: usize, values: usize, replies: Vec<Reply>, caller: Caller<Vec<Reply>> },
     /// For as many pushes, or one error.
     Confirmed { left: usize, caller: Caller<Reply> },
 }
@@ -108,6 +108,16 @@ impl Waiter {
         }
     }
 
+    /// Most values that the next reply may hold.
+    pub(super) const fn values(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Gathered(count, _) => *count,
+            Self::Many { values, .. } => *values,
+            Self::Confirmed { .. } => 0,
+        }
+    }
+
     /// How many have not left.
     pub(super) fn attended(&self) -> usize {
         match self {
@@ -138,11 +148,11 @@ impl Waiter {
                 Reply::Other(Value::ServerError(error)) => Ended::Refused(error, callers),
                 _ => return Err(OutOfStep(Self::Gathered(count, callers))),
             }),
-            Self::Many { left, mut replies, caller } => {
+            Self::Many { left, values, mut replies, caller } => {
                 replies.push(reply);
                 match left.saturating_sub(1) {
                     0 => Taken::Ended(Ended::Many(replies, caller)),
-                    left => Taken::Waits(Self::Many { left, replies, caller }),
+                    left => Taken::Waits(Self::Many { left, values, replies, caller }),
                 }
             }
             Self::Confirmed { left, caller } => match (left, &reply) {
