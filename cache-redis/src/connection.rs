@@ -23,6 +23,7 @@ use crate::{
     rights::Step,
     settings::Settings,
     watch::{Watch, Watching},
+    wire::text,
 };
 
 /// Takes what the server sends of its own accord, in the task that reads, with the connection's generation. Must not
@@ -204,7 +205,8 @@ impl Link {
     pub(crate) async fn is_there(&self, limit: Duration) -> There {
         let (_, before) = self.progress();
         match timeout(limit, self.command(&redis::cmd("PING"))).await {
-            Ok(_) => There::Answers,
+            Ok(answer) if is_in_step(&answer) => There::Answers,
+            Ok(_) => There::No,
             Err(_elapsed) if self.progress().1 != before => There::IsBusy,
             Err(_elapsed) => There::No,
         }
@@ -217,15 +219,24 @@ impl Link {
         let mut answer = pin!(self.command(&ping));
         loop {
             let (from, (_, before)) = (Instant::now(), self.progress());
-            let answered = timeout(limit, answer.as_mut()).await.is_ok();
-            if !answered && self.progress().1 == before {
-                return false;
-            }
-            proves(from);
-            if answered {
-                return true;
+            match timeout(limit, answer.as_mut()).await {
+                Ok(answer) if !is_in_step(&answer) => return false,
+                Err(_elapsed) if self.progress().1 == before => return false,
+                Ok(_) => {
+                    proves(from);
+                    return true;
+                }
+                Err(_elapsed) => proves(from),
             }
         }
+    }
+}
+
+/// Whether what has come may be the answer to a `PING`. If it is another one's, all are.
+fn is_in_step(answer: &Result<Value, RedisError>) -> bool {
+    match answer {
+        Ok(Value::ServerError(_)) | Err(_) => true,
+        Ok(value) => text(value) == Some("PONG"),
     }
 }
 

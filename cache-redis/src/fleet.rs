@@ -173,6 +173,7 @@ impl Fleet {
             match self {
                 // After a failover the address may lead to the new master by now.
                 Self::One(one) if error.kind() == ErrorKind::ReadOnly => one.master.keeper.renew(),
+                Self::One(one) if error.kind() == ErrorKind::Protocol => one.master.keeper.distrust(),
                 Self::One(_) => {}
                 Self::Cluster(cluster) => cluster.heed(error),
             }

@@ -279,6 +279,13 @@ impl Keeper {
         self.renew.notify_one();
     }
 
+    /// An answer did not fit its question: whatever comes over this connection may be the answer to another one.
+    pub(crate) fn distrust(&self) {
+        if let Some(link) = self.inspect(|state| state.up().cloned()) {
+            link.condemn();
+        }
+    }
+
     /// No more requests. Those under way may end, within the response timeout.
     pub(crate) fn close_soon(&self) {
         let before = self.state.send_replace(State::Closed);

@@ -197,7 +197,7 @@ impl Mux {
             } else {
                 state.seal();
                 queue::put_get(&mut state.out, key);
-                state.waiting.push_back(Waiter::One(caller));
+                state.waiting.push_back(Waiter::Lookup(caller));
             }
         })?;
         Ok(answer)

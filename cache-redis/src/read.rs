@@ -7,7 +7,7 @@ use futures::FutureExt;
 use redis::{Cmd, Pipeline, Value};
 
 use crate::{
-    Error,
+    Error, ErrorKind,
     connection::Link,
     keeper::Keeper,
     mux::Reply,
@@ -124,7 +124,7 @@ impl Keeper {
         chunks.clone().for_each(|keys| {
             pipeline.add_command(of_keys(command, keys));
         });
-        match self.all(&pipeline, Repeat::Once).await {
+        let found: Vec<_> = match self.all(&pipeline, Repeat::Once).await {
             Ok(replies) => match several {
                 Several::Mget => {
                     let each = chunks.zip(replies);
@@ -132,8 +132,12 @@ impl Keeper {
                 }
                 Several::Gets => replies.into_iter().map(found).collect(),
             },
-            Err(error) => vec![Err(error); keys.len()],
+            Err(error) => return vec![Err(error); keys.len()],
+        };
+        if found.iter().any(|found| found.as_ref().is_err_and(|e| e.kind() == ErrorKind::Protocol)) {
+            self.distrust();
         }
+        found
     }
 }
 

@@ -201,7 +201,8 @@ impl RedisProviderBuilder {
         self
     }
 
-    /// How often a backplane made from this provider sends itself a sign of life. Default: 1 s.
+    /// How often a backplane made from this provider sends itself a sign of life, and a connection in use is asked whether its
+    /// answers are those to its questions. Default: 1 s.
     pub fn heartbeat(mut self, every: Duration) -> Self {
         self.heartbeat = every;
         self

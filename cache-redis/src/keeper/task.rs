@@ -96,7 +96,8 @@ async fn pause(keeper: &Keeper, by: Duration) -> End {
 /// Stays with a connection until it ends.
 ///
 /// A connection on which nothing comes back any more is as good as lost, though the kernel may not know for minutes: when
-/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time.
+/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time. And it has to answer
+/// one after each time of use: where an answer is missing, or there is one too many, each goes to who has not asked for it.
 async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) -> End {
     let limit = keeper.settings.response_timeout;
     let mut looks = interval_at(Instant::now() + limit / 2, limit / 2);
@@ -108,6 +109,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
     let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat: Option<Beat<'_>> = None;
+    let mut asked = link.greeted.0;
     let mut clocks: Option<BoxFuture<'_, ()>> = None;
     let mut other = replaced(keeper, &link);
     loop {
@@ -139,6 +141,7 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                     (newest, beat) = (watch.map(Watch::newest), None);
                     clocks = None;
                     (quiet_from, heard) = link.greeted;
+                    asked = quiet_from;
                     other = replaced(keeper, &link);
                 }
             }
@@ -167,11 +170,16 @@ async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) 
                 {
                     return End::Lost;
                 }
+                let (sent, _) = link.progress();
                 if let Some(watch) = watch.filter(|watch| !watch.is_empty()) {
                     let link = Arc::clone(&link);
                     let limit = keeper.settings.heartbeat_timeout;
                     let proves = |at| watch.proves(keeper.id, at);
                     beat = Some(Box::pin(async move { link.answers(limit, proves).await }));
+                } else if sent > asked {
+                    asked = sent + 1;
+                    let link = Arc::clone(&link);
+                    beat = Some(Box::pin(async move { link.answers(limit, |_| {}).await }));
                 }
             }
             _ = looks.tick() => {

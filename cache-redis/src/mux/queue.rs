@@ -18,6 +18,8 @@ const KEYS: usize = 512;
 pub(super) enum Waiter {
     /// For one.
     One(Caller<Reply>),
+    /// For that to a look-up.
+    Lookup(Caller<Reply>),
     /// Look-ups of one `MGET` of so many keys: each for a part of its reply.
     Gathered(usize, Vec<Asking>),
     /// For as many as are left, each of so many values at most.
@@ -104,14 +106,14 @@ impl Waiter {
     pub(super) fn gathered(&self) -> usize {
         match self {
             Self::Gathered(_, callers) => callers.len(),
-            Self::One(_) | Self::Many { .. } | Self::Confirmed { .. } => 0,
+            Self::One(_) | Self::Lookup(_) | Self::Many { .. } | Self::Confirmed { .. } => 0,
         }
     }
 
     /// Most values that the next reply may hold.
     pub(super) const fn values(&self) -> usize {
         match self {
-            Self::One(_) => 1,
+            Self::One(_) | Self::Lookup(_) => 1,
             Self::Gathered(count, _) => *count,
             Self::Many { values, .. } => *values,
             Self::Confirmed { .. } => 0,
@@ -121,7 +123,9 @@ impl Waiter {
     /// How many have not left.
     pub(super) fn attended(&self) -> usize {
         match self {
-            Self::One(caller) | Self::Confirmed { caller, .. } => usize::from(!caller.is_closed()),
+            Self::One(caller) | Self::Lookup(caller) | Self::Confirmed { caller, .. } => {
+                usize::from(!caller.is_closed())
+            }
             Self::Many { caller, .. } => usize::from(!caller.is_closed()),
             Self::Gathered(_, callers) => attended(callers),
         }
@@ -136,6 +140,13 @@ impl Waiter {
     pub(super) fn take(self, reply: Reply) -> Result<Taken, OutOfStep> {
         Ok(match self {
             Self::One(caller) => Taken::Ended(Ended::One(reply, caller)),
+            // Whatever else has come may be the answer to another question, and so may all that follows.
+            Self::Lookup(caller) => match reply {
+                Reply::Text(_) | Reply::Nil | Reply::Other(Value::ServerError(_)) => {
+                    Taken::Ended(Ended::One(reply, caller))
+                }
+                _ => return Err(OutOfStep(Self::Lookup(caller))),
+            },
             Self::Gathered(count, callers) => Taken::Ended(match reply {
                 Reply::Texts(values) if values.len() == count => Ended::Gathered(values, callers),
                 // A proxy asks several servers, and one of them may be away.
@@ -169,7 +180,7 @@ impl Waiter {
 
     pub(super) fn fail(self, error: &RedisError) {
         match self {
-            Self::One(caller) | Self::Confirmed { caller, .. } => {
+            Self::One(caller) | Self::Lookup(caller) | Self::Confirmed { caller, .. } => {
                 let _ = caller.send(Err(error.clone()));
             }
             Self::Many { caller, .. } => {
@@ -261,7 +272,7 @@ impl Lookups {
         let waiter = match callers.pop() {
             Some(Asking(_, caller)) if callers.is_empty() => {
                 put_argument(out, b"GET");
-                Waiter::One(caller)
+                Waiter::Lookup(caller)
             }
             last => {
                 put_argument(out, b"MGET");
