@@ -26,6 +26,7 @@ use crate::{
     greet::{Role, Server, open},
     mux::{Mux, Reply, Running, alongside},
     settings::Settings,
+    slots::is_host,
     wire::text,
 };
 
@@ -246,7 +247,7 @@ fn replica(reply: &Value) -> Option<Endpoint> {
     if flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")) {
         return None;
     }
-    Some(Endpoint::Tcp { host: field(reply, "ip")?.to_owned(), port: field(reply, "port")?.parse().ok()? })
+    named(field(reply, "ip")?, field(reply, "port")?)
 }
 
 /// A field of a description.
@@ -262,9 +263,14 @@ fn field<'a>(description: &'a Value, name: &str) -> Option<&'a str> {
     }
 }
 
+fn named(host: &str, port: &str) -> Option<Endpoint> {
+    let host = Some(host).filter(|host| is_host(host))?.to_owned();
+    Some(Endpoint::Tcp { host, port: port.parse().ok()? })
+}
+
 /// Host and port.
 fn endpoint(reply: &Value) -> Option<Endpoint> {
     let Value::Array(parts) = reply else { return None };
     let [host, port] = parts.as_slice() else { return None };
-    Some(Endpoint::Tcp { host: text(host)?.to_owned(), port: text(port)?.parse().ok()? })
+    named(text(host)?, text(port)?)
 }

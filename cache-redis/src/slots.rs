@@ -1,10 +1,17 @@
 //! Slots of a cluster, and who serves them.
 
+use std::collections::HashSet;
+
 use redis::{ServerError, Value};
 
 use crate::{Error, ErrorKind, address::Endpoint, wire::text};
 
 pub(crate) const SLOTS: u16 = 16384;
+
+/// Most masters of a map: each gets a connection. Clusters are not made for more.
+const MASTERS_MAX: usize = 1000;
+/// Longest name of a host.
+const HOST_MAX: usize = 255;
 
 /// In the place of the name of a node that is to go by one, and has none (`cluster-preferred-endpoint-type hostname`).
 const UNNAMED: &str = "?";
@@ -46,6 +53,9 @@ impl Redirect {
             return None;
         }
         let host = Some(host.trim_matches(['[', ']'])).filter(|host| !host.is_empty());
+        if !host.is_none_or(is_host) {
+            return None;
+        }
         Some(Self { slot, host: host.map(str::to_owned), port: port.parse().ok()?, ask })
     }
 
@@ -76,6 +86,10 @@ pub(crate) fn ranges(reply: &Value, said_by: &Endpoint) -> Result<Vec<Range>, Er
     let Value::Array(items) = reply else {
         return Err(Error::protocol("no list where the slots of a cluster were asked for"));
     };
+    let too_many = || Error::protocol("more ranges or masters than a cluster has");
+    if items.len() > usize::from(SLOTS) {
+        return Err(too_many());
+    }
     let mut ranges: Vec<Range> = items.iter().filter_map(|item| range(item, said_by)).collect();
     if ranges.is_empty() {
         return Err(Error::new(
@@ -83,8 +97,16 @@ pub(crate) fn ranges(reply: &Value, said_by: &Endpoint) -> Result<Vec<Range>, Er
             format!("the cluster serves no slots, as far as {said_by} knows"),
         ));
     }
+    if ranges.iter().map(|range| &range.master).collect::<HashSet<_>>().len() > MASTERS_MAX {
+        return Err(too_many());
+    }
     ranges.sort();
     Ok(ranges)
+}
+
+/// Whether a server may be called so: what others say of it is looked up, and told to operators.
+pub(crate) fn is_host(host: &str) -> bool {
+    (1..=HOST_MAX).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn range(item: &Value, said_by: &Endpoint) -> Option<Range> {
@@ -106,7 +128,7 @@ fn address(node: &Value, said_by: &Endpoint) -> Option<Endpoint> {
     let [host, Value::Int(port), more @ ..] = parts.as_slice() else { return None };
     let host = match text(host).filter(|host| !host.is_empty()) {
         Some(UNNAMED) => ip(more)?.to_owned(),
-        Some(host) => host.to_owned(),
+        Some(host) => Some(host).filter(|host| is_host(host))?.to_owned(),
         // A node that does not know its own address leaves it out.
         None => host_of(said_by),
     };
@@ -122,7 +144,7 @@ fn ip(more: &[Value]) -> Option<&str> {
         Value::Array(words) => words.chunks_exact(2).find_map(|pair| of(&pair[0], &pair[1])),
         _ => None,
     };
-    ip.filter(|ip| !ip.is_empty() && *ip != UNNAMED)
+    ip.filter(|ip| is_host(ip) && *ip != UNNAMED)
 }
 
 #[cfg(test)]
@@ -173,5 +195,38 @@ mod tests {
         assert_eq!(ranges.len(), 2);
         assert!(super::ranges(&Value::Array(vec![]), &said_by).is_err());
         assert!(super::ranges(&Value::Nil, &said_by).is_err());
+    }
+
+    #[test]
+    fn what_is_no_name_of_a_host_names_no_node() {
+        let (said_by, long) = (tcp("here", 1), "h".repeat(HOST_MAX + 1));
+        for host in ["h\nlevel=error fake", "h\u{1b}[2J", "h h", "hö", &long] {
+            let named = Value::Array(vec![bulk(host), Value::Int(1)]);
+            assert_eq!(address(&named, &said_by), None, "{host:?}");
+            let ip = Value::Array(vec![bulk("ip"), bulk(host)]);
+            let unnamed = Value::Array(vec![bulk(UNNAMED), Value::Int(1), bulk("id"), ip]);
+            assert_eq!(address(&unnamed, &said_by), None, "{host:?}");
+            let said = redis::parse_redis_value(format!("-MOVED 1 {host}:1\r\n").as_bytes());
+            if let Ok(Value::ServerError(said)) = said {
+                assert_eq!(Redirect::of(&said), None, "{host:?}");
+            }
+        }
+        for host in ["::1", "fe80::1%eth0", "my_node-1.example.", &long[1..]] {
+            assert_eq!(address(&Value::Array(vec![bulk(host), Value::Int(1)]), &said_by), Some(tcp(host, 1)));
+        }
+    }
+
+    #[test]
+    fn a_map_is_no_larger_than_that_of_a_cluster() {
+        let map = |count: usize, masters: i64| {
+            let range = |port| {
+                let node = Value::Array(vec![bulk("h"), Value::Int(1 + port % masters)]);
+                Value::Array(vec![Value::Int(0), Value::Int(0), node])
+            };
+            ranges(&Value::Array((0..count as i64).map(range).collect()), &tcp("here", 1))
+                .map(|ranges| ranges.len())
+        };
+        assert_eq!(map(16384, 1000).unwrap(), 16384);
+        assert!(map(16385, 1).is_err() && map(1001, 1001).is_err());
     }
 }
