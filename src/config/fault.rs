@@ -1,6 +1,6 @@
 //! What is wrong with a file: where, which field, its value, and what to do.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use cache_core::{Error, ErrorKind};
 
@@ -49,7 +49,8 @@ impl Fault {
             Some(Place::Line(_)) | None => file.to_owned(),
         };
         let field = Path(path).to_string();
-        match (field.is_empty(), value) {
+        let (field, fix) = (cut(&field), cut(fix));
+        match (field.is_empty(), value.as_deref().map(cut)) {
             (true, _) => format!("{from}: {fix}"),
             (false, Some(value)) => format!("{from}: {field} = {value}: {fix}"),
             (false, None) => format!("{from}: {field}: {fix}"),
@@ -57,11 +58,28 @@ impl Fault {
     }
 }
 
+/// Of what is longer than anybody reads, how it begins and ends: names and values may be of any length.
+fn cut(text: &str) -> Cow<'_, str> {
+    const PART: usize = 500;
+    if text.len() <= 3 * PART {
+        return text.into();
+    }
+    let begin = (0..=PART).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (text.len() - PART..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    format!("{}...{}", &text[..begin], &text[end..]).into()
+}
+
 /// The name that was most likely meant by `word`.
 pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // To compare two takes time and memory by their lengths multiplied. Nobody means a name that is much longer, or shorter.
+    const LONGEST: usize = 100;
+    if word.len() > LONGEST {
+        return None;
+    }
     let word = word.to_ascii_lowercase().replace('-', "_");
     names
         .into_iter()
+        .filter(|name| name.len() <= 2 * LONGEST)
         .map(|name| (strsim::damerau_levenshtein(&word, &name.to_ascii_lowercase().replace('-', "_")), name))
         .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
@@ -71,9 +89,9 @@ pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
 /// What to do about an unknown name.
 pub(crate) fn unknown<'a>(word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(name) = nearest(word, names.clone()) {
-        return format!("did you mean `{name}`?");
+        return format!("did you mean `{}`?", name.escape_debug());
     }
-    let all: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    let all: Vec<_> = names.into_iter().map(|name| format!("`{}`", name.escape_debug())).collect();
     match all.split_last() {
         Some((last, [])) => format!("use {last}"),
         Some((last, rest)) => format!("use one of {} or {last}", rest.join(", ")),

@@ -11,6 +11,7 @@ mod asking;
 mod explain;
 mod formats;
 mod forms;
+mod hostile;
 mod kit;
 mod mistakes;
 mod python;
