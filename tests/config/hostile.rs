@@ -38,3 +38,17 @@ async fn a_name_cannot_write_to_the_terminal_of_who_reads_the_mistake() {
             .await;
     assert!(said.ends_with(r"use `l\r`"), "{said}");
 }
+
+#[tokio::test]
+async fn what_is_nested_too_deep_has_a_line() {
+    let deep = "a.".repeat(100);
+    for text in [
+        format!("\n\na = {}1{}\n", "[".repeat(100), "]".repeat(100)),
+        format!("\n\na = {}1{}\n", "{a=".repeat(100), "}".repeat(100)),
+        format!("b = 1\n\n{deep}x = 1\n\nc = 2"),
+        format!("b = \"\"\"\n\"\"\"\n[{deep}x]"),
+    ] {
+        let said = mistake(&text).await;
+        assert!(said.starts_with("(text):3: "), "{said}");
+    }
+}

@@ -16,13 +16,23 @@ use crate::config::{
 pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     let lines = Lines::of(text);
     let table = DeTable::parse(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| lines.at(span.start));
         let message = without_quotes(error.message());
+        let line =
+            error.span().map_or_else(|| first_with(error.message(), &lines), |span| lines.at(span.start));
         let name = error.span().filter(|_| message == "duplicate key");
         name.and_then(|name| again(text, line, name)).unwrap_or_else(|| broken(line, message))
     })?;
     let place = Place::Line(1);
     Ok(Node { what: What::Table(fields(&lines, table.into_inner())?), place })
+}
+
+/// The first line with a mistake of which the parser does not say where it is, as of a name that has very many parts.
+fn first_with(message: &str, lines: &Lines<'_>) -> usize {
+    let has_none = |end: &usize| {
+        let error = lines.text.get(..*end).and_then(|text| DeTable::parse(text).err());
+        error.is_none_or(|error| error.span().is_some() || error.message() != message)
+    };
+    1 + lines.ends.partition_point(has_none)
 }
 
 /// What the parser points to is the name, which is no secret, but not in which table. Under another name it is in the tree,
