@@ -225,7 +225,11 @@ impl RedisProviderBuilder {
         if self.prefix.contains(['{', '}']) || self.prefix.len() > PREFIX_MAX {
             let fix =
                 format!("leave out braces, which name the cluster slot, and stay within {PREFIX_MAX} bytes");
-            return Err(Error::config("key_prefix", format_args!("({} bytes)", self.prefix.len()), fix));
+            let value = match self.prefix.len() {
+                ..=PREFIX_MAX => format!("{:?}", self.prefix),
+                long => format!("({long} bytes)"),
+            };
+            return Err(Error::config("key_prefix", value, fix));
         }
         let span = Duration::from_millis(1)..=Duration::from_secs(3600);
         for (field, value) in [

@@ -42,17 +42,21 @@ const FOREVER: &str = "forever";
 const TIME: Units = Units {
     what: "a time",
     units: ["ms", "s", "m"],
+    none: ["0s", "30s"],
     expected: "a time with its unit, such as \"250ms\", \"30s\" or \"1h30m\"",
 };
 const SIZE: Units = Units {
     what: "a size",
     units: ["B", "KiB", "MiB"],
+    none: ["0B", "64KiB"],
     expected: "a size with its unit, such as \"512B\", \"64KiB\" or \"1GB\"",
 };
 
 struct Units {
     what: &'static str,
     units: [&'static str; 3],
+    /// None, and some.
+    none: [&'static str; 2],
     expected: &'static str,
 }
 
@@ -61,6 +65,14 @@ impl Units {
         let number = number.to_string();
         if !wants_unit(&number) {
             return self.wrong("");
+        }
+        // Whether it can be none is for each field to say.
+        if number.bytes().all(|digit| matches!(digit, b'0' | b'.')) {
+            let [none, some] = self.none;
+            return E::custom(format_args!(
+                "{} needs its unit: \"{some}\", say, or \"{none}\" where it can be none",
+                self.what
+            ));
         }
         let [a, b, c] = self.units.map(|unit| format!("\"{number}{unit}\""));
         E::custom(format_args!("{} needs its unit: {a}, {b} or {c}", self.what))

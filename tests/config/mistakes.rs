@@ -104,6 +104,22 @@ async fn times_and_sizes_say_their_unit() {
             "(text):11: caches.users.policy.ttl = 30: a time needs its unit: \"30ms\", \"30s\" or \"30m\"",
         ),
         (
+            cache("levels = [\"local\"]\npolicy.ttl = 0"),
+            "(text):11: caches.users.policy.ttl = 0: a time needs its unit: \"30s\", say, or \"0s\" where it can be none",
+        ),
+        (
+            cache("levels = [\"local\"]\npolicy.ttl = \"0.0\""),
+            "(text):11: caches.users.policy.ttl = \"0.0\": a time needs its unit: \"30s\", say, or \"0s\" where it can be none",
+        ),
+        (
+            "[providers.local]\nbackend = \"memory\"\nbytes = 0".to_owned(),
+            "(text):3: providers.local.bytes = 0: a size needs its unit: \"64KiB\", say, or \"0B\" where it can be none",
+        ),
+        (
+            "[providers.r]\nbackend = \"redis\"\nurl = \"redis://h\"\nkey_prefix = \"a: {\"".to_owned(),
+            "(text):4: providers.r.key_prefix = \"a: {\": leave out braces, which name the cluster slot, and stay within 256 bytes",
+        ),
+        (
             cache("levels = [\"local\"]\npolicy.ttl = \"30\""),
             "(text):11: caches.users.policy.ttl = \"30\": a time needs its unit: \"30ms\", \"30s\" or \"30m\"",
         ),
