@@ -20,7 +20,7 @@ use super::{
     de,
     fault::{Fault, not_compiled, unknown},
     model::Common,
-    node::{Node, Place, Step, Table, What, at},
+    node::{HIDDEN, Node, Place, Step, Table, What, at, may_show},
 };
 
 /// Builds a provider from its fields.
@@ -214,7 +214,12 @@ fn blame(message: &str, settings: &Node, path: &[Step]) -> Fault {
     let end = known.filter(|end| rest[*end..].starts_with(": ")).or_else(|| rest.find(": "));
     let Some(end) = end else { return whole() };
     // Show the reference, not what it resolves to: that may be a secret in the wrong place, a key instead of its file's path.
-    let value = if node.refers() { node.shown() } else { rest[..end].to_owned() };
+    let value = match &node.what {
+        _ if node.refers() => node.shown(),
+        // The same of what looks like one. A provider masks what it knows to be one, and shows the rest.
+        What::Text(text) if !may_show(&text.value) && !rest[..end].contains(HIDDEN) => HIDDEN.to_owned(),
+        _ => rest[..end].to_owned(),
+    };
     let path = path.iter().cloned().chain(steps).collect();
     // The place that the value comes from: a variable, perhaps, and not the field's line in the file.
     Fault { path, place: Some(node.place.clone()), value: Some(value), fix: rest[end + 2..].to_owned() }

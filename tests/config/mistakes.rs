@@ -496,6 +496,14 @@ async fn k7_of_what_a_reference_stands_in_and_for_nothing_shows() {
             "(text):3: providers.r.url = \"...${REDIS_HOST}...\": the environment variable REDIS_HOST is not set",
         ),
         (
+            redis("key_prefix = \"redis://shop:hunter2@h/{0}\""),
+            "(text):4: providers.r.key_prefix = ***: leave out braces, which name the cluster slot, and stay within 256 bytes",
+        ),
+        (
+            "[providers.m]\nbackend = \"memcached\"\nurl = \"memcached://h\"\nkey_prefix = \"\\nu:hunter2@h\"".to_owned(),
+            "(text):4: providers.m.key_prefix = ***: use at most 100 bytes without spaces and control characters",
+        ),
+        (
             redis("password = \"hunter2${oops\""),
             "(text):4: providers.r.password = \"...${...\": a reference has no end",
         ),
