@@ -106,6 +106,9 @@ pub(crate) struct Mark {
     pub(crate) expired: u64,
 }
 
+/// More invalidations than there can be between a look at the cache's mark and one at a tag's.
+const AHEAD_MAX: u64 = 1 << 20;
+
 /// No mark that is read has a higher number, so that there is always a next one.
 const LAST: u64 = u64::MAX / 2;
 
@@ -134,7 +137,8 @@ impl Mark {
             sequence: words.next()?.parse().ok().filter(|number| *number <= LAST)?,
             expired: words.next()?.parse().ok()?,
         };
-        words.next().is_none().then_some(mark)
+        // An expiry that has yet to come would leave nothing fresh for ever: no load carries its number.
+        (words.next().is_none() && mark.expired <= mark.sequence).then_some(mark)
     }
 
     /// Whether it was made in this state of the store. Where the store does not tell its state, nobody can say.
@@ -178,10 +182,11 @@ impl TagMark {
     }
 
     /// As it was read. What is missing, unreadable or of another epoch was invalidated by the last number at the latest:
-    /// absence never makes an entry valid.
+    /// absence never makes an entry valid. A number that is far ahead of that would leave none valid for ever.
     pub(crate) fn read(raw: Option<&[u8]>, mark: &Mark) -> Self {
-        let read = raw.and_then(Self::decode).filter(|tag| tag.epoch == mark.epoch);
-        read.unwrap_or_else(|| Self::unknown(mark))
+        let latest = mark.sequence.saturating_add(AHEAD_MAX);
+        let is_of_it = |tag: &Self| tag.epoch == mark.epoch && tag.purged.max(tag.expired) <= latest;
+        raw.and_then(Self::decode).filter(is_of_it).unwrap_or_else(|| Self::unknown(mark))
     }
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -252,6 +257,7 @@ mod tests {
             b"mark1 0000000000000000 0000000000000001 1 1 1",
             // No room for one more invalidation.
             b"mark1 0000000000000000 0000000000000001 18446744073709551615 1",
+            b"mark1 0000000000000000 0000000000000001 1 2",
             b"mark2 0000000000000000 0000000000000001 1 1",
             &[0xFF; 40],
         ] {

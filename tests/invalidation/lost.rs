@@ -262,3 +262,84 @@ async fn a_number_that_is_known_is_not_forgotten_for_an_earlier_one() {
     done(Some(&world), invalidating).await;
     assert_eq!(get(&a.cache, "k").await, None);
 }
+
+/// What somebody has written by hand in the place of a mark. Nobody's entries may be out of use for good by that.
+#[tokio::test]
+async fn a_mark_that_makes_no_sense_costs_what_was_there_and_nothing_that_comes() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    set(&a.cache, "k", "1", &["x"]).await;
+    settled().await;
+    let mark = String::from_utf8(world.store.peek("things:").unwrap().to_vec()).unwrap();
+    let [_, home, epoch, ..] = mark.split(' ').collect::<Vec<_>>()[..] else { panic!("{mark}") };
+    for garbage in [
+        String::new(),
+        "mark1".to_owned(),
+        "\0".repeat(1000),
+        format!("mark1 {home} {epoch} 0 1"),
+        format!("mark1 {home} {epoch} 5 18446744073709551615"),
+        format!("mark1 {home} {epoch} 18446744073709551615 0"),
+        format!("mark1 {home} {epoch} 9223372036854775807 9223372036854775807"),
+        format!("mark1 {home} {epoch} -1 -1"),
+        format!("mark1 {home} 0000000000000000 0 0"),
+        "mark1 ffffffffffffffff ffffffffffffffff 7 7".to_owned(),
+        format!("mark9 {home} {epoch} 0 0"),
+    ] {
+        world.store.plant("things:", garbage.clone());
+        world.pass(PERIOD).await;
+        for node in [&b, &a] {
+            let _ = get(&node.cache, "k").await;
+        }
+        for (n, node) in [&a, &b, &world.bare()].into_iter().enumerate() {
+            let value = n.to_string();
+            world.pass(PERIOD).await;
+            let _ = get(&node.cache, "k").await;
+            set(&node.cache, "k", &value, &["x"]).await;
+            settled().await;
+            assert_eq!(get(&world.bare().cache, "k").await, Some(value), "{garbage:?}");
+            confirmed(node.cache.expire_all().await);
+            confirmed(node.cache.invalidate_tag("x").await);
+            assert_eq!(get(&world.bare().cache, "k").await, None, "{garbage:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mark_of_a_tag_that_makes_no_sense_costs_what_was_there_and_nothing_that_comes() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    set(&a.cache, "k", "1", &["x"]).await;
+    settled().await;
+    let mark = String::from_utf8(world.store.peek("things~:x").unwrap().to_vec()).unwrap();
+    let [_, epoch, ..] = mark.split(' ').collect::<Vec<_>>()[..] else { panic!("{mark}") };
+    for garbage in [
+        String::new(),
+        "\0".repeat(1000),
+        format!("tag1 {epoch} 18446744073709551615 0"),
+        format!("tag1 {epoch} 0 18446744073709551615"),
+        format!("tag1 {epoch} 10000000 10000000"),
+        format!("tag1 {epoch} 9223372036854775807 9223372036854775807"),
+        format!("tag1 {epoch} -1 -1"),
+        "tag1 0000000000000000 0 0".to_owned(),
+    ] {
+        world.store.plant("things~:x", garbage.clone());
+        world.pass(PERIOD).await;
+        for node in [&a, &b, &world.bare()] {
+            let _ = get(&node.cache, "k").await;
+        }
+        // Another tag's invalidation has the marks of this entry's looked at: what misses it loads it.
+        for node in [&world.bare(), &world.bare()] {
+            set(&node.cache, "k", "2", &["x"]).await;
+            settled().await;
+            confirmed(node.cache.invalidate_tag("other").await);
+            let _ = get(&node.cache, "k").await;
+        }
+        let (writer, reader) = (world.bare(), world.bare());
+        set(&writer.cache, "k", "3", &["x"]).await;
+        settled().await;
+        confirmed(reader.cache.invalidate_tag("other").await);
+        assert_eq!(get(&reader.cache, "k").await.as_deref(), Some("3"), "{garbage:?}");
+        confirmed(writer.cache.invalidate_tag("x").await);
+        assert_eq!(get(&world.bare().cache, "k").await, None, "{garbage:?}");
+    }
+}
