@@ -27,7 +27,7 @@ impl MemcachedProvider {
         let home = self.0.home(&key);
         let mut now = None;
         for _ in 0..TRIES {
-            let look = Command::Get { key: key.clone(), look: Some(Look { left: true, ..Look::default() }) };
+            let look = Command::Get { key: key.clone(), look: Some(Look::default()) };
             let Answer { reply, life, .. } = self.run_one(home, look, Under::Known).await?;
             let seen = match reply {
                 Reply::Item(seen) => seen,

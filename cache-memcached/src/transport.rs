@@ -28,8 +28,6 @@ pub(crate) struct Look {
     pub(crate) vivify: Option<u32>,
     /// Let the item live for so many seconds from now.
     pub(crate) touch: Option<u32>,
-    /// Say how long the item still lives.
-    pub(crate) left: bool,
 }
 
 /// When a put is to store.

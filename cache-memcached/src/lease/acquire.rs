@@ -36,6 +36,8 @@ struct Looked {
     kept: bool,
     /// The key was looked for twice.
     again: bool,
+    /// What is there is no placeholder of ours: none lives for so long.
+    lasts: bool,
 }
 
 enum Verdict {
@@ -66,7 +68,7 @@ impl Looked {
             Kind::Placeholder if self.kept => Verdict::Told(Acquired::Kept),
             // Perhaps the placeholder of our own first look: unless we take it over, nobody has the lease. If it is
             // another's, this costs one more load.
-            Kind::Placeholder if self.again && !still => Verdict::Void(seen.cas),
+            Kind::Placeholder if (self.again || self.lasts) && !still => Verdict::Void(seen.cas),
             Kind::Placeholder => Verdict::Told(Acquired::Held),
             Kind::Entry(of, envelope) if of == self.life => {
                 let held = match holding {
@@ -162,14 +164,17 @@ impl MemcachedProvider {
             let vivify = (!matches!(holding, Holding::Still(_))).then_some(seconds);
             let look = Some(Look { vivify, ..Look::default() });
             asked.push(self.routed(key, Command::Get { key: key.clone(), look }, Under::Known));
-            asked.push(self.routed(key, Command::get(hold_key(&self.0.prefix, key)), Under::Known));
+            let hold = Command::Get { key: hold_key(&self.0.prefix, key), look: Some(Look::default()) };
+            asked.push(self.routed(key, hold, Under::Known));
         }
         let mut answers = self.run(asked).await.into_iter();
+        // Those of a large batch live for longer than this one asks for. What lives for longer still, or for ever, nobody waits for.
+        let longest = seconds.saturating_mul(5);
         let looked = wishes.iter().map(|wish| {
             let mut next = || answers.next().unwrap_or_else(|| Err(self.server(&wish.key).error(NO_RESULT)));
             let right = wish.right.as_ref().map(|(of, _)| (*of, next()));
             let answer = next();
-            let kept = matches!(next()?.reply, Reply::Item(Some(_)));
+            let kept = matches!(next()?.reply, Reply::Item(Some(hold)) if hold.left <= longest);
             let right = match right {
                 Some((_, Err(error))) => return Err(error),
                 Some((of, Ok(Answer { reply: Reply::Done(cas), .. }))) => Some(Refresh { of, cas }),
@@ -178,9 +183,12 @@ impl MemcachedProvider {
             match answer? {
                 Answer { reply: Reply::Item(Some(seen)), .. } if seen.cas == 0 => Err(self.no_cas(wish)),
                 Answer { reply: Reply::Item(seen), life, again } => {
-                    Ok(Looked { seen, life, right, kept, again })
+                    let lasts = seen.as_ref().is_some_and(|seen| seen.left > longest);
+                    Ok(Looked { seen, life, right, kept, again, lasts })
                 }
-                Answer { life, again, .. } => Ok(Looked { seen: None, life, right, kept, again }),
+                Answer { life, again, .. } => {
+                    Ok(Looked { seen: None, life, right, kept, again, lasts: false })
+                }
             }
         });
         looked.collect()

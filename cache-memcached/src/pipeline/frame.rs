@@ -29,14 +29,11 @@ pub(super) fn encode(command: &Command, id: u64, out: &mut BytesMut) {
     match command {
         Command::Get { look: None, .. } => out.put_slice(b" v"),
         Command::Get { look: Some(look), .. } => {
-            out.put_slice(b" v c");
+            out.put_slice(b" v c t");
             for (flag, seconds) in [(" N", look.vivify), (" T", look.touch)] {
                 if let Some(seconds) = seconds {
                     let _ = write!(out.writer(), "{flag}{seconds}");
                 }
-            }
-            if look.left {
-                out.put_slice(b" t");
             }
         }
         Command::Put { item, exptime, when, .. } => {
@@ -85,11 +82,9 @@ mod tests {
     fn requests() {
         let key = || "ns:k".to_owned();
         assert_eq!(frame(&Command::get(key())), "mg ns:k v O7\r\n");
-        let look = |look| Command::Get { key: key(), look: Some(look) };
-        let get = |vivify, touch| look(Look { vivify, touch, left: false });
-        assert_eq!(frame(&get(None, None)), "mg ns:k v c O7\r\n");
-        assert_eq!(frame(&get(Some(3), Some(4))), "mg ns:k v c N3 T4 O7\r\n");
-        assert_eq!(frame(&look(Look { left: true, ..Look::default() })), "mg ns:k v c t O7\r\n");
+        let get = |vivify, touch| Command::Get { key: key(), look: Some(Look { vivify, touch }) };
+        assert_eq!(frame(&get(None, None)), "mg ns:k v c t O7\r\n");
+        assert_eq!(frame(&get(Some(3), Some(4))), "mg ns:k v c t N3 T4 O7\r\n");
         assert_eq!(frame(&Command::Remove { key: key(), cas: None }), "md ns:k O7\r\n");
         assert_eq!(frame(&Command::Remove { key: key(), cas: Some(5) }), "md ns:k C5 O7\r\n");
         let put = |item, when| frame(&Command::Put { key: key(), item, exptime: 9, when });

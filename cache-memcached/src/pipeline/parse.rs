@@ -298,6 +298,7 @@ mod tests {
             "VA 3\r\nabcde",
             "HD Ox\r\n",
             "HD c-1\r\n",
+            "HD t-2\r\n",
             "HD c18446744073709551616\r\n",
             "HD\n",
         ] {

@@ -11,7 +11,8 @@ use cache_core::{
 use cache_memcached::{ErrorKind, MemcachedProvider};
 use futures::future::join_all;
 use test_servers::Proxy;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use tokio::time::timeout;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 const LONG: Duration = Duration::from_secs(100);
 /// Ends after one to two seconds.
@@ -531,4 +532,31 @@ async fn a_lease_whose_answer_was_lost_is_had_by_who_asked() {
     let lease = asked.await.unwrap();
     assert!(is_held(&ask(&provider(&server), "k", Holding::Nothing, LONG).await));
     assert!(fill(&cache, "k", b"v", &lease).await);
+}
+
+/// As somebody may have put them by hand, who knows of no ends.
+#[tokio::test]
+async fn nobody_waits_for_what_lies_in_the_place_of_a_lease_and_has_no_end() {
+    let server = Server::start();
+    let cache = provider(&server);
+    let users =
+        TracedCache::<String>::builder("ns").level(Level::new(cache.clone())).policy(Policy::ttl(HOUR));
+    let users = users.build().unwrap();
+    let hold = format!("~hold-{:032x}", xxh3_128(b"ns:k"));
+    for by_hand in [
+        "ms ns:k 0 T0\r\n\r\n".to_owned(),
+        "ms ns:k 0 T86400\r\n\r\n".to_owned(),
+        format!("ms {hold} 1 T0\r\nW\r\n"),
+        format!("ms ns:k 0 T0\r\n\r\nms {hold} 0 T0\r\n\r\n"),
+    ] {
+        assert!(server.raw(by_hand.as_bytes()).ends_with("HD\r\n"));
+        let loaded = timeout(Duration::from_secs(10), users.get_or_set("k", || async { ok("v".to_owned()) }));
+        assert_eq!(*loaded.await.expect(&by_hand).unwrap(), "v");
+        assert_eq!(users.get("k").await.unwrap().as_deref().map(String::as_str), Some("v"), "{by_hand:?}");
+        server.raw(format!("md ns:k\r\nmd {hold}\r\n").as_bytes());
+    }
+    // One of ours is waited for, also one that lives for longer.
+    let _lease = granted(&cache, "k").await;
+    let long = Duration::from_secs(30);
+    assert!(is_held(&ask(&cache, "k", Holding::Nothing, long).await));
 }
