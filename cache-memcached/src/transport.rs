@@ -13,7 +13,7 @@ use crate::{ErrorKind, error::Fault, item::Item, pipeline::Pipeline};
 /// One command. Keys are wire keys: short enough, but not yet encoded.
 #[derive(Clone)]
 pub(crate) enum Command {
-    /// Reads an item. Only with [`Look`] does it change anything, and are the reply's `cas` and `won` set.
+    /// Reads an item. Only with [`Look`] does it change anything, and are the reply's `cas`, `won` and `left` set.
     Get { key: String, look: Option<Look> },
     /// Stores an item.
     Put { key: String, item: Item, exptime: u32, when: When },

@@ -184,6 +184,8 @@ end",
 /// Replaces marks, all or none: 0, or the position of the first that is not what the caller has seen and what it is. The new
 /// mark of a cache, which is tracked, is put beside it, where a `RENAME` in the same transaction moves it.
 ///
+/// What reads as a miss is nothing: another type, a tombstone, and what is too long to be a mark.
+///
 /// What would stay as it is, without an end, is only compared; what was to live longer still does. As with [`MEET`], a first
 /// write that takes no memory, and does nothing, lets the others run where there is none left. None is removed before it is
 /// set: while a slot moves, a key that is not there any more cannot be set, and its mark would be lost.
@@ -196,7 +198,7 @@ pub(crate) static SWAP: LazyLock<Script> = LazyLock::new(|| {
 for i = 1, (#ARGV - 1) / 4 do
   local at = i * 4 - 3
   local now = redis.pcall('GET', KEYS[i])
-  if type(now) == 'table' then now = false end
+  if type(now) ~= 'string' or #now > 1000 or now == '\\0removed' then now = false end
   if now ~= (ARGV[at + 1] == '1' and ARGV[at + 2]) then return {i, now} end
 end
 redis.pcall('RENAME', KEYS[1], KEYS[1])

@@ -218,6 +218,23 @@ async fn a_foreign_type_is_a_miss_and_is_replaced() {
     assert_eq!(get(&provider, "k").await.unwrap().as_deref(), Some("v"));
 }
 
+/// As somebody may have put it there by hand.
+#[tokio::test]
+async fn what_is_no_mark_gives_way_to_one() {
+    let server = RedisServer::start();
+    let provider = RedisProvider::builder(server.url()).value_max(1 << 20).build().unwrap();
+    let (mark, tag) = (RawKey::marker(CacheId(1), "users"), RawKey::tag(CacheId(1), "users", "x"));
+    let huge = "x".repeat(2 << 20);
+    for by_hand in ["\0removed", &huge, &huge[..2000]] {
+        for (key, name) in [(mark, "m:{users}"), (tag, "t:{users}:x")] {
+            server.command::<()>(&["SET", name, by_hand]).unwrap();
+            let swapped =
+                provider.marks().unwrap().swap(&[swap(key, None, b"1", Duration::from_secs(60))]).await;
+            assert_eq!(swapped.unwrap(), Swapped::Done, "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn wrong_credentials_are_a_typed_error_without_the_password() {
     let server = RedisServer::with(&[], Some("hunter2"));
