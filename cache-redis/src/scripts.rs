@@ -143,7 +143,7 @@ return 1",
 /// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
 ///
 /// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew, and so does what
-/// has another type. `RENAME` onto itself does nothing and takes no memory. After a first write of that kind a server that is
+/// has another type; what is no number gives way to one. `RENAME` onto itself does nothing and takes no memory. After a first write of that kind a server that is
 /// out of memory lets the others run: a master that is well must not wait until another one has memory again.
 pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -151,6 +151,8 @@ pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
 local number = redis.pcall('HGET', KEYS[1], 'number')
 if type(number) == 'table' then
   redis.call('DEL', KEYS[1])
+  number = false
+elseif number and (#number ~= 16 or string.find(number, '%X') or not string.find(number, '[^0]')) then
   number = false
 end
 if number and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return number end

@@ -124,6 +124,27 @@ async fn what_is_no_record_is_replaced_by_one() {
 }
 
 /// Who is connected needs it for what is new alone.
+/// As somebody may have written it by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_number_is_replaced_by_one() {
+    let Some(cluster) = cluster() else { return };
+    let (owner, _) = record(&cluster);
+    let (before, marker) = (provider(owner), RawKey::marker(CacheId(1), "users"));
+    before.connect().await.unwrap();
+    for by_hand in ["", "zz", "-1", "0000000000000000", "99999999999999999999"] {
+        let number = before.incarnation();
+        owner.command::<i64>(&["HSET", RECORD, "number", by_hand]).unwrap();
+        let after = provider(owner);
+        after.connect().await.expect(by_hand);
+        assert!(after.incarnation() != 0 && after.incarnation() != number, "{by_hand:?}");
+        before.get(marker).await.expect(by_hand);
+        assert_eq!(before.incarnation(), after.incarnation(), "{by_hand:?}");
+        owner.command::<i64>(&["HSET", RECORD, "number", by_hand]).unwrap();
+        before.get(marker).await.expect(by_hand);
+        assert!(before.incarnation() != 0 && before.incarnation() != after.incarnation(), "{by_hand:?}");
+    }
+}
+
 async fn while_it_is_away_the_others_serve(strike: fn(&RedisServer)) {
     const IDS: std::ops::Range<u64> = 0..60;
     let Some(cluster) = cluster() else { return };

@@ -74,8 +74,9 @@ impl Cluster {
     /// another number has been taken meanwhile, and which of the two is the later one is not known. A number that was
     /// replaced never comes back.
     fn take(&self, known: u64, number: Option<&Value>) -> Result<bool, Error> {
-        let number = number.and_then(wire::text).and_then(|text| u64::from_str_radix(text, 16).ok());
-        let number = number.ok_or_else(|| Error::protocol("no number where the cluster's was asked for"))?;
+        let number = number
+            .and_then(number_of)
+            .ok_or_else(|| Error::protocol("no number where the cluster's was asked for"))?;
         let taken = self.incarnation.compare_exchange(known, number, Ordering::AcqRel, Ordering::Acquire);
         Ok(taken.map_or_else(|other| other == number, |_known| true))
     }
@@ -109,7 +110,8 @@ impl Cluster {
         }
         match reply {
             Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => Err(Error::reply(&error)),
-            Some(Value::Nil | Value::ServerError(_)) => self.meet_all().await.map(|()| true),
+            // It is lost, or is no record.
+            reply if reply.as_ref().and_then(number_of).is_none() => self.meet_all().await.map(|()| true),
             reply => self.take(known, reply.as_ref()),
         }
     }
@@ -148,6 +150,11 @@ impl Cluster {
         let replies = alongside(&mut running, connection.pipeline(question)).await;
         Ok(replies.map_err(|error| failed(&self.settings, at, error))?.pop().map(Reply::into_value))
     }
+}
+
+/// A cluster's number. Never 0, which is that of nobody.
+fn number_of(reply: &Value) -> Option<u64> {
+    u64::from_str_radix(wire::text(reply)?, 16).ok().filter(|number| *number != 0)
 }
 
 /// Where the record is being moved to, if that is the answer. As one key it can be written there, too.
