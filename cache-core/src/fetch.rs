@@ -319,7 +319,7 @@ impl<T: Value> Inner<T> {
         let recheck = || if access.reads() { self.refilled(key) } else { None };
         let reason = counted.reason;
         let start = |current: bool| {
-            Flight::new(load(), access.reads(), stale.cloned().filter(|_| current), reason).is_led()
+            Flight::new(load(), access.reads(), stale.cloned().filter(|_| current), reason).led()
         };
         let role = self.slots.role(&ticket, |ended| self.serves(ended), recheck, start);
         if let Role::Lead(flight, own) = role {

@@ -127,7 +127,7 @@ impl<T> Flight<T> {
     }
 
     /// Notes that whoever begins it waits for it, before anybody can join: who gives up must not think to be the last.
-    pub(crate) fn is_led(self: Arc<Self>) -> Arc<Self> {
+    pub(crate) fn led(self: Arc<Self>) -> Arc<Self> {
         self.callers.fetch_add(1, Ordering::AcqRel);
         self
     }

@@ -143,8 +143,9 @@ return 1",
 /// Notes that a master has been met: the number of the cluster, a new one if the master was not known.
 ///
 /// Key: the record, a hash. Arguments: the master, a new number. A record that has met too many begins anew, and so does what
-/// has another type; what is no number gives way to one. `RENAME` onto itself does nothing and takes no memory. After a first write of that kind a server that is
-/// out of memory lets the others run: a master that is well must not wait until another one has memory again.
+/// has another type; what is no number gives way to one. `RENAME` onto itself does nothing and takes no memory. After a first
+/// write of that kind a server that is out of memory lets the others run: a master that is well must not wait until another one
+/// has memory again.
 pub(crate) static MEET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "\
