@@ -275,6 +275,7 @@ impl Node {
     }
 
     /// Changes all of its keys at the source and tells the cache at once: by their tag, or by clearing it.
+    /// Hasty callers also end their freshness.
     async fn write_all(self: Arc<Self>) -> Result<(), BoxError> {
         for turn in 0_u64.. {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(50..500))).await;
@@ -282,24 +283,45 @@ impl Node {
                 break;
             }
             let _alone = self.writing.write().await;
-            let mut changed = Vec::new();
-            for key in keys_of(self.number) {
-                changed.push((key, self.source.change(key).await?));
-            }
+            let changed = self.change_all().await?;
+            let expires = self.hasty && turn % 4 == 3;
             let (count, call) = match turn % 3 {
+                _ if expires => (&self.counts.expiries, self.layered.expire_all_of(self.number).boxed()),
                 0 => (&self.counts.clears, self.layered.clear().boxed()),
                 _ => (&self.counts.tags, self.layered.invalidate_all_of(self.number).boxed()),
             };
             count.fetch_add(1, Ordering::Relaxed);
             let key = self.number;
             let delivery = match self.call(key, self.hasty, call).await? {
+                Some(_) if expires => {
+                    for (key, version) in changed {
+                        self.ended[key].store(version, Ordering::SeqCst);
+                    }
+                    continue;
+                }
                 // One of its keys has no other writer.
                 None => self.call(key, false, self.layered.invalidate_all_of(self.number)).await?,
                 told => told,
             };
             self.told(&changed, delivery, None).await?;
         }
+        if self.hasty {
+            // As of a single key.
+            let _alone = self.writing.write().await;
+            let changed = self.change_all().await?;
+            let delivery = self.call(self.number, false, self.layered.invalidate_all_of(self.number)).await?;
+            self.told(&changed, delivery, None).await?;
+        }
         Ok(())
+    }
+
+    /// Gives each of its keys another version at the source.
+    async fn change_all(&self) -> Result<Vec<(usize, u64)>, BoxError> {
+        let mut changed = Vec::new();
+        for key in keys_of(self.number) {
+            changed.push((key, self.source.change(key).await?));
+        }
+        Ok(changed)
     }
 
     /// Notes what the cache has promised by an answer.

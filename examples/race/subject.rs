@@ -297,6 +297,14 @@ impl Subject {
         }
     }
 
+    /// The same, but what is there may stand in.
+    pub(crate) async fn expire_all_of(&self, node: usize) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Traced { cache, tags: true, .. } => Ok(cache.expire_tag(tag(node)).await?),
+            _ => self.invalidate_all_of(node).await,
+        }
+    }
+
     pub(crate) async fn clear(&self) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate_all(0..KEYS).await),
