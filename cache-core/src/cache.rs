@@ -43,7 +43,8 @@ impl<T: SerdeValue> TracedCache<T> {
 
 impl<T: Value> TracedCache<T> {
     /// Starts a cache whose values have no form as bytes: compiled patterns, templates, handles, keys that are to be
-    /// nowhere else. Its levels are in process, and what does otherwise not depend on serde works as ever.
+    /// nowhere else. Its levels are all in process, and one that is bounded by bytes wants a [`weigher`](Builder::weigher);
+    /// everything else is as with any cache.
     ///
     /// ```
     /// # use cache_core::{TracedCache, ok, testing::Shelf};

@@ -416,8 +416,9 @@ impl<T: Value> Inner<T> {
             if known.is_none() && codec != codec::OWN {
                 return Err(Unreadable::Codec);
             }
-            let describe = || {
-                known.map_or_else(|| Shown::Bytes(payload.clone()), |codec| codec.describe(payload.clone()))
+            let describe = || match known {
+                Some(codec) => codec.describe(payload),
+                None => Shown::Bytes(payload),
             };
             return Ok(values.then(describe));
         }

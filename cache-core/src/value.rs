@@ -44,6 +44,8 @@ pub trait Schema {
 /// A codec of the application's own, for values of one type: protobuf, or the very bytes that another program writes. See
 /// [`TracedCache::coded`](crate::TracedCache::coded).
 ///
+/// Levels compress and encrypt what it writes as that of any other; a change of its form wants another
+/// [`schema`](crate::Builder::schema) id. It runs in the caller's task, once for each write and each read of a remote level.
 /// What its errors say goes nowhere, as they may quote the value. A panic counts as one.
 pub trait ValueCodec<T>: Send + Sync + 'static {
     /// Appends the value to `out`.

@@ -33,6 +33,8 @@ const BATCH: usize = 4;
 const LONG: Duration = Duration::from_millis(2_500);
 /// The same while the server suffers: level, breaker and lease together.
 const VERY_LONG: Duration = Duration::from_secs(15);
+/// How often a node looks whether it gets on.
+const TICK: Duration = Duration::from_millis(50);
 /// A call that has not ended by then never will.
 const FOR_EVER: Duration = Duration::from_secs(45);
 /// Examples of violations that a node keeps.
@@ -80,6 +82,8 @@ struct Node {
     levels: Levels,
     /// What no call takes.
     long: Duration,
+    /// Microseconds for which the machine has let this process stand, and with it all of its calls.
+    stood: AtomicU64,
     /// They may replace the master while it is alive.
     sentinels: bool,
     /// The newest version whose write by this node has answered, by key.
@@ -141,6 +145,7 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         hasty: *hasty,
         levels: *levels,
         long: if *disturbed { VERY_LONG } else { LONG },
+        stood: AtomicU64::new(0),
         sentinels: l2.starts_with("redis+sentinel"),
         answered: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
         ended: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
@@ -148,6 +153,8 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         counts,
         until: Instant::now() + Duration::from_secs(*seconds),
     });
+    // Until the runtime ends, with the race.
+    tokio::spawn(Arc::clone(&node).tick());
     let mut tasks = JoinSet::new();
     // One key changes with all others only: a writer of its own would hide a tag that nobody has heard of.
     for key in keys_of(node.number).skip(1) {
@@ -189,6 +196,19 @@ impl Node {
         if self.reads_directly() { at } else { at - at % NODES + self.number }
     }
 
+    async fn tick(self: Arc<Self>) {
+        loop {
+            let from = Instant::now();
+            tokio::time::sleep(TICK).await;
+            let late = from.elapsed().saturating_sub(TICK);
+            self.stood.fetch_add(u64::try_from(late.as_micros()).unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    fn stood(&self) -> Duration {
+        Duration::from_micros(self.stood.load(Ordering::Relaxed))
+    }
+
     /// Makes a call to its end, unless its caller leaves, where callers are `hasty`. `None`: it has left, or the call has
     /// failed as loads do.
     async fn call<R>(
@@ -197,7 +217,7 @@ impl Node {
         hasty: bool,
         call: impl Future<Output = Result<R, BoxError>>,
     ) -> Result<Option<R>, BoxError> {
-        let began = Instant::now();
+        let (began, stood) = (Instant::now(), self.stood());
         let leaves = hasty && fastrand::u8(..4) == 0;
         let ended = match leaves {
             // Wherever it waits, or just when.
@@ -205,7 +225,7 @@ impl Node {
             true => tokio::time::timeout(Duration::from_millis(fastrand::u64(..20)), call).await.ok(),
             false => tokio::time::timeout(FOR_EVER, call).await.ok(),
         };
-        let took = began.elapsed();
+        let took = began.elapsed().saturating_sub(self.stood().saturating_sub(stood));
         if took > self.long {
             self.counts.held_up.fetch_add(1, Ordering::Relaxed);
             self.example("held up", "any", &format!("a call of {took:?}"), key, 0, 0);
