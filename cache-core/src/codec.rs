@@ -36,14 +36,10 @@ pub(crate) const OWN: u8 = u8::MAX;
 
 /// The name of a codec by its byte, compiled in or not.
 pub(crate) fn name_of(id: u8) -> Option<&'static str> {
-    match id {
-        1 => Some("json"),
-        2 => Some("msgpack"),
-        3 => Some("postcard"),
-        OWN => Some("own"),
-        _ => None,
-    }
+    NAMES.iter().find(|(known, _)| *known == id).map(|(_, name)| *name)
 }
+
+const NAMES: [(u8, &str); 4] = [(1, "json"), (2, "msgpack"), (3, "postcard"), (OWN, "own")];
 
 /// What `serde_json` allows. MessagePack's own default, 1024, is more than a task's stack bears: bytes of a store could
 /// end the process.
@@ -87,12 +83,7 @@ impl Codec {
 
     /// `json`, `msgpack` or `postcard`, for settings that are read. `None`: not known, or not compiled in.
     pub fn named(name: &str) -> Option<Self> {
-        Self::from_id(match name {
-            "json" => 1,
-            "msgpack" => 2,
-            "postcard" => 3,
-            _ => return None,
-        })
+        NAMES.iter().find(|(_, known)| *known == name).and_then(|(id, _)| Self::from_id(*id))
     }
 
     /// Appends the encoded value to `out`.

@@ -623,6 +623,7 @@ mod tests {
         assert_eq!(outcome(Access::Normal).await, Outcome::Miss);
         assert_eq!(outcome(Access::AllowStale).await, Outcome::Stale);
     }
+
     /// Whoever joins in another thread, and gives up at once, would cancel the load under who has just begun it.
     #[tokio::test]
     async fn who_begins_a_load_waits_for_it_before_anybody_can_join() {

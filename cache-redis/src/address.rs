@@ -31,6 +31,14 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Longest name of a host.
+pub(crate) const HOST_MAX: usize = 255;
+
+/// Whether a server may be called so: what others say of it is looked up, and told to operators.
+pub(crate) fn is_host(host: &str) -> bool {
+    (1..=HOST_MAX).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// How servers are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {

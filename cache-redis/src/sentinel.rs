@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     Error, ErrorKind,
-    address::Endpoint,
+    address::{Endpoint, is_host},
     backoff::Backoff,
     connection::{Hears, Link, Pushes},
     dial::{dial, failed},
@@ -26,7 +26,6 @@ use crate::{
     greet::{Role, Server, open},
     mux::{Mux, Reply, Running, alongside},
     settings::Settings,
-    slots::is_host,
     wire::text,
 };
 

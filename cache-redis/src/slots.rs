@@ -4,14 +4,16 @@ use std::collections::HashSet;
 
 use redis::{ServerError, Value};
 
-use crate::{Error, ErrorKind, address::Endpoint, wire::text};
+use crate::{
+    Error, ErrorKind,
+    address::{Endpoint, is_host},
+    wire::text,
+};
 
 pub(crate) const SLOTS: u16 = 16384;
 
 /// Most masters of a map: each gets a connection. Clusters are not made for more.
 const MASTERS_MAX: usize = 1000;
-/// Longest name of a host.
-const HOST_MAX: usize = 255;
 
 /// In the place of the name of a node that is to go by one, and has none (`cluster-preferred-endpoint-type hostname`).
 const UNNAMED: &str = "?";
@@ -104,11 +106,6 @@ pub(crate) fn ranges(reply: &Value, said_by: &Endpoint) -> Result<Vec<Range>, Er
     Ok(ranges)
 }
 
-/// Whether a server may be called so: what others say of it is looked up, and told to operators.
-pub(crate) fn is_host(host: &str) -> bool {
-    (1..=HOST_MAX).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 fn range(item: &Value, said_by: &Endpoint) -> Option<Range> {
     let Value::Array(parts) = item else { return None };
     let [Value::Int(first), Value::Int(last), master, replicas @ ..] = parts.as_slice() else { return None };
@@ -150,6 +147,7 @@ fn ip(more: &[Value]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::HOST_MAX;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())
