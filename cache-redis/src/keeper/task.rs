@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
 use super::Keeper;
@@ -93,127 +93,177 @@ async fn pause(keeper: &Keeper, by: Duration) -> End {
     }
 }
 
-/// Stays with a connection until it ends.
-///
-/// A connection on which nothing comes back any more is as good as lost, though the kernel may not know for minutes: when
-/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time. And it has to answer
-/// one after each time of use: where an answer is missing, or there is one too many, each goes to who has not asked for it.
-async fn stay(keeper: &Keeper, mut link: Arc<Link>, mut driver: JoinHandle<()>) -> End {
-    let limit = keeper.settings.response_timeout;
-    let mut looks = interval_at(Instant::now() + limit / 2, limit / 2);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut quiet_from, mut heard) = link.greeted;
+/// Stays with a connection until it ends, and with those that take its place without a break.
+async fn stay(keeper: &Keeper, link: Arc<Link>, driver: JoinHandle<()>) -> End {
+    let mut looks = every(keeper.settings.response_timeout / 2);
+    let mut beats = every(keeper.settings.heartbeat);
     let mut renewed = Instant::now();
-    let watch = keeper.pushes.watch.as_deref();
-    let mut newest = watch.map(Watch::newest);
-    let mut beats = interval_at(Instant::now() + keeper.settings.heartbeat, keeper.settings.heartbeat);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beat: Option<Beat<'_>> = None;
-    let mut asked = link.greeted.0;
-    let mut clocks: Option<BoxFuture<'_, ()>> = None;
-    let mut other = replaced(keeper, &link);
+    let mut vigil = Vigil::over(keeper, link, driver);
     loop {
         tokio::select! {
             biased;
             () = keeper.closed() => {
-                // Requests under way hold the link and may end; then the driver ends, too. Nobody waits for our own.
-                drop((link, beat, clocks));
-                if timeout(limit, &mut driver).await.is_err() {
-                    driver.abort();
-                }
+                vigil.close().await;
                 return End::Closed;
             }
-            _ = &mut driver => return End::Lost,
-            () = &mut other => {
-                link.condemn();
-                return End::Lost;
-            }
+            _ = &mut vigil.driver => return End::Lost,
+            () = &mut vigil.replaced => return vigil.condemn(),
             () = keeper.renew.notified() => {
                 if renewed.elapsed() < STABLE {
                     continue;
                 }
                 renewed = Instant::now();
-                // Requests under way on the old one may end: it is a replica, which takes no writes.
-                if let Some(Ok((next, next_driver))) = keeper.unless_closed(keeper.connect(false)).await {
-                    keeper.publish(State::Up(Arc::clone(&next)));
-                    // The old driver goes on for requests under way and ends with the last of them.
-                    (link, driver) = (next, next_driver);
-                    (newest, beat) = (watch.map(Watch::newest), None);
-                    clocks = None;
-                    (quiet_from, heard) = link.greeted;
-                    asked = quiet_from;
-                    other = replaced(keeper, &link);
+                // Requests under way on the old one may end: it is a replica, which takes no writes. Its driver ends with the
+                // last of them.
+                if let Some(Ok((link, driver))) = keeper.unless_closed(keeper.connect(false)).await {
+                    keeper.publish(State::Up(Arc::clone(&link)));
+                    vigil = Vigil::over(keeper, link, driver);
                 }
             }
-            watch = comes(watch, &mut newest) => {
-                if !follows(keeper, watch, &link).await {
-                    return End::Lost;
+            watch = comes(vigil.watch, &mut vigil.newest) => {
+                if !vigil.follows(watch).await {
+                    return vigil.condemn();
                 }
             }
-            alive = ends(&mut beat) => {
-                beat = None;
+            alive = ends(&mut vigil.beat) => {
+                vigil.beat = None;
                 if !alive {
-                    link.condemn();
-                    return End::Lost;
+                    return vigil.condemn();
                 }
             }
-            () = ends(&mut clocks) => clocks = None,
-            _ = beats.tick(), if beat.is_none() => {
-                if clocks.is_none() && link.server.time.is_some() && keeper.ahead.is_doubtful(Now::read()) {
-                    let link = Arc::clone(&link);
-                    clocks = Some(Box::pin(async move { keeper.set_clocks(&link).await }));
-                }
-                // Of caches that go, nobody tells.
-                if let Some(watch) = watch
-                    && watch.is_stale(&link)
-                    && !follows(keeper, watch, &link).await
-                {
-                    return End::Lost;
-                }
-                let (sent, _) = link.progress();
-                if let Some(watch) = watch.filter(|watch| !watch.is_empty()) {
-                    let link = Arc::clone(&link);
-                    let limit = keeper.settings.heartbeat_timeout;
-                    let proves = |at| watch.proves(keeper.id, at);
-                    beat = Some(Box::pin(async move { link.answers(limit, proves).await }));
-                } else if sent > asked {
-                    asked = sent + 1;
-                    let link = Arc::clone(&link);
-                    beat = Some(Box::pin(async move { link.answers(limit, |_| {}).await }));
+            () = ends(&mut vigil.clocks) => vigil.clocks = None,
+            _ = beats.tick(), if vigil.beat.is_none() => {
+                if !vigil.begin_beat().await {
+                    return vigil.condemn();
                 }
             }
             _ = looks.tick() => {
-                let (sent, answered) = link.progress();
-                if answered == heard && sent > quiet_from {
-                    let there = tokio::select! {
-                        there = keeper.unless_closed(link.is_there(limit)) => there,
-                        _ = &mut driver => return End::Lost,
-                    };
-                    match there {
-                        Some(There::No) => {
-                            link.condemn();
-                            return End::Lost;
-                        }
-                        // What had been put to it by then waits for nothing any more, nor does the `PING`.
-                        Some(There::Answers) => quiet_from = sent + 1,
-                        // It may not even have been put to a connection that has no room.
-                        Some(There::IsBusy) | None => {}
-                    }
+                if !vigil.look().await {
+                    return vigil.condemn();
                 }
-                heard = answered.max(link.progress().1);
             }
         }
     }
 }
 
-/// Has the server watch what is wanted now. `false`: it does not, and the connection is given up.
-async fn follows(keeper: &Keeper, watch: &Watch, link: &Link) -> bool {
-    let followed = keeper.followed(watch, link, keeper.settings.silence());
-    let lost = matches!(keeper.unless_closed(followed).await, Some(Err(_)));
-    if lost {
-        link.condemn();
+/// What is known of one connection while it lasts, and what is being asked over it.
+///
+/// A connection on which nothing comes back any more is as good as lost, though the kernel may not know for minutes: when
+/// requests were sent and no answer came since the last look, the server has to answer a `PING` in time. And it has to answer
+/// one after each time of use: where an answer is missing, or there is one too many, each goes to who has not asked for it.
+struct Vigil<'k> {
+    keeper: &'k Keeper,
+    link: Arc<Link>,
+    driver: JoinHandle<()>,
+    /// Ends when sentinels have replaced its server.
+    replaced: BoxFuture<'k, ()>,
+    watch: Option<&'k Watch>,
+    /// Tells of those who want to hear of changes since.
+    newest: Option<watch::Receiver<u64>>,
+    /// Whether the server answers a `PING` of the last heartbeat.
+    beat: Option<BoxFuture<'k, bool>>,
+    /// How much had been sent by then.
+    asked: u64,
+    clocks: Option<BoxFuture<'k, ()>>,
+    /// How much had been sent when it was last known that nothing waits.
+    quiet_from: u64,
+    /// How much had been answered at the last look.
+    heard: u64,
+}
+
+impl<'k> Vigil<'k> {
+    fn over(keeper: &'k Keeper, link: Arc<Link>, driver: JoinHandle<()>) -> Self {
+        let watch = keeper.pushes.watch.as_deref();
+        let (sent, answered) = link.greeted;
+        Self {
+            keeper,
+            driver,
+            replaced: replaced(keeper, &link),
+            watch,
+            newest: watch.map(Watch::newest),
+            beat: None,
+            asked: sent,
+            clocks: None,
+            quiet_from: sent,
+            heard: answered,
+            link,
+        }
     }
-    !lost
+
+    /// Lets requests under way end, as they hold the link, and the driver with them. Nobody waits for our own.
+    async fn close(self) {
+        let Self { keeper, link, mut driver, beat, clocks, .. } = self;
+        drop((link, beat, clocks));
+        if timeout(keeper.settings.response_timeout, &mut driver).await.is_err() {
+            driver.abort();
+        }
+    }
+
+    fn condemn(self) -> End {
+        self.link.condemn();
+        End::Lost
+    }
+
+    /// Has the server watch what is wanted now. `false`: it does not.
+    async fn follows(&mut self, watch: &Watch) -> bool {
+        let followed = self.keeper.followed(watch, &self.link, self.keeper.settings.silence());
+        !matches!(self.keeper.unless_closed(followed).await, Some(Err(_)))
+    }
+
+    /// Asks what has to be asked once in a while. `false`: the connection is not what is needed.
+    async fn begin_beat(&mut self) -> bool {
+        let Self { keeper, watch, .. } = *self;
+        if self.clocks.is_none() && self.link.server.time.is_some() && keeper.ahead.is_doubtful(Now::read()) {
+            let link = Arc::clone(&self.link);
+            self.clocks = Some(Box::pin(async move { keeper.set_clocks(&link).await }));
+        }
+        // Of caches that go, nobody tells.
+        if let Some(watch) = watch
+            && watch.is_stale(&self.link)
+            && !self.follows(watch).await
+        {
+            return false;
+        }
+        let (sent, _) = self.link.progress();
+        let link = Arc::clone(&self.link);
+        if let Some(watch) = watch.filter(|watch| !watch.is_empty()) {
+            let limit = keeper.settings.heartbeat_timeout;
+            let proves = |at| watch.proves(keeper.id, at);
+            self.beat = Some(Box::pin(async move { link.answers(limit, proves).await }));
+        } else if sent > self.asked {
+            self.asked = sent + 1;
+            let limit = keeper.settings.response_timeout;
+            self.beat = Some(Box::pin(async move { link.answers(limit, |_| {}).await }));
+        }
+        true
+    }
+
+    /// Whether it may be alive: something has come back since the last look, or nothing has been sent.
+    async fn look(&mut self) -> bool {
+        let (sent, answered) = self.link.progress();
+        if answered == self.heard && sent > self.quiet_from {
+            let there = self.link.is_there(self.keeper.settings.response_timeout);
+            let there = tokio::select! {
+                there = self.keeper.unless_closed(there) => there,
+                _ = &mut self.driver => return false,
+            };
+            match there {
+                Some(There::No) => return false,
+                // What had been put to it by then waits for nothing any more, nor does the `PING`.
+                Some(There::Answers) => self.quiet_from = sent + 1,
+                // It may not even have been put to a connection that has no room.
+                Some(There::IsBusy) | None => {}
+            }
+        }
+        self.heard = answered.max(self.link.progress().1);
+        true
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Ends when sentinels have replaced the server of a connection.
@@ -222,8 +272,6 @@ fn replaced<'a>(keeper: &'a Keeper, link: &Link) -> BoxFuture<'a, ()> {
     let master = link.endpoint.clone();
     Box::pin(async move { sentinels.replaced(&keeper.settings, &master).await })
 }
-
-type Beat<'a> = BoxFuture<'a, bool>;
 
 async fn ends<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
     match work {
