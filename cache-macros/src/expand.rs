@@ -29,21 +29,11 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let options: Options = parse2(options)?;
     let ItemFn { attrs, vis, mut sig, block, .. } = parse2(function)
         .map_err(|error| Error::new(error.span(), "`#[cached]` goes on an `async fn` with a body"))?;
-    if sig.asyncness.is_none() {
-        let what = match is_future(&sig.output) {
-            true => {
-                "`#[cached]` goes on an `async fn`, and this is what a macro such as `#[async_trait]` has made of one: move the \
-                 body to a cached function or a method of the type's own, and call that from here"
-            }
-            false => "`#[cached]` goes on an `async fn`: a cache may have to wait",
-        };
-        return Err(Error::new(sig.ident.span(), what));
-    }
+    is_async(&sig)?;
     let returns = Returns::of(&sig)?;
     let arguments = Arguments::take(&mut sig, &options)?;
     let key = arguments.key(&options, &sig.ident)?;
 
-    let Options { cache, caches, .. } = &options;
     let name = format_ident!("__uncached_{}", sig.ident);
     let mut inner = sig.clone();
     inner.ident = name.clone();
@@ -59,28 +49,7 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
         false => (TokenStream::new(), quote!(#inner #block)),
     };
 
-    let value = &returns.value;
-    // A key that is said is believed. One that is made of the arguments may be another function's as well.
-    let (function, of) = match options.key {
-        Some(_) => {
-            let get = Ident::new(if options.in_memory { "in_memory" } else { "cache" }, Span::call_site());
-            (TokenStream::new(), quote!(#get::<#value>(#cache)))
-        }
-        None => {
-            let said = sig.ident.to_string();
-            let function = quote! {
-                static __FUNCTION: ::traced_cache::config::Function =
-                    ::traced_cache::config::Function::new(::core::module_path!(), #said, ::core::line!());
-            };
-            let get =
-                Ident::new(if options.in_memory { "in_memory_of" } else { "cache_of" }, Span::call_site());
-            (function, quote!(#get::<#value>(#cache, &__FUNCTION)))
-        }
-    };
-    let registry = match caches {
-        Some(caches) => quote!((#caches).#of),
-        None => quote!(::traced_cache::Caches::installed().and_then(|caches| caches.#of)),
-    };
+    let (function, registry) = registry(&options, &sig, &returns.value);
     let owned = arguments.owned();
     let (own, given) = (arguments.passed(true), arguments.passed(false));
     let (by_load, in_place) = match &arguments.receiver {
@@ -136,6 +105,46 @@ fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
 /// A variable that no argument is taken for, whatever its name.
 pub(crate) fn hidden(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
+}
+
+/// Where the cache comes from, and what of the function that needs to stand in it.
+fn registry(options: &Options, signature: &Signature, value: &Type) -> (TokenStream, TokenStream) {
+    let Options { cache, caches, in_memory, .. } = options;
+    // A key that is said is believed. One that is made of the arguments may be another function's as well.
+    let (function, of) = match options.key {
+        Some(_) => {
+            let get = Ident::new(if *in_memory { "in_memory" } else { "cache" }, Span::call_site());
+            (TokenStream::new(), quote!(#get::<#value>(#cache)))
+        }
+        None => {
+            let said = signature.ident.to_string();
+            let function = quote! {
+                static __FUNCTION: ::traced_cache::config::Function =
+                    ::traced_cache::config::Function::new(::core::module_path!(), #said, ::core::line!());
+            };
+            let get = Ident::new(if *in_memory { "in_memory_of" } else { "cache_of" }, Span::call_site());
+            (function, quote!(#get::<#value>(#cache, &__FUNCTION)))
+        }
+    };
+    let registry = match caches {
+        Some(caches) => quote!((#caches).#of),
+        None => quote!(::traced_cache::Caches::installed().and_then(|caches| caches.#of)),
+    };
+    (function, registry)
+}
+
+fn is_async(signature: &Signature) -> Result<()> {
+    if signature.asyncness.is_some() {
+        return Ok(());
+    }
+    let what = match is_future(&signature.output) {
+        true => {
+            "`#[cached]` goes on an `async fn`, and this is what a macro such as `#[async_trait]` has made of one: move the \
+             body to a cached function or a method of the type's own, and call that from here"
+        }
+        false => "`#[cached]` goes on an `async fn`: a cache may have to wait",
+    };
+    Err(Error::new(signature.ident.span(), what))
 }
 
 /// `Pin<Box<dyn Future<...>>>`.
