@@ -249,88 +249,102 @@ fn time(text: &str) -> Duration {
 }
 
 fn advice(plan: &Plan, loaded: &Loaded) -> Vec<String> {
+    let levels = plan.levels.iter().enumerate();
+    let near: Vec<_> = levels.clone().filter(|(_, level)| in_process(level, loaded)).collect();
     let mut advice = Vec::new();
-    let (ttl, grace) = (time(value(plan, "policy.ttl")), time(value(plan, "policy.grace")));
-    let jitter = time(value(plan, "policy.jitter"));
-    let near: Vec<_> =
-        plan.levels.iter().enumerate().filter(|(_, level)| in_process(level, loaded)).collect();
-    let shared = plan.levels.iter().any(|level| !in_process(level, loaded));
-    if let (Some((at, level)), true, None) = (near.first(), shared, &plan.backplane) {
-        let most = level.ttl_cap.unwrap_or(Duration::MAX);
-        let fresh = most.min(ttl.saturating_add(jitter));
-        let usable = most.min(grace);
-        let stale = match usable > fresh {
-            true => format!(", and let it stand in, as a stale value, for up to {}", spell(usable)),
-            false => String::new(),
-        };
-        let cap = if level.ttl_cap.is_some() { "lower the `ttl_cap` of" } else { "set a `ttl_cap` on" };
-        advice.push(format!(
-            "on several nodes, level {} ({}) may serve what another node has changed for up to {}{stale}: nothing tells \
-             it. Name a `backplane`, or {cap} that level",
-            at + 1,
-            level.provider,
-            spell(fresh),
-        ));
+    if let Some((at, level)) = near.first()
+        && near.len() < plan.levels.len()
+        && plan.backplane.is_none()
+    {
+        advice.push(untold(plan, *at, level));
     }
-    if !grace.is_zero() && value(plan, "policy.soft_limit") == "off" {
+    advice.extend(patience(plan));
+    for (at, level) in near {
+        let behind = plan.levels[..at].iter().any(|nearer| !in_process(nearer, loaded));
+        advice.extend(of_near(level, behind).map(|what| of_level(at, level, &what)));
+    }
+    for (at, level) in levels {
+        if let Some(provider) = loaded.providers.get(&level.provider) {
+            advice.extend(of_provider(plan, level, provider).map(|what| of_level(at, level, &what)));
+        }
+    }
+    advice
+}
+
+fn of_level(at: usize, level: &LevelPlan, what: &str) -> String {
+    format!("level {} ({}) {what}", at + 1, level.provider)
+}
+
+/// How long memory that nothing tells may be wrong.
+fn untold(plan: &Plan, at: usize, level: &LevelPlan) -> String {
+    let [ttl, grace, jitter] =
+        ["policy.ttl", "policy.grace", "policy.jitter"].map(|name| time(value(plan, name)));
+    let most = level.ttl_cap.unwrap_or(Duration::MAX);
+    let fresh = most.min(ttl.saturating_add(jitter));
+    let usable = most.min(grace);
+    let stale = match usable > fresh {
+        true => format!(", and let it stand in, as a stale value, for up to {}", spell(usable)),
+        false => String::new(),
+    };
+    let cap = if level.ttl_cap.is_some() { "lower the `ttl_cap` of" } else { "set a `ttl_cap` on" };
+    let what = format!(
+        "may serve what another node has changed for up to {}{stale}: nothing tells it. Name a `backplane`, or {cap} that \
+         level",
+        spell(fresh),
+    );
+    format!("on several nodes, {}", of_level(at, level, &what))
+}
+
+/// What callers may have to wait for.
+fn patience(plan: &Plan) -> Vec<String> {
+    let mut advice = Vec::new();
+    let hard_limit = value(plan, "policy.hard_limit");
+    if !time(value(plan, "policy.grace")).is_zero() && value(plan, "policy.soft_limit") == "off" {
         advice.push(format!(
             "`grace` without `soft_limit`: with a stale value at hand, callers wait for a slow load all the same, {}",
-            match value(plan, "policy.hard_limit") {
+            match hard_limit {
                 "off" => "for ever".to_owned(),
                 limit => format!("up to {limit}"),
             }
         ));
     }
-    if value(plan, "policy.hard_limit") == "off" {
+    if hard_limit == "off" {
         advice.push("`hard_limit` is off: a loader that hangs keeps its callers waiting for ever".to_owned());
     }
-    for (at, level) in near {
-        if plan.levels[..at].iter().any(|nearer| !in_process(nearer, loaded)) {
-            advice.push(format!(
-                "level {} ({}) is in this process, behind one that is not, which is asked first: name it before that",
-                at + 1,
-                level.provider
-            ));
-        }
-        // Only what the level itself says: inherited settings are meant for other levels.
-        let idle = level.known.iter().filter(|known| known.name != "ttl_cap" && known.is_of_a_level());
-        advice.extend(idle.map(|known| {
-            format!(
-                "level {} ({}) is in this process, where `{}` means nothing: leave it out",
-                at + 1,
-                level.provider,
-                known.name
-            )
-        }));
-    }
-    for (at, level) in plan.levels.iter().enumerate() {
-        let Some(provider) = loaded.providers.get(&level.provider) else { continue };
-        let kept = level.ttl_cap.unwrap_or(Duration::MAX).min(ttl.max(grace));
-        if let Some(most) = provider.capabilities().ttl_max.filter(|most| *most < kept) {
-            advice.push(format!(
-                "level {} ({}) cannot hold an entry for {}: {} at most",
-                at + 1,
-                level.provider,
-                spell(kept),
-                spell(most)
-            ));
-        }
-        advice.extend(
-            weaker(provider, level)
-                .into_iter()
-                .map(|what| format!("level {} ({}) {what}", at + 1, level.provider)),
-        );
-        if level.plain {
-            advice.push(format!(
-                "level {} ({}) is plain: no leases, so two processes may load one key at once, and a load that another \
-                 node's invalidation overtakes may still be stored; no `clear`, no tags, nothing stale, no absences; what \
-                 other programs write is believed",
-                at + 1,
-                level.provider,
-            ));
-        }
-    }
     advice
+}
+
+/// `behind`: one that is not in the process comes before it.
+fn of_near(level: &LevelPlan, behind: bool) -> impl Iterator<Item = String> {
+    let behind = behind.then(|| {
+        "is in this process, behind one that is not, which is asked first: name it before that".to_owned()
+    });
+    // Only what the level itself says: inherited settings are meant for other levels.
+    let idle = level.known.iter().filter(|known| known.name != "ttl_cap" && known.is_of_a_level());
+    let idle =
+        idle.map(|known| format!("is in this process, where `{}` means nothing: leave it out", known.name));
+    behind.into_iter().chain(idle)
+}
+
+fn of_provider(
+    plan: &Plan,
+    level: &LevelPlan,
+    provider: &Arc<dyn CacheProvider>,
+) -> impl Iterator<Item = String> {
+    let [ttl, grace] = ["policy.ttl", "policy.grace"].map(|name| time(value(plan, name)));
+    let kept = level.ttl_cap.unwrap_or(Duration::MAX).min(ttl.max(grace));
+    let short = provider
+        .capabilities()
+        .ttl_max
+        .filter(|most| *most < kept)
+        .map(|most| format!("cannot hold an entry for {}: {} at most", spell(kept), spell(most)));
+    let plain = level.plain.then(|| {
+        "is plain: no leases, so two processes may load one key at once, and a load that another node's invalidation \
+         overtakes may still be stored; no `clear`, no tags, nothing stale, no absences; what other programs write is \
+         believed"
+            .to_owned()
+    });
+    short.into_iter().chain(weaker(provider, level).into_iter().map(str::to_owned)).chain(plain)
 }
 
 /// The promises that a remote level cannot keep.
