@@ -67,12 +67,15 @@ impl Tier {
         let tries = self.ledger.tries();
         // Whoever has waited for another's try has waited long enough, whatever came of it.
         let turn = around.clock.timeout(self.budget(), self.ledger.creating.lock()).await;
+        if turn.is_none() {
+            self.ledger.doubt();
+        }
         if turn.is_none() || self.ledger.has_changed_since(changes) || self.ledger.tries() != tries {
             return Learned::Nothing;
         }
         let learned = self.begin_epoch(around, raw, changes).await;
         self.ledger.tried();
-        learned.unwrap_or(Learned::Nothing)
+        learned.unwrap_or_else(|_failure| self.ledger.lost(home, changes))
     }
 
     /// Takes a mark that is as it should be; `None` if it is not.
@@ -125,7 +128,7 @@ impl Tier {
                 }
             }
         }
-        Ok(Learned::Nothing)
+        Err(Failure::busy())
     }
 
     /// Gives the cache a new epoch at this level: everything stored in it before is void.
@@ -198,17 +201,33 @@ impl Tier {
         learned
     }
 
-    /// Reads the mark.
+    /// Reads the mark, and again where it is not clear what to make of it.
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
-        let changes = self.ledger.changes();
-        let marker = [RawKey::marker(around.cache, &around.name)];
-        match self.looking(self.get_raw(around, &marker)).await.pop().map_or(Err(Failure::Skipped), mark_of) {
-            Ok(raw) => Ok(self.learn(around, raw, changes).await),
-            Err(failure) => {
-                // Whoever reads next asks again, not only when the period is over.
-                self.ledger.doubt();
-                Err(failure)
+        let mut learned = Learned::Nothing;
+        let mut failure = Failure::Mute;
+        for _ in 0..2 {
+            let changes = self.ledger.changes();
+            let marker = [RawKey::marker(around.cache, &around.name)];
+            let read = self.looking(self.get_raw(around, &marker)).await.pop();
+            match read.map_or(Err(Failure::Skipped), mark_of) {
+                Ok(raw) => {
+                    learned = learned.and(self.learn(around, raw.clone(), changes).await);
+                    if !self.ledger.is_at_odds_with(raw.as_deref()) {
+                        return Ok(learned);
+                    }
+                }
+                Err(failed) => {
+                    // Whoever reads next asks again, not only when the period is over.
+                    self.ledger.doubt();
+                    failure = failed;
+                    break;
+                }
             }
+        }
+        match learned {
+            Learned::Nothing => Err(failure),
+            // Which is what counts from here on.
+            learned => Ok(learned),
         }
     }
 

@@ -316,13 +316,30 @@ impl Ledger {
         self.learned(&mut known, old, mark)
     }
 
-    /// Whether this mark, which was just read, was refused for one of another epoch that is in doubt itself: that one was
-    /// answered first, and which of them is later cannot be told.
+    /// Whether this mark, which was just read, is not the one that is known, and that one is in doubt itself. Either it was
+    /// refused for one of another epoch that was answered first, and which of them is later cannot be told; or it cannot be
+    /// believed, and nothing has taken its place so far.
     pub(crate) fn is_at_odds_with(&self, raw: Option<&[u8]>) -> bool {
-        let Brief { mark: Some(known), home, asked: None, moved: false, .. } = self.brief.load() else {
+        let Brief { mark: Some(known), home, asked: None, moved: false, is_nobodys, .. } = self.brief.load()
+        else {
             return false;
         };
-        raw.and_then(Mark::decode).is_some_and(|mark| mark.epoch != known.epoch && mark.is_of(home))
+        match raw.and_then(Mark::decode).filter(|mark| mark.is_of(home)) {
+            Some(mark) => mark.epoch != known.epoch,
+            None => !is_nobodys,
+        }
+    }
+
+    /// This state of the store has no mark that can be believed, seen after `changes` had been counted, and takes none. Whatever
+    /// it says next, no entry of before may be believed.
+    pub(crate) fn lost(&self, home: u64, changes: u64) -> Learned {
+        let mut known = self.write();
+        let Brief { is_nobodys, .. } = known.brief();
+        if is_nobodys || !known.is_of(home) || known.changed_at > changes {
+            return Learned::Nothing;
+        }
+        known.believe_nobody(home);
+        Learned::Epoch
     }
 
     /// Takes what this node has written: the mark, and marks of tags with it. `sent`: when, after `changes` had been counted.
@@ -344,13 +361,8 @@ impl Ledger {
             return Learned::Nothing;
         }
         if of_another_epoch && known.changed_at > changes {
-            // Another epoch has become known since. Nothing is believed until the store has said which of the two it has.
-            let nobodys = Mark::new(home);
-            (known.home, known.moved, known.outdated) = (home, false, true);
-            known.mark = Some((nobodys, nobodys.encode()));
-            known.tags.clear();
-            known.change();
-            known.asked = None;
+            // Another epoch has become known since, and which of the two the store has is not.
+            known.believe_nobody(home);
             return Learned::Epoch;
         }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;

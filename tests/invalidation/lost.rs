@@ -59,6 +59,77 @@ async fn a_caches_mark_that_is_lost_empties_the_cache() {
     }
 }
 
+/// The store answers and takes nothing, as a Redis does whose disk is full.
+#[tokio::test]
+async fn a_caches_mark_that_is_lost_and_cannot_be_made_anew_makes_nothing_valid_again() {
+    let world = World::new();
+    let (a, b, c) = (world.node(), world.deaf(), world.bare());
+    set(&a.cache, "k", "1", &[]).await;
+    for node in [&b, &c] {
+        assert_eq!(get(&node.cache, "k").await.as_deref(), Some("1"));
+    }
+    confirmed(a.cache.clear().await);
+    // It would make the mark anew.
+    drop(a);
+    world.store.evict("things:");
+    for node in [&b, &c] {
+        node.l2.set(ChaosOp::Swap, Fault::Fail);
+        node.l2.set(ChaosOp::Put, Fault::Fail);
+        node.l2.set(ChaosOp::Fill, Fault::Fail);
+    }
+    let source = Source::new();
+    for _ in 0..3 {
+        world.pass(PERIOD).await;
+        for node in [&b, &c] {
+            assert_eq!(get(&node.cache, "k").await, None);
+            assert_eq!(get(&node.cache.access(Access::AllowStale), "k").await, None);
+        }
+    }
+    // Memory holds what has been loaded since, though the mark is looked for all the time.
+    source.has("other", "2", &["x"]);
+    assert_eq!(source.ask(&b.cache, "other").await, saw(Outcome::Loaded, "2"));
+    for _ in 0..3 {
+        world.pass(PERIOD).await;
+        assert_eq!(get(&b.cache, "k").await, None);
+        assert_eq!(level(&b.cache, "other").await, Some(0));
+    }
+    for node in [&b, &c] {
+        node.l2.set_all(Fault::None);
+    }
+    world.pass(PERIOD).await;
+    set(&b.cache, "k", "2", &[]).await;
+    for node in [&b, &c, &world.node()] {
+        assert_eq!(get(&node.cache, "k").await.as_deref(), Some("2"));
+    }
+}
+
+/// While the answer that there is no mark is under way, another look at it fails.
+#[tokio::test]
+async fn a_caches_mark_that_is_lost_is_missed_also_by_who_is_in_doubt() {
+    let world = World::new();
+    let (a, b) = (world.bare(), world.bare());
+    set(&a.cache, "k", "1", &[]).await;
+    assert_eq!(get(&b.cache, "k").await.as_deref(), Some("1"));
+    confirmed(a.cache.clear().await);
+    drop(a);
+    world.store.evict("things:");
+    // From here on each look-up asks for the mark.
+    b.l2.set(ChaosOp::Get, Fault::Fail);
+    world.pass(PERIOD).await;
+    let asks = async |fault| {
+        b.l2.set(ChaosOp::Get, fault);
+        let cache = b.cache.clone();
+        let asking = tokio::spawn(async move { cache.get("k").await });
+        settled().await;
+        asking
+    };
+    let slow = asks(Fault::DelayReply(200 * MS)).await;
+    assert!(done(None, asks(Fault::Fail).await).await.is_err());
+    b.l2.set_all(Fault::None);
+    world.pass(200 * MS).await;
+    assert_eq!(done(Some(&world), slow).await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn a_caches_mark_that_is_rolled_back_empties_the_cache() {
     let world = World::new();

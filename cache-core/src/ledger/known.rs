@@ -18,10 +18,11 @@ pub(super) struct Brief {
     pub(super) asked: Option<Moment>,
     pub(super) doubted: bool,
     pub(super) moved: bool,
+    pub(super) is_nobodys: bool,
 }
 
 pub(super) struct Known {
-    /// As last read or written, and its bytes in the store.
+    /// As last read or written, and its bytes in the store: none of one that is in no store.
     pub(super) mark: Option<(Mark, Bytes)>,
     /// The state of the store that it was read from.
     pub(super) home: u64,
@@ -109,7 +110,8 @@ impl Mark {
 impl Known {
     pub(super) fn brief(&self) -> Brief {
         let Self { home, asked, doubted, moved, .. } = *self;
-        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, doubted, moved }
+        let is_nobodys = self.mark.as_ref().is_some_and(|(_, raw)| raw.is_empty());
+        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, doubted, moved, is_nobodys }
     }
 
     pub(super) fn is_of(&self, home: u64) -> bool {
@@ -122,6 +124,15 @@ impl Known {
         self.tags.clear();
         self.moved = false;
         self.arriving = true;
+    }
+
+    /// What was known is of no use any more: no entry is believed until the store has said what mark it has.
+    pub(super) fn believe_nobody(&mut self, home: u64) {
+        (self.home, self.moved, self.outdated) = (home, false, true);
+        self.mark = Some((Mark::new(home), Bytes::new()));
+        self.tags.clear();
+        self.change();
+        self.asked = None;
     }
 
     /// Something else is known now.
