@@ -17,6 +17,7 @@ use crate::{
     Stats, TracedCache, Value,
     backplane::{Plane, Trust},
     inner::{Inner, Weigher},
+    ledger::Tidings,
     nearby::EvictionCounter,
     news::News,
     observers::Observers,
@@ -211,12 +212,14 @@ impl<T: Value> Builder<T> {
         let remote = levels.iter().any(|level| level.provider.in_process().is_none());
         let only = levels.len() == 1;
         let mut deeper = Vec::new();
+        let tidings = Tidings::default();
         let mut tiers: Box<[Tier]> = levels
             .into_iter()
             .enumerate()
             .rev()
             .map(|(at, level)| {
-                let tier = Tier::new(u8::try_from(at).unwrap_or(u8::MAX), level, only, deeper.clone());
+                let at = u8::try_from(at).unwrap_or(u8::MAX);
+                let tier = Tier::new(at, level, only, deeper.clone(), tidings.clone());
                 deeper.push(Arc::clone(&tier.pending));
                 tier
             })

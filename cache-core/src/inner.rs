@@ -262,11 +262,6 @@ impl<T: Value> Inner<T> {
             // Perhaps by what has just been learned.
             self.count_pending();
         }
-        if learned != Learned::Nothing {
-            // Whoever invalidates tells every level. What is read at another one must not be judged by what was known
-            // there before, and go up to this one as what it holds since.
-            self.remote().filter(|other| other.index != tier.index).for_each(|other| other.ledger.doubt());
-        }
         let decides = self.authority().is_some_and(|authority| authority.index == tier.index);
         match learned {
             Learned::Nothing => {}

@@ -5,8 +5,8 @@ mod known;
 use std::{
     ops::{Deref, DerefMut},
     sync::{
-        PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -25,8 +25,17 @@ use crate::{
     news::Verdict,
 };
 
+/// Counts what has become known of the marks of any of a cache's levels.
+///
+/// Whoever invalidates tells every level, the deepest first. So what one level's mark has told outdates what is known of the
+/// others', before anybody can go by it: what is read at another one must not be judged by what was known there before, and go
+/// up to this one as what it holds since.
+#[derive(Clone, Default)]
+pub(crate) struct Tidings(Arc<AtomicU64>);
+
 #[derive(Default)]
 pub(crate) struct Ledger {
+    tidings: Tidings,
     known: ShardedLock<Known>,
     /// The part of it that each call needs, read without a lock unless it is just being written.
     brief: AtomicCell<Brief>,
@@ -75,6 +84,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Ledger {
+    /// `tidings`: of all levels of the cache.
+    pub(crate) fn new(tidings: Tidings) -> Self {
+        Self { tidings, ..Self::default() }
+    }
+
     fn read(&self) -> ShardedLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,12 +131,21 @@ impl Ledger {
     /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
     /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: Duration) -> Option<u64> {
-        let is_due =
-            |known: Brief| !known.is_of(home) || known.asked.is_none_or(|asked| now.since(asked) >= period);
+        let tidings = &self.tidings.0;
+        let is_due = |known: Brief| {
+            !known.is_of(home)
+                || known.heeded != tidings.load(Ordering::Acquire)
+                || known.asked.is_none_or(|asked| now.since(asked) >= period)
+        };
         if !is_due(self.brief.load()) {
             return None;
         }
         let mut known = self.write();
+        let told = tidings.load(Ordering::Acquire);
+        if known.heeded != told {
+            known.heeded = told;
+            known.outdate();
+        }
         // Several may have found it due: the first to get here asks.
         is_due(known.brief()).then(|| {
             if known.asked.is_some() {
@@ -145,11 +168,15 @@ impl Ledger {
     /// Another node has changed the mark. Writers ask for it, too: what they would store with the old one is void, or stale,
     /// to every other node.
     pub(crate) fn outdate(&self) {
-        let mut known = self.write();
-        known.asked = None;
-        // Also if no mark is known yet: one that is being read may be from before the change.
-        known.changes += 1;
-        known.outdated = known.mark.is_some();
+        self.write().outdate();
+    }
+
+    /// Has the other levels' marks looked at. What is known here now is not seen before that.
+    fn spread(&self, known: &mut Writing<'_>) {
+        let before = self.tidings.0.fetch_add(1, Ordering::AcqRel);
+        if known.heeded == before {
+            known.heeded = before + 1;
+        }
     }
 
     pub(crate) fn changes(&self) -> u64 {
@@ -339,6 +366,7 @@ impl Ledger {
             return Learned::Nothing;
         }
         known.believe_nobody(home);
+        self.spread(&mut known);
         Learned::Epoch
     }
 
@@ -363,6 +391,7 @@ impl Ledger {
         if of_another_epoch && known.changed_at > changes {
             // Another epoch has become known since, and which of the two the store has is not.
             known.believe_nobody(home);
+            self.spread(&mut known);
             return Learned::Epoch;
         }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
@@ -394,7 +423,7 @@ impl Ledger {
         learned
     }
 
-    fn learned(&self, known: &mut Known, old: Option<Mark>, new: Mark) -> Learned {
+    fn learned(&self, known: &mut Writing<'_>, old: Option<Mark>, new: Mark) -> Learned {
         let arrives = std::mem::take(&mut known.arriving);
         let learned = match old {
             Some(old) if old.epoch == new.epoch => {
@@ -412,6 +441,7 @@ impl Ledger {
         };
         known.tags.clear();
         known.change();
+        self.spread(known);
         learned
     }
 
@@ -429,6 +459,7 @@ impl Ledger {
         }
         known.mark = Some((next, next.encode()));
         known.change();
+        self.spread(&mut known);
         for tag in tags {
             if let Some(copy) = known.tags.get_mut(tag) {
                 copy.mark = copy.mark.raised(reach, next.sequence);

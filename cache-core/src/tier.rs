@@ -26,7 +26,7 @@ use crate::{
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    ledger::{Learned, Ledger, TagCopy},
+    ledger::{Learned, Ledger, TagCopy, Tidings},
     level::Level,
     mark::Mark,
     observers::Observers,
@@ -154,7 +154,13 @@ impl Asking {
 
 impl Tier {
     /// `deeper`: what deeper levels have yet to hear.
-    pub(crate) fn new(index: u8, level: Level, only: bool, deeper: Vec<Arc<Pending>>) -> Self {
+    pub(crate) fn new(
+        index: u8,
+        level: Level,
+        only: bool,
+        deeper: Vec<Arc<Pending>>,
+        tidings: Tidings,
+    ) -> Self {
         let provider =
             level.packing.plain.then(|| level.provider.plain()).flatten().unwrap_or(level.provider);
         let caps = provider.capabilities();
@@ -175,7 +181,7 @@ impl Tier {
             deeper,
             patience: Patience::new(level.budget),
             gates: level.breaker.filter(|_| caps.remote).map(|breaker| Gates::new(breaker, level.budget)),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(tidings),
             recent: Recent::default(),
             trouble: Trouble::default(),
             keeps: level.failover == Failover::Keep,

@@ -180,6 +180,37 @@ async fn what_one_level_has_told_is_not_brought_back_from_the_next() {
     }
 }
 
+/// The same while the call that learns of it at the second level is still at it.
+#[tokio::test]
+async fn what_one_level_has_told_a_call_outdates_the_next_at_once() {
+    for clear in [false, true] {
+        let deep = Deep::new();
+        let (a, b) = (deep.bare(), deep.bare());
+        set(&a.cache, "k", "old", &["x"]).await;
+        get(&b.cache, "nothing").await;
+        confirmed(if clear { a.cache.clear().await } else { a.cache.expire_all().await });
+        // It asks for the next number at the second level, is told what the number is, and asks once more.
+        b.l3.set(ChaosOp::Swap, Fault::Fail);
+        b.l2.set(ChaosOp::Swap, Fault::DelayReply(100 * MS));
+        let invalidating = tokio::spawn({
+            let cache = b.cache.clone();
+            async move { cache.invalidate_tag("y").await }
+        });
+        deep.world.pass(100 * MS).await;
+        assert_eq!(b.l2.calls(ChaosOp::Swap), 2);
+        let reading = tokio::spawn({
+            let cache = b.cache.clone();
+            async move { get(&cache, "k").await }
+        });
+        settled().await;
+        for node in [&a, &deep.bare()] {
+            assert_eq!(get(&node.cache, "k").await, None, "{clear}");
+        }
+        assert_eq!(done(Some(&deep.world), reading).await, None, "{clear}");
+        assert_eq!(done(Some(&deep.world), invalidating).await.unwrap(), Delivery::Pending);
+    }
+}
+
 /// A load that another process answers brings what was read while its callers waited, or before.
 #[tokio::test]
 async fn who_joins_a_load_that_the_next_level_answers_is_not_given_what_a_tag_has_reached() {

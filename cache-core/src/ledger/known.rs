@@ -19,6 +19,7 @@ pub(super) struct Brief {
     pub(super) doubted: bool,
     pub(super) moved: bool,
     pub(super) is_nobodys: bool,
+    pub(super) heeded: u64,
 }
 
 pub(super) struct Known {
@@ -34,6 +35,8 @@ pub(super) struct Known {
     pub(super) doubted: bool,
     /// Another node has said that the mark is another one now, and it has not been read since.
     pub(super) outdated: bool,
+    /// The tidings of other levels' marks that have been heeded here.
+    pub(super) heeded: u64,
     /// Counts tries to create the mark.
     pub(super) tries: u64,
     /// Counts changes, so that an answer that was under way during one is not believed.
@@ -58,6 +61,7 @@ impl Default for Known {
             proven: Moment::ORIGIN,
             doubted: false,
             outdated: false,
+            heeded: 0,
             tries: 0,
             changes: 0,
             changed_at: 0,
@@ -109,9 +113,10 @@ impl Mark {
 
 impl Known {
     pub(super) fn brief(&self) -> Brief {
-        let Self { home, asked, doubted, moved, .. } = *self;
+        let Self { home, asked, doubted, moved, heeded, .. } = *self;
         let is_nobodys = self.mark.as_ref().is_some_and(|(_, raw)| raw.is_empty());
-        Brief { mark: self.mark.as_ref().map(|(mark, _)| *mark), home, asked, doubted, moved, is_nobodys }
+        let mark = self.mark.as_ref().map(|(mark, _)| *mark);
+        Brief { mark, home, asked, doubted, moved, is_nobodys, heeded }
     }
 
     pub(super) fn is_of(&self, home: u64) -> bool {
@@ -139,6 +144,14 @@ impl Known {
     pub(super) fn change(&mut self) {
         self.changes += 1;
         self.changed_at = self.changes;
+    }
+
+    /// Another node has changed the mark.
+    pub(super) fn outdate(&mut self) {
+        self.asked = None;
+        // Also if no mark is known yet: one that is being read may be from before the change.
+        self.changes += 1;
+        self.outdated = self.mark.is_some();
     }
 
     pub(super) fn doubt(&mut self) {

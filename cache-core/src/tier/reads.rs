@@ -224,8 +224,14 @@ impl Tier {
                     }
                 }
             }
-            // Whoever reads next asks again, not only when the period is over.
-            _ => self.ledger.doubt(),
+            _ => {
+                let outdated = self.ledger.is_outdated();
+                // Whoever reads next asks again, not only when the period is over.
+                self.ledger.doubt();
+                if outdated {
+                    return keys.iter().map(|_| Err(Failure::Mute)).collect();
+                }
+            }
         }
         if self.told_again() == told { all } else { self.get_unmasked(around, keys).await }
     }
