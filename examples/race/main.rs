@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each process has a cache of memory in front of the second level and one without memory; readers load slowly, writers
-//! change the source and then invalidate, set or update a key, or all of theirs by a tag or a clear. The same is done to a
+//! change the source and then invalidate, set or update a key, or all of theirs by a tag or a clear, or write through the
+//! cache. The same is done to a
 //! cache written by hand, without leases and tickets, which must fail: a check that finds nothing there would find nothing
 //! anywhere.
 //!
@@ -16,7 +17,7 @@
 //!
 //! With `--hasty` callers leave in the middle of whatever they call, and loads are late, fail and panic: what stands in is
 //! checked as well, and nobody may wait for what those have left behind. `--levels` has the second level written in the
-//! background, or bare, or one of the processes or both without a backplane.
+//! background, or bare, or its errors come out, or one of the processes or both without a backplane.
 //!
 //! Exit code 0 if the cache has no violation and the one by hand has some, 2 if the options make no sense or the server
 //! is not installed, else 1.
@@ -38,6 +39,7 @@ mod subject;
 mod table;
 #[cfg(test)]
 mod tests;
+mod through;
 
 use std::{
     io::{self, Write},

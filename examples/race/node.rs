@@ -21,7 +21,7 @@ use crate::{
     remote::Remote,
     report::{Example, NodeReport},
     source::{Floors, KEYS, NODES, Source},
-    subject::{Loader, RECOVERY, Seen, Subject, bound, is_of_a_load, keys_of, owner},
+    subject::{Loader, RECOVERY, Seen, Subject, bound, is_of_a_level, is_of_a_load, keys_of, owner},
 };
 
 /// Readers of each of the two caches of a node.
@@ -46,6 +46,7 @@ struct Counts {
     invalidations: AtomicU64,
     sets: AtomicU64,
     updates: AtomicU64,
+    through: AtomicU64,
     expiries: AtomicU64,
     tags: AtomicU64,
     clears: AtomicU64,
@@ -127,8 +128,8 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         moody: Arc::new(AtomicBool::new(false)),
         tags: *levels != Levels::Plain,
     };
-    let layered = Subject::new(settings, &remote, true)?;
-    let direct = Subject::new(settings, &remote, false)?;
+    let layered = Subject::new(settings, &remote, &loader, true)?;
+    let direct = Subject::new(settings, &remote, &loader, false)?;
     // Connected, and listening, before the race begins.
     let first = keys_of(*number).next().unwrap_or_default();
     layered.read(first, &loader).await?;
@@ -235,7 +236,10 @@ impl Node {
                 self.counts.left.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
-            Some(Err(error)) if self.hasty && is_of_a_load(&error) => {
+            Some(Err(error))
+                if self.hasty && is_of_a_load(&error)
+                    || self.levels == Levels::Surface && is_of_a_level(&error) =>
+            {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
@@ -260,6 +264,10 @@ impl Node {
         while Instant::now() < self.until {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(1_000..50_000))).await;
             let _alone = self.writing.read().await;
+            if fastrand::u8(..4) == 0 {
+                self.write_through(key).await?;
+                continue;
+            }
             let version = self.source.change(key).await?;
             let master = self.master();
             let expires = self.hasty && version % 4 == 0;
@@ -287,6 +295,20 @@ impl Node {
         Ok(())
     }
 
+    /// Has the cache change a key at the source. Nobody leaves: the write would go on, and its version come after others.
+    async fn write_through(&self, key: usize) -> Result<(), BoxError> {
+        let version = self.source.get(key).await? + 1;
+        let master = self.master();
+        self.counts.through.fetch_add(1, Ordering::Relaxed);
+        let call = self.layered.write_through(key, version, &self.loader);
+        match self.call(key, false, call).await? {
+            // Whether the source took it or not: what was there before is gone from the cache of this process.
+            None => self.answered[key].store(self.source.get(key).await?, Ordering::SeqCst),
+            told => self.told(&[(key, version)], told, Some(&master)).await?,
+        }
+        Ok(())
+    }
+
     /// Without leaving.
     async fn invalidate(&self, key: usize, version: u64) -> Result<(), BoxError> {
         let master = self.master();
@@ -306,7 +328,13 @@ impl Node {
             let changed = self.change_all().await?;
             let expires = self.hasty && turn % 4 == 3;
             let (count, call) = match turn % 3 {
-                _ if expires => (&self.counts.expiries, self.layered.expire_all_of(self.number).boxed()),
+                _ if expires => (
+                    &self.counts.expiries,
+                    match turn % 8 {
+                        3 => self.layered.expire_all_of(self.number).boxed(),
+                        _ => self.layered.expire_all().boxed(),
+                    },
+                ),
                 0 => (&self.counts.clears, self.layered.clear().boxed()),
                 _ => (&self.counts.tags, self.layered.invalidate_all_of(self.number).boxed()),
             };
@@ -493,7 +521,7 @@ impl Node {
     }
 
     fn report(&self, converged: Duration) -> NodeReport {
-        let Counts { loads, invalidations, sets, updates, expiries, tags, clears, pending, .. } =
+        let Counts { loads, invalidations, sets, updates, through, expiries, tags, clears, pending, .. } =
             &self.counts;
         let Counts { near, far, joined, stale, unsaid, left, failed, .. } = &self.counts;
         let Counts { local, confirmed, settled, diverged, held_up, .. } = &self.counts;
@@ -504,6 +532,7 @@ impl Node {
             invalidations: count(invalidations),
             sets: count(sets),
             updates: count(updates),
+            through: count(through),
             expiries: count(expiries),
             tags: count(tags),
             clears: count(clears),

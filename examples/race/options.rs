@@ -86,6 +86,8 @@ pub(crate) enum Levels {
     Behind,
     /// The second level has bare values: no leases, no tags, no clear. A process reads its own keys only
     Plain,
+    /// Errors of the second level come out instead of being hidden
+    Surface,
 }
 
 impl Levels {
@@ -96,13 +98,14 @@ impl Levels {
             Self::Untold => "untold",
             Self::Behind => "behind",
             Self::Plain => "plain",
+            Self::Surface => "surface",
         }
     }
 
     /// Whether memory of a process hears what others change, if the server can tell.
     pub(crate) fn hears(self, node: usize) -> bool {
         match self {
-            Self::Told | Self::Behind => true,
+            Self::Told | Self::Behind | Self::Surface => true,
             Self::Mixed => node == 0,
             Self::Untold | Self::Plain => false,
         }

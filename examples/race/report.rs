@@ -24,6 +24,8 @@ pub(crate) struct NodeReport {
     pub(crate) invalidations: u64,
     pub(crate) sets: u64,
     pub(crate) updates: u64,
+    /// Saves and deletions through the cache.
+    pub(crate) through: u64,
     pub(crate) expiries: u64,
     /// Invalidations of a tag, each of all keys of a process.
     pub(crate) tags: u64,
@@ -69,6 +71,7 @@ impl NodeReport {
         self.invalidations += other.invalidations;
         self.sets += other.sets;
         self.updates += other.updates;
+        self.through += other.through;
         self.expiries += other.expiries;
         self.tags += other.tags;
         self.clears += other.clears;
@@ -98,7 +101,7 @@ impl NodeReport {
     }
 
     fn writes(&self) -> u64 {
-        self.invalidations + self.sets + self.updates + self.expiries + self.tags + self.clears
+        self.invalidations + self.sets + self.updates + self.through + self.expiries + self.tags + self.clears
     }
 
     fn violations(&self) -> u64 {
@@ -150,7 +153,9 @@ impl Race {
     /// Line by line what the table shows.
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Self { seconds, faults, bound_ms, reads, violations, counts, .. } = self;
-        let NodeReport { loads, invalidations, sets, updates, expiries, tags, clears, pending, .. } = counts;
+        let NodeReport {
+            loads, invalidations, sets, updates, through, expiries, tags, clears, pending, ..
+        } = counts;
         let NodeReport { near, far, joined, stale, unsaid, left, failed, .. } = counts;
         let NodeReport {
             late_near,
@@ -171,6 +176,7 @@ impl Race {
             ("invalidations", invalidations.to_string()),
             ("sets", sets.to_string()),
             ("updates", updates.to_string()),
+            ("writes through the cache", through.to_string()),
             ("expiries", expiries.to_string()),
             ("invalidations of a tag", tags.to_string()),
             ("clears", clears.to_string()),

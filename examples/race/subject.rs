@@ -10,7 +10,8 @@ use std::{
 };
 
 use traced_cache::{
-    BoxError, Delivery, Early, Error, ErrorKind, Level, Loaded, Memory, Outcome, Policy, TracedCache,
+    BoxError, Delivery, Early, Error, ErrorKind, Level, Loaded, Memory, Outcome, Policy, Sourced, Stance,
+    TracedCache,
 };
 
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     options::{Kind, Levels, Settings},
     remote::Remote,
     source::{KEYS, NODES, Source},
+    through::Through,
 };
 
 /// Where memory is not told of changes, it keeps entries this long.
@@ -54,7 +56,7 @@ fn with_tag(value: Loaded<u64>, key: usize, tags: bool) -> Loaded<u64> {
     if tags { value.tag(tag(owner(key))) } else { value }
 }
 
-fn tag(node: usize) -> String {
+pub(crate) fn tag(node: usize) -> String {
     format!("node-{node}")
 }
 
@@ -125,7 +127,7 @@ impl Loader {
         Ok(version)
     }
 
-    async fn load_tagged(self, id: u64) -> Result<Loaded<u64>, BoxError> {
+    pub(crate) async fn load_tagged(self, id: u64) -> Result<Loaded<u64>, BoxError> {
         let key = usize::try_from(id)?;
         let (tags, moody) = (self.tags, Arc::clone(&self.moody));
         let version = self.load(key).await?;
@@ -154,14 +156,32 @@ pub(crate) fn is_of_a_load(error: &BoxError) -> bool {
     })
 }
 
+/// Whether a call may end like this where errors of a level come out.
+pub(crate) fn is_of_a_level(error: &BoxError) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::Level)
+}
+
+/// What an error of a level means that comes out of a write: this process holds to it, as to what is pending.
+fn surfaced(written: Result<Delivery, Error>) -> Result<Delivery, BoxError> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::Level => Ok(Delivery::Pending),
+        written => Ok(written?),
+    }
+}
+
 pub(crate) enum Subject {
-    Traced { cache: TracedCache<u64>, near: bool, tags: bool },
+    Traced { cache: TracedCache<u64>, through: Sourced<u64, u64, Through>, near: bool, tags: bool },
     Naive(Naive),
 }
 
 impl Subject {
     /// One with memory, or one without.
-    pub(crate) fn new(settings: &Settings, remote: &Remote, near: bool) -> Result<Self, BoxError> {
+    pub(crate) fn new(
+        settings: &Settings,
+        remote: &Remote,
+        loader: &Loader,
+        near: bool,
+    ) -> Result<Self, BoxError> {
         let Settings { kind, levels, node, .. } = settings;
         if *kind == Kind::Naive {
             return Ok(Self::Naive(Naive::new(near.then_some(CAP), remote.provider())));
@@ -180,9 +200,12 @@ impl Subject {
         let level = match levels {
             Levels::Behind => remote.level().background(true),
             Levels::Plain => remote.level().plain(),
+            Levels::Surface => remote.level().stance(Stance::Surface),
             Levels::Told | Levels::Mixed | Levels::Untold => remote.level(),
         };
-        Ok(Self::Traced { cache: cache.level(level).build()?, near, tags: *levels != Levels::Plain })
+        let cache = cache.level(level).build()?;
+        let through = cache.with_source(Through(loader.clone()));
+        Ok(Self::Traced { cache, through, near, tags: loader.tags })
     }
 
     pub(crate) async fn read(&self, key: usize, loader: &Loader) -> Result<(u64, Seen), BoxError> {
@@ -205,9 +228,25 @@ impl Subject {
     pub(crate) async fn set(&self, key: usize, version: u64) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.set(key, version).await),
-            Self::Traced { cache, tags, .. } => Ok(cache
-                .set_loaded(u64::try_from(key)?, with_tag(Loaded::value(version), key, *tags))
-                .await?),
+            Self::Traced { cache, tags, .. } => surfaced(
+                cache.set_loaded(u64::try_from(key)?, with_tag(Loaded::value(version), key, *tags)).await,
+            ),
+        }
+    }
+
+    /// Writes the version that comes next, or another one in its place, through the cache.
+    pub(crate) async fn write_through(
+        &self,
+        key: usize,
+        version: u64,
+        loader: &Loader,
+    ) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Naive(cache) => Ok(cache.set(key, loader.source.change(key).await?).await),
+            Self::Traced { through, .. } if version % 4 == 0 => {
+                Ok(through.delete(u64::try_from(key)?).await?)
+            }
+            Self::Traced { through, .. } => Ok(through.save(u64::try_from(key)?, version).await?),
         }
     }
 
@@ -274,7 +313,7 @@ impl Subject {
     pub(crate) async fn invalidate(&self, key: usize) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate(key).await),
-            Self::Traced { cache, .. } => Ok(cache.invalidate(u64::try_from(key)?).await?),
+            Self::Traced { cache, .. } => surfaced(cache.invalidate(u64::try_from(key)?).await),
         }
     }
 
@@ -282,7 +321,7 @@ impl Subject {
     pub(crate) async fn expire(&self, key: usize) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate(key).await),
-            Self::Traced { cache, .. } => Ok(cache.expire(u64::try_from(key)?).await?),
+            Self::Traced { cache, .. } => surfaced(cache.expire(u64::try_from(key)?).await),
         }
     }
 
@@ -290,9 +329,9 @@ impl Subject {
     pub(crate) async fn invalidate_all_of(&self, node: usize) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate_all(keys_of(node)).await),
-            Self::Traced { cache, tags: true, .. } => Ok(cache.invalidate_tag(tag(node)).await?),
+            Self::Traced { cache, tags: true, .. } => surfaced(cache.invalidate_tag(tag(node)).await),
             Self::Traced { cache, .. } => {
-                Ok(cache.invalidate_many(keys_of(node).map(|key| key as u64)).await?)
+                surfaced(cache.invalidate_many(keys_of(node).map(|key| key as u64)).await)
             }
         }
     }
@@ -300,16 +339,26 @@ impl Subject {
     /// The same, but what is there may stand in.
     pub(crate) async fn expire_all_of(&self, node: usize) -> Result<Delivery, BoxError> {
         match self {
-            Self::Traced { cache, tags: true, .. } => Ok(cache.expire_tag(tag(node)).await?),
+            Self::Traced { cache, tags: true, .. } => surfaced(cache.expire_tag(tag(node)).await),
             _ => self.invalidate_all_of(node).await,
+        }
+    }
+
+    /// The same of every key of the cache.
+    pub(crate) async fn expire_all(&self) -> Result<Delivery, BoxError> {
+        match self {
+            Self::Traced { cache, tags: true, .. } => surfaced(cache.expire_all().await),
+            _ => self.clear().await,
         }
     }
 
     pub(crate) async fn clear(&self) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.invalidate_all(0..KEYS).await),
-            Self::Traced { cache, tags: true, .. } => Ok(cache.clear().await?),
-            Self::Traced { cache, .. } => Ok(cache.invalidate_many((0..KEYS).map(|key| key as u64)).await?),
+            Self::Traced { cache, tags: true, .. } => surfaced(cache.clear().await),
+            Self::Traced { cache, .. } => {
+                surfaced(cache.invalidate_many((0..KEYS).map(|key| key as u64)).await)
+            }
         }
     }
 }

@@ -16,9 +16,19 @@ fn race(l2: &str, more: &[&str]) -> serde_json::Value {
     assert!(report.good(), "{}", report.text(false));
     let json: serde_json::Value = serde_json::from_str(&report.text(true)).unwrap();
     assert_eq!(json["race"]["violations"], 0);
-    for count in
-        ["reads", "loads", "invalidations", "sets", "updates", "tags", "clears", "near", "far", "unsaid"]
-    {
+    for count in [
+        "reads",
+        "loads",
+        "invalidations",
+        "sets",
+        "updates",
+        "through",
+        "tags",
+        "clears",
+        "near",
+        "far",
+        "unsaid",
+    ] {
         assert!(json["race"][count].as_u64().unwrap() > 0, "{count}: {json}");
     }
     assert!(json["control"]["violations"].as_u64().unwrap() > 0);
@@ -62,6 +72,8 @@ fn other_levels() {
     for (server, l2, levels) in [redis, (Server::Memcached, "memcached", &["behind", "plain"])] {
         if require(server).is_some() {
             race(l2, &["--levels", "behind", "--seconds", "2"]);
+            let json = race(l2, &["--levels", "surface", "--fault", "stop", "--seconds", "4"]);
+            assert!(json["race"]["pending"].as_u64().unwrap() > 0, "{json}");
             levels.iter().for_each(|levels| hasty(l2, &["--levels", levels]));
         }
     }
