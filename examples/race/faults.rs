@@ -57,6 +57,11 @@ impl Fault {
         }
     }
 
+    /// Whether it befalls both levels in turn, where there are two.
+    pub(crate) fn alternates(self) -> bool {
+        matches!(self, Self::Kill | Self::Stop)
+    }
+
     /// What one takes, with the calm before it.
     pub(crate) fn takes(self) -> Duration {
         CALM + match self {
@@ -126,14 +131,21 @@ impl Server {
         }
     }
 
-    /// Has the fault happen for this long, as often as it fits in; says how often. The server is well afterwards.
-    pub(crate) fn suffer(&self, fault: Fault, time: Duration) -> Result<u64, BoxError> {
+    /// Has the fault happen for this long, as often as it fits in, now and then to a deeper one; says how often. Both are
+    /// well afterwards.
+    pub(crate) fn suffer(
+        &self,
+        fault: Fault,
+        time: Duration,
+        deeper: Option<&Self>,
+    ) -> Result<u64, BoxError> {
         let end = Instant::now() + time;
         let mut faults = 0;
         // Options see to it that there is time for one.
         while faults == 0 || Instant::now() + fault.takes() <= end {
             sleep(CALM);
-            self.once(fault, faults)?;
+            let deeper = deeper.filter(|_| fault.alternates() && faults % 2 == 0);
+            deeper.unwrap_or(self).once(fault, faults)?;
             faults += 1;
         }
         Ok(faults)

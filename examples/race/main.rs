@@ -17,7 +17,8 @@
 //!
 //! With `--hasty` callers leave in the middle of whatever they call, and loads are late, fail and panic: what stands in is
 //! checked as well, and nobody may wait for what those have left behind. `--levels` has the second level written in the
-//! background, or bare, or its errors come out, or one of the processes or both without a backplane.
+//! background, or bare, or its errors come out, or one of the processes or both without a backplane; with `--l3`
+//! that is said of a third level behind it.
 //!
 //! Exit code 0 if the cache has no violation and the one by hand has some, 2 if the options make no sense or the server
 //! is not installed, else 1.

@@ -118,9 +118,11 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn race(settings: &Settings) -> Result<(), BoxError> {
-    let Settings { source, l2, run, node: number, kind, seconds, disturbed, hasty, levels } = settings;
+    let Settings { source, l2, l3, run, node: number, kind, seconds, disturbed, hasty, levels } = settings;
     let source = Source::connect(*source).await?;
     let remote = Remote::new(l2, run)?;
+    let deeper = l3.as_ref().map(|l3| Remote::new(l3, run)).transpose()?;
+    let deeper = deeper.as_ref();
     let counts = Counts::default();
     let loader = Loader {
         source: source.clone(),
@@ -128,8 +130,8 @@ async fn race(settings: &Settings) -> Result<(), BoxError> {
         moody: Arc::new(AtomicBool::new(false)),
         tags: *levels != Levels::Plain,
     };
-    let layered = Subject::new(settings, &remote, &loader, true)?;
-    let direct = Subject::new(settings, &remote, &loader, false)?;
+    let layered = Subject::new(settings, &remote, deeper, &loader, true)?;
+    let direct = Subject::new(settings, &remote, deeper, &loader, false)?;
     // Connected, and listening, before the race begins.
     let first = keys_of(*number).next().unwrap_or_default();
     layered.read(first, &loader).await?;

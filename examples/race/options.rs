@@ -14,6 +14,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "redis", value_name = "SERVER")]
     pub(crate) l2: String,
 
+    /// A deeper level behind that one, as there; `kill` and `stop` befall the two in turn
+    #[arg(long, value_name = "SERVER")]
+    pub(crate) l3: Option<String>,
+
     /// How long to race
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) seconds: u64,
@@ -26,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) hasty: bool,
 
-    /// How the two processes use the second level
+    /// How the two processes use the deepest level
     #[arg(long, default_value = "told", value_name = "HOW")]
     pub(crate) levels: Levels,
 
@@ -54,6 +58,9 @@ pub(crate) struct Settings {
     /// URL of the second level
     #[arg(long)]
     pub(crate) l2: String,
+    /// URL of the level behind it
+    #[arg(long)]
+    pub(crate) l3: Option<String>,
     /// Key prefix of this run
     #[arg(long)]
     pub(crate) run: String,

@@ -35,7 +35,7 @@ pub(crate) enum Spawn {
 
 /// Races the cache, then the one by hand. Faults are for the first of them only: the other one fails without.
 pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
-    let Options { l2, seconds, fault, hasty, levels, .. } = options;
+    let Options { l2, l3, seconds, fault, hasty, levels, .. } = options;
     if let Some(fault) = fault.filter(|fault| Duration::from_secs(*seconds) < fault.takes()) {
         let takes = fault.takes().as_secs() + 1;
         return Err(Failure::options(format!(
@@ -43,6 +43,9 @@ pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
         )));
     }
     let server = Arc::new(Server::new(l2, *fault)?);
+    // What it does not suffer it need not be able to.
+    let deeper = l3.as_ref().map(|l3| Server::new(l3, fault.filter(|fault| fault.alternates())));
+    let deeper = deeper.transpose()?.map(Arc::new);
     let l2 = server.url();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::run)?;
     let remote = Remote::new(&l2, "race").map_err(Failure::options)?;
@@ -52,7 +55,7 @@ pub(crate) fn race(options: &Options, spawn: Spawn) -> Result<Report, Failure> {
             Kind::Traced => Rules { kind, seconds, fault, hasty: *hasty, levels: *levels },
             Kind::Naive => Rules { kind, seconds, fault, hasty: false, levels: Levels::Told },
         };
-        one(&server, &remote, &rules, spawn).await.map_err(Failure::run)
+        one(&server, deeper.as_ref(), &remote, &rules, spawn).await.map_err(Failure::run)
     };
     runtime.block_on(async {
         let race = run(Kind::Traced, *seconds, *fault).await?;
@@ -77,7 +80,13 @@ struct Rules {
     levels: Levels,
 }
 
-async fn one(server: &Arc<Server>, remote: &Remote, rules: &Rules, spawn: Spawn) -> Result<Race, BoxError> {
+async fn one(
+    server: &Arc<Server>,
+    deeper: Option<&Arc<Server>>,
+    remote: &Remote,
+    rules: &Rules,
+    spawn: Spawn,
+) -> Result<Race, BoxError> {
     let Rules { kind, seconds, fault, hasty, levels } = *rules;
     let bound = bound(kind, levels, remote);
     let table = Table::new(bound);
@@ -87,8 +96,8 @@ async fn one(server: &Arc<Server>, remote: &Remote, rules: &Rules, spawn: Spawn)
     let mut nodes = JoinSet::new();
     for node in 0..NODES {
         let (run, disturbed) = (run.clone(), fault.is_some());
-        let l2 = server.url();
-        let settings = Settings { source, l2, run, node, kind, seconds, disturbed, hasty, levels };
+        let (l2, l3) = (server.url(), deeper.map(|deeper| deeper.url()));
+        let settings = Settings { source, l2, l3, run, node, kind, seconds, disturbed, hasty, levels };
         nodes.spawn_blocking(move || start(&settings, spawn));
     }
     let ended = async {
@@ -101,9 +110,9 @@ async fn one(server: &Arc<Server>, remote: &Remote, rules: &Rules, spawn: Spawn)
         table.meet().await;
         let faults = match fault {
             Some(fault) => {
-                let server = Arc::clone(server);
-                tokio::task::spawn_blocking(move || server.suffer(fault, Duration::from_secs(seconds)))
-                    .await??
+                let (server, deeper) = (Arc::clone(server), deeper.cloned());
+                let time = Duration::from_secs(seconds);
+                tokio::task::spawn_blocking(move || server.suffer(fault, time, deeper.as_deref())).await??
             }
             None => 0,
         };
@@ -128,11 +137,14 @@ async fn one(server: &Arc<Server>, remote: &Remote, rules: &Rules, spawn: Spawn)
 fn start(settings: &Settings, spawn: Spawn) -> Result<(), BoxError> {
     match spawn {
         Spawn::Processes => {
-            let Settings { source, l2, run, node, kind, seconds, disturbed, hasty, levels } = settings;
+            let Settings { source, l2, l3, run, node, kind, seconds, disturbed, hasty, levels } = settings;
             let mut child = Command::new(std::env::current_exe()?);
             child.args(["node", "--l2", l2, "--run", run, "--kind", kind.as_str()]);
             child.args(["--source", &source.to_string(), "--node", &node.to_string()]);
             child.args(["--seconds", &seconds.to_string(), "--levels", levels.as_str()]);
+            if let Some(l3) = l3 {
+                child.args(["--l3", l3]);
+            }
             child.args(disturbed.then_some("--disturbed"));
             child.args(hasty.then_some("--hasty"));
             let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status()?;

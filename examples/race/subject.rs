@@ -179,6 +179,7 @@ impl Subject {
     pub(crate) fn new(
         settings: &Settings,
         remote: &Remote,
+        deeper: Option<&Remote>,
         loader: &Loader,
         near: bool,
     ) -> Result<Self, BoxError> {
@@ -197,6 +198,10 @@ impl Subject {
                 _ => cache.level(memory.ttl_cap(CAP)),
             };
         }
+        if deeper.is_some() {
+            cache = cache.level(remote.level());
+        }
+        let remote = deeper.unwrap_or(remote);
         let level = match levels {
             Levels::Behind => remote.level().background(true),
             Levels::Plain => remote.level().plain(),
@@ -243,7 +248,7 @@ impl Subject {
     ) -> Result<Delivery, BoxError> {
         match self {
             Self::Naive(cache) => Ok(cache.set(key, loader.source.change(key).await?).await),
-            Self::Traced { through, .. } if version % 4 == 0 => {
+            Self::Traced { through, .. } if version.is_multiple_of(4) => {
                 Ok(through.delete(u64::try_from(key)?).await?)
             }
             Self::Traced { through, .. } => Ok(through.save(u64::try_from(key)?, version).await?),

@@ -80,6 +80,16 @@ fn other_levels() {
 }
 
 #[test]
+fn a_level_behind_the_second_one() {
+    if require(Server::Redis).is_some() && require(Server::Memcached).is_some() {
+        for (l2, l3) in [("redis", "memcached"), ("memcached", "redis"), ("redis", "redis")] {
+            race(l2, &["--l3", l3, "--fault", "stop", "--seconds", "7"]);
+            hasty(l2, &["--l3", l3, "--levels", "behind"]);
+        }
+    }
+}
+
+#[test]
 fn redis_in_trouble() {
     if require(Server::Redis).is_some() {
         for (fault, seconds) in [
