@@ -6,9 +6,8 @@
 //!
 //! Each process has a cache of memory in front of the second level and one without memory; readers load slowly, writers
 //! change the source and then invalidate, set or update a key, or all of theirs by a tag or a clear, or write through the
-//! cache. The same is done to a
-//! cache written by hand, without leases and tickets, which must fail: a check that finds nothing there would find nothing
-//! anywhere.
+//! cache. The same is done to a cache written by hand, without leases and tickets, which must fail: a check that finds
+//! nothing there would find nothing anywhere.
 //!
 //! With `--fault kill`, `dump`, `stop`, `failover`, `replace`, `meddle` or `reshard` the server suffers meanwhile, once in a
 //! few seconds; nothing may be seen that was not promised, and once it is well again all must be up to date within the bound. While sentinels
