@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
     Acquire, Acquired, Answer, Begun, BoxError, CacheKey, Delivery, Entry, Error, ErrorKind, Held, Holding,
-    Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, Stamp, TracedCache, Value, Verb, cycle,
+    Lease, LevelOp, LoadEnd, Loaded, Moment, RawKey, Result, TracedCache, Value, Verb, cycle,
     cycle::LoadId,
     envelope,
     fetch::wait_for,
@@ -229,7 +229,7 @@ impl<T: Value> Inner<T> {
         tier: &Tier,
         change: &Change<T>,
     ) -> Result<Tried<T>> {
-        let begun = self.begin_writing().await;
+        let mut begun = self.begin_writing().await;
         let writing = Writing::begin(self, [key]);
         let (read, learned) = tier.read_many(&self.around, &[key]).await;
         self.heed(tier, learned);
@@ -241,7 +241,8 @@ impl<T: Value> Inner<T> {
             }
             _ => None,
         };
-        if stamp_of_update(tier, &begun).epoch == 0 {
+        self.learned_since(&mut begun);
+        if begun.stamp(tier.index).epoch == 0 {
             writing.end_unwritten();
             return Err(Failure::Mute.into_error(tier));
         }
@@ -465,6 +466,18 @@ impl<T: Value> Inner<T> {
         is_void || self.remote().next_back().is_some_and(|tier| tier.pending.due_before(key.id).is_some())
     }
 
+    /// Takes the stamps of levels that have said what is valid only since an update began. Before its change is asked for: what is
+    /// invalidated from then on takes what that makes along.
+    fn learned_since(&self, begun: &mut Begun) {
+        for tier in self.remote().filter(|tier| !tier.ledger.is_outdated()) {
+            if let Some(stamp) =
+                begun.stamps.get_mut(usize::from(tier.index)).filter(|stamp| stamp.epoch == 0)
+            {
+                *stamp = tier.stamp();
+            }
+        }
+    }
+
     /// Tells every level but `done` that the old value is gone, or gives it the new one where no lease guards it, and the
     /// other nodes.
     async fn spread(
@@ -486,7 +499,7 @@ impl<T: Value> Inner<T> {
                 }
                 // With leases, levels above are filled from the deepest one, in the order of its values.
                 let result = if done.is_none() && keep == Keep::Store {
-                    let (stamp, here) = (stamp_of_update(tier, begun), tier.place());
+                    let (stamp, here) = (begun.stamp(tier.index), tier.place());
                     let sent = match stamp.epoch {
                         0 => None,
                         _ => self.send(tier, &mut [item], stamp, &NO_ORDER).await.pop(),
@@ -519,16 +532,6 @@ impl<T: Value> Inner<T> {
         }
         self.replay();
         written.end()
-    }
-}
-
-/// What an update stores at a level without leases: what `change` was shown may have been invalidated since it began, and so
-/// is what was made of it. An epoch of 0 if the level has not said what is valid.
-fn stamp_of_update(tier: &Tier, begun: &Begun) -> Stamp {
-    let began = begun.stamp(tier.index);
-    match began.epoch == 0 && !tier.ledger.is_outdated() {
-        true => tier.stamp(),
-        false => began,
     }
 }
 

@@ -1,11 +1,18 @@
 //! Marks that the store has lost or rolled back, and marks that another node has changed unheard.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use traced_cache::{
-    Access, Outcome,
+    Access, Level, Outcome, TracedCache,
     testing::{ChaosOp, Fault},
 };
 
-use crate::world::{MS, PERIOD, S, Source, World, confirmed, done, get, level, saw, set, settled};
+use crate::world::{
+    MS, PERIOD, Parted, S, Source, World, confirmed, done, get, level, policy, saw, set, settled,
+};
 
 #[tokio::test]
 async fn g16_a_tags_mark_that_is_lost_makes_nothing_valid_again() {
@@ -116,18 +123,42 @@ async fn a_caches_mark_that_is_lost_is_missed_also_by_who_is_in_doubt() {
     // From here on each look-up asks for the mark.
     b.l2.set(ChaosOp::Get, Fault::Fail);
     world.pass(PERIOD).await;
-    let asks = async |fault| {
-        b.l2.set(ChaosOp::Get, fault);
+    b.l2.set(ChaosOp::Get, Fault::DelayReply(200 * MS));
+    let slow = tokio::spawn({
         let cache = b.cache.clone();
-        let asking = tokio::spawn(async move { cache.get("k").await });
-        settled().await;
-        asking
-    };
-    let slow = asks(Fault::DelayReply(200 * MS)).await;
-    assert!(done(None, asks(Fault::Fail).await).await.is_err());
+        async move { cache.get("k").await }
+    });
+    settled().await;
+    b.l2.set(ChaosOp::Get, Fault::Fail);
+    assert!(b.cache.get("k").await.is_err());
     b.l2.set_all(Fault::None);
     world.pass(200 * MS).await;
     assert_eq!(done(Some(&world), slow).await.unwrap(), None);
+}
+
+/// The server that has the mark does not answer, and the one that has the entry does.
+#[tokio::test]
+async fn what_is_said_to_be_gone_is_not_believed_while_the_mark_is_out_of_reach() {
+    let world = World::new();
+    let a = world.node();
+    let parted = Arc::new(Parted { store: Arc::clone(&world.store), mute: AtomicBool::new(false) });
+    let b: TracedCache<String> = TracedCache::builder("things")
+        .clock(world.clock.clone())
+        .policy(policy())
+        .backplane(world.hub.node())
+        .level(Level::new(Arc::clone(&parted)).breaker(None))
+        .build()
+        .unwrap();
+    set(&a.cache, "k", "1", &[]).await;
+    assert_eq!(get(&b, "k").await.as_deref(), Some("1"));
+    parted.mute.store(true, Ordering::Relaxed);
+    confirmed(a.cache.clear().await);
+    settled().await;
+    assert_eq!(b.get("k").await.ok().flatten(), None);
+    parted.mute.store(false, Ordering::Relaxed);
+    assert_eq!(get(&b, "k").await, None);
+    set(&a.cache, "k", "2", &[]).await;
+    assert_eq!(get(&b, "k").await.as_deref(), Some("2"));
 }
 
 #[tokio::test]

@@ -15,11 +15,11 @@ use tokio::sync::Semaphore;
 use traced_cache::{
     Acquire, Acquired, BoxError, CacheProvider, Capabilities, Description, ErrorKind, Fill, Lease, Leases,
     Level, Loaded, Marks, MemcachedProvider, Memory, Policy, Put, RawKey, RedisProvider, TracedCache, ok,
-    testing::{ChaosOp, Fault, MapProvider},
+    testing::{Chaos, ChaosOp, Fault, MapProvider},
     with_causes,
 };
 
-use crate::world::{Down, MS, S, Source, World, confirmed, done, get, set, settled};
+use crate::world::{Down, MS, Parted, S, Source, World, confirmed, done, get, set, settled};
 
 type Counter = TracedCache<u64>;
 
@@ -305,44 +305,6 @@ async fn an_absence_keeps_the_tags_of_what_it_replaces() {
     }
 }
 
-/// A store without leases whose mark can be out of reach while its entries are not: they lie on different servers.
-struct Parted {
-    store: Arc<MapProvider>,
-    mute: AtomicBool,
-}
-
-#[async_trait]
-impl CacheProvider for Parted {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-
-    fn describe(&self) -> Description {
-        self.store.describe()
-    }
-
-    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
-        let mut answers = self.store.get_many(keys).await;
-        if self.mute.load(Ordering::Relaxed) {
-            let marks = answers.iter_mut().zip(keys).filter(|(_, key)| key.mark);
-            marks.for_each(|(answer, _)| *answer = Err(Down.into()));
-        }
-        answers
-    }
-
-    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
-        self.store.put_many(items).await
-    }
-
-    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
-        self.store.remove_many(keys).await
-    }
-
-    fn marks(&self) -> Option<&dyn Marks> {
-        self.store.marks()
-    }
-}
-
 /// It would be made of nothing, and void where it lies.
 #[tokio::test]
 async fn a_store_that_does_not_say_what_is_valid_takes_no_update() {
@@ -358,6 +320,45 @@ async fn a_store_that_does_not_say_what_is_valid_takes_no_update() {
     parted.mute.store(false, Ordering::Relaxed);
     assert_eq!(add(&node, "k").await, 2);
     assert_eq!(read(&before, "k").await, Some(2));
+}
+
+/// What a nearer level has to say of its mark comes only while the change is made, and after it the cache is cleared.
+#[tokio::test]
+async fn an_update_without_leases_does_not_outlive_what_clears_the_cache_while_it_is_made() {
+    let world = World::on(MapProvider::new().marking());
+    let near = Arc::new(Chaos::new(Arc::clone(&world.store)).clock(world.clock.clone()));
+    let deep = Arc::new(MapProvider::new().marking().clock(world.clock.clone()));
+    let build = |near: Arc<dyn CacheProvider>| -> Counter {
+        TracedCache::builder("counts")
+            .clock(world.clock.clone())
+            .policy(Policy::ttl(600 * S))
+            .backplane(world.hub.node())
+            .level(Level::new(near).breaker(None))
+            .level(Level::new(Arc::clone(&deep) as Arc<dyn CacheProvider>).breaker(None))
+            .build()
+            .unwrap()
+    };
+    let (a, b) = (build(Arc::clone(&world.store) as _), build(Arc::clone(&near) as _));
+    confirmed(a.set("k", 1_u64).await);
+    assert_eq!(read(&b, "k").await, Some(1));
+    confirmed(a.clear().await);
+    settled().await;
+    near.set(ChaosOp::Get, Fault::Fail);
+    let clears = (b.clone(), Arc::clone(&near));
+    let change = |clears: (Counter, Arc<Chaos<Arc<MapProvider>>>), _, seen: Option<Arc<u64>>| async move {
+        let (b, near) = clears;
+        near.set(ChaosOp::Get, Fault::None);
+        assert_eq!(read(&b, "other").await, None);
+        if seen.is_none() {
+            confirmed(b.clear().await);
+        }
+        ok(7_u64)
+    };
+    let _ = b.update("k", &clears, change).await.unwrap();
+    settled().await;
+    for node in [&a, &b] {
+        assert_eq!(read(node, "k").await, None);
+    }
 }
 
 /// Another node invalidates what a store has just been found to hold, before that may be replaced.

@@ -5,14 +5,17 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use traced_cache::{
-    BoxError, Clock, Delivery, Level, Loaded, Memory, Outcome, Policy, Result, Time, TracedCache,
+    BoxError, CacheProvider, Capabilities, Clock, Delivery, Description, Level, Loaded, Marks, Memory,
+    Outcome, Policy, Put, RawKey, Result, Time, TracedCache,
     testing::{Chaos, Hub, Link, MapProvider},
 };
 
@@ -267,4 +270,42 @@ pub(crate) fn saw(outcome: Outcome, value: &str) -> (Outcome, String) {
 pub(crate) async fn set(cache: &TracedCache<String>, key: &str, value: &str, tags: &[&str]) {
     let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
     confirmed(cache.set_loaded(key, Loaded::value(value.to_owned()).tags(tags)).await);
+}
+
+/// A store without leases whose mark can be out of reach while its entries are not: they lie on different servers.
+pub(crate) struct Parted {
+    pub(crate) store: Arc<MapProvider>,
+    pub(crate) mute: AtomicBool,
+}
+
+#[async_trait]
+impl CacheProvider for Parted {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    fn describe(&self) -> Description {
+        self.store.describe()
+    }
+
+    async fn get_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<Option<Bytes>, BoxError>> {
+        let mut answers = self.store.get_many(keys).await;
+        if self.mute.load(Ordering::Relaxed) {
+            let marks = answers.iter_mut().zip(keys).filter(|(_, key)| key.mark);
+            marks.for_each(|(answer, _)| *answer = Err(Down.into()));
+        }
+        answers
+    }
+
+    async fn put_many(&self, items: &[Put<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.put_many(items).await
+    }
+
+    async fn remove_many(&self, keys: &[RawKey<'_>]) -> Vec<Result<(), BoxError>> {
+        self.store.remove_many(keys).await
+    }
+
+    fn marks(&self) -> Option<&dyn Marks> {
+        self.store.marks()
+    }
 }
