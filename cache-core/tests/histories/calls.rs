@@ -16,7 +16,7 @@ use futures::{
 };
 
 use crate::{
-    model::{Asked, Effect, KEYS, Life, Shown, TAGS, Tagged, Tick, tag_of},
+    model::{Asked, Effect, KEYS, Life, Reach, Shown, TAGS, Tagged, Tick, tag_of},
     node::{Node, World, id},
 };
 
@@ -270,7 +270,11 @@ impl Caller {
         self.note(&format!("{what} {:?} of {start} -> {answer:?}", effect.keys));
         self.world.model(|model| {
             values.iter().for_each(|value| model.write_is_over(*value, self.world.clock.now()));
-            model.write_ends(&effect.keys);
+            // What is left in the middle of more than keys is told once more, nobody knows when, and overtakes what is loaded by
+            // then.
+            if answer.is_some() || effect.reach == Reach::Keys {
+                model.write_ends(&effect.keys);
+            }
         });
         if let Some(Ok(delivery)) = &answer {
             self.world.is_over(&self.node, &effect, start, delivery.is_confirmed());
