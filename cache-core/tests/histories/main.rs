@@ -2,9 +2,9 @@
 //! docs/semantics.md, under faults of levels and of the backplane, callers that leave, nodes that come and go, and stores
 //! that forget. A history follows from its seed alone: kind and number of nodes, steps, how tasks overtake each other.
 //!
-//! `HISTORIES=5000 cargo test -p cache-core --test histories` runs so many, `HISTORIES_FROM` is the first; `HISTORY=17` runs one
-//! and prints it. One that fails is made as short as it can be, and printed; the run ends after `HISTORIES_FAILED` of them, 1
-//! unless set.
+//! `HISTORIES=20000 cargo test --release -p cache-core --test histories` runs so many, in a minute, `HISTORIES_FROM` is the
+//! first; `HISTORY=17` runs one and prints it. One that fails is made as short as it can be, and printed; the run ends after
+//! `HISTORIES_FAILED` of them, 1 unless set.
 //!
 //! To be read in this order: [`model`], [`steps`], [`calls`], [`run`]; what telemetry has to say of it: [`watch`].
 
