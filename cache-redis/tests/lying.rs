@@ -235,14 +235,17 @@ async fn a_connection_in_use_is_asked_now_and_then_whether_it_is_in_step() {
     let before = liar.accepted();
     liar.waits(Duration::from_millis(1));
     let (asked, right, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    // Once more where nobody was waiting for the answer: then there is nobody to be given another's.
+    let lied = Arc::clone(&wrong);
     liar.lies(move |command| {
-        let is_time = command[0] == "MGET" && asked.fetch_add(1, Ordering::Relaxed) == 20;
+        let is_time = command[0] == "MGET" && asked.fetch_add(1, Ordering::Relaxed) % 20 == 19;
+        let is_time = is_time && lied.load(Ordering::Relaxed) == 0;
         is_time.then(|| [truth(command), truth(command)].concat())
     });
     let reader = async |n: usize| {
         let id = n.to_string();
         let expected = format!("v of v:{{users:{id}}}");
-        while right.load(Ordering::Relaxed) < 200 {
+        while right.load(Ordering::Relaxed) < 200 || wrong.load(Ordering::Relaxed) == 0 {
             let found = timeout(HANG, provider.get_many(&[key(&id), key(&id)])).await.unwrap();
             if found
                 .into_iter()
@@ -257,7 +260,7 @@ async fn a_connection_in_use_is_asked_now_and_then_whether_it_is_in_step() {
     };
     timeout(HANG, join_all((0..4).map(reader))).await.expect("it heals");
     assert!(wrong.load(Ordering::Relaxed) > 0, "nobody has been lied to");
-    assert_eq!(liar.accepted(), before + 1);
+    assert!(liar.accepted() > before);
 }
 
 /// A list has no bound of its own: each of its elements may be as large as a value.
