@@ -67,10 +67,11 @@ impl Tier {
         let tries = self.ledger.tries();
         // Whoever has waited for another's try has waited long enough, whatever came of it.
         let turn = around.clock.timeout(self.budget(), self.ledger.creating.lock()).await;
-        if turn.is_none() {
+        let Some(_turn) = turn else {
             self.ledger.doubt();
-        }
-        if turn.is_none() || self.ledger.has_changed_since(changes) || self.ledger.tries() != tries {
+            return Learned::Nothing;
+        };
+        if self.ledger.has_changed_since(changes) || self.ledger.tries() != tries {
             return Learned::Nothing;
         }
         let learned = self.begin_epoch(around, raw, changes).await;

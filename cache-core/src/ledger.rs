@@ -33,6 +33,12 @@ use crate::{
 #[derive(Clone, Default)]
 pub(crate) struct Tidings(Arc<AtomicU64>);
 
+impl Tidings {
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Ledger {
     tidings: Tidings,
@@ -131,17 +137,16 @@ impl Ledger {
     /// `Some(changes)` when the mark should be read. When that is only for the time that has passed, the next reader need not
     /// ask as well; while the epoch is unknown, or what is known is in doubt, every reader must.
     pub(crate) fn due(&self, now: Moment, home: u64, period: Duration) -> Option<u64> {
-        let tidings = &self.tidings.0;
         let is_due = |known: Brief| {
             !known.is_of(home)
-                || known.heeded != tidings.load(Ordering::Acquire)
+                || known.heeded != self.tidings.count()
                 || known.asked.is_none_or(|asked| now.since(asked) >= period)
         };
         if !is_due(self.brief.load()) {
             return None;
         }
         let mut known = self.write();
-        let told = tidings.load(Ordering::Acquire);
+        let told = self.tidings.count();
         if known.heeded != told {
             known.heeded = told;
             known.outdate();
@@ -361,8 +366,7 @@ impl Ledger {
     /// it says next, no entry of before may be believed.
     pub(crate) fn lost(&self, home: u64, changes: u64) -> Learned {
         let mut known = self.write();
-        let Brief { is_nobodys, .. } = known.brief();
-        if is_nobodys || !known.is_of(home) || known.changed_at > changes {
+        if known.is_nobodys() || !known.is_of(home) || known.changed_at > changes {
             return Learned::Nothing;
         }
         known.believe_nobody(home);

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use redis::{RedisError, cmd};
 use tokio::{
     runtime::Handle,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     keeper::Keeper,
     settings::Settings,
     state::State,
+    ticks::every,
     watch::{WANTS, channel, want},
     wire,
 };
@@ -290,12 +291,8 @@ async fn stay(settings: &Settings, ears: &Ears, link: &Link, node: u64) -> End {
     let mut asking: Option<Asked<'_>> = None;
     let is_node = matches!(settings.place, Place::Cluster { .. });
     let mut looking: Option<Asked<'_>> = None;
-    let mut looks = interval_at(Instant::now() + PERIOD, PERIOD);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut asks = interval_at(Instant::now() + WANTS, WANTS);
-    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beats = interval_at(Instant::now(), settings.heartbeat);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looks, mut asks, mut beats) = (every(PERIOD), every(WANTS), every(settings.heartbeat));
+    beats.reset_immediately();
     loop {
         let wanted = ears.wanted();
         if wanted != confirmed {

@@ -227,6 +227,7 @@ mod sentinel;
 mod settings;
 mod slots;
 mod state;
+mod ticks;
 mod units;
 mod watch;
 mod wire;

@@ -235,12 +235,17 @@ async fn a_connection_in_use_is_asked_now_and_then_whether_it_is_in_step() {
     let before = liar.accepted();
     liar.waits(Duration::from_millis(1));
     let (asked, right, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-    // Once more where nobody was waiting for the answer: then there is nobody to be given another's.
-    let lied = Arc::clone(&wrong);
+    let lies = Arc::new(AtomicUsize::new(0));
+    let (told, noticed, accepted) = (Arc::clone(&lies), Arc::clone(&wrong), Arc::clone(&liar.accepted));
     liar.lies(move |command| {
         let is_time = command[0] == "MGET" && asked.fetch_add(1, Ordering::Relaxed) % 20 == 19;
-        let is_time = is_time && lied.load(Ordering::Relaxed) == 0;
-        is_time.then(|| [truth(command), truth(command)].concat())
+        // Once, and on the next connection where nobody was waiting for an answer who could be given another's.
+        let is_new = accepted.load(Ordering::Relaxed) == before + told.load(Ordering::Relaxed);
+        let lie = is_time && is_new && noticed.load(Ordering::Relaxed) == 0;
+        lie.then(|| {
+            told.fetch_add(1, Ordering::Relaxed);
+            [truth(command), truth(command)].concat()
+        })
     });
     let reader = async |n: usize| {
         let id = n.to_string();
@@ -260,7 +265,7 @@ async fn a_connection_in_use_is_asked_now_and_then_whether_it_is_in_step() {
     };
     timeout(HANG, join_all((0..4).map(reader))).await.expect("it heals");
     assert!(wrong.load(Ordering::Relaxed) > 0, "nobody has been lied to");
-    assert!(liar.accepted() > before);
+    assert_eq!(liar.accepted(), before + lies.load(Ordering::Relaxed));
 }
 
 /// A list has no bound of its own: each of its elements may be as large as a value.

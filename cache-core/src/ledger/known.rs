@@ -114,9 +114,13 @@ impl Mark {
 impl Known {
     pub(super) fn brief(&self) -> Brief {
         let Self { home, asked, doubted, moved, heeded, .. } = *self;
-        let is_nobodys = self.mark.as_ref().is_some_and(|(_, raw)| raw.is_empty());
         let mark = self.mark.as_ref().map(|(mark, _)| *mark);
-        Brief { mark, home, asked, doubted, moved, is_nobodys, heeded }
+        Brief { mark, home, asked, doubted, moved, is_nobodys: self.is_nobodys(), heeded }
+    }
+
+    /// Whether no store has the mark.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.mark.as_ref().is_some_and(|(_, raw)| raw.is_empty())
     }
 
     pub(super) fn is_of(&self, home: u64) -> bool {

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::Keeper;
@@ -16,6 +16,7 @@ use crate::{
     connection::{Link, There},
     home::Home,
     state::State,
+    ticks::every,
     watch::Watch,
 };
 
@@ -258,12 +259,6 @@ impl<'k> Vigil<'k> {
         self.heard = answered.max(self.link.progress().1);
         true
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut ticks = interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
 
 /// Ends when sentinels have replaced the server of a connection.
