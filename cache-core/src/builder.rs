@@ -254,10 +254,10 @@ impl<T: Value> Builder<T> {
         }
         observers.attach(&stats);
         let observers = observers.hearing(&stats);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner: &Weak<Inner<T>>| Inner {
             near: tiers[0].store.clone(),
             tiers,
-            around: Around { cache, name, clock, observers, stats },
+            around: Around { cache, name, clock, observers, stats, memory: Weak::clone(inner) as _ },
             rules: ArcSwap::from_pointee(Rules::new(policy)),
             plane: backplane.map(Plane::new),
             trust: Trust::new(),

@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::{clock::Moment, life::Life};
+use crate::{clock::Moment, learn::Learned, life::Life};
 
 /// Names one stored version of one key, so that nodes can tell "the entry that I hold" from another. Random, never
 /// zero.
@@ -137,6 +137,11 @@ pub(crate) struct Begun {
 impl Begun {
     pub(crate) fn stamp(&self, level: u8) -> Stamp {
         self.stamps.get(usize::from(level)).copied().unwrap_or_default()
+    }
+
+    /// What has been read along with news is not of before them.
+    pub(crate) fn heed(&mut self, learned: Learned) {
+        self.seen = learned.void().unwrap_or(self.seen);
     }
 }
 

@@ -74,8 +74,7 @@ impl<T: Value> Inner<T> {
         keys: &[RawKey<'k>],
         written: &mut Written,
     ) -> (Vec<Ending<'k>>, Vec<RawKey<'k>>) {
-        let (held, learned) = tier.read_many(&self.around, keys).await;
-        self.heed(tier, learned);
+        let (held, _) = tier.read_many(&self.around, keys).await;
         let times = tier.times(&self.around.clock);
         let (mut ending, mut gone) = (Vec::new(), Vec::new());
         for (key, held) in keys.iter().zip(held) {

@@ -15,7 +15,8 @@ use crate::{
     Advised, Begun, Entry, Error, ErrorKind, Event, Extra, Found, LevelOutcome, Moment, ObjectStore, Outcome,
     Policy, RawKey, Result, Stats, Timeline, Value,
     backplane::{Plane, Trust},
-    ledger::Learned,
+    learn::Learned,
+    ledger::Change,
     news::{News, Verdict},
     observers::Observers,
     returning::Returning,
@@ -23,7 +24,7 @@ use crate::{
     slots::Slots,
     striped::Striped,
     tags::Wide,
-    tier::{Around, Tier},
+    tier::{Around, Heeds, Tier},
     value::Coding,
 };
 
@@ -256,26 +257,6 @@ impl<T: Value> Inner<T> {
         self.void_in_process();
     }
 
-    /// Acts on what a level's mark has brought to light.
-    pub(crate) fn heed(&self, tier: &Tier, learned: Learned) {
-        if tier.pending.len() > 0 {
-            // Perhaps by what has just been learned.
-            self.count_pending();
-        }
-        let decides = self.authority().is_some_and(|authority| authority.index == tier.index);
-        match learned {
-            Learned::Nothing => {}
-            Learned::Epoch => self.void_in_process(),
-            Learned::Tags if decides => self.news.unsure(),
-            Learned::Expired if decides => {
-                self.news.expire();
-                self.news.unsure();
-            }
-            // Whoever invalidates tells every level: the nearest remote one knows as well.
-            Learned::Tags | Learned::Expired => {}
-        }
-    }
-
     /// Marks an entry so that no refresh is tried until the throttle is over, after a load that began at `begun` has
     /// failed. If that failure is to `surface`, the throttle must not hide it: then it lasts only as long as the entry
     /// would be served at once in any case.
@@ -304,6 +285,28 @@ impl<T: Value> Inner<T> {
         let mut extra = entry.extra.as_deref().cloned().unwrap_or_default();
         extra.retry_at = Some(retry_at);
         Some(Entry { extra: extra.boxed(), ..entry })
+    }
+}
+
+impl<T: Value> Heeds for Inner<T> {
+    fn heed(&self, level: u8, change: Change) -> Learned {
+        let decides = self.authority().is_some_and(|authority| authority.index == level);
+        match change {
+            Change::Nothing => return Learned::NOTHING,
+            Change::Epoch => return Learned::news(Some(self.void_in_process())),
+            Change::Tags if decides => self.news.unsure(),
+            Change::Expired if decides => {
+                self.news.expire();
+                self.news.unsure();
+            }
+            // Whoever invalidates tells every level: the nearest remote one knows as well.
+            Change::Tags | Change::Expired => {}
+        }
+        Learned::news(None)
+    }
+
+    fn is_to_tell(&self) {
+        self.count_pending();
     }
 }
 

@@ -7,8 +7,8 @@ use futures::FutureExt;
 use scopeguard::ScopeGuard;
 
 use crate::{
-    BoxError, LevelOp, Moment, Put, RawKey, Swap, Swapped,
-    ledger::{Learned, Ledger, TagCopy},
+    BoxError, LevelOp, Moment, Put, RawKey, Stamp, Swap, Swapped,
+    ledger::{Change, Ledger, TagCopy},
     mark::{Mark, Reach, TagMark},
     tier::{Around, Failure, Place, Tier, flatten},
 };
@@ -23,12 +23,35 @@ const TRIES: usize = 64;
 /// Reads of a mark that is told to have changed meanwhile, before a write that waits for it goes without.
 pub(crate) const READS: usize = 8;
 
-/// An invalidation that a level has taken.
-pub(crate) struct Advanced {
-    /// Its number there, and the epoch that it belongs to.
-    pub(crate) stamp: crate::Stamp,
-    /// What else has come to light.
-    pub(crate) learned: Learned,
+/// What answers have brought to light, and memory has heeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Learned {
+    is_news: bool,
+    /// The number of the news that all of before is void.
+    void: Option<u32>,
+}
+
+impl Learned {
+    pub(crate) const NOTHING: Self = Self { is_news: false, void: None };
+
+    /// Has been heeded; `void`: as news of that number, by which all of before is void.
+    pub(crate) const fn news(void: Option<u32>) -> Self {
+        Self { is_news: true, void }
+    }
+
+    pub(crate) fn is_nothing(self) -> bool {
+        !self.is_news
+    }
+
+    /// That from which on objects count, if all of before is void.
+    pub(crate) fn void(self) -> Option<u32> {
+        self.void
+    }
+
+    /// The one and, later, the other.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { is_news: self.is_news || other.is_news, void: other.void.or(self.void) }
+    }
 }
 
 impl Tier {
@@ -69,14 +92,14 @@ impl Tier {
         let turn = around.clock.timeout(self.budget(), self.ledger.creating.lock()).await;
         let Some(_turn) = turn else {
             self.ledger.doubt();
-            return Learned::Nothing;
+            return Learned::NOTHING;
         };
         if self.ledger.has_changed_since(changes) || self.ledger.tries() != tries {
-            return Learned::Nothing;
+            return Learned::NOTHING;
         }
         let learned = self.begin_epoch(around, raw, changes).await;
         self.ledger.tried();
-        learned.unwrap_or_else(|_failure| self.ledger.lost(home, changes))
+        learned.unwrap_or_else(|_failure| around.heed(self.index, self.ledger.lost(home, changes)))
     }
 
     /// Takes a mark that is as it should be; `None` if it is not.
@@ -88,7 +111,8 @@ impl Tier {
             return None;
         }
         // Copied: it is kept, and the buffer that it may be a part of is not to be.
-        Some(self.ledger.adopt(mark, Bytes::copy_from_slice(raw), home, changes, around.clock.now()))
+        let change = self.ledger.adopt(mark, Bytes::copy_from_slice(raw), home, changes, around.clock.now());
+        Some(around.heed(self.index, change))
     }
 
     /// Gives the cache a mark where there is none that can be believed. Of several who do so at once, where the level can
@@ -119,7 +143,7 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false);
+                    return self.wrote(around, here, (mark, bytes), Vec::new(), changes, sent, false);
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -133,23 +157,22 @@ impl Tier {
     }
 
     /// Gives the cache a new epoch at this level: everything stored in it before is void.
-    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<Learned, Failure> {
+    pub(crate) async fn new_epoch(&self, around: &Around) -> Result<(), Failure> {
         if !self.is_marked() {
             // Bare values carry no epoch. After more invalidations than its journal has room for, such a level is not read
             // any more.
             return Err(Failure::Skipped);
         }
-        let mut learned = Learned::Nothing;
         for _ in 0..TRIES {
             let here = self.place();
             let note = || self.note_tags(around, &[], Reach::Purge);
-            learned = learned.and(self.put_mark(around, here, Mark::new(here.home), note).await?);
+            self.put_mark(around, here, Mark::new(here.home), note).await?;
             // Which state of the store this is may be known only once the first call of all has made a connection.
             if self.incarnation() == here.home {
                 break;
             }
         }
-        Ok(learned)
+        Ok(())
     }
 
     /// `note` is called once the mark is stored, and before it is known which store the level has by then: see
@@ -174,37 +197,30 @@ impl Tier {
             result?;
         }
         note();
-        self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false)
+        self.wrote(around, here, (mark, bytes), Vec::new(), changes, sent, false)
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
-    #[must_use]
-    pub(crate) async fn know_epoch(&self, around: &Around) -> Learned {
+    pub(crate) async fn know_epoch(&self, around: &Around) {
         if !self.is_marked() || self.ledger.is_current(self.incarnation()) {
-            return Learned::Nothing;
+            return;
         }
         // Boxed: it hardly happens, and every write would carry its size.
         self.read_current(around).boxed().await
     }
 
     /// Reads the mark, and again where another node has told of a change meanwhile.
-    async fn read_current(&self, around: &Around) -> Learned {
-        let mut learned = Learned::Nothing;
+    async fn read_current(&self, around: &Around) {
         for _ in 0..READS {
-            match self.read_mark(around).await {
-                Ok(also) => learned = learned.and(also),
-                Err(_) => break,
-            }
-            if !self.ledger.is_outdated() {
+            if self.read_mark(around).await.is_err() || !self.ledger.is_outdated() {
                 break;
             }
         }
-        learned
     }
 
     /// Reads the mark, and again where it is not clear what to make of it.
     pub(crate) async fn read_mark(&self, around: &Around) -> Result<Learned, Failure> {
-        let mut learned = Learned::Nothing;
+        let mut learned = Learned::NOTHING;
         let mut failure = Failure::Mute;
         for _ in 0..2 {
             let changes = self.ledger.changes();
@@ -225,11 +241,8 @@ impl Tier {
                 }
             }
         }
-        match learned {
-            Learned::Nothing => Err(failure),
-            // Which is what counts from here on.
-            learned => Ok(learned),
-        }
+        // What has been learned counts from here on.
+        if learned.is_nothing() { Err(failure) } else { Ok(learned) }
     }
 
     /// A call that asks for the mark because it was due. Whoever leaves it has not looked, and the next one does.
@@ -242,7 +255,7 @@ impl Tier {
 
     /// Reads the marks of tags that are not known, in one round trip unless something is invalidated meanwhile.
     pub(crate) async fn read_tags(&self, around: &Around, tags: &[Box<str>]) -> Learned {
-        let mut learned = Learned::Nothing;
+        let mut learned = Learned::NOTHING;
         for _ in 0..3 {
             let at = self.ledger.snapshot();
             let mut keys = vec![RawKey::marker(around.cache, &around.name)];
@@ -264,28 +277,29 @@ impl Tier {
     }
 
     /// Takes the next number for an invalidation: of these tags, or of every entry's freshness. A level that cannot swap
-    /// gives the cache a new epoch instead. `life`: how long the marks of tags are needed.
+    /// gives the cache a new epoch instead. `life`: how long the marks of tags are needed. Answers the number there, and the
+    /// epoch that it belongs to.
     pub(crate) async fn advance(
         &self,
         around: &Around,
         tags: &[Box<str>],
         reach: Reach,
         life: Duration,
-    ) -> Result<Advanced, Failure> {
-        let advanced = |learned| Advanced { stamp: self.ledger.stamp(), learned };
+    ) -> Result<Stamp, Failure> {
         if self.provider().marks().is_none() {
-            return Ok(advanced(self.new_epoch(around).await?.and(Learned::Epoch)));
+            self.new_epoch(around).await?;
+            around.heed(self.index, Change::Epoch);
+            return Ok(self.ledger.stamp());
         }
         // Those of this node take turns, rather than make each other try again.
         let turn = around.clock.timeout(self.budget(), self.ledger.advancing.lock()).await;
         if turn.is_none() {
             return Err(Failure::busy());
         }
-        let mut learned = Learned::Nothing;
         for _ in 0..TRIES {
             let here = self.place();
             if !self.ledger.is_of(here.home) {
-                learned = learned.and(self.read_mark(around).await?);
+                self.read_mark(around).await?;
             }
             let at = self.ledger.snapshot();
             let Some((mark, raw)) = self.ledger.mark() else { return Err(Failure::Mute) };
@@ -320,8 +334,8 @@ impl Tier {
                     if !self.is_at(here) {
                         return Err(Failure::left());
                     }
-                    let written = self.wrote(here, (next, bytes), copies, at.changes, sent, true)?;
-                    return Ok(advanced(learned.and(written)));
+                    self.wrote(around, here, (next, bytes), copies, at.changes, sent, true)?;
+                    return Ok(self.ledger.stamp());
                 }
                 Swapped::Other { at, now } => (at + skipped, now),
             };
@@ -334,7 +348,7 @@ impl Tier {
                 }
                 None => {
                     // Also after another epoch: what has been stored since that began is not void by it.
-                    learned = learned.and(self.learn(around, now, at.changes).await);
+                    self.learn(around, now, at.changes).await;
                 }
             }
         }
@@ -343,8 +357,7 @@ impl Tier {
 
     /// Sees to it that tags have marks which the level keeps for at least `life`: an entry with a tag that has none is void
     /// with the next invalidation of any tag. One round trip, where the marks are made here.
-    pub(crate) async fn touch_tags(&self, around: &Around, tags: &[Box<str>], life: Duration) -> Learned {
-        let mut learned = Learned::Nothing;
+    pub(crate) async fn touch_tags(&self, around: &Around, tags: &[Box<str>], life: Duration) {
         let until = around.clock.now().after(life);
         let mut open: Vec<&Box<str>> = tags.iter().collect();
         // Each try makes all of them, or tells what one of them is.
@@ -371,7 +384,7 @@ impl Tier {
                     break;
                 }
                 Ok(Swapped::Other { at: 0, now }) => {
-                    learned = learned.and(self.learn(around, now, at.changes).await);
+                    self.learn(around, now, at.changes).await;
                 }
                 Ok(Swapped::Other { at: place, now }) => {
                     let copy = tag_copy(now, &mark, Moment::ORIGIN);
@@ -382,7 +395,6 @@ impl Tier {
                 Err(_) => break,
             }
         }
-        learned
     }
 
     async fn swap(&self, around: &Around, swaps: &[Swap<'_>]) -> Result<Swapped, Failure> {

@@ -54,9 +54,9 @@ pub(crate) struct Ledger {
     pub(crate) advancing: tokio::sync::Mutex<()>,
 }
 
-/// What an answer has changed.
+/// What an answer has changed for in-process levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Learned {
+pub(crate) enum Change {
     Nothing,
     /// Tags have been invalidated elsewhere, it is not known which.
     Tags,
@@ -64,22 +64,6 @@ pub(crate) enum Learned {
     Expired,
     /// Every entry is void.
     Epoch,
-}
-
-impl Learned {
-    /// The one of the two that changes more.
-    pub(crate) fn and(self, other: Self) -> Self {
-        if self.weight() >= other.weight() { self } else { other }
-    }
-
-    fn weight(self) -> u8 {
-        match self {
-            Self::Nothing => 0,
-            Self::Tags => 1,
-            Self::Expired => 2,
-            Self::Epoch => 3,
-        }
-    }
 }
 
 /// A moment of knowledge, to tell later whether anything has changed.
@@ -316,7 +300,7 @@ impl Ledger {
 
     /// Takes a mark that was read. If what was known has changed by more than doubts since `changes` were counted, only one
     /// that is later for sure.
-    pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Learned {
+    pub(crate) fn adopt(&self, mark: Mark, raw: Bytes, home: u64, changes: u64, now: Moment) -> Change {
         let mut known = self.write();
         if known.changes != changes {
             let overtaken = known.changed_at > changes;
@@ -327,7 +311,7 @@ impl Ledger {
                 _ => overtaken,
             };
             if refused {
-                return Learned::Nothing;
+                return Change::Nothing;
             }
             if known.mark.is_none() {
                 (known.home, known.proven, known.outdated) = (home, now, true);
@@ -364,14 +348,14 @@ impl Ledger {
 
     /// This state of the store has no mark that can be believed, seen after `changes` had been counted, and takes none. Whatever
     /// it says next, no entry of before may be believed.
-    pub(crate) fn lost(&self, home: u64, changes: u64) -> Learned {
+    pub(crate) fn lost(&self, home: u64, changes: u64) -> Change {
         let mut known = self.write();
         if known.is_nobodys() || !known.is_of(home) || known.changed_at > changes {
-            return Learned::Nothing;
+            return Change::Nothing;
         }
         known.believe_nobody(home);
         self.spread(&mut known);
-        Learned::Epoch
+        Change::Epoch
     }
 
     /// Takes what this node has written: the mark, and marks of tags with it. `sent`: when, after `changes` had been counted.
@@ -384,24 +368,24 @@ impl Ledger {
         changes: u64,
         sent: Moment,
         follows: bool,
-    ) -> Learned {
+    ) -> Change {
         let mut known = self.write();
         let of_another_epoch = known.mark.as_ref().is_some_and(|(old, _)| old.epoch != mark.0.epoch);
         if of_another_epoch && follows {
             // The cache has been cleared since: what was void would be believed again.
             known.doubt();
-            return Learned::Nothing;
+            return Change::Nothing;
         }
         if of_another_epoch && known.changed_at > changes {
             // Another epoch has become known since, and which of the two the store has is not.
             known.believe_nobody(home);
             self.spread(&mut known);
-            return Learned::Epoch;
+            return Change::Epoch;
         }
         let later = |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence > mark.0.sequence;
         if known.mark.as_ref().is_some_and(later) {
             // A later mark was read before this write was answered.
-            return Learned::Nothing;
+            return Change::Nothing;
         }
         let next =
             |(old, _): &(Mark, Bytes)| old.epoch == mark.0.epoch && old.sequence + 1 == mark.0.sequence;
@@ -417,7 +401,7 @@ impl Ledger {
         let old = known.mark.replace(mark).map(|(old, _)| old);
         let learned = if exact {
             known.change();
-            Learned::Nothing
+            Change::Nothing
         } else {
             self.learned(&mut known, old, new)
         };
@@ -427,21 +411,21 @@ impl Ledger {
         learned
     }
 
-    fn learned(&self, known: &mut Writing<'_>, old: Option<Mark>, new: Mark) -> Learned {
+    fn learned(&self, known: &mut Writing<'_>, old: Option<Mark>, new: Mark) -> Change {
         let arrives = std::mem::take(&mut known.arriving);
         let learned = match old {
             Some(old) if old.epoch == new.epoch => {
                 if old.sequence == new.sequence && !arrives {
-                    return Learned::Nothing;
+                    return Change::Nothing;
                 }
-                if old.expired == new.expired { Learned::Tags } else { Learned::Expired }
+                if old.expired == new.expired { Change::Tags } else { Change::Expired }
             }
             Some(_) => {
                 self.blind.store(false, Ordering::Release);
-                Learned::Epoch
+                Change::Epoch
             }
-            None if self.blind.swap(false, Ordering::AcqRel) => Learned::Epoch,
-            None => Learned::Nothing,
+            None if self.blind.swap(false, Ordering::AcqRel) => Change::Epoch,
+            None => Change::Nothing,
         };
         known.tags.clear();
         known.change();
@@ -579,7 +563,7 @@ mod tests {
         wrote(first, ledger.changes(), false);
         let changes = ledger.changes();
         wrote(cleared, changes, false);
-        assert_eq!(wrote(first.next(), changes, true), Learned::Nothing);
+        assert_eq!(wrote(first.next(), changes, true), Change::Nothing);
         assert_eq!(ledger.stamp().epoch, cleared.epoch);
         assert!(ledger.due(now, home, Duration::MAX).is_some(), "the next read asks");
     }
@@ -594,7 +578,7 @@ mod tests {
         ledger.adopt(first, first.encode(), home, began, now);
         ledger.wrote((cleared, cleared.encode()), Vec::new(), home, ledger.changes(), now, false);
         let late = ledger.wrote((first, first.encode()), Vec::new(), home, began, now, false);
-        assert_eq!(late, Learned::Epoch);
+        assert_eq!(late, Change::Epoch);
         assert_eq!(ledger.court(home).judge(stamp, &[]), Verdict::Void);
         assert!(ledger.due(now, home, Duration::MAX).is_some() && ledger.is_outdated(), "it is asked");
         ledger.adopt(cleared, cleared.encode(), home, ledger.changes(), now);

@@ -405,8 +405,7 @@ impl<T: Value> Inner<T> {
             return;
         }
         for tier in self.remote() {
-            let learned = tier.know_epoch(&self.around).await;
-            self.heed(tier, learned);
+            tier.know_epoch(&self.around).await;
         }
     }
 

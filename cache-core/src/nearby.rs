@@ -225,11 +225,12 @@ impl<T: Value> Inner<T> {
         })
     }
 
-    /// No object of before is believed, and no older fill gets in.
-    pub(crate) fn void_in_process(&self) {
-        self.news.void();
+    /// No object of before is believed, and no older fill gets in. As which piece of news.
+    pub(crate) fn void_in_process(&self) -> u32 {
+        let number = self.news.void();
         self.slots.revoke_all();
         self.stats().gone.forget();
+        number
     }
 }
 

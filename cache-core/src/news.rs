@@ -102,20 +102,21 @@ impl News {
     }
 
     /// Takes the next number. Whoever sees it also sees what came with it.
-    fn take(&self, news: impl FnOnce(&mut Known, u32)) {
+    fn take(&self, news: impl FnOnce(&mut Known, u32)) -> u32 {
         let mut known = self.lock();
         let next = self.count().wrapping_add(1);
         news(&mut known, next);
         known.keep_up(next);
         self.count.store(next, Ordering::Release);
+        next
     }
 
     /// Everything of before is void.
-    pub(crate) fn void(&self) {
+    pub(crate) fn void(&self) -> u32 {
         self.take(|known, now| {
             known.void = now;
             known.tags.clear();
-        });
+        })
     }
 
     /// Nothing of before is fresh.

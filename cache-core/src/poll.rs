@@ -9,6 +9,7 @@ use crate::{
     Value,
     inner::Inner,
     learn::{DOUBT_AFTER, MARK_PERIOD},
+    ledger::Change,
 };
 
 impl<T: Value> Inner<T> {
@@ -51,13 +52,14 @@ impl<T: Value> Inner<T> {
             if tier.ledger.due(now, tier.incarnation(), MARK_PERIOD).is_none() {
                 continue;
             }
-            if let Ok(learned) = tier.read_mark(&self.around).await {
-                self.heed(tier, learned);
-            } else if poked {
+            if tier.read_mark(&self.around).await.is_ok() {
+                continue;
+            }
+            if poked {
                 // Something has happened, and cannot be learned.
                 self.cleared_elsewhere();
             } else if tier.ledger.is_overdue(self.now(), DOUBT_AFTER) {
-                self.heed(tier, crate::ledger::Learned::Tags);
+                self.around.heed(tier.index, Change::Tags);
             }
         }
     }

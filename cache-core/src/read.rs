@@ -10,7 +10,7 @@ use crate::{
     clock::Times,
     fill::Outgoing,
     inner::{Inner, Seen, State},
-    ledger::Learned,
+    learn::Learned,
     nearby::Peeked,
     news::Verdict,
     rights::Rights,
@@ -287,14 +287,14 @@ impl<T: Value> Inner<T> {
     ) -> impl Future<Output = Moment> + Send {
         async move {
             let ReadOne { read: answer, learned, times, home } = tier.read_one(&self.around, asked.key).await;
-            self.heed_read(tier, learned, begun);
+            begun.heed(learned);
             let size = answer.size();
             let read = self.open_answer(asked, tier, answer, times);
             if read.is_ok() {
                 self.observers().items(tier.index, LevelOp::Get, &[size]);
             }
             let verdict = verdict_on(&tier.court_of(home), &read);
-            if learned == Learned::Nothing && verdict != Verdict::Unsure {
+            if learned.is_nothing() && verdict != Verdict::Unsure {
                 tier.count(&self.around, self.take_far(tier, asked, read, verdict, begun, times.now));
                 return times.now;
             }
@@ -308,7 +308,7 @@ impl<T: Value> Inner<T> {
         let keys: Vec<RawKey<'_>> = open.iter().map(|a| a.key).collect();
         let (answers, learned) = tier.read_many(&self.around, &keys).await;
         let times = tier.times(&self.around.clock);
-        self.heed_read(tier, learned, begun);
+        begun.heed(learned);
         let court = tier.court();
         let mut outcomes = Outcomes::default();
         let mut sizes = Vec::with_capacity(open.len());
@@ -317,7 +317,7 @@ impl<T: Value> Inner<T> {
             let size = answer.size();
             let read = self.open_answer(asked, tier, answer, times).inspect(|_| sizes.push(size));
             match verdict_on(&court, &read) {
-                verdict if learned == Learned::Nothing && verdict != Verdict::Unsure => {
+                verdict if learned.is_nothing() && verdict != Verdict::Unsure => {
                     outcomes.add(self.take_far(tier, asked, read, verdict, begun, times.now));
                 }
                 _ => unjudged.push((at, read)),
@@ -348,13 +348,13 @@ impl<T: Value> Inner<T> {
         let tags: Vec<_> =
             unsure.flat_map(|(_, read)| read.iter().flat_map(|read| read.entry.tags())).collect();
         let unknown = tier.ledger.unknown(tags.iter().map(|tag| &***tag));
-        let mut more = Learned::Nothing;
+        let mut more = Learned::NOTHING;
         if !unknown.is_empty() {
             more = tier.read_tags(&self.around, &unknown).await;
-            self.heed_read(tier, more, begun);
+            begun.heed(more);
             now = self.now();
         }
-        if learned.and(more) != Learned::Nothing {
+        if !learned.and(more).is_nothing() {
             // Taken before that was learned of.
             let gone = |seen: &Seen<T>| matches!(self.verdict(&seen.entry), Verdict::Void | Verdict::Unsure);
             for asked in open.iter_mut() {
@@ -372,14 +372,6 @@ impl<T: Value> Inner<T> {
         }
         outcomes.at(tier, &self.around);
         now
-    }
-
-    /// Acts on what a read has brought to light.
-    fn heed_read(&self, tier: &Tier, learned: Learned, begun: &mut Begun) {
-        self.heed(tier, learned);
-        if learned == Learned::Epoch {
-            begun.seen = self.news.count();
-        }
     }
 
     /// Reads what a remote level has answered for one key.
@@ -455,8 +447,7 @@ impl<T: Value> Inner<T> {
     ) -> Option<Entry<T>> {
         if tier.judge(stamp, entry.tags()) == Verdict::Unsure {
             let unknown = tier.ledger.unknown(entry.tags().iter().map(|tag| &**tag));
-            let learned = tier.read_tags(&self.around, &unknown).await;
-            self.heed(tier, learned);
+            tier.read_tags(&self.around, &unknown).await;
         }
         let mut entry = entry.known(self.near_stamp(tier, begun, stamp), begun.seen);
         let worth = entry.worth(tier.judge(stamp, entry.tags()), self.now());

@@ -127,8 +127,9 @@ impl<T: Value> Inner<T> {
         match due {
             None => true,
             Some(Due::Clear(number)) => {
-                let Ok(learned) = tier.new_epoch(&self.around).await else { return false };
-                self.heed(tier, learned);
+                if tier.new_epoch(&self.around).await.is_err() {
+                    return false;
+                }
                 self.above(tier).for_each(|above| above.pending.add_clear());
                 tier.pending.delivered_clear(number);
                 // Others have heard of it before, and may have read the old value from this level since.
@@ -137,16 +138,14 @@ impl<T: Value> Inner<T> {
             }
             Some(Due::Tags(reach, due)) => {
                 let tags: Vec<Box<str>> = due.iter().map(|(tag, _)| tag.clone()).collect();
-                let Ok(advanced) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await
-                else {
+                let Ok(stamp) = tier.advance(&self.around, &tags, reach, self.mark_life(None)).await else {
                     return false;
                 };
-                self.heed(tier, advanced.learned);
                 self.above(tier).for_each(|above| above.pending.add_tags(&tags, reach));
                 for (tag, number) in &due {
                     tier.pending.delivered_tag(tag, *number);
                 }
-                let _ = self.tell_tags(&tags, reach, advanced.stamp).await;
+                let _ = self.tell_tags(&tags, reach, stamp).await;
                 true
             }
             Some(Due::Keys(due)) => {
@@ -173,9 +172,8 @@ impl<T: Value> Inner<T> {
     /// invalidated in the next round. `false`: the level is not well.
     async fn deliver_values(self: &Arc<Self>, tier: &Tier, due: &[(Box<str>, u64, Arc<Unsaved>)]) -> bool {
         // If the cache has been cleared meanwhile, nobody would believe what is stored.
-        match tier.read_mark(&self.around).await {
-            Ok(learned) => self.heed(tier, learned),
-            Err(_) => return false,
+        if tier.read_mark(&self.around).await.is_err() {
+            return false;
         }
         let mut round =
             Round { tier, due, granted: Vec::new(), stored: Vec::new(), refused: Vec::new(), well: true };

@@ -57,8 +57,7 @@ impl<T: Value> Inner<T> {
         let Some(tier) = self.authority() else { return };
         let tags = tier.ledger.unknown(tags);
         if !tags.is_empty() {
-            let learned = tier.read_tags(&self.around, &tags).await;
-            self.heed(tier, learned);
+            tier.read_tags(&self.around, &tags).await;
         }
     }
 
@@ -126,10 +125,9 @@ impl<T: Value> Inner<T> {
         let life = self.mark_life(None);
         let decides = self.authority().map(|tier| tier.index);
         for tier in self.remote().rev() {
-            let result = tier.advance(&self.around, tags, reach, life).await.map(|advanced| {
-                self.heed(tier, advanced.learned);
+            let result = tier.advance(&self.around, tags, reach, life).await.map(|stamp| {
                 if decides == Some(tier.index) {
-                    number = advanced.stamp;
+                    number = stamp;
                 }
             });
             if result.is_err() {
@@ -158,8 +156,7 @@ impl<T: Value> Inner<T> {
         }
         tags.sort_unstable();
         tags.dedup();
-        let learned = tier.touch_tags(&self.around, &tags, life).await;
-        self.heed(tier, learned);
+        tier.touch_tags(&self.around, &tags, life).await;
     }
 }
 
@@ -241,7 +238,6 @@ mod tests {
     use crate::{
         Access, Clock, Level, Loaded, Outcome, Policy, Stance, TracedCache,
         clock::Time,
-        ledger::Learned,
         testing::{Chaos, ChaosOp, Fault, MapProvider, ObjectsOnly, conformance::object_store::tests::fifo},
     };
 
@@ -277,10 +273,12 @@ mod tests {
             // That something has been invalidated shows with the next look at the level.
             assert!(b.invalidate_tag("other").await.unwrap().is_confirmed());
             time.advance(S);
-            assert!(a.inner.tiers[1].read_mark(&a.inner.around).await.is_ok_and(|learned| {
-                a.inner.heed(&a.inner.tiers[1], learned);
-                learned == Learned::Tags
-            }));
+            assert!(
+                a.inner.tiers[1]
+                    .read_mark(&a.inner.around)
+                    .await
+                    .is_ok_and(|learned| { !learned.is_nothing() && learned.void().is_none() })
+            );
             let found = a.access(Access::AllowStale).look("k").await.unwrap();
             assert_eq!((found.outcome(), found.level()), (Outcome::Stale, Some(0)), "all: {all}");
         }

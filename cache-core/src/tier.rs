@@ -10,7 +10,7 @@ mod writes;
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,8 @@ use crate::{
     breaker::{Breaker, Pass},
     clock::Times,
     gates::{Gates, Whom},
-    ledger::{Learned, Ledger, TagCopy, Tidings},
+    learn::Learned,
+    ledger::{Change, Ledger, TagCopy, Tidings},
     level::Level,
     mark::Mark,
     observers::Observers,
@@ -93,6 +94,32 @@ pub(crate) struct Around {
     pub(crate) clock: Clock,
     pub(crate) observers: Observers,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) memory: Weak<dyn Heeds>,
+}
+
+/// A cache's in-process levels, as its other levels know them.
+pub(crate) trait Heeds: Send + Sync {
+    /// Acts on what a level's mark has brought to light.
+    fn heed(&self, level: u8, change: Change) -> Learned;
+    /// A level has something to hear once more.
+    fn is_to_tell(&self);
+}
+
+impl Around {
+    /// Has memory heed a change in the same step in which it becomes known: a caller who is on the way to do so may leave.
+    pub(crate) fn heed(&self, level: u8, change: Change) -> Learned {
+        match self.memory.upgrade() {
+            Some(memory) if change != Change::Nothing => memory.heed(level, change),
+            _ => Learned::NOTHING,
+        }
+    }
+
+    /// A level has something to hear once more.
+    pub(crate) fn is_to_tell(&self) {
+        if let Some(memory) = self.memory.upgrade() {
+            memory.is_to_tell();
+        }
+    }
 }
 
 /// The store that a level has, told from others that it is given later, and the state in which the store is: what has been
@@ -237,6 +264,7 @@ impl Tier {
     /// not know that any more.
     pub(crate) fn wrote(
         &self,
+        around: &Around,
         here: Place,
         mark: (Mark, Bytes),
         tags: Vec<(Box<str>, TagCopy)>,
@@ -244,11 +272,13 @@ impl Tier {
         sent: Moment,
         follows: bool,
     ) -> Result<Learned, Failure> {
-        let _stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         if self.moves() != here.moves {
             return Err(Failure::left());
         }
-        Ok(self.ledger.wrote(mark, tags, here.home, changes, sent, follows))
+        let change = self.ledger.wrote(mark, tags, here.home, changes, sent, follows);
+        drop(stays);
+        Ok(around.heed(self.index, change))
     }
 
     /// What the clocks of this node and of the store say.

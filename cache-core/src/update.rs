@@ -231,8 +231,7 @@ impl<T: Value> Inner<T> {
     ) -> Result<Tried<T>> {
         let mut begun = self.begin_writing().await;
         let writing = Writing::begin(self, [key]);
-        let (read, learned) = tier.read_many(&self.around, &[key]).await;
-        self.heed(tier, learned);
+        let (read, _) = tier.read_many(&self.around, &[key]).await;
         let held = match read.into_iter().next() {
             Some(crate::tier::Read::Bytes(bytes)) => self.readable(key, tier, &bytes, &begun).await,
             Some(crate::tier::Read::Failed(failure)) => {
@@ -407,8 +406,7 @@ impl<T: Value> Inner<T> {
         begun: &Begun,
     ) -> Option<Entry<T>> {
         // Unlike a read, a request for a lease does not look at the mark, which may have changed since anybody did.
-        let learned = tier.know_epoch(&self.around).await;
-        self.heed(tier, learned);
+        tier.know_epoch(&self.around).await;
         if tier.ledger.is_outdated() {
             return None;
         }

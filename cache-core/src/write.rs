@@ -286,8 +286,7 @@ impl<T: Value> Inner<T> {
         for _ in 0..READS {
             let mut silent = false;
             for tier in self.remote().rev() {
-                let learned = tier.know_epoch(&self.around).await;
-                self.heed(tier, learned);
+                tier.know_epoch(&self.around).await;
                 tier.ledger.note_blind();
                 silent |= tier.ledger.is_outdated();
             }
@@ -464,7 +463,7 @@ impl<T: Value> Inner<T> {
         let wide = self.begin_wide(&[], Reach::Purge);
         let mut clearing = Clearing { inner: self, ended: false };
         for tier in self.remote().rev() {
-            let result = tier.new_epoch(&self.around).await.map(|learned| self.heed(tier, learned));
+            let result = tier.new_epoch(&self.around).await;
             if result.is_err() {
                 tier.pending.add_clear();
             }

@@ -10,8 +10,8 @@ use crate::{
     LevelOp, RawKey, Unreadable,
     clock::Times,
     gates::Whom,
+    learn::Learned,
     learn::{MARK_PERIOD, mark_of},
-    ledger::Learned,
     parts::{Parts, asked},
 };
 
@@ -77,7 +77,7 @@ impl Tier {
         let home = provider.incarnation();
         let plain = self.packing.plain;
         let due = if plain { None } else { self.ledger.due(around.clock.now(), home, MARK_PERIOD) };
-        let mut learned = Learned::Nothing;
+        let mut learned = Learned::NOTHING;
         if keys.is_empty() {
             if due.is_some() {
                 learned = self.read_mark(around).await.unwrap_or(learned);
@@ -136,7 +136,7 @@ impl Tier {
                 Err(failure) => (Err(failure), around.clock.now()),
             };
             let times = around.clock.times_at(now, provider.time_offset_ms());
-            ReadOne { read: self.settled(key, answer), learned: Learned::Nothing, times, home }
+            ReadOne { read: self.settled(key, answer), learned: Learned::NOTHING, times, home }
         }
     }
 
@@ -151,7 +151,7 @@ impl Tier {
         changes: u64,
         told: u64,
     ) -> (Read, Learned) {
-        let mut learned = Learned::Nothing;
+        let mut learned = Learned::NOTHING;
         let mut answers = self.get_with_mark(around, &[key], changes, told, &mut learned).await;
         let answer = answers.pop().unwrap_or(Ok(None));
         (self.settled(key, answer), learned)

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use cache_core::{Access, BoxError, Delivery, Error, ErrorKind, Found, Loaded, Outcome, Source, Verb};
+use cache_core::{
+    Access, BoxError, Delivery, Error, ErrorKind, Found, Loaded, Moment, Outcome, Source, Verb,
+};
 use fastrand::Rng;
 use futures::{
     FutureExt,
@@ -417,11 +419,14 @@ impl Caller {
                 let load = move |(), ids: Vec<String>| {
                     let caller = caller.clone();
                     async move {
-                        let one = async |id: String| {
-                            let key = id[1..].parse().unwrap();
-                            caller.clone().load(key, called, true, 0).await.map(|loaded| (id, loaded))
+                        let one = |id: &String| {
+                            caller.clone().loads(id[1..].parse().unwrap(), called, true, 0).boxed()
                         };
-                        join_all(ids.into_iter().map(one)).await.into_iter().collect::<Result<Vec<_>, _>>()
+                        let made = join_all(ids.iter().map(one)).await;
+                        // They come together, by the policy of then.
+                        let all = ids.into_iter().zip(made);
+                        all.map(|(id, made)| made.comes(&caller).map(|loaded| (id, loaded)))
+                            .collect::<Result<Vec<_>, _>>()
                     }
                     .boxed()
                 };
@@ -576,10 +581,10 @@ impl Caller {
 
     /// What a loader does. `alone`: no other load may run beside it, unless it has been overtaken.
     fn load(self, key: usize, called: Tick, alone: bool, depth: usize) -> BoxFuture<'static, FromSource> {
-        self.loads(key, called, alone, depth).boxed()
+        async move { self.clone().loads(key, called, alone, depth).await.comes(&self) }.boxed()
     }
 
-    async fn loads(self, key: usize, called: Tick, alone: bool, depth: usize) -> FromSource {
+    async fn loads(self, key: usize, called: Tick, alone: bool, depth: usize) -> Made {
         let world = &self.world;
         let alone = alone && depth == 0 && world.shape.is_orderly();
         let born = world.clock.now();
@@ -607,23 +612,46 @@ impl Caller {
             world.clock.sleep(MS * by).await;
         }
         let (times, tags) = (self.any_times(), self.any_tags(key));
-        let answer = match self.below(50) {
+        let end = self.below(50);
+        let answer = match end {
             0..=4 => Err("the source is away".into()),
             5 | 6 => resume_unwind(Box::new("injected panic")),
             7 if !world.calm.load(SeqCst) => {
                 world.clock.sleep(MS * 40_000).await;
                 Err("at last".into())
             }
-            8..=10 => {
-                world.model(|model| model.absent(key, begun, born, self.life().own(times[0], times[1])));
-                Ok(answer(Loaded::absent(), times, Tagged::default()))
-            }
+            8..=10 => Ok(answer(Loaded::absent(), times, Tagged::default())),
             11 | 12 => Ok(answer(Loaded::do_not_store(Some(value)), times, tags)),
             _ => Ok(answer(Loaded::value(value), times, tags)),
         };
-        let life = self.life().own(times[0], times[1]);
-        world.model(|model| model.loaded(value, born, life, tags));
         self.note(&format!("load of k{key} of {begun} ends: {answer:?}"));
+        Made { key, begun, born, value, times, tags, answer, is_absent: (8..=10).contains(&end) }
+    }
+}
+
+/// What a load has made.
+struct Made {
+    key: usize,
+    begun: Tick,
+    born: Moment,
+    value: u64,
+    times: [Option<Duration>; 2],
+    tags: Tagged,
+    answer: FromSource,
+    is_absent: bool,
+}
+
+impl Made {
+    /// It is the cache's from here on.
+    fn comes(self, caller: &Caller) -> FromSource {
+        let Self { key, begun, born, value, times, tags, answer, is_absent } = self;
+        let life = caller.life().own(times[0], times[1]);
+        caller.world.model(|model| {
+            model.loaded(value, born, life, tags);
+            if is_absent {
+                model.absent(key, begun, born, life);
+            }
+        });
         answer
     }
 }

@@ -73,6 +73,9 @@ impl Birth {
 /// Remote levels count in milliseconds of the wall clock.
 const GRAIN: Duration = Duration::from_millis(2);
 
+/// How long a node that can read the cache's mark may not have.
+const PERIOD: Duration = Duration::from_secs(1);
+
 /// What has been born before may not be served: `gone` at all, `stale` but as a stale value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bar {
@@ -175,6 +178,8 @@ pub(crate) struct Asked {
     pub(crate) here: Floor,
     /// What every remote level has acknowledged, of keys: a level serves nothing older, whoever asks.
     pub(crate) levels: Floor,
+    /// What every remote level has acknowledged long enough ago for any node to have read it there.
+    pub(crate) late: Floor,
 }
 
 /// How a value came.
@@ -192,9 +197,19 @@ struct Load {
     called: Tick,
 }
 
+/// What all nodes are to learn by reading a mark.
+struct Late {
+    confirmed: Moment,
+    floors: Floors,
+    /// How many turns tasks have had since the mark was due.
+    turns: usize,
+}
+
 /// What has happened so far.
 pub(crate) struct Model {
     ages: bool,
+    /// Within how many turns a node learns of what is due.
+    turns: usize,
     tick: Tick,
     births: HashMap<u64, Birth>,
     /// By key: the begin of the latest load that found nothing at the source, and until when that is remembered.
@@ -206,6 +221,9 @@ pub(crate) struct Model {
     confirmed: Floors,
     /// The part of it that was of keys.
     confirmed_keys: Floors,
+    /// The part of it that was not of keys: of late, and of before.
+    lately: Vec<Late>,
+    late: Floors,
     /// By key: the last begin or end of a write, and how many are under way.
     overtaken: [Tick; KEYS],
     writing: [usize; KEYS],
@@ -214,10 +232,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// With `ages`, it is asked whether anything lives longer than it may.
-    pub(crate) fn new(ages: bool) -> Self {
+    /// With `ages`, it is asked whether anything lives longer than it may; with `turns`, whether every node learns in time of
+    /// what others have done to more than keys.
+    pub(crate) fn new(ages: bool, turns: Option<usize>) -> Self {
         Self {
             ages,
+            turns: turns.unwrap_or(usize::MAX),
             tick: 0,
             births: HashMap::new(),
             absent: [0; KEYS],
@@ -225,6 +245,8 @@ impl Model {
             clearing: [0; KEYS],
             confirmed: Floors::default(),
             confirmed_keys: Floors::default(),
+            lately: Vec::new(),
+            late: Floors::default(),
             overtaken: [0; KEYS],
             writing: [0; KEYS],
             loads: Default::default(),
@@ -246,8 +268,8 @@ impl Model {
     }
 
     pub(crate) fn asks(&mut self, key: usize, here: &Floors, now: Moment) -> Asked {
-        let (here, levels) = (here.of(key), self.confirmed_keys.of(key));
-        Asked { at: self.tick(), now, here, levels }
+        let (here, levels, late) = (here.of(key), self.confirmed_keys.of(key), self.late.of(key));
+        Asked { at: self.tick(), now, here, levels, late }
     }
 
     /// A load that was called for at `called` begins. With `alone`, no other may be under way that has not been overtaken.
@@ -359,10 +381,25 @@ impl Model {
     }
 
     /// All levels and the backplane have acknowledged it.
-    pub(crate) fn confirm(&mut self, floors: &Floors, of_keys: bool) {
+    pub(crate) fn confirm(&mut self, floors: &Floors, reach: Option<Reach>, now: Moment) {
         self.confirmed.raise(floors);
-        if of_keys {
-            self.confirmed_keys.raise(floors);
+        match reach {
+            Some(Reach::Keys) => self.confirmed_keys.raise(floors),
+            Some(Reach::Tag(_) | Reach::All) => {
+                self.lately.push(Late { confirmed: now, floors: *floors, turns: 0 });
+            }
+            None => {}
+        }
+    }
+
+    /// Tasks have had so many turns.
+    pub(crate) fn ran(&mut self, turns: usize, now: Moment) {
+        for late in self.lately.iter_mut().filter(|late| now.since(late.confirmed) > PERIOD) {
+            late.turns += turns;
+        }
+        let enough = self.turns;
+        for late in self.lately.extract_if(.., |late| late.turns >= enough) {
+            self.late.raise(&late.floors);
         }
     }
 
@@ -388,6 +425,9 @@ impl Model {
         }
         if shown.from_remote && of(asked.levels) {
             return Err(format!("a level has {value} of {birth:?}, against {:?}", asked.levels));
+        }
+        if shown.found && of(asked.late) {
+            return Err(format!("{value} of {birth:?} is still served against {:?}", asked.late));
         }
         match birth.until.map(|until| until[usize::from(shown.stale)]) {
             Some(until) if self.ages && shown.found && asked.now >= until.after(GRAIN) => {

@@ -104,7 +104,7 @@ impl World {
             time,
             post,
             seed,
-            model: Mutex::new(Model::new(shape.clocks_agree())),
+            model: Mutex::new(Model::new(shape.clocks_agree(), shape.learns_within())),
             calm: AtomicBool::new(false),
             watches: Mutex::default(),
             trace: Mutex::default(),
@@ -170,14 +170,15 @@ impl World {
         let floors = effect.since(start);
         node.link.inbox.bind(&floors);
         if confirmed {
-            self.confirm(&floors, effect.reach == Reach::Keys);
+            self.confirm(&floors, Some(effect.reach));
         }
     }
 
-    pub(crate) fn confirm(&self, floors: &Floors, of_keys: bool) {
-        self.model(|model| model.confirm(floors, of_keys));
+    /// `reach`: of one write, or of several (`None`).
+    pub(crate) fn confirm(&self, floors: &Floors, reach: Option<Reach>) {
+        self.model(|model| model.confirm(floors, reach, self.clock.now()));
         // A store that tells of its mark does not tell what is in it: others read that first.
-        if of_keys || !self.shape.tracks {
+        if reach == Some(Reach::Keys) || !self.shape.tracks {
             self.post.bind(floors);
         }
     }

@@ -103,7 +103,7 @@ impl History {
                 let caller = Caller { world, node: Arc::clone(&self.nodes[node]), keys, leaves, dice };
                 self.calls.push(tokio::spawn(caller.make(call)));
             }
-            Step::Run(turns) => run_for(turns).await,
+            Step::Run(turns) => self.run_for(turns).await,
             Step::Pass(by) => world.time.advance(by),
             Step::Fault { node, level, op, fault } => {
                 self.nodes[node].levels[level].iter().for_each(|store| store.set(op, fault));
@@ -150,6 +150,14 @@ impl History {
         }
     }
 
+    async fn run_for(&self, turns: usize) {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        let world = &self.world;
+        world.model(|model| model.ran(turns, world.clock.now()));
+    }
+
     /// Another node takes the place of one.
     fn replace(&mut self, node: usize) -> Arc<Node> {
         let another = self.world.join(self.joined);
@@ -185,7 +193,7 @@ impl History {
         world.calm.store(true, SeqCst);
         self.mend();
         self.settle().await;
-        run_for(200).await;
+        self.run_for(200).await;
         self.nodes.iter().for_each(|node| node.link.inbox.deliver(usize::MAX));
         for call in std::mem::take(&mut self.calls) {
             if let Some(Err(error)) = call.now_or_never() {
@@ -194,7 +202,7 @@ impl History {
         }
         self.agree().await;
         self.settle().await;
-        run_for(200).await;
+        self.run_for(200).await;
         self.counts();
     }
 
@@ -204,7 +212,7 @@ impl History {
         for round in 0.. {
             // What is still at it after some seconds waits for something long.
             let (turns, by) = if round < 100 { (50, 20) } else { (400, 1_000) };
-            run_for(turns).await;
+            self.run_for(turns).await;
             let calls = self.calls.iter().filter(|call| !call.is_finished()).count();
             let left: usize =
                 self.nodes.iter().map(|node| node.cache.stats()).map(|s| s.flights + s.pending).sum();
@@ -237,16 +245,17 @@ impl History {
         }
     }
 
-    /// Once nothing is pending, what any node has answered binds every other.
+    /// Once nothing is pending, what any node has answered binds every other that hears it.
     async fn agree(&self) {
         let world = &self.world;
-        if !world.shape.backplane {
-            return;
-        }
         let mut all = Floors::default();
-        self.nodes.iter().for_each(|node| all.raise(&node.link.inbox.bound()));
+        if world.shape.backplane {
+            self.nodes.iter().for_each(|node| all.raise(&node.link.inbox.bound()));
+        }
         for (node, key) in self.nodes.iter().flat_map(|node| (0..KEYS).map(move |key| (node, key))) {
-            let asked = world.model(|model| model.asks(key, &all, world.clock.now()));
+            let mut bound = node.link.inbox.bound();
+            bound.raise(&all);
+            let asked = world.model(|model| model.asks(key, &bound, world.clock.now()));
             node.watch.calls(Verb::Get, 1);
             let found = match node.cache.access(Access::AllowStale).look(id(key)).await {
                 Ok(found) => found,
@@ -301,19 +310,13 @@ fn stored(key: usize) -> String {
     format!("{CACHE}:{}", id(key))
 }
 
-async fn run_for(turns: usize) {
-    for _ in 0..turns {
-        tokio::task::yield_now().await;
-    }
-}
-
 async fn close(world: Arc<World>, node: Arc<Node>, limit: Duration) {
     let closed = node.cache.close(limit).await;
     node.has_closed();
     world.note(format!("n{} has closed: {closed:?}", node.name));
     if closed.undelivered().is_empty() {
         // What it has answered is known everywhere.
-        world.confirm(&node.link.inbox.bound(), false);
+        world.confirm(&node.link.inbox.bound(), None);
     }
     node.link.leave();
 }

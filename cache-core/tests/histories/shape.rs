@@ -183,4 +183,9 @@ impl Shape {
     pub(crate) fn clocks_agree(&self) -> bool {
         !self.jumps
     }
+
+    /// Turns of tasks within which a node reads its marks, if nothing keeps it from that.
+    pub(crate) fn learns_within(&self) -> Option<usize> {
+        (self.levels > 0 && !self.faults).then(|| self.levels * (20 + 4 * self.restless))
+    }
 }
