@@ -162,7 +162,8 @@ impl<T: Value> TracedCache<T> {
         Ok(())
     }
 
-    /// The same cache, for calls with another access mode: `users.access(Access::CacheOnly).get(42)`.
+    /// The same cache, for calls with another access mode: `users.access(Access::CacheOnly).get(42)`. Look-ups go by it, with a
+    /// loader or without; [`refresh`](Self::refresh), [`update`](Self::update), writes and invalidations do not.
     #[must_use]
     pub fn access(&self, access: Access) -> Self {
         Self { inner: Arc::clone(&self.inner), access }
@@ -400,7 +401,8 @@ impl<T: Value> TracedCache<T> {
         cold.await
     }
 
-    /// Loads the value anew and stores it, whatever levels hold. Joins a load of the key that is under way.
+    /// Loads the value anew and stores it, whatever levels hold, and whatever the [`Access`]. Joins a load of the key that is
+    /// under way. Nothing stale stands in for one that fails.
     ///
     /// # Errors
     /// As [`get_or_set`](Self::get_or_set).

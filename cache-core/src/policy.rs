@@ -138,7 +138,8 @@ impl Policy {
     }
 
     /// How long a caller waits for another caller's load. After it: the stale value if there is one, else a load of its
-    /// own whose value stays out of remote levels. Unset: as long as the load takes. Batches wait for as long as it takes.
+    /// own whose value stays out of remote levels. Unset: as long as the load takes. Batches wait for loads of their own process
+    /// for as long as those take, and for another process's no longer than this.
     #[must_use]
     pub const fn wait(mut self, budget: Duration) -> Self {
         self.wait = Some(budget);
@@ -241,7 +242,8 @@ pub(crate) fn spell(time: Duration) -> String {
     }
 }
 
-/// Which parts of the cache one call may use.
+/// Which parts of the cache one call may use. Look-ups go by it, and calls with a loader; `refresh`, `update`, writes and
+/// invalidations do the same under each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Access {
@@ -250,7 +252,7 @@ pub enum Access {
     Normal,
     /// A stale entry within grace answers where no level has a fresh one; no load for it.
     AllowStale,
-    /// Loaders never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a loader of plain
+    /// Loaders of look-ups never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a loader of plain
     /// values.
     CacheOnly,
     /// Entries are not read; the loader runs and its value is stored.
