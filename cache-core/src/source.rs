@@ -162,10 +162,10 @@ where
     /// [`invalidate_tag`](TracedCache::invalidate_tag) does not reach what has been saved. Where more is to be kept than tags,
     /// [`invalidate`](TracedCache::invalidate) the key after the save: the next call loads it.
     ///
-    /// Before the source is written, levels that keep leases drop the old value and keep the key: who reads meanwhile
-    /// loads, and what it gets is stored nowhere. Should this process die in the middle, the old value is not served
-    /// from there, and nobody stores a value for 5 s at most. Where two nodes write one key at the same time, neither value
-    /// is kept. One round trip per level more than a `set`.
+    /// Before the source is written, levels that keep leases drop the old value and keep the key: who reads there
+    /// meanwhile loads, and what it gets is stored nowhere. Should this process die in the middle, the old value is not served
+    /// from there, and nobody stores a value for 5 s at most. Memory that has the old value gives it until this has answered.
+    /// Where two nodes write one key at the same time, neither value is kept. One round trip per level more than a `set`.
     ///
     /// # Errors
     /// [`ErrorKind::Load`] with the source's error, `LoadTimeout`, `LoadPanicked`; `Level` where a level surfaces its
