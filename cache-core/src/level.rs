@@ -83,10 +83,10 @@ impl Level {
     }
 
     /// The most that one call to this level may cost a caller, who makes up to three for a miss of `get_or_set`: the look-up,
-    /// the wish for a lease and the value's storing. Of a batch over several servers each is asked in a call of its own, all at
+    /// the wish for a lease and the value's storing. Where it finds what has been invalidated by a tag or with the cache, it
+    /// asks about the tags and wishes twice: five. Of a batch over several servers each is asked in a call of its own, all at
     /// once; and of one of more than 1,000 keys, or 4 MiB, each such piece, one after the other up to the first that fails.
-    /// Remote levels only. Calls are ended by a timer that they
-    /// share, in steps: up to a seventeenth early.
+    /// Remote levels only. Calls are ended by a timer that they share, in steps: up to a seventeenth early.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
