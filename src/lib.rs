@@ -96,7 +96,7 @@
 //! | `macros` | no | `#[cached]` for async functions, over the caches of a file; `#[derive(CacheKey)]` |
 //! | `schema` | no | the JSON Schema of such files |
 //! | `msgpack`, `postcard` | no | [`Codec`]s beside JSON |
-//! | `lz4`, `zstd` | no | [`Compression`] at remote levels |
+//! | `lz4`, `zstd` | no | [`Compression`] at remote levels; `zstd` builds a C library |
 //! | `encryption` | no | [`Encryption`] at remote levels |
 //! | `uuid` | no | `uuid::Uuid` as a key |
 //! | `testing` | no | `testing`: the conformance list for providers, injected faults, a recording observer |
