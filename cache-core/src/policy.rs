@@ -146,9 +146,10 @@ impl Policy {
         self
     }
 
-    /// At most this many loads of this cache run at once; more queue. A cold start cannot flatten the source. A load that
-    /// another load waits for does not queue: it would wait for itself. That is known of loads in one task only: a loader that
-    /// spawns a task which asks for another key, and waits for that task, may wait for itself until the hard limit.
+    /// At most this many loads of this cache run at once; more queue, and the hard limit of each counts from its turn. A cold
+    /// start cannot flatten the source. A load that another load waits for does not queue: it would wait for itself. That is
+    /// known of loads in one task only: a loader that spawns a task which asks for another key, and waits for that task, may
+    /// wait for itself until the hard limit.
     #[must_use]
     pub const fn loads(mut self, at_once: usize) -> Self {
         self.loads = Some(at_once);
