@@ -75,7 +75,7 @@ impl Level {
         }
     }
 
-    /// Keeps entries at this level no longer than `cap` from their arrival.
+    /// Keeps entries at this level no longer than `cap` from their arrival, as stale ones neither.
     #[must_use]
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.ttl_cap = Some(cap);
