@@ -42,9 +42,10 @@ impl Memory {
     /// Holds entries of up to `capacity` bytes in all: weight of the value, length of the key, and
     /// [`Engine::entry_overhead`] for each. What has no room for an empty entry is refused when a cache is built.
     ///
-    /// An entry that is too heavy does not stay, and the write that brought it is none the worse. On [`Engine::Moka`] that is
-    /// one over the bound; on [`Engine::Quick`] one over nine tenths of a part, of which there are more the more CPUs there are:
-    /// with 64 MiB 7.2 MiB on two, 3.6 MiB on four. What is up to 3.6 MiB stays wherever the bound is 4 MiB or more.
+    /// An entry that is too heavy does not stay: it counts as evicted, and the write that brought it as well done. On
+    /// [`Engine::Moka`] that is one over the bound; on [`Engine::Quick`] one over nine tenths of a part, of which there are more
+    /// the more CPUs there are: with 64 MiB 7.2 MiB on two, 3.6 MiB on four. What is up to 3.6 MiB stays wherever the bound is
+    /// 4 MiB or more.
     #[must_use]
     pub fn bytes(capacity: u64) -> Self {
         Self::with(Settings { engine: Engine::default(), capacity, weighs: true, engine_expiry: true })
