@@ -143,7 +143,8 @@ impl Tier {
             let sent = around.clock.now();
             match self.swap(around, &[swap]).await? {
                 Swapped::Done => {
-                    return self.wrote(around, here, (mark, bytes), Vec::new(), changes, sent, false);
+                    let change = self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false)?;
+                    return Ok(around.heed(self.index, change));
                 }
                 Swapped::Other { now, .. } => {
                     if let Some(learned) = self.believe(around, now.as_ref(), home, changes) {
@@ -197,7 +198,8 @@ impl Tier {
             result?;
         }
         note();
-        self.wrote(around, here, (mark, bytes), Vec::new(), changes, sent, false)
+        let change = self.wrote(here, (mark, bytes), Vec::new(), changes, sent, false)?;
+        Ok(around.heed(self.index, change))
     }
 
     /// Makes sure that the epoch is known, for writers that have read nothing.
@@ -206,7 +208,7 @@ impl Tier {
             return;
         }
         // Boxed: it hardly happens, and every write would carry its size.
-        self.read_current(around).boxed().await
+        self.read_current(around).boxed().await;
     }
 
     /// Reads the mark, and again where another node has told of a change meanwhile.
@@ -334,7 +336,8 @@ impl Tier {
                     if !self.is_at(here) {
                         return Err(Failure::left());
                     }
-                    self.wrote(around, here, (next, bytes), copies, at.changes, sent, true)?;
+                    let change = self.wrote(here, (next, bytes), copies, at.changes, sent, true)?;
+                    around.heed(self.index, change);
                     return Ok(self.ledger.stamp());
                 }
                 Swapped::Other { at, now } => (at + skipped, now),

@@ -118,8 +118,7 @@ impl Pending {
 
     pub(crate) fn add(&self, id: &str) {
         let mut state = self.lock();
-        state.add(id);
-        let lost = usize::from(state.values.take(id).is_some());
+        let lost = state.add(id) + usize::from(state.values.take(id).is_some());
         self.lose(lost);
         self.recount(&state);
     }
@@ -360,6 +359,27 @@ mod tests {
         pending.add_tags(&tags(&["a"]), Reach::Purge);
         pending.delivered_tag("a", due[0].1);
         assert_eq!(pending.len(), 1, "a later record is not covered");
+    }
+
+    #[test]
+    fn values_that_go_when_keys_become_too_many_are_counted() {
+        let pending = Pending::default();
+        let value = || Unsaved {
+            bytes: bytes::Bytes::from_static(b"v"),
+            id: crate::EntryId(1),
+            stamp: crate::Stamp::default(),
+            until: Moment::ORIGIN.after(std::time::Duration::from_secs(60)),
+            before: vec![crate::EntryId(2)],
+        };
+        for id in ["a", "b"] {
+            pending.add_value(id, value(), Moment::ORIGIN);
+        }
+        for n in 2..MAX_PENDING {
+            pending.add(&n.to_string());
+        }
+        assert_eq!(pending.lost(), 0);
+        pending.add("one more");
+        assert_eq!(pending.lost(), 2);
     }
 
     #[test]

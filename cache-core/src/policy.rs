@@ -253,8 +253,8 @@ pub enum Access {
     Normal,
     /// A stale entry within grace answers where no level has a fresh one; no load for it.
     AllowStale,
-    /// Loaders of look-ups never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a loader of plain
-    /// values.
+    /// Loaders of look-ups never run: what no level has is a miss, and [`ErrorKind::Absent`](crate::ErrorKind::Absent) to a
+    /// loader of plain values.
     CacheOnly,
     /// Entries are not read; the loader runs and its value is stored.
     Reload,

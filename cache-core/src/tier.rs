@@ -264,21 +264,18 @@ impl Tier {
     /// not know that any more.
     pub(crate) fn wrote(
         &self,
-        around: &Around,
         here: Place,
         mark: (Mark, Bytes),
         tags: Vec<(Box<str>, TagCopy)>,
         changes: u64,
         sent: Moment,
         follows: bool,
-    ) -> Result<Learned, Failure> {
-        let stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<Change, Failure> {
+        let _stays = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         if self.moves() != here.moves {
             return Err(Failure::left());
         }
-        let change = self.ledger.wrote(mark, tags, here.home, changes, sent, follows);
-        drop(stays);
-        Ok(around.heed(self.index, change))
+        Ok(self.ledger.wrote(mark, tags, here.home, changes, sent, follows))
     }
 
     /// What the clocks of this node and of the store say.

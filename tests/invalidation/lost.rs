@@ -66,6 +66,25 @@ async fn a_caches_mark_that_is_lost_empties_the_cache() {
     }
 }
 
+/// An invalidation finds the clear by its first swap, and its caller leaves with the second one under way.
+#[tokio::test]
+async fn what_a_caller_who_leaves_has_learned_memory_has_heeded() {
+    let world = World::new();
+    let (a, b) = (world.node(), world.deaf());
+    set(&a.cache, "k", "1", &[]).await;
+    assert_eq!(get(&b.cache, "k").await.as_deref(), Some("1"));
+    confirmed(a.cache.clear().await);
+    b.l2.set(ChaosOp::Swap, Fault::Delay(10 * MS));
+    let cache = b.cache.clone();
+    let leaving = tokio::spawn(async move { cache.invalidate_tag("x").await });
+    settled().await;
+    world.pass(10 * MS).await;
+    assert_eq!((b.l2.calls(ChaosOp::Swap), leaving.is_finished()), (2, false));
+    leaving.abort();
+    settled().await;
+    assert_eq!(get(&b.cache, "k").await, None);
+}
+
 /// The store answers and takes nothing, as a Redis does whose disk is full.
 #[tokio::test]
 async fn a_caches_mark_that_is_lost_and_cannot_be_made_anew_makes_nothing_valid_again() {
