@@ -133,15 +133,15 @@ pub(crate) async fn run(builder: CachesBuilder, out: Output, options: WarmOption
                    `TracedCache::warm`";
         return Err(Failure::wrong(&format!("{} codec", level.place()), "postcard", fix));
     }
-    let cache = session.cache_of::<Value>(&name, schema)?;
+    let schema = Schema::of(&session, &name, schema)?;
+    let cache = session.cache_of::<Value>(&name, schema.id)?;
     let remote: Vec<_> = levels.iter().filter(|level| level.is_remote()).collect();
     let opaque = session.like::<Opaque>(&name, &name, &remote)?.build()?;
     let mut lines = Lines::open(&values, out)?;
     Session::reach(&levels).await?;
     hears(&cache).await;
     let mut tally = Tally::default();
-    let schema = schema.or_else(|| session.setting(&name, "schema").and_then(|id| id.parse().ok()));
-    let poured = pour(&cache, &opaque, &mut lines, &mut tally, replace, schema.unwrap_or_default()).await;
+    let poured = pour(&cache, &opaque, &mut lines, &mut tally, replace, &schema).await;
     lines.bar.finish_and_clear();
     let closed = cache.close(Duration::from_secs(5)).await;
     let failed = failures(&cache);
@@ -193,7 +193,7 @@ async fn pour(
     lines: &mut Lines,
     tally: &mut Tally,
     replace: bool,
-    schema: u32,
+    schema: &Schema,
 ) -> Result<(), Failure> {
     loop {
         let chunk = lines.next_chunk()?;
@@ -226,13 +226,45 @@ fn count_of(n: u64) -> String {
     count(usize::try_from(n).unwrap_or(usize::MAX), "value", "values")
 }
 
+/// The schema id of what is stored, and who says so.
+struct Schema {
+    id: Option<u32>,
+    field: String,
+    in_file: bool,
+}
+
+impl Schema {
+    fn of(session: &Session, cache: &str, given: Option<u32>) -> Result<Self, Failure> {
+        let told = session.setting(cache, "schema").and_then(|id| id.parse::<u32>().ok());
+        let field = format!("caches.{cache}.schema");
+        match (given, told) {
+            (Some(given), Some(told)) if given != told => {
+                let fix = format!("the file says {told} ({field}): leave it out");
+                Err(Failure::wrong("--schema", given, fix))
+            }
+            (_, Some(told)) => Ok(Self { id: Some(told), field, in_file: true }),
+            (given, None) => Ok(Self { id: given, field: "--schema".to_owned(), in_file: false }),
+        }
+    }
+
+    /// Entries have another one.
+    fn is_not(&self, theirs: u32) -> Failure {
+        let fix = match self.in_file {
+            true => "clear it first, or have the file say what the application's type does".to_owned(),
+            false => format!("say --schema {theirs}, or clear it first"),
+        };
+        let fix = format!("entries of this cache have schema id {theirs}; {fix}");
+        Failure::wrong(&self.field, self.id.unwrap_or_default(), fix)
+    }
+}
+
 /// Values with another schema id, or in another codec, would replace those that the application can read, and nobody could
 /// read them.
 async fn probe(
     cache: &TracedCache<Opaque>,
     lines: &Lines,
     chunk: &[Line],
-    schema: u32,
+    schema: &Schema,
 ) -> Result<(), Failure> {
     for line in chunk.iter().take(PROBED) {
         let found = cache.inspect(line.key()).await.map_err(|error| lines.at(line.number, error))?;
@@ -242,10 +274,9 @@ async fn probe(
             let fix = "the application writes this cache in a codec of its own; warm it there (`TracedCache::warm`)";
             return Err(Failure::wrong("codec", "own", fix));
         }
-        if let Some(id) = held().filter_map(|entry| entry.schema).find(|id| *id != schema) {
-            let fix =
-                format!("entries of this cache have schema id {id}; say --schema {id}, or clear it first");
-            return Err(Failure::wrong("--schema", schema, fix));
+        let own = schema.id.unwrap_or_default();
+        if let Some(id) = held().filter_map(|entry| entry.schema).find(|id| *id != own) {
+            return Err(schema.is_not(id));
         }
     }
     Ok(())

@@ -197,6 +197,15 @@ async fn what_cannot_be_warmed_is_told_and_what_it_says_is_not_shown() {
     is(place.run("warm", &["users", utf8(&file)]), 2, "say --schema 5");
     assert_eq!(place.run("warm", &["users", utf8(&file), "--schema", "5"]).code, 0);
     assert_eq!(app.get(1).await.unwrap().as_deref(), Some(&7));
+    // Not by another one than the application's, which the file may say.
+    let raised = Place::new(&layered(&redis.url(), "schema = 6\n"));
+    is(
+        raised.run("warm", &["users", utf8(&file)]),
+        2,
+        "caches.users.schema = 6: entries of this cache have schema id 5; clear it first",
+    );
+    is(raised.run("warm", &["users", utf8(&file), "--schema", "5"]), 2, "--schema = 5: the file says 6");
+    assert_eq!(versioned.run("warm", &["users", utf8(&file), "--schema", "5"]).code, 0);
     // After a deploy that has raised it, `fresh` alone would say that the application has it.
     let note = "note: the file says schema 6: the application does not read an entry of schema 5, and loads";
     for (schema, noted) in [("schema = 6\n", true), ("schema = 5\n", false), ("", false)] {
