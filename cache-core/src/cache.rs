@@ -543,8 +543,8 @@ impl<T: Value> TracedCache<T> {
 
     /// Ends the freshness of a key at every level: the next `get_or_set` loads, and what levels hold stays as a fallback
     /// (within its life) should that load fail; under [`Policy::revalidate`] it is answered while the load runs. Beats every
-    /// load that began before. At a remote level it is a read and a
-    /// write: a value that another node stores in between may be replaced by the older one, as a fallback only.
+    /// load that began before. At a remote level it is a read and a write: a value that another node stores in between may
+    /// be replaced by the older one, as a fallback only.
     ///
     /// # Errors
     /// As [`invalidate`](Self::invalidate). A level that could not be reached hears an invalidation when it is back.

@@ -305,8 +305,8 @@ impl<T: Value> Heeds for Inner<T> {
         Learned::news(None)
     }
 
-    fn is_to_tell(&self) {
-        self.count_pending();
+    fn count_pending(&self) {
+        Self::count_pending(self);
     }
 }
 

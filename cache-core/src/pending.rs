@@ -331,6 +331,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unsaved::tests::value;
 
     #[test]
     fn a_later_record_is_not_covered_by_an_earlier_acknowledgement() {
@@ -364,15 +365,8 @@ mod tests {
     #[test]
     fn values_that_go_when_keys_become_too_many_are_counted() {
         let pending = Pending::default();
-        let value = || Unsaved {
-            bytes: bytes::Bytes::from_static(b"v"),
-            id: crate::EntryId(1),
-            stamp: crate::Stamp::default(),
-            until: Moment::ORIGIN.after(std::time::Duration::from_secs(60)),
-            before: vec![crate::EntryId(2)],
-        };
         for id in ["a", "b"] {
-            pending.add_value(id, value(), Moment::ORIGIN);
+            pending.add_value(id, value(1, 60, 1), Moment::ORIGIN);
         }
         for n in 2..MAX_PENDING {
             pending.add(&n.to_string());

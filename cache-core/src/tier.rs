@@ -97,12 +97,12 @@ pub(crate) struct Around {
     pub(crate) memory: Weak<dyn Heeds>,
 }
 
-/// A cache's in-process levels, as its other levels know them.
+/// What a remote level tells its cache of, whatever the type of its values.
 pub(crate) trait Heeds: Send + Sync {
     /// Acts on what a level's mark has brought to light.
     fn heed(&self, level: u8, change: Change) -> Learned;
-    /// A level has something to hear once more.
-    fn is_to_tell(&self);
+    /// Counts anew what levels have yet to hear.
+    fn count_pending(&self);
 }
 
 impl Around {
@@ -114,10 +114,10 @@ impl Around {
         }
     }
 
-    /// A level has something to hear once more.
-    pub(crate) fn is_to_tell(&self) {
+    /// Counts anew what levels have yet to hear.
+    pub(crate) fn count_pending(&self) {
         if let Some(memory) = self.memory.upgrade() {
-            memory.is_to_tell();
+            memory.count_pending();
         }
     }
 }

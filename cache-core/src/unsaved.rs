@@ -84,7 +84,7 @@ impl Values {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -93,7 +93,7 @@ mod tests {
         Moment::ORIGIN.after(Duration::from_secs(seconds))
     }
 
-    fn value(id: u64, until: u64, bytes: usize) -> Unsaved {
+    pub(crate) fn value(id: u64, until: u64, bytes: usize) -> Unsaved {
         Unsaved {
             bytes: vec![0; bytes].into(),
             id: EntryId(id),

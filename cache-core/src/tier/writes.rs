@@ -155,7 +155,7 @@ impl Tier {
             Effect::Tag(tag, reach) => self.pending.add_tags(&[tag], reach),
             Effect::Clear => self.pending.add_clear(),
         });
-        around.is_to_tell();
+        around.count_pending();
     }
 
     /// Another number once something has been told again: what was read before may be older than that.
